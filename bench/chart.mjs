@@ -4,7 +4,8 @@ const [width, labelWidth, barHeight, gap, headHeight, valueWidth] = [800, 330, 1
 
 /**
  * Horizontal bars on a logarithmic scale, one group below the other, sorted, each with its value.
- * @param {{ title: string, bars: { label: string, value: number, tone: 'ours' | 'other' | 'floor' }[] }[]} groups values above 0
+ * @param {{ title: string, bars: { label: string, value: number, tone: 'ours' | 'other' | 'floor' }[] }[]} groups
+ *   values above 0
  */
 export function barChart(groups, { unit, note }) {
   const values = groups.flatMap(({ bars }) => bars.map(({ value }) => value));
@@ -16,16 +17,21 @@ export function barChart(groups, { unit, note }) {
     const head = `<text class="title" x="0" y="${y + 20}">${escape(title)}</text>`;
     y += headHeight;
     const [top, height] = [y, bars.length * (barHeight + gap)];
-    const lines = Array.from({ length: high - low + 1 }, (_, i) => labelWidth + (i * room) / (high - low))
-      .map((x, i) => `<line x1="${x.toFixed(1)}" y1="${top}" x2="${x.toFixed(1)}" y2="${top + height}"/><text class="tick" x="${x.toFixed(1)}" y="${top + height + 10}">${10 ** (low + i)}</text>`);
-    const drawn = [...bars].sort((a, b) => a.value - b.value).map((bar) => {
-      const middle = y + barHeight - 4;
-      const length = Math.max(1, lengthOf(bar.value));
-      const text = `<text class="label" x="${labelWidth - 8}" y="${middle}">${escape(bar.label)}</text><rect class="${bar.tone}" x="${labelWidth}" y="${y}" width="${length.toFixed(1)}" height="${barHeight}"/>`
-        + `<text x="${(labelWidth + length + 6).toFixed(1)}" y="${middle}">${bar.value.toPrecision(3).includes('e') ? bar.value.toFixed(0) : bar.value.toPrecision(3)} ${unit}</text>`;
-      y += barHeight + gap;
-      return text;
-    });
+    const lines = Array.from({ length: high - low + 1 }, (_, i) => labelWidth + (i * room) / (high - low)).map(
+      (x, i) =>
+        `<line x1="${x.toFixed(1)}" y1="${top}" x2="${x.toFixed(1)}" y2="${top + height}"/><text class="tick" x="${x.toFixed(1)}" y="${top + height + 10}">${10 ** (low + i)}</text>`,
+    );
+    const drawn = [...bars]
+      .sort((a, b) => a.value - b.value)
+      .map((bar) => {
+        const middle = y + barHeight - 4;
+        const length = Math.max(1, lengthOf(bar.value));
+        const text =
+          `<text class="label" x="${labelWidth - 8}" y="${middle}">${escape(bar.label)}</text><rect class="${bar.tone}" x="${labelWidth}" y="${y}" width="${length.toFixed(1)}" height="${barHeight}"/>` +
+          `<text x="${(labelWidth + length + 6).toFixed(1)}" y="${middle}">${bar.value.toPrecision(3).includes('e') ? bar.value.toFixed(0) : bar.value.toPrecision(3)} ${unit}</text>`;
+        y += barHeight + gap;
+        return text;
+      });
     y += 20;
     return [head, ...lines, ...drawn].join('\n');
   });

@@ -2,7 +2,10 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** Largest relative error (norm of the difference over norm) that a row may have: ours promises 2e-5, others sum everything in float32. */
+/**
+ * Largest relative error (norm of the difference over norm) that a row may have: ours promises 2e-5, others sum
+ * everything in float32.
+ */
 export const bounds = { ours: 2e-5, others: 2e-4, encoder: 1e-3 };
 
 /** Norm of the difference over norm of the reference. */
@@ -25,7 +28,11 @@ const keptArrays = {
 const pathOf = (folder, op, { B, D, K }, name) => join(folder, `${op}-${B}x${D}x${K}.${name}`);
 
 export function keepReference(folder, op, size, result) {
-  for (const name of Object.keys(keptArrays[op])) writeFileSync(pathOf(folder, op, size, name), new Uint8Array(result[name].buffer, result[name].byteOffset, result[name].byteLength));
+  for (const name of Object.keys(keptArrays[op]))
+    writeFileSync(
+      pathOf(folder, op, size, name),
+      new Uint8Array(result[name].buffer, result[name].byteOffset, result[name].byteLength),
+    );
 }
 
 /**
@@ -39,8 +46,17 @@ export function checkResult(folder, op, size, result, bound) {
     const bytes = readFileSync(pathOf(folder, op, size, name));
     const reference = new Type(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
     // Categories are compared one by one: how many images went elsewhere.
-    errors[name] = name === 'assignment' ? result[name].reduce((wrong, value, i) => wrong + Number(value !== reference[i]), 0) / reference.length : relativeError(result[name], reference);
+    errors[name] =
+      name === 'assignment'
+        ? result[name].reduce((wrong, value, i) => wrong + Number(value !== reference[i]), 0) / reference.length
+        : relativeError(result[name], reference);
   }
   const error = Math.max(...Object.values(errors));
-  return { against: 'js', error: Number(error.toPrecision(3)), bound, ok: error <= bound, parts: Object.fromEntries(Object.entries(errors).map(([name, value]) => [name, Number(value.toPrecision(3))])) };
+  return {
+    against: 'js',
+    error: Number(error.toPrecision(3)),
+    bound,
+    ok: error <= bound,
+    parts: Object.fromEntries(Object.entries(errors).map(([name, value]) => [name, Number(value.toPrecision(3))])),
+  };
 }

@@ -5,12 +5,19 @@ import { encoderData, startEncoder } from './encoder.mjs';
 /** @returns as trainOurs in encoder.mjs */
 export async function trainTfjs(tf, spec) {
   const { graph, record } = await startWeights(spec);
-  const weights = Object.fromEntries(graph.parameters.filter(({ trainable }) => trainable).map(({ name }) => [name, tf.variable(toTfjs(tf, name, record[name], graph))]));
+  const weights = Object.fromEntries(
+    graph.parameters
+      .filter(({ trainable }) => trainable)
+      .map(({ name }) => [name, tf.variable(toTfjs(tf, name, record[name], graph))]),
+  );
   const data = encoderData(spec);
-  const images = tf.tidy(() => tf.transpose(tf.tensor4d(data.images, [spec.batch, 3, spec.resolution, spec.resolution]), [0, 2, 3, 1]));
+  const images = tf.tidy(() =>
+    tf.transpose(tf.tensor4d(data.images, [spec.batch, 3, spec.resolution, spec.resolution]), [0, 2, 3, 1]),
+  );
   const targets = tf.tensor2d(data.targets, [spec.batch, spec.outputs]);
   const optimiser = tf.train.momentum(spec.learningRate, spec.momentum);
-  const lossOf = () => tf.mul(tf.sum(tf.square(tf.sub(walk(tf, graph, weights, images), targets))), 1 / (2 * spec.batch));
+  const lossOf = () =>
+    tf.mul(tf.sum(tf.square(tf.sub(walk(tf, graph, weights, images), targets))), 1 / (2 * spec.batch));
   return {
     async run() {
       const { value, grads } = tf.variableGrads(lossOf, Object.values(weights));
@@ -34,7 +41,10 @@ async function startWeights(spec) {
   }
 }
 
-/** Convolutions lie OIHW with us; HWIO, or HWI1 for depthwise ones, with tfjs. Linear layers lie [outputs, inputs]; the other way round with tfjs. */
+/**
+ * Convolutions lie OIHW with us; HWIO, or HWI1 for depthwise ones, with tfjs. Linear layers lie [outputs, inputs]; the
+ * other way round with tfjs.
+ */
 function toTfjs(tf, name, { shape, data }, graph) {
   const node = graph.nodes.find(({ parameters }) => parameters?.includes(name));
   const tensor = tf.tensor(data, shape);
@@ -48,7 +58,15 @@ function walk(tf, graph, weights, images) {
   const values = [images];
   for (const { op, inputs, parameters, attributes } of graph.nodes) {
     const [x, other] = inputs.map((index) => values[index]);
-    values.push(operations[op](tf, x, parameters.map((name) => weights[name]), attributes, other));
+    values.push(
+      operations[op](
+        tf,
+        x,
+        parameters.map((name) => weights[name]),
+        attributes,
+        other,
+      ),
+    );
   }
   return values[graph.output];
 }

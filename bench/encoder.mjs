@@ -2,9 +2,22 @@
 import { createEncoder } from '../dist/index.js';
 import { randomNumbers } from './inputs.mjs';
 
-/** MobileNetV2 x 0.35 at 64 px: the smallest student that somebody would train, and what tfjs trains in seconds a step. The learning rate is small and two
- *  losses are compared, one before and one after a step: from a random start, rounding alone takes later losses apart (ReLU6 has kinks). */
-export const encoderSpec = { model: 'mobilenet_v2', widthMultiplier: 0.35, resolution: 64, batch: 8, outputs: 64, learningRate: 1e-5, momentum: 0.9, checkedSteps: 2 };
+/**
+ * MobileNetV2 x 0.35 at 64 px: the smallest student that somebody would train, and what tfjs trains in seconds a step.
+ * The learning rate is small and two
+ *  losses are compared, one before and one after a step: from a random start, rounding alone takes later losses apart
+ *    (ReLU6 has kinks).
+ */
+export const encoderSpec = {
+  model: 'mobilenet_v2',
+  widthMultiplier: 0.35,
+  resolution: 64,
+  batch: 8,
+  outputs: 64,
+  learningRate: 1e-5,
+  momentum: 0.9,
+  checkedSteps: 2,
+};
 
 /** Images [B,3,R,R] and targets [B, outputs]; the loss of a step is the mean over images of |output - target|^2 / 2. */
 export function encoderData({ batch, resolution, outputs }) {
@@ -15,10 +28,20 @@ export function encoderData({ batch, resolution, outputs }) {
 
 /** The encoder with the start weights that every implementation takes. */
 export async function startEncoder(device, { model, widthMultiplier, resolution, batch, outputs }) {
-  return await createEncoder(model, { device, widthMultiplier, resolution, batch, outputs, seed: 1, optimiser: { name: 'sgd', momentum } });
+  return await createEncoder(model, {
+    device,
+    widthMultiplier,
+    resolution,
+    batch,
+    outputs,
+    seed: 1,
+    optimiser: { name: 'sgd', momentum },
+  });
 }
 
-/** @returns {Promise<{ run: () => Promise<number>, dispose(): void }>} `run` takes one step and resolves with its loss */
+/**
+ * @returns {Promise<{ run: () => Promise<number>, dispose(): void }>} `run` takes one step and resolves with its loss
+ */
 export async function trainOurs(device, spec) {
   const { addon, handle } = device;
   const { images, targets } = encoderData(spec);
@@ -36,7 +59,7 @@ export async function trainOurs(device, spec) {
       let loss = 0;
       for (let i = 0; i < output.length; i++) {
         difference[i] = (output[i] - targets[i]) / spec.batch;
-        loss += ((output[i] - targets[i]) ** 2) / (2 * spec.batch);
+        loss += (output[i] - targets[i]) ** 2 / (2 * spec.batch);
       }
       addon.writeTensor(dOutput, difference);
       compiled.backwardTensor(dOutput);

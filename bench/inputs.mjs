@@ -1,8 +1,9 @@
 // The arguments of bankLoss and bankUpdate that every implementation is given: seeded, so each process makes the same.
 
 /**
- * Embeddings that lie about their category as real ones do: a textual bank of random unit rows, a visual anchor near each of them, teachers near an
- * anchor, students somewhat further away. Temperatures, weight and momentum are the published ones.
+ * Embeddings that lie about their category as real ones do: a textual bank of random unit rows, a visual anchor near
+ * each of them, teachers near an anchor, students somewhat further away. Temperatures, weight and momentum are the
+ * published ones.
  * @param {{ B: number, D: number, K: number }} size images, embedding size, categories
  */
 export function makeInput({ B, D, K }) {
@@ -14,8 +15,16 @@ export function makeInput({ B, D, K }) {
   const teacher = rowsNear(draw, B, D, near(visual), 0.7, 3);
   const student = rowsNear(draw, B, D, near(visual), 1.5, 5);
   return {
-    student, teacher, textual, visual, seen: new Uint8Array(K).fill(1), dimension: D,
-    studentTemperature: 0.2, teacherTemperature: 0.01, alpha: 0.5, momentum: 0.999,
+    student,
+    teacher,
+    textual,
+    visual,
+    seen: new Uint8Array(K).fill(1),
+    dimension: D,
+    studentTemperature: 0.2,
+    teacherTemperature: 0.01,
+    alpha: 0.5,
+    momentum: 0.999,
   };
 }
 

@@ -3,17 +3,22 @@
 const mostSamples = 1000;
 
 /**
- * Times `run` for about `seconds` after a warm-up, call by call. A call that alone takes longer is timed once: its warm-up would count little.
- * @returns milliseconds a call at the 20th, 50th and 80th percentile, the number of calls, and the processor time of a call, which tells how many
- * threads worked
+ * Times `run` for about `seconds` after a warm-up, call by call. A call that alone takes longer is timed once: its
+ * warm-up would count little.
+ * @returns milliseconds a call at the 20th, 50th and 80th percentile, the number of calls, and the processor time of a
+ *   call, which tells how many threads worked
  */
 export async function measure(run, seconds) {
   const budget = seconds * 1000;
   const first = await timed(run);
   if (first.wall > budget) return summary([first]);
-  for (const until = performance.now() + budget / 4; performance.now() < until; ) await timed(run);
+  for (const until = performance.now() + budget / 4; performance.now() < until;) await timed(run);
   const samples = [];
-  for (const until = performance.now() + budget; samples.length < 3 || (performance.now() < until && samples.length < mostSamples); ) samples.push(await timed(run));
+  for (
+    const until = performance.now() + budget;
+    samples.length < 3 || (performance.now() < until && samples.length < mostSamples);
+  )
+    samples.push(await timed(run));
   return summary(samples);
 }
 

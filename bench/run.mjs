@@ -1,5 +1,7 @@
-// Measures bankLoss, bankUpdate and encoder training on everything that implementations/index.mjs lists, checks that results agree, and writes rows.
-//   npm run bench -- [--only js,native] [--ops bankLoss,bankUpdate,encoder] [--sizes 256x1024x1000] [--seconds 3] [--cap 20] [--out rows.jsonl]
+// Measures bankLoss, bankUpdate and encoder training on everything that implementations/index.mjs lists, checks that
+// results agree, and writes rows.
+//   npm run bench -- [--only js,native] [--ops bankLoss,bankUpdate,encoder] [--sizes 256x1024x1000] [--seconds 3]
+//     [--cap 20] [--out rows.jsonl]
 //   npm run bench -- --render      makes docs/benchmarks.md and its chart from the rows in bench/results/peers
 // A whole run writes bench/results/peers/<machine>.jsonl; a run of a part writes only where --out says.
 import { fork, spawnSync } from 'node:child_process';
@@ -47,15 +49,21 @@ function positive(option) {
 }
 
 function parseSize(text) {
-  const [, B, D, K] = /^(\d+)x(\d+)x(\d+)$/.exec(text)?.map(Number) ?? usage(`--sizes: ${text} is not a size such as ${everySize[0]} (images x embedding x categories)`);
+  const [, B, D, K] =
+    /^(\d+)x(\d+)x(\d+)$/.exec(text)?.map(Number) ??
+    usage(`--sizes: ${text} is not a size such as ${everySize[0]} (images x embedding x categories)`);
   return { B, D, K };
 }
 
 /** Installs bench/package.json's packages, once and only where an implementation needs them. */
 function installPackages() {
   if (existsSync(join(here, 'node_modules'))) return;
-  process.stdout.write('bench: installing what it compares with into bench/node_modules (npm ci --prefix bench; about 500 MB, once)\n');
-  const { status } = spawnSync('npm', ['ci', '--prefix', here, '--ignore-scripts', '--no-audit', '--no-fund'], { stdio: 'inherit' });
+  process.stdout.write(
+    'bench: installing what it compares with into bench/node_modules (npm ci --prefix bench; about 500 MB, once)\n',
+  );
+  const { status } = spawnSync('npm', ['ci', '--prefix', here, '--ignore-scripts', '--no-audit', '--no-fund'], {
+    stdio: 'inherit',
+  });
   if (status !== 0) usage('npm ci --prefix bench failed; --only js,native,sgemm needs no packages');
 }
 
@@ -82,16 +90,32 @@ function print(row) {
   const what = row.op === 'encoder' ? 'encoder' : row.op && `${row.op} ${row.B}x${row.D}x${row.K}`;
   const name = [row.implementation, row.detail].filter(Boolean).join(' | ');
   if (row.notRun) return process.stdout.write(`${name} | ${what ?? 'all'} | not run: ${row.notRun}\n`);
-  const checked = row.checked ? `error ${row.checked.error} ${row.checked.ok ? '<=' : 'ABOVE'} ${row.checked.bound}` : row.kind === 'native' ? 'products alone' : 'reference';
-  process.stdout.write(`${name} | ${what} | p20 ${row.p20} p50 ${row.p50} p80 ${row.p80} ms, ${row.runs} runs, processor ${row.cpuMs} ms | ${checked}\n`);
+  const checked = row.checked
+    ? `error ${row.checked.error} ${row.checked.ok ? '<=' : 'ABOVE'} ${row.checked.bound}`
+    : row.kind === 'native'
+      ? 'products alone'
+      : 'reference';
+  process.stdout.write(
+    `${name} | ${what} | p20 ${row.p20} p50 ${row.p50} p80 ${row.p80} ms, ${row.runs} runs, processor ${row.cpuMs} ms | ${checked}\n`,
+  );
 }
 
 async function main() {
   if (options.render) return (await import('./render.mjs')).writePage();
-  const names = chosen('only', implementations.map(({ name }) => name));
-  const order = { ops: chosen('ops', everyOp), sizes: (options.sizes?.split(',') ?? everySize).map(parseSize), seconds: positive('seconds'), cap: positive('cap') };
+  const names = chosen(
+    'only',
+    implementations.map(({ name }) => name),
+  );
+  const order = {
+    ops: chosen('ops', everyOp),
+    sizes: (options.sizes?.split(',') ?? everySize).map(parseSize),
+    seconds: positive('seconds'),
+    cap: positive('cap'),
+  };
   // js and native compute what the others are checked against.
-  const selected = implementations.filter(({ name }) => names.includes(name) || name === 'js' || (name === 'native' && order.ops.includes('encoder')));
+  const selected = implementations.filter(
+    ({ name }) => names.includes(name) || name === 'js' || (name === 'native' && order.ops.includes('encoder')),
+  );
   if (selected.some(({ own }) => own)) installPackages();
   const whole = options.only === undefined && options.ops === undefined && options.sizes === undefined;
   const machine = describeMachine();
@@ -108,7 +132,8 @@ async function main() {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  if (out === undefined) return process.stdout.write('bench: a part of the rows; written nowhere (--out FILE keeps them)\n');
+  if (out === undefined)
+    return process.stdout.write('bench: a part of the rows; written nowhere (--out FILE keeps them)\n');
   mkdirSync(dirname(out), { recursive: true });
   writeFileSync(out, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
   process.stdout.write(`bench: ${rows.length} rows in ${out}\n`);

@@ -29,7 +29,10 @@ async function work({ name, ops, sizes, seconds, cap, folder }) {
       const row = { ...about(), op, direction: directions[op], ...size };
       const estimate = last && (last.p50 * multiplyAdds[op](size)) / multiplyAdds[op](last.size) / 1000;
       if (estimate > cap && kind !== 'reference') {
-        await send({ ...row, notRun: `estimated ${estimate.toPrecision(2)} s, from ${sizeName(last.size)} by multiply-adds` });
+        await send({
+          ...row,
+          notRun: `estimated ${estimate.toPrecision(2)} s, from ${sizeName(last.size)} by multiply-adds`,
+        });
         continue;
       }
       try {
@@ -42,7 +45,13 @@ async function work({ name, ops, sizes, seconds, cap, folder }) {
       }
     }
   }
-  if (ops.includes('encoder') && opened.trainEncoder) await send({ ...about(), op: 'encoder', direction: directions.encoder, ...(await measureEncoder(opened, name, { seconds, folder })) });
+  if (ops.includes('encoder') && opened.trainEncoder)
+    await send({
+      ...about(),
+      op: 'encoder',
+      direction: directions.encoder,
+      ...(await measureEncoder(opened, name, { seconds, folder })),
+    });
   await opened.close();
 }
 
@@ -74,9 +83,23 @@ async function measureEncoder(opened, name, { seconds, folder }) {
     for (let step = 0; step < checkedSteps; step++) losses.push(await training.run());
     if (name === 'native') writeFileSync(kept, JSON.stringify(losses));
     const error = relativeError(losses, JSON.parse(readFileSync(kept, 'utf8')));
-    const checked = name === 'native' ? undefined : { against: 'native', error: Number(error.toPrecision(3)), bound: bounds.encoder, ok: error <= bounds.encoder };
+    const checked =
+      name === 'native'
+        ? undefined
+        : {
+            against: 'native',
+            error: Number(error.toPrecision(3)),
+            bound: bounds.encoder,
+            ok: error <= bounds.encoder,
+          };
     const timing = await measure(training.run, seconds);
-    return { ...shape, losses, ...timing, imagesPerSecond: Number(((1000 * shape.batch) / timing.p50).toPrecision(4)), checked };
+    return {
+      ...shape,
+      losses,
+      ...timing,
+      imagesPerSecond: Number(((1000 * shape.batch) / timing.p50).toPrecision(4)),
+      checked,
+    };
   } catch (error) {
     if (!/not registered for backend/.test(error.message)) throw error;
     return { ...shape, notRun: error.message.split('\n')[0] };

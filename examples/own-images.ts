@@ -1,6 +1,18 @@
-// Distils a student from your own images, with a CLIP from the hub as teacher: npx tsx examples/own-images.ts --names names.txt --images photos
+// Distils a student from your own images, with a CLIP from the hub as teacher: npx tsx examples/own-images.ts --names
+// names.txt --images photos
 import { parseArgs } from 'node:util';
-import { CategoryList, ClipTextEncoder, createStudent, Distiller, exportStudent, ImageCache, loadTeacher, openDevice, openImageFolder, TextualSemanticsBank } from 'lgdistill';
+import {
+  CategoryList,
+  ClipTextEncoder,
+  createStudent,
+  Distiller,
+  exportStudent,
+  ImageCache,
+  loadTeacher,
+  openDevice,
+  openImageFolder,
+  TextualSemanticsBank,
+} from 'lgdistill';
 
 const { values: options } = parseArgs({
   options: {
@@ -24,16 +36,33 @@ const tsb = await TextualSemanticsBank.build(names, { encoder });
 
 // Images are decoded once; training crops and augments them natively, another view in each epoch.
 await using teacher = await loadTeacher(options.clip, { device });
-using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution: teacher.resolution });
+using images = await ImageCache.build(await openImageFolder(options.images), {
+  device,
+  resolution: teacher.resolution,
+});
 console.log(`${tsb.size} names, ${images.length} images, ${images.broken.length} broken`);
 
 const student = createStudent(options.student, { device, embeddingSize: teacher.embeddingSize });
 using distiller = new Distiller({
-  device, teacher, student, tsb, images: images.length, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
+  device,
+  teacher,
+  student,
+  tsb,
+  images: images.length,
+  config: {
+    output: options.output,
+    overwrite: true,
+    train: { epochs: Number(options.epochs), batchSize: Number(options.batch) },
+  },
 });
 for await (const event of distiller.run(images)) {
-  if (event.type === 'step' && event.logged) console.log(`step ${event.step}: loss ${event.loss.toFixed(3)}, ${event.imagesPerSecond.toFixed(0)} images/s`);
+  if (event.type === 'step' && event.logged)
+    console.log(`step ${event.step}: loss ${event.loss.toFixed(3)}, ${event.imagesPerSecond.toFixed(0)} images/s`);
 }
 
-const { file, bank } = await exportStudent({ from: options.output, to: `${options.output}/student.safetensors`, bank: `${options.output}/classifier.safetensors` });
+const { file, bank } = await exportStudent({
+  from: options.output,
+  to: `${options.output}/student.safetensors`,
+  bank: `${options.output}/classifier.safetensors`,
+});
 console.log(`written: ${file}, ${bank}`);

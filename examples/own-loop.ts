@@ -1,11 +1,26 @@
-// A training loop of your own around the distiller's step, with early stopping and a checkpoint to go on from; then the student names some images: npx tsx examples/own-loop.ts --names names.txt --images photos
+// A training loop of your own around the distiller's step, with early stopping and a checkpoint to go on from; then the
+// student names some images: npx tsx examples/own-loop.ts --names names.txt --images photos
 import { existsSync } from 'node:fs';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { deserialize, serialize } from 'node:v8';
 import { parseArgs } from 'node:util';
 import {
-  BatchPlan, CategoryList, ClipTextEncoder, createStudent, Distiller, Encoder, ImageCache, loadTeacher, makeSchedule, openDevice, openImageFolder, readViews, TextualSemanticsBank,
-  type BatchPlanState, type DistillerState, type StepTicket,
+  BatchPlan,
+  CategoryList,
+  ClipTextEncoder,
+  createStudent,
+  Distiller,
+  Encoder,
+  ImageCache,
+  loadTeacher,
+  makeSchedule,
+  openDevice,
+  openImageFolder,
+  readViews,
+  TextualSemanticsBank,
+  type BatchPlanState,
+  type DistillerState,
+  type StepTicket,
 } from 'lgdistill';
 
 const { values: options } = parseArgs({
@@ -31,10 +46,24 @@ const { resolution, mean, std, embeddingSize } = teacher;
 using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution });
 
 const student = createStudent(options.student, { device, embeddingSize });
-using distiller = new Distiller({ device, teacher, student, tsb, images: images.length, config: { method: 'lgd', train: { epochs, batchSize } } });
+using distiller = new Distiller({
+  device,
+  teacher,
+  student,
+  tsb,
+  images: images.length,
+  config: { method: 'lgd', train: { epochs, batchSize } },
+});
 const { learningRate } = distiller.config.train; // follows the number of images
 const plan = new BatchPlan(images, { batchSize, seed: 0 });
-const schedule = makeSchedule({ learningRate, batchSize, accumulate: 1, batchesPerEpoch: plan.stepsPerEpoch, epochs, warmupEpochs: Math.min(5, epochs / 10) });
+const schedule = makeSchedule({
+  learningRate,
+  batchSize,
+  accumulate: 1,
+  batchesPerEpoch: plan.stepsPerEpoch,
+  epochs,
+  warmupEpochs: Math.min(5, epochs / 10),
+});
 
 interface Checkpoint {
   step: number;
@@ -66,7 +95,10 @@ const settle = async () => {
   if (queued !== undefined) losses.push((await distiller.readMetrics(queued)).loss);
 };
 while (step < lastStep) {
-  const ticket = await distiller.queueStep([{ ...plan.next(), dataset: images }], { step, learningRate: schedule.learningRate(step) });
+  const ticket = await distiller.queueStep([{ ...plan.next(), dataset: images }], {
+    step,
+    learningRate: schedule.learningRate(step),
+  });
   await settle(); // the numbers of the step before, while the device is at this one
   queued = ticket;
   step++;
@@ -81,13 +113,18 @@ while (step < lastStep) {
   if (epoch - best.epoch >= Number(options.patience)) break;
 }
 
-// The trained weights are the distiller's until the student is given them. Compiled without training, an encoder is smaller and faster.
+// The trained weights are the distiller's until the student is given them. Compiled without training, an encoder is
+// smaller and faster.
 student.load((await distiller.state()).weights);
 using seen = new Encoder(student.compile({ batch: Math.min(8, images.length), resolution, training: false }));
 const indices = Int32Array.from({ length: seen.batch }, (_, i) => i);
-const embeddings = await seen.forward(await readViews(images, { images: indices }, { device, resolution, mean, std, augment: false }));
+const embeddings = await seen.forward(
+  await readViews(images, { images: indices }, { device, resolution, mean, std, augment: false }),
+);
 for (const i of indices) {
   const row = embeddings.subarray(i * embeddingSize, (i + 1) * embeddingSize);
-  const cosines = tsb.names.map((_, k) => row.reduce((sum, value, d) => sum + value * tsb.data[k * embeddingSize + d]!, 0) / Math.hypot(...row));
+  const cosines = tsb.names.map(
+    (_, k) => row.reduce((sum, value, d) => sum + value * tsb.data[k * embeddingSize + d]!, 0) / Math.hypot(...row),
+  );
   console.log(`${images.ids[i]}: ${tsb.names[cosines.indexOf(Math.max(...cosines))]}`);
 }

@@ -1,4 +1,5 @@
-// Distils from a teacher that this package does not know, an object with a function that embeds pixels: npx tsx examples/own-teacher.ts --images photos
+// Distils from a teacher that this package does not know, an object with a function that embeds pixels: npx tsx
+// examples/own-teacher.ts --images photos
 import { parseArgs } from 'node:util';
 import { createStudent, Distiller, ImageCache, openDevice, openImageFolder, type CustomTeacherApi } from 'lgdistill';
 
@@ -25,7 +26,8 @@ const teacher: CustomTeacherApi = {
   async embed(pixels, batch) {
     const embeddings = new Float32Array(batch * teacher.embeddingSize);
     pixels.forEach((value, i) => {
-      const [x, y, plane] = [i % resolution, Math.floor(i / resolution) % resolution, Math.floor(i / resolution ** 2)]; // plane: image * 3 + channel
+      // plane: image * 3 + channel
+      const [x, y, plane] = [i % resolution, Math.floor(i / resolution) % resolution, Math.floor(i / resolution ** 2)];
       embeddings[(plane * cells + Math.floor(y / cell)) * cells + Math.floor(x / cell)]! += value / cell ** 2;
     });
     return embeddings;
@@ -41,7 +43,12 @@ using images = await ImageCache.build(await openImageFolder(options.images), { d
 const student = createStudent('mobilenet_v2', { device, embeddingSize: teacher.embeddingSize });
 // Without a text tower in the teacher's space there are no names: the methods seed and feature do without.
 const train = { epochs: Number(options.epochs), batchSize: Number(options.batch), learningRate: Number(options.rate) };
-using distiller = new Distiller({ device, teacher, student, config: { method: 'feature', output: options.output, overwrite: true, train } });
+using distiller = new Distiller({
+  device,
+  teacher,
+  student,
+  config: { method: 'feature', output: options.output, overwrite: true, train },
+});
 for await (const event of distiller.run(images)) {
   if (event.type === 'step') console.log(`step ${event.step}: 1 - cosine ${event.loss.toFixed(4)}`);
 }

@@ -1,4 +1,5 @@
-// Evaluates a student inside a server; a client that goes away stops its evaluation: npx tsx examples/server-evaluation.ts --student runs/first --data labelled
+// Evaluates a student inside a server; a client that goes away stops its evaluation: npx tsx
+// examples/server-evaluation.ts --student runs/first --data labelled
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { parseArgs } from 'node:util';
@@ -20,14 +21,18 @@ const server = createServer((request, response) => {
   const controller = new AbortController();
   response.on('close', () => response.writableEnded || controller.abort(new Error('the client has gone')));
   const config = { device: 'auto', evaluate: { data: options.data } };
-  const onProgress = ({ phase, done, total }: { phase: string; done: number; total: number }) => console.log(`${phase} ${done}/${total}`);
+  const onProgress = ({ phase, done, total }: { phase: string; done: number; total: number }) =>
+    console.log(`${phase} ${done}/${total}`);
   evaluateStudent({ student: options.student, config, signal: controller.signal, onProgress }).then(
     ({ student }) => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(student)),
     (error: unknown) => {
       console.log(`no evaluation: ${error instanceof LgdError ? error.code : 'UNEXPECTED'}`);
-      if (!response.destroyed) response.writeHead(500, { 'content-type': 'application/json' }).end(JSON.stringify({ error }));
+      if (!response.destroyed)
+        response.writeHead(500, { 'content-type': 'application/json' }).end(JSON.stringify({ error }));
     },
   );
 });
-server.listen(Number(options.port), '127.0.0.1', () => console.log(`listening on port ${(server.address() as AddressInfo).port}`));
+server.listen(Number(options.port), '127.0.0.1', () =>
+  console.log(`listening on port ${(server.address() as AddressInfo).port}`),
+);
 process.once('SIGTERM', () => server.close());

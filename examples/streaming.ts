@@ -1,10 +1,20 @@
-// Trains on images that come as a stream, here from a tar archive on standard input: tar c photos | npx tsx examples/streaming.ts --bank bank.safetensors
+// Trains on images that come as a stream, here from a tar archive on standard input: tar c photos | npx tsx
+// examples/streaming.ts --bank bank.safetensors
 import { parseArgs } from 'node:util';
-import { createStudent, Distiller, ImageCache, loadTeacher, openDevice, TextualSemanticsBank, type ImageBytes } from 'lgdistill';
+import {
+  createStudent,
+  Distiller,
+  ImageCache,
+  loadTeacher,
+  openDevice,
+  TextualSemanticsBank,
+  type ImageBytes,
+} from 'lgdistill';
 
 const { values: options } = parseArgs({
   options: {
-    bank: { type: 'string', default: 'bank.safetensors' }, // lgdistill bank build --names names.txt --text-encoder Xenova/clip-vit-base-patch32 --to bank.safetensors
+    // lgdistill bank build --names names.txt --text-encoder Xenova/clip-vit-base-patch32 --to bank.safetensors
+    bank: { type: 'string', default: 'bank.safetensors' },
     clip: { type: 'string', default: 'Xenova/clip-vit-base-patch32' },
     output: { type: 'string', default: 'runs/streaming' },
     memory: { type: 'string', default: '4096' }, // MiB of pixels in memory; the rest goes to a file
@@ -42,15 +52,27 @@ using device = await openDevice('auto');
 await using teacher = await loadTeacher(options.clip, { device });
 const tsb = await TextualSemanticsBank.load(options.bank);
 
-// The stream is read once: what stays is pixels at the size that training needs, and a run takes as many epochs from them as it likes.
+// The stream is read once: what stays is pixels at the size that training needs, and a run takes as many epochs from
+// them as it likes.
 using images = await ImageCache.fromStream(untar(process.stdin), {
-  device, resolution: teacher.resolution, memoryLimitBytes: Number(options.memory) * 2 ** 20,
+  device,
+  resolution: teacher.resolution,
+  memoryLimitBytes: Number(options.memory) * 2 ** 20,
   onProgress: ({ done, broken }) => console.log(`${done} images, ${broken} broken`),
 });
 
 const student = createStudent('mobilenet_v2', { device, embeddingSize: teacher.embeddingSize });
 using distiller = new Distiller({
-  device, teacher, student, tsb, images: images.length, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
+  device,
+  teacher,
+  student,
+  tsb,
+  images: images.length,
+  config: {
+    output: options.output,
+    overwrite: true,
+    train: { epochs: Number(options.epochs), batchSize: Number(options.batch) },
+  },
 });
 for await (const event of distiller.run(images)) {
   if (event.type === 'done') console.log(`done: ${event.step} steps, ${event.folder}`);

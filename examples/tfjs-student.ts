@@ -1,8 +1,20 @@
-// Trains a TensorFlow.js model of your own with bankLoss as its loss: npx tsx examples/tfjs-student.ts --names names.txt --images photos
+// Trains a TensorFlow.js model of your own with bankLoss as its loss: npx tsx examples/tfjs-student.ts --names
+// names.txt --images photos
 import { parseArgs } from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import {
-  bankLoss, BatchPlan, bankUpdate, CategoryList, ClipTextEncoder, ImageCache, loadTeacher, openDevice, openImageFolder, readViews, TextualSemanticsBank, VisualSemanticsBank,
+  bankLoss,
+  BatchPlan,
+  bankUpdate,
+  CategoryList,
+  ClipTextEncoder,
+  ImageCache,
+  loadTeacher,
+  openDevice,
+  openImageFolder,
+  readViews,
+  TextualSemanticsBank,
+  VisualSemanticsBank,
 } from 'lgdistill';
 
 const { values: options } = parseArgs({
@@ -23,7 +35,10 @@ const tsb = await TextualSemanticsBank.build(await CategoryList.load(options.nam
 const teacher = await loadTeacher(options.clip, { device, batch: batchSize });
 if (teacher.kind === 'precomputed') throw new Error('this example shows the teacher the same views as the student');
 const dimension = teacher.embeddingSize;
-using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution: Math.max(side, teacher.resolution) });
+using images = await ImageCache.build(await openImageFolder(options.images), {
+  device,
+  resolution: Math.max(side, teacher.resolution),
+});
 
 // A patch embedding and two dense layers: TensorFlow.js trains convolutions slowly on a CPU.
 const patch = 8;
@@ -43,30 +58,46 @@ const model = tf.sequential({
 const optimizer = tf.train.adam(0.003);
 
 /**
- * bankLoss as an operation that TensorFlow.js can differentiate. The loss is computed natively and so in a promise, which a gradient tape cannot wait for: it is computed
- * first, from the embeddings of a forward pass, and the tape is then given its value and its gradient. Both passes see the same batch, so they give the same embeddings.
+ * bankLoss as an operation that TensorFlow.js can differentiate. The loss is computed natively and so in a promise,
+ * which a gradient tape cannot wait for: it is computed first, from the embeddings of a forward pass, and the tape is
+ * then given its value and its gradient. Both passes see the same batch, so they give the same embeddings.
  */
-const lossAt = (loss: number, gradient: tf.Tensor) => tf.customGrad(() => ({ value: tf.scalar(loss), gradFunc: (dLoss) => gradient.mul(dLoss as tf.Tensor) }));
+const lossAt = (loss: number, gradient: tf.Tensor) =>
+  tf.customGrad(() => ({ value: tf.scalar(loss), gradFunc: (dLoss) => gradient.mul(dLoss as tf.Tensor) }));
 
 let { data: visual, seen } = VisualSemanticsBank.random(tsb.size, dimension, 0);
 const plan = new BatchPlan(images, { batchSize, seed: 0 });
 for (let step = 1; step <= steps; step++) {
   // The same draws for both: one crop, at the student's resolution and at the teacher's.
   const batch = plan.next();
-  const views = (resolution: number) => readViews(images, batch, { device, resolution, mean: teacher.mean, std: teacher.std });
+  const views = (resolution: number) =>
+    readViews(images, batch, { device, resolution, mean: teacher.mean, std: teacher.std });
   const zTeacher = await teacher.embed(await views(teacher.resolution), batchSize);
   const pixels = tf.tensor4d(await views(side), [batchSize, 3, side, side]).transpose<tf.Tensor4D>([0, 2, 3, 1]);
 
   const forward = () => model.apply(pixels, { training: true }) as tf.Tensor;
   const embeddings = tf.tidy(forward);
-  const { loss, klTextual, gradient } = await bankLoss({
-    student: (await embeddings.data()) as Float32Array, teacher: zTeacher, textual: tsb.data, visual, dimension, studentTemperature: 0.2, teacherTemperature: 0.01, alpha: 0.5,
-  }, { device });
+  const { loss, klTextual, gradient } = await bankLoss(
+    {
+      student: (await embeddings.data()) as Float32Array,
+      teacher: zTeacher,
+      textual: tsb.data,
+      visual,
+      dimension,
+      studentTemperature: 0.2,
+      teacherTemperature: 0.01,
+      alpha: 0.5,
+    },
+    { device },
+  );
   const dLoss = tf.tensor(gradient, [batchSize, dimension]);
   optimizer.minimize(() => lossAt(loss, dLoss)(forward()) as tf.Scalar);
   tf.dispose([pixels, embeddings, dLoss]);
 
-  ({ visual, seen } = await bankUpdate({ teacher: zTeacher, textual: tsb.data, visual, seen, dimension, momentum: 0.99 }, { device }));
+  ({ visual, seen } = await bankUpdate(
+    { teacher: zTeacher, textual: tsb.data, visual, seen, dimension, momentum: 0.99 },
+    { device },
+  ));
   if (step === 1 || step % 10 === 0) console.log(JSON.stringify({ step, loss, klTextual }));
 }
 await teacher.dispose();

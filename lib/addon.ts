@@ -3,7 +3,17 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
-import { addonPlaces, explainAbsence, explainLoadError, explainVersion, formatAttempt, mendFor, packagedVersion, systemFacts, type AddonAttempt } from './addon-search.js';
+import {
+  addonPlaces,
+  explainAbsence,
+  explainLoadError,
+  explainVersion,
+  formatAttempt,
+  mendFor,
+  packagedVersion,
+  systemFacts,
+  type AddonAttempt,
+} from './addon-search.js';
 import { LgdError, type ErrorCode } from './errors.js';
 import { nativeFunctions, type NativeAddon } from './native.js';
 import { checkSwitches } from './switches.js';
@@ -22,7 +32,8 @@ interface LoadedAddon {
 
 /**
  * Loads the addon once and returns it. Loading touches no GPU.
- * @throws LgdError ADDON_NOT_FOUND with every place that was tried and why it failed, BAD_OPTION of an environment variable
+ * @throws LgdError ADDON_NOT_FOUND with every place that was tried and why it failed, BAD_OPTION of an environment
+ *   variable
  */
 export function loadAddon(): NativeAddon {
   loaded ??= find();
@@ -35,7 +46,10 @@ export function addonPath(): string {
   return loaded.path;
 }
 
-/** What lay before the addon of {@link loadAddon} and could not be loaded: worth knowing, since the next place was taken instead. */
+/**
+ * What lay before the addon of {@link loadAddon} and could not be loaded: worth knowing, since the next place was taken
+ * instead.
+ */
 export function passedOverAddons(): readonly AddonAttempt[] {
   loaded ??= find();
   return loaded.passedOver;
@@ -43,12 +57,15 @@ export function passedOverAddons(): readonly AddonAttempt[] {
 
 /** Where the addon whose GPU is the CPU may be: $LGDISTILL_EMULATED_ADDON, or its place in a checkout. */
 export function emulatedAddonPath(): string {
-  return process.env['LGDISTILL_EMULATED_ADDON'] || fileURLToPath(new URL('../build-emulated/Release/lgdistill.node', import.meta.url));
+  return (
+    process.env['LGDISTILL_EMULATED_ADDON'] ||
+    fileURLToPath(new URL('../build-emulated/Release/lgdistill.node', import.meta.url))
+  );
 }
 
 /**
- * Loads, beside the addon of {@link loadAddon}, the one whose CUDA kernels were compiled for the host (device 'cuda-emulated'), once, and returns it.
- * Objects of the two do not mix.
+ * Loads, beside the addon of {@link loadAddon}, the one whose CUDA kernels were compiled for the host (device
+ * 'cuda-emulated'), once, and returns it. Objects of the two do not mix.
  * @throws LgdError DEVICE_UNAVAILABLE where it is not built, or belongs to another version
  */
 export function loadEmulatedAddon(): NativeAddon {
@@ -56,12 +73,18 @@ export function loadEmulatedAddon(): NativeAddon {
   try {
     emulated ??= wrapAddon(require(path) as NativeAddon);
   } catch (cause) {
-    throw new LgdError('DEVICE_UNAVAILABLE', existsSync(path) ? `the emulated GPU cannot be loaded: ${(cause as Error).message}.` : 'the emulated GPU is not built; it is a test build and no part of the npm package.', {
-      option: 'device',
-      found: 'cuda-emulated',
-      mend: 'In a checkout, build it with `node scripts/build.mjs --only native --with emulated`',
-      cause,
-    });
+    throw new LgdError(
+      'DEVICE_UNAVAILABLE',
+      existsSync(path)
+        ? `the emulated GPU cannot be loaded: ${(cause as Error).message}.`
+        : 'the emulated GPU is not built; it is a test build and no part of the npm package.',
+      {
+        option: 'device',
+        found: 'cuda-emulated',
+        mend: 'In a checkout, build it with `node scripts/build.mjs --only native --with emulated`',
+        cause,
+      },
+    );
   }
   return emulated;
 }
@@ -80,17 +103,22 @@ function find(): LoadedAddon {
     try {
       const raw = require(path) as NativeAddon;
       const wrong = explainVersion(name, raw.buildInfo().version);
-      if (wrong === undefined) return { addon: wrapAddon(raw), path, passedOver: attempts.filter((attempt) => attempt.fault !== 'not there') };
+      if (wrong === undefined)
+        return { addon: wrapAddon(raw), path, passedOver: attempts.filter((attempt) => attempt.fault !== 'not there') };
       attempts.push(wrong);
     } catch (error) {
       errors.push(error);
       attempts.push(explainLoadError(name, error, systemFacts()));
     }
   }
-  throw new LgdError('ADDON_NOT_FOUND', `the native addon could not be loaded. Tried: ${attempts.map(formatAttempt).join('; ')}.`, {
-    mend: mendFor(attempts, systemFacts()),
-    cause: errors.length > 0 ? new AggregateError(errors) : undefined,
-  });
+  throw new LgdError(
+    'ADDON_NOT_FOUND',
+    `the native addon could not be loaded. Tried: ${attempts.map(formatAttempt).join('; ')}.`,
+    {
+      mend: mendFor(attempts, systemFacts()),
+      cause: errors.length > 0 ? new AggregateError(errors) : undefined,
+    },
+  );
 }
 
 /** Native errors carry a code; turns them into LgdError, with the stack of the caller for asynchronous calls. */
@@ -98,7 +126,8 @@ function wrapAddon(raw: NativeAddon): NativeAddon {
   const wrapped: Record<string, unknown> = {};
   for (const name of nativeFunctions) {
     const call = raw[name] as (...args: unknown[]) => unknown;
-    if (typeof call !== 'function') throw new Error(`the addon has no function ${name}; it belongs to another version, rebuild it`);
+    if (typeof call !== 'function')
+      throw new Error(`the addon has no function ${name}; it belongs to another version, rebuild it`);
     wrapped[name] = (...args: unknown[]): unknown => {
       let result: unknown;
       try {

@@ -1,6 +1,7 @@
 /**
- * What callers without types get wrong before any value is looked at: a promise that was not awaited, nothing at all, an object of another kind. Objects are told by their members,
- * not by their classes, of which `import` and `require` load different ones; typed arrays by node:util, as under Jest the addon's are of another realm than the caller's.
+ * What callers without types get wrong before any value is looked at: a promise that was not awaited, nothing at all,
+ * an object of another kind. Objects are told by their members, not by their classes, of which `import` and `require`
+ * load different ones; typed arrays by node:util, as under Jest the addon's are of another realm than the caller's.
  */
 import { types } from 'node:util';
 import { LgdError } from './errors.js';
@@ -9,19 +10,28 @@ import { suggestion } from './text/spelling.js';
 /** Of each kind of object that calls take: what gives one, and members that it has. */
 const kinds = {
   device: ['the device that `await openDevice()` gives', ['addon', 'synchronize']],
-  teacher: ['what `await loadTeacher()` gives, or a teacher of your own', ['kind', 'embeddingSize', 'resolution', 'mean', 'std']],
+  teacher: [
+    'what `await loadTeacher()` gives, or a teacher of your own',
+    ['kind', 'embeddingSize', 'resolution', 'mean', 'std'],
+  ],
   'native teacher': ['what `await loadTeacher()` gives', ['compile', 'fingerprint', 'device']],
   'onnx teacher': ['what `await loadTeacher()` gives', ['embed', 'fingerprint']],
   'custom teacher': ['of kind custom: with embed(pixels, batch) and fingerprint()', ['embed', 'fingerprint']],
   'precomputed teacher': ['of kind precomputed: with lookup(ids) and has(id)', ['lookup', 'has']],
   student: ['what createStudent() gives', ['graph', 'compile', 'embeddingSize']],
   tsb: ['what `await TextualSemanticsBank.build()` gives', ['names', 'data', 'embeddingSize']],
-  encoder: ['what `await ClipTextEncoder.load()` gives, or a text encoder of your own', ['encode', 'countTokens', 'embeddingSize']],
+  encoder: [
+    'what `await ClipTextEncoder.load()` gives, or a text encoder of your own',
+    ['encode', 'countTokens', 'embeddingSize'],
+  ],
   source: ['what `await openImages()` or imagesFromBuffers() gives, or { root, ids, read }', ['ids', 'read']],
   dataset: ['what `await ImageCache.build()` gives', ['length', 'ids', 'sourceIndex']],
   images: ['what `await ImageCache.build()` gives', ['length', 'sourceIndex']],
   compiled: ['what student.compile() gives', ['graph', 'makeImages', 'output']],
-  batch: ['{ ...plan.next(), dataset }, with the plan a BatchPlan and the data set an ImageCache', ['images', 'drawIds', 'dataset']],
+  batch: [
+    '{ ...plan.next(), dataset }, with the plan a BatchPlan and the data set an ImageCache',
+    ['images', 'drawIds', 'dataset'],
+  ],
   ticket: ['what `await distiller.queueStep()` gives', ['slots']],
   state: ['what `await distiller.state()` gives', ['weights', 'momentum', 'semantic']],
   evaluation: ['what `new ZeroShotEvaluation()` gives', ['mark', 'evaluateEncoder', 'evaluateTeacher']],
@@ -35,7 +45,22 @@ const kinds = {
 } as const satisfies Record<string, readonly [string, readonly string[]]>;
 
 /** Members that are called. */
-const methods: ReadonlySet<string> = new Set(['synchronize', 'embed', 'fingerprint', 'lookup', 'has', 'compile', 'encode', 'countTokens', 'makeImages', 'mark', 'evaluateEncoder', 'evaluateTeacher', 'evaluate', 'queueStep']);
+const methods: ReadonlySet<string> = new Set([
+  'synchronize',
+  'embed',
+  'fingerprint',
+  'lookup',
+  'has',
+  'compile',
+  'encode',
+  'countTokens',
+  'makeImages',
+  'mark',
+  'evaluateEncoder',
+  'evaluateTeacher',
+  'evaluate',
+  'queueStep',
+]);
 
 /**
  * Looks whether an argument is of its kind, by its members; the values of those are another matter.
@@ -47,11 +72,18 @@ export function checkArgument(kind: keyof typeof kinds, value: unknown, option: 
   if (typeof value === 'object' && value !== null) {
     const missing = members.filter((member) => (value as Readonly<Record<string, unknown>>)[member] == null);
     if (missing.length === 0) {
-      const [wrong] = members.filter((member) => methods.has(member) && typeof (value as Readonly<Record<string, unknown>>)[member] !== 'function');
+      const [wrong] = members.filter(
+        (member) => methods.has(member) && typeof (value as Readonly<Record<string, unknown>>)[member] !== 'function',
+      );
       if (wrong === undefined) return;
-      throw new LgdError('BAD_OPTION', 'not a function.', { option: `${option}.${wrong}`, found: (value as Readonly<Record<string, unknown>>)[wrong], allowed });
+      throw new LgdError('BAD_OPTION', 'not a function.', {
+        option: `${option}.${wrong}`,
+        found: (value as Readonly<Record<string, unknown>>)[wrong],
+        allowed,
+      });
     }
-    if (missing.length < members.length) throw new LgdError('BAD_OPTION', `this has no ${missing.join(', ')}.`, { option, found: value, allowed });
+    if (missing.length < members.length)
+      throw new LgdError('BAD_OPTION', `this has no ${missing.join(', ')}.`, { option, found: value, allowed });
   }
   throw wrongArgument(value, option, allowed);
 }
@@ -60,36 +92,63 @@ export function checkArgument(kind: keyof typeof kinds, value: unknown, option: 
 export function checkTeacherKind(teacher: { kind: string; id: string }): void {
   checkText(teacher.id, 'teacher.id', 'a name of the teacher');
   const kind = typeof teacher.kind === 'string' ? `${teacher.kind} teacher` : teacher.kind;
-  if (!(kind === 'native teacher' || kind === 'onnx teacher' || kind === 'custom teacher' || kind === 'precomputed teacher')) {
-    throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', { option: 'teacher.kind', found: teacher.kind, allowed: 'native, onnx, custom, precomputed', mend: 'Call one of your own custom, if it embeds pixels, or precomputed' });
+  if (!(
+    kind === 'native teacher' ||
+    kind === 'onnx teacher' ||
+    kind === 'custom teacher' ||
+    kind === 'precomputed teacher'
+  )) {
+    throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', {
+      option: 'teacher.kind',
+      found: teacher.kind,
+      allowed: 'native, onnx, custom, precomputed',
+      mend: 'Call one of your own custom, if it embeds pixels, or precomputed',
+    });
   }
   checkArgument(kind, teacher, 'teacher');
 }
 
 /**
- * The names of a call's options, and which of them have no default: written beside their type, which TypeScript holds it to by `satisfies`. It is the one list that {@link checkOptions} and its
- * messages go by.
+ * The names of a call's options, and which of them have no default: written beside their type, which TypeScript holds
+ * it to by `satisfies`. It is the one list that {@link checkOptions} and its messages go by.
  */
-export type OptionTable<Options> = { readonly [Name in keyof Options]-?: object extends Pick<Options, Name> ? 'optional' : 'needed' };
+export type OptionTable<Options> = {
+  readonly [Name in keyof Options]-?: object extends Pick<Options, Name> ? 'optional' : 'needed';
+};
 
 /**
- * Looks whether there are options, and none that the call does not know: one with a slip in its name would be as good as not given, without a word.
+ * Looks whether there are options, and none that the call does not know: one with a slip in its name would be as good
+ * as not given, without a word.
  * @param call what was called; @param known its options
  * @throws LgdError BAD_OPTION
  */
-export function checkOptions(options: unknown, call: string, known: Readonly<Record<string, 'needed' | 'optional'>>): void {
+export function checkOptions(
+  options: unknown,
+  call: string,
+  known: Readonly<Record<string, 'needed' | 'optional'>>,
+): void {
   const names = Object.keys(known);
   const needed = names.filter((name) => known[name] === 'needed');
   checkGiven(options, call, (needed.length > 0 ? needed : names).join(', '));
   for (const name of Object.keys(options)) {
     if (Object.hasOwn(known, name)) continue;
-    throw new LgdError('BAD_OPTION', `${call} has no such option.`, { option: name, allowed: names.join(', '), mend: suggestion(name, names) ?? 'Leave it out' });
+    throw new LgdError('BAD_OPTION', `${call} has no such option.`, {
+      option: name,
+      allowed: names.join(', '),
+      mend: suggestion(name, names) ?? 'Leave it out',
+    });
   }
 }
 
 /** Those of a call's options that another call knows too, which gets them from it. */
-export function optionsFor<Options extends object, Known extends object>(options: Options, known: Known): Pick<Options, keyof Options & keyof Known> {
-  return Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(known, name))) as Pick<Options, keyof Options & keyof Known>;
+export function optionsFor<Options extends object, Known extends object>(
+  options: Options,
+  known: Known,
+): Pick<Options, keyof Options & keyof Known> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(known, name))) as Pick<
+    Options,
+    keyof Options & keyof Known
+  >;
 }
 
 /**
@@ -111,7 +170,12 @@ export function checkText(value: unknown, option: string, allowed: string): void
 /** Another word would be taken for one of them. @throws LgdError BAD_OPTION */
 export function checkWord(found: unknown, option: string, words: readonly string[]): void {
   if (words.some((word) => word === found)) return;
-  throw new LgdError('BAD_OPTION', 'not a word that this takes.', { option, found, allowed: words.join(', '), mend: typeof found === 'string' ? suggestion(found, words) : undefined });
+  throw new LgdError('BAD_OPTION', 'not a word that this takes.', {
+    option,
+    found,
+    allowed: words.join(', '),
+    mend: typeof found === 'string' ? suggestion(found, words) : undefined,
+  });
 }
 
 /**
@@ -119,9 +183,17 @@ export function checkWord(found: unknown, option: string, words: readonly string
  * @param giver as it stands in the message
  * @throws LgdError BAD_SHAPE
  */
-export function checkRows(given: unknown, giver: string, { option, rows, size }: { option: string; rows: number; size: number }): Float32Array {
+export function checkRows(
+  given: unknown,
+  giver: string,
+  { option, rows, size }: { option: string; rows: number; size: number },
+): Float32Array {
   if (types.isFloat32Array(given) && given.length === rows * size) return given;
-  throw new LgdError('BAD_SHAPE', `${giver} did not give ${rows} embeddings.`, { option, found: given, allowed: `a Float32Array [${rows},${size}]` });
+  throw new LgdError('BAD_SHAPE', `${giver} did not give ${rows} embeddings.`, {
+    option,
+    found: given,
+    allowed: `a Float32Array [${rows},${size}]`,
+  });
 }
 
 /** @throws LgdError BAD_OPTION for anything but an array of texts, each with something in it */
@@ -131,7 +203,12 @@ export function checkTexts(value: unknown, option: string, allowed: string): voi
 }
 
 function wrongArgument(found: unknown, option: string, allowed: string, mend?: string): LgdError {
-  if (isPromise(found)) return new LgdError('BAD_OPTION', 'this is a promise.', { option, allowed, mend: 'Put await before the call that gave it' });
+  if (isPromise(found))
+    return new LgdError('BAD_OPTION', 'this is a promise.', {
+      option,
+      allowed,
+      mend: 'Put await before the call that gave it',
+    });
   const what = found === undefined ? 'this is missing.' : 'this is something else.';
   return new LgdError('BAD_OPTION', what, { option, found, allowed, mend });
 }

@@ -1,6 +1,8 @@
 /**
- * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a hundred thousand images; a few hundred make one or two of its steps an epoch, which
- * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients are, has one scaled rate in all of them.
+ * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a
+ * hundred thousand images; a few hundred make one or two of its steps an epoch, which train nothing (docs/tuning.md has
+ * the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients
+ * are, has one scaled rate in all of them.
  */
 import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
 import { LgdError } from './errors.js';
@@ -19,10 +21,12 @@ export interface BatchNumbers {
 }
 
 /**
- * Batch size and learning rate of a run, and how they came about. `auto` is the published 256 and 0.03 where there are 100,000 images, or as many as make 16 such steps an epoch and 1,000 in the run, or where
- * nobody tells how many there are. With fewer the batch is the largest power of two from 16 to 64 that makes 3,200 steps (16 where none does, and no more than there are images), and the rate is 0.3.
- * A number that is given stays, and the other is chosen as if it were not, but that the rate for few images is less where a step has more than 128 of them: the scaled rate stays that of 128.
- * Of AdamW the batch is the same, and the rate such that the scaled one is 0.002, whatever a step has.
+ * Batch size and learning rate of a run, and how they came about. `auto` is the published 256 and 0.03 where there are
+ * 100,000 images, or as many as make 16 such steps an epoch and 1,000 in the run, or where nobody tells how many there
+ * are. With fewer the batch is the largest power of two from 16 to 64 that makes 3,200 steps (16 where none does, and
+ * no more than there are images), and the rate is 0.3. A number that is given stays, and the other is chosen as if it
+ * were not, but that the rate for few images is less where a step has more than 128 of them: the scaled rate stays that
+ * of 128. Of AdamW the batch is the same, and the rate such that the scaled one is 0.002, whatever a step has.
  */
 export interface BatchChoice extends BatchNumbers {
   /** Those that `auto` chose. */
@@ -42,19 +46,36 @@ type Training = Pick<Config['train'], 'batchSize' | 'learningRate' | 'epochs' | 
  */
 export function chooseBatch(train: Training, images: number | undefined): BatchChoice {
   if (images !== undefined && !(Number.isSafeInteger(images) && images >= 1)) {
-    throw new LgdError('BAD_OPTION', 'not a number of images.', { option: 'images', found: images, allowed: 'a whole number from 1', mend: 'Give the length of the data set, or leave it out where nobody knows it' });
+    throw new LgdError('BAD_OPTION', 'not a number of images.', {
+      option: 'images',
+      found: images,
+      allowed: 'a whole number from 1',
+      mend: 'Give the length of the data set, or leave it out where nobody knows it',
+    });
   }
   const byAuto = (['batchSize', 'learningRate'] as const).filter((option) => train[option] === 'auto');
   const isFew = images !== undefined && !isMany(train, images);
   const batchSize = train.batchSize !== 'auto' ? train.batchSize : isFew ? fewBatch(train, images) : recipe.batchSize;
-  const learningRate = train.learningRate !== 'auto' ? train.learningRate : rateOf(train, batchSize * train.accumulate, isFew);
-  return { batchSize, learningRate, byAuto, images, words: byAuto.length === 0 ? undefined : describeChoice({ batchSize, learningRate, byAuto, images }, train, isFew) };
+  const learningRate =
+    train.learningRate !== 'auto' ? train.learningRate : rateOf(train, batchSize * train.accumulate, isFew);
+  return {
+    batchSize,
+    learningRate,
+    byAuto,
+    images,
+    words: byAuto.length === 0 ? undefined : describeChoice({ batchSize, learningRate, byAuto, images }, train, isFew),
+  };
 }
 
-/** Are images enough for the recipe: a hundred thousand, or as many as make 16 of its steps an epoch and 1,000 in the run? */
+/**
+ * Are images enough for the recipe: a hundred thousand, or as many as make 16 of its steps an epoch and 1,000 in the
+ * run?
+ */
 function isMany(train: Training, images: number): boolean {
   const anEpoch = Math.floor(images / recipe.batchSize);
-  return images >= manyImages || (anEpoch >= leastStepsAnEpoch && stepsOf(train, recipe.batchSize, images) >= leastSteps);
+  return (
+    images >= manyImages || (anEpoch >= leastStepsAnEpoch && stepsOf(train, recipe.batchSize, images) >= leastSteps)
+  );
 }
 
 function stepsOf({ epochs, accumulate }: Training, batchSize: number, images: number): number {
@@ -73,7 +94,8 @@ function powerOfTwo(most: number): number {
 
 /** @param step images an optimiser step */
 function rateOf({ optimizer }: Training, step: number, isFew: boolean): number {
-  if (optimizer === 'adamw') return Number(((256 * adamwPeak) / step).toPrecision(3)); // makeSchedule() scales it by the step
+  // makeSchedule() scales it by the step
+  if (optimizer === 'adamw') return Number(((256 * adamwPeak) / step).toPrecision(3));
   return isFew ? fewRate(step) : recipe.learningRate;
 }
 
@@ -82,10 +104,15 @@ function fewRate(step: number): number {
   return Math.max(recipe.learningRate, Math.min(few.learningRate, Number(samePeak.toPrecision(3))));
 }
 
-function describeChoice({ batchSize, learningRate, byAuto, images }: Omit<BatchChoice, 'words'>, train: Training, isFew: boolean): string {
+function describeChoice(
+  { batchSize, learningRate, byAuto, images }: Omit<BatchChoice, 'words'>,
+  train: Training,
+  isFew: boolean,
+): string {
   const parts = { batchSize: `batches of ${batchSize}`, learningRate: `a learning rate of ${learningRate}` };
   const what = byAuto.map((option) => parts[option]).join(' at ');
-  const asPublished = train.optimizer === 'sgd' ? ' as published' : byAuto.includes('batchSize') ? ' with the published batches' : '';
+  const asPublished =
+    train.optimizer === 'sgd' ? ' as published' : byAuto.includes('batchSize') ? ' with the published batches' : '';
   if (images === undefined) return `${what}, by auto${asPublished}: how many images there are was not told`;
   const whom = `${what}, by auto for ${counted(images, 'image')} and ${counted(train.epochs, 'epoch')}`;
   if (!isFew) return asPublished === '' ? whom : `${whom}:${asPublished}`;
@@ -97,23 +124,45 @@ function counted(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
-/** Said where a batch of the published size was taken for want of a number of images, and there are fewer. @param images how many there are; @throws LgdError BAD_OPTION */
+/**
+ * Said where a batch of the published size was taken for want of a number of images, and there are fewer. @param images
+ * how many there are; @throws LgdError BAD_OPTION
+ */
 export function checkFilled({ byAuto, batchSize, images: told }: BatchChoice, images: number): void {
   if (told !== undefined || !byAuto.includes('batchSize') || batchSize <= images) return;
-  throw new LgdError('BAD_OPTION', 'a batch cannot be filled.', { option: 'train.batchSize', found: batchSize, allowed: `1 to ${images}`, mend: `Tell new Distiller() how many images there are (images: ${images}), or give a smaller batch` });
+  throw new LgdError('BAD_OPTION', 'a batch cannot be filled.', {
+    option: 'train.batchSize',
+    found: batchSize,
+    allowed: `1 to ${images}`,
+    mend: `Tell new Distiller() how many images there are (images: ${images}), or give a smaller batch`,
+  });
 }
 
 /**
- * What to say of a run when it begins, where its numbers were chosen without the number of images and would be others with it, or where its steps are few; undefined where all is well.
- * @param train with its numbers; @param choice how they came about; @param images how many there are; @param steps of the whole schedule
+ * What to say of a run when it begins, where its numbers were chosen without the number of images and would be others
+ * with it, or where its steps are few; undefined where all is well.
+ * @param train with its numbers; @param choice how they came about; @param images how many there are; @param steps of
+ *   the whole schedule
  */
-export function adviseBatch(train: RunConfig['train'], { byAuto, images: told }: BatchChoice, images: number, steps: number): string | undefined {
+export function adviseBatch(
+  train: RunConfig['train'],
+  { byAuto, images: told }: BatchChoice,
+  images: number,
+  steps: number,
+): string | undefined {
   const known = chooseBatch({ ...train, ...Object.fromEntries(byAuto.map((option) => [option, 'auto'])) }, images);
-  if (told === undefined && byAuto.some((option) => known[option] !== train[option])) return `with images: ${images} in the options of Distiller it would be ${known.words}`;
+  if (told === undefined && byAuto.some((option) => known[option] !== train[option]))
+    return `with images: ${images} in the options of Distiller it would be ${known.words}`;
   if (steps >= leastSteps) return undefined;
   const best = chooseBatch({ ...train, batchSize: 'auto', learningRate: 'auto' }, images);
   const more = stepsOf(train, best.batchSize, images);
-  const flags = [...(byAuto.includes('batchSize') ? [] : ['--batch-size auto']), ...(byAuto.includes('learningRate') ? [] : ['--learning-rate auto'])];
-  const help = more > steps && flags.length > 0 ? `${flags.join(' ')} would make ${more}, of ${best.batchSize} images at ${best.learningRate}` : 'more --epochs give more';
+  const flags = [
+    ...(byAuto.includes('batchSize') ? [] : ['--batch-size auto']),
+    ...(byAuto.includes('learningRate') ? [] : ['--learning-rate auto']),
+  ];
+  const help =
+    more > steps && flags.length > 0
+      ? `${flags.join(' ')} would make ${more}, of ${best.batchSize} images at ${best.learningRate}`
+      : 'more --epochs give more';
   return `${counted(steps, 'step')} ${steps === 1 ? 'is' : 'are'} few to train a network: ${help} (docs/tuning.md, Few images)`;
 }

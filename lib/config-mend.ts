@@ -13,7 +13,10 @@ export function mendOfValue({ type, allowed, choices }: ConfigOption, found: unk
   return (typeof found === 'string' ? suggestion(found, choices) : undefined) ?? `Give one of ${allowed}`;
 }
 
-/** What to write in the place of a name at the top of a configuration: one with dots, which are nesting there, a group's or an option's with a slip, or an option's that belongs into a group. */
+/**
+ * What to write in the place of a name at the top of a configuration: one with dots, which are nesting there, a group's
+ * or an option's with a slip, or an option's that belongs into a group.
+ */
 export function mendOfKey(key: string, value: unknown, options: readonly ConfigOption[]): string {
   const groups = new Set(options.flatMap(({ path }) => (path.includes('.') ? [path.slice(0, path.indexOf('.'))] : [])));
   const group = isObject(value) ? suggestion(key, groups) : undefined;
@@ -31,7 +34,12 @@ export function mendOfKey(key: string, value: unknown, options: readonly ConfigO
 export function nearestOption(path: string, options: readonly ConfigOption[]): string | undefined {
   const paths = options.map((option) => option.path);
   const last = lastOf(path);
-  return paths.find((other) => other === path) ?? paths.find((other) => other.endsWith(`.${last}`)) ?? nearestNames(path, paths)[0] ?? nearestSegment(last, paths);
+  return (
+    paths.find((other) => other === path) ??
+    paths.find((other) => other.endsWith(`.${last}`)) ??
+    nearestNames(path, paths)[0] ??
+    nearestSegment(last, paths)
+  );
 }
 
 function nearestSegment(last: string, paths: readonly string[]): string | undefined {

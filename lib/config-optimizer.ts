@@ -13,7 +13,12 @@ export function settleOptimizer(train: Config['train'], isGiven: (option: string
   const { optimizer } = train;
   const other = optimizer === 'sgd' ? 'adamw' : 'sgd';
   for (const option of ownOptions[other]) {
-    if (isGiven(option)) throw new LgdError('BAD_CONFIG', `is a number of another optimiser than ${optimizer}.`, { option: `train.${option}`, found: train[option], mend: `Leave train.${option} out, or set train.optimizer to ${other}` });
+    if (isGiven(option))
+      throw new LgdError('BAD_CONFIG', `is a number of another optimiser than ${optimizer}.`, {
+        option: `train.${option}`,
+        found: train[option],
+        mend: `Leave train.${option} out, or set train.optimizer to ${other}`,
+      });
     delete train[option];
   }
   const { sgd, adamw } = optimizerDefaults;

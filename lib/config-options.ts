@@ -51,7 +51,10 @@ export function configOptions(): readonly ConfigOption[] {
   return table;
 }
 
-/** These groups belong to commands of their own; their options are always written in full (`--dense.batch-size`), and take no short form from others. */
+/**
+ * These groups belong to commands of their own; their options are always written in full (`--dense.batch-size`), and
+ * take no short form from others.
+ */
 const writtenInFull: ReadonlySet<string> = new Set(['dense']);
 
 /** Whether an option belongs to a group that only commands of its own take. */
@@ -60,7 +63,11 @@ export function isOfOwnCommand({ path }: Pick<ConfigOption, 'path'>): boolean {
 }
 
 /** These options go by the name of their group: `--data photos`. */
-const mainOptions: Readonly<Record<string, string>> = { 'data.train': 'data', 'student.name': 'student', 'evaluate.data': 'evaluate' };
+const mainOptions: Readonly<Record<string, string>> = {
+  'data.train': 'data',
+  'student.name': 'student',
+  'evaluate.data': 'evaluate',
+};
 
 function buildTable(): ConfigOption[] {
   const root = z.toJSONSchema(schema, { io: 'input' }) as JsonSchema;
@@ -76,7 +83,11 @@ function buildTable(): ConfigOption[] {
   const last = (path: string) => path.slice(path.lastIndexOf('.') + 1);
   return leaves.map(([path, leaf]) => {
     const short = last(path);
-    const unique = path.includes('.') && !isOfOwnCommand({ path }) && !groups.has(short) && leaves.filter(([other]) => last(other) === short && !isOfOwnCommand({ path: other })).length === 1;
+    const unique =
+      path.includes('.') &&
+      !isOfOwnCommand({ path }) &&
+      !groups.has(short) &&
+      leaves.filter(([other]) => last(other) === short && !isOfOwnCommand({ path: other })).length === 1;
     const alias = mainOptions[path] ?? (unique ? short : undefined);
     return {
       path,
@@ -97,7 +108,9 @@ function kebab(path: string): string {
 }
 
 /** Of an option that takes a number, or a word for one: the number's part, and the words. */
-function numberOf({ anyOf = [] }: JsonSchema): { type: 'number' | 'integer'; leaf: JsonSchema; words: string[] } | undefined {
+function numberOf({
+  anyOf = [],
+}: JsonSchema): { type: 'number' | 'integer'; leaf: JsonSchema; words: string[] } | undefined {
   const leaf = anyOf.find(({ type }) => type === 'number' || type === 'integer');
   return leaf && { type: leaf.type as 'number' | 'integer', leaf, words: anyOf.flatMap((other) => other.const ?? []) };
 }
@@ -112,7 +125,8 @@ function allowedValues(leaf: JsonSchema): string {
   const bounds: string[] = [];
   if (leaf.minimum !== undefined) bounds.push(`from ${leaf.minimum}`);
   if (leaf.exclusiveMinimum !== undefined) bounds.push(`above ${leaf.exclusiveMinimum}`);
-  if (leaf.maximum !== undefined && leaf.maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`to ${writeLimit(leaf.maximum)}`);
+  if (leaf.maximum !== undefined && leaf.maximum !== Number.MAX_SAFE_INTEGER)
+    bounds.push(`to ${writeLimit(leaf.maximum)}`);
   if (leaf.exclusiveMaximum !== undefined) bounds.push(`below ${leaf.exclusiveMaximum}`);
   return [leaf.type === 'integer' ? 'a whole number' : 'a number', ...bounds].join(' ');
 }

@@ -1,7 +1,8 @@
 /**
- * Tries a CUDA build in a process of its own before this one relies on it: a driver, a device and a build that do not go together can end a process, and then
- * it is the child's. So are products by warpgroups and programmatic launches, where a device has them: one on which they fail, hang or disagree goes on without. What was
- * found is remembered, so that a machine pays once.
+ * Tries a CUDA build in a process of its own before this one relies on it: a driver, a device and a build that do not
+ * go together can end a process, and then it is the child's. So are products by warpgroups and programmatic launches,
+ * where a device has them: one on which they fail, hang or disagree goes on without. What was found is remembered, so
+ * that a machine pays once.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -21,14 +22,23 @@ export interface ProbeOptions {
   index: number;
   /** Tries again, whatever is remembered. */
   again?: boolean;
-  /** How long the child may take; the first start of a card without code of its own compiles kernels. Default two minutes. */
+  /**
+   * How long the child may take; the first start of a card without code of its own compiles kernels. Default two
+   * minutes.
+   */
   timeoutMilliseconds?: number;
 }
 
 export interface ProbeResult extends ProbeTrial {
-  /** Of `wgmma`, on devices that have it: whether it gave what `mma.sync` gives, and else what went wrong. Undefined: there was nothing to try. */
+  /**
+   * Of `wgmma`, on devices that have it: whether it gave what `mma.sync` gives, and else what went wrong. Undefined:
+   * there was nothing to try.
+   */
   wgmma?: ProbeTrial | undefined;
-  /** Of programmatic launches, on devices that have them: whether they gave what serialized ones give, and in which part of their time. Undefined: there was nothing to try. */
+  /**
+   * Of programmatic launches, on devices that have them: whether they gave what serialized ones give, and in which part
+   * of their time. Undefined: there was nothing to try.
+   */
   programmaticLaunches?: TimedTrial | undefined;
   /** When it was tried, ISO 8601. */
   when: string;
@@ -41,7 +51,10 @@ export interface ProbeTrial {
   passed: boolean;
   /** What went wrong, or ''. */
   reason: string;
-  /** It went wrong by what says nothing of addon, driver or card, and may be over the next moment: a GPU whose memory is full, or that another process has to itself. Such a failure is not remembered. */
+  /**
+   * It went wrong by what says nothing of addon, driver or card, and may be over the next moment: a GPU whose memory is
+   * full, or that another process has to itself. Such a failure is not remembered.
+   */
   transient?: boolean;
 }
 
@@ -59,28 +72,62 @@ const timeout = 120_000;
 const statusTimeout = 60_000; // starting the driver of many GPUs that nothing keeps awake takes some ten seconds
 const failureLifetime = 3_600_000; // ms; a driver that was mended gets another chance
 
-// One loss and its gradient whose values are known in closed form: B = 1, D = 2, K = 2, all temperatures 1; student (0,1), teacher (1,0), texts (1,0) and (0,1).
+// One loss and its gradient whose values are known in closed form: B = 1, D = 2, K = 2, all temperatures 1; student
+// (0,1), teacher (1,0), texts (1,0) and (0,1).
 const share = 1 / (1 + Math.E); // of the teacher's softmax on the second text
 const expected = [Math.log(1 + Math.E) - share, -Math.tanh(0.5), 0];
 const tolerance = 1e-3;
-// What a full or busy GPU gives to whoever comes; the last four are those of a service beside the driver that is full, or not ready yet.
-const transientErrors = /cudaError(?:MemoryAllocation|DevicesUnavailable|SystemNotReady|MpsServerNotReady|MpsMaxClientsReached|MpsMaxConnectionsReached)\b/u;
+// What a full or busy GPU gives to whoever comes; the last four are those of a service beside the driver that is full,
+// or not ready yet.
+const transientErrors =
+  /cudaError(?:MemoryAllocation|DevicesUnavailable|SystemNotReady|MpsServerNotReady|MpsMaxClientsReached|MpsMaxConnectionsReached)\b/u;
 // By the names of CUDA's errors, which end its messages. The first that fits holds.
 const mends: readonly (readonly [pattern: RegExp, mend: string])[] = [
-  [/\bthe trial process did not start\b/u, 'Let this process start others (Node with --permission needs --allow-child-process too); LGDISTILL_PROBE=off takes the device for granted'],
-  [/\bcudaErrorNoDevice\b/u, 'Check that nvidia-smi lists a GPU (one in MIG mode needs an instance), that CUDA_VISIBLE_DEVICES does not hide it, and that a container was given it (docker run --gpus all)'],
-  [/\bcudaErrorSystemNotReady\b/u, 'Start what the GPUs wait for; where NVSwitch connects them: systemctl start nvidia-fabricmanager'],
-  [/\bcudaErrorSystemDriverMismatch\b/u, "Restart the machine: the driver's libraries were updated, its kernel module was not"],
-  [/\bcudaErrorCompatNotSupportedOnDevice\b/u, 'Take the folder of cuda-compat out of LD_LIBRARY_PATH: this card runs only with the libraries of its own driver'],
-  [/\bcudaErrorStubLibrary\b/u, "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH: its libcuda.so.1 is no driver"],
-  [/\bcudaError(?:NotPermitted|OperatingSystem|Unknown|InitializationError)\b|the NVIDIA driver names no devices/u, 'Check that this user may read and write /dev/nvidia* and that nvidia-smi works; then look for driver errors in dmesg (Xid), and restart the machine'],
-  [/\bcudaErrorDevicesUnavailable\b/u, 'Another process has the GPU to itself, or its compute mode lets nobody compute: see nvidia-smi, and nvidia-smi -q -d COMPUTE'],
+  [
+    /\bthe trial process did not start\b/u,
+    'Let this process start others (Node with --permission needs --allow-child-process too); LGDISTILL_PROBE=off takes the device for granted',
+  ],
+  [
+    /\bcudaErrorNoDevice\b/u,
+    'Check that nvidia-smi lists a GPU (one in MIG mode needs an instance), that CUDA_VISIBLE_DEVICES does not hide it, and that a container was given it (docker run --gpus all)',
+  ],
+  [
+    /\bcudaErrorSystemNotReady\b/u,
+    'Start what the GPUs wait for; where NVSwitch connects them: systemctl start nvidia-fabricmanager',
+  ],
+  [
+    /\bcudaErrorSystemDriverMismatch\b/u,
+    "Restart the machine: the driver's libraries were updated, its kernel module was not",
+  ],
+  [
+    /\bcudaErrorCompatNotSupportedOnDevice\b/u,
+    'Take the folder of cuda-compat out of LD_LIBRARY_PATH: this card runs only with the libraries of its own driver',
+  ],
+  [
+    /\bcudaErrorStubLibrary\b/u,
+    "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH: its libcuda.so.1 is no driver",
+  ],
+  [
+    /\bcudaError(?:NotPermitted|OperatingSystem|Unknown|InitializationError)\b|the NVIDIA driver names no devices/u,
+    'Check that this user may read and write /dev/nvidia* and that nvidia-smi works; then look for driver errors in dmesg (Xid), and restart the machine',
+  ],
+  [
+    /\bcudaErrorDevicesUnavailable\b/u,
+    'Another process has the GPU to itself, or its compute mode lets nobody compute: see nvidia-smi, and nvidia-smi -q -d COMPUTE',
+  ],
   [/\bcudaErrorMemoryAllocation\b|cannot allocate/u, 'End what fills the memory of the GPU; nvidia-smi lists it'],
-  [/\bcudaErrorECCUncorrectable\b/u, 'Restart the machine; if it comes back (nvidia-smi -q -d ECC), the memory of this GPU is broken'],
-  [/\bcudaError(?:NoKernelImageForDevice|InvalidPtx|UnsupportedPtxVersion|JitCompilerNotFound)\b/u, 'Build lgdistill for this card, in a checkout (npm ci on the machine that has it), or install a newer driver'],
+  [
+    /\bcudaErrorECCUncorrectable\b/u,
+    'Restart the machine; if it comes back (nvidia-smi -q -d ECC), the memory of this GPU is broken',
+  ],
+  [
+    /\bcudaError(?:NoKernelImageForDevice|InvalidPtx|UnsupportedPtxVersion|JitCompilerNotFound)\b/u,
+    'Build lgdistill for this card, in a checkout (npm ci on the machine that has it), or install a newer driver',
+  ],
   [/ has compute capability /u, 'Take another GPU with --device cuda:N, or use the CPU'],
 ];
-const signalsFromOutside: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGKILL']); // a terminal, an operator, the kernel where memory runs out
+// a terminal, an operator, the kernel where memory runs out
+const signalsFromOutside: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGKILL']);
 const roundingOfBfloat16 = 2 ** -8; // relative; results of both kinds of products are rounded to it
 
 // As text, so that it is there in a bundle, too. It answers on a pipe of its own: drivers may print.
@@ -105,16 +152,18 @@ const lossChild = childOf(`const { loss, gradient } = await addon.bankLoss(devic
   });
   answer({ values: [loss, ...gradient] });`);
 const wgmmaChild = childOf('answer({ values: [await addon.wgmmaDifference(device)] });');
-const launchChild = childOf('answer({ values: [await addon.programmaticLaunchTime(device)] });', '{ wgmma: false }'); // one trial at a time
+// one trial at a time
+const launchChild = childOf('answer({ values: [await addon.programmaticLaunchTime(device)] });', '{ wgmma: false }');
 
 const asked = new Map<string, Promise<Finding>>();
 
 const noAnswer = /\bgave no answer within\b/u;
 
 /**
- * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from this process, else from the cache folder, else by
- * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, one by a GPU that is full or busy at once.
- * $LGDISTILL_WGMMA=0 or 1 settles the second, $LGDISTILL_PDL=0 or 1 the third.
+ * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from
+ * this process, else from the cache folder, else by trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again`
+ * tries anew; a failure is forgotten after an hour, one by a GPU that is full or busy at once. $LGDISTILL_WGMMA=0 or 1
+ * settles the second, $LGDISTILL_PDL=0 or 1 the third.
  * @throws LgdError BAD_OPTION for another value of these, or of any switch
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
@@ -136,10 +185,13 @@ export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
 }
 
 /**
- * Tries a driver's devices in their order up to the first that passes, the last of the answer; a trial that hangs ends the search, too, as that is the driver's doing more often than a device's.
+ * Tries a driver's devices in their order up to the first that passes, the last of the answer; a trial that hangs ends
+ * the search, too, as that is the driver's doing more often than a device's.
  * @throws as {@link probeCuda}
  */
-export async function probeInOrder(options: Omit<ProbeOptions, 'index'>): Promise<{ index: number; result: ProbeResult }[]> {
+export async function probeInOrder(
+  options: Omit<ProbeOptions, 'index'>,
+): Promise<{ index: number; result: ProbeResult }[]> {
   const tried: { index: number; result: ProbeResult }[] = [];
   for (const { index } of options.status.devices) {
     const result = await probeCuda({ ...options, index });
@@ -153,11 +205,15 @@ export async function probeInOrder(options: Omit<ProbeOptions, 'index'>): Promis
 let driverAnswers = false;
 
 /**
- * What the driver says, which a process of its own asks first: with one that hangs or crashes, nobody here could even press Ctrl-C. Without a driver, or with
- * $LGDISTILL_PROBE=off, nothing is started, nor once there was an answer.
+ * What the driver says, which a process of its own asks first: with one that hangs or crashes, nobody here could even
+ * press Ctrl-C. Without a driver, or with $LGDISTILL_PROBE=off, nothing is started, nor once there was an answer.
  * @param path the addon's file
  */
-export async function askCuda(addon: NativeAddon, path: string, timeoutMilliseconds = statusTimeout): Promise<CudaStatus> {
+export async function askCuda(
+  addon: NativeAddon,
+  path: string,
+  timeoutMilliseconds = statusTimeout,
+): Promise<CudaStatus> {
   const driver = addon.cudaDriver();
   if (driver === 0 || driverAnswers || process.env['LGDISTILL_PROBE'] === 'off') return addon.cudaStatus();
   const { text, end } = await runChild(statusChild, [path], timeoutMilliseconds);
@@ -166,7 +222,12 @@ export async function askCuda(addon: NativeAddon, path: string, timeoutMilliseco
     driverAnswers = status.available;
     return status;
   } catch {
-    return { available: false, reason: `asked in a process of its own, the NVIDIA driver names no devices: ${end.reason}`, driver, devices: [] };
+    return {
+      available: false,
+      reason: `asked in a process of its own, the NVIDIA driver names no devices: ${end.reason}`,
+      driver,
+      devices: [],
+    };
   }
 }
 
@@ -186,40 +247,78 @@ function isTransient({ transient, wgmma, programmaticLaunches }: Finding): boole
   return [transient, wgmma?.transient, programmaticLaunches?.transient].includes(true);
 }
 
-/** Where a finding is kept: in $XDG_CACHE_HOME/lgdistill/cuda-probe or ~/.cache/lgdistill/cuda-probe; undefined for a user without a home. */
+/**
+ * Where a finding is kept: in $XDG_CACHE_HOME/lgdistill/cuda-probe or ~/.cache/lgdistill/cuda-probe; undefined for a
+ * user without a home.
+ */
 function findingFile(key: string): string | undefined {
   const cache = cacheFolder();
   return cache && join(cache, 'lgdistill', 'cuda-probe', `${key}.json`);
 }
 
-const deviceOf = ({ status, index }: ProbeOptions): CudaStatus['devices'][number] | undefined => status.devices.find((one) => one.index === index);
+const deviceOf = ({ status, index }: ProbeOptions): CudaStatus['devices'][number] | undefined =>
+  status.devices.find((one) => one.index === index);
 
 /** Whether products by warpgroups are to be tried: the device has them, and nobody has decided. */
-const needsWgmma = (options: ProbeOptions): boolean => deviceOf(options)?.wgmma === true && (process.env['LGDISTILL_WGMMA'] ?? '') === '';
+const needsWgmma = (options: ProbeOptions): boolean =>
+  deviceOf(options)?.wgmma === true && (process.env['LGDISTILL_WGMMA'] ?? '') === '';
 
 /** The same of programmatic launches, which graphs alone have. */
-const needsLaunches = (options: ProbeOptions): boolean => deviceOf(options)?.programmaticLaunches === true && (process.env['LGDISTILL_PDL'] ?? '') === '' && process.env['LGDISTILL_GRAPHS'] !== '0';
+const needsLaunches = (options: ProbeOptions): boolean =>
+  deviceOf(options)?.programmaticLaunches === true &&
+  (process.env['LGDISTILL_PDL'] ?? '') === '' &&
+  process.env['LGDISTILL_GRAPHS'] !== '0';
 
-/** Changes with the build, its file, the driver, the device (which is another of the same index where others are visible) and what is to be tried. */
+/**
+ * Changes with the build, its file, the driver, the device (which is another of the same index where others are
+ * visible) and what is to be tried.
+ */
 function keyOf(options: ProbeOptions): string {
   const { addon, build, status, index } = options;
   const { size, mtimeMs } = statSync(addon);
   const device = deviceOf(options);
   const { CUDA_VISIBLE_DEVICES: visible, CUDA_DEVICE_ORDER: order } = process.env;
-  return createHash('sha256').update(JSON.stringify([visible, order, build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options), needsLaunches(options)])).digest('hex').slice(0, 32);
+  return createHash('sha256')
+    .update(
+      JSON.stringify([
+        visible,
+        order,
+        build.version,
+        build.buildId,
+        addon,
+        size,
+        mtimeMs,
+        status.driver,
+        index,
+        device?.name,
+        device?.computeCapability,
+        needsWgmma(options),
+        needsLaunches(options),
+      ]),
+    )
+    .digest('hex')
+    .slice(0, 32);
 }
 
-const isTrial = (value: unknown): value is ProbeTrial => typeof (value as ProbeTrial | undefined)?.passed === 'boolean' && typeof (value as ProbeTrial).reason === 'string';
+const isTrial = (value: unknown): value is ProbeTrial =>
+  typeof (value as ProbeTrial | undefined)?.passed === 'boolean' && typeof (value as ProbeTrial).reason === 'string';
 
 function recall(key: string, options: ProbeOptions): Finding | undefined {
   const file = findingFile(key);
   if (file === undefined) return undefined;
   try {
     const { passed, reason, wgmma, programmaticLaunches, when } = JSON.parse(readFileSync(file, 'utf8')) as Finding;
-    if (!isTrial({ passed, reason }) || (passed && ((needsWgmma(options) && !isTrial(wgmma)) || (needsLaunches(options) && !isTrial(programmaticLaunches))))) return undefined;
+    if (
+      !isTrial({ passed, reason }) ||
+      (passed &&
+        ((needsWgmma(options) && !isTrial(wgmma)) || (needsLaunches(options) && !isTrial(programmaticLaunches))))
+    )
+      return undefined;
     const age = Date.now() - Date.parse(when);
     const allPassed = passed && wgmma?.passed !== false && programmaticLaunches?.passed !== false;
-    return allPassed || (age >= 0 && age < failureLifetime) ? { passed, reason, wgmma, programmaticLaunches, when } : undefined;
+    return allPassed || (age >= 0 && age < failureLifetime)
+      ? { passed, reason, wgmma, programmaticLaunches, when }
+      : undefined;
   } catch {
     return undefined; // nothing there, or no file of ours
   }
@@ -244,11 +343,18 @@ async function attempt(options: ProbeOptions): Promise<Finding> {
   const loss = await tryIn(lossChild, options, judgeLoss);
   const wgmma = loss.passed && needsWgmma(options) ? await tryIn(wgmmaChild, options, judgeWgmma) : undefined;
   let time: number | undefined;
-  const launches = loss.passed && needsLaunches(options) ? await tryIn(launchChild, options, (values) => judgeTime(values, (found) => (time = found))) : undefined;
+  const launches =
+    loss.passed && needsLaunches(options)
+      ? await tryIn(launchChild, options, (values) => judgeTime(values, (found) => (time = found)))
+      : undefined;
   return { ...loss, wgmma, programmaticLaunches: launches === undefined ? undefined : { ...launches, time }, when };
 }
 
-async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<ProbeTrial> {
+async function tryIn(
+  child: string,
+  { addon, index, timeoutMilliseconds = timeout }: ProbeOptions,
+  judge: Judge,
+): Promise<ProbeTrial> {
   const { text, end } = await runChild(child, [addon, String(index)], timeoutMilliseconds);
   const { reason, transient } = (end.whole ? judgeText(text, judge) : undefined) ?? end;
   return { passed: reason === '', reason, ...(transient === true && { transient }) };
@@ -261,8 +367,14 @@ interface ChildEnd {
   whole?: boolean;
 }
 
-/** Runs a child to its end, or until its time is over: one that hangs in the driver may not end even when it is killed. */
-async function runChild(child: string, parameters: readonly string[], timeoutMilliseconds: number): Promise<{ text: string; end: ChildEnd }> {
+/**
+ * Runs a child to its end, or until its time is over: one that hangs in the driver may not end even when it is killed.
+ */
+async function runChild(
+  child: string,
+  parameters: readonly string[],
+  timeoutMilliseconds: number,
+): Promise<{ text: string; end: ChildEnd }> {
   return new Promise((resolve) => {
     let text = '';
     const finish = (end: ChildEnd): void => {
@@ -275,21 +387,28 @@ async function runChild(child: string, parameters: readonly string[], timeoutMil
       started?.unref();
       finish({ reason: `it gave no answer within ${timeoutMilliseconds / 1000} s` });
     }, timeoutMilliseconds);
-    const failToStart = (error: Error): void => finish({ reason: `the trial process did not start: ${error.message}`, transient: true });
+    const failToStart = (error: Error): void =>
+      finish({ reason: `the trial process did not start: ${error.message}`, transient: true });
     let started: ChildProcess | undefined;
     try {
       started = spawn(process.execPath, ['-e', child, ...parameters], {
         stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
         env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
       });
-    } catch (error) { // Node's permission model
+    } catch (error) {
+      // Node's permission model
       return failToStart(error as Error);
     }
     started.stdio[3]!.on('data', (part: Buffer) => (text += part.toString()));
     started.on('error', failToStart);
     started.on('close', (code, signal) => {
-      if (signal !== null && signalsFromOutside.has(signal)) finish({ reason: `the trial process was ended by ${signal}`, transient: true });
-      else finish({ reason: signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}`, whole: true });
+      if (signal !== null && signalsFromOutside.has(signal))
+        finish({ reason: `the trial process was ended by ${signal}`, transient: true });
+      else
+        finish({
+          reason: signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}`,
+          whole: true,
+        });
     });
   });
 }
@@ -304,12 +423,18 @@ function judgeText(text: string, judge: Judge): { reason: string; transient?: bo
     return { reason: 'it broke off in the middle of its answer' };
   }
   const { values, error = 'it gave no values', code } = answer;
-  return values === undefined ? { reason: error, transient: code === 'OUT_OF_MEMORY' || transientErrors.test(error) } : { reason: judge(values) };
+  return values === undefined
+    ? { reason: error, transient: code === 'OUT_OF_MEMORY' || transientErrors.test(error) }
+    : { reason: judge(values) };
 }
 
 function judgeLoss(values: readonly (number | null)[]): string {
-  const right = values.length === expected.length && values.every((value, i) => value !== null && Math.abs(value - expected[i]!) <= tolerance);
-  return right ? '' : `it computes wrong numbers: ${values.join(', ')} in the place of ${expected.map((value) => value.toFixed(6)).join(', ')}`;
+  const right =
+    values.length === expected.length &&
+    values.every((value, i) => value !== null && Math.abs(value - expected[i]!) <= tolerance);
+  return right
+    ? ''
+    : `it computes wrong numbers: ${values.join(', ')} in the place of ${expected.map((value) => value.toFixed(6)).join(', ')}`;
 }
 
 function judgeTime([time]: readonly (number | null)[], keep: (time: number) => void): string {

@@ -1,6 +1,9 @@
 import { dirname } from 'node:path';
 
-/** What to do about an error that says nothing more particular; every code has it, so no error leaves its reader without a next step. */
+/**
+ * What to do about an error that says nothing more particular; every code has it, so no error leaves its reader without
+ * a next step.
+ */
 const generalMends = {
   ADDON_NOT_FOUND: 'Build the native addon with `npm run build:native`',
   ABORTED: 'Start it again when it is wanted',
@@ -17,15 +20,18 @@ const generalMends = {
   CLASS_MISMATCH: 'Give a mapping from class folders to names, or rename one or the other',
   DEPENDENCY_MISSING: 'Run `lgdistill doctor`: it says which package is missing and how to install it',
   DEVICE_ERROR: 'Run it again; if it comes back, run `lgdistill doctor`, and try device cpu',
-  DEVICE_LOST: 'Start again in a new process, a run with `lgdistill resume`; `sudo dmesg | grep -i xid` says whether the GPU is at fault',
+  DEVICE_LOST:
+    'Start again in a new process, a run with `lgdistill resume`; `sudo dmesg | grep -i xid` says whether the GPU is at fault',
   DEVICE_UNAVAILABLE: 'Run `lgdistill doctor`, or use device cpu',
   DISPOSED: 'Make the object again, or dispose of it later',
   EXPORT_FAILED: 'Check the disk, and export again',
   FILE_NOT_FOUND: 'Check the path',
   NATIVE_ERROR: 'Report it, with what `lgdistill doctor` prints',
-  NON_FINITE: 'Look for where these numbers come from: a broken file, a division by zero, a learning rate that is too high',
+  NON_FINITE:
+    'Look for where these numbers come from: a broken file, a division by zero, a learning rate that is too high',
   NOT_WRITABLE: 'Choose a folder this user may write to, with enough free space',
-  OUT_OF_MEMORY: 'Take a smaller train.batchSize, data.resolution, loss.queueSize or data.cacheMemory, or close what else uses the memory',
+  OUT_OF_MEMORY:
+    'Take a smaller train.batchSize, data.resolution, loss.queueSize or data.cacheMemory, or close what else uses the memory',
   TOO_MANY_BROKEN_IMAGES: 'Mend or remove those files, or allow a larger share',
   ZERO_EMBEDDING: 'Leave that row out: a zero vector has no direction to compare',
 } as const satisfies Record<string, string>;
@@ -47,7 +53,10 @@ export interface ErrorDetails {
   found?: unknown;
   /** What would have been accepted. */
   allowed?: string;
-  /** What to do about it, one imperative sentence; left out, the code's general one stands in `mend` and not in the message. */
+  /**
+   * What to do about it, one imperative sentence; left out, the code's general one stands in `mend` and not in the
+   * message.
+   */
   mend?: string;
   /** The error underneath. */
   cause?: unknown;
@@ -56,8 +65,9 @@ export interface ErrorDetails {
 const brand = Symbol.for('lgdistill.LgdError'); // the same in every copy of this module in a process
 
 /**
- * The one error type of this package. `code` is stable; the message says what was found, what is allowed and how to mend it.
- * Asynchronous native calls carry the stack of the caller. `instanceof` knows it across the copies of the package that `import` and `require` load.
+ * The one error type of this package. `code` is stable; the message says what was found, what is allowed and how to
+ * mend it. Asynchronous native calls carry the stack of the caller. `instanceof` knows it across the copies of the
+ * package that `import` and `require` load.
  */
 export class LgdError extends Error {
   static {
@@ -84,7 +94,8 @@ export class LgdError extends Error {
     this.option = details.option;
     this.found = details.found;
     this.allowed = details.allowed;
-    this.mend = details.mend ?? (generalMends as Partial<Record<ErrorCode, string>>)[code] ?? generalMends.NATIVE_ERROR; // an addon of another version may know other codes
+    // an addon of another version may know other codes
+    this.mend = details.mend ?? (generalMends as Partial<Record<ErrorCode, string>>)[code] ?? generalMends.NATIVE_ERROR;
   }
 
   /** Plain data for `--json` output. */
@@ -95,7 +106,8 @@ export class LgdError extends Error {
 }
 
 function compose(message: string, { option, found, allowed, mend }: ErrorDetails): string {
-  const sentence = message.replace(/([.?!])\.$/u, '$1'); // what it quotes from another error may have a full stop of its own
+  // what it quotes from another error may have a full stop of its own
+  const sentence = message.replace(/([.?!])\.$/u, '$1');
   const parts = [option === undefined ? sentence : `${option}: ${sentence}`];
   if (found !== undefined) parts.push(`Found: ${describe(found)}.`);
   if (allowed !== undefined) parts.push(`Allowed: ${allowed}.`);
@@ -106,9 +118,11 @@ function compose(message: string, { option, found, allowed, mend }: ErrorDetails
 /** A value in few words, whatever it is: of an array of numbers its length, of an object with a class that class. */
 function describe(value: unknown): string {
   if (typeof value === 'function') return value.name === '' ? 'a function' : `the function ${value.name}`;
-  if (ArrayBuffer.isView(value) && 'length' in value) return `${value.constructor.name} of ${String(value.length)} values`;
+  if (ArrayBuffer.isView(value) && 'length' in value)
+    return `${value.constructor.name} of ${String(value.length)} values`;
   const prototype: unknown = typeof value === 'object' && value !== null ? Object.getPrototypeOf(value) : undefined;
-  if (prototype !== undefined && prototype !== null && prototype !== Object.prototype && !Array.isArray(value)) return `an object of class ${(value as { constructor?: { name?: string } }).constructor?.name || 'without a name'}`;
+  if (prototype !== undefined && prototype !== null && prototype !== Object.prototype && !Array.isArray(value))
+    return `an object of class ${(value as { constructor?: { name?: string } }).constructor?.name || 'without a name'}`;
   const text = shorten(value);
   return text.length > 200 ? `${text.slice(0, 197)}...` : text;
 }
@@ -128,13 +142,23 @@ export function isOfTheNumbers(error: unknown): error is LgdError {
 }
 
 /**
- * What a caller's own code threw: an error as it is; anything else, which may be nothing at all, beneath an error that says who threw it.
+ * What a caller's own code threw: an error as it is; anything else, which may be nothing at all, beneath an error that
+ * says who threw it.
  * @param giver whose code it is; @param call the method; @param option what the caller knows it by
  */
-export function thrownBy(cause: unknown, code: ErrorCode, { giver, call, option }: { giver: string; call: string; option: string }): Error {
+export function thrownBy(
+  cause: unknown,
+  code: ErrorCode,
+  { giver, call, option }: { giver: string; call: string; option: string },
+): Error {
   if (cause instanceof Error) return cause;
   const what = cause === undefined || cause === null ? String(cause) : 'something that is no error';
-  return new LgdError(code, `${giver} threw ${what}.`, { option, found: cause ?? undefined, mend: `Let its ${call}() throw an Error that says what went wrong`, cause });
+  return new LgdError(code, `${giver} threw ${what}.`, {
+    option,
+    found: cause ?? undefined,
+    mend: `Let its ${call}() throw an Error that says what went wrong`,
+    cause,
+  });
 }
 
 /** Why, of whatever a caller's own code may have thrown. */
@@ -154,11 +178,17 @@ export function meansAbsent(error: unknown): boolean {
   return ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? '');
 }
 
-/** What to take for an error that says that nothing is at a path, or no link; any other is thrown. @throws LgdError BAD_FILE */
+/**
+ * What to take for an error that says that nothing is at a path, or no link; any other is thrown. @throws LgdError
+ * BAD_FILE
+ */
 export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
   return (cause) => {
     if (meansAbsent(cause) || systemErrorCode(cause) === 'EINVAL') return value;
-    throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, { mend: 'Check its permissions, and the disk', cause });
+    throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, {
+      mend: 'Check its permissions, and the disk',
+      cause,
+    });
   };
 }
 
@@ -169,14 +199,21 @@ export const mendOfForbidden = 'Run Node without --no-addons; where it has --per
 export const unmapped = /failed to map segment from shared object/u;
 
 /** What to do about it. */
-export const mendOfUnmapped = 'Install it on a file system that is not mounted noexec; where `ulimit -v` is set, raise it';
+export const mendOfUnmapped =
+  'Install it on a file system that is not mounted noexec; where `ulimit -v` is set, raise it';
 
-/** What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run, or Node no addon, or the system no code. */
+/**
+ * What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run, or Node
+ * no addon, or the system no code.
+ */
 export function mendOfMissing(cause: unknown, install: string): string {
-  const text = `${systemErrorCode(cause) ?? ''} ${(cause as Error | undefined)?.message ?? ''}`; // sharp's error has the code in its message
+  // sharp's error has the code in its message
+  const text = `${systemErrorCode(cause) ?? ''} ${(cause as Error | undefined)?.message ?? ''}`;
   if (text.includes('ERR_DLOPEN_DISABLED')) return mendOfForbidden;
   if (unmapped.test(text)) return mendOfUnmapped;
-  return text.includes('ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG') ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' : `Type: ${install}`;
+  return text.includes('ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG')
+    ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules'
+    : `Type: ${install}`;
 }
 
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */
@@ -187,7 +224,10 @@ export function writeError(path: string, cause: unknown): LgdError {
   const reasons: Record<string, readonly [why: string, mend: string]> = {
     ENOSPC: ['the disk is full', space],
     EDQUOT: ['the disk quota is used up', space],
-    EFBIG: ['files may not grow that large there', 'Raise the limit (`ulimit -f`), or choose a disk that takes larger files'],
+    EFBIG: [
+      'files may not grow that large there',
+      'Raise the limit (`ulimit -f`), or choose a disk that takes larger files',
+    ],
     EIO: ['the disk fails', 'Check the disk, or choose another output folder'],
     EROFS: ['the file system is read-only', permitted],
     EACCES: ['permission is denied', permitted],
@@ -215,5 +255,10 @@ export function throwIfAborted(signal: AbortSignal | undefined, what: string): v
 
 /** What is no signal, such as its controller, would never stop anything. @throws LgdError BAD_OPTION */
 export function checkSignal(signal: AbortSignal | undefined): void {
-  if (signal && typeof signal.aborted !== 'boolean') throw new LgdError('BAD_OPTION', 'not an AbortSignal.', { option: 'signal', found: signal, allowed: 'an AbortSignal, such as controller.signal' });
+  if (signal && typeof signal.aborted !== 'boolean')
+    throw new LgdError('BAD_OPTION', 'not an AbortSignal.', {
+      option: 'signal',
+      found: signal,
+      allowed: 'an AbortSignal, such as controller.signal',
+    });
 }

@@ -19,7 +19,12 @@ export interface ResolveOptions {
   onProgress?: ((progress: { file: string; received: number; total: number | undefined }) => void) | undefined;
 }
 
-export const resolveOptions = { localFilesOnly: 'optional', cacheDir: 'optional', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ResolveOptions>;
+export const resolveOptions = {
+  localFilesOnly: 'optional',
+  cacheDir: 'optional',
+  signal: 'optional',
+  onProgress: 'optional',
+} satisfies OptionTable<ResolveOptions>;
 
 /** What a loader needs of a model's folder; where an entry lists several files, the first that is there serves. */
 export interface WantedFiles {
@@ -40,18 +45,28 @@ const answerTimeout = 10_000; // ms until the server must have begun to answer
 const stallTimeout = 30_000; // ms a download may go without a byte
 
 /**
- * Finds a model: `./dir`, an absolute path or any folder that exists is that folder; `org/name` is a Hugging Face id, looked for in the hub's cache
- * (the layouts of huggingface_hub and of transformers.js) and otherwise downloaded into it. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are honoured.
- * @throws LgdError FILE_NOT_FOUND (no such folder or id, or no network), BAD_MODEL (a file, or files are missing), NOT_WRITABLE (the cache), ABORTED
+ * Finds a model: `./dir`, an absolute path or any folder that exists is that folder; `org/name` is a Hugging Face id,
+ * looked for in the hub's cache (the layouts of huggingface_hub and of transformers.js) and otherwise downloaded into
+ * it. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are honoured.
+ * @throws LgdError FILE_NOT_FOUND (no such folder or id, or no network), BAD_MODEL (a file, or files are missing),
+ *   NOT_WRITABLE (the cache), ABORTED
  */
-export async function resolveModel(idOrDir: string, wanted: WantedFiles, options: ResolveOptions = {}): Promise<ResolvedModel> {
+export async function resolveModel(
+  idOrDir: string,
+  wanted: WantedFiles,
+  options: ResolveOptions = {},
+): Promise<ResolvedModel> {
   if (await isFile(idOrDir)) {
-    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfFile(idOrDir) });
+    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, {
+      mend: mendOfFile(idOrDir),
+    });
   }
   if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
   if (!/^[\w.-]+\/[\w.-]+$/u.test(idOrDir)) {
     throw new LgdError('FILE_NOT_FOUND', 'there is no model folder of this name.', {
-      found: idOrDir, allowed: "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')", mend: mendOfAddress(idOrDir) ?? 'Check the path',
+      found: idOrDir,
+      allowed: "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')",
+      mend: mendOfAddress(idOrDir) ?? 'Check the path',
     });
   }
   const root = join(cacheRoot(options.cacheDir), `models--${idOrDir.replace('/', '--')}`);
@@ -63,9 +78,13 @@ export async function resolveModel(idOrDir: string, wanted: WantedFiles, options
   }
   if (options.localFilesOnly || isOffline()) {
     const where = cacheRoot(options.cacheDir);
-    throw new LgdError('FILE_NOT_FOUND', `the model ${idOrDir} ${incomplete ? `in ${where} lacks ${incomplete.join(', ')}` : `is not in ${where}`}, and downloads are off.`, {
-      mend: `${options.localFilesOnly ? 'Allow downloads' : 'Unset HF_HUB_OFFLINE'}, or give a folder that holds ${list(wanted)}`,
-    });
+    throw new LgdError(
+      'FILE_NOT_FOUND',
+      `the model ${idOrDir} ${incomplete ? `in ${where} lacks ${incomplete.join(', ')}` : `is not in ${where}`}, and downloads are off.`,
+      {
+        mend: `${options.localFilesOnly ? 'Allow downloads' : 'Unset HF_HUB_OFFLINE'}, or give a folder that holds ${list(wanted)}`,
+      },
+    );
   }
   const folder = await download(idOrDir, root, wanted, options);
   return { id: idOrDir, folder, files: (await present(folder, wanted)).files };
@@ -77,11 +96,16 @@ function isPath(idOrDir: string): boolean {
 
 async function resolveFolder(path: string, wanted: WantedFiles): Promise<ResolvedModel> {
   const folder = resolve(path);
-  if (!(await isFolder(folder))) throw new LgdError('FILE_NOT_FOUND', `there is no folder ${folder}.`, { mend: "Check the path; a Hugging Face id is written 'org/name'" });
+  if (!(await isFolder(folder)))
+    throw new LgdError('FILE_NOT_FOUND', `there is no folder ${folder}.`, {
+      mend: "Check the path; a Hugging Face id is written 'org/name'",
+    });
   const { files, missing } = await present(folder, wanted);
   if (missing.length > 0) {
     throw new LgdError('BAD_MODEL', `the model folder ${folder} lacks ${missing.join(', ')}.`, {
-      mend: mendOf(missing, await readdir(folder)) ?? 'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
+      mend:
+        mendOf(missing, await readdir(folder)) ??
+        'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
     });
   }
   return { id: basename(folder), folder, files };
@@ -93,26 +117,45 @@ function mendOf(missing: readonly string[], available: readonly string[]): strin
 
 function mendOfFile(path: string): string {
   const isOfModel = /\.(?:json|onnx|safetensors)$/iu.test(path);
-  return mendOfPickle([path]) ?? mendOfEmbeddings(path) ?? (isOfModel ? `Give the folder that it is in: ${dirname(path)}` : "It is no file of a model: give a model's folder, or an id such as 'Xenova/clip-vit-base-patch32'");
+  return (
+    mendOfPickle([path]) ??
+    mendOfEmbeddings(path) ??
+    (isOfModel
+      ? `Give the folder that it is in: ${dirname(path)}`
+      : "It is no file of a model: give a model's folder, or an id such as 'Xenova/clip-vit-base-patch32'")
+  );
 }
 
-/** Other tools' ways to name a model of the hub: open_clip's 'hf-hub:', timm's 'hf_hub:', an address, and with a revision. */
+/**
+ * Other tools' ways to name a model of the hub: open_clip's 'hf-hub:', timm's 'hf_hub:', an address, and with a
+ * revision.
+ */
 function mendOfAddress(text: string): string | undefined {
-  const [, prefix, id, rest = ''] = /^(hf[-_]hub:|hf:\/\/|(?:https?:\/\/)?(?:www\.)?(?:huggingface\.co|hf\.co)\/)?([\w.-]+\/[\w.-]+)([@/?#].*)?$/u.exec(text) ?? [];
+  const [, prefix, id, rest = ''] =
+    /^(hf[-_]hub:|hf:\/\/|(?:https?:\/\/)?(?:www\.)?(?:huggingface\.co|hf\.co)\/)?([\w.-]+\/[\w.-]+)([@/?#].*)?$/u.exec(
+      text,
+    ) ?? [];
   if (id === undefined || (prefix === undefined && rest.startsWith('/'))) return undefined;
   const isMain = /^(?:@main|\/|\/(?:tree|blob|resolve)\/main(?:\/.*)?|[?#].*)?$/u.test(rest);
-  return isMain ? `Write '${id}'` : `Write '${id}' for its main revision; for another one download that, and give its folder`;
+  return isMain
+    ? `Write '${id}'`
+    : `Write '${id}' for its main revision; for another one download that, and give its folder`;
 }
 
 /** Who has embeddings tends to have them so. */
 function mendOfEmbeddings(file: string): string | undefined {
-  return /\.(?:npy|npz|csv|tsv|parquet|h5)$/iu.test(file) ? 'If it has the embeddings of a teacher, write them as safetensors, with the ids of the images (docs/formats.md, Embeddings)' : undefined;
+  return /\.(?:npy|npz|csv|tsv|parquet|h5)$/iu.test(file)
+    ? 'If it has the embeddings of a teacher, write them as safetensors, with the ids of the images (docs/formats.md, Embeddings)'
+    : undefined;
 }
 
 /** Weights may be there as PyTorch's pickle alone, which runs what it holds when it is read. */
 function mendOfPickle(files: readonly string[]): string | undefined {
   const pickle = files.find((file) => /\.(?:bin|pt|pth|ckpt)$/u.test(file));
-  return pickle && `${pickle} is a pickle, which is not read: save it as safetensors (in Python: save_pretrained of transformers, or safetensors.torch.save_file), or take a model that has them, such as 'timm/vit_base_patch32_clip_224.openai'`;
+  return (
+    pickle &&
+    `${pickle} is a pickle, which is not read: save it as safetensors (in Python: save_pretrained of transformers, or safetensors.torch.save_file), or take a model that has them, such as 'timm/vit_base_patch32_clip_224.openai'`
+  );
 }
 
 function isOffline(): boolean {
@@ -124,7 +167,10 @@ function cacheRoot(cacheDir: string | undefined): string {
   const chosen = cacheDir ?? (HF_HUB_CACHE || (HF_HOME && join(HF_HOME, 'hub')));
   if (chosen) return chosen;
   const cache = cacheFolder();
-  if (cache === undefined) throw new LgdError('NOT_WRITABLE', 'there is no place for models of the hub: this user has no home folder.', { mend: 'Set HF_HOME to a folder for them, or give the folder of a model' });
+  if (cache === undefined)
+    throw new LgdError('NOT_WRITABLE', 'there is no place for models of the hub: this user has no home folder.', {
+      mend: 'Set HF_HOME to a folder for them, or give the folder of a model',
+    });
   return join(cache, 'huggingface', 'hub');
 }
 
@@ -142,7 +188,8 @@ async function present(folder: string, wanted: WantedFiles): Promise<{ files: st
     else files.push(join(folder, found));
   }
   // What was there would be replaced by a default, which is another model.
-  for (const file of wanted.optional ?? []) if (await isDangling(join(folder, file))) missing.push(await named(folder, file));
+  for (const file of wanted.optional ?? [])
+    if (await isDangling(join(folder, file))) missing.push(await named(folder, file));
   return { files, missing };
 }
 
@@ -155,19 +202,25 @@ async function named(folder: string, file: string): Promise<string> {
 async function snapshots(root: string): Promise<string[]> {
   const main = (await readFile(join(root, 'refs', 'main'), 'utf8').catch(() => '')).trim();
   const commits = await readdir(join(root, 'snapshots')).catch(() => []);
-  return commits.sort((a, b) => Number(b === main) - Number(a === main)).map((commit) => join(root, 'snapshots', commit));
+  return commits
+    .sort((a, b) => Number(b === main) - Number(a === main))
+    .map((commit) => join(root, 'snapshots', commit));
 }
 
 async function download(id: string, root: string, wanted: WantedFiles, options: ResolveOptions): Promise<string> {
   const { commit, available } = await describeModel(id, options.signal);
-  const chosen = wanted.required.map((entry) => [entry].flat().find((file) => available.has(file)) ?? [entry].flat().join(' or '));
+  const chosen = wanted.required.map(
+    (entry) => [entry].flat().find((file) => available.has(file)) ?? [entry].flat().join(' or '),
+  );
   const missing = chosen.filter((file) => !available.has(file));
   if (missing.length > 0) {
     throw new LgdError('BAD_MODEL', `the model ${id} has no ${missing.join(', ')}.`, {
       mend: mendOf(missing, [...available]) ?? "Choose one exported for ONNX, such as 'Xenova/clip-vit-base-patch32'",
     });
   }
-  const extra = [...(wanted.optional ?? []), ...chosen.map((file) => `${file}_data`)].filter((file) => available.has(file));
+  const extra = [...(wanted.optional ?? []), ...chosen.map((file) => `${file}_data`)].filter((file) =>
+    available.has(file),
+  );
   const folder = join(root, 'snapshots', commit);
   for (const file of [...chosen, ...extra]) {
     if (await isFile(join(folder, file))) continue;
@@ -180,7 +233,10 @@ async function download(id: string, root: string, wanted: WantedFiles, options: 
 }
 
 /** The commit that `main` is at, and the files it has. */
-async function describeModel(id: string, signal: AbortSignal | undefined): Promise<{ commit: string; available: Set<string> }> {
+async function describeModel(
+  id: string,
+  signal: AbortSignal | undefined,
+): Promise<{ commit: string; available: Set<string> }> {
   const { response, stop } = await request(id, `api/models/${id}/revision/main`, signal);
   try {
     const { sha, siblings } = (await response.json()) as { sha?: string; siblings?: { rfilename: string }[] };
@@ -193,7 +249,13 @@ async function describeModel(id: string, signal: AbortSignal | undefined): Promi
   }
 }
 
-async function downloadFile(id: string, commit: string, file: string, path: string, { signal, onProgress }: ResolveOptions): Promise<void> {
+async function downloadFile(
+  id: string,
+  commit: string,
+  file: string,
+  path: string,
+  { signal, onProgress }: ResolveOptions,
+): Promise<void> {
   await makeFolder(dirname(path));
   await removeLeft(path);
   const temporary = temporaryPath(path);
@@ -201,12 +263,16 @@ async function downloadFile(id: string, commit: string, file: string, path: stri
   const size = response.headers.get('content-encoding') === null ? response.headers.get('content-length') : null;
   const total = size === null ? undefined : Number(size);
   try {
-    const handle = await open(temporary, 'wx').catch((cause: unknown) => { throw writeError(path, cause); });
+    const handle = await open(temporary, 'wx').catch((cause: unknown) => {
+      throw writeError(path, cause);
+    });
     let received = 0;
     try {
       for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
         restart(stallTimeout);
-        await handle.writeFile(chunk).catch((cause: unknown) => { throw writeError(path, cause); });
+        await handle.writeFile(chunk).catch((cause: unknown) => {
+          throw writeError(path, cause);
+        });
         received += chunk.byteLength;
         onProgress?.({ file, received, total });
       }
@@ -264,27 +330,42 @@ function endpoint(): string {
 }
 
 function requestHeaders(): Record<string, string> {
-  const token = process.env['HF_TOKEN']; // for private and gated models, as every Hugging Face client does; fetch drops it on a redirect to another host
+  // for private and gated models, as every Hugging Face client does; fetch drops it on a redirect to another host
+  const token = process.env['HF_TOKEN'];
   return { 'user-agent': 'lgdistill', ...(token ? { authorization: `Bearer ${token}` } : {}) };
 }
 
 function refused(id: string, status: number): LgdError {
   if (status === 401 || status === 404) {
-    return new LgdError('FILE_NOT_FOUND', `${endpoint()} knows no public model ${id}.`, { mend: `Check its spelling ('org/name'), set HF_TOKEN for a private one, or write './${id}' for a folder` });
+    return new LgdError('FILE_NOT_FOUND', `${endpoint()} knows no public model ${id}.`, {
+      mend: `Check its spelling ('org/name'), set HF_TOKEN for a private one, or write './${id}' for a folder`,
+    });
   }
   const why = status === 403 ? 'access is refused' : `the server answered ${status}`;
   return new LgdError('FILE_NOT_FOUND', `the model ${id} cannot be fetched from ${endpoint()}: ${why}.`, {
-    mend: status === 403 ? "Accept the model's conditions on its page and set HF_TOKEN" : 'Try again later, or give a local folder',
+    mend:
+      status === 403
+        ? "Accept the model's conditions on its page and set HF_TOKEN"
+        : 'Try again later, or give a local folder',
   });
 }
 
 function unreachable(id: string, cause: unknown): LgdError {
   const inner = (cause as Error).cause;
   const why = inner instanceof Error && inner.message !== '' ? inner.message : (cause as Error).message;
-  const proxy = process.env['NODE_USE_ENV_PROXY'] === '1' ? undefined : ['HTTPS_PROXY', 'https_proxy'].find((name) => process.env[name]);
-  return new LgdError('FILE_NOT_FOUND', `the model ${id} is not on this machine, and ${endpoint()} cannot be reached: ${why}.`, {
-    mend: proxy === undefined ? 'Check the network, set HF_ENDPOINT to a mirror, or copy the model here and give its folder'
-      : `Set NODE_USE_ENV_PROXY=1, without which Node (22.21 or later) takes no notice of ${proxy}; or copy the model here and give its folder`,
-    cause,
-  });
+  const proxy =
+    process.env['NODE_USE_ENV_PROXY'] === '1'
+      ? undefined
+      : ['HTTPS_PROXY', 'https_proxy'].find((name) => process.env[name]);
+  return new LgdError(
+    'FILE_NOT_FOUND',
+    `the model ${id} is not on this machine, and ${endpoint()} cannot be reached: ${why}.`,
+    {
+      mend:
+        proxy === undefined
+          ? 'Check the network, set HF_ENDPOINT to a mirror, or copy the model here and give its folder'
+          : `Set NODE_USE_ENV_PROXY=1, without which Node (22.21 or later) takes no notice of ${proxy}; or copy the model here and give its folder`,
+      cause,
+    },
+  );
 }

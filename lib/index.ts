@@ -6,17 +6,64 @@ export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvi
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
 export type { ProbeResult, ProbeTrial, TimedTrial } from './cuda-probe.js';
 export type {
-  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceFeatures, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, RowFileHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
-  GraphWay, StepInfo, TensorHandle,
+  BankLossResult,
+  BankUpdateResult,
+  BuildInfo,
+  CudaStatus,
+  DeviceFeatures,
+  DeviceHandle,
+  EncoderHandle,
+  EncoderInfo,
+  FeatureLossResult,
+  GraphNode,
+  Handle,
+  NativeAddon,
+  NativeAugmentRecipe,
+  NativeBankLossArguments,
+  NativeBankUpdateArguments,
+  NativeClassifierArguments,
+  NativeDetectionArguments,
+  NativeDeviceInfo,
+  NativeGraph,
+  NativePixelFile,
+  ParameterSlot,
+  PixelStoreHandle,
+  RowFileHandle,
+  SemanticHeadHandle,
+  SemanticMetrics,
+  SemanticOptions,
+  SemanticState,
+  StepHandle,
+  GraphWay,
+  StepInfo,
+  TensorHandle,
 } from './native.js';
 export { version } from './version.js';
 
 // configuration
-export { configOptions, loadConfigFile, mergeConfig, parseConfig, type Config, type ConfigInput, type ConfigOption, type Method, type OptionType } from './config.js';
+export {
+  configOptions,
+  loadConfigFile,
+  mergeConfig,
+  parseConfig,
+  type Config,
+  type ConfigInput,
+  type ConfigOption,
+  type Method,
+  type OptionType,
+} from './config.js';
 export type { BatchChoice, BatchNumbers, RunConfig } from './config-batch.js';
 
-export { checkAnswer, initialConfig, knownAnswers, knownTeachers, suggestAnswers, writeConfigFile, type InitAnswers, type InitialConfig } from './init.js';
+export {
+  checkAnswer,
+  initialConfig,
+  knownAnswers,
+  knownTeachers,
+  suggestAnswers,
+  writeConfigFile,
+  type InitAnswers,
+  type InitialConfig,
+} from './init.js';
 
 // names and text
 export { CategoryList } from './text/names.js';
@@ -29,12 +76,27 @@ export { NativeTextEncoder, type NativeTextEncoderOptions } from './text/native-
 export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
 
 // banks and the semantic loss
-export { TextualSemanticsBank, type BankInfo, type BuildOptions, type NearestNames, type NearestOptions } from './banks/textual.js';
+export {
+  TextualSemanticsBank,
+  type BankInfo,
+  type BuildOptions,
+  type NearestNames,
+  type NearestOptions,
+} from './banks/textual.js';
 export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
 export {
-  bankLoss, bankUpdate, featureLoss, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type FeatureLossInput, type FeatureLossOutput,
+  bankLoss,
+  bankUpdate,
+  featureLoss,
+  type BankLossInput,
+  type BankLossOptions,
+  type BankLossOutput,
+  type BankUpdateInput,
+  type BankUpdateOutput,
+  type FeatureLossInput,
+  type FeatureLossOutput,
   type SemanticCallOptions,
 } from './semantic/index.js';
 
@@ -45,7 +107,13 @@ export * from './models/index.js';
 export { ImageCache, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
 export type { BrokenImage } from './data/decode.js';
 export type { CacheProgress } from './data/decode-all.js';
-export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
+export {
+  imagesFromBuffers,
+  openImageFolder,
+  type ImageBytes,
+  type ImageFolderOptions,
+  type ImageSource,
+} from './data/sources.js';
 
 export { openImages, type OpenImagesOptions } from './data/open-images.js';
 export { chooseMode, openDataset, type CacheMode } from './data/open-dataset.js';
@@ -69,7 +137,15 @@ export type { BatchMemory } from './train/batch-memory.js';
 export { verifyDevice, type Verification, type VerifiedPart, type VerifyOptions } from './train/verify.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
-export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from './train/events.js';
+export type {
+  CheckpointEvent,
+  DoneEvent,
+  EvaluationEvent,
+  InterruptedEvent,
+  RunEvent,
+  StartEvent,
+  StepEvent,
+} from './train/events.js';
 export type { Wait, WaitedFor, WaitingEvent } from './stall.js';
 export { changeableOptions } from './train/continued.js';
 export type { RunOptions } from './train/course.js';
@@ -87,19 +163,44 @@ export { OnlineProbe, type OnlineImages } from './evaluate/online.js';
 export type { LabelledSet } from './evaluate/labelled.js';
 export type { EmbedOptions } from './evaluate/embed.js';
 export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
-export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
+export {
+  evaluateStudent,
+  type Predictions,
+  type StudentEvaluation,
+  type StudentEvaluationOptions,
+} from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';
 export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
-export { measureInference, measureSemantic, measureTraining, type MeasureOptions, type SemanticShape, type Timing } from './evaluate/throughput.js';
+export {
+  measureInference,
+  measureSemantic,
+  measureTraining,
+  type MeasureOptions,
+  type SemanticShape,
+  type Timing,
+} from './evaluate/throughput.js';
 
 // segmentation and detection
-export { evaluateSegmentation, trainSegmentation, type ScoreOptions, type SegmentationEvaluationOptions, type SegmentationEvent, type SegmentationTraining } from './dense/segmentation.js';
+export {
+  evaluateSegmentation,
+  trainSegmentation,
+  type ScoreOptions,
+  type SegmentationEvaluationOptions,
+  type SegmentationEvent,
+  type SegmentationTraining,
+} from './dense/segmentation.js';
 export { evaluateZeroShotSegmentation, type ZeroShotSegmentationOptions } from './dense/zero-shot.js';
 export { Segmenter, type Segmentation, type SegmentOptions } from './dense/segmenter.js';
 export type { SegmentationScore } from './dense/intersection.js';
 export {
-  evaluateDetection, trainDetection, type DetectionEvaluationOptions, type DetectionEvent, type DetectionLosses, type DetectionScoreOptions, type DetectionTraining,
+  evaluateDetection,
+  trainDetection,
+  type DetectionEvaluationOptions,
+  type DetectionEvent,
+  type DetectionLosses,
+  type DetectionScoreOptions,
+  type DetectionTraining,
 } from './dense/detection.js';
 export { Detector, type DetectOptions } from './dense/detector.js';
 export type { DenseTrainingEvent } from './dense/training.js';
@@ -112,9 +213,25 @@ export type { SegmentationHead } from './models/heads/segmentation.js';
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
-export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
+export {
+  compareRuns,
+  type ComparedRun,
+  type CompareOptions,
+  type RunComparison,
+  type RunGroup,
+  type ShareWithInterval,
+  type Spread,
+} from './report/compare.js';
 export type { OtherProtocol } from './report/read-run.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
-export { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';
+export {
+  defaultOutput,
+  exportFormats,
+  exportStudent,
+  exportTarget,
+  type ExportFormat,
+  type ExportOptions,
+  type ExportResult,
+} from './export/student.js';
 export type { Comparison } from './export/compare.js';

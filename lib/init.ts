@@ -32,15 +32,24 @@ export interface InitialConfig {
 }
 
 /** CLIP models in the layout that this package reads, the smallest first. */
-export const knownTeachers: readonly string[] = ['Xenova/clip-vit-base-patch32', 'Xenova/clip-vit-base-patch16', 'Xenova/clip-vit-large-patch14'];
+export const knownTeachers: readonly string[] = [
+  'Xenova/clip-vit-base-patch32',
+  'Xenova/clip-vit-base-patch16',
+  'Xenova/clip-vit-large-patch14',
+];
 
 const usualNames = ['names.txt', 'names.json', 'names.csv', 'classes.txt', 'categories.txt', 'labels.txt'];
 const usualImages = ['images', 'photos', 'train', 'data', 'dataset', 'pictures'];
 
-/** What the answers may be, from what lies in a folder; '' where nothing there looks like one. Paths are relative to the folder. */
+/**
+ * What the answers may be, from what lies in a folder; '' where nothing there looks like one. Paths are relative to the
+ * folder.
+ */
 export async function suggestAnswers(folder = '.'): Promise<InitAnswers> {
   const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
-  const folders = entries.filter((entry) => entry.isDirectory() && !isHidden(entry.name) && entry.name !== 'node_modules').map(({ name }) => name);
+  const folders = entries
+    .filter((entry) => entry.isDirectory() && !isHidden(entry.name) && entry.name !== 'node_modules')
+    .map(({ name }) => name);
   const files = entries.filter((entry) => entry.isFile()).map(({ name }) => name);
   const images = [...usualImages.filter((name) => folders.includes(name)), ...folders];
   return {
@@ -52,7 +61,10 @@ export async function suggestAnswers(folder = '.'): Promise<InitAnswers> {
 }
 
 async function hasImages(path: string): Promise<boolean> {
-  return openImages(path).then(() => true, () => false);
+  return openImages(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Words that complete an answer; of paths only the fixed ones. @throws LgdError BAD_OPTION */
@@ -68,7 +80,8 @@ export function knownAnswers(question: keyof InitAnswers): readonly string[] {
  */
 export async function checkAnswer(question: keyof InitAnswers, answer: string): Promise<string> {
   checkWord(question, 'question', Object.keys(optionOf));
-  if (answer === '') throw new LgdError('BAD_OPTION', 'nothing is given.', { option: optionOf[question], mend: emptyMend[question] });
+  if (answer === '')
+    throw new LgdError('BAD_OPTION', 'nothing is given.', { option: optionOf[question], mend: emptyMend[question] });
   switch (question) {
     case 'names': {
       const list = await CategoryList.load(answer);
@@ -80,12 +93,19 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
       const { batchSize, learningRate } = chooseBatch(parseConfig({}).train, count);
       return `${count} images: batches of ${batchSize} at a learning rate of ${learningRate}`;
     }
-    case 'teacher': return describeTeacher(answer);
-    case 'student': return describeStudents(answer);
+    case 'teacher':
+      return describeTeacher(answer);
+    case 'student':
+      return describeStudents(answer);
   }
 }
 
-const optionOf: Readonly<Record<keyof InitAnswers, string>> = { names: 'names', images: 'data.train', teacher: 'teacher', student: 'student.name' };
+const optionOf: Readonly<Record<keyof InitAnswers, string>> = {
+  names: 'names',
+  images: 'data.train',
+  teacher: 'teacher',
+  student: 'student.name',
+};
 const emptyMend: Readonly<Record<keyof InitAnswers, string>> = {
   names: `Give a file with one name a line, or a built-in list: ${builtinIds.join(', ')}`,
   images: 'Give a folder with images, at any depth',
@@ -103,30 +123,49 @@ async function describeTeacher(answer: string): Promise<string> {
   const found = await stat(answer).catch(() => undefined);
   if (found?.isDirectory()) return 'a folder on this machine';
   if (found?.isFile() && ['.onnx', '.safetensors'].includes(extname(answer))) return 'a file on this machine';
-  if (/^[\w-][\w.-]*\/[\w.-]+$/u.test(answer) && found === undefined && !/\.(?:onnx|safetensors)$/u.test(answer)) return 'a hub id, fetched at the first use';
+  if (/^[\w-][\w.-]*\/[\w.-]+$/u.test(answer) && found === undefined && !/\.(?:onnx|safetensors)$/u.test(answer))
+    return 'a hub id, fetched at the first use';
   throw new LgdError('FILE_NOT_FOUND', 'there is no such model.', {
-    option: 'teacher', found: answer, allowed: "a folder, a hub id ('org/name'), an .onnx file or a .safetensors file", mend: `Check the path, or take ${knownTeachers[0]}`,
+    option: 'teacher',
+    found: answer,
+    allowed: "a folder, a hub id ('org/name'), an .onnx file or a .safetensors file",
+    mend: `Check the path, or take ${knownTeachers[0]}`,
   });
 }
 
 /**
- * The configuration that four answers give: their options. Everything else keeps its default; batch size and learning rate follow the images when a run begins.
+ * The configuration that four answers give: their options. Everything else keeps its default; batch size and learning
+ * rate follow the images when a run begins.
  * @throws LgdError as {@link checkAnswer}
  */
 export async function initialConfig(answers: InitAnswers): Promise<InitialConfig> {
   checkOptions(answers, 'initialConfig()', { names: 'needed', images: 'needed', teacher: 'needed', student: 'needed' });
   const remarks = {} as InitialConfig['remarks'];
-  for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
+  for (const question of Object.keys(optionOf) as (keyof InitAnswers)[])
+    remarks[question] = await checkAnswer(question, answers[question]);
   const { names, images, teacher } = answers;
   const students = studentNames(answers.student);
-  return { config: { names, teacher, data: { train: images }, student: { name: students.join(',') }, output: `runs/${students.join('-')}` }, remarks };
+  return {
+    config: {
+      names,
+      teacher,
+      data: { train: images },
+      student: { name: students.join(',') },
+      output: `runs/${students.join('-')}`,
+    },
+    remarks,
+  };
 }
 
 /**
  * Writes a configuration file that `lgdistill distill --config` takes.
  * @throws LgdError BAD_CONFIG (the file exists and `force` is not set; options that do not fit), NOT_WRITABLE
  */
-export async function writeConfigFile(file: string, config: ConfigInput, options: { force?: boolean } = {}): Promise<void> {
+export async function writeConfigFile(
+  file: string,
+  config: ConfigInput,
+  options: { force?: boolean } = {},
+): Promise<void> {
   checkOptions(options, 'writeConfigFile()', { force: 'optional' });
   parseConfig(config);
   await checkFree(file, options.force ?? false);
@@ -136,5 +175,9 @@ export async function writeConfigFile(file: string, config: ConfigInput, options
 /** Is there room for a configuration file of this name? @throws LgdError BAD_CONFIG */
 export async function checkFree(file: string, force: boolean): Promise<void> {
   if (force || (await statIfThere(file)) === undefined) return;
-  throw new LgdError('BAD_CONFIG', 'the file is there already.', { option: 'to', found: file, mend: 'Give another name with --to, or replace it with --force' });
+  throw new LgdError('BAD_CONFIG', 'the file is there already.', {
+    option: 'to',
+    found: file,
+    mend: 'Give another name with --to, or replace it with --force',
+  });
 }

@@ -1,11 +1,19 @@
 import { LgdError } from './errors.js';
 
-/** Whether an object still has the memory it was made with. Its calls {@link check} first, so that a late one names the object and not some part of it. */
+/**
+ * Whether an object still has the memory it was made with. Its calls {@link check} first, so that a late one names the
+ * object and not some part of it.
+ */
 export class Lifetime {
   #ended = false;
 
-  /** @param what the object, as in "the encoder resnet18"; @param mend what to do about its end, one imperative sentence */
-  constructor(private readonly what: string, private readonly mend: string) {}
+  /**
+   * @param what the object, as in "the encoder resnet18"; @param mend what to do about its end, one imperative sentence
+   */
+  constructor(
+    private readonly what: string,
+    private readonly mend: string,
+  ) {}
 
   get ended(): boolean {
     return this.#ended;
@@ -24,7 +32,10 @@ export class Lifetime {
   }
 }
 
-/** The parts that something has been made of so far: where a later one fails they are freed at once, and not when they are found to be garbage. */
+/**
+ * The parts that something has been made of so far: where a later one fails they are freed at once, and not when they
+ * are found to be garbage.
+ */
 export class Made {
   readonly #frees: (() => void)[] = [];
 

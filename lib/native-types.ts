@@ -1,9 +1,17 @@
 /** What goes into the native addon and comes out of it: handles and plain data. native.ts has the calls. */
-import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossOutput } from './semantic/types.js';
+import type {
+  BankLossInput,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossOutput,
+} from './semantic/types.js';
 
 declare const handle: unique symbol;
 /** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */
-export interface Handle<Name extends string> { readonly [handle]: Name }
+export interface Handle<Name extends string> {
+  readonly [handle]: Name;
+}
 /** A device of the addon; {@link Device} holds one. */
 export type DeviceHandle = Handle<'device'>;
 /** A float32 tensor or a batch of images on a device. */
@@ -40,7 +48,15 @@ export interface CudaStatus {
   reason: string;
   /** CUDA version of the driver, 13000 for 13.0; 0 without a driver. */
   driver: number;
-  devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number; wgmma: boolean; programmaticLaunches: boolean }[];
+  devices: {
+    index: number;
+    name: string;
+    computeCapability: string;
+    memoryBytes: number;
+    multiprocessors: number;
+    wgmma: boolean;
+    programmaticLaunches: boolean;
+  }[];
 }
 
 /** What a CUDA device may use of what it has; both true unless told. */
@@ -55,9 +71,15 @@ export interface NativeDeviceInfo {
   name: string;
   /** `9.0` and the like; '' on the CPU. */
   computeCapability: string;
-  /** Instructions that form dense products of bfloat16: 'wgmma' on compute capability 9.0 where a trial agreed, else 'mma.sync'; '' on the CPU. */
+  /**
+   * Instructions that form dense products of bfloat16: 'wgmma' on compute capability 9.0 where a trial agreed, else
+   * 'mma.sync'; '' on the CPU.
+   */
   products: '' | 'mma.sync' | 'wgmma';
-  /** How the kernels of a step follow each other: 'programmatic', each started before the one before it ends, where a trial was right (a step's graph may do without: {@link GraphWay}), else 'serialized'; '' on the CPU. */
+  /**
+   * How the kernels of a step follow each other: 'programmatic', each started before the one before it ends, where a
+   * trial was right (a step's graph may do without: {@link GraphWay}), else 'serialized'; '' on the CPU.
+   */
   launches: '' | 'serialized' | 'programmatic';
   index: number;
   threads: number;
@@ -74,13 +96,19 @@ export interface GraphWay {
   programmatic: boolean;
   /** One operation after the other: the teacher before the student. Else it runs beside its forward pass. */
   inOrder: boolean;
-  /** All kernels prefer the same division of a multiprocessor's memory between shared memory and L1 cache. Else only those that need more than 48 KiB of shared memory have a wish. */
+  /**
+   * All kernels prefer the same division of a multiprocessor's memory between shared memory and L1 cache. Else only
+   * those that need more than 48 KiB of shared memory have a wish.
+   */
   oneCarveout: boolean;
 }
 
 /** How the steps of a kind ran so far; zeros on the CPU. */
 export interface StepInfo {
-  /** Steps that ran call by call: the first, which starts once it is queued as a whole, those that wait in the middle every time, and those that the driver took no graph of. */
+  /**
+   * Steps that ran call by call: the first, which starts once it is queued as a whole, those that wait in the middle
+   * every time, and those that the driver took no graph of.
+   */
   eager: number;
   /** Steps that ran as one CUDA graph. */
   launched: number;
@@ -90,7 +118,10 @@ export interface StepInfo {
   instantiated: number;
   /** Operations of the last graph. */
   nodes: number;
-  /** Of these, how many got other arguments than the step before gave them (learning rate, seeds, addresses); all of a graph that was new. */
+  /**
+   * Of these, how many got other arguments than the step before gave them (learning rate, seeds, addresses); all of a
+   * graph that was new.
+   */
   changed: number;
   /** How many may start before the one that they come after ends. */
   programmatic: number;
@@ -98,9 +129,15 @@ export interface StepInfo {
   way: GraphWay;
   /** Whether other ways are still being compared, which takes some hundred steps of one shape. */
   tuning: boolean;
-  /** The ways that were compared, the usual one first, and what a step took: the median of nine, on the GPU alone. Empty until all are. */
+  /**
+   * The ways that were compared, the usual one first, and what a step took: the median of nine, on the GPU alone. Empty
+   * until all are.
+   */
   ways: (GraphWay & { milliseconds: number })[];
-  /** Where the driver took no graph of such a step: what it said. That step ran call by call, and so does each after it, with the same bits. */
+  /**
+   * Where the driver took no graph of such a step: what it said. That step ran call by call, and so does each after it,
+   * with the same bits.
+   */
   refused?: string;
 }
 
@@ -124,7 +161,10 @@ export interface NativeGraph {
   further?: number[];
 }
 
-/** Sizes of a compiled encoder: values an image of all outputs together, multiply-adds an image, parameters, bytes, kernels a call. */
+/**
+ * Sizes of a compiled encoder: values an image of all outputs together, multiply-adds an image, parameters, bytes,
+ * kernels a call.
+ */
 export interface EncoderInfo {
   outputSize: number;
   /** [h,w,c] of each output. */
@@ -146,7 +186,9 @@ export interface NativePixelFile {
   heights: Int32Array;
   /** CRC-32C of each image's pixels, looked at before they are first used. */
   checksums: Uint32Array;
-  /** Where each image's name begins in the file, in bytes, and where the last one ends: one more than there are images. */
+  /**
+   * Where each image's name begins in the file, in bytes, and where the last one ends: one more than there are images.
+   */
   names: Float64Array;
 }
 
@@ -202,7 +244,9 @@ export interface SemanticState {
   queueFilled?: number;
 }
 
-/** One step's numbers, means over the batch; losses and entropies in nats. A part that the method does not have is 0. */
+/**
+ * One step's numbers, means over the batch; losses and entropies in nats. A part that the method does not have is 0.
+ */
 export interface SemanticMetrics {
   /** The whole: alpha * lossVisual + (1 - alpha) * lossTextual; of method feature 1 - cosine. */
   loss: number;

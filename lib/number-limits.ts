@@ -22,5 +22,9 @@ export function writeLimit(limit: number): string {
 /** @throws LgdError BAD_OPTION */
 export function checkSeed(seed: number): number {
   if (Number.isSafeInteger(seed) && seed >= 0) return seed;
-  throw new LgdError('BAD_OPTION', 'this is not a seed.', { option: 'seed', found: seed, allowed: 'a whole number from 0 to 2^53 - 1' });
+  throw new LgdError('BAD_OPTION', 'this is not a seed.', {
+    option: 'seed',
+    found: seed,
+    allowed: 'a whole number from 0 to 2^53 - 1',
+  });
 }

@@ -4,7 +4,10 @@ const sampleMost = 1024; // rows looked at: axes of more would hardly differ
 
 /** Four partial sums, so that additions need not wait for each other. */
 export function dot(values: Float32Array, i: number, j: number, length: number): number {
-  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  let s0 = 0,
+    s1 = 0,
+    s2 = 0,
+    s3 = 0;
   let k = 0;
   for (; k + 3 < length; k += 4) {
     s0 += values[i + k]! * values[j + k]!;
@@ -17,13 +20,20 @@ export function dot(values: Float32Array, i: number, j: number, length: number):
 }
 
 /**
- * Orthonormal axes near the leading principal axes of an evenly spaced sample of the rows, the largest first, by subspace iteration from a fixed start.
+ * Orthonormal axes near the leading principal axes of an evenly spaced sample of the rows, the largest first, by
+ * subspace iteration from a fixed start.
  * @param rows [count,dimension]
  * @param n axes; no more than the centred rows span
  * @param rounds the more, the nearer: 100 for a picture
  * @returns [n,dimension]
  */
-export function principalAxes(rows: Float32Array, count: number, dimension: number, n: number, { rounds }: { rounds: number }): Float32Array {
+export function principalAxes(
+  rows: Float32Array,
+  count: number,
+  dimension: number,
+  n: number,
+  { rounds }: { rounds: number },
+): Float32Array {
   const sampleCount = Math.min(count, sampleMost);
   const sample = new Float32Array(sampleCount * dimension);
   const mean = new Float64Array(dimension);
@@ -36,7 +46,8 @@ export function principalAxes(rows: Float32Array, count: number, dimension: numb
   }
   for (let i = 0; i < sampleCount; i++) for (let k = 0; k < dimension; k++) sample[i * dimension + k]! -= mean[k]!;
   let axes = new Float32Array(n * dimension);
-  for (let i = 0; i < axes.length; i++) axes[i] = 1e-3 * Math.sin(i * 12.9898); // so that no start is orthogonal to what is sought
+  // so that no start is orthogonal to what is sought
+  for (let i = 0; i < axes.length; i++) axes[i] = 1e-3 * Math.sin(i * 12.9898);
   for (let p = 0; p < n; p++) axes[p * dimension + p]! += 1;
   orthonormalise(axes, n, dimension);
   for (let round = 0; round < rounds; round++) {
@@ -44,19 +55,31 @@ export function principalAxes(rows: Float32Array, count: number, dimension: numb
     for (let i = 0; i < sampleCount; i++) {
       for (let p = 0; p < n; p += 4) addAlong(sample, i * dimension, axes, next, p, n, dimension);
     }
-    if (!orthonormalise(next, n, dimension)) break; // the rows span fewer axes than asked for: those of the last round still serve
+    // the rows span fewer axes than asked for: those of the last round still serve
+    if (!orthonormalise(next, n, dimension)) break;
     axes = next;
   }
   return axes;
 }
 
 /** Adds a row's parts along the axes [p, p+4) to those of `next`: four sums at once need not wait for each other. */
-function addAlong(sample: Float32Array, row: number, axes: Float32Array, next: Float32Array, p: number, n: number, dimension: number): void {
+function addAlong(
+  sample: Float32Array,
+  row: number,
+  axes: Float32Array,
+  next: Float32Array,
+  p: number,
+  n: number,
+  dimension: number,
+): void {
   const a0 = p * dimension;
   const a1 = Math.min(p + 1, n - 1) * dimension;
   const a2 = Math.min(p + 2, n - 1) * dimension;
   const a3 = Math.min(p + 3, n - 1) * dimension;
-  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  let s0 = 0,
+    s1 = 0,
+    s2 = 0,
+    s3 = 0;
   for (let k = 0; k < dimension; k++) {
     const value = sample[row + k]!;
     s0 += value * axes[a0 + k]!;
@@ -73,7 +96,10 @@ function addAlong(sample: Float32Array, row: number, axes: Float32Array, next: F
   }
 }
 
-/** Gram-Schmidt in place, three passes for orthogonality to rounding even where rows are nearly dependent; false where one vanishes. */
+/**
+ * Gram-Schmidt in place, three passes for orthogonality to rounding even where rows are nearly dependent; false where
+ * one vanishes.
+ */
 function orthonormalise(axes: Float32Array, n: number, dimension: number): boolean {
   for (let p = 0; p < n; p++) {
     for (let pass = 0; pass < 3; pass++) {

@@ -1,6 +1,12 @@
-/** Waits that last far longer than a step: a file system that hangs, a server that does not answer, a GPU that stopped. They must not look like training. */
+/**
+ * Waits that last far longer than a step: a file system that hangs, a server that does not answer, a GPU that stopped.
+ * They must not look like training.
+ */
 
-/** What a step waits for: its images, a teacher outside the device, or the device; and after a step an evaluation, which waits for the same. */
+/**
+ * What a step waits for: its images, a teacher outside the device, or the device; and after a step an evaluation, which
+ * waits for the same.
+ */
 export type WaitedFor = 'images' | 'teacher' | 'device' | 'evaluation';
 
 /** A wait that goes on. */
@@ -10,7 +16,10 @@ export interface Wait {
   seconds: number;
 }
 
-/** A step that waits, or an evaluation that stands still, for `log.stallMinutes`, twice as long, four times ...; the run goes on as soon as the wait is over. */
+/**
+ * A step that waits, or an evaluation that stands still, for `log.stallMinutes`, twice as long, four times ...; the run
+ * goes on as soon as the wait is over.
+ */
 export interface WaitingEvent extends Wait {
   type: 'waiting';
   /** Steps done. */
@@ -21,16 +30,25 @@ export interface WaitingEvent extends Wait {
 
 /**
  * What the promise gives, and until then what a training tells of its waits.
- * @param step steps done; @param minutes and @param lastSign as of {@link tellingOfWaits}; @param tell makes of it what is yielded
+ * @param step steps done; @param minutes and @param lastSign as of {@link tellingOfWaits}; @param tell makes of it what
+ *   is yielded
  */
 export async function* waitingEvents<Value, Event>(
-  promise: Promise<Value>, what: WaitedFor, { step, minutes, lastSign }: { step: number; minutes: number; lastSign?: (() => number) | undefined }, tell: (event: WaitingEvent) => Event | Promise<Event>,
+  promise: Promise<Value>,
+  what: WaitedFor,
+  { step, minutes, lastSign }: { step: number; minutes: number; lastSign?: (() => number) | undefined },
+  tell: (event: WaitingEvent) => Event | Promise<Event>,
 ): AsyncGenerator<Event, Value, undefined> {
   const waits = tellingOfWaits(promise, what, minutes, lastSign);
   for (;;) {
     const { done, value } = await waits.next();
     if (done) return value;
-    yield await tell({ type: 'waiting', step, ...value, message: describeWait(value, what === 'evaluation' ? step : step + 1) });
+    yield await tell({
+      type: 'waiting',
+      step,
+      ...value,
+      message: describeWait(value, what === 'evaluation' ? step : step + 1),
+    });
   }
 }
 
@@ -45,11 +63,18 @@ export interface Watched {
  * @param patiently tells of its waits, of which each begins with the last sign of life
  */
 export async function* watched<Value, Event>(
-  work: (options: Watched) => Promise<Value>, signal: AbortSignal | undefined, patiently: (promise: Promise<Value>, lastSign: () => number) => AsyncGenerator<Event, Value, undefined>,
+  work: (options: Watched) => Promise<Value>,
+  signal: AbortSignal | undefined,
+  patiently: (promise: Promise<Value>, lastSign: () => number) => AsyncGenerator<Event, Value, undefined>,
 ): AsyncGenerator<Event, Value, undefined> {
   const left = new AbortController();
   let lastSign = performance.now();
-  const done = work({ signal: AbortSignal.any([left.signal, ...(signal ? [signal] : [])]), onProgress: () => { lastSign = performance.now(); } });
+  const done = work({
+    signal: AbortSignal.any([left.signal, ...(signal ? [signal] : [])]),
+    onProgress: () => {
+      lastSign = performance.now();
+    },
+  });
   try {
     return yield* patiently(done, () => lastSign);
   } finally {
@@ -61,12 +86,21 @@ export async function* watched<Value, Event>(
 /**
  * What the promise gives; until then a wait whenever it has lasted `minutes`, twice as long, four times ...
  * @param minutes 0 tells of none
- * @param lastSign time (performance.now()) of the last sign of life, of what is long as a whole: the wait begins anew there
+ * @param lastSign time (performance.now()) of the last sign of life, of what is long as a whole: the wait begins anew
+ *   there
  * @returns what the promise gives, or throws what it is rejected with
  */
-export async function* tellingOfWaits<Value>(promise: Promise<Value>, what: WaitedFor, minutes: number, lastSign?: () => number): AsyncGenerator<Wait, Value, undefined> {
+export async function* tellingOfWaits<Value>(
+  promise: Promise<Value>,
+  what: WaitedFor,
+  minutes: number,
+  lastSign?: () => number,
+): AsyncGenerator<Wait, Value, undefined> {
   if (minutes === 0) return promise;
-  const settled = promise.then(() => true, () => true);
+  const settled = promise.then(
+    () => true,
+    () => true,
+  );
   let [from, limit] = [performance.now(), 60_000 * minutes];
   for (;;) {
     let timer: NodeJS.Timeout | undefined;

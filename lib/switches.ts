@@ -1,4 +1,7 @@
-/** The environment variables that change how the package runs (CONTRIBUTING.md, "Debug switches"): a slip in one would be as good as not setting it, without a word. */
+/**
+ * The environment variables that change how the package runs (CONTRIBUTING.md, "Debug switches"): a slip in one would
+ * be as good as not setting it, without a word.
+ */
 import { LgdError } from './errors.js';
 import { suggestion } from './text/spelling.js';
 
@@ -26,7 +29,10 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_EMULATION_COUNTS: anything,
   LGDISTILL_EMULATION_DEVICES: count,
   LGDISTILL_EMULATION_FASTEST_WAY: way,
-  LGDISTILL_EMULATION_FAULT: { form: /^[\w*|]+:[1-9]\d*:cudaError\w+$/u, name: 'function:number:error, as cudaMalloc:3:cudaErrorMemoryAllocation' },
+  LGDISTILL_EMULATION_FAULT: {
+    form: /^[\w*|]+:[1-9]\d*:cudaError\w+$/u,
+    name: 'function:number:error, as cudaMalloc:3:cudaErrorMemoryAllocation',
+  },
   LGDISTILL_EMULATION_MULTIPROCESSORS: count,
   LGDISTILL_EMULATION_ORDER: ['forward', 'reverse', 'random', 'none'],
   LGDISTILL_EMULATION_PDL: onOff,
@@ -67,7 +73,12 @@ export function checkSwitches(): void {
     const found = process.env[name] ?? '';
     const isAllowed = 'form' in allowed ? allowed.form.test(found) : allowed.includes(found);
     if (found === '' || isAllowed) continue;
-    throw new LgdError('BAD_OPTION', 'the environment variable says what it may not.', { option: `$${name}`, found, allowed: 'form' in allowed ? allowed.name : allowed.join(', '), mend: 'Correct or unset it' });
+    throw new LgdError('BAD_OPTION', 'the environment variable says what it may not.', {
+      option: `$${name}`,
+      found,
+      allowed: 'form' in allowed ? allowed.name : allowed.join(', '),
+      mend: 'Correct or unset it',
+    });
   }
 }
 

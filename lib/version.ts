@@ -10,7 +10,10 @@ export const isBundled: boolean = name !== 'lgdistill';
 
 function readManifest(): { name?: string; version?: string } {
   try {
-    return JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { name?: string; version?: string };
+    return JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+      name?: string;
+      version?: string;
+    };
   } catch {
     return {};
   }

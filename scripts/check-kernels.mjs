@@ -1,6 +1,9 @@
-// Compiles every CUDA kernel for every architecture and fails on register spills, on too much machine code, on tensor-core kernels without their instructions, and on what kernels/report.mjs names besides.
-//   node scripts/check-kernels.mjs [--arch "80;90a"] [--only <part of a path>] [--quiet]      prints a table of all kernels unless --quiet
-// Without nvcc it says so and passes. All architectures take about nine minutes of one core, less where little changed (build-emulated/ptx).
+// Compiles every CUDA kernel for every architecture and fails on register spills, on too much machine code, on
+// tensor-core kernels without their instructions, and on what kernels/report.mjs names besides.
+//   node scripts/check-kernels.mjs [--arch "80;90a"] [--only <part of a path>] [--quiet]      prints a table of all
+//     kernels unless --quiet
+// Without nvcc it says so and passes. All architectures take about nine minutes of one core, less where little changed
+// (build-emulated/ptx).
 import { execFile } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -10,7 +13,13 @@ import { folderOf, keepRegisters, ptxOfSource } from './kernels/ptx.mjs';
 import { judge, nameKernels, readCode, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
 import { allArchitectures, cudaTool, kernelSources, ptxOf } from './sources.mjs';
 
-const { values: options } = parseArgs({ options: { arch: { type: 'string', default: allArchitectures() }, only: { type: 'string', default: '' }, quiet: { type: 'boolean', default: false } } });
+const { values: options } = parseArgs({
+  options: {
+    arch: { type: 'string', default: allArchitectures() },
+    only: { type: 'string', default: '' },
+    quiet: { type: 'boolean', default: false },
+  },
+});
 const [nvcc, ptxas] = ['nvcc', 'ptxas'].map(cudaTool);
 
 /** Kernels of a source for architectures that share their PTX. Device code only: no host compiler runs. */
@@ -20,13 +29,22 @@ async function compile(source, virtual, architectures, folder) {
   const kernels = [];
   for (const architecture of architectures) {
     const made = join(folder, `${basename(path)}.${architecture}`);
-    const { stderr, stdout } = await promisify(execFile)(ptxas, ['-v', '-O3', `-arch=sm_${architecture}`, '-o', made, path], { maxBuffer: 1 << 26 });
+    const { stderr, stdout } = await promisify(execFile)(
+      ptxas,
+      ['-v', '-O3', `-arch=sm_${architecture}`, '-o', made, path],
+      { maxBuffer: 1 << 26 },
+    );
     const code = readCode(readFileSync(made));
     kernels.push(...readPtxas(`${stdout}${stderr}`).map((kernel) => ({ ...kernel, code: code.get(kernel.symbol) })));
     rmSync(made);
   }
   const names = nameKernels(kernels.map(({ symbol }) => symbol));
-  return kernels.map((kernel) => ({ ...kernel, source, name: names.get(kernel.symbol), ptx: ptx.get(kernel.symbol) ?? '' }));
+  return kernels.map((kernel) => ({
+    ...kernel,
+    source,
+    name: names.get(kernel.symbol),
+    ptx: ptx.get(kernel.symbol) ?? '',
+  }));
 }
 
 async function main() {
@@ -37,22 +55,47 @@ async function main() {
   const started = performance.now();
   const files = kernelSources().filter((source) => source.includes(options.only));
   const order = options.arch.split(';');
-  const jobs = files.flatMap((source) => [...new Set(order.map(ptxOf))].map((virtual) => ({ source, virtual, architectures: order.filter((one) => ptxOf(one) === virtual) })));
-  const kernels = [], folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
+  const jobs = files.flatMap((source) =>
+    [...new Set(order.map(ptxOf))].map((virtual) => ({
+      source,
+      virtual,
+      architectures: order.filter((one) => ptxOf(one) === virtual),
+    })),
+  );
+  const kernels = [],
+    folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
   try {
-    await Promise.all(Array.from({ length: availableParallelism() }, async () => {
-      for (let job; (job = jobs.shift()); ) kernels.push(...(await compile(job.source, job.virtual, job.architectures, folder)));
-    }));
+    await Promise.all(
+      Array.from({ length: availableParallelism() }, async () => {
+        for (let job; (job = jobs.shift());)
+          kernels.push(...(await compile(job.source, job.virtual, job.architectures, folder)));
+      }),
+    );
   } finally {
     rmSync(folder, { recursive: true });
   }
-  for (const own of options.only === '' ? order.filter((one) => ptxOf(one) === one) : []) keepRegisters(folderOf(own), own, kernels.filter(({ architecture }) => architecture === own));
-  kernels.sort((a, b) => a.source.localeCompare(b.source) || a.name.localeCompare(b.name) || order.indexOf(a.architecture) - order.indexOf(b.architecture));
+  for (const own of options.only === '' ? order.filter((one) => ptxOf(one) === one) : [])
+    keepRegisters(
+      folderOf(own),
+      own,
+      kernels.filter(({ architecture }) => architecture === own),
+    );
+  kernels.sort(
+    (a, b) =>
+      a.source.localeCompare(b.source) ||
+      a.name.localeCompare(b.name) ||
+      order.indexOf(a.architecture) - order.indexOf(b.architecture),
+  );
   if (!options.quiet) console.log(table(kernels));
-  const { faults, notes } = judge(kernels, options.only === '' ? {} : { wanted: rules.filter(({ source }) => files.some((file) => source.test(file))) });
+  const { faults, notes } = judge(
+    kernels,
+    options.only === '' ? {} : { wanted: rules.filter(({ source }) => files.some((file) => source.test(file))) },
+  );
   for (const note of notes) console.log(`  let pass: ${note}`);
   for (const fault of faults) console.log(`! ${fault}`);
-  console.log(`check-kernels: ${kernels.length} kernels of ${files.length} files for ${options.arch} in ${((performance.now() - started) / 1000).toFixed(0)} s, ${faults.length} faults`);
+  console.log(
+    `check-kernels: ${kernels.length} kernels of ${files.length} files for ${options.arch} in ${((performance.now() - started) / 1000).toFixed(0)} s, ${faults.length} faults`,
+  );
   return faults.length > 0 ? 1 : 0;
 }
 

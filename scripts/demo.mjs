@@ -1,5 +1,7 @@
-// Distils a student from the tiny CLIP in test/models on real drawings of emoji, and says what teacher and student score on a vendor neither has seen.
-//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]|cuda-emulated] [--precision auto|float32|bfloat16] [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
+// Distils a student from the tiny CLIP in test/models on real drawings of emoji, and says what teacher and student
+// score on a vendor neither has seen.
+//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]|cuda-emulated] [--precision auto|float32|bfloat16]
+//     [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -43,18 +45,27 @@ function readOptions() {
       },
     });
     const whole = (name, least) => {
-      if (values[name] !== undefined && !(Number.isInteger(Number(values[name])) && Number(values[name]) >= least)) throw new Error(`--${name} takes a whole number from ${least}`);
+      if (values[name] !== undefined && !(Number.isInteger(Number(values[name])) && Number(values[name]) >= least))
+        throw new Error(`--${name} takes a whole number from ${least}`);
       return values[name] === undefined ? undefined : Number(values[name]);
     };
     if (values.full && values.short) throw new Error('--full and --short exclude each other');
-    return { ...values, name: values.full ? 'full' : values.short ? 'short' : 'small', threads: whole('threads', 1), seed: whole('seed', 0) };
+    return {
+      ...values,
+      name: values.full ? 'full' : values.short ? 'short' : 'small',
+      threads: whole('threads', 1),
+      seed: whole('seed', 0),
+    };
   } catch (error) {
     console.error(`${error.message}\n\n${usage}`);
     process.exit(2);
   }
 }
 
-/** The first Ctrl-C stops after the step, with a checkpoint; the second at once. npm passes on what the terminal has sent already, so an echo is no second one. */
+/**
+ * The first Ctrl-C stops after the step, with a checkpoint; the second at once. npm passes on what the terminal has
+ * sent already, so an echo is no second one.
+ */
 function stopOnSignal() {
   const controller = new AbortController();
   let stopping;
@@ -71,7 +82,9 @@ function stopOnSignal() {
 }
 
 async function main(options, signal) {
-  const lgd = await import('../dist/index.js').catch((cause) => { throw new Error(`the library is not built (${cause.message}); type: npm run build`, { cause }); });
+  const lgd = await import('../dist/index.js').catch((cause) => {
+    throw new Error(`the library is not built (${cause.message}); type: npm run build`, { cause });
+  });
   const preset = presets[options.name];
   const images = join(options.output, 'images', `${(preset.groups ?? ['all']).join('+')}-${preset.drawingSize}`);
   if (options.prepare !== undefined) {
@@ -82,11 +95,14 @@ async function main(options, signal) {
   const device = await lgd.openDevice(options.device, { threads: options.threads });
   say(`device: ${device.info.name} (${device.info.reason})`);
   const teacher = await lgd.loadTeacher(teacherFolder, { device });
-  const data = options.prepared === undefined
-    ? await openDrawn(lgd, device, { preset, folder: images, teacher: teacherFolder, signal, say })
-    : await openPacked(lgd, device, { preset, file: options.prepared });
+  const data =
+    options.prepared === undefined
+      ? await openDrawn(lgd, device, { preset, folder: images, teacher: teacherFolder, signal, say })
+      : await openPacked(lgd, device, { preset, file: options.prepared });
   try {
-    say(`task: tell ${data.bank.size} emoji apart by name. ${data.train.length} unlabelled drawings to learn from; ${data.evaluation[heldOutVendor].length} by a vendor that neither model has seen to be judged on`);
+    say(
+      `task: tell ${data.bank.size} emoji apart by name. ${data.train.length} unlabelled drawings to learn from; ${data.evaluation[heldOutVendor].length} by a vendor that neither model has seen to be judged on`,
+    );
     return await distil(lgd, { device, teacher, data, preset, options, signal });
   } finally {
     data.dispose();
@@ -99,38 +115,76 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   const output = join(resolve(options.output), options.name);
   const { folders } = data; // none for a packed file
   const config = lgd.parseConfig({
-    ...preset.config, train: { ...preset.config.train, precision: options.precision }, seed: options.seed, output, overwrite: true, teacher: teacherFolder, // the folders are for who looks at the run later: lgdistill report, evaluate
-    ...(folders !== undefined && { data: { train: resolve(folders.train) }, evaluate: { ...preset.config.evaluate, data: resolve(folders.evaluate) } }),
+    ...preset.config,
+    train: { ...preset.config.train, precision: options.precision },
+    seed: options.seed,
+    output,
+    overwrite: true,
+    teacher: teacherFolder, // the folders are for who looks at the run later: lgdistill report, evaluate
+    ...(folders !== undefined && {
+      data: { train: resolve(folders.train) },
+      evaluate: { ...preset.config.evaluate, data: resolve(folders.evaluate) },
+    }),
   });
   const { name, widthMultiplier } = config.student;
-  const student = lgd.createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, seed: options.seed });
-  const judge = (vendor) => new lgd.ZeroShotEvaluation({ device, images: data.evaluation[vendor], bank: data.bank, mean: teacher.mean, std: teacher.std });
+  const student = lgd.createStudent(name, {
+    device,
+    embeddingSize: teacher.embeddingSize,
+    widthMultiplier,
+    seed: options.seed,
+  });
+  const judge = (vendor) =>
+    new lgd.ZeroShotEvaluation({
+      device,
+      images: data.evaluation[vendor],
+      bank: data.bank,
+      mean: teacher.mean,
+      std: teacher.std,
+    });
   const distiller = new lgd.Distiller({ device, teacher, student, tsb: data.bank, config });
   const { precision } = distiller.encoder;
   let training;
   try {
-    training = await train(distiller.run(data.train, { signal, evaluation: judge(heldOutVendor), resume: await resumable(output, config) }));
+    training = await train(
+      distiller.run(data.train, { signal, evaluation: judge(heldOutVendor), resume: await resumable(output, config) }),
+    );
   } finally {
     distiller.dispose();
   }
   if (training === undefined) return 130;
   const scores = {};
-  for (const vendor of Object.keys(data.evaluation)) scores[vendor] = await score(judge(vendor), { teacher, student, precision, signal });
+  for (const vendor of Object.keys(data.evaluation))
+    scores[vendor] = await score(judge(vendor), { teacher, student, precision, signal });
   const speed = await measure(lgd, { teacher, student, precision, signal });
-  const summary = { preset: options.name, precision, ...summarise({ scores, training, seconds: performance.now() / 1000, classes: data.bank.size, images: data.train.length }) };
-  for (const file of [join(options.output, 'summary.json'), join(output, 'summary.json')]) await writeFile(file, `${JSON.stringify(summary, null, 2)}\n`);
+  const summary = {
+    preset: options.name,
+    precision,
+    ...summarise({
+      scores,
+      training,
+      seconds: performance.now() / 1000,
+      classes: data.bank.size,
+      images: data.train.length,
+    }),
+  };
+  for (const file of [join(options.output, 'summary.json'), join(output, 'summary.json')])
+    await writeFile(file, `${JSON.stringify(summary, null, 2)}\n`);
   say('');
   printTable(say, { scores, speed, student });
   const kept = Math.round((100 * summary.studentTop1) / summary.teacherTop1);
-  say(`\n${summary.seconds.toFixed(0)} s in all; the student keeps ${kept} % of the teacher's top-1. Summary: ${relative(process.cwd(), join(options.output, 'summary.json'))}`);
-  if (folders !== undefined) say(`Curves, maps and pictures of it: npx lgdistill report ${relative(process.cwd(), output)}`);
+  say(
+    `\n${summary.seconds.toFixed(0)} s in all; the student keeps ${kept} % of the teacher's top-1. Summary: ${relative(process.cwd(), join(options.output, 'summary.json'))}`,
+  );
+  if (folders !== undefined)
+    say(`Curves, maps and pictures of it: npx lgdistill report ${relative(process.cwd(), output)}`);
   return 0;
 }
 
 /** 'last' when the run folder holds an unfinished run of the same configuration. */
 async function resumable(output, config) {
   const read = async (name) => JSON.parse(await readFile(join(output, name), 'utf8').catch(() => 'null'));
-  if ((await read('summary.json')) !== null || JSON.stringify(await read('config.json')) !== JSON.stringify(config)) return undefined;
+  if ((await read('summary.json')) !== null || JSON.stringify(await read('config.json')) !== JSON.stringify(config))
+    return undefined;
   say(`continuing the interrupted run in ${relative(process.cwd(), output)} (--fresh starts anew)`);
   return 'last';
 }
@@ -148,9 +202,13 @@ async function train(events) {
       if (event.logged) rates.push(event.imagesPerSecond);
       if (performance.now() - printed < 5000 && event.step !== lastStep) continue;
       printed = performance.now();
-      say(`  step ${event.step}/${lastStep}  loss ${event.loss.toFixed(3)}  ${event.imagesPerSecond.toFixed(0)} images/s`);
+      say(
+        `  step ${event.step}/${lastStep}  loss ${event.loss.toFixed(3)}  ${event.imagesPerSecond.toFixed(0)} images/s`,
+      );
     } else if (event.type === 'evaluation') {
-      say(`  epoch ${Math.round(event.epoch)}: student top-1 ${(100 * event.student.top1).toFixed(1)} %, teacher ${(100 * event.teacher.top1).toFixed(1)} %`);
+      say(
+        `  epoch ${Math.round(event.epoch)}: student top-1 ${(100 * event.student.top1).toFixed(1)} %, teacher ${(100 * event.teacher.top1).toFixed(1)} %`,
+      );
     } else if (event.type === 'interrupted') {
       say(`stopped after step ${event.step}; the same command continues from there`);
       return undefined;
@@ -171,7 +229,11 @@ if (options.help) {
   } catch (error) {
     if (signal.aborted) process.exitCode = 130;
     else {
-      console.error(!['', '0'].includes(process.env.LGDISTILL_DEBUG ?? '') ? error : `error ${error.code ?? ''}\n  ${error.message}`);
+      console.error(
+        !['', '0'].includes(process.env.LGDISTILL_DEBUG ?? '')
+          ? error
+          : `error ${error.code ?? ''}\n  ${error.message}`,
+      );
       process.exitCode = 1;
     }
   }

@@ -1,5 +1,5 @@
-// A TypeDoc plugin: sorts what the package exports by the folder that it comes from, so that the pages read like lib/index.ts; functions of the addon that have no
-// words of their own are referred to where their contracts stand.
+// A TypeDoc plugin: sorts what the package exports by the folder that it comes from, so that the pages read like
+// lib/index.ts; functions of the addon that have no words of their own are referred to where their contracts stand.
 import { Comment, CommentTag, Converter } from 'typedoc';
 
 const categories = [
@@ -22,13 +22,15 @@ export function load(app) {
     for (const reflection of project.children ?? []) {
       const file = project.getSymbolIdFromReflection(reflection)?.packagePath ?? '';
       const [, title] = categories.find(([pattern]) => pattern.test(file)) ?? [];
-      if (title === undefined) throw new Error(`${reflection.name} of ${file} has no category in scripts/docs-categories.mjs`);
+      if (title === undefined)
+        throw new Error(`${reflection.name} of ${file} has no category in scripts/docs-categories.mjs`);
       for (const one of reflection.signatures ?? [reflection]) {
         one.comment ??= new Comment();
         one.comment.blockTags.push(new CommentTag('@category', words(title)));
       }
       if (reflection.name !== 'NativeAddon') continue;
-      for (const signature of reflection.children.flatMap((child) => child.signatures ?? [])) signature.comment ??= new Comment(words('See native/engine.h.'));
+      for (const signature of reflection.children.flatMap((child) => child.signatures ?? []))
+        signature.comment ??= new Comment(words('See native/engine.h.'));
     }
   });
 }

@@ -17,7 +17,12 @@ const inRoot = readdirSync(root).filter((name) => /\.(ts|mjs)$/u.test(name));
 const named = (endings) => files.filter((name) => endings.test(name));
 
 const failed = [
-  ['prettier', ...(check ? ['--check'] : ['--write', '--log-level', 'warn']), ...inRoot, ...named(/\.(ts|mjs|cjs|js)$/u)],
+  [
+    'prettier',
+    ...(check ? ['--check'] : ['--write', '--log-level', 'warn']),
+    ...inRoot,
+    ...named(/\.(ts|mjs|cjs|js)$/u),
+  ],
   ['clang-format', ...(check ? ['--dry-run', '--Werror'] : ['-i']), ...named(/\.(cu|cuh|h|cpp|inl)$/u)],
 ].filter(([tool, ...given]) => {
   const { status, error } = spawnSync(join(root, 'node_modules', '.bin', tool), given, { cwd: root, stdio: 'inherit' });

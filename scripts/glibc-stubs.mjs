@@ -1,13 +1,16 @@
 // Makes libraries to link with in the place of this machine's glibc, so that the addon also loads with an older one.
-//   node scripts/glibc-stubs.mjs <folder> [compiler]      prints the libraries' paths, ';' between them; CMakeLists.txt calls it
-// A linker takes the newest version of each symbol that its glibc has: pthread_create of 2.34, exp of 2.29. glibc keeps the older versions for programs
-// that were linked long ago. Each stub says that only those exist; it is empty otherwise, and at run time the machine's own library stands in its place.
+//   node scripts/glibc-stubs.mjs <folder> [compiler]      prints the libraries' paths, ';' between them; CMakeLists.txt
+//     calls it
+// A linker takes the newest version of each symbol that its glibc has: pthread_create of 2.34, exp of 2.29. glibc keeps
+// the older versions for programs that were linked long ago. Each stub says that only those exist; it is empty
+// otherwise, and at run time the machine's own library stands in its place.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { compareVersions, floor, versionedSymbols } from './glibc.mjs';
 
-// Where a symbol stood before glibc 2.34 took most libraries into libc.so.6: the older versions are found under that name.
+// Where a symbol stood before glibc 2.34 took most libraries into libc.so.6: the older versions are found under that
+// name.
 const homes = [
   { name: 'libpthread.so.0', file: 'libc.so.6', pattern: /^(?:pthread|sem)_/u },
   { name: 'libdl.so.2', file: 'libc.so.6', pattern: /^dl(?:addr|close|error|info|mopen|open|sym|vsym)$/u },
@@ -15,7 +18,9 @@ const homes = [
   { name: 'libm.so.6', file: 'libm.so.6', pattern: /^(?:exp|exp2|log|log2|pow|hypot|fmod)f?$/u },
 ];
 
-/** Symbols whose newest version is above the floor though one within it exists: [name, the newest version within it]. */
+/**
+ * Symbols whose newest version is above the floor though one within it exists: [name, the newest version within it].
+ */
 function olderVersions(file, pattern) {
   const within = new Map();
   const above = new Set();
@@ -36,10 +41,33 @@ function run(command, args) {
 function makeStub(folder, compiler, { name, file, pattern }) {
   const symbols = olderVersions(run(compiler, [`-print-file-name=${file}`]), pattern);
   const at = (extension) => join(folder, `${name}.${extension}`);
-  writeFileSync(at('s'), symbols.map(([symbol]) => `.globl ${symbol}\n.type ${symbol}, @function\n${symbol}:\n`).join('') + '.section .note.GNU-stack,"",@progbits\n');
+  writeFileSync(
+    at('s'),
+    symbols.map(([symbol]) => `.globl ${symbol}\n.type ${symbol}, @function\n${symbol}:\n`).join('') +
+      '.section .note.GNU-stack,"",@progbits\n',
+  );
   const versions = [...new Set(symbols.map(([, version]) => version))];
-  writeFileSync(at('map'), versions.map((version) => `GLIBC_${version} { ${symbols.filter(([, own]) => own === version).map(([symbol]) => `${symbol};`).join(' ')} };\n`).join(''));
-  run(compiler, ['-shared', '-nostdlib', `-Wl,-soname,${name}`, `-Wl,--version-script,${at('map')}`, '-o', join(folder, name), at('s')]);
+  writeFileSync(
+    at('map'),
+    versions
+      .map(
+        (version) =>
+          `GLIBC_${version} { ${symbols
+            .filter(([, own]) => own === version)
+            .map(([symbol]) => `${symbol};`)
+            .join(' ')} };\n`,
+      )
+      .join(''),
+  );
+  run(compiler, [
+    '-shared',
+    '-nostdlib',
+    `-Wl,-soname,${name}`,
+    `-Wl,--version-script,${at('map')}`,
+    '-o',
+    join(folder, name),
+    at('s'),
+  ]);
   return join(folder, name);
 }
 

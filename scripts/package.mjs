@@ -1,7 +1,11 @@
-// Makes the two packages that would be published, as tarballs: lgdistill (JavaScript and types) and @lgdistill/linux-x64 (the addon).
-//   npm run package -- [--out dist-packages] [--cuda on|off|auto] [--arch all|"80;90a"]    builds the addon for it, in build-package/
-//   npm run package -- --addon build-cmake/Release/lgdistill.node                          takes one that is built already
-// Neither has a script that runs on installing. Prints what is in them, how large they are, and the oldest glibc that the addon loads with.
+// Makes the two packages that would be published, as tarballs: lgdistill (JavaScript and types) and
+// @lgdistill/linux-x64 (the addon).
+//   npm run package -- [--out dist-packages] [--cuda on|off|auto] [--arch all|"80;90a"]    builds the addon for it, in
+//     build-package/
+//   npm run package -- --addon build-cmake/Release/lgdistill.node                          takes one that is built
+//     already
+// Neither has a script that runs on installing. Prints what is in them, how large they are, and the oldest glibc that
+// the addon loads with.
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -26,14 +30,32 @@ const { values: options } = parseArgs({
 });
 
 function run(command, args, folder = root) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: folder, encoding: 'utf8', maxBuffer: 1 << 28 });
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    cwd: folder,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  });
   if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed: ${error?.message ?? `${stdout}${stderr}`}`);
   return stdout;
 }
 
 function buildAddon() {
-  console.log(`building the addon (cuda ${options.cuda}, arch ${options.arch}); a CUDA build for all cards takes a while`);
-  run(process.execPath, ['scripts/build.mjs', '--only', 'native', '--with', 'cmake', '--out', 'build-package', '--cuda', options.cuda, '--arch', options.arch]);
+  console.log(
+    `building the addon (cuda ${options.cuda}, arch ${options.arch}); a CUDA build for all cards takes a while`,
+  );
+  run(process.execPath, [
+    'scripts/build.mjs',
+    '--only',
+    'native',
+    '--with',
+    'cmake',
+    '--out',
+    'build-package',
+    '--cuda',
+    options.cuda,
+    '--arch',
+    options.arch,
+  ]);
   return join(root, 'build-package', 'Release', 'lgdistill.node');
 }
 
@@ -51,7 +73,9 @@ function stageAddon(folder, source) {
 function pack(folder, out) {
   const [account] = JSON.parse(run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', out], folder));
   if (account.size > largest) {
-    throw new Error(`${account.filename} has ${megabytes(account.size)}, more than ${megabytes(largest)}: build it for fewer cards (--arch), or part the code of some into a package of its own`);
+    throw new Error(
+      `${account.filename} has ${megabytes(account.size)}, more than ${megabytes(largest)}: build it for fewer cards (--arch), or part the code of some into a package of its own`,
+    );
   }
   return account;
 }
@@ -71,7 +95,8 @@ function stage(name, manifest, files, out) {
 }
 
 function main() {
-  if (`${process.platform}-${process.arch}` !== 'linux-x64') throw new Error(`packages are made for linux-x64, this is ${process.platform}-${process.arch}`);
+  if (`${process.platform}-${process.arch}` !== 'linux-x64')
+    throw new Error(`packages are made for linux-x64, this is ${process.platform}-${process.arch}`);
   const out = resolve(root, options.out);
   const checkout = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   const source = options.addon === undefined ? buildAddon() : resolve(options.addon);
@@ -80,20 +105,30 @@ function main() {
   const folder = join(out, 'stage', addonName);
   mkdirSync(folder, { recursive: true });
   const { build, glibc, bytes } = stageAddon(folder, source);
-  if (build.version !== checkout.version) throw new Error(`${source} is version ${build.version}, package.json says ${checkout.version}: build it again`);
+  if (build.version !== checkout.version)
+    throw new Error(`${source} is version ${build.version}, package.json says ${checkout.version}: build it again`);
   const read = (file) => readFileSync(join(root, file), 'utf8');
-  stage(addonName, addonManifest(checkout, build, glibc.version), new Map([
-    ['LICENSE', read('LICENSE')],
-    ['NOTICE', addonNotice(read('NOTICE'), read('node_modules/node-addon-api/LICENSE.md'), build)],
-    ['README.md', describeAddon(build, glibc.version)],
-  ]), out);
+  stage(
+    addonName,
+    addonManifest(checkout, build, glibc.version),
+    new Map([
+      ['LICENSE', read('LICENSE')],
+      ['NOTICE', addonNotice(read('NOTICE'), read('node_modules/node-addon-api/LICENSE.md'), build)],
+      ['README.md', describeAddon(build, glibc.version)],
+    ]),
+    out,
+  );
   const main = stage('lgdistill', mainManifest(checkout), packedPages(root), out);
   compileTypeScript(join(main, 'dist'), { sourceMaps: false });
 
   for (const account of [pack(main, out), pack(folder, out)]) {
-    console.log(`${join(options.out, account.filename)}: ${account.entryCount} files, ${megabytes(account.size)} packed, ${megabytes(account.unpackedSize)} unpacked`);
+    console.log(
+      `${join(options.out, account.filename)}: ${account.entryCount} files, ${megabytes(account.size)} packed, ${megabytes(account.unpackedSize)} unpacked`,
+    );
   }
-  console.log(`addon: ${megabytes(bytes)}, ${build.cuda ? `CUDA ${build.cudaRuntime / 1000}, code for ${build.cudaArchitectures.join(', ')} and PTX for later cards` : 'CPU only'}`);
+  console.log(
+    `addon: ${megabytes(bytes)}, ${build.cuda ? `CUDA ${build.cudaRuntime / 1000}, code for ${build.cudaArchitectures.join(', ')} and PTX for later cards` : 'CPU only'}`,
+  );
   console.log(`addon: needs glibc ${glibc.version} or later, because of ${glibc.symbols.slice(0, 5).join(', ')}`);
 }
 

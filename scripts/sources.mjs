@@ -14,7 +14,10 @@ export function sources(kind, folder = 'native') {
     .sort();
 }
 
-/** The path of a tool of CUDA's, as CMakeLists.txt finds nvcc: that beside $CUDACXX, else that of PATH, else where CUDA installs itself. undefined: there is none. */
+/**
+ * The path of a tool of CUDA's, as CMakeLists.txt finds nvcc: that beside $CUDACXX, else that of PATH, else where CUDA
+ * installs itself. undefined: there is none.
+ */
 export function cudaTool(name) {
   const { CUDACXX: chosen } = process.env;
   const paths = chosen ? [join(dirname(chosen), name)] : [name, `/usr/local/cuda/bin/${name}`];
@@ -31,7 +34,10 @@ export function allArchitectures() {
   return /set\(LGD_CUDA_ARCHITECTURES "([^"]+)"/u.exec(cmakeLists())[1];
 }
 
-/** What is built for a compute capability ("9.0"): its own architecture, else the nearest below of its generation, whose code it runs, else the first, as PTX. */
+/**
+ * What is built for a compute capability ("9.0"): its own architecture, else the nearest below of its generation, whose
+ * code it runs, else the first, as PTX.
+ */
 export function architectureOf(capability) {
   const [major, minor] = capability.split('.').map(Number);
   const known = allArchitectures().split(';');
@@ -40,12 +46,28 @@ export function architectureOf(capability) {
   return known[Math.max(at, 0)];
 }
 
-/** The architectures of the GPUs that are here, "80;90a"; undefined: nvidia-smi lists none. nvcc's -arch=native makes no more than 90 for an H100, without products by warpgroups. */
+/**
+ * The architectures of the GPUs that are here, "80;90a"; undefined: nvidia-smi lists none. nvcc's -arch=native makes no
+ * more than 90 for an H100, without products by warpgroups.
+ */
 export function installedArchitectures() {
-  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' });
-  const capabilities = status === 0 ? stdout.split('\n').map((line) => line.trim()).filter((line) => /^\d+\.\d+$/u.test(line)) : [];
+  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], {
+    encoding: 'utf8',
+  });
+  const capabilities =
+    status === 0
+      ? stdout
+          .split('\n')
+          .map((line) => line.trim())
+          .filter((line) => /^\d+\.\d+$/u.test(line))
+      : [];
   const wanted = new Set(capabilities.map(architectureOf));
-  return wanted.size === 0 ? undefined : allArchitectures().split(';').filter((name) => wanted.has(name)).join(';');
+  return wanted.size === 0
+    ? undefined
+    : allArchitectures()
+        .split(';')
+        .filter((name) => wanted.has(name))
+        .join(';');
 }
 
 /** The architecture whose PTX a card's code is made of: its own, unless CMakeLists.txt says otherwise. */

@@ -7,7 +7,10 @@ import { fileURLToPath } from 'node:url';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 function run(name, args) {
-  const { status, stdout, stderr, error } = spawnSync(join(root, 'node_modules', '.bin', name), args, { cwd: root, encoding: 'utf8' });
+  const { status, stdout, stderr, error } = spawnSync(join(root, 'node_modules', '.bin', name), args, {
+    cwd: root,
+    encoding: 'utf8',
+  });
   if (status !== 0) throw new Error(`${name} failed: ${error?.message ?? `${stdout}${stderr}`}`);
 }
 
@@ -16,23 +19,35 @@ export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = tr
   run('tsc', ['-p', 'tsconfig.json', '--outDir', folder, '--sourceMap', String(sourceMaps)]);
   // What the bundle imports from npm stays outside. import.meta.url has no CommonJS twin.
   run('esbuild', [
-    'lib/index.ts', '--bundle', '--platform=node', '--format=cjs', '--packages=external', '--target=node20', `--outfile=${join(folder, 'index.cjs')}`,
-    '--define:import.meta.url=__lgd_module_url', "--banner:js=const __lgd_module_url = require('node:url').pathToFileURL(__filename).href;",
+    'lib/index.ts',
+    '--bundle',
+    '--platform=node',
+    '--format=cjs',
+    '--packages=external',
+    '--target=node20',
+    `--outfile=${join(folder, 'index.cjs')}`,
+    '--define:import.meta.url=__lgd_module_url',
+    "--banner:js=const __lgd_module_url = require('node:url').pathToFileURL(__filename).href;",
     '--log-level=warning',
   ]);
-  cpSync(join(root, 'lib/report/client'), join(folder, 'report/client'), { recursive: true }); // what reports carry, as it is
+  // what reports carry, as it is
+  cpSync(join(root, 'lib/report/client'), join(folder, 'report/client'), { recursive: true });
   cpSync(join(root, 'lib/text/lists'), join(folder, 'text/lists'), { recursive: true });
   copyTypes(folder, join(folder, 'cjs'));
   chmodSync(join(folder, 'cli/start.cjs'), 0o755);
 }
 
-/** Types are ESM or CommonJS by the package.json above them: what the index reaches is copied below one that says CommonJS. */
+/**
+ * Types are ESM or CommonJS by the package.json above them: what the index reaches is copied below one that says
+ * CommonJS.
+ */
 function copyTypes(from, to) {
   rmSync(to, { recursive: true, force: true });
   const reached = new Set(['index.d.ts']);
   for (const name of reached) {
     const text = readFileSync(join(from, name), 'utf8');
-    for (const [, path] of text.matchAll(/(?:from |import\()["'](\.[^"']+)\.js["']/gu)) reached.add(join(dirname(name), `${path}.d.ts`));
+    for (const [, path] of text.matchAll(/(?:from |import\()["'](\.[^"']+)\.js["']/gu))
+      reached.add(join(dirname(name), `${path}.d.ts`));
     mkdirSync(dirname(join(to, name)), { recursive: true });
     writeFileSync(join(to, name), text);
   }

@@ -15,9 +15,10 @@ export interface TestDevice {
 const kinds: readonly (DeviceKind | 'js')[] = ['js', 'cpu', 'cuda-emulated', 'cuda'];
 
 /**
- * The devices that a test file runs on: the CPU, the emulated GPU (built first, as far as its sources changed) and a GPU where there is one.
- * $LGDISTILL_TEST_DEVICES, a list of names with commas, leaves some out. Every absent one is a printed line. Threads and blocks of the
- * emulated GPU run in random order unless $LGDISTILL_EMULATION_ORDER says another. Call it at the top of a file: the devices are disposed of after its tests.
+ * The devices that a test file runs on: the CPU, the emulated GPU (built first, as far as its sources changed) and a
+ * GPU where there is one. $LGDISTILL_TEST_DEVICES, a list of names with commas, leaves some out. Every absent one is a
+ * printed line. Threads and blocks of the emulated GPU run in random order unless $LGDISTILL_EMULATION_ORDER says
+ * another. Call it at the top of a file: the devices are disposed of after its tests.
  */
 export async function devicesUnderTest(what: string): Promise<TestDevice[]> {
   const devices: TestDevice[] = [];
@@ -38,13 +39,21 @@ export async function devicesUnderTest(what: string): Promise<TestDevice[]> {
   return devices;
 }
 
-/** Does $LGDISTILL_TEST_DEVICES leave this one in? Prints a line if not. 'js' is the plain TypeScript of the semantic functions. */
+/**
+ * Does $LGDISTILL_TEST_DEVICES leave this one in? Prints a line if not. 'js' is the plain TypeScript of the semantic
+ * functions.
+ */
 export function isWanted(name: DeviceKind | 'js', what: string): boolean {
   const list = process.env['LGDISTILL_TEST_DEVICES'];
   if (list === undefined || list === '') return true;
   const wanted = list.split(',');
   const unknown = wanted.find((one) => !kinds.includes(one as DeviceKind));
-  if (unknown !== undefined) throw new LgdError('BAD_OPTION', 'not a device to test.', { option: 'LGDISTILL_TEST_DEVICES', found: unknown, allowed: kinds.join(', ') });
+  if (unknown !== undefined)
+    throw new LgdError('BAD_OPTION', 'not a device to test.', {
+      option: 'LGDISTILL_TEST_DEVICES',
+      found: unknown,
+      allowed: kinds.join(', '),
+    });
   if (!wanted.includes(name)) noteSkip(`${what} on ${name}`, `LGDISTILL_TEST_DEVICES is ${list}`);
   return wanted.includes(name);
 }

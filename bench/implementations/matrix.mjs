@@ -1,12 +1,12 @@
-// bankLoss and bankUpdate in JavaScript over the matrix product of a library from npm. Rows, softmaxes and sums are the plain loops below for every
-// library; they are a hundredth of the work.
+// bankLoss and bankUpdate in JavaScript over the matrix product of a library from npm. Rows, softmaxes and sums are the
+// plain loops below for every library; they are a hundredth of the work.
 import { createRequire } from 'node:module';
 
 const require = createRequire(import.meta.url);
 
 /**
- * Each library: bank(values, K, D) brings a bank into the form it multiplies fastest, scores(rows, B, bank) is rows . bank^T as [B,K],
- * sums(weights, B, bank) is weights . bank as [B,D].
+ * Each library: bank(values, K, D) brings a bank into the form it multiplies fastest, scores(rows, B, bank) is rows .
+ * bank^T as [B,K], sums(weights, B, bank) is weights . bank as [B,D].
  */
 const libraries = {
   'ml-matrix': async () => {
@@ -77,9 +77,14 @@ export async function open({ library: name }) {
   const { dependencies } = require('../package.json');
   const packageName = packages[name] ?? name;
   return {
-    detail: library.detail, threads: 1, versions: { [packageName]: dependencies[packageName] },
+    detail: library.detail,
+    threads: 1,
+    versions: { [packageName]: dependencies[packageName] },
     bankLoss(input) {
-      const banks = { textual: library.bank(input.textual, input.seen.length, input.dimension), visual: library.bank(input.visual, input.seen.length, input.dimension) };
+      const banks = {
+        textual: library.bank(input.textual, input.seen.length, input.dimension),
+        visual: library.bank(input.visual, input.seen.length, input.dimension),
+      };
       let result;
       return { run: () => (result = bankLoss(library, input, banks)), result: () => result, dispose() {} };
     },
@@ -97,9 +102,19 @@ function bankLoss(library, { student, teacher, dimension: D, studentTemperature,
   const [z, u] = [unitRows(student, D), unitRows(teacher, D)];
   const own = Float64Array.from({ length: B }, (_, i) => dotRows(z.rows, u.rows, i, D));
   const temperatures = { studentTemperature, teacherTemperature };
-  const parts = [['textual', 1 - alpha], ['visual', alpha]].map(([name, weight]) => {
+  const parts = [
+    ['textual', 1 - alpha],
+    ['visual', alpha],
+  ].map(([name, weight]) => {
     const bank = banks[name];
-    const part = softmaxPart(library.scores(z.rows, B, bank), library.scores(u.rows, B, bank), B, bank.K, name === 'visual' ? own : undefined, { ...temperatures, weight: weight / B });
+    const part = softmaxPart(
+      library.scores(z.rows, B, bank),
+      library.scores(u.rows, B, bank),
+      B,
+      bank.K,
+      name === 'visual' ? own : undefined,
+      { ...temperatures, weight: weight / B },
+    );
     return { ...part, sums: library.sums(part.weights, B, bank) };
   });
   const [textual, visual] = parts;
@@ -112,7 +127,10 @@ function bankLoss(library, { student, teacher, dimension: D, studentTemperature,
     }
     for (let at = i * D; at < (i + 1) * D; at++) gradient[at] = (gradient[at] - along * z.rows[at]) / z.norms[i];
   }
-  return { losses: Float64Array.of(alpha * visual.loss + (1 - alpha) * textual.loss, visual.loss, textual.loss), gradient };
+  return {
+    losses: Float64Array.of(alpha * visual.loss + (1 - alpha) * textual.loss, visual.loss, textual.loss),
+    gradient,
+  };
 }
 
 /** Softmaxes and cross-entropy of one part over [own entry | bank], and weight * (q - p) / t_S of every entry. */

@@ -1,15 +1,28 @@
-// The same kernels as a training step calls them: banks and embeddings stay on the device between calls. Embeddings are written and the gradient is
-// read in each call here, as the other implementations do; in training the encoders produce and consume them in place.
+// The same kernels as a training step calls them: banks and embeddings stay on the device between calls. Embeddings are
+// written and the gradient is read in each call here, as the other implementations do; in training the encoders produce
+// and consume them in place.
 import { describeDevice, openOrAbsent } from './native.mjs';
 
 export async function open({ device: name, threads }) {
   const device = await openOrAbsent(name, threads);
-  return { ...describeDevice(device), bankLoss: (input) => prepareLoss(device, input), bankUpdate: (input) => prepareUpdate(device, input), close: () => device.dispose() };
+  return {
+    ...describeDevice(device),
+    bankLoss: (input) => prepareLoss(device, input),
+    bankUpdate: (input) => prepareUpdate(device, input),
+    close: () => device.dispose(),
+  };
 }
 
 function makeHead({ addon, handle }, input) {
   const { dimension, textual, visual, seen, alpha, studentTemperature, teacherTemperature, momentum } = input;
-  const head = addon.makeSemanticHead(handle, { dimension, categories: textual.length / dimension, alpha, studentTemperature, teacherTemperature, momentum });
+  const head = addon.makeSemanticHead(handle, {
+    dimension,
+    categories: textual.length / dimension,
+    alpha,
+    studentTemperature,
+    teacherTemperature,
+    momentum,
+  });
   addon.writeSemanticState(head, { textual, visual, seen });
   return head;
 }
@@ -17,7 +30,9 @@ function makeHead({ addon, handle }, input) {
 function prepareLoss(device, input) {
   const { addon, handle } = device;
   const head = makeHead(device, input);
-  const [student, teacher, dStudent] = [0, 1, 2].map(() => addon.makeTensor(handle, [input.student.length / input.dimension, input.dimension]));
+  const [student, teacher, dStudent] = [0, 1, 2].map(() =>
+    addon.makeTensor(handle, [input.student.length / input.dimension, input.dimension]),
+  );
   let result;
   return {
     async run() {

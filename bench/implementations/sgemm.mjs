@@ -1,4 +1,5 @@
-// The floor: how long OpenBLAS takes for the products of each operation. A C program, compiled here, in a process of its own.
+// The floor: how long OpenBLAS takes for the products of each operation. A C program, compiled here, in a process of
+// its own.
 import { execFile, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -12,11 +13,17 @@ export async function open({ threads = availableParallelism() }) {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-sgemm-'));
   const program = join(folder, 'sgemm');
   const close = () => rmSync(folder, { recursive: true, force: true });
-  const built = spawnSync(process.env.CC ?? 'cc', ['-O2', '-o', program, fileURLToPath(new URL('sgemm.c', import.meta.url)), '-lopenblas'], { encoding: 'utf8' });
+  const built = spawnSync(
+    process.env.CC ?? 'cc',
+    ['-O2', '-o', program, fileURLToPath(new URL('sgemm.c', import.meta.url)), '-lopenblas'],
+    { encoding: 'utf8' },
+  );
   if (built.status !== 0) {
     close();
     const reason = built.error?.message ?? built.stderr.trim().split('\n')[0];
-    throw new Absent(`sgemm.c cannot be built (${reason}); it needs a C compiler and OpenBLAS (Debian: apt-get install gcc libopenblas-dev)`);
+    throw new Absent(
+      `sgemm.c cannot be built (${reason}); it needs a C compiler and OpenBLAS (Debian: apt-get install gcc libopenblas-dev)`,
+    );
   }
   // A machine may name an older kernel for other programs' sake; here OpenBLAS chooses the one for this processor.
   const env = { ...process.env, OPENBLAS_NUM_THREADS: String(threads) };

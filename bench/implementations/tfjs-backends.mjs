@@ -7,7 +7,8 @@ import { Absent } from './index.mjs';
 
 const require = createRequire(import.meta.url);
 
-const mostWasmThreads = 8; // that many workers the threaded module starts with; a thread beyond them would wait for one for ever
+// that many workers the threaded module starts with; a thread beyond them would wait for one for ever
+const mostWasmThreads = 8;
 
 /** @returns {Promise<{ tf: object, detail: string, threads: number | undefined }>} */
 export async function openBackend(backend, threads = Math.min(availableParallelism(), mostWasmThreads)) {
@@ -40,16 +41,25 @@ async function openWasm(threads) {
 }
 
 /**
- * tfjs 4.22 carries a threaded module and does not use it in Node (github.com/tensorflow/tfjs/issues/3830). Three things stand in the way while the backend starts:
- * its workers' script and main module are Blobs with URLs, which Node's Worker and the workers' own importScripts, a file read, cannot open: they
- * become files here, the main module the same one from the package; and it takes half the logical cores: it is told of twice as many.
+ * tfjs 4.22 carries a threaded module and does not use it in Node (github.com/tensorflow/tfjs/issues/3830). Three
+ * things stand in the way while the backend starts: its workers' script and main module are Blobs with URLs, which
+ * Node's Worker and the workers' own importScripts, a file read, cannot open: they become files here, the main module
+ * the same one from the package; and it takes half the logical cores: it is told of twice as many.
  * @returns puts everything back
  */
 function allowThreads() {
   const os = require('node:os');
-  const saved = { Blob: globalThis.Blob, createObjectURL: URL.createObjectURL, revokeObjectURL: URL.revokeObjectURL, cpus: os.cpus };
+  const saved = {
+    Blob: globalThis.Blob,
+    createObjectURL: URL.createObjectURL,
+    revokeObjectURL: URL.revokeObjectURL,
+    cpus: os.cpus,
+  };
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-bench-'));
-  const mainScript = join(dirname(require.resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'wasm-out/tfjs-backend-wasm-threaded-simd.js');
+  const mainScript = join(
+    dirname(require.resolve('@tensorflow/tfjs-backend-wasm/package.json')),
+    'wasm-out/tfjs-backend-wasm-threaded-simd.js',
+  );
   globalThis.Blob = function FileBlob(parts) {
     const text = parts.join('');
     if (text.startsWith('var WasmBackendModuleThreadedSimd')) return { path: mainScript };
@@ -80,5 +90,11 @@ async function openWebGpu() {
   require('@tensorflow/tfjs-backend-webgpu');
   await tf.setBackend('webgpu');
   const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
-  return { tf, detail: [description || device, vendor, architecture, isFallbackAdapter && 'computed on the CPU'].filter(Boolean).join(', '), threads: undefined };
+  return {
+    tf,
+    detail: [description || device, vendor, architecture, isFallbackAdapter && 'computed on the CPU']
+      .filter(Boolean)
+      .join(', '),
+    threads: undefined,
+  };
 }

@@ -1,5 +1,6 @@
-// bankLoss and bankUpdate on a backend of tfjs. Written for its speed: the gradient by hand, from the same softmaxes, and both orientations of each
-// bank kept as tensors, since its WASM backend multiplies by a transposed operand ten times slower.
+// bankLoss and bankUpdate on a backend of tfjs. Written for its speed: the gradient by hand, from the same softmaxes,
+// and both orientations of each bank kept as tensors, since its WASM backend multiplies by a transposed operand ten
+// times slower.
 import { createRequire } from 'node:module';
 import { trainTfjs } from '../encoder-tfjs.mjs';
 import { openBackend } from './tfjs-backends.mjs';
@@ -9,9 +10,15 @@ const require = createRequire(import.meta.url);
 export async function open({ backend, threads: wanted }) {
   const { tf, detail, threads } = await openBackend(backend, wanted);
   const { dependencies } = require('../package.json');
-  const packages = ['@tensorflow/tfjs', ...(backend === 'cpu' ? [] : [`@tensorflow/tfjs-backend-${backend}`]), ...(backend === 'webgpu' ? ['webgpu'] : [])];
+  const packages = [
+    '@tensorflow/tfjs',
+    ...(backend === 'cpu' ? [] : [`@tensorflow/tfjs-backend-${backend}`]),
+    ...(backend === 'webgpu' ? ['webgpu'] : []),
+  ];
   return {
-    detail, threads, versions: Object.fromEntries(packages.map((name) => [name, dependencies[name]])),
+    detail,
+    threads,
+    versions: Object.fromEntries(packages.map((name) => [name, dependencies[name]])),
     bankLoss: (input) => prepareLoss(tf, input),
     bankUpdate: (input) => prepareUpdate(tf, input),
     trainEncoder: (spec) => trainTfjs(tf, spec),
@@ -34,7 +41,13 @@ function prepareLoss(tf, input) {
         const [z, norm] = unitRows(tf, input.student, D);
         const [u] = unitRows(tf, input.teacher, D);
         const own = tf.sum(tf.mul(z, u), 1, true);
-        const textual = part(tf, tf.matMul(z, banks.textual.columns), tf.matMul(u, banks.textual.columns), undefined, input);
+        const textual = part(
+          tf,
+          tf.matMul(z, banks.textual.columns),
+          tf.matMul(u, banks.textual.columns),
+          undefined,
+          input,
+        );
         const visual = part(tf, tf.matMul(z, banks.visual.columns), tf.matMul(u, banks.visual.columns), own, input);
         const slope = tf.addN([
           tf.mul(tf.matMul(textual.weights, banks.textual.rows), 1 - alpha),
@@ -45,7 +58,10 @@ function prepareLoss(tf, input) {
       });
       const [gradient, [lossVisual], [lossTextual]] = await Promise.all(outputs.map((tensor) => tensor.data()));
       tf.dispose(outputs);
-      result = { losses: Float64Array.of(alpha * lossVisual + (1 - alpha) * lossTextual, lossVisual, lossTextual), gradient };
+      result = {
+        losses: Float64Array.of(alpha * lossVisual + (1 - alpha) * lossTextual, lossVisual, lossTextual),
+        gradient,
+      };
     },
     result: () => result,
     dispose: () => tf.dispose(banks),
@@ -59,7 +75,10 @@ function unitRows(tf, values, D) {
   return [tf.div(x, norm), norm];
 }
 
-/** Mean cross-entropy of one part over [own entry | bank] and (q - p) / t_S of the bank's entries [B,K] and of the own entry [B,1]. */
+/**
+ * Mean cross-entropy of one part over [own entry | bank] and (q - p) / t_S of the bank's entries [B,K] and of the own
+ * entry [B,1].
+ */
 function part(tf, studentScores, teacherScores, own, { studentTemperature, teacherTemperature }) {
   const student = softmax(tf, studentScores, own, studentTemperature);
   const teacher = softmax(tf, teacherScores, own && tf.onesLike(own), teacherTemperature);
@@ -91,7 +110,8 @@ function prepareUpdate(tf, input) {
   const { dimension: D, momentum, seen } = input;
   const textual = bankTensors(tf, input.textual, D);
   const visual = tf.tensor2d(input.visual, [seen.length, D]);
-  const onDevice = tf.getBackend() === 'webgpu'; // WASM has no segmented sum, and that of the cpu backend looks at every row for every category
+  // WASM has no segmented sum, and that of the cpu backend looks at every row for every category
+  const onDevice = tf.getBackend() === 'webgpu';
   let [moved, assignment] = [undefined, undefined];
   return {
     async run() {
@@ -101,9 +121,13 @@ function prepareUpdate(tf, input) {
         return [unit, tf.argMax(tf.matMul(unit, textual.columns), 1)];
       });
       assignment = await nearest.data();
-      const sums = onDevice ? tf.unsortedSegmentSum(u, nearest, seen.length) : tf.tensor2d(sumsOnHost(await u.data(), assignment, seen.length, D), [seen.length, D]);
+      const sums = onDevice
+        ? tf.unsortedSegmentSum(u, nearest, seen.length)
+        : tf.tensor2d(sumsOnHost(await u.data(), assignment, seen.length, D), [seen.length, D]);
       const { keep, add } = factors(assignment, seen, momentum);
-      moved = tf.tidy(() => tf.add(tf.mul(visual, tf.tensor2d(keep, [seen.length, 1])), tf.mul(sums, tf.tensor2d(add, [seen.length, 1]))));
+      moved = tf.tidy(() =>
+        tf.add(tf.mul(visual, tf.tensor2d(keep, [seen.length, 1])), tf.mul(sums, tf.tensor2d(add, [seen.length, 1]))),
+      );
       tf.dispose([u, nearest, sums]);
       const corner = tf.slice(moved, [0, 0], [1, 1]); // its value waits for the device
       await corner.data();

@@ -41,7 +41,8 @@ struct Shape {
 };
 
 std::string name_of(const char* what, const Shape& s) {
-  return std::string(what) + " " + std::to_string(s.batch) + " x " + std::to_string(s.dimension) + " x " + std::to_string(s.categories);
+  return std::string(what) + " " + std::to_string(s.batch) + " x " + std::to_string(s.dimension) + " x " +
+         std::to_string(s.categories);
 }
 
 TensorPtr tensor(const DevicePtr& device, const std::vector<float>& values, int64_t dimension) {
@@ -53,7 +54,8 @@ TensorPtr tensor(const DevicePtr& device, const std::vector<float>& values, int6
 using Values = std::vector<float>;
 
 // Of loss and gradient, the GPU's against the CPU's.
-double loss_error_of(Table& table, const Shape& s, const Values& student, const Values& teacher, const Values& textual, const Values& visual) {
+double loss_error_of(Table& table, const Shape& s, const Values& student, const Values& teacher, const Values& textual,
+                     const Values& visual) {
   const auto on = [&](const DevicePtr& device, bool rounded, Values& gradient) {
     gradient.assign(student.size(), NAN);
     BankLossArguments arguments{student, teacher, textual, visual, {}, gradient, s.dimension};
@@ -67,12 +69,15 @@ double loss_error_of(Table& table, const Shape& s, const Values& student, const 
   return std::max(std::abs(loss / wanted - 1), relative(found, expected));
 }
 
-double update_error_of(Table& table, const Shape& s, const Values& teacher, const Values& textual, const Values& visual, const std::vector<uint8_t>& seen) {
+double update_error_of(Table& table, const Shape& s, const Values& teacher, const Values& textual, const Values& visual,
+                       const std::vector<uint8_t>& seen) {
   const auto on = [&](const DevicePtr& device, std::vector<int32_t>& assignment) {
     assignment.assign(size_t(s.batch), -1);
     Values after(visual.size(), NAN);
     std::vector<uint8_t> seen_after(seen.size());
-    device->run("check", [&] { bank_update(device, {teacher, textual, visual, seen, assignment, after, seen_after, s.dimension, 0.9f}); });
+    device->run("check", [&] {
+      bank_update(device, {teacher, textual, visual, seen, assignment, after, seen_after, s.dimension, 0.9f});
+    });
     return after;
   };
   std::vector<int32_t> found, expected;
@@ -83,12 +88,15 @@ double update_error_of(Table& table, const Shape& s, const Values& teacher, cons
 // Everything stays where it is between calls: the head's own numbers fit the L2 cache, in a step too.
 void head(Table& table, const Shape& target) {
   const Shape s = table.options.small ? Shape{8, 96, 40, 0, 0} : target;
-  const std::string loss = name_of("semantic loss, forward and backward", target), update = name_of("bank update", target);
+  const std::string loss = name_of("semantic loss, forward and backward", target),
+                    update = name_of("bank update", target);
   if (!table.wants(loss) && !table.wants(update)) return;
   table.attempt(loss, {}, [&] {
-    const auto students = rows(s.batch, s.dimension, 1), teachers = rows(s.batch, s.dimension, 2), textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4);
+    const auto students = rows(s.batch, s.dimension, 1), teachers = rows(s.batch, s.dimension, 2),
+               textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4);
     const std::vector<uint8_t> seen(size_t(s.categories), 1);
-    const double loss_error = loss_error_of(table, s, students, teachers, textual, visual), update_error = update_error_of(table, s, teachers, textual, visual, seen);
+    const double loss_error = loss_error_of(table, s, students, teachers, textual, visual),
+                 update_error = update_error_of(table, s, teachers, textual, visual, seen);
 
     SemanticOptions options;
     options.dimension = s.dimension;
@@ -96,7 +104,9 @@ void head(Table& table, const Shape& target) {
     options.bfloat16 = true;
     const SemanticHeadPtr semantic = make_semantic_head(table.gpu, options);
     write_semantic_state(semantic, {textual, visual, {}, seen, 0, 0});
-    const TensorPtr student = tensor(table.gpu, students, s.dimension), teacher = tensor(table.gpu, teachers, s.dimension), gradient = make_tensor(table.gpu, {s.batch, s.dimension});
+    const TensorPtr student = tensor(table.gpu, students, s.dimension),
+                    teacher = tensor(table.gpu, teachers, s.dimension),
+                    gradient = make_tensor(table.gpu, {s.batch, s.dimension});
     const Timing alone = table.time_steps([&] { bank_loss(semantic, student, teacher, gradient, 1, 0); });
     const Timing both = table.time_steps([&] {
       bank_loss(semantic, student, teacher, gradient, 1, 0);
@@ -104,11 +114,19 @@ void head(Table& table, const Shape& target) {
     });
     const double scores = double(s.batch) * s.dimension * double(2 * s.categories);
     const double embeddings = double(s.batch) * s.dimension, anchors = 2.0 * double(s.categories) * s.dimension;
-    table.add(loss, {4 * 3 * embeddings + 2 * anchors, 2 * (2 * scores + scores), Unit::tensor, "embeddings and gradient (float32), anchors (16 bits); student and teacher scores, gradient"}, loss_error, 5e-3, alone, target.loss_us);
+    table.add(loss,
+              {4 * 3 * embeddings + 2 * anchors, 2 * (2 * scores + scores), Unit::tensor,
+               "embeddings and gradient (float32), anchors (16 bits); student and teacher scores, gradient"},
+              loss_error, 5e-3, alone, target.loss_us);
     const double touched = double(std::min(s.batch, s.categories)) * s.dimension;
     // After the loss, as a step has it; what it adds to the loss is its time.
-    table.add(update, {4 * (embeddings + 2 * touched) + 2 * touched, 0, Unit::cores, "teacher, touched anchors read and written, their 16-bit copies"}, update_error, 2e-5,
-              {std::max(both.p20 - alone.p20, 0.0), std::max(both.p50 - alone.p50, 0.0), std::max(both.p80 - alone.p80, 0.0)}, target.update_us);
+    table.add(
+        update,
+        {4 * (embeddings + 2 * touched) + 2 * touched, 0, Unit::cores,
+         "teacher, touched anchors read and written, their 16-bit copies"},
+        update_error, 2e-5,
+        {std::max(both.p20 - alone.p20, 0.0), std::max(both.p50 - alone.p50, 0.0), std::max(both.p80 - alone.p80, 0.0)},
+        target.update_us);
   });
 }
 
@@ -120,16 +138,21 @@ PixelStorePtr photographs(int count, int side) {
     const double fx = 0.01 + 0.1 * (random() % 100) / 100, fy = 0.01 + 0.1 * (random() % 100) / 100;
     for (int y = 0; y < side; ++y)
       for (int x = 0; x < side; ++x)
-        for (int c = 0; c < 3; ++c) pixels[(size_t(y) * side + x) * 3 + c] = uint8_t(120 + 90 * std::sin(fx * x + c) * std::cos(fy * y) + random() % 16);
+        for (int c = 0; c < 3; ++c)
+          pixels[(size_t(y) * side + x) * 3 + c] =
+              uint8_t(120 + 90 * std::sin(fx * x + c) * std::cos(fy * y) + random() % 16);
     append_pixels(store, side, side, pixels.data(), pixels.size());
   }
   return store;
 }
 
-// Two rows. The kernels alone, which the target is for, on crops that are on the device: plans of several epochs, so that the draws of one do not decide. And the whole call, from uint8 pixels in
-// host memory, of which a step waits for the slowest part: the host packs the crops, they are sent, and the kernels run, each beside the others of the calls around.
+// Two rows. The kernels alone, which the target is for, on crops that are on the device: plans of several epochs, so
+// that the draws of one do not decide. And the whole call, from uint8 pixels in host memory, of which a step waits for
+// the slowest part: the host packs the crops, they are sent, and the kernels run, each beside the others of the calls
+// around.
 void augment_rows(Table& table, int full, int stored, double us_an_image) {
-  const std::string what = "augmentation of " + std::to_string(stored) + " px to " + std::to_string(full) + " px, ", alone = what + "the kernels", whole = what + "packed, sent, kernels";
+  const std::string what = "augmentation of " + std::to_string(stored) + " px to " + std::to_string(full) + " px, ",
+                    alone = what + "the kernels", whole = what + "packed, sent, kernels";
   if (!table.wants(alone) && !table.wants(whole)) return;
   table.attempt(alone, {}, [&] {
     const int side = table.side(full), count = table.batch();
@@ -139,7 +162,8 @@ void augment_rows(Table& table, int full, int stored, double us_an_image) {
     batch.seed = 7;
     for (int i = 0; i < count; ++i) batch.images.push_back(i), batch.draw_ids.push_back(uint64_t(i));
     std::vector<float> found, expected;
-    const TensorPtr images = make_images(table.gpu, count, side, side, true), reference = make_images(table.cpu, count, side, side, false);
+    const TensorPtr images = make_images(table.gpu, count, side, side, true),
+                    reference = make_images(table.cpu, count, side, side, false);
     augment(store, recipe, batch, images);
     augment(store, recipe, batch, reference);
     table.gpu->run("read", [&] { read_images(images, found); });
@@ -166,8 +190,10 @@ void augment_rows(Table& table, int full, int stored, double us_an_image) {
       augment(store, recipe, batch, images);
     });
     const double bytes = crops + 2.0 * images->stored * count * side * side;
-    table.add(alone, {bytes, 0, Unit::cores, "crops (uint8), images (bfloat16)"}, error, 4e-3, kernels, us_an_image * count);
-    table.add(whole, {bytes, 0, Unit::cores, "as the kernels; not the host's packing, nor what is sent over PCIe"}, error, 4e-3, together);
+    table.add(alone, {bytes, 0, Unit::cores, "crops (uint8), images (bfloat16)"}, error, 4e-3, kernels,
+              us_an_image * count);
+    table.add(whole, {bytes, 0, Unit::cores, "as the kernels; not the host's packing, nor what is sent over PCIe"},
+              error, 4e-3, together);
   });
 }
 

@@ -50,7 +50,8 @@ inline LazyGradient lazy_gradient(Operands& t, size_t per_image, int channels) {
   return dy;
 }
 
-// Where the gradient of a convolution's input goes: finished through the norm under it, or as it is where there is a gate or no norm.
+// Where the gradient of a convolution's input goes: finished through the norm under it, or as it is where there is a
+// gate or no norm.
 inline GradientTarget gradient_target(Operands& t, size_t per_image, int channels, const LazyInput& x) {
   GradientTarget target;
   target.g = t.out_images(per_image);

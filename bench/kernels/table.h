@@ -1,4 +1,5 @@
-// What the rows of the table are made of: an operation at a shape, the least it must move and compute, and its time against that.
+// What the rows of the table are made of: an operation at a shape, the least it must move and compute, and its time
+// against that.
 #pragma once
 #include <cstdio>
 #include <functional>
@@ -12,23 +13,26 @@ namespace lgd::bench {
 enum class Unit { tensor, cores };  // which unit's rate bounds the operations
 
 struct Work {
-  double bytes = 0;        // each input read once, each output written once, as stored
-  double operations = 0;   // two a multiply-add
+  double bytes = 0;       // each input read once, each output written once, as stored
+  double operations = 0;  // two a multiply-add
   Unit unit = Unit::tensor;
   const char* model = "";  // what `bytes` counts
 };
 
-struct Timing { double p20, p50, p80; };  // microseconds a call
+struct Timing {
+  double p20, p50, p80;
+};  // microseconds a call
 
 struct Options {
-  bool small = false;                    // shapes that an emulated GPU computes
-  std::string only;                      // names that hold this
-  std::string rows;                      // file that rows are added to as JSON, a line each
-  double tensor = 989e12, cores = 67e12; // operations a second: the datasheet's dense bfloat16 and float32 of an H100, unless measured ones are given
+  bool small = false;  // shapes that an emulated GPU computes
+  std::string only;    // names that hold this
+  std::string rows;    // file that rows are added to as JSON, a line each
+  // operations a second: the datasheet's dense bfloat16 and float32 of an H100, unless measured ones are given
+  double tensor = 989e12, cores = 67e12;
 };
 
 using Call = std::function<void()>;
-using Body = std::function<Call(Operands&)>;   // allocates, and returns the call to be checked and timed
+using Body = std::function<Call(Operands&)>;  // allocates, and returns the call to be checked and timed
 
 class Table {
  public:
@@ -45,14 +49,17 @@ class Table {
 
   // Runs what one or a few rows come of, if its turn has come. An error is a failed row and ends nothing else.
   void attempt(const std::string& name, const Work& work, const std::function<void()>& body);
-  // Checks an operation of the table of kernels against the CPU, times it, prints its row. Timed in a graph of many calls, over as many sets
-  // of operands as exceed the L2 cache, since a step streams through its activations.
+  // Checks an operation of the table of kernels against the CPU, times it, prints its row. Timed in a graph of many
+  // calls, over as many sets of operands as exceed the L2 cache, since a step streams through its activations.
   void operation(const std::string& name, const Work& work, const Body& body);
-  // A row of calls that the caller checked: error against the reference, its limit, and the time of one. The target is an H100's, and of no other card.
-  void add(const std::string& name, const Work& work, double error, double tolerance, const Timing& timing, double target_us = 0);
+  // A row of calls that the caller checked: error against the reference, its limit, and the time of one. The target is
+  // an H100's, and of no other card.
+  void add(const std::string& name, const Work& work, double error, double tolerance, const Timing& timing,
+           double target_us = 0);
   // Times `call`, which queues engine work of one step, by steps that start as graphs.
   Timing time_steps(const std::function<void()>& call);
-  // Times calls by graphs of at most so many of them; input that they send was sent when the graph was built, and is on the device. Device thread only.
+  // Times calls by graphs of at most so many of them; input that they send was sent when the graph was built, and is on
+  // the device. Device thread only.
   Timing time_graph(const std::vector<Call>& calls, size_t most = 2000);
 
  private:

@@ -10,18 +10,27 @@ import { normaliseName } from '../text/spelling.js';
 import { loadTemplates } from '../text/templates.js';
 import { TextualSemanticsBank } from './textual.js';
 
-/** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the device given. */
+/**
+ * Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the
+ * device given.
+ */
 export class BankSource {
   #encoder: TextEncoder | undefined;
   /** What was taken from the bank kept because its file is gone, a line each. */
   readonly remarks = new Set<string>();
 
   /** @param kept the bank that a run to be continued was trained with */
-  constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions & { device?: Device }, readonly kept?: TextualSemanticsBank) {}
+  constructor(
+    readonly config: Config,
+    readonly teacher: Pick<Teacher, 'embeddingSize'>,
+    readonly options: EncodeOptions & { device?: Device },
+    readonly kept?: TextualSemanticsBank,
+  ) {}
 
   /**
-   * The bank to train with; undefined for methods seed and feature without names. The one kept is taken for the same names and templates, or where none are given or their files are
-   * gone: a text tower gives other last bits on another processor, and a run could not be continued there.
+   * The bank to train with; undefined for methods seed and feature without names. The one kept is taken for the same
+   * names and templates, or where none are given or their files are gone: a text tower gives other last bits on another
+   * processor, and a run could not be continued there.
    * @throws LgdError BAD_CONFIG (neither bank nor names), BAD_BANK, BAD_NAMES, and those of the text tower
    */
   async training(): Promise<TextualSemanticsBank | undefined> {
@@ -33,7 +42,10 @@ export class BankSource {
     }
     if (this.kept !== undefined) return this.#checked(this.kept, 'the checkpoint', 'teacher');
     if (worksWithoutNames(method)) return undefined;
-    throw new LgdError('BAD_CONFIG', `category names are needed for method ${method}.`, { option: 'names', mend: 'Give names or bank (--names, or --bank built before); methods seed and feature need none' });
+    throw new LgdError('BAD_CONFIG', `category names are needed for method ${method}.`, {
+      option: 'names',
+      mend: 'Give names or bank (--names, or --bank built before); methods seed and feature need none',
+    });
   }
 
   /** Are there names to choose among in an evaluation? @param training the bank to train with */
@@ -43,15 +55,20 @@ export class BankSource {
   }
 
   /**
-   * The bank to evaluate with: `evaluate.bank`, or else the training bank; its rows for `evaluate.names`, or, where a name is not in it, a bank of its own.
+   * The bank to evaluate with: `evaluate.bank`, or else the training bank; its rows for `evaluate.names`, or, where a
+   * name is not in it, a bank of its own.
    * @throws as {@link training}
    */
   async evaluation(training: TextualSemanticsBank | undefined): Promise<TextualSemanticsBank> {
     const { names, bank: file } = this.config.evaluate;
-    const bank = file === undefined ? training : this.#checked(await TextualSemanticsBank.load(file), file, 'evaluate.bank');
+    const bank =
+      file === undefined ? training : this.#checked(await TextualSemanticsBank.load(file), file, 'evaluate.bank');
     if (names === undefined) {
       if (bank !== undefined) return bank;
-      throw new LgdError('BAD_CONFIG', 'evaluation needs category names.', { option: 'evaluate.names', mend: 'Give names, evaluate.names or evaluate.bank' });
+      throw new LgdError('BAD_CONFIG', 'evaluation needs category names.', {
+        option: 'evaluate.names',
+        mend: 'Give names, evaluate.names or evaluate.bank',
+      });
     }
     const list = await this.#names(names);
     return (bank && subset(bank, list.names)) ?? (await this.#build(list));
@@ -70,19 +87,26 @@ export class BankSource {
   /** Names; where the training's are gone, those of the bank kept. */
   async #names(source: string | readonly string[]): Promise<CategoryList> {
     const list = CategoryList.load(source);
-    return source === this.config.names ? list.catch(this.#ifGone(`names ${String(source)}`, ({ names }) => CategoryList.load(names))) : list;
+    return source === this.config.names
+      ? list.catch(this.#ifGone(`names ${String(source)}`, ({ names }) => CategoryList.load(names)))
+      : list;
   }
 
   /** The configuration's templates; where they are gone, those of the bank kept. */
   async #templates(): Promise<readonly string[]> {
     const { templates } = this.config;
-    return loadTemplates(templates).catch(this.#ifGone(`templates ${String(templates)}`, (kept) => (kept.templates.length > 0 ? kept.templates : undefined)));
+    return loadTemplates(templates).catch(
+      this.#ifGone(`templates ${String(templates)}`, (kept) =>
+        kept.templates.length > 0 ? kept.templates : undefined,
+      ),
+    );
   }
 
   /** Takes the place of what fails to load because its file is gone, with a remark. */
   #ifGone<Value>(what: string, of: (kept: TextualSemanticsBank) => Value): (error: unknown) => NonNullable<Value> {
     return (error) => {
-      const value = this.kept && error instanceof LgdError && error.code === 'FILE_NOT_FOUND' ? of(this.kept) : undefined;
+      const value =
+        this.kept && error instanceof LgdError && error.code === 'FILE_NOT_FOUND' ? of(this.kept) : undefined;
       if (value === undefined || value === null) throw error;
       this.remarks.add(`${what} is not there any more: the run goes on with what its checkpoint keeps of it`);
       return value;
@@ -91,15 +115,33 @@ export class BankSource {
 
   /** Is a bank of these names by the configuration's templates? */
   async #isOf(bank: TextualSemanticsBank, { names }: CategoryList): Promise<boolean> {
-    const alike = (a: readonly string[], b: readonly string[]) => a.length === b.length && a.every((text, i) => text === b[i]);
-    return bank.embeddingSize === this.teacher.embeddingSize && alike(bank.names, names) && alike(bank.templates, await this.#templates());
+    const alike = (a: readonly string[], b: readonly string[]) =>
+      a.length === b.length && a.every((text, i) => text === b[i]);
+    return (
+      bank.embeddingSize === this.teacher.embeddingSize &&
+      alike(bank.names, names) &&
+      alike(bank.templates, await this.#templates())
+    );
   }
 
   async #build(list: CategoryList): Promise<TextualSemanticsBank> {
-    const { config: { allowDuplicates }, options: { signal, onProgress } } = this;
+    const {
+      config: { allowDuplicates },
+      options: { signal, onProgress },
+    } = this;
     const templates = await this.#templates();
     this.#encoder ??= await this.#loadEncoder();
-    return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, signal, onProgress }), this.#encoder.id, 'textEncoder');
+    return this.#checked(
+      await TextualSemanticsBank.build(list, {
+        encoder: this.#encoder,
+        templates,
+        allowDuplicates,
+        signal,
+        onProgress,
+      }),
+      this.#encoder.id,
+      'textEncoder',
+    );
   }
 
   async #loadEncoder(): Promise<TextEncoder> {
@@ -107,23 +149,46 @@ export class BankSource {
     const isFile = teacher !== undefined && /\.(?:onnx|safetensors)$/u.test(teacher);
     const source = textEncoder ?? (isFile ? undefined : teacher);
     if (source === undefined && teacher === undefined) {
-      throw new LgdError('BAD_CONFIG', 'is needed to embed the category names.', { option: 'textEncoder', mend: "Give the text tower of the teacher's own model, or a bank built with it" });
+      throw new LgdError('BAD_CONFIG', 'is needed to embed the category names.', {
+        option: 'textEncoder',
+        mend: "Give the text tower of the teacher's own model, or a bank built with it",
+      });
     }
     if (source === undefined) {
-      throw new LgdError('BAD_CONFIG', 'the teacher is a file without a text tower.', { option: 'textEncoder', found: teacher, mend: "Give the text tower of the teacher's model, or a bank built with it" });
+      throw new LgdError('BAD_CONFIG', 'the teacher is a file without a text tower.', {
+        option: 'textEncoder',
+        found: teacher,
+        mend: "Give the text tower of the teacher's model, or a bank built with it",
+      });
     }
-    return loadTextEncoder(source, { device: this.options.device ?? (this.config.device as DeviceName), localFilesOnly: offline, signal: this.options.signal });
+    return loadTextEncoder(source, {
+      device: this.options.device ?? (this.config.device as DeviceName),
+      localFilesOnly: offline,
+      signal: this.options.signal,
+    });
   }
 
   #checked(bank: TextualSemanticsBank, where: string, option: string): TextualSemanticsBank {
     if (bank.embeddingSize === this.teacher.embeddingSize) return bank;
-    throw new LgdError('BAD_BANK', `the text embeddings of ${where} have ${bank.embeddingSize} values, the teacher's ${this.teacher.embeddingSize}.`, {
-      option, found: bank.encoderId, mend: option === 'teacher' ? 'Resume with the teacher of that run' : "Take the text tower of the teacher's own model",
-    });
+    throw new LgdError(
+      'BAD_BANK',
+      `the text embeddings of ${where} have ${bank.embeddingSize} values, the teacher's ${this.teacher.embeddingSize}.`,
+      {
+        option,
+        found: bank.encoderId,
+        mend:
+          option === 'teacher'
+            ? 'Resume with the teacher of that run'
+            : "Take the text tower of the teacher's own model",
+      },
+    );
   }
 }
 
-/** The rows of a bank for some of its names, or undefined where a name is not in it. Names that differ only in case, or in underscores for blanks, are one. */
+/**
+ * The rows of a bank for some of its names, or undefined where a name is not in it. Names that differ only in case, or
+ * in underscores for blanks, are one.
+ */
 function subset(bank: TextualSemanticsBank, names: readonly string[]): TextualSemanticsBank | undefined {
   const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
   const rows = names.map((name) => places.get(normaliseName(name)));

@@ -10,7 +10,12 @@ export interface EmbeddingsFileOptions extends Partial<BankInfo> {
   names?: CategoryList | readonly string[];
 }
 
-const embeddingsFileOptions = { names: 'optional', encoderId: 'optional', templates: 'optional', allowDuplicates: 'optional' } satisfies OptionTable<EmbeddingsFileOptions>;
+const embeddingsFileOptions = {
+  names: 'optional',
+  encoderId: 'optional',
+  templates: 'optional',
+  allowDuplicates: 'optional',
+} satisfies OptionTable<EmbeddingsFileOptions>;
 
 export interface EmbeddedBank {
   bank: TextualSemanticsBank;
@@ -20,10 +25,12 @@ export interface EmbeddedBank {
 
 /**
  * Makes a text bank of embeddings computed elsewhere, so that no text tower is needed here.
- * @param file safetensors with a tensor `embeddings` [K,D] (or one tensor alone; float32, float64 or half precision), row k for name k. Its metadata may hold
- *   `names` and `templates` (JSON arrays) and `encoder`; options override the latter two.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_SHAPE (not [K,D], or not a row for each name), BAD_NAMES (none, or others than the file's), BAD_OPTION (no
- *   encoder is named: a bank records where its rows come from), ZERO_EMBEDDING, NON_FINITE
+ * @param file safetensors with a tensor `embeddings` [K,D] (or one tensor alone; float32, float64 or half precision),
+ *   row k for name k. Its metadata may hold `names` and `templates` (JSON arrays) and `encoder`; options override the
+ *   latter two.
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_SHAPE (not [K,D], or not a row for each name), BAD_NAMES (none, or
+ *   others than the file's), BAD_OPTION (no encoder is named: a bank records where its rows come from), ZERO_EMBEDDING,
+ *   NON_FINITE
  */
 export async function bankFromFile(file: string, options: EmbeddingsFileOptions = {}): Promise<EmbeddedBank> {
   checkOptions(options, 'bankFromFile()', embeddingsFileOptions);
@@ -33,27 +40,60 @@ export async function bankFromFile(file: string, options: EmbeddingsFileOptions 
   const [count, size] = [shape[0]!, shape[1]!];
   const own = metadata['names'] === undefined ? undefined : stringsOf(metadata['names'], 'names', file);
   const list = names === undefined ? own : namesOf(names);
-  if (list === undefined) throw new LgdError('BAD_NAMES', `${file} holds no names.`, { option: 'names', mend: 'Give the names of its rows, in their order' });
-  if (list.length !== count) throw new LgdError('BAD_SHAPE', `${file} has ${count} rows for ${list.length} names.`, { option: 'embeddings', found: `[${shape.join(',')}]`, allowed: 'one row for each name' });
+  if (list === undefined)
+    throw new LgdError('BAD_NAMES', `${file} holds no names.`, {
+      option: 'names',
+      mend: 'Give the names of its rows, in their order',
+    });
+  if (list.length !== count)
+    throw new LgdError('BAD_SHAPE', `${file} has ${count} rows for ${list.length} names.`, {
+      option: 'embeddings',
+      found: `[${shape.join(',')}]`,
+      allowed: 'one row for each name',
+    });
   const differs = own?.findIndex((name, index) => name !== list[index]) ?? -1;
   if (differs !== -1) {
-    throw new LgdError('BAD_NAMES', `row ${differs} of ${file} is ${JSON.stringify(own![differs])}, the list has ${JSON.stringify(list[differs])} there.`, { option: 'names', mend: 'Give the names in the order of the rows, or leave them out' });
+    throw new LgdError(
+      'BAD_NAMES',
+      `row ${differs} of ${file} is ${JSON.stringify(own![differs])}, the list has ${JSON.stringify(list[differs])} there.`,
+      { option: 'names', mend: 'Give the names in the order of the rows, or leave them out' },
+    );
   }
   const encoder = encoderId ?? metadata['encoder'];
   if (encoder === undefined) {
-    throw new LgdError('BAD_OPTION', 'a bank records which encoder its rows come from.', { option: 'textEncoder', mend: 'Name it (with --embeddings it is not loaded), or put "encoder" into the metadata of the file' });
+    throw new LgdError('BAD_OPTION', 'a bank records which encoder its rows come from.', {
+      option: 'textEncoder',
+      mend: 'Name it (with --embeddings it is not loaded), or put "encoder" into the metadata of the file',
+    });
   }
-  const recorded = metadata['templates'] === undefined ? undefined : stringsOf(metadata['templates'], 'templates', file);
-  const bank = TextualSemanticsBank.fromEmbeddings(list, data, { encoderId: encoder, templates: templates ?? recorded, allowDuplicates });
+  const recorded =
+    metadata['templates'] === undefined ? undefined : stringsOf(metadata['templates'], 'templates', file);
+  const bank = TextualSemanticsBank.fromEmbeddings(list, data, {
+    encoderId: encoder,
+    templates: templates ?? recorded,
+    allowDuplicates,
+  });
   return { bank, lengths: lengthsOf(data, size) };
 }
 
 function embeddingsOf(tensors: Map<string, TensorRecord>, file: string): { shape: number[]; data: Float32Array } {
   const tensor = tensors.get('embeddings') ?? (tensors.size === 1 ? [...tensors.values()][0] : undefined);
-  if (tensor === undefined) throw new LgdError('BAD_FILE', `${file} has no tensor "embeddings".`, { found: [...tensors.keys()].slice(0, 5).join(', '), mend: 'Write one tensor "embeddings" [K,D]' });
+  if (tensor === undefined)
+    throw new LgdError('BAD_FILE', `${file} has no tensor "embeddings".`, {
+      found: [...tensors.keys()].slice(0, 5).join(', '),
+      mend: 'Write one tensor "embeddings" [K,D]',
+    });
   const { shape, data } = tensor;
-  if (shape.length !== 2 || shape.some((length) => length < 1) || !(data instanceof Float32Array || data instanceof Float64Array)) {
-    throw new LgdError('BAD_SHAPE', `the embeddings of ${file} are no matrix of floats.`, { option: 'embeddings', found: `[${shape.join(',')}]`, allowed: '[K,D], float32, float64 or half precision' });
+  if (
+    shape.length !== 2 ||
+    shape.some((length) => length < 1) ||
+    !(data instanceof Float32Array || data instanceof Float64Array)
+  ) {
+    throw new LgdError('BAD_SHAPE', `the embeddings of ${file} are no matrix of floats.`, {
+      option: 'embeddings',
+      found: `[${shape.join(',')}]`,
+      allowed: '[K,D], float32, float64 or half precision',
+    });
   }
   return { shape, data: data instanceof Float32Array ? data : Float32Array.from(data) };
 }
@@ -61,7 +101,10 @@ function embeddingsOf(tensors: Map<string, TensorRecord>, file: string): { shape
 function stringsOf(json: string, what: string, file: string): string[] {
   const value = parsed(json);
   if (isTexts(value)) return value;
-  throw new LgdError('BAD_FILE', `the ${what} in the metadata of ${file} are no JSON array of strings.`, { found: json.slice(0, 100), mend: 'Write them again' });
+  throw new LgdError('BAD_FILE', `the ${what} in the metadata of ${file} are no JSON array of strings.`, {
+    found: json.slice(0, 100),
+    mend: 'Write them again',
+  });
 }
 
 function lengthsOf(data: Float32Array, size: number): EmbeddedBank['lengths'] {

@@ -16,11 +16,19 @@ export interface BuildOptions extends EncodeOptions {
   encoder: TextEncoder;
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
   templates?: string | readonly string[] | undefined;
-  /** Keeps names that are given more than once, each with its own row. Default false: they are refused, since of rows alike only the first can ever be assigned. */
+  /**
+   * Keeps names that are given more than once, each with its own row. Default false: they are refused, since of rows
+   * alike only the first can ever be assigned.
+   */
   allowDuplicates?: boolean | undefined;
 }
 
-const buildOptions = { encoder: 'needed', templates: 'optional', allowDuplicates: 'optional', ...encodeOptions } satisfies OptionTable<BuildOptions>;
+const buildOptions = {
+  encoder: 'needed',
+  templates: 'optional',
+  allowDuplicates: 'optional',
+  ...encodeOptions,
+} satisfies OptionTable<BuildOptions>;
 
 /** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
 export interface BankInfo {
@@ -29,7 +37,11 @@ export interface BankInfo {
   allowDuplicates?: boolean | undefined;
 }
 
-const bankInfo = { encoderId: 'needed', templates: 'optional', allowDuplicates: 'optional' } satisfies OptionTable<BankInfo>;
+const bankInfo = {
+  encoderId: 'needed',
+  templates: 'optional',
+  allowDuplicates: 'optional',
+} satisfies OptionTable<BankInfo>;
 
 /** Which pairs {@link TextualSemanticsBank.nearestNames} looks for. */
 export interface NearestOptions {
@@ -40,7 +52,11 @@ export interface NearestOptions {
   signal?: AbortSignal | undefined;
 }
 
-const nearestOptions = { similarity: 'optional', limit: 'optional', signal: 'optional' } satisfies OptionTable<NearestOptions>;
+const nearestOptions = {
+  similarity: 'optional',
+  limit: 'optional',
+  signal: 'optional',
+} satisfies OptionTable<NearestOptions>;
 
 /** Two names and the cosine between their rows. */
 export interface NearestNames {
@@ -57,7 +73,10 @@ const unitTolerance = 1e-3; // leaves room for banks written by programs that st
  * Row k belongs to name k.
  */
 export class TextualSemanticsBank {
-  /** SHA-256, in hex, of the names (their JSON array in UTF-8) followed by the rows (float32, little-endian): two banks agree exactly when their hashes do. */
+  /**
+   * SHA-256, in hex, of the names (their JSON array in UTF-8) followed by the rows (float32, little-endian): two banks
+   * agree exactly when their hashes do.
+   */
   readonly hash: string;
   readonly #places = new Map<string, number>();
 
@@ -85,8 +104,10 @@ export class TextualSemanticsBank {
   }
 
   /**
-   * Embeds every name: per template the unit text embedding, the mean over templates, normalised again (text/prompts.ts).
-   * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), BAD_SHAPE (an encoder that gives no rows of its size), ZERO_EMBEDDING, NON_FINITE, ABORTED
+   * Embeds every name: per template the unit text embedding, the mean over templates, normalised again
+   * (text/prompts.ts).
+   * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates),
+   *   BAD_SHAPE (an encoder that gives no rows of its size), ZERO_EMBEDDING, NON_FINITE, ABORTED
    */
   static async build(list: CategoryList | readonly string[], options: BuildOptions): Promise<TextualSemanticsBank> {
     checkOptions(options, 'TextualSemanticsBank.build()', buildOptions);
@@ -96,7 +117,13 @@ export class TextualSemanticsBank {
     requireNames(names, allowDuplicates);
     const loaded = await loadTemplates(templates);
     const data = await embedNames(names, encoder, loaded, { signal, onProgress });
-    return new TextualSemanticsBank(Object.freeze([...names]), Object.freeze(loaded), encoder.id, encoder.embeddingSize, data);
+    return new TextualSemanticsBank(
+      Object.freeze([...names]),
+      Object.freeze(loaded),
+      encoder.id,
+      encoder.embeddingSize,
+      data,
+    );
   }
 
   /**
@@ -104,21 +131,41 @@ export class TextualSemanticsBank {
    * @param embeddings [K,D], row-major, of any positive length; they are copied and normalised
    * @throws LgdError BAD_NAMES, BAD_SHAPE, ZERO_EMBEDDING, NON_FINITE
    */
-  static fromEmbeddings(list: CategoryList | readonly string[], embeddings: Float32Array, options: BankInfo): TextualSemanticsBank {
+  static fromEmbeddings(
+    list: CategoryList | readonly string[],
+    embeddings: Float32Array,
+    options: BankInfo,
+  ): TextualSemanticsBank {
     checkOptions(options, 'TextualSemanticsBank.fromEmbeddings()', bankInfo);
     const { encoderId, templates = [], allowDuplicates = false } = options;
     checkText(encoderId, 'encoderId', 'the name of the encoder that the rows come from');
     const names = namesOf(list);
-    if (!ArrayBuffer.isView(embeddings)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [K,D], row-major' });
+    if (!ArrayBuffer.isView(embeddings))
+      throw new LgdError('BAD_SHAPE', 'these are no embeddings.', {
+        option: 'embeddings',
+        found: embeddings,
+        allowed: 'a Float32Array [K,D], row-major',
+      });
     requireNames(names, allowDuplicates);
     const size = embeddings.length / names.length;
-    if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${names.length} names.`, { option: 'embeddings', allowed: '[K,D], row-major' });
+    if (!Number.isInteger(size) || size === 0)
+      throw new LgdError(
+        'BAD_SHAPE',
+        `${embeddings.length} values are not one row for each of ${names.length} names.`,
+        { option: 'embeddings', allowed: '[K,D], row-major' },
+      );
     const data = new Float32Array(embeddings.length);
     names.forEach((name, index) => {
       const row = embeddings.subarray(index * size, (index + 1) * size);
       const norm = normOf(row);
-      if (!Number.isFinite(norm)) throw new LgdError('NON_FINITE', `row ${index} (${JSON.stringify(name)}) is not finite.`, { option: 'embeddings' });
-      if (norm === 0) throw new LgdError('ZERO_EMBEDDING', `row ${index} (${JSON.stringify(name)}) is zero.`, { option: 'embeddings' });
+      if (!Number.isFinite(norm))
+        throw new LgdError('NON_FINITE', `row ${index} (${JSON.stringify(name)}) is not finite.`, {
+          option: 'embeddings',
+        });
+      if (norm === 0)
+        throw new LgdError('ZERO_EMBEDDING', `row ${index} (${JSON.stringify(name)}) is zero.`, {
+          option: 'embeddings',
+        });
       for (let k = 0; k < size; k++) data[index * size + k] = row[k]! / norm;
     });
     return new TextualSemanticsBank(Object.freeze([...names]), Object.freeze([...templates]), encoderId, size, data);
@@ -132,13 +179,19 @@ export class TextualSemanticsBank {
     checkOptions(options, 'nearestNames()', nearestOptions);
     const { similarity = 0.9, limit = 1000, signal } = options;
     checkSimilarity(similarity);
-    if (!Number.isSafeInteger(limit) || limit < 1) throw new LgdError('BAD_OPTION', 'not a number of pairs.', { option: 'limit', found: limit, allowed: 'a whole number from 1' });
+    if (!Number.isSafeInteger(limit) || limit < 1)
+      throw new LgdError('BAD_OPTION', 'not a number of pairs.', {
+        option: 'limit',
+        found: limit,
+        allowed: 'a whole number from 1',
+      });
     const { pairs } = await nearestPairs(this.data, this.size, similarity, { limit, signal });
     return pairs.map(({ a, b, similarity: cosine }) => ({ a: this.names[a]!, b: this.names[b]!, similarity: cosine }));
   }
 
   /**
-   * Writes the bank as safetensors: tensor `textual_bank` [K,D] float32; metadata format, version, names and templates (JSON arrays), encoder, hash.
+   * Writes the bank as safetensors: tensor `textual_bank` [K,D] float32; metadata format, version, names and templates
+   * (JSON arrays), encoder, hash.
    * @throws LgdError BAD_OPTION (no path), NOT_WRITABLE
    */
   async save(file: string): Promise<void> {
@@ -158,20 +211,32 @@ export class TextualSemanticsBank {
    * @throws LgdError FILE_NOT_FOUND, BAD_FILE (not safetensors, cut short), BAD_BANK
    */
   static async load(file: string): Promise<TextualSemanticsBank> {
-    const bad = (why: string) => new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, { mend: 'Build it again: lgdistill bank build' });
+    const bad = (why: string) =>
+      new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, {
+        mend: 'Build it again: lgdistill bank build',
+      });
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('textual_bank');
     if (tensor === undefined || metadata['format'] !== format) throw bad('it holds something else');
     const [names, templates] = [parsed(metadata['names']), parsed(metadata['templates'])];
-    if (!isTexts(names) || !isTexts(templates) || metadata['encoder'] === undefined) throw bad('its names, templates or encoder are missing');
+    if (!isTexts(names) || !isTexts(templates) || metadata['encoder'] === undefined)
+      throw bad('its names, templates or encoder are missing');
     const { data, shape } = tensor;
     const [count, size] = shape;
-    if (!(data instanceof Float32Array) || shape.length !== 2 || count !== names.length || !size || count === 0) throw bad(`its tensor is [${shape.join(',')}] for ${names.length} names`);
+    if (!(data instanceof Float32Array) || shape.length !== 2 || count !== names.length || !size || count === 0)
+      throw bad(`its tensor is [${shape.join(',')}] for ${names.length} names`);
     for (let index = 0; index < names.length; index++) {
       const norm = normOf(data.subarray(index * size, (index + 1) * size));
-      if (!(Math.abs(norm - 1) <= unitTolerance)) throw bad(`row ${index} (${JSON.stringify(names[index])}) has length ${norm}, not 1`);
+      if (!(Math.abs(norm - 1) <= unitTolerance))
+        throw bad(`row ${index} (${JSON.stringify(names[index])}) has length ${norm}, not 1`);
     }
-    const bank = new TextualSemanticsBank(Object.freeze(names), Object.freeze(templates), metadata['encoder'], size, data);
+    const bank = new TextualSemanticsBank(
+      Object.freeze(names),
+      Object.freeze(templates),
+      metadata['encoder'],
+      size,
+      data,
+    );
     if (bank.hash !== metadata['hash']) throw bad('its content does not match its hash');
     return bank;
   }
@@ -180,34 +245,66 @@ export class TextualSemanticsBank {
 const mostNames = 2 ** 24; // a set's
 const punctuation = 5; // quotes, each escaped in the header of a file, and a comma
 
-/** Names from a list, which `import` and `require` have different classes of, or from an array. @throws LgdError BAD_NAMES */
+/**
+ * Names from a list, which `import` and `require` have different classes of, or from an array. @throws LgdError
+ * BAD_NAMES
+ */
 export function namesOf(list: CategoryList | readonly string[]): readonly string[] {
   const names: unknown = typeof list === 'object' && list !== null && 'names' in list ? list.names : list;
   if (Array.isArray(names)) return names as readonly string[];
-  throw new LgdError('BAD_NAMES', 'these are no names.', { option: 'names', found: list, allowed: 'an array of strings, or what `await CategoryList.load()` gives', mend: 'Give names, and put await before CategoryList.load()' });
+  throw new LgdError('BAD_NAMES', 'these are no names.', {
+    option: 'names',
+    found: list,
+    allowed: 'an array of strings, or what `await CategoryList.load()` gives',
+    mend: 'Give names, and put await before CategoryList.load()',
+  });
 }
 
 function requireNames(names: readonly string[], allowDuplicates: boolean): void {
-  if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names', mend: 'Give category names' });
+  if (names.length === 0)
+    throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', {
+      option: 'names',
+      mend: 'Give category names',
+    });
   const other = names.findIndex((name) => typeof name !== 'string');
-  if (other !== -1) throw new LgdError('BAD_NAMES', `name ${other + 1} is no text.`, { option: 'names', found: names[other], allowed: 'strings', mend: 'Give names as text' });
+  if (other !== -1)
+    throw new LgdError('BAD_NAMES', `name ${other + 1} is no text.`, {
+      option: 'names',
+      found: names[other],
+      allowed: 'strings',
+      mend: 'Give names as text',
+    });
   const text = names.reduce((sum, name) => sum + name.length + punctuation, 0);
   if (names.length > mostNames || text > constants.MAX_STRING_LENGTH) {
     throw new LgdError('BAD_NAMES', `a bank cannot hold ${names.length} names of ${mebibytes(text)} MiB.`, {
-      option: 'names', allowed: `${mostNames} names of ${mebibytes(constants.MAX_STRING_LENGTH)} MiB in all`, mend: 'Give fewer names, or shorter ones',
+      option: 'names',
+      allowed: `${mostNames} names of ${mebibytes(constants.MAX_STRING_LENGTH)} MiB in all`,
+      mend: 'Give fewer names, or shorter ones',
     });
   }
   const empty = names.findIndex((name) => name.trim() === '');
-  if (empty !== -1) throw new LgdError('BAD_NAMES', `name ${empty + 1} is empty.`, { option: 'names', mend: 'Remove it; lgdistill names proposes the mended list' });
+  if (empty !== -1)
+    throw new LgdError('BAD_NAMES', `name ${empty + 1} is empty.`, {
+      option: 'names',
+      mend: 'Remove it; lgdistill names proposes the mended list',
+    });
   if (allowDuplicates) return;
   const seen = new Set<string>();
   const twice = new Set<string>();
   for (const name of names) (seen.has(name) ? twice : seen).add(name);
   if (twice.size === 0) return;
-  const shown = [...twice].slice(0, 10).map((name) => JSON.stringify(name)).join(', ');
-  throw new LgdError('BAD_NAMES', `${twice.size} ${twice.size === 1 ? 'name is' : 'names are'} given more than once: ${shown}${twice.size > 10 ? ', ...' : ''}.`, {
-    option: 'names', mend: 'Remove the repetitions (lgdistill names proposes the mended list), or allow duplicates',
-  });
+  const shown = [...twice]
+    .slice(0, 10)
+    .map((name) => JSON.stringify(name))
+    .join(', ');
+  throw new LgdError(
+    'BAD_NAMES',
+    `${twice.size} ${twice.size === 1 ? 'name is' : 'names are'} given more than once: ${shown}${twice.size > 10 ? ', ...' : ''}.`,
+    {
+      option: 'names',
+      mend: 'Remove the repetitions (lgdistill names proposes the mended list), or allow duplicates',
+    },
+  );
 }
 
 function normOf(row: Float32Array): number {

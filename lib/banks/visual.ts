@@ -5,8 +5,9 @@ import { nextTurn } from '../turn.js';
 import type { TextualSemanticsBank } from './textual.js';
 
 /**
- * The Visual Semantics Bank: one visual anchor for each category name (V, [K,D], in Li et al. 2024), with a flag that tells which categories were
- * seen. It holds state; the device moves the anchors (`bankUpdate`, and the distiller's semantic head).
+ * The Visual Semantics Bank: one visual anchor for each category name (V, [K,D], in Li et al. 2024), with a flag that
+ * tells which categories were seen. It holds state; the device moves the anchors (`bankUpdate`, and the distiller's
+ * semantic head).
  */
 export class VisualSemanticsBank {
   /** K. */
@@ -23,15 +24,32 @@ export class VisualSemanticsBank {
    * @throws LgdError BAD_SHAPE, NON_FINITE
    */
   constructor(data: Float32Array, seen: Uint8Array, embeddingSize: number) {
-    if (!types.isFloat32Array(data) || !types.isUint8Array(seen)) throw new LgdError('BAD_SHAPE', 'these are no anchors.', { option: 'visual', found: types.isFloat32Array(data) ? seen : data, allowed: 'a Float32Array [K,D] and a Uint8Array [K]' });
-    if (!Number.isInteger(embeddingSize) || embeddingSize < 1 || seen.length === 0 || data.length !== seen.length * embeddingSize) {
-      throw new LgdError('BAD_SHAPE', `${data.length} values are not ${seen.length} anchors of ${embeddingSize} values.`, {
+    if (!types.isFloat32Array(data) || !types.isUint8Array(seen))
+      throw new LgdError('BAD_SHAPE', 'these are no anchors.', {
         option: 'visual',
-        allowed: '[K,D] values and K flags, K and D at least 1',
+        found: types.isFloat32Array(data) ? seen : data,
+        allowed: 'a Float32Array [K,D] and a Uint8Array [K]',
       });
+    if (
+      !Number.isInteger(embeddingSize) ||
+      embeddingSize < 1 ||
+      seen.length === 0 ||
+      data.length !== seen.length * embeddingSize
+    ) {
+      throw new LgdError(
+        'BAD_SHAPE',
+        `${data.length} values are not ${seen.length} anchors of ${embeddingSize} values.`,
+        {
+          option: 'visual',
+          allowed: '[K,D] values and K flags, K and D at least 1',
+        },
+      );
     }
     const broken = firstBroken(data);
-    if (broken >= 0) throw new LgdError('NON_FINITE', `anchor ${Math.floor(broken / embeddingSize)} has a value that is not finite.`, { option: 'visual' });
+    if (broken >= 0)
+      throw new LgdError('NON_FINITE', `anchor ${Math.floor(broken / embeddingSize)} has a value that is not finite.`, {
+        option: 'visual',
+      });
     this.size = seen.length;
     this.embeddingSize = embeddingSize;
     this.data = data;
@@ -39,7 +57,8 @@ export class VisualSemanticsBank {
   }
 
   /**
-   * The start of training: random directions (Gaussian rows, normalised), no category seen. The same seed gives the same bank. Of 20,000 categories it takes about a second.
+   * The start of training: random directions (Gaussian rows, normalised), no category seen. The same seed gives the
+   * same bank. Of 20,000 categories it takes about a second.
    * @param seed a whole number from 0
    * @throws LgdError BAD_SHAPE, BAD_OPTION (no seed)
    */
@@ -60,7 +79,10 @@ export function takeStartBank(tsb: TextualSemanticsBank, seed: number): VisualSe
   return ahead?.seed === seed ? ahead.bank : VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, seed);
 }
 
-/** Draws what {@link takeStartBank} will give, letting timers and other callbacks run meanwhile; else that draws it at once. @throws LgdError ABORTED */
+/**
+ * Draws what {@link takeStartBank} will give, letting timers and other callbacks run meanwhile; else that draws it at
+ * once. @throws LgdError ABORTED
+ */
 export async function drawStartBank(tsb: TextualSemanticsBank, seed: number, signal?: AbortSignal): Promise<void> {
   const { size, embeddingSize } = tsb;
   const data = emptyBank(size, embeddingSize);
@@ -77,8 +99,11 @@ export async function drawStartBank(tsb: TextualSemanticsBank, seed: number, sig
 const valuesAtOnce = 32_768; // a few milliseconds
 
 function emptyBank(size: number, embeddingSize: number): Float32Array {
-  if (Number.isInteger(size) && size >= 1 && Number.isInteger(embeddingSize) && embeddingSize >= 1) return new Float32Array(size * embeddingSize);
-  throw new LgdError('BAD_SHAPE', `a bank needs whole positive sizes, found ${size} x ${embeddingSize}.`, { option: 'visual' });
+  if (Number.isInteger(size) && size >= 1 && Number.isInteger(embeddingSize) && embeddingSize >= 1)
+    return new Float32Array(size * embeddingSize);
+  throw new LgdError('BAD_SHAPE', `a bank needs whole positive sizes, found ${size} x ${embeddingSize}.`, {
+    option: 'visual',
+  });
 }
 
 /** A loop: findIndex calls back for each of millions of values, ten times slower. */
@@ -113,7 +138,10 @@ function drawRow(normal: Gaussian, row: Float64Array, data: Float32Array, begin:
 
 const pairsAtOnce = 256;
 
-/** Standard normal numbers by Box and Muller's transform of a seeded 53-bit uniform source, some hundred made at once: banks have a hundred million. */
+/**
+ * Standard normal numbers by Box and Muller's transform of a seeded 53-bit uniform source, some hundred made at once:
+ * banks have a hundred million.
+ */
 class Gaussian {
   readonly #state: Uint32Array;
   readonly #words = new Uint32Array(4 * pairsAtOnce);

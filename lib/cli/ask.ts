@@ -21,15 +21,28 @@ export type Ask = (question: Question) => Promise<string>;
 export function openAsk({ stdin, stderr, env }: Streams, signal: AbortSignal): Ask | undefined {
   if (stdin?.isTTY !== true || stderr.isTTY !== true || isSet(env['CI'])) return undefined;
   return async ({ text, suggestion, words, check }) => {
-    const prompt = createInterface({ input: stdin, output: stderr, completer: (line: string): [string[], string] => [complete(line, words), line] });
+    const prompt = createInterface({
+      input: stdin,
+      output: stderr,
+      completer: (line: string): [string[], string] => [complete(line, words), line],
+    });
     prompt.once('SIGINT', () => prompt.close());
     const closed = new Promise<never>((_, reject) => {
-      prompt.once('close', () => reject(new LgdError('ABORTED', 'the questions were left unanswered.', { mend: 'Run lgdistill init again, or give the answers as options' })));
+      prompt.once('close', () =>
+        reject(
+          new LgdError('ABORTED', 'the questions were left unanswered.', {
+            mend: 'Run lgdistill init again, or give the answers as options',
+          }),
+        ),
+      );
     });
     closed.catch(() => undefined); // an answer closes it too
     try {
       for (;;) {
-        const given = await Promise.race([prompt.question(`${text}${suggestion === '' ? '' : ` [${suggestion}]`}: `, { signal }), closed]);
+        const given = await Promise.race([
+          prompt.question(`${text}${suggestion === '' ? '' : ` [${suggestion}]`}: `, { signal }),
+          closed,
+        ]);
         const answer = given.trim() === '' ? suggestion : given.trim();
         try {
           stderr.write(`  ${await check(answer)}\n`);

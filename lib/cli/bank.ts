@@ -13,37 +13,56 @@ import { formatFacts } from './table.js';
 import type { Terminal } from './terminal.js';
 
 export function bankCommand(bind: Bind): Command {
-  return new Command('bank').description('build and inspect text banks').addCommand(buildCommand(bind)).addCommand(inspectCommand(bind));
+  return new Command('bank')
+    .description('build and inspect text banks')
+    .addCommand(buildCommand(bind))
+    .addCommand(inspectCommand(bind));
 }
 
 function buildCommand(bind: Bind): Command {
   const command = new Command('build')
     .description('embed category names into a text bank, or make one of embeddings computed elsewhere')
     .requiredOption('--to <file>', 'the bank, a .safetensors file')
-    .option('--embeddings <file>', 'a .safetensors file with "embeddings" [K,D], a row for each name, in the place of a text tower; --text-encoder then only says where they come from');
+    .option(
+      '--embeddings <file>',
+      'a .safetensors file with "embeddings" [K,D], a row for each name, in the place of a text tower; --text-encoder then only says where they come from',
+    );
   addConfigOptions(command, ['names', 'templates', 'textEncoder', 'teacher', 'allowDuplicates', 'offline']);
-  return command.action(bind(async ({ terminal, signal }) => {
-    const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
-    await checkReplaceable(to, 'safetensors', 'to');
-    if (embeddings !== undefined) return convert(command, terminal, embeddings, to);
-    const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
-    if (names === undefined) throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
-    const model = textEncoder ?? teacher;
-    if (model === undefined) throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', { option: 'textEncoder', mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP' });
-    const list = await CategoryList.load(names);
-    const encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
-    const progress = startProgress(terminal, 'text bank');
-    try {
-      const bank = await TextualSemanticsBank.build(list, { encoder, templates, allowDuplicates, signal, onProgress: (done, total) => progress.update(done, total) });
-      await bank.save(to);
-      progress.stop();
-      terminal.emit({ file: to, ...summary(bank) });
-      terminal.say(`${to}: ${bank.size} names, ${bank.templates.length} templates, ${bank.embeddingSize} dimensions`);
-    } finally {
-      progress.stop();
-      await encoder.dispose();
-    }
-  }));
+  return command.action(
+    bind(async ({ terminal, signal }) => {
+      const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
+      await checkReplaceable(to, 'safetensors', 'to');
+      if (embeddings !== undefined) return convert(command, terminal, embeddings, to);
+      const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
+      if (names === undefined)
+        throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
+      const model = textEncoder ?? teacher;
+      if (model === undefined)
+        throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', {
+          option: 'textEncoder',
+          mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP',
+        });
+      const list = await CategoryList.load(names);
+      const encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
+      const progress = startProgress(terminal, 'text bank');
+      try {
+        const bank = await TextualSemanticsBank.build(list, {
+          encoder,
+          templates,
+          allowDuplicates,
+          signal,
+          onProgress: (done, total) => progress.update(done, total),
+        });
+        await bank.save(to);
+        progress.stop();
+        terminal.emit({ file: to, ...summary(bank) });
+        terminal.say(`${to}: ${bank.size} names, ${bank.templates.length} templates, ${bank.embeddingSize} dimensions`);
+      } finally {
+        progress.stop();
+        await encoder.dispose();
+      }
+    }),
+  );
 }
 
 /** Makes a bank of a file of embeddings. Its names and templates are those of the flags, or else those in the file. */
@@ -58,28 +77,45 @@ async function convert(command: Command, terminal: Terminal, file: string, to: s
   });
   await bank.save(to);
   terminal.emit({ file: to, ...summary(bank), lengths });
-  terminal.say(`${to}: ${bank.size} names, ${bank.embeddingSize} dimensions, from ${bank.encoderId}; rows had lengths ${lengths.shortest.toPrecision(4)} to ${lengths.longest.toPrecision(4)}, now 1`);
+  terminal.say(
+    `${to}: ${bank.size} names, ${bank.embeddingSize} dimensions, from ${bank.encoderId}; rows had lengths ${lengths.shortest.toPrecision(4)} to ${lengths.longest.toPrecision(4)}, now 1`,
+  );
 }
 
 function inspectCommand(bind: Bind): Command {
   return new Command('inspect')
     .description('say what is in a text bank')
     .argument('<file>', 'a text bank')
-    .action(bind(async ({ terminal, signal }, file) => {
-      const bank = await TextualSemanticsBank.load(file as string);
-      const nearest = await bank.nearestNames({ limit: 5, signal });
-      terminal.emit({ file, ...summary(bank), names: bank.names, nearest });
-      terminal.say(formatFacts([
-        ['names', `${bank.size}: ${bank.names.slice(0, 5).join(', ')}${bank.size > 5 ? ', ...' : ''}`],
-        ['templates', bank.templates.length === 0 ? 'not recorded' : bank.templates.join(' | ')],
-        ['encoder', bank.encoderId],
-        ['dimensions', String(bank.embeddingSize)],
-        ['hash', bank.hash],
-      ]));
-      if (nearest.length > 0) terminal.say(['nearest names', ...nearest.map(({ a, b, similarity }) => `  ${a} ~ ${b}: ${similarity.toFixed(4)}`)].join('\n'));
-    }));
+    .action(
+      bind(async ({ terminal, signal }, file) => {
+        const bank = await TextualSemanticsBank.load(file as string);
+        const nearest = await bank.nearestNames({ limit: 5, signal });
+        terminal.emit({ file, ...summary(bank), names: bank.names, nearest });
+        terminal.say(
+          formatFacts([
+            ['names', `${bank.size}: ${bank.names.slice(0, 5).join(', ')}${bank.size > 5 ? ', ...' : ''}`],
+            ['templates', bank.templates.length === 0 ? 'not recorded' : bank.templates.join(' | ')],
+            ['encoder', bank.encoderId],
+            ['dimensions', String(bank.embeddingSize)],
+            ['hash', bank.hash],
+          ]),
+        );
+        if (nearest.length > 0)
+          terminal.say(
+            ['nearest names', ...nearest.map(({ a, b, similarity }) => `  ${a} ~ ${b}: ${similarity.toFixed(4)}`)].join(
+              '\n',
+            ),
+          );
+      }),
+    );
 }
 
 function summary(bank: TextualSemanticsBank): Record<string, unknown> {
-  return { size: bank.size, embeddingSize: bank.embeddingSize, templates: bank.templates, encoder: bank.encoderId, hash: bank.hash };
+  return {
+    size: bank.size,
+    embeddingSize: bank.embeddingSize,
+    templates: bank.templates,
+    encoder: bank.encoderId,
+    hash: bank.hash,
+  };
 }

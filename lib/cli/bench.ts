@@ -19,16 +19,51 @@ interface BenchFlags {
 
 export function benchCommand(bind: Bind): Command {
   const command = new Command('bench')
-    .description('measure training, inference and the semantic loss on a device; or how fast sources of images give views')
-    .addArgument(new Argument('[what]', 'device: the steps of a student; data: sources x cores -> images/s, decoded and augmented on the CPU').choices(['device', 'data']).default('device'))
+    .description(
+      'measure training, inference and the semantic loss on a device; or how fast sources of images give views',
+    )
+    .addArgument(
+      new Argument(
+        '[what]',
+        'device: the steps of a student; data: sources x cores -> images/s, decoded and augmented on the CPU',
+      )
+        .choices(['device', 'data'])
+        .default('device'),
+    )
     .argument('[sources...]', 'for data: folders, packs or tar shards')
     .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2)
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
-    .option('--dimension <n>', "size of the embeddings, where no teacher tells it", parseCount('dimension'), 512);
-  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'data.margin', 'data.maxBrokenShare', 'train.batchSize', 'train.optimizer', 'train.precision', 'augment.*'], {
-    help: { 'student.name': 'Architecture of the student, by its name in torchvision, else in timm', 'train.batchSize': 'Images a batch; auto: as many as published' },
-  });
-  return command.action(bind(async (context, what, sources) => (what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context))));
+    .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
+  addConfigOptions(
+    command,
+    [
+      'device',
+      'threads',
+      'seed',
+      'offline',
+      'teacher',
+      'student.name',
+      'student.widthMultiplier',
+      'data.resolution',
+      'data.margin',
+      'data.maxBrokenShare',
+      'train.batchSize',
+      'train.optimizer',
+      'train.precision',
+      'augment.*',
+    ],
+    {
+      help: {
+        'student.name': 'Architecture of the student, by its name in torchvision, else in timm',
+        'train.batchSize': 'Images a batch; auto: as many as published',
+      },
+    },
+  );
+  return command.action(
+    bind(async (context, what, sources) =>
+      what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context),
+    ),
+  );
 }
 
 async function benchDevice(command: Command, { terminal, signal }: Context): Promise<void> {
@@ -46,16 +81,37 @@ async function benchDevice(command: Command, { terminal, signal }: Context): Pro
     progress.stop();
   }
   const { name, kind, threads } = device.info;
-  terminal.emit({ device: device.info, build: device.addon.buildInfo(), student: config.student.name, widthMultiplier: config.student.widthMultiplier, categories, rows });
-  terminal.say(`${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}; ${categories} names`);
-  terminal.say(formatTable(
-    ['', 'batch', 'side', 'ms p20', 'ms p50', 'ms p80', 'images/s'],
-    rows.map(({ op, batch, resolution, p20, p50, p80, imagesPerSecond }) => [op, String(batch), String(resolution ?? '-'), ...[p20, p50, p80].map((value) => value.toFixed(2)), imagesPerSecond.toFixed(0)]),
-  ));
+  terminal.emit({
+    device: device.info,
+    build: device.addon.buildInfo(),
+    student: config.student.name,
+    widthMultiplier: config.student.widthMultiplier,
+    categories,
+    rows,
+  });
+  terminal.say(
+    `${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}; ${categories} names`,
+  );
+  terminal.say(
+    formatTable(
+      ['', 'batch', 'side', 'ms p20', 'ms p50', 'ms p80', 'images/s'],
+      rows.map(({ op, batch, resolution, p20, p50, p80, imagesPerSecond }) => [
+        op,
+        String(batch),
+        String(resolution ?? '-'),
+        ...[p20, p50, p80].map((value) => value.toFixed(2)),
+        imagesPerSecond.toFixed(0),
+      ]),
+    ),
+  );
 }
 
 async function benchData(command: Command, { terminal, signal }: Context, sources: readonly string[]): Promise<void> {
-  if (sources.length === 0) throw new LgdError('BAD_OPTION', 'there is nothing to measure.', { option: 'sources', mend: 'Give folders, packs or tar shards after `bench data`' });
+  if (sources.length === 0)
+    throw new LgdError('BAD_OPTION', 'there is nothing to measure.', {
+      option: 'sources',
+      mend: 'Give folders, packs or tar shards after `bench data`',
+    });
   const config = await readConfig(command);
   const { seconds } = command.opts<BenchFlags>();
   const rows: DataRow[] = [];
@@ -69,8 +125,18 @@ async function benchData(command: Command, { terminal, signal }: Context, source
 function printDataRows(terminal: Terminal, rows: readonly DataRow[]): void {
   terminal.emit({ rows });
   for (const remark of new Set(rows.flatMap(({ remarks }) => remarks))) terminal.say(remark);
-  terminal.say(formatTable(
-    ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
-    rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerCoreSecond.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),
-  ));
+  terminal.say(
+    formatTable(
+      ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
+      rows.map((row) => [
+        row.source,
+        String(row.cores),
+        row.imagesPerSecond.toFixed(0),
+        row.imagesPerCoreSecond.toFixed(0),
+        row.decodeMilliseconds.toFixed(3),
+        row.augmentMilliseconds.toFixed(3),
+        row.delayP99.toFixed(1),
+      ]),
+    ),
+  );
 }

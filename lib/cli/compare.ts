@@ -6,35 +6,95 @@ import { formatTable } from './table.js';
 
 export function compareCommand(bind: Bind): Command {
   const command = new Command('compare')
-    .description('print a table of runs: accuracy with 95 % intervals, loss, speed; seeds of one configuration as mean and deviation')
+    .description(
+      'print a table of runs: accuracy with 95 % intervals, loss, speed; seeds of one configuration as mean and deviation',
+    )
     .argument('<runs...>', 'run folders')
-    .addOption(new Option('--at <which>', "which evaluation counts: a run's best, or its last").choices(['best', 'last']).default('best'));
-  return command.action(bind(async ({ terminal }, runs) => {
-    const { at } = command.opts<{ at: 'best' | 'last' }>();
-    const comparison = await compareRuns(runs as string[], { at });
-    terminal.emit(comparison);
-    terminal.say(describe(comparison));
-  }));
+    .addOption(
+      new Option('--at <which>', "which evaluation counts: a run's best, or its last")
+        .choices(['best', 'last'])
+        .default('best'),
+    );
+  return command.action(
+    bind(async ({ terminal }, runs) => {
+      const { at } = command.opts<{ at: 'best' | 'last' }>();
+      const comparison = await compareRuns(runs as string[], { at });
+      terminal.emit(comparison);
+      terminal.say(describe(comparison));
+    }),
+  );
 }
 
 function describe({ runs, groups, remarks }: RunComparison): string {
-  const others = (['knn', 'linear', 'online'] as const).filter((name) => runs.some((run) => run.others[name] !== undefined));
+  const others = (['knn', 'linear', 'online'] as const).filter((name) =>
+    runs.some((run) => run.others[name] !== undefined),
+  );
   const topK = Math.min(5, ...runs.flatMap(({ classes }) => (classes === undefined ? [] : [classes])));
-  const parts = [formatTable(
-    ['run', 'method', 'student', 'seed', 'steps', 'top-1', '95 % interval', `top-${topK}`, '95 % interval', ...others.flatMap((name) => [`${name} top-1`, '95 % interval']), 'last loss', 'images/s'],
-    runs.map((run) => [
-      run.name, run.method, run.student, String(run.seed ?? '-'), String(run.steps), ...shareCells(run.top1), ...shareCells(run.top5), ...others.flatMap((name) => shareCells(run.others[name])), run.loss?.toFixed(4) ?? '-', run.imagesPerSecond?.toFixed(0) ?? '-',
-    ]),
-  )];
-  if (groups.some(({ seeds }) => seeds > 1)) {
-    parts.push('', 'mean (standard deviation) over seeds', formatTable(
-      ['method', 'student', 'runs', 'seeds', 'steps', 'top-1', `top-${topK}`, ...others.map((name) => `${name} top-1`), 'last loss', 'images/s', 'otherwise'],
-      groups.map((group) => [
-        group.method, group.student, String(group.runs.length), String(group.seeds), String(group.steps), spreadCell(group.top1, (share) => (100 * share).toFixed(1)), spreadCell(group.top5, (share) => (100 * share).toFixed(1)),
-        ...others.map((name) => spreadCell(group.others[name], (share) => (100 * share).toFixed(1))),
-        spreadCell(group.loss, (value) => value.toFixed(4)), spreadCell(group.imagesPerSecond, (value) => value.toFixed(0)), Object.entries(group.differences).map(([path, value]) => `${path} ${value}`).join(', ') || '-',
+  const parts = [
+    formatTable(
+      [
+        'run',
+        'method',
+        'student',
+        'seed',
+        'steps',
+        'top-1',
+        '95 % interval',
+        `top-${topK}`,
+        '95 % interval',
+        ...others.flatMap((name) => [`${name} top-1`, '95 % interval']),
+        'last loss',
+        'images/s',
+      ],
+      runs.map((run) => [
+        run.name,
+        run.method,
+        run.student,
+        String(run.seed ?? '-'),
+        String(run.steps),
+        ...shareCells(run.top1),
+        ...shareCells(run.top5),
+        ...others.flatMap((name) => shareCells(run.others[name])),
+        run.loss?.toFixed(4) ?? '-',
+        run.imagesPerSecond?.toFixed(0) ?? '-',
       ]),
-    ));
+    ),
+  ];
+  if (groups.some(({ seeds }) => seeds > 1)) {
+    parts.push(
+      '',
+      'mean (standard deviation) over seeds',
+      formatTable(
+        [
+          'method',
+          'student',
+          'runs',
+          'seeds',
+          'steps',
+          'top-1',
+          `top-${topK}`,
+          ...others.map((name) => `${name} top-1`),
+          'last loss',
+          'images/s',
+          'otherwise',
+        ],
+        groups.map((group) => [
+          group.method,
+          group.student,
+          String(group.runs.length),
+          String(group.seeds),
+          String(group.steps),
+          spreadCell(group.top1, (share) => (100 * share).toFixed(1)),
+          spreadCell(group.top5, (share) => (100 * share).toFixed(1)),
+          ...others.map((name) => spreadCell(group.others[name], (share) => (100 * share).toFixed(1))),
+          spreadCell(group.loss, (value) => value.toFixed(4)),
+          spreadCell(group.imagesPerSecond, (value) => value.toFixed(0)),
+          Object.entries(group.differences)
+            .map(([path, value]) => `${path} ${value}`)
+            .join(', ') || '-',
+        ]),
+      ),
+    );
   }
   return [...parts, ...(remarks.length > 0 ? ['', ...remarks] : [])].join('\n');
 }

@@ -8,7 +8,9 @@ function quoted(text: string): string {
 
 /** `case` lines that follow the command line's words from command to command. */
 function pathCases(commands: readonly CommandWords[]): string[] {
-  return commands.filter(({ path }) => path.includes(' ')).map(({ path }) => `      ${quoted(path)}) at=$at' '$word ;;`);
+  return commands
+    .filter(({ path }) => path.includes(' '))
+    .map(({ path }) => `      ${quoted(path)}) at=$at' '$word ;;`);
 }
 
 /** Options with values, those of a command that complete alike together. */
@@ -25,16 +27,21 @@ function optionsByValues({ options }: CommandWords): [OptionWords[], Values][] {
 
 /** Completion for bash: source it, or put it where bash-completion looks. */
 export function bashScript(commands: readonly CommandWords[]): string {
-  const values = ({ words, files }: Values) => `_lgdistill_values ${quoted(words.join(' '))} ${files ? 'files' : ''}; return`;
-  const perOption = commands.flatMap((command) => optionsByValues(command).map(([options, of]) => {
-    const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
-    return `    ${patterns.join('|')}) ${values(of)} ;;`;
-  }));
-  const perCommand = commands.map(({ path, commands: inner, options, arguments: given }) => [
-    `    ${quoted(path)})`,
-    `      if [[ $cur == -* ]]; then _lgdistill_values ${quoted(options.flatMap(({ flags }) => flags).join(' '))}`,
-    `      else _lgdistill_values ${quoted([...inner.map(({ name }) => name), ...(given?.words ?? [])].join(' '))} ${given?.files ? 'files' : ''}; fi ;;`,
-  ].join('\n'));
+  const values = ({ words, files }: Values) =>
+    `_lgdistill_values ${quoted(words.join(' '))} ${files ? 'files' : ''}; return`;
+  const perOption = commands.flatMap((command) =>
+    optionsByValues(command).map(([options, of]) => {
+      const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
+      return `    ${patterns.join('|')}) ${values(of)} ;;`;
+    }),
+  );
+  const perCommand = commands.map(({ path, commands: inner, options, arguments: given }) =>
+    [
+      `    ${quoted(path)})`,
+      `      if [[ $cur == -* ]]; then _lgdistill_values ${quoted(options.flatMap(({ flags }) => flags).join(' '))}`,
+      `      else _lgdistill_values ${quoted([...inner.map(({ name }) => name), ...(given?.words ?? [])].join(' '))} ${given?.files ? 'files' : ''}; fi ;;`,
+    ].join('\n'),
+  );
   return `# bash completion for lgdistill
 _lgdistill_values() { # words, and whether file names fit too
   COMPREPLY=($(compgen -W "$1" -- "$cur"))
@@ -71,16 +78,25 @@ export function zshScript(commands: readonly CommandWords[]): string {
     const width = Math.max(...entries.map(([word]) => word.length));
     return `found=(${entries.map(([word]) => quoted(word)).join(' ')}); shown=(${entries.map(([word, text]) => quoted(`${word.padEnd(width)}  ${text}`)).join(' ')}); compadd -l -d shown -a found`;
   };
-  const values = ({ words, files }: Values) => [...(words.length > 0 ? [`compadd -- ${words.map(quoted).join(' ')}`] : []), ...(files ? ['_files'] : []), 'return'].join('; ');
-  const perOption = commands.flatMap((command) => optionsByValues(command).map(([options, of]) => {
-    const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
-    return `    ${patterns.join('|')}) ${values(of)} ;;`;
-  }));
-  const perCommand = commands.map(({ path, commands: inner, options, arguments: given }) => [
-    `    ${quoted(path)})`,
-    `      if [[ $PREFIX == -* ]]; then ${described(options.flatMap(({ flags, description }) => flags.map((flag) => [flag, description] as const)))}`,
-    `      else ${inner.length > 0 ? described(inner.map(({ name, description }) => [name, description] as const)) : given === undefined ? ':' : values(given)}; fi ;;`,
-  ].join('\n'));
+  const values = ({ words, files }: Values) =>
+    [
+      ...(words.length > 0 ? [`compadd -- ${words.map(quoted).join(' ')}`] : []),
+      ...(files ? ['_files'] : []),
+      'return',
+    ].join('; ');
+  const perOption = commands.flatMap((command) =>
+    optionsByValues(command).map(([options, of]) => {
+      const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
+      return `    ${patterns.join('|')}) ${values(of)} ;;`;
+    }),
+  );
+  const perCommand = commands.map(({ path, commands: inner, options, arguments: given }) =>
+    [
+      `    ${quoted(path)})`,
+      `      if [[ $PREFIX == -* ]]; then ${described(options.flatMap(({ flags, description }) => flags.map((flag) => [flag, description] as const)))}`,
+      `      else ${inner.length > 0 ? described(inner.map(({ name, description }) => [name, description] as const)) : given === undefined ? ':' : values(given)}; fi ;;`,
+    ].join('\n'),
+  );
   return `#compdef lgdistill
 _lgdistill() {
   local at=lgdistill prev=\${words[CURRENT-1]} word
@@ -107,12 +123,25 @@ export function fishScript(commands: readonly CommandWords[]): string {
   const lines = commands.flatMap(({ path, commands: inner, options, arguments: given }) => {
     const [, ...names] = path.split(' ');
     const condition = `-n ${quoted(`__lgdistill_at ${names.join(' ')}`.trim())}`;
-    const long = (flag: string) => (flag.startsWith('--') ? `-l ${quoted(flag.slice(2))}` : `-s ${quoted(flag.slice(1))}`);
-    const takes = (values: Values | undefined) => (values === undefined ? '' : ` -r${values.files ? ' -F' : ' -f'}${values.words.length > 0 ? ` -a ${quoted(values.words.join(' '))}` : ''}`);
+    const long = (flag: string) =>
+      flag.startsWith('--') ? `-l ${quoted(flag.slice(2))}` : `-s ${quoted(flag.slice(1))}`;
+    const takes = (values: Values | undefined) =>
+      values === undefined
+        ? ''
+        : ` -r${values.files ? ' -F' : ' -f'}${values.words.length > 0 ? ` -a ${quoted(values.words.join(' '))}` : ''}`;
     return [
-      ...inner.map(({ name, description }) => `complete -c lgdistill -f ${condition} -a ${quoted(name)} -d ${quoted(description)}`),
-      ...(given === undefined ? [] : [`complete -c lgdistill ${condition} ${given.files ? '-F' : '-f'}${given.words.length > 0 ? ` -a ${quoted(given.words.join(' '))}` : ''}`]),
-      ...options.map(({ flags, description, values }) => `complete -c lgdistill ${condition} ${flags.map(long).join(' ')}${takes(values)} -d ${quoted(description)}`),
+      ...inner.map(
+        ({ name, description }) => `complete -c lgdistill -f ${condition} -a ${quoted(name)} -d ${quoted(description)}`,
+      ),
+      ...(given === undefined
+        ? []
+        : [
+            `complete -c lgdistill ${condition} ${given.files ? '-F' : '-f'}${given.words.length > 0 ? ` -a ${quoted(given.words.join(' '))}` : ''}`,
+          ]),
+      ...options.map(
+        ({ flags, description, values }) =>
+          `complete -c lgdistill ${condition} ${flags.map(long).join(' ')}${takes(values)} -d ${quoted(description)}`,
+      ),
     ];
   });
   const known = commands.map(({ path }) => path.split(' ').slice(1).join(' ')).filter((path) => path !== '');

@@ -43,7 +43,10 @@ const knownWords: Readonly<Record<string, () => readonly string[]>> = {
 const onlyWords: ReadonlySet<string> = new Set(['device', 'student.name', 'dense.split', 'dense.evaluationSplit']);
 
 /** Words beside which files fit, of options that are no rows of the table, by command and flag. */
-const wordsOfCommands: Readonly<Record<string, readonly string[]>> = { 'export --to': programs, 'resume --from': ['last', 'previous', 'best'] };
+const wordsOfCommands: Readonly<Record<string, readonly string[]>> = {
+  'export --to': programs,
+  'resume --from': ['last', 'previous', 'best'],
+};
 
 /** The program and every command below it. */
 export function describeProgram(program: Command): CommandWords[] {
@@ -51,7 +54,10 @@ export function describeProgram(program: Command): CommandWords[] {
     {
       path,
       commands: command.commands.map((inner) => ({ name: inner.name(), description: inner.description() })),
-      options: [...command.options.map((option) => describeOption(option, command)), { flags: ['-h', '--help'], description: 'display help for command', values: undefined }],
+      options: [
+        ...command.options.map((option) => describeOption(option, command)),
+        { flags: ['-h', '--help'], description: 'display help for command', values: undefined },
+      ],
       arguments: describeArguments(command.registeredArguments),
     },
     ...command.commands.flatMap((inner) => describe(inner, `${path} ${inner.name()}`)),
@@ -61,7 +67,11 @@ export function describeProgram(program: Command): CommandWords[] {
 
 function describeOption(option: Option, command: Command): OptionWords {
   const flags = [option.short, option.long].filter((flag) => flag !== undefined && flag !== null);
-  return { flags, description: option.description.split('[')[0]!.trim(), values: option.required || option.optional ? valuesOf(option, command) : undefined };
+  return {
+    flags,
+    description: option.description.split('[')[0]!.trim(),
+    values: option.required || option.optional ? valuesOf(option, command) : undefined,
+  };
 }
 
 function valuesOf(option: Option, command: Command): Values {
@@ -69,13 +79,20 @@ function valuesOf(option: Option, command: Command): Values {
   const path = option.attributeName();
   const row = configOptions().find((entry) => entry.path === path);
   if (row?.choices !== undefined) return { words: row.choices, files: false };
-  const words = row === undefined ? (wordsOfCommands[`${command.name()} ${option.long}`] ?? []) : (knownWords[path]?.() ?? row.words ?? []);
-  const isNumber = row === undefined ? /<n>|<cosine>/u.test(option.flags) : row.type === 'integer' || row.type === 'number';
+  const words =
+    row === undefined
+      ? (wordsOfCommands[`${command.name()} ${option.long}`] ?? [])
+      : (knownWords[path]?.() ?? row.words ?? []);
+  const isNumber =
+    row === undefined ? /<n>|<cosine>/u.test(option.flags) : row.type === 'integer' || row.type === 'number';
   return { words, files: !isNumber && !onlyWords.has(path) };
 }
 
 /** Of all arguments together: scripts do not count which one is being typed. */
 function describeArguments(all: readonly Argument[]): Values | undefined {
   if (all.length === 0) return undefined;
-  return { words: all.flatMap((one) => one.argChoices ?? (one.name() === 'list' ? builtinIds : [])), files: all.some(({ argChoices }) => argChoices === undefined) };
+  return {
+    words: all.flatMap((one) => one.argChoices ?? (one.name() === 'list' ? builtinIds : [])),
+    files: all.some(({ argChoices }) => argChoices === undefined),
+  };
 }

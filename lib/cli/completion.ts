@@ -16,10 +16,17 @@ export function completionCommand(bind: Bind): Command {
   const command = new Command('completion')
     .description('print a script that completes commands, options and their values in a shell')
     .addArgument(new Argument('<shell>', 'which shell').choices(Object.keys(scripts)))
-    .addHelpText('after', `\nTo keep it:\n${Object.values(places).map((place) => `  ${place}\n`).join('')}`);
-  return command.action(bind(async ({ terminal }, shell) => {
-    const script = scripts[shell as Shell](describeProgram(command.parent!));
-    terminal.emit({ shell, script, install: places[shell as Shell] });
-    terminal.say(script.trimEnd());
-  }));
+    .addHelpText(
+      'after',
+      `\nTo keep it:\n${Object.values(places)
+        .map((place) => `  ${place}\n`)
+        .join('')}`,
+    );
+  return command.action(
+    bind(async ({ terminal }, shell) => {
+      const script = scripts[shell as Shell](describeProgram(command.parent!));
+      terminal.emit({ shell, script, install: places[shell as Shell] });
+      terminal.say(script.trimEnd());
+    }),
+  );
 }

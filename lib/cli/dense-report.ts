@@ -5,7 +5,11 @@ import { formatDuration } from './table.js';
 import type { Terminal } from './terminal.js';
 
 /** The events; what is opened before the first is told of, too, where it stands still for so many minutes. */
-async function* watchedFromTheStart<Event>(events: AsyncGenerator<Event, void>, terminal: Terminal, stallMinutes: number): AsyncGenerator<Event, void> {
+async function* watchedFromTheStart<Event>(
+  events: AsyncGenerator<Event, void>,
+  terminal: Terminal,
+  stallMinutes: number,
+): AsyncGenerator<Event, void> {
   try {
     const first = await phaseReporter(terminal, stallMinutes).during(events.next());
     if (first.done) return;
@@ -18,7 +22,13 @@ async function* watchedFromTheStart<Event>(events: AsyncGenerator<Event, void>, 
 
 /** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
 export async function showTraining<Score>(
-  terminal: Terminal, events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string }>, void>, { stallMinutes, short, report }: { stallMinutes: number; short: (score: Score) => string; report: (score: Score) => void },
+  terminal: Terminal,
+  events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string }>, void>,
+  {
+    stallMinutes,
+    short,
+    report,
+  }: { stallMinutes: number; short: (score: Score) => string; report: (score: Score) => void },
 ): Promise<void> {
   const progress = startProgress(terminal, 'training');
   let total = 0;
@@ -28,10 +38,13 @@ export async function showTraining<Score>(
       if (event.type === 'start') {
         total = event.totalSteps;
         const layout = event.layout === undefined ? '' : ` (${event.layout})`;
-        terminal.say(`${event.images} images of ${event.classes} classes${layout}, ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
+        terminal.say(
+          `${event.images} images of ${event.classes} classes${layout}, ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`,
+        );
       } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
       else if (event.type === 'waiting') progress.line(event.message);
-      else if (event.type === 'evaluation') progress.line(`step ${event.step}: ${short(event.score)}${event.best ? ', the best so far' : ''}`);
+      else if (event.type === 'evaluation')
+        progress.line(`step ${event.step}: ${short(event.score)}${event.best ? ', the best so far' : ''}`);
       else {
         progress.stop();
         terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
@@ -47,7 +60,12 @@ export async function showTraining<Score>(
 }
 
 /** Waits for a score, telling of the images that it is taken on, and shows it. */
-export async function showScore<Score>(terminal: Terminal, stallMinutes: number, evaluate: (onProgress: (done: number, total: number) => void) => Promise<Score>, report: (terminal: Terminal, score: Score) => void): Promise<void> {
+export async function showScore<Score>(
+  terminal: Terminal,
+  stallMinutes: number,
+  evaluate: (onProgress: (done: number, total: number) => void) => Promise<Score>,
+  report: (terminal: Terminal, score: Score) => void,
+): Promise<void> {
   const phases = phaseReporter(terminal, stallMinutes);
   const score = await phases.during(evaluate((done, total) => phases.onProgress({ phase: 'images', done, total })));
   terminal.emit(score);

@@ -12,7 +12,10 @@ const dataHelp = 'folder of the images (the same as --dense.data)';
 const annotationsHelp = 'COCO JSON file of their boxes (the same as --dense.annotations)';
 
 export function detectCommand(bind: Bind): Command {
-  return new Command('detect').description('train a detector on a student, and score one').addCommand(trainCommand(bind)).addCommand(evaluateCommand(bind));
+  return new Command('detect')
+    .description('train a detector on a student, and score one')
+    .addCommand(trainCommand(bind))
+    .addCommand(evaluateCommand(bind));
 }
 
 function trainCommand(bind: Bind): Command {
@@ -22,15 +25,50 @@ function trainCommand(bind: Bind): Command {
     .requiredOption('--to <folder>', 'folder for the network and its metrics')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
-  addConfigOptions(command, [
-    'device', 'threads', 'seed', 'overwrite', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'dense.resolution', 'dense.batchSize', 'dense.epochs', 'dense.maxSteps',
-    'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.everyEpochs', 'train.precision', 'log.everySteps', 'log.stallMinutes',
-  ], { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } });
-  return command.action(bind(async ({ terminal, signal }) => {
-    const { student, to, data, annotations } = command.opts<{ student: string; to: string; data?: string; annotations?: string }>();
-    const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    await showTraining(terminal, trainDetection({ student, output: to, config, signal }), { stallMinutes: config.log.stallMinutes, short: ({ ap, ap50 }) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`, report: (score) => report(terminal, score) });
-  }));
+  addConfigOptions(
+    command,
+    [
+      'device',
+      'threads',
+      'seed',
+      'overwrite',
+      'dense.data',
+      'dense.annotations',
+      'dense.evaluationData',
+      'dense.evaluationAnnotations',
+      'dense.resolution',
+      'dense.batchSize',
+      'dense.epochs',
+      'dense.maxSteps',
+      'dense.learningRate',
+      'dense.momentum',
+      'dense.weightDecay',
+      'dense.scaleMin',
+      'dense.scaleMax',
+      'dense.flipProbability',
+      'dense.everyEpochs',
+      'train.precision',
+      'log.everySteps',
+      'log.stallMinutes',
+    ],
+    { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } },
+  );
+  return command.action(
+    bind(async ({ terminal, signal }) => {
+      const { student, to, data, annotations } = command.opts<{
+        student: string;
+        to: string;
+        data?: string;
+        annotations?: string;
+      }>();
+      const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
+      await showTraining(terminal, trainDetection({ student, output: to, config, signal }), {
+        stallMinutes: config.log.stallMinutes,
+        short: ({ ap, ap50 }) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`,
+        report: (score) => report(terminal, score),
+      });
+    }),
+  );
 }
 
 function evaluateCommand(bind: Bind): Command {
@@ -39,18 +77,50 @@ function evaluateCommand(bind: Bind): Command {
     .requiredOption('--model <path>', 'the folder that detect train wrote, or its model.safetensors')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
-  addConfigOptions(command, ['device', 'threads', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'train.precision', 'log.stallMinutes'], { help: {
-    ...stallHelp,
-    'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
-  } });
-  return command.action(bind(async ({ terminal, signal }) => {
-    const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
-    const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    await showScore(terminal, config.log.stallMinutes, (onProgress) => evaluateDetection({ model, config, signal, onProgress }), report);
-  }));
+  addConfigOptions(
+    command,
+    [
+      'device',
+      'threads',
+      'dense.data',
+      'dense.annotations',
+      'dense.evaluationData',
+      'dense.evaluationAnnotations',
+      'train.precision',
+      'log.stallMinutes',
+    ],
+    {
+      help: {
+        ...stallHelp,
+        'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
+      },
+    },
+  );
+  return command.action(
+    bind(async ({ terminal, signal }) => {
+      const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
+      const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
+      await showScore(
+        terminal,
+        config.log.stallMinutes,
+        (onProgress) => evaluateDetection({ model, config, signal, onProgress }),
+        report,
+      );
+    }),
+  );
 }
 
-function report(terminal: Terminal, { ap, ap50, ap75, apSmall, apMedium, apLarge, classes, images }: DetectionScore): void {
-  terminal.say(formatTable(['class', 'AP', 'AP50'], classes.map((entry) => [entry.name, shareOf(entry.ap), shareOf(entry.ap50)])));
-  terminal.say(`\nAP ${shareOf(ap)}, AP50 ${shareOf(ap50)}, AP75 ${shareOf(ap75)}; small ${shareOf(apSmall)}, medium ${shareOf(apMedium)}, large ${shareOf(apLarge)} on ${images} images`);
+function report(
+  terminal: Terminal,
+  { ap, ap50, ap75, apSmall, apMedium, apLarge, classes, images }: DetectionScore,
+): void {
+  terminal.say(
+    formatTable(
+      ['class', 'AP', 'AP50'],
+      classes.map((entry) => [entry.name, shareOf(entry.ap), shareOf(entry.ap50)]),
+    ),
+  );
+  terminal.say(
+    `\nAP ${shareOf(ap)}, AP50 ${shareOf(ap50)}, AP75 ${shareOf(ap75)}; small ${shareOf(apSmall)}, medium ${shareOf(apMedium)}, large ${shareOf(apLarge)} on ${images} images`,
+  );
 }

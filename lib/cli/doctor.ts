@@ -6,21 +6,38 @@ import { formatBytes, formatFacts } from './table.js';
 
 export function doctorCommand(bind: Bind): Command {
   return new Command('doctor')
-    .description('say what this machine has, which device would be used, what is missing, and what would make it faster')
-    .action(bind(async ({ terminal }) => {
-      const report = await inspectSystem();
-      terminal.emit(report);
-      terminal.say(formatFacts(facts(report)));
-      for (const { what, mend } of report.problems) terminal.say(`\n${terminal.bold(what)}\n  -> ${mend}`);
-      if (report.advice.length > 0) terminal.say(`\n${terminal.bold('what would make it faster')}`);
-      for (const { what, mend } of report.advice) terminal.say(`  ${what}\n    -> ${mend}`);
-      terminal.say(`\n${report.usable ? `usable; device auto takes ${report.device}` : terminal.red('not usable')}`);
-      return report.usable ? exitCodes.done : exitCodes.failed;
-    }));
+    .description(
+      'say what this machine has, which device would be used, what is missing, and what would make it faster',
+    )
+    .action(
+      bind(async ({ terminal }) => {
+        const report = await inspectSystem();
+        terminal.emit(report);
+        terminal.say(formatFacts(facts(report)));
+        for (const { what, mend } of report.problems) terminal.say(`\n${terminal.bold(what)}\n  -> ${mend}`);
+        if (report.advice.length > 0) terminal.say(`\n${terminal.bold('what would make it faster')}`);
+        for (const { what, mend } of report.advice) terminal.say(`  ${what}\n    -> ${mend}`);
+        terminal.say(`\n${report.usable ? `usable; device auto takes ${report.device}` : terminal.red('not usable')}`);
+        return report.usable ? exitCodes.done : exitCodes.failed;
+      }),
+    );
 }
 
-function facts({ version, node, platform, cpu, memory, disk, addon, cuda, probe, emulated, dependencies }: SystemReport): [string, string][] {
-  const state = (dependency: DependencyState) => ('error' in dependency ? `missing: ${dependency.error}` : dependency.version);
+function facts({
+  version,
+  node,
+  platform,
+  cpu,
+  memory,
+  disk,
+  addon,
+  cuda,
+  probe,
+  emulated,
+  dependencies,
+}: SystemReport): [string, string][] {
+  const state = (dependency: DependencyState) =>
+    'error' in dependency ? `missing: ${dependency.error}` : dependency.version;
   return [
     ['lgdistill', version],
     ['node', `${node} (${platform})`],
@@ -32,14 +49,47 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, probe,
       : ([
           ['addon', `${addon.version}, build ${addon.buildId}, ${addon.isa}, ${addon.compiler}`],
           ['addon file', addon.path],
-          ['cuda build', addon.cuda ? `${release(addon.cudaRuntime)}, for ${addon.cudaArchitectures.join(', ')}` : 'no, CPU only'],
+          [
+            'cuda build',
+            addon.cuda ? `${release(addon.cudaRuntime)}, for ${addon.cudaArchitectures.join(', ')}` : 'no, CPU only',
+          ],
         ] as [string, string][])),
-    ['cuda driver', cuda.driver === 0 ? 'none' : `supports CUDA ${release(cuda.driver)}${cuda.required > 0 ? `, ${release(cuda.required)} required` : ''}`],
-    ...cuda.devices.map(({ index, name, computeCapability, memoryBytes }) => [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string]),
-    ...(probe === undefined ? [] : [['cuda trial', probe.when === '' ? 'off (LGDISTILL_PROBE)' : probe.passed ? 'passed in a process of its own' : `failed: ${probe.reason}`] as [string, string]]),
-    ...(probe?.wgmma === undefined ? [] : [['cuda products', probe.wgmma.passed ? 'wgmma, which agrees with mma.sync' : `mma.sync; wgmma failed: ${probe.wgmma.reason}`] as [string, string]]),
-    ...(probe?.programmaticLaunches === undefined ? [] : [['cuda launches', describeLaunches(probe.programmaticLaunches)] as [string, string]]),
-    ...(emulated === undefined ? [] : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
+    [
+      'cuda driver',
+      cuda.driver === 0
+        ? 'none'
+        : `supports CUDA ${release(cuda.driver)}${cuda.required > 0 ? `, ${release(cuda.required)} required` : ''}`,
+    ],
+    ...cuda.devices.map(
+      ({ index, name, computeCapability, memoryBytes }) =>
+        [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string],
+    ),
+    ...(probe === undefined
+      ? []
+      : [
+          [
+            'cuda trial',
+            probe.when === ''
+              ? 'off (LGDISTILL_PROBE)'
+              : probe.passed
+                ? 'passed in a process of its own'
+                : `failed: ${probe.reason}`,
+          ] as [string, string],
+        ]),
+    ...(probe?.wgmma === undefined
+      ? []
+      : [
+          [
+            'cuda products',
+            probe.wgmma.passed ? 'wgmma, which agrees with mma.sync' : `mma.sync; wgmma failed: ${probe.wgmma.reason}`,
+          ] as [string, string],
+        ]),
+    ...(probe?.programmaticLaunches === undefined
+      ? []
+      : [['cuda launches', describeLaunches(probe.programmaticLaunches)] as [string, string]]),
+    ...(emulated === undefined
+      ? []
+      : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
     ['sharp', state(dependencies.sharp)],
     ['libjpeg-turbo', state(dependencies.jpegTurbo)],
     ['transformers', state(dependencies.transformers)],

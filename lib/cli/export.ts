@@ -23,21 +23,56 @@ export function exportCommand(bind: Bind): Command {
   const command = new Command('export')
     .description('write the student for another program, and check that what was written gives the same embeddings')
     .argument('<run>', 'a run folder (its best checkpoint), a checkpoint folder or a model.safetensors')
-    .requiredOption('--to <what>', `${programs.join(', ')}; or a file to write, .safetensors, which this package's other commands read`)
-    .option('--out, --output <path>', `where to write for a program [default ${programs.map(defaultOutput).join(', ')}]`)
-    .addOption(new Option('--head <what>', 'the projection head: keep it for zero-shot use, drop it for use as a backbone [default keep; drop for timm, mmdet, mmseg and detectron2]').choices(['keep', 'drop']))
+    .requiredOption(
+      '--to <what>',
+      `${programs.join(', ')}; or a file to write, .safetensors, which this package's other commands read`,
+    )
+    .option(
+      '--out, --output <path>',
+      `where to write for a program [default ${programs.map(defaultOutput).join(', ')}]`,
+    )
+    .addOption(
+      new Option(
+        '--head <what>',
+        'the projection head: keep it for zero-shot use, drop it for use as a backbone [default keep; drop for timm, mmdet, mmseg and detectron2]',
+      ).choices(['keep', 'drop']),
+    )
     .option('--bank <file>', 'write the text bank, the zero-shot classifier, too')
-    .option('--classifier [bank]', "onnx: a text bank as the last layer, with the output logits; the student's own, or this file")
-    .addOption(new Option('--temperature <n>', "onnx, transformers: what cosines are divided by in logits [default: the student's]").argParser(parsePositive('--temperature')))
-    .option('--no-fold', 'onnx, transformers: leave batch norms as they are instead of folding them into the convolutions')
+    .option(
+      '--classifier [bank]',
+      "onnx: a text bank as the last layer, with the output logits; the student's own, or this file",
+    )
+    .addOption(
+      new Option(
+        '--temperature <n>',
+        "onnx, transformers: what cosines are divided by in logits [default: the student's]",
+      ).argParser(parsePositive('--temperature')),
+    )
+    .option(
+      '--no-fold',
+      'onnx, transformers: leave batch norms as they are instead of folding them into the convolutions',
+    )
     .option('--images <folder>', "images to compare on [default: the run's own, or drawn ones]");
-  return command.action(bind(async ({ terminal, signal }, run) => {
-    const { to, output, head, bank, classifier, temperature, fold, images } = command.opts<ExportFlags>(); // beside which are --json and --debug
-    const result = await exportStudent({ head, bank, classifier, temperature, fold, images, ...exportTarget(to, output), from: run as string, signal });
-    terminal.emit(result);
-    terminal.say(summaryOf(result));
-    if (result.bank !== undefined) terminal.say(`${result.bank}: ${result.info.names.length} names`);
-  }));
+  return command.action(
+    bind(async ({ terminal, signal }, run) => {
+      // beside which are --json and --debug
+      const { to, output, head, bank, classifier, temperature, fold, images } = command.opts<ExportFlags>();
+      const result = await exportStudent({
+        head,
+        bank,
+        classifier,
+        temperature,
+        fold,
+        images,
+        ...exportTarget(to, output),
+        from: run as string,
+        signal,
+      });
+      terminal.emit(result);
+      terminal.say(summaryOf(result));
+      if (result.bank !== undefined) terminal.say(`${result.bank}: ${result.info.names.length} names`);
+    }),
+  );
 }
 
 function summaryOf({ file, tensors, bytes, head, comparison, info, format }: ExportResult): string {

@@ -5,7 +5,9 @@ import type { Terminal } from './terminal.js';
 /** What the process ends with. */
 export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
-/** Errors that mean the command line or the configuration file is wrong, whatever the files and the machine are like. */
+/**
+ * Errors that mean the command line or the configuration file is wrong, whatever the files and the machine are like.
+ */
 const usageCodes: ReadonlySet<string> = new Set(['BAD_OPTION', 'BAD_CONFIG']);
 
 /**
@@ -29,14 +31,33 @@ function describe(error: unknown): { code: string; message: string; mend: string
     const tail = message.lastIndexOf(mend);
     return { code, message: tail > 0 ? message.slice(0, tail).trimEnd() : message, mend, details: error.toJSON() };
   }
-  const { syscall, code, permission, resource } = (error ?? {}) as Partial<NodeJS.ErrnoException> & { permission?: string; resource?: string };
-  if (syscall === 'uv_cwd') return describe(new LgdError('FILE_NOT_FOUND', 'the folder in which this was started is gone.', { mend: 'Change to another one (cd), and run it again', cause: error }));
+  const { syscall, code, permission, resource } = (error ?? {}) as Partial<NodeJS.ErrnoException> & {
+    permission?: string;
+    resource?: string;
+  };
+  if (syscall === 'uv_cwd')
+    return describe(
+      new LgdError('FILE_NOT_FOUND', 'the folder in which this was started is gone.', {
+        mend: 'Change to another one (cd), and run it again',
+        cause: error,
+      }),
+    );
   if (code === 'ERR_ACCESS_DENIED') {
     const what = `Node's permission model does not allow ${[permission, resource].filter(Boolean).join(' of ')}.`;
-    return describe(new LgdError('BAD_FILE', what, { mend: 'Allow Node more (--allow-fs-read, --allow-fs-write), or run it without --permission', cause: error }));
+    return describe(
+      new LgdError('BAD_FILE', what, {
+        mend: 'Allow Node more (--allow-fs-read, --allow-fs-write), or run it without --permission',
+        cause: error,
+      }),
+    );
   }
   const message = messageOf(error);
-  return { code: 'UNEXPECTED', message, mend: 'Run it again with --debug, and report what it prints', details: { code: 'UNEXPECTED', message } };
+  return {
+    code: 'UNEXPECTED',
+    message,
+    mend: 'Run it again with --debug, and report what it prints',
+    details: { code: 'UNEXPECTED', message },
+  };
 }
 
 /** The stack of an error and of each error underneath. */

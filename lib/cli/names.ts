@@ -26,38 +26,72 @@ export function namesCommand(bind: Bind): Command {
   const command = new Command('names')
     .description('check a list of category names, and mend it; or print a built-in list')
     .argument('[list]', 'a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list')
-    .addOption(new Option('--builtin <id>', 'print a built-in list, one name a line, below comments that say where it comes from').choices(builtinIds))
+    .addOption(
+      new Option(
+        '--builtin <id>',
+        'print a built-in list, one name a line, below comments that say where it comes from',
+      ).choices(builtinIds),
+    )
     .option('--list-builtin', 'say which lists are built in, and where each comes from')
     .option('--write <file>', 'write the mended list, one name a line, into a .txt file: a new one, or the list itself')
     .option('--overwrite <true|false>', 'let --write replace any file')
-    .option('--encoder <model>', 'text tower of CLIP or SigLIP, a folder or a hub id: find near-duplicates and prompts that are too long')
+    .option(
+      '--encoder <model>',
+      'text tower of CLIP or SigLIP, a folder or a hub id: find near-duplicates and prompts that are too long',
+    )
     .option('--bank <file>', 'a text bank of these names, in the place of --encoder: find near-duplicates in seconds')
-    .option('--similarity <cosine>', 'cosine from which two names count as near-duplicates [default 0.98]', parsePositive('similarity'));
+    .option(
+      '--similarity <cosine>',
+      'cosine from which two names count as near-duplicates [default 0.98]',
+      parsePositive('similarity'),
+    );
   addConfigOptions(command, ['templates', 'offline']);
-  return command.action(bind(async ({ terminal, signal }, list) => {
-    const { write, overwrite, encoder: model, bank: file, similarity, builtin, listBuiltin } = command.opts<NamesOptions>();
-    if (listBuiltin === true) return showLists(terminal);
-    if (builtin !== undefined) return printList(terminal, builtin);
-    if (list === undefined) throw new LgdError('BAD_OPTION', 'there is no list to check.', { option: 'names', mend: 'Give a file, a folder of class folders or a built-in list; --list-builtin says which there are' });
-    const config = await readConfig(command);
-    const names = await CategoryList.load(list as string);
-    const place = { list: list as string, overwrite: overwrite === 'true' };
-    if (write !== undefined) await checkNamesFile(write, place);
-    const bank = file === undefined ? undefined : await TextualSemanticsBank.load(file);
-    const encoder = model === undefined ? undefined : await loadTextEncoder(model, { localFilesOnly: config.offline, signal });
-    const progress = startProgress(terminal, 'names');
-    try {
-      const report = await names.check({ encoder, bank, templates: config.templates, similarity, signal, onProgress: (done, total) => progress.update(done, total) });
-      progress.stop();
-      if (write !== undefined) await writeNames(write, report.mended, place);
-      terminal.emit(report);
-      terminal.say(formatReport(report));
-      if (write !== undefined) terminal.say(`written: ${write}`);
-    } finally {
-      progress.stop();
-      await encoder?.dispose();
-    }
-  }));
+  return command.action(
+    bind(async ({ terminal, signal }, list) => {
+      const {
+        write,
+        overwrite,
+        encoder: model,
+        bank: file,
+        similarity,
+        builtin,
+        listBuiltin,
+      } = command.opts<NamesOptions>();
+      if (listBuiltin === true) return showLists(terminal);
+      if (builtin !== undefined) return printList(terminal, builtin);
+      if (list === undefined)
+        throw new LgdError('BAD_OPTION', 'there is no list to check.', {
+          option: 'names',
+          mend: 'Give a file, a folder of class folders or a built-in list; --list-builtin says which there are',
+        });
+      const config = await readConfig(command);
+      const names = await CategoryList.load(list as string);
+      const place = { list: list as string, overwrite: overwrite === 'true' };
+      if (write !== undefined) await checkNamesFile(write, place);
+      const bank = file === undefined ? undefined : await TextualSemanticsBank.load(file);
+      const encoder =
+        model === undefined ? undefined : await loadTextEncoder(model, { localFilesOnly: config.offline, signal });
+      const progress = startProgress(terminal, 'names');
+      try {
+        const report = await names.check({
+          encoder,
+          bank,
+          templates: config.templates,
+          similarity,
+          signal,
+          onProgress: (done, total) => progress.update(done, total),
+        });
+        progress.stop();
+        if (write !== undefined) await writeNames(write, report.mended, place);
+        terminal.emit(report);
+        terminal.say(formatReport(report));
+        if (write !== undefined) terminal.say(`written: ${write}`);
+      } finally {
+        progress.stop();
+        await encoder?.dispose();
+      }
+    }),
+  );
 }
 
 function showLists(terminal: Terminal): void {

@@ -1,8 +1,18 @@
 import { Command, Option } from 'commander';
-import { configOptions, isOfOwnCommand, loadConfigFile, mergeConfig, type Config, type ConfigOption } from '../config.js';
+import {
+  configOptions,
+  isOfOwnCommand,
+  loadConfigFile,
+  mergeConfig,
+  type Config,
+  type ConfigOption,
+} from '../config.js';
 import { isAmong } from '../option-paths.js';
 
-/** Which rows of the option table a command takes: their dotted paths, whole groups (`evaluate.*`), or all but those of commands with a group of their own. */
+/**
+ * Which rows of the option table a command takes: their dotted paths, whole groups (`evaluate.*`), or all but those of
+ * commands with a group of their own.
+ */
 export type OptionFilter = readonly string[] | 'all';
 
 function chosen(filter: OptionFilter): ConfigOption[] {
@@ -11,16 +21,24 @@ function chosen(filter: OptionFilter): ConfigOption[] {
 }
 
 /**
- * Adds `--config` (unless `file` is false) and a flag for each chosen row of the option table to a command. An option's value is kept as text under its dotted path,
- * for {@link readConfig}.
- * @param more file: whether there is a `--config`; help: what options say in this command, by dotted path, where it is less than, or other than, in training
+ * Adds `--config` (unless `file` is false) and a flag for each chosen row of the option table to a command. An option's
+ * value is kept as text under its dotted path, for {@link readConfig}.
+ * @param more file: whether there is a `--config`; help: what options say in this command, by dotted path, where it is
+ *   less than, or other than, in training
  */
-export function addConfigOptions(command: Command, filter: OptionFilter, { file = true, help = {} }: { file?: boolean; help?: Readonly<Record<string, string>> } = {}): void {
+export function addConfigOptions(
+  command: Command,
+  filter: OptionFilter,
+  { file = true, help = {} }: { file?: boolean; help?: Readonly<Record<string, string>> } = {},
+): void {
   if (file) command.option('--config <file>', 'JSON file of options; flags on the command line override it');
   for (const row of chosen(filter)) {
     const alias = row.alias === undefined || row.alias === row.flag ? '' : `${row.alias}, `;
-    const value = row.type === 'boolean' ? 'true|false' : row.type === 'integer' || row.type === 'number' ? 'n' : 'value';
-    command.addOption(new Option(`${alias}${row.flag} <${value}>`, describe({ ...row, help: help[row.path] ?? row.help })));
+    const value =
+      row.type === 'boolean' ? 'true|false' : row.type === 'integer' || row.type === 'number' ? 'n' : 'value';
+    command.addOption(
+      new Option(`${alias}${row.flag} <${value}>`, describe({ ...row, help: help[row.path] ?? row.help })),
+    );
   }
 }
 
@@ -42,22 +60,28 @@ function describe({ help, allowed, type, default: value }: ConfigOption): string
 export async function readConfig(command: Command, overrides: Readonly<Record<string, unknown>> = {}): Promise<Config> {
   const file = command.opts<{ config?: string }>().config;
   const given = Object.entries(overrides).filter(([, value]) => value !== undefined);
-  return mergeConfig(file === undefined ? undefined : await loadConfigFile(file), { ...readFlags(command), ...Object.fromEntries(given) });
+  return mergeConfig(file === undefined ? undefined : await loadConfigFile(file), {
+    ...readFlags(command),
+    ...Object.fromEntries(given),
+  });
 }
 
 /** The option flags that were given, by dotted path, as text. */
 export function readFlags(command: Command): Record<string, unknown> {
   const given = command.opts<Record<string, unknown>>();
-  return Object.fromEntries(configOptions().flatMap(({ path }) => (given[path] === undefined ? [] : [[path, given[path]]])));
+  return Object.fromEntries(
+    configOptions().flatMap(({ path }) => (given[path] === undefined ? [] : [[path, given[path]]])),
+  );
 }
 
 /**
- * Rewrites a command line into the forms that commander knows: `--batchSize` and `--train.batchSize` are spelled with hyphens, a switch gets its value
- * (`--offline` is `--offline=true`, `--no-offline` is `--offline=false`).
+ * Rewrites a command line into the forms that commander knows: `--batchSize` and `--train.batchSize` are spelled with
+ * hyphens, a switch gets its value (`--offline` is `--offline=true`, `--no-offline` is `--offline=false`).
  */
 export function normaliseArguments(args: readonly string[]): string[] {
   const known = new Map<string, ConfigOption>();
-  for (const row of configOptions()) for (const flag of [row.flag, row.alias]) if (flag !== undefined) known.set(flag, row);
+  for (const row of configOptions())
+    for (const flag of [row.flag, row.alias]) if (flag !== undefined) known.set(flag, row);
   const result: string[] = [];
   for (let i = 0; i < args.length; i++) {
     const argument = args[i]!;

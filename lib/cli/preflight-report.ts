@@ -7,9 +7,14 @@ import type { Terminal } from './terminal.js';
 
 /**
  * Measures a run before it starts and prints what it will take.
- * @param isAll whether nothing comes after it: the numbers of faulty steps are then an error, which the run itself would report with what replaying them takes
+ * @param isAll whether nothing comes after it: the numbers of faulty steps are then an error, which the run itself
+ *   would report with what replaying them takes
  */
-export async function reportPreflight({ distiller, dataset }: PreparedRun, terminal: Terminal, { isAll, signal }: { isAll: boolean; signal: AbortSignal }): Promise<void> {
+export async function reportPreflight(
+  { distiller, dataset }: PreparedRun,
+  terminal: Terminal,
+  { isAll, signal }: { isAll: boolean; signal: AbortSignal },
+): Promise<void> {
   try {
     const report = await preflight(distiller, dataset, { signal });
     terminal.emit(report);
@@ -21,11 +26,25 @@ export async function reportPreflight({ distiller, dataset }: PreparedRun, termi
   }
 }
 
-function describePreflight({ students, imagesPerSecond, effectiveBatch, hours, steps, memory, largestBatch, stages, bottleneck, advice }: PreflightReport): string {
+function describePreflight({
+  students,
+  imagesPerSecond,
+  effectiveBatch,
+  hours,
+  steps,
+  memory,
+  largestBatch,
+  stages,
+  bottleneck,
+  advice,
+}: PreflightReport): string {
   return [
     `${students.join(', ')}: ${imagesPerSecond.toPrecision(3)} images/s, ${steps} steps of ${effectiveBatch} images in ${formatDuration(3600 * hours)}, evaluations and checkpoints not counted`,
     `memory: ${formatBytes(memory.planned)} planned for students and teacher, ${formatBytes(memory.used)} in use while training, ${formatBytes(memory.peak)} at most, of ${formatBytes(memory.available)}; the largest batch that fits is about ${largestBatch.batchSize}${largestBatch.limit === 'images' ? ', all images' : ''} (${formatBytes(largestBatch.bytes)})`,
-    formatTable(['part of a step', 'ms', 'share'], stages.map(({ stage, milliseconds, share }) => [stage, milliseconds.toFixed(1), percent(share)])),
+    formatTable(
+      ['part of a step', 'ms', 'share'],
+      stages.map(({ stage, milliseconds, share }) => [stage, milliseconds.toFixed(1), percent(share)]),
+    ),
     `bottleneck: ${bottleneck}. ${advice}`,
   ].join('\n');
 }

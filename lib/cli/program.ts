@@ -24,8 +24,22 @@ import { openTerminal, type Streams } from './terminal.js';
 import { verifyCommand } from './verify.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, detectCommand, exportCommand, reportCommand, compareCommand, benchCommand,
-  verifyCommand, completionCommand,
+  initCommand,
+  doctorCommand,
+  namesCommand,
+  bankCommand,
+  packCommand,
+  distillCommand,
+  resumeCommand,
+  evaluateCommand,
+  segmentCommand,
+  detectCommand,
+  exportCommand,
+  reportCommand,
+  compareCommand,
+  benchCommand,
+  verifyCommand,
+  completionCommand,
 ];
 
 /**
@@ -40,33 +54,44 @@ export async function runProgram(args: readonly string[], streams: Streams, sign
   const program = new Command('lgdistill')
     .description('Distils small vision encoders from a teacher, a list of category names and unlabelled images.')
     .version(version);
-  const bind: Bind = (action) => async (...args) => {
-    code = (await action({ terminal, signal, ask: openAsk(streams, signal) }, ...args)) ?? exitCodes.done;
-  };
+  const bind: Bind =
+    (action) =>
+    async (...args) => {
+      code = (await action({ terminal, signal, ask: openAsk(streams, signal) }, ...args)) ?? exitCodes.done;
+    };
   for (const declare of commands) program.addCommand(declare(bind));
   adopt(program, streams, args);
   try {
     await program.parseAsync(normaliseArguments(args), { from: 'user' });
     return code;
   } catch (error) {
-    if (error instanceof CommanderError && error.code === 'commander.help') return exitCodes.usage; // no command: its help stands on stderr
+    // no command: its help stands on stderr
+    if (error instanceof CommanderError && error.code === 'commander.help') return exitCodes.usage;
     return reportFailure(error, terminal);
   }
 }
 
-/** Gives a command and those under it what all share: `--json`, `--debug`, and errors that come back as exceptions instead of ending the process. */
+/**
+ * Gives a command and those under it what all share: `--json`, `--debug`, and errors that come back as exceptions
+ * instead of ending the process.
+ */
 function adopt(command: Command, streams: Streams, args: readonly string[]): void {
   command
-    .exitOverride((error) => { throw error.exitCode === 0 || error.code === 'commander.help' ? error : refusal(error, command, args); })
+    .exitOverride((error) => {
+      throw error.exitCode === 0 || error.code === 'commander.help' ? error : refusal(error, command, args);
+    })
     .showSuggestionAfterError(false)
     .helpCommand(false)
     .configureHelp({ sortSubcommands: false, helpWidth: 120 })
     .configureOutput({
       writeOut: (text) => void streams.stdout.write(text),
-      writeErr: (text) => void (text.startsWith('error: ') || streams.stderr.write(text)), // errors are printed by reportFailure
+      // errors are printed by reportFailure
+      writeErr: (text) => void (text.startsWith('error: ') || streams.stderr.write(text)),
     });
   if (command.commands.length === 0) {
-    command.option('--json', 'print JSON on stdout, text for people on stderr').option('--debug', 'print stacks of errors (LGDISTILL_DEBUG=1)');
+    command
+      .option('--json', 'print JSON on stdout, text for people on stderr')
+      .option('--debug', 'print stacks of errors (LGDISTILL_DEBUG=1)');
   }
   for (const inner of command.commands) adopt(inner, streams, args);
 }

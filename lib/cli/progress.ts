@@ -2,7 +2,9 @@ import cliProgress from 'cli-progress';
 import { formatDuration } from './table.js';
 import type { Terminal } from './terminal.js';
 
-/** How far a long call is: a bar where a person watches, a plain line every few seconds elsewhere. Both go to stderr. */
+/**
+ * How far a long call is: a bar where a person watches, a plain line every few seconds elsewhere. Both go to stderr.
+ */
 export interface Progress {
   /** `details`, such as the loss, stand beside the bar. */
   update(done: number, total: number, details?: string): void;
@@ -32,10 +34,17 @@ function startBar(terminal: Terminal, label: string, unit: string | undefined): 
     update(done, total, details = '') {
       const payload = { details, left: clock.left(done, total) };
       if (bar === undefined) {
-        bar = new cliProgress.SingleBar({
-          format: `${label} {bar} {percentage}% | {value}/{total} | {details}{left}`,
-          hideCursor: true, barsize: 24, stream: process.stderr, gracefulExit: false, // Ctrl-C is the program's to handle
-        }, cliProgress.Presets.shades_classic);
+        bar = new cliProgress.SingleBar(
+          {
+            format: `${label} {bar} {percentage}% | {value}/{total} | {details}{left}`,
+            // Ctrl-C is the program's to handle
+            hideCursor: true,
+            barsize: 24,
+            stream: process.stderr,
+            gracefulExit: false,
+          },
+          cliProgress.Presets.shades_classic,
+        );
         bar.start(total, done, payload);
       } else {
         bar.setTotal(total);
@@ -66,7 +75,10 @@ function startLines(terminal: Terminal, label: string, unit: string | undefined)
   };
 }
 
-/** Time left at the pace since the first update, which a resumed run starts above zero; before it the pace itself, where a unit is given. */
+/**
+ * Time left at the pace since the first update, which a resumed run starts above zero; before it the pace itself, where
+ * a unit is given.
+ */
 function startClock(unit: string | undefined): { left(done: number, total: number): string } {
   let first: { done: number; at: number } | undefined;
   return {

@@ -10,10 +10,23 @@ export function refusal({ code, message }: CommanderError, command: Command, arg
   const see = `See lgdistill ${pathOf(command)}--help`;
   const [, found = ''] = /'([^']*)'/u.exec(message) ?? [];
   switch (code) {
-    case 'commander.excessArguments': return tooMany(what, see, command, args);
-    case 'commander.unknownCommand': return new LgdError('BAD_OPTION', `${what}.`, { mend: suggestion(found, command.commands.map((inner) => inner.name())) ?? see });
-    case 'commander.unknownOption': return (command.name() === 'resume' ? kept(found, command) : undefined) ?? new LgdError('BAD_OPTION', `${what}.`, { mend: suggestion(found, command.options.flatMap(flagsOf)) ?? see });
-    default: return new LgdError('BAD_OPTION', `${what}.`, { mend: see });
+    case 'commander.excessArguments':
+      return tooMany(what, see, command, args);
+    case 'commander.unknownCommand':
+      return new LgdError('BAD_OPTION', `${what}.`, {
+        mend:
+          suggestion(
+            found,
+            command.commands.map((inner) => inner.name()),
+          ) ?? see,
+      });
+    case 'commander.unknownOption':
+      return (
+        (command.name() === 'resume' ? kept(found, command) : undefined) ??
+        new LgdError('BAD_OPTION', `${what}.`, { mend: suggestion(found, command.options.flatMap(flagsOf)) ?? see })
+      );
+    default:
+      return new LgdError('BAD_OPTION', `${what}.`, { mend: see });
   }
 }
 
@@ -23,18 +36,28 @@ function tooMany(what: string, see: string, command: Command, args: readonly str
   const surplus = meant === undefined ? command.args.slice(command.registeredArguments.length) : [meant];
   const found = switchBefore(meant, command, args);
   let mend = see;
-  if (found !== undefined) mend = takesWords(found.option) ? `A switch takes true or false, or stands alone: ${found.word}, or ${found.word} false` : `${found.word} stands alone, without a value`;
+  if (found !== undefined)
+    mend = takesWords(found.option)
+      ? `A switch takes true or false, or stands alone: ${found.word}, or ${found.word} false`
+      : `${found.word} stands alone, without a value`;
   return new LgdError('BAD_OPTION', `${what}: ${surplus.join(', ')}.`, { mend });
 }
 
 /** The switch right before a word of the command line. */
-function switchBefore(word: string | undefined, command: Command, args: readonly string[]): { word: string; option: Option } | undefined {
+function switchBefore(
+  word: string | undefined,
+  command: Command,
+  args: readonly string[],
+): { word: string; option: Option } | undefined {
   for (const [place, argument] of args.entries()) {
     const before = args[place - 1];
     if (argument !== word || before === undefined) continue;
     const spelled = before.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
-    const option = command.options.find((one) => flagsOf(one).some((flag) => flag === spelled || flag === spelled.replace(/^--no-/u, '--')));
-    if (option !== undefined && (takesWords(option) || (!option.required && !option.optional))) return { word: before, option };
+    const option = command.options.find((one) =>
+      flagsOf(one).some((flag) => flag === spelled || flag === spelled.replace(/^--no-/u, '--')),
+    );
+    if (option !== undefined && (takesWords(option) || (!option.required && !option.optional)))
+      return { word: before, option };
   }
   return undefined;
 }
@@ -47,8 +70,14 @@ function takesWords({ flags }: Option): boolean {
 function kept(flag: string, command: Command): LgdError | undefined {
   const isOption = configOptions().some((row) => row.flag === flag || row.alias === flag);
   if (!isOption) return undefined;
-  const free = configOptions().filter((row) => command.options.some((option) => flagsOf(option).includes(row.flag))).map((row) => row.alias ?? row.flag);
-  return new LgdError('BAD_OPTION', `resume does not take ${flag}: a run goes on with what it was begun with, and ends as if it had never stopped.`, { allowed: free.join(', '), mend: 'Leave it out, or begin another run with distill' });
+  const free = configOptions()
+    .filter((row) => command.options.some((option) => flagsOf(option).includes(row.flag)))
+    .map((row) => row.alias ?? row.flag);
+  return new LgdError(
+    'BAD_OPTION',
+    `resume does not take ${flag}: a run goes on with what it was begun with, and ends as if it had never stopped.`,
+    { allowed: free.join(', '), mend: 'Leave it out, or begin another run with distill' },
+  );
 }
 
 function flagsOf({ short, long }: Option): string[] {

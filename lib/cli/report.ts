@@ -27,29 +27,56 @@ export function reportCommand(bind: Bind): Command {
     .option('--output <file>', "the file to write (default: report.html in the first run's folder)")
     .option('--no-models', 'only what the run folders tell: no gallery, no confusion')
     .option('--images <folder>', "training images for the gallery (default: the run's own)")
-    .option('--max-images <n>', `images that gallery and confusion look at, at most [default ${reportDefaults.mostImages}]`, parseCount('max-images'))
+    .option(
+      '--max-images <n>',
+      `images that gallery and confusion look at, at most [default ${reportDefaults.mostImages}]`,
+      parseCount('max-images'),
+    )
     .option('--tensorboard <folder>', 'write TensorBoard event files too, a folder a run');
-  addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data', 'evaluate.names'], { file: false });
-  return command.action(bind(async ({ terminal, signal }, runs) => {
-    const flags = command.opts<ReportFlags>();
-    const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
-    const phases = phaseReporter(terminal, log.stallMinutes);
-    const result = await phases.during(writeReport({
-      runs: runs as string[], output: flags.output, models: flags.models, images: flags.images, teacher, evaluate: evaluate.data, evaluateNames: evaluate.names,
-      mostImages: flags.maxImages, device: device as DeviceName, threads, localFilesOnly: offline, signal, onProgress: phases.onProgress,
-    }));
-    const events = flags.tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], flags.tensorboard);
-    terminal.emit({ ...result, tensorboard: events });
-    terminal.say(describeReport(result));
-    for (const { file, scalars } of events ?? []) terminal.say(`${file}: ${scalars} scalars`);
-  }));
+  addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data', 'evaluate.names'], {
+    file: false,
+  });
+  return command.action(
+    bind(async ({ terminal, signal }, runs) => {
+      const flags = command.opts<ReportFlags>();
+      const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
+      const phases = phaseReporter(terminal, log.stallMinutes);
+      const result = await phases.during(
+        writeReport({
+          runs: runs as string[],
+          output: flags.output,
+          models: flags.models,
+          images: flags.images,
+          teacher,
+          evaluate: evaluate.data,
+          evaluateNames: evaluate.names,
+          mostImages: flags.maxImages,
+          device: device as DeviceName,
+          threads,
+          localFilesOnly: offline,
+          signal,
+          onProgress: phases.onProgress,
+        }),
+      );
+      const events =
+        flags.tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], flags.tensorboard);
+      terminal.emit({ ...result, tensorboard: events });
+      terminal.say(describeReport(result));
+      for (const { file, scalars } of events ?? []) terminal.say(`${file}: ${scalars} scalars`);
+    }),
+  );
 }
 
 /**
- * Writes the report of a run that has just ended into its folder: what takes no model. The run has done its work, so that a report which cannot be written is a warning.
+ * Writes the report of a run that has just ended into its folder: what takes no model. The run has done its work, so
+ * that a report which cannot be written is a warning.
  * @param isChanged false: nothing was done since the last report, which may have been asked for more and is kept
  */
-export async function writeRunReport(run: string, terminal: Terminal, { isChanged = true }: { isChanged?: boolean } = {}): Promise<void> {
+export async function writeRunReport(
+  run: string,
+  terminal: Terminal,
+  { isChanged = true }: { isChanged?: boolean } = {},
+): Promise<void> {
   const earlier = join(run, 'report.html');
   if (!isChanged && (await stat(earlier).catch(() => undefined)) !== undefined) {
     terminal.say(`report: ${earlier}, as it was`);
@@ -67,5 +94,9 @@ export async function writeRunReport(run: string, terminal: Terminal, { isChange
 /** What was written, and what could not be shown. */
 function describeReport({ file, bytes, imageBytes, remarks, missing }: ReportResult): string {
   const pictures = imageBytes > 0 ? `, ${formatBytes(imageBytes)} of it pictures` : '';
-  return [`report: ${file} (${formatBytes(bytes)}${pictures})`, ...remarks, ...missing.map(({ run, section, reason }) => `  ${run}, no ${section}: ${reason}`)].join('\n');
+  return [
+    `report: ${file} (${formatBytes(bytes)}${pictures})`,
+    ...remarks,
+    ...missing.map(({ run, section, reason }) => `  ${run}, no ${section}: ${reason}`),
+  ].join('\n');
 }

@@ -9,18 +9,25 @@ import { formatDuration, formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 /** What `--json` prints of a run. */
-export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step or an evaluation that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
+export const eventsHelp =
+  '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step or an evaluation that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
 
 /** What evaluations say of the option, which is a run's. */
-export const stallHelp = { 'log.stallMinutes': 'Minutes that nothing moves before it says so; again when they have doubled; 0: never' };
+export const stallHelp = {
+  'log.stallMinutes': 'Minutes that nothing moves before it says so; again when they have doubled; 0: never',
+};
 
 const countedOtherwise: readonly Phase[] = ['text bank', 'linear probes', 'fine-tuning'];
 
 /**
  * Shows the phases before training and of evaluations: a progress bar for each in turn.
- * @returns `onProgress`, and `during`, which gives what a promise gives and meanwhile tells of what stands still for so many minutes
+ * @returns `onProgress`, and `during`, which gives what a promise gives and meanwhile tells of what stands still for so
+ *   many minutes
  */
-export function phaseReporter(terminal: Terminal, stallMinutes: number): { onProgress: (progress: PhaseProgress) => void; during: <Value>(work: Promise<Value>) => Promise<Value> } {
+export function phaseReporter(
+  terminal: Terminal,
+  stallMinutes: number,
+): { onProgress: (progress: PhaseProgress) => void; during: <Value>(work: Promise<Value>) => Promise<Value> } {
   let current: { phase: string; progress: Progress } | undefined;
   let [where, lastSign] = ['opening the files', performance.now()];
   return {
@@ -40,7 +47,15 @@ export function phaseReporter(terminal: Terminal, stallMinutes: number): { onPro
       [where, lastSign] = [`${phase} ${done}/${total}`, performance.now()];
       if (current?.phase !== phase) {
         current?.progress.stop();
-        current = { phase, progress: startProgress(terminal, phase, countedOtherwise.includes(phase) || total === 1 ? undefined : 'images') }; // a teacher that is loaded is one thing
+        // a teacher that is loaded is one thing
+        current = {
+          phase,
+          progress: startProgress(
+            terminal,
+            phase,
+            countedOtherwise.includes(phase) || total === 1 ? undefined : 'images',
+          ),
+        };
       }
       current.progress.update(done, total);
     },
@@ -48,12 +63,16 @@ export function phaseReporter(terminal: Terminal, stallMinutes: number): { onPro
 }
 
 /**
- * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table. With `--json` every event but unlogged steps is a line.
- * Of one that fails it says where its checkpoint stands.
+ * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table.
+ * With `--json` every event but unlogged steps is a line. Of one that fails it says where its checkpoint stands.
  * @param output the run folder
  * @returns what to exit with, and whether anything was left to do: a step, an evaluation or a checkpoint
  */
-export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal, output: string): Promise<{ code: number; isChanged: boolean }> {
+export async function reportRun(
+  events: AsyncIterable<RunEvent>,
+  terminal: Terminal,
+  output: string,
+): Promise<{ code: number; isChanged: boolean }> {
   const progress = startProgress(terminal, 'training');
   let lastStep = 0;
   let started = false;
@@ -74,8 +93,11 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           begun.set(event.studentName, event.step);
           if (started && event.step === 0) break; // the others begin alike
           started = true;
-          terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
-          for (const line of [event.choice, event.batchChoice, event.advice]) if (line !== undefined) terminal.say(line);
+          terminal.say(
+            `${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`,
+          );
+          for (const line of [event.choice, event.batchChoice, event.advice])
+            if (line !== undefined) terminal.say(line);
           for (const remark of event.remarks ?? []) terminal.say(`${of(event.studentName)}${remark}`);
           break;
         case 'step':
@@ -94,18 +116,25 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           break;
         case 'interrupted':
           progress.stop();
-          terminal.say(`${of(event.studentName)}interrupted after step ${event.step}; continue with: lgdistill resume ${runFolderOf(event)}`);
+          terminal.say(
+            `${of(event.studentName)}interrupted after step ${event.step}; continue with: lgdistill resume ${runFolderOf(event)}`,
+          );
           code = exitCodes.interrupted;
           break;
         case 'done':
           progress.stop();
-          terminal.say(`${of(event.studentName)}${describeEnd(event, begun.get(event.studentName) ?? 0, evaluations.get(event.studentName))}`);
+          terminal.say(
+            `${of(event.studentName)}${describeEnd(event, begun.get(event.studentName) ?? 0, evaluations.get(event.studentName))}`,
+          );
           break;
       }
     }
   } catch (error) {
     progress.stop();
-    if (checkpoint > 0) terminal.warn(`failed after step ${step}; its checkpoint of step ${checkpoint} goes on with: lgdistill resume ${output}`);
+    if (checkpoint > 0)
+      terminal.warn(
+        `failed after step ${step}; its checkpoint of step ${checkpoint} goes on with: lgdistill resume ${output}`,
+      );
     throw error;
   } finally {
     progress.stop();
@@ -118,18 +147,45 @@ function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {
 }
 
 function describeEvaluation({ epoch, student, teacher, knn, linear, online, best }: EvaluationEvent): string {
-  const also = ([['knn', knn], ['linear', linear], ['online probe', online]] as const).flatMap(([name, score]) => (score === undefined ? [] : [`${name} ${percent(score.top1)}`]));
+  const also = (
+    [
+      ['knn', knn],
+      ['linear', linear],
+      ['online probe', online],
+    ] as const
+  ).flatMap(([name, score]) => (score === undefined ? [] : [`${name} ${percent(score.top1)}`]));
   const against = teacher === undefined ? '' : ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})`;
-  const zeroShot = student === undefined ? [] : [`top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}`];
+  const zeroShot =
+    student === undefined
+      ? []
+      : [`top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}`];
   return `epoch ${epoch.toFixed(0)}: ${[...zeroShot, ...also, ...(best ? ['the best so far'] : [])].join(', ')}`;
 }
 
 /** @param begun steps that were done before */
-function describeEnd({ step, seconds, folder, best }: DoneEvent, begun: number, evaluation: EvaluationEvent | undefined): string {
-  const took = step === begun ? '' : `${begun > 0 ? `, the last ${step - begun} of them` : ''} in ${formatDuration(seconds)}`;
+function describeEnd(
+  { step, seconds, folder, best }: DoneEvent,
+  begun: number,
+  evaluation: EvaluationEvent | undefined,
+): string {
+  const took =
+    step === begun ? '' : `${begun > 0 ? `, the last ${step - begun} of them` : ''} in ${formatDuration(seconds)}`;
   const lines = [`done: ${step} steps${took}; ${folder}`];
-  if (best !== null) lines.push(`best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`);
-  if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student], ['student, knn', evaluation.knn], ['student, linear', evaluation.linear], ['student, online probe', evaluation.online]]));
+  if (best !== null)
+    lines.push(
+      `best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`,
+    );
+  if (evaluation !== undefined)
+    lines.push(
+      '',
+      scoreTable([
+        ['teacher', evaluation.teacher],
+        ['student', evaluation.student],
+        ['student, knn', evaluation.knn],
+        ['student, linear', evaluation.linear],
+        ['student, online probe', evaluation.online],
+      ]),
+    );
   return lines.join('\n');
 }
 
@@ -139,7 +195,15 @@ export function scoreTable(rows: readonly (readonly [string, ZeroShotScore | und
   const interval = ([low, high]: [number, number]) => `${(100 * low).toFixed(1)} to ${percent(high)}`;
   return formatTable(
     ['', 'top-1', '95 % interval', `top-${present[0]?.[1].topK ?? 5}`, '95 % interval', 'images', 'classes'],
-    present.map(([name, score]) => [name, percent(score.top1), interval(score.interval1), percent(score.top5), interval(score.interval5), String(score.images), String(score.classes)]),
+    present.map(([name, score]) => [
+      name,
+      percent(score.top1),
+      interval(score.interval1),
+      percent(score.top5),
+      interval(score.interval5),
+      String(score.images),
+      String(score.classes),
+    ]),
   );
 }
 

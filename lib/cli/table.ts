@@ -3,12 +3,15 @@
  * @param rows cells as they are to be read; every row has as many as the head
  */
 export function formatTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map((title, column) => rows.reduce((most, row) => Math.max(most, row[column]!.length), title.length));
+  const widths = head.map((title, column) =>
+    rows.reduce((most, row) => Math.max(most, row[column]!.length), title.length),
+  );
   const right = head.map((_, column) => rows.every((row) => /^(-|[\d.,]+( ?%| [kMGT]?i?B?| M)?)$/u.test(row[column]!)));
-  const line = (cells: readonly string[]) => cells
-    .map((cell, column) => (right[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
-    .join('  ')
-    .trimEnd();
+  const line = (cells: readonly string[]) =>
+    cells
+      .map((cell, column) => (right[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
+      .join('  ')
+      .trimEnd();
   return [line(head), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n');
 }
 

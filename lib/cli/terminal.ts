@@ -1,4 +1,7 @@
-/** Where a command's words go. With `--json`, stdout carries JSON documents alone, and what is meant for people goes to stderr. */
+/**
+ * Where a command's words go. With `--json`, stdout carries JSON documents alone, and what is meant for people goes to
+ * stderr.
+ */
 export interface Terminal {
   readonly json: boolean;
   readonly debug: boolean;
@@ -25,9 +28,13 @@ export interface Streams {
   env: NodeJS.ProcessEnv;
 }
 
-export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: { json: boolean; debug: boolean }): Terminal {
+export function openTerminal(
+  { stdout, stderr, env }: Streams,
+  { json, debug }: { json: boolean; debug: boolean },
+): Terminal {
   const people = json ? stderr : stdout;
-  const mark = (code: number, stream: Streams['stdout']) => (text: string) => (wantsColours(stream, env) ? `\u001b[${code}m${text}\u001b[0m` : text);
+  const mark = (code: number, stream: Streams['stdout']) => (text: string) =>
+    wantsColours(stream, env) ? `\u001b[${code}m${text}\u001b[0m` : text;
   return {
     json,
     debug,
@@ -41,12 +48,20 @@ export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: 
   };
 }
 
-/** Text with control characters of names of files, which could change what a terminal shows, as JSON has them; line ends, tabs and colours stay. */
+/**
+ * Text with control characters of names of files, which could change what a terminal shows, as JSON has them; line
+ * ends, tabs and colours stay.
+ */
 function shown(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t](?:\[\d+m)?/gu, (found) => (found.startsWith('\u001b[') ? found : `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}${found.slice(1)}`));
+  return text.replace(/[^\P{Cc}\n\t](?:\[\d+m)?/gu, (found) =>
+    found.startsWith('\u001b[') ? found : `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}${found.slice(1)}`,
+  );
 }
 
-/** FORCE_COLOR decides where it is set (0 or false: none); else colours go to a terminal that can show them, unless NO_COLOR is set. */
+/**
+ * FORCE_COLOR decides where it is set (0 or false: none); else colours go to a terminal that can show them, unless
+ * NO_COLOR is set.
+ */
 function wantsColours({ isTTY }: Streams['stdout'], env: NodeJS.ProcessEnv): boolean {
   if (env['FORCE_COLOR'] !== undefined) return env['FORCE_COLOR'] === '' || isSet(env['FORCE_COLOR']);
   return isTTY === true && !env['NO_COLOR'] && env['TERM'] !== 'dumb';

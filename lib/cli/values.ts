@@ -4,7 +4,8 @@ import { InvalidArgumentError } from 'commander';
 export function parseCount(name: string): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() === '' || !Number.isInteger(value) || value < 1) throw new InvalidArgumentError(`${name} takes a whole number from 1.`);
+    if (text.trim() === '' || !Number.isInteger(value) || value < 1)
+      throw new InvalidArgumentError(`${name} takes a whole number from 1.`);
     return value;
   };
 }
@@ -13,7 +14,8 @@ export function parseCount(name: string): (text: string) => number {
 export function parsePositive(name: string): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() === '' || !(value > 0) || !Number.isFinite(value)) throw new InvalidArgumentError(`${name} takes a number above 0.`);
+    if (text.trim() === '' || !(value > 0) || !Number.isFinite(value))
+      throw new InvalidArgumentError(`${name} takes a number above 0.`);
     return value;
   };
 }

@@ -17,13 +17,38 @@ interface VerifyFlags {
 
 export function verifyCommand(bind: Bind): Command {
   const command = new Command('verify')
-    .description('check that a GPU computes what the CPU does: training steps on made-up images on both, and again on the GPU')
+    .description(
+      'check that a GPU computes what the CPU does: training steps on made-up images on both, and again on the GPU',
+    )
     .option('--steps <n>', 'training steps to compare', parseCount('steps'), 4)
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
-  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'method', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'loss.*', 'train.batchSize', 'train.optimizer', 'train.precision', 'augment.*'], {
-    help: { 'student.name': 'Architecture of the student, by its name in torchvision, else in timm', 'train.batchSize': 'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer' },
-  });
+  addConfigOptions(
+    command,
+    [
+      'device',
+      'threads',
+      'seed',
+      'offline',
+      'method',
+      'teacher',
+      'student.name',
+      'student.widthMultiplier',
+      'data.resolution',
+      'loss.*',
+      'train.batchSize',
+      'train.optimizer',
+      'train.precision',
+      'augment.*',
+    ],
+    {
+      help: {
+        'student.name': 'Architecture of the student, by its name in torchvision, else in timm',
+        'train.batchSize':
+          'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer',
+      },
+    },
+  );
   return command.action(bind((context) => verify(command, context)));
 }
 
@@ -34,21 +59,50 @@ async function verify(command: Command, { terminal, signal }: Context): Promise<
   const progress = startProgress(terminal, 'verify');
   const rows: Verification[] = [];
   try {
-    for await (const row of verifyDevice(config, { device, steps, categories, dimension, signal, onProgress: ({ done, total }) => progress.update(done, total) })) rows.push(row);
+    for await (const row of verifyDevice(config, {
+      device,
+      steps,
+      categories,
+      dimension,
+      signal,
+      onProgress: ({ done, total }) => progress.update(done, total),
+    }))
+      rows.push(row);
   } finally {
     progress.stop();
   }
   const failed = rows.filter(({ passed }) => !passed);
-  terminal.emit({ passed: failed.length === 0, device: device.info, build: device.addon.buildInfo(), student: config.student.name, rows });
-  terminal.say(`${device.info.name} (${device.kind}) held against the CPU; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}`);
-  terminal.say(formatTable(['', 'precision', 'off by', 'allowed', ''], rows.map((row) => [row.part, row.precision, ...[row.error, row.limit].map((value) => (value === 0 ? '0' : value.toExponential(1))), verdict(row)])));
-  if (config.teacher !== undefined && rows.every(({ part }) => part !== 'teacher')) terminal.say('the teacher computes on the host, or not at all: it was not compared');
+  terminal.emit({
+    passed: failed.length === 0,
+    device: device.info,
+    build: device.addon.buildInfo(),
+    student: config.student.name,
+    rows,
+  });
+  terminal.say(
+    `${device.info.name} (${device.kind}) held against the CPU; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}`,
+  );
+  terminal.say(
+    formatTable(
+      ['', 'precision', 'off by', 'allowed', ''],
+      rows.map((row) => [
+        row.part,
+        row.precision,
+        ...[row.error, row.limit].map((value) => (value === 0 ? '0' : value.toExponential(1))),
+        verdict(row),
+      ]),
+    ),
+  );
+  if (config.teacher !== undefined && rows.every(({ part }) => part !== 'teacher'))
+    terminal.say('the teacher computes on the host, or not at all: it was not compared');
   if (failed.length === 0) {
     terminal.say(`\n${device.kind} computes what the CPU does`);
     return exitCodes.done;
   }
   terminal.say(terminal.red(`\n${failed.length} of ${rows.length} comparisons failed: do not train on this device`));
-  terminal.say('  -> Run it again with LGDISTILL_WGMMA=0, LGDISTILL_PDL=0, LGDISTILL_GRAPHS=0 and LGDISTILL_FUSION=nodes in turn: the one that makes it pass names the part at fault. Then report it, with what `lgdistill doctor` prints');
+  terminal.say(
+    '  -> Run it again with LGDISTILL_WGMMA=0, LGDISTILL_PDL=0, LGDISTILL_GRAPHS=0 and LGDISTILL_FUSION=nodes in turn: the one that makes it pass names the part at fault. Then report it, with what `lgdistill doctor` prints',
+  );
   return exitCodes.failed;
 }
 

@@ -9,10 +9,15 @@ import type { BrokenImage } from './decode.js';
 import type { PackFile } from './pack/reader.js';
 import { checkSource, type ImageBytes, type ImageSource } from './sources.js';
 
-/** Pixels of a batch, ready for {@link NativeAddon.augment} under the data set's own indices until they are released. */
+/**
+ * Pixels of a batch, ready for {@link NativeAddon.augment} under the data set's own indices until they are released.
+ */
 export interface PreparedImages {
   store: PixelStoreHandle;
-  /** Which image's pixels each one has, where not all have their own: one that cannot be decoded has those of its stand-in. */
+  /**
+   * Which image's pixels each one has, where not all have their own: one that cannot be decoded has those of its
+   * stand-in.
+   */
   shown?: Int32Array | undefined;
   /** Gives the pixels back, once the work on them is done. */
   release(): void;
@@ -24,17 +29,28 @@ export interface ImageCacheOptions {
   device: Device;
   /** Side in pixels of the views that will be taken from the cache. */
   resolution: number;
-  /** Images are kept with a short side of ceil(resolution * margin) pixels; smaller ones as they are. 1 or more (default: that of `data.margin`, 1.25). */
+  /**
+   * Images are kept with a short side of ceil(resolution * margin) pixels; smaller ones as they are. 1 or more
+   * (default: that of `data.margin`, 1.25).
+   */
   margin?: number | undefined;
-  /** Decoded bytes kept in memory; the rest goes to a memory-mapped file (default: that of `data.cacheMemory`, 2 GiB). */
+  /**
+   * Decoded bytes kept in memory; the rest goes to a memory-mapped file (default: that of `data.cacheMemory`, 2 GiB).
+   */
   memoryLimitBytes?: number | undefined;
-  /** Existing folder of that file; it has no name there and goes with the process (default: the system's folder for temporary files). */
+  /**
+   * Existing folder of that file; it has no name there and goes with the process (default: the system's folder for
+   * temporary files).
+   */
   spillFolder?: string | undefined;
   /** Share of images, 0 to 1, that may be broken (default: that of `data.maxBrokenShare`, 0.05). */
   maxBrokenShare?: number | undefined;
   /** Colour behind transparent pixels (default white). */
   background?: string;
-  /** Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000, 3000). */
+  /**
+   * Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000,
+   * 3000).
+   */
   readPauses?: readonly number[];
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and at the end. */
@@ -42,14 +58,23 @@ export interface ImageCacheOptions {
 }
 
 export const cacheOptions = {
-  device: 'needed', resolution: 'needed', margin: 'optional', memoryLimitBytes: 'optional', spillFolder: 'optional', maxBrokenShare: 'optional', background: 'optional', readPauses: 'optional',
-  signal: 'optional', onProgress: 'optional',
+  device: 'needed',
+  resolution: 'needed',
+  margin: 'optional',
+  memoryLimitBytes: 'optional',
+  spillFolder: 'optional',
+  maxBrokenShare: 'optional',
+  background: 'optional',
+  readPauses: 'optional',
+  signal: 'optional',
+  onProgress: 'optional',
 } satisfies OptionTable<ImageCacheOptions>;
 
 type Defaulted = 'margin' | 'memoryLimitBytes' | 'spillFolder' | 'maxBrokenShare';
 
 /** Options with none left out that has a default. */
-export type CacheSettings<Options extends Partial<ImageCacheOptions> = ImageCacheOptions> = Omit<Options, Defaulted> & Required<{ [Name in Defaulted]: NonNullable<ImageCacheOptions[Name]> }>;
+export type CacheSettings<Options extends Partial<ImageCacheOptions> = ImageCacheOptions> = Omit<Options, Defaulted> &
+  Required<{ [Name in Defaulted]: NonNullable<ImageCacheOptions[Name]> }>;
 
 /** What {@link ImageCache.fromStream} takes besides. */
 export interface StreamOptions extends ImageCacheOptions {
@@ -60,8 +85,8 @@ export interface StreamOptions extends ImageCacheOptions {
 const streamOptionTable = { ...cacheOptions, classNames: 'optional' } satisfies OptionTable<StreamOptions>;
 
 /**
- * Images decoded once, in native memory. Index i of the cache is image `sourceIndex[i]` of the source; broken images are left out, the order is
- * the source's whatever order they were decoded in.
+ * Images decoded once, in native memory. Index i of the cache is image `sourceIndex[i]` of the source; broken images
+ * are left out, the order is the source's whatever order they were decoded in.
  */
 export class ImageCache implements Disposable {
   /** Of each image, as the source calls it. */
@@ -85,7 +110,12 @@ export class ImageCache implements Disposable {
   readonly #addon: NativeAddon;
   #store: PixelStoreHandle | undefined;
 
-  private constructor(store: PixelStoreHandle, options: CacheSettings, { ids, places, labels, fileBytes, broken }: Decoded, classNames: readonly string[] | undefined) {
+  private constructor(
+    store: PixelStoreHandle,
+    options: CacheSettings,
+    { ids, places, labels, fileBytes, broken }: Decoded,
+    classNames: readonly string[] | undefined,
+  ) {
     const { addon } = options.device;
     this.#addon = addon;
     this.#store = store;
@@ -108,7 +138,10 @@ export class ImageCache implements Disposable {
 
   /** The native pixel store, for {@link NativeAddon.augment}. @throws LgdError DISPOSED */
   get store(): PixelStoreHandle {
-    if (this.#store === undefined) throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, { mend: 'Build it again with ImageCache.build()' });
+    if (this.#store === undefined)
+      throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, {
+        mend: 'Build it again with ImageCache.build()',
+      });
     return this.#store;
   }
 
@@ -131,8 +164,8 @@ export class ImageCache implements Disposable {
 
   /**
    * Decodes a source. Images that cannot be read or decoded are skipped and listed in {@link broken}.
-   * @throws LgdError BAD_DATASET (no image could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), NOT_WRITABLE (the spill file cannot grow),
-   *   OUT_OF_MEMORY, BAD_OPTION, DEPENDENCY_MISSING, ABORTED
+   * @throws LgdError BAD_DATASET (no image could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to
+   *   read), NOT_WRITABLE (the spill file cannot grow), OUT_OF_MEMORY, BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, given: ImageCacheOptions): Promise<ImageCache> {
     checkOptions(given, 'ImageCache.build()', cacheOptions);
@@ -146,33 +179,66 @@ export class ImageCache implements Disposable {
   }
 
   /**
-   * Decodes images that come one after the other, such as from an archive, a database or a network: `{ id, bytes, label? }`, in any format that a file may have.
-   * The stream is read once, in order, and never further ahead than the decoder needs (four images a decoding thread); what is kept is pixels, in memory up to
-   * the limit and in the spill file past it. So a stream of any length trains for many epochs, and needs to be read only once.
+   * Decodes images that come one after the other, such as from an archive, a database or a network:
+   * `{ id, bytes, label? }`, in any format that a file may have. The stream is read once, in order, and never further
+   * ahead than the decoder needs (four images a decoding thread); what is kept is pixels, in memory up to the limit and
+   * in the spill file past it. So a stream of any length trains for many epochs, and needs to be read only once.
    *
-   * Places of images are their numbers in the stream: the same stream gives the same augmentations, and a run can be resumed with it. As its length is not known,
-   * `total` of the progress is what has come so far, and the share of broken images is judged over that, from the 50th broken one on and at the end.
-   * @throws LgdError as {@link build}; BAD_DATASET also where the stream fails (its error is the cause) or its labels do not fit
+   * Places of images are their numbers in the stream: the same stream gives the same augmentations, and a run can be
+   * resumed with it. As its length is not known, `total` of the progress is what has come so far, and the share of
+   * broken images is judged over that, from the 50th broken one on and at the end.
+   * @throws LgdError as {@link build}; BAD_DATASET also where the stream fails (its error is the cause) or its labels
+   *   do not fit
    */
-  static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, streamOptions: StreamOptions): Promise<ImageCache> {
+  static async fromStream(
+    images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>,
+    streamOptions: StreamOptions,
+  ): Promise<ImageCache> {
     checkOptions(streamOptions, 'ImageCache.fromStream()', streamOptionTable);
     const { classNames, ...options } = withDefaults(streamOptions);
     checkCacheOptions(options);
-    if (typeof images !== 'object' || images === null || !(Symbol.asyncIterator in images || Symbol.iterator in images)) {
-      throw new LgdError('BAD_DATASET', 'this is no stream of images.', { found: images, allowed: 'an iterable or async iterable of { id, bytes, label? }', mend: 'Call a generator function, and give what it returns' });
+    if (
+      typeof images !== 'object' ||
+      images === null ||
+      !(Symbol.asyncIterator in images || Symbol.iterator in images)
+    ) {
+      throw new LgdError('BAD_DATASET', 'this is no stream of images.', {
+        found: images,
+        allowed: 'an iterable or async iterable of { id, bytes, label? }',
+        mend: 'Call a generator function, and give what it returns',
+      });
     }
-    return ImageCache.#fill(streamed(images, classNames, options.signal), options, { root: '(stream)', total: undefined, classNames });
+    return ImageCache.#fill(streamed(images, classNames, options.signal), options, {
+      root: '(stream)',
+      total: undefined,
+      classNames,
+    });
   }
 
   static async #fill(
-    images: AsyncIterable<Undecoded>, options: CacheSettings,
-    { root, total, classNames, places }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
+    images: AsyncIterable<Undecoded>,
+    options: CacheSettings,
+    {
+      root,
+      total,
+      classNames,
+      places,
+    }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
   ): Promise<ImageCache> {
-    const { device: { addon }, memoryLimitBytes, spillFolder, background } = options;
+    const {
+      device: { addon },
+      memoryLimitBytes,
+      spillFolder,
+      background,
+    } = options;
     const store = addon.makePixelStore({ memoryLimitBytes, spillFolder });
     try {
       const decoded = await decodeAll(images, {
-        ...options, root, total, decode: { shortSide: shortSideOf(options), background }, keep: ({ width, height, pixels }) => addon.appendPixels(store, width, height, pixels),
+        ...options,
+        root,
+        total,
+        decode: { shortSide: shortSideOf(options), background },
+        keep: ({ width, height, pixels }) => addon.appendPixels(store, width, height, pixels),
       });
       if (places !== undefined) decoded.places = decoded.places.map((index) => places[index]!);
       return new ImageCache(store, options, decoded, classNames);
@@ -191,7 +257,12 @@ export class ImageCache implements Disposable {
       const { places, recipe, fileBytes, bytes } = pack.index;
       // Of the very pixels that decoding the files gives, a run may take one for the other.
       const sizes = recipe.shortSide === shortSideOf(options) ? fileBytes : bytes;
-      const cache = new ImageCache(store, options, { ids: [...ids], places: [...places], labels: labels && [...labels], fileBytes: [...sizes], broken: [] }, classNames);
+      const cache = new ImageCache(
+        store,
+        options,
+        { ids: [...ids], places: [...places], labels: labels && [...labels], fileBytes: [...sizes], broken: [] },
+        classNames,
+      );
       options.onProgress?.({ done: ids.length, total: ids.length, broken: 0 });
       return cache;
     } catch (error) {
@@ -206,11 +277,26 @@ export function shortSideOf({ resolution, margin }: Pick<CacheSettings, 'resolut
 }
 
 /** Fewer pixels than the input has make every view a blur. @throws LgdError BAD_DATASET */
-export function checkPackedSize({ path, index: { recipe: { kind, shortSide } } }: PackFile, { resolution }: Pick<ImageCacheOptions, 'resolution'>): void {
+export function checkPackedSize(
+  {
+    path,
+    index: {
+      recipe: { kind, shortSide },
+    },
+  }: PackFile,
+  { resolution }: Pick<ImageCacheOptions, 'resolution'>,
+): void {
   if (kind === 'original' || shortSide >= resolution) return;
-  throw new LgdError('BAD_DATASET', `the images of ${path} were packed at a short side of ${shortSide} pixels, fewer than the input's ${resolution}.`, {
-    option: 'data.resolution', found: resolution, allowed: `to ${shortSide}`, mend: 'Pack them at a larger --short-side, or lower data.resolution',
-  });
+  throw new LgdError(
+    'BAD_DATASET',
+    `the images of ${path} were packed at a short side of ${shortSide} pixels, fewer than the input's ${resolution}.`,
+    {
+      option: 'data.resolution',
+      found: resolution,
+      allowed: `to ${shortSide}`,
+      mend: 'Pack them at a larger --short-side, or lower data.resolution',
+    },
+  );
 }
 
 /** Takes the configuration's defaults for what is left out, and the system's folder for temporary files. */
@@ -227,13 +313,29 @@ export function checkCacheOptions(options: CacheSettings): void {
 }
 
 /** @throws LgdError BAD_OPTION */
-export function checkCacheValues({ resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare }: CacheSettings<Omit<ImageCacheOptions, 'device'>>): void {
+export function checkCacheValues({
+  resolution,
+  margin,
+  memoryLimitBytes,
+  spillFolder,
+  maxBrokenShare,
+}: CacheSettings<Omit<ImageCacheOptions, 'device'>>): void {
   const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
-    if (!good) throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', { option, found, allowed });
+    if (!good)
+      throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', {
+        option,
+        found,
+        allowed,
+      });
   };
   check(Number.isInteger(resolution) && resolution >= 1, 'resolution', resolution, 'a whole number from 1');
   check(margin >= 1 && Number.isFinite(margin), 'margin', margin, '1 or more');
-  check(typeof memoryLimitBytes === 'number' && memoryLimitBytes >= 0, 'memoryLimitBytes', memoryLimitBytes, '0 or more');
+  check(
+    typeof memoryLimitBytes === 'number' && memoryLimitBytes >= 0,
+    'memoryLimitBytes',
+    memoryLimitBytes,
+    '0 or more',
+  );
   check(typeof spillFolder === 'string', 'spillFolder', spillFolder, 'a folder that is there');
   check(maxBrokenShare >= 0 && maxBrokenShare <= 1, 'maxBrokenShare', maxBrokenShare, '0 to 1');
 }

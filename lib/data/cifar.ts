@@ -1,4 +1,7 @@
-/** CIFAR-10 and CIFAR-100 in their binary version (https://www.cs.toronto.edu/~kriz/cifar.html): records of one or two label bytes and 32 x 32 pixels, a plane a channel. */
+/**
+ * CIFAR-10 and CIFAR-100 in their binary version (https://www.cs.toronto.edu/~kriz/cifar.html): records of one or two
+ * label bytes and 32 x 32 pixels, a plane a channel.
+ */
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
@@ -22,7 +25,12 @@ interface Layout {
 }
 
 const layouts: readonly Layout[] = [
-  { training: [1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`), files: [...[1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`), 'test_batch.bin'], labelBytes: 1, names: 'batches.meta.txt' },
+  {
+    training: [1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`),
+    files: [...[1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`), 'test_batch.bin'],
+    labelBytes: 1,
+    names: 'batches.meta.txt',
+  },
   { training: ['train.bin'], files: ['train.bin', 'test.bin'], labelBytes: 2, names: 'fine_label_names.txt' },
 ];
 
@@ -48,20 +56,29 @@ export async function isCifar(path: string): Promise<boolean> {
 }
 
 /**
- * The images of CIFAR's binary files, each as a PNG of the same pixels: the training files of a folder, or one file. Ids are `data_batch_1.bin/00017`; labels of CIFAR-100 are the fine ones.
+ * The images of CIFAR's binary files, each as a PNG of the same pixels: the training files of a folder, or one file.
+ * Ids are `data_batch_1.bin/00017`; labels of CIFAR-100 are the fine ones.
  * @throws LgdError BAD_DATASET
  */
 export async function openCifar(path: string): Promise<ImageSource> {
   const found = await layoutOf(path);
-  if (found === undefined) throw new LgdError('BAD_DATASET', `${path} holds no binary files of CIFAR.`, { allowed: layouts.flatMap(({ files }) => files).join(', '), mend: 'Give the folder of the binary version' });
-  const { layout: { labelBytes, names }, paths } = found;
+  if (found === undefined)
+    throw new LgdError('BAD_DATASET', `${path} holds no binary files of CIFAR.`, {
+      allowed: layouts.flatMap(({ files }) => files).join(', '),
+      mend: 'Give the folder of the binary version',
+    });
+  const {
+    layout: { labelBytes, names },
+    paths,
+  } = found;
   const recordBytes = labelBytes + pixelBytes;
   const ids: string[] = [];
   const labels: number[] = [];
   const records: { path: string; offset: number }[] = [];
   for (const file of paths) {
     const batch = await openBatch(file, recordBytes);
-    const content = await readOfMany(file, (opened) => opened.readFile()); // 30 MB or 150 MB: for the labels, which lie between the pixels
+    // 30 MB or 150 MB: for the labels, which lie between the pixels
+    const content = await readOfMany(file, (opened) => opened.readFile());
     for (let i = 0; i < batch.records; i++) {
       ids.push(`${basename(file)}/${String(i).padStart(5, '0')}`);
       labels.push(content[i * recordBytes + labelBytes - 1]!);
@@ -74,22 +91,31 @@ export async function openCifar(path: string): Promise<ImageSource> {
 
 async function openBatch(path: string, recordBytes: number): Promise<Batch> {
   const { size } = await stat(path);
-  if (size === 0 || size % recordBytes !== 0) throw new LgdError('BAD_DATASET', `${path} has ${size} bytes, no multiple of a record's ${recordBytes}.`, { mend: 'Fetch it again: it is not whole' });
+  if (size === 0 || size % recordBytes !== 0)
+    throw new LgdError('BAD_DATASET', `${path} has ${size} bytes, no multiple of a record's ${recordBytes}.`, {
+      mend: 'Fetch it again: it is not whole',
+    });
   return { path, records: size / recordBytes };
 }
 
 async function readNames(path: string, classes: number): Promise<string[]> {
   const text = await readFile(path, 'utf8').catch(() => '');
-  const names = text.split(/\r?\n/u).map((line) => line.trim()).filter((line) => line !== '');
+  const names = text
+    .split(/\r?\n/u)
+    .map((line) => line.trim())
+    .filter((line) => line !== '');
   return names.length >= classes ? names : Array.from({ length: classes }, (_, label) => String(label));
 }
 
 async function readRecord({ path, offset }: { path: string; offset: number }): Promise<Buffer> {
   const planes = Buffer.alloc(pixelBytes);
   const { bytesRead } = await readOfMany(path, (file) => file.read(planes, 0, pixelBytes, offset));
-  if (bytesRead < pixelBytes) throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
+  if (bytesRead < pixelBytes)
+    throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
   const pixels = Buffer.alloc(pixelBytes);
   for (let i = 0; i < planeBytes; i++) for (let c = 0; c < 3; c++) pixels[3 * i + c] = planes[c * planeBytes + i]!;
   const sharp = await importSharp();
-  return sharp(pixels, { raw: { width: side, height: side, channels: 3 } }).png({ compressionLevel: 1 }).toBuffer();
+  return sharp(pixels, { raw: { width: side, height: side, channels: 3 } })
+    .png({ compressionLevel: 1 })
+    .toBuffer();
 }

@@ -50,11 +50,17 @@ interface DecodeAllOptions {
   onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
-/** Below this many, broken images alone do not stop the decoding before one good image was seen (or, of a stream, before its end). */
+/**
+ * Below this many, broken images alone do not stop the decoding before one good image was seen (or, of a stream, before
+ * its end).
+ */
 const fewBroken = 50;
 const progressMilliseconds = 100;
 const work = 'decoding the images';
-/** Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the others. */
+/**
+ * Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the
+ * others.
+ */
 const imagesAhead = 4;
 
 type Outcome = { image: DecodedImage; fileBytes: number } | { fault: unknown } | { failure: unknown };
@@ -66,7 +72,11 @@ export async function* listed(source: ImageSource): AsyncGenerator<Undecoded, vo
 }
 
 /** The images of a stream. What the stream throws, and labels that do not fit, come as BAD_DATASET. */
-export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, classNames: readonly string[] | undefined, signal: AbortSignal | undefined): AsyncGenerator<Undecoded, void, undefined> {
+export async function* streamed(
+  images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>,
+  classNames: readonly string[] | undefined,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Undecoded, void, undefined> {
   const iterator = Symbol.asyncIterator in images ? images[Symbol.asyncIterator]() : images[Symbol.iterator]();
   let seen = 0;
   let withLabels: boolean | undefined;
@@ -77,27 +87,37 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
       checkImageBytes(value);
       const { id, bytes, label } = value;
       withLabels ??= label !== undefined;
-      if (withLabels !== (label !== undefined)) throw badLabel(`image ${id} has ${withLabels ? 'no label' : 'a label'}, unlike those before it`);
+      if (withLabels !== (label !== undefined))
+        throw badLabel(`image ${id} has ${withLabels ? 'no label' : 'a label'}, unlike those before it`);
       const classes = classNames?.length ?? 0;
-      if (label !== undefined && !(Number.isInteger(label) && label >= 0 && label < classes)) throw badLabel(`image ${id} has the label ${label}; there are ${classes} classes`);
+      if (label !== undefined && !(Number.isInteger(label) && label >= 0 && label < classes))
+        throw badLabel(`image ${id} has the label ${label}; there are ${classes} classes`);
       seen++;
       yield { id, label, read: () => bytes };
     }
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
-    throw new LgdError('BAD_DATASET', `the stream of images failed after ${seen} images: ${messageOf(cause)}.`, { mend: 'See to what the stream reads from', cause });
+    throw new LgdError('BAD_DATASET', `the stream of images failed after ${seen} images: ${messageOf(cause)}.`, {
+      mend: 'See to what the stream reads from',
+      cause,
+    });
   } finally {
-    void Promise.resolve(iterator.return?.()).catch(() => undefined); // not waited for: a stream that hangs would hang its end too
+    // not waited for: a stream that hangs would hang its end too
+    void Promise.resolve(iterator.return?.()).catch(() => undefined);
   }
 }
 
 function badLabel(what: string): LgdError {
-  return new LgdError('BAD_DATASET', `${what}.`, { mend: 'Give each image a label, an index into classNames, or none of them one' });
+  return new LgdError('BAD_DATASET', `${what}.`, {
+    mend: 'Give each image a label, an index into classNames, or none of them one',
+  });
 }
 
 /**
- * Decodes images in order; those that cannot be decoded are listed. What is still being read when the signal fires is let go.
- * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), DEPENDENCY_MISSING, ABORTED, and what `keep` throws
+ * Decodes images in order; those that cannot be decoded are listed. What is still being read when the signal fires is
+ * let go.
+ * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read),
+ *   DEPENDENCY_MISSING, ABORTED, and what `keep` throws
  */
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
   const parallel = decoderThreads();
@@ -136,7 +156,8 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
     }
   } finally {
     await iterator.return?.(undefined);
-    await orAborted(Promise.all(running), work, options.signal).catch(() => undefined); // they never reject, but may hang in a caller's read
+    // they never reject, but may hang in a caller's read
+    await orAborted(Promise.all(running), work, options.signal).catch(() => undefined);
     restoreSharp();
   }
 }
@@ -152,7 +173,13 @@ async function decodeOne(image: Undecoded, reader: PatientReader, options: Decod
 }
 
 /** Adds one outcome to the result; stops where too many are broken already, and where the system does not read. */
-function take(result: Decoded, { id, label }: Undecoded, place: number, outcome: Outcome, options: DecodeAllOptions): void {
+function take(
+  result: Decoded,
+  { id, label }: Undecoded,
+  place: number,
+  outcome: Outcome,
+  options: DecodeAllOptions,
+): void {
   const { ids, places, broken } = result;
   if ('image' in outcome) {
     options.keep(outcome.image);
@@ -168,7 +195,8 @@ function take(result: Decoded, { id, label }: Undecoded, place: number, outcome:
   broken.push({ id, reason: messageOf(fault) });
   const seen = place + 1;
   const enough = broken.length >= fewBroken || (options.total !== undefined && ids.length > 0);
-  if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen)) throw tooManyBroken(result, seen, options);
+  if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen))
+    throw tooManyBroken(result, seen, options);
 }
 
 function checkEnd(result: Decoded, total: number, options: DecodeAllOptions): void {
@@ -177,20 +205,35 @@ function checkEnd(result: Decoded, total: number, options: DecodeAllOptions): vo
 }
 
 function examples(broken: readonly BrokenImage[]): string {
-  return broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/, '')})`).join(', ');
+  return broken
+    .slice(0, 3)
+    .map(({ id, reason }) => `${id} (${reason.replace(/\.$/, '')})`)
+    .join(', ');
 }
 
-function tooManyBroken({ broken, fault }: Decoded, seen: number, { total, maxBrokenShare }: DecodeAllOptions): LgdError {
+function tooManyBroken(
+  { broken, fault }: Decoded,
+  seen: number,
+  { total, maxBrokenShare }: DecodeAllOptions,
+): LgdError {
   const all = total === undefined ? '' : ` (${total} in all)`;
-  return new LgdError('TOO_MANY_BROKEN_IMAGES', `${broken.length} of the first ${seen} images${all} cannot be decoded, such as ${examples(broken)}.`, {
-    option: 'data.maxBrokenShare',
-    allowed: `a share of at most ${maxBrokenShare}`,
-    mend: 'Mend or remove those files, or allow a larger share',
-    cause: fault,
-  });
+  return new LgdError(
+    'TOO_MANY_BROKEN_IMAGES',
+    `${broken.length} of the first ${seen} images${all} cannot be decoded, such as ${examples(broken)}.`,
+    {
+      option: 'data.maxBrokenShare',
+      allowed: `a share of at most ${maxBrokenShare}`,
+      mend: 'Mend or remove those files, or allow a larger share',
+      cause: fault,
+    },
+  );
 }
 
 function noneDecoded({ broken, fault }: Decoded, total: number, root: string): LgdError {
   if (total === 0) return new LgdError('BAD_DATASET', `there are no images in ${root}.`, { mend: 'Give some images' });
-  return new LgdError('BAD_DATASET', `none of the ${total} images of ${root} can be decoded, such as ${examples(broken)}.`, { mend: 'Check that these files are images', cause: fault });
+  return new LgdError(
+    'BAD_DATASET',
+    `none of the ${total} images of ${root} can be decoded, such as ${examples(broken)}.`,
+    { mend: 'Check that these files are images', cause: fault },
+  );
 }

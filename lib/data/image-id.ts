@@ -5,7 +5,10 @@ import { nextTurn } from '../turn.js';
 
 const idsAtOnce = 8192;
 
-/** An image's id without the `./` before names that `tar c .` and `find .` write: `./a/b.jpg` and `a/b.jpg` are one image. */
+/**
+ * An image's id without the `./` before names that `tar c .` and `find .` write: `./a/b.jpg` and `a/b.jpg` are one
+ * image.
+ */
 export function plainId(id: string): string {
   return id.includes('./') ? id.replace(/(^|\/)(?:\.\/+)+/gu, '$1') : id;
 }
@@ -15,7 +18,10 @@ export class IdPlaces {
   readonly #maps: Map<string, number>[] = [new Map()];
 
   /** @param most ids in one Map */
-  constructor(ids: Iterable<string> = [], readonly most = 2 ** 23) {
+  constructor(
+    ids: Iterable<string> = [],
+    readonly most = 2 ** 23,
+  ) {
     let place = 0;
     for (const id of ids) this.set(id, place++);
   }
@@ -49,29 +55,59 @@ export class IdPlaces {
   }
 }
 
-/** Takes the ids one after the other, in turns with other callbacks: a million of them may take a second. @throws LgdError ABORTED, and what `take` throws */
-export async function eachId(ids: readonly string[], take: (id: string, index: number) => void, signal: AbortSignal | undefined, what: string): Promise<void> {
+/**
+ * Takes the ids one after the other, in turns with other callbacks: a million of them may take a second. @throws
+ * LgdError ABORTED, and what `take` throws
+ */
+export async function eachId(
+  ids: readonly string[],
+  take: (id: string, index: number) => void,
+  signal: AbortSignal | undefined,
+  what: string,
+): Promise<void> {
   for (let from = 0; from < ids.length; from += idsAtOnce) {
     if (from > 0) await nextTurn(signal, what);
     ids.slice(from, from + idsAtOnce).forEach((id, i) => take(id, from + i));
   }
 }
 
-/** Looks whether each image has an id of its own, for precomputed embeddings: two of one id would have one embedding. @throws LgdError BAD_DATASET, ABORTED */
+/**
+ * Looks whether each image has an id of its own, for precomputed embeddings: two of one id would have one embedding.
+ * @throws LgdError BAD_DATASET, ABORTED
+ */
 export async function checkDistinctIds(ids: readonly string[], signal: AbortSignal | undefined): Promise<void> {
   const seen = new IdPlaces();
-  await eachId(ids, (id, place) => {
-    if (seen.has(id)) throw new LgdError('BAD_DATASET', `two images have the id ${JSON.stringify(id)}, by which precomputed embeddings are looked up.`, { option: 'data.train', mend: 'Give each image an id of its own' });
-    seen.set(id, place);
-  }, signal, 'looking for images of one id');
+  await eachId(
+    ids,
+    (id, place) => {
+      if (seen.has(id))
+        throw new LgdError(
+          'BAD_DATASET',
+          `two images have the id ${JSON.stringify(id)}, by which precomputed embeddings are looked up.`,
+          { option: 'data.train', mend: 'Give each image an id of its own' },
+        );
+      seen.set(id, place);
+    },
+    signal,
+    'looking for images of one id',
+  );
 }
 
 /** SHA-256 of the images' ids, each with a number: its place, or its label. @throws LgdError ABORTED */
-export async function hashImages(ids: readonly string[], numbers: Int32Array, signal: AbortSignal | undefined): Promise<string> {
+export async function hashImages(
+  ids: readonly string[],
+  numbers: Int32Array,
+  signal: AbortSignal | undefined,
+): Promise<string> {
   const hash = createHash('sha256');
   for (let from = 0; from < ids.length; from += idsAtOnce) {
     if (from > 0) await nextTurn(signal, 'preparing the run');
-    hash.update(ids.slice(from, from + idsAtOnce).map((id, i) => `${numbers[from + i]}\0${id}\0`).join(''));
+    hash.update(
+      ids
+        .slice(from, from + idsAtOnce)
+        .map((id, i) => `${numbers[from + i]}\0${id}\0`)
+        .join(''),
+    );
   }
   return hash.digest('hex');
 }

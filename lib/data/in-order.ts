@@ -2,7 +2,11 @@
  * Works on several items at once and gives the results in the items' order.
  * @param parallel how many are worked on at once; as many again may wait, done, for one before them
  */
-export async function* inOrder<Item, Result>(items: Iterable<Item>, parallel: number, work: (item: Item) => Promise<Result>): AsyncGenerator<Result, void, undefined> {
+export async function* inOrder<Item, Result>(
+  items: Iterable<Item>,
+  parallel: number,
+  work: (item: Item) => Promise<Result>,
+): AsyncGenerator<Result, void, undefined> {
   const running: Promise<Result>[] = [];
   try {
     for (const item of items) {

@@ -1,4 +1,7 @@
-/** Finds libjpeg-turbo, which decodes plain JPEG files in half of sharp's time. It is an optional dependency: without it sharp decodes them. */
+/**
+ * Finds libjpeg-turbo, which decodes plain JPEG files in half of sharp's time. It is an optional dependency: without it
+ * sharp decodes them.
+ */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
@@ -24,7 +27,8 @@ const systemLibrary = 'libturbojpeg.so.0';
 const opened = new WeakMap<NativeAddon, JpegDecoder>();
 
 /**
- * Opens the decoder on the first call: $LGDISTILL_TURBOJPEG alone where it is set ('off': sharp), else the library of the optional dependency, else the system's.
+ * Opens the decoder on the first call: $LGDISTILL_TURBOJPEG alone where it is set ('off': sharp), else the library of
+ * the optional dependency, else the system's.
  * @param addon the one that will decode; each has a decoder of its own
  */
 export function openJpegDecoder(addon = loadAddon()): JpegDecoder {

@@ -1,4 +1,6 @@
-/** What a JPEG says of itself before its picture: as much as is needed to decode it without asking the decoder first. */
+/**
+ * What a JPEG says of itself before its picture: as much as is needed to decode it without asking the decoder first.
+ */
 
 /** Of a JPEG file. */
 export interface JpegHeader {
@@ -10,7 +12,8 @@ export interface JpegHeader {
 }
 
 /**
- * The header of a JPEG that is upright and has three components, so that its pixels can be taken as they are but for their colours. undefined for any other file: a decoder has to look at it.
+ * The header of a JPEG that is upright and has three components, so that its pixels can be taken as they are but for
+ * their colours. undefined for any other file: a decoder has to look at it.
  */
 export function readJpegHeader(file: Uint8Array): JpegHeader | undefined {
   const bytes = Buffer.from(file.buffer, file.byteOffset, file.byteLength);
@@ -34,14 +37,17 @@ export function readJpegHeader(file: Uint8Array): JpegHeader | undefined {
       size = sizeOf(segment);
       if (size === undefined) return undefined;
     }
-    if (marker === 0xda) return size && { ...size, profile: profile === undefined || isSrgb(profile) ? undefined : profile }; // the picture; EXIF may stand between it and its size
+    // the picture; EXIF may stand between it and its size
+    if (marker === 0xda)
+      return size && { ...size, profile: profile === undefined || isSrgb(profile) ? undefined : profile };
     at += 4 + Math.max(0, bytes.readUInt16BE(at + 2) - 2);
   }
   return undefined;
 }
 
 function isFrame(marker: number): boolean {
-  return marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc; // those three are tables
+  // those three are tables
+  return marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
 }
 
 function sizeOf(frame: Buffer): { width: number; height: number } | undefined {
@@ -57,7 +63,10 @@ function isProfile(segment: Buffer): boolean {
 }
 
 function isSrgb(profile: Uint8Array): boolean {
-  return profile.length <= mostProfileBytes && Buffer.from(profile.buffer, profile.byteOffset, profile.length).includes('sRGB IEC61966-2.1');
+  return (
+    profile.length <= mostProfileBytes &&
+    Buffer.from(profile.buffer, profile.byteOffset, profile.length).includes('sRGB IEC61966-2.1')
+  );
 }
 
 const orientationTag = 0x0112;

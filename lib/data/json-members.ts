@@ -2,11 +2,14 @@ import { constants } from 'node:buffer';
 import { withoutMark } from '../files/byte-order-mark.js';
 
 /**
- * JSON files of lists that are longer than a string may be, half a billion characters: {"images": [...], "annotations": [...]}. The members of such lists are parsed one by one; what is
- * left of the text, with 0 in the place of each, is parsed at the end, so that both together find every fault that JSON.parse finds.
+ * JSON files of lists that are longer than a string may be, half a billion characters: {"images": [...], "annotations":
+ * [...]}. The members of such lists are parsed one by one; what is left of the text, with 0 in the place of each, is
+ * parsed at the end, so that both together find every fault that JSON.parse finds.
  */
 
-const [quote, backslash, comma, openBracket, closeBracket, openBrace, closeBrace] = [...'"\\,[]{}'].map((character) => character.charCodeAt(0));
+const [quote, backslash, comma, openBracket, closeBracket, openBrace, closeBrace] = [...'"\\,[]{}'].map((character) =>
+  character.charCodeAt(0),
+);
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -18,7 +21,11 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
  * @returns the object, its lists' members replaced by 0; what is no object comes as it is
  * @throws SyntaxError, RangeError; TypeError (ERR_ENCODING_INVALID_ENCODED_DATA) for what is not UTF-8
  */
-export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key: string, member: unknown) => void, most: number = constants.MAX_STRING_LENGTH): Promise<unknown> {
+export async function parseMembers(
+  chunks: AsyncIterable<Uint8Array>,
+  take: (key: string, member: unknown) => void,
+  most: number = constants.MAX_STRING_LENGTH,
+): Promise<unknown> {
   const rest: string[] = [];
   let run: Uint8Array[] = []; // what was read since the last cut
   let runBytes = 0;
@@ -64,7 +71,10 @@ export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key
     }
     run.push(chunk.subarray(from));
     runBytes += chunk.length - from;
-    if (runBytes > most) throw new RangeError(`more than ${Math.floor(most / 2 ** 20)} MiB of it are one value, and not members of a list`);
+    if (runBytes > most)
+      throw new RangeError(
+        `more than ${Math.floor(most / 2 ** 20)} MiB of it are one value, and not members of a list`,
+      );
   }
   rest.push(cut(new Uint8Array(0)));
   return JSON.parse(rest.join('')) as unknown;

@@ -7,7 +7,10 @@ import { ShuffledSampler } from './sampler.js';
 export interface PlannedBatch {
   /** Indices into the cache. */
   images: Int32Array;
-  /** Names of the draws: the images' places in the source, so that a draw depends neither on the order nor on broken neighbours. */
+  /**
+   * Names of the draws: the images' places in the source, so that a draw depends neither on the order nor on broken
+   * neighbours.
+   */
   drawIds: Int32Array;
   /** The plan's. */
   seed: number;
@@ -27,9 +30,10 @@ export interface BatchPlanState {
 }
 
 /**
- * The batches of a training run, epoch after epoch without end: which images, in which order, with which draws. Pixels stay native: a batch
- * is handed to the device's queue, which crops and augments it while the device works on the batch before. The trainer keeps that queue filled by
- * taking batches ahead; a checkpoint holds {@link stateAfter} the last batch whose step was done.
+ * The batches of a training run, epoch after epoch without end: which images, in which order, with which draws. Pixels
+ * stay native: a batch is handed to the device's queue, which crops and augments it while the device works on the batch
+ * before. The trainer keeps that queue filled by taking batches ahead; a checkpoint holds {@link stateAfter} the last
+ * batch whose step was done.
  */
 export class BatchPlan implements Iterable<PlannedBatch> {
   readonly #cache: Pick<ImageCache, 'length' | 'sourceIndex'>;
@@ -54,7 +58,13 @@ export class BatchPlan implements Iterable<PlannedBatch> {
   /** Takes the next batch. */
   next(): PlannedBatch {
     const { epoch, step, indices } = this.#sampler.next();
-    return { images: indices, drawIds: indices.map((index) => this.#cache.sourceIndex[index]!), seed: this.#sampler.seed, epoch, step };
+    return {
+      images: indices,
+      drawIds: indices.map((index) => this.#cache.sourceIndex[index]!),
+      seed: this.#sampler.seed,
+      epoch,
+      step,
+    };
   }
 
   /** All batches to come; take as many as you want. */
@@ -84,7 +94,8 @@ export class BatchPlan implements Iterable<PlannedBatch> {
 
   /**
    * Continues where `state` was taken.
-   * @throws LgdError BAD_CHECKPOINT when it was taken with other images, another batch size or another seed; BAD_OPTION where there is none
+   * @throws LgdError BAD_CHECKPOINT when it was taken with other images, another batch size or another seed; BAD_OPTION
+   *   where there is none
    */
   restore(state: BatchPlanState): void {
     checkGiven(state, 'restore()', 'epoch, step, seed, batchSize, images');
@@ -96,14 +107,20 @@ export class BatchPlan implements Iterable<PlannedBatch> {
     ] as const) {
       if (state[field] === here[field]) continue;
       throw new LgdError('BAD_CHECKPOINT', `the checkpoint was made with another number (${field}).`, {
-        option, found: here[field], allowed: String(state[field]), mend,
+        option,
+        found: here[field],
+        allowed: String(state[field]),
+        mend,
       });
     }
     const { epoch, step } = state;
     try {
       this.#sampler.position = { epoch, step };
     } catch (cause) {
-      throw new LgdError('BAD_CHECKPOINT', `the checkpoint's position, epoch ${epoch}, step ${step}, does not exist.`, { mend: 'Resume from another checkpoint', cause });
+      throw new LgdError('BAD_CHECKPOINT', `the checkpoint's position, epoch ${epoch}, step ${step}, does not exist.`, {
+        mend: 'Resume from another checkpoint',
+        cause,
+      });
     }
   }
 }

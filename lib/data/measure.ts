@@ -45,12 +45,17 @@ export interface DataRow {
 const batchSize = 64;
 
 /**
- * Measures sources on 1, 2, 4 ... and all cores: images in a random order, decoded as training decodes them, augmented by the configuration's recipe to views of `data.resolution` (default 224) on the
- * CPU. Decoding and augmentation take turns, so that no more than the given number of cores works at a time.
+ * Measures sources on 1, 2, 4 ... and all cores: images in a random order, decoded as training decodes them, augmented
+ * by the configuration's recipe to views of `data.resolution` (default 224) on the CPU. Decoding and augmentation take
+ * turns, so that no more than the given number of cores works at a time.
  * @param paths anything that {@link openImages} opens
  * @throws LgdError of the sources; BAD_CONFIG, BAD_OPTION; BAD_DATASET (one that can be read in order only); ABORTED
  */
-export async function* measureData(paths: readonly string[], input: ConfigInput, options: MeasureDataOptions = {}): AsyncGenerator<DataRow, void, undefined> {
+export async function* measureData(
+  paths: readonly string[],
+  input: ConfigInput,
+  options: MeasureDataOptions = {},
+): AsyncGenerator<DataRow, void, undefined> {
   checkOptions(options, 'measureData()', measureOptions);
   checkTexts(paths, 'paths', 'images to measure');
   const config = parseConfig(input);
@@ -63,23 +68,53 @@ export async function* measureData(paths: readonly string[], input: ConfigInput,
   }
 }
 
-async function measure(path: string, config: Config, { cores, seconds, signal }: { cores: number; seconds: number; signal: AbortSignal | undefined }): Promise<DataRow> {
-  if (cores > decoderThreads()) throw new LgdError('BAD_OPTION', `images are decoded by ${decoderThreads()} threads.`, { option: 'UV_THREADPOOL_SIZE', found: decoderThreads(), allowed: `from ${cores}`, mend: `Set UV_THREADPOOL_SIZE=${availableParallelism()}` });
+async function measure(
+  path: string,
+  config: Config,
+  { cores, seconds, signal }: { cores: number; seconds: number; signal: AbortSignal | undefined },
+): Promise<DataRow> {
+  if (cores > decoderThreads())
+    throw new LgdError('BAD_OPTION', `images are decoded by ${decoderThreads()} threads.`, {
+      option: 'UV_THREADPOOL_SIZE',
+      found: decoderThreads(),
+      allowed: `from ${cores}`,
+      mend: `Set UV_THREADPOOL_SIZE=${availableParallelism()}`,
+    });
   const source = await openImages(path, { signal });
-  if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${path} can be read in their order only, and are measured in a random one.`, { mend: 'Pack them (lgdistill pack), and measure the pack' });
+  if (source.sequential)
+    throw new LgdError(
+      'BAD_DATASET',
+      `the images of ${path} can be read in their order only, and are measured in a random one.`,
+      { mend: 'Pack them (lgdistill pack), and measure the pack' },
+    );
   using device = await openDevice('cpu', { threads: cores });
   const resolution = config.data.resolution ?? 224;
   const options = { device, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };
   const isRaw = source.pack?.index.recipe.kind === 'raw';
-  using images = isRaw ? await ImageCache.build(source, options) : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
+  using images = isRaw
+    ? await ImageCache.build(source, options)
+    : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
   // Its timer wakes the thread at every multiple of the resolution; what it reports includes that.
   const delay = monitorEventLoopDelay({ resolution: 10 });
-  const timed = await timeBatches(images, config, { device, resolution, seconds, signal, onWarm: () => delay.enable() });
+  const timed = await timeBatches(images, config, {
+    device,
+    resolution,
+    seconds,
+    signal,
+    onWarm: () => delay.enable(),
+  });
   delay.disable();
   return {
-    source: path, from: isRaw ? 'raw' : 'files', cores, images: timed.images, imagesPerSecond: (1000 * timed.images) / timed.elapsed,
+    source: path,
+    from: isRaw ? 'raw' : 'files',
+    cores,
+    images: timed.images,
+    imagesPerSecond: (1000 * timed.images) / timed.elapsed,
     imagesPerCoreSecond: (1000 * timed.images) / (timed.decode + timed.augment),
-    decodeMilliseconds: timed.decode / timed.images, augmentMilliseconds: timed.augment / timed.images, delayP99: Math.max(0, delay.percentile(99) / 1e6 - 10), remarks: source.remarks ?? [],
+    decodeMilliseconds: timed.decode / timed.images,
+    augmentMilliseconds: timed.augment / timed.images,
+    delayP99: Math.max(0, delay.percentile(99) / 1e6 - 10),
+    remarks: source.remarks ?? [],
   };
 }
 
@@ -91,7 +126,11 @@ interface TimeOptions {
   onWarm: () => void;
 }
 
-async function timeBatches(images: ImageCache | StreamedImages, config: Config, { device, resolution, seconds, signal, onWarm }: TimeOptions): Promise<{ images: number; elapsed: number; decode: number; augment: number }> {
+async function timeBatches(
+  images: ImageCache | StreamedImages,
+  config: Config,
+  { device, resolution, seconds, signal, onWarm }: TimeOptions,
+): Promise<{ images: number; elapsed: number; decode: number; augment: number }> {
   const { addon, handle } = device;
   const count = Math.min(batchSize, images.length);
   const views = addon.makeImages(handle, count, resolution, resolution, false);
@@ -105,7 +144,12 @@ async function timeBatches(images: ImageCache | StreamedImages, config: Config, 
     let isWarm = false;
     let from = read();
     // Nothing ahead: what comes next is decoded when this batch is done, and so never beside its augmentation.
-    for await (const batch of readAhead(images, new BatchPlan(images, { batchSize: count, seed: config.seed }), 0, signal)) {
+    for await (const batch of readAhead(
+      images,
+      new BatchPlan(images, { batchSize: count, seed: config.seed }),
+      0,
+      signal,
+    )) {
       const decoded = read();
       throwIfAborted(signal, 'the measurement');
       addon.augment(batch.store, recipe, batch, views);

@@ -1,6 +1,13 @@
 import { statfs } from 'node:fs/promises';
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
-import { cacheOptions, checkCacheValues, ImageCache, shortSideOf, withDefaults, type ImageCacheOptions } from './cache.js';
+import {
+  cacheOptions,
+  checkCacheValues,
+  ImageCache,
+  shortSideOf,
+  withDefaults,
+  type ImageCacheOptions,
+} from './cache.js';
 import { importSharp } from './sharp.js';
 import { sampleSource, type ImageSource } from './sources.js';
 import { StreamedImages } from './streamed.js';
@@ -17,7 +24,11 @@ const sampledImages = 64;
  * Images of a source for training or evaluation. Raw pixels of a pack stay in their file whatever the mode.
  * @throws LgdError as {@link ImageCache.build} and {@link StreamedImages.open}
  */
-export async function openDataset(source: ImageSource, mode: CacheMode, options: ImageCacheOptions): Promise<ImageCache | StreamedImages> {
+export async function openDataset(
+  source: ImageSource,
+  mode: CacheMode,
+  options: ImageCacheOptions,
+): Promise<ImageCache | StreamedImages> {
   checkOptions(options, 'openDataset()', cacheOptions);
   checkWord(mode, 'mode', modes);
   const chosen = source.pack?.index.recipe.kind === 'raw' ? 'all' : await chooseMode(source, mode, options);
@@ -25,11 +36,15 @@ export async function openDataset(source: ImageSource, mode: CacheMode, options:
 }
 
 /**
- * 'auto' becomes 'all' where the decoded images, of which a few are looked at, fit the memory limit and half of the free space on the spill folder's disk; else 'stream'. A source that can be read
- * in order only is decoded before.
+ * 'auto' becomes 'all' where the decoded images, of which a few are looked at, fit the memory limit and half of the
+ * free space on the spill folder's disk; else 'stream'. A source that can be read in order only is decoded before.
  * @throws LgdError BAD_OPTION, DEPENDENCY_MISSING
  */
-export async function chooseMode(source: ImageSource, mode: CacheMode, options: Omit<ImageCacheOptions, 'device'> & Partial<ImageCacheOptions>): Promise<'all' | 'stream'> {
+export async function chooseMode(
+  source: ImageSource,
+  mode: CacheMode,
+  options: Omit<ImageCacheOptions, 'device'> & Partial<ImageCacheOptions>,
+): Promise<'all' | 'stream'> {
   checkOptions(options, 'chooseMode()', modeOptions);
   checkWord(mode, 'mode', modes);
   const settings = withDefaults(options);
@@ -56,10 +71,14 @@ export async function decodedBytes(source: ImageSource, shortSide: number): Prom
   }
   const sharp = await importSharp();
   const some = sampleSource(source, sampledImages);
-  const sizes = await Promise.all(some.ids.map(async (_, i) => {
-    const { width, height } = await sharp(await some.read(i)).metadata();
-    return bytesOf(width, height);
-  }).map((size) => size.catch(() => undefined))); // a broken one tells nothing
+  const sizes = await Promise.all(
+    some.ids
+      .map(async (_, i) => {
+        const { width, height } = await sharp(await some.read(i)).metadata();
+        return bytesOf(width, height);
+      })
+      .map((size) => size.catch(() => undefined)),
+  ); // a broken one tells nothing
   const known = sizes.filter((size) => size !== undefined);
   return known.length === 0 ? 0 : (source.ids.length * known.reduce((sum, size) => sum + size, 0)) / known.length;
 }

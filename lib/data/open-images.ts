@@ -12,7 +12,10 @@ import { openTarShards } from './tar.js';
 
 /** How {@link openImages} reads. */
 export interface OpenImagesOptions {
-  /** 'folders': labels are needed, of a folder its class folders. 'none': they are left out (default). 'auto': taken where there are some. */
+  /**
+   * 'folders': labels are needed, of a folder its class folders. 'none': they are left out (default). 'auto': taken
+   * where there are some.
+   */
   labels?: 'folders' | 'none' | 'auto';
   signal?: AbortSignal | undefined;
 }
@@ -20,8 +23,10 @@ export interface OpenImagesOptions {
 const openOptions = { labels: 'optional', signal: 'optional' } satisfies OptionTable<OpenImagesOptions>;
 
 /**
- * Images wherever they are: a pack, a folder of images or of class folders, WebDataset's tar shards, CIFAR's binary files, parquet files with a column of images.
- * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_DATASET (nothing of these; no labels where they are needed), BAD_FILE, ABORTED
+ * Images wherever they are: a pack, a folder of images or of class folders, WebDataset's tar shards, CIFAR's binary
+ * files, parquet files with a column of images.
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_DATASET (nothing of these; no labels where they are needed),
+ *   BAD_FILE, ABORTED
  */
 export async function openImages(path: string, options: OpenImagesOptions = {}): Promise<ImageSource> {
   checkText(path, 'data', 'a folder, a pack, tar shards, CIFAR or parquet files');
@@ -35,12 +40,21 @@ export async function openImages(path: string, options: OpenImagesOptions = {}):
     return folder.ids.every((id) => id.includes('/')) ? { ...folder, ...classesOf(path, folder.ids) } : folder;
   }
   if (labels === 'none') return { ...source, labels: undefined, classNames: undefined };
-  if (labels === 'folders' && source.labels === undefined) throw new LgdError('BAD_DATASET', `${[`the images of ${path} have no labels`, ...(source.remarks ?? [])].join(': ')}.`, { mend: 'Give images that have: class folders, or a pack of such' });
+  if (labels === 'folders' && source.labels === undefined)
+    throw new LgdError(
+      'BAD_DATASET',
+      `${[`the images of ${path} have no labels`, ...(source.remarks ?? [])].join(': ')}.`,
+      { mend: 'Give images that have: class folders, or a pack of such' },
+    );
   return source;
 }
 
 /** Anything but a folder of images. */
-async function openOther(path: string, labelled: boolean, signal: AbortSignal | undefined): Promise<ImageSource | undefined> {
+async function openOther(
+  path: string,
+  labelled: boolean,
+  signal: AbortSignal | undefined,
+): Promise<ImageSource | undefined> {
   if (await isPack(path)) return openPack(path);
   if (await isCifar(path)) return openCifar(path);
   if (await holdsOnly('.tar', path)) return openTarShards(path, { labelled, signal });
@@ -52,7 +66,9 @@ async function openOther(path: string, labelled: boolean, signal: AbortSignal | 
 async function holdsOnly(ending: string, path: string): Promise<boolean> {
   if (extname(path) === ending) return true;
   const entries = await readdir(path, { withFileTypes: true }).catch(() => []);
-  const others = entries.some((entry) => !isHidden(entry.name) && (entry.isDirectory() || imageExtensions.has(extname(entry.name).toLowerCase())));
+  const others = entries.some(
+    (entry) => !isHidden(entry.name) && (entry.isDirectory() || imageExtensions.has(extname(entry.name).toLowerCase())),
+  );
   return !others && entries.some(({ name }) => extname(name) === ending);
 }
 

@@ -1,6 +1,6 @@
 /**
- * Parquet files with a column of images, as the Hugging Face hub has them: a column of `{ bytes, path }` or of plain bytes, and a column of whole numbers for the labels, whose names stand in
- * the files' metadata.
+ * Parquet files with a column of images, as the Hugging Face hub has them: a column of `{ bytes, path }` or of plain
+ * bytes, and a column of whole numbers for the labels, whose names stand in the files' metadata.
  */
 import { readdir, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
@@ -30,52 +30,85 @@ interface RowGroup {
 }
 
 /**
- * The images of parquet files, file after file in the order of their names. Ids are `train-00000.parquet/000017`. They are read a row group at a time: in any other order than this, pack them first.
+ * The images of parquet files, file after file in the order of their names. Ids are `train-00000.parquet/000017`. They
+ * are read a row group at a time: in any other order than this, pack them first.
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no column of images, damaged, labels without names)
  */
 export async function openParquet(path: string, { labelled }: { labelled: boolean }): Promise<ImageSource> {
   const files = await openFiles(path);
   const column = imageColumnOf(files[0]!);
   const groups = rowGroupsOf(files);
-  const ids = groups.flatMap(({ file, from, rows }) => Array.from({ length: rows }, (_, i) => `${basename(file.path)}/${String(from + i).padStart(6, '0')}`));
-  if (ids.length === 0) throw new LgdError('BAD_DATASET', `there are no rows in ${path}.`, { mend: 'Give parquet files with images' });
+  const ids = groups.flatMap(({ file, from, rows }) =>
+    Array.from({ length: rows }, (_, i) => `${basename(file.path)}/${String(from + i).padStart(6, '0')}`),
+  );
+  if (ids.length === 0)
+    throw new LgdError('BAD_DATASET', `there are no rows in ${path}.`, { mend: 'Give parquet files with images' });
   const reader = new GroupReader(groups, column);
-  return { root: path, ids, ...(labelled && (await labelsOf(files, path))), sequential: true, read: (index) => reader.read(index) };
+  return {
+    root: path,
+    ids,
+    ...(labelled && (await labelsOf(files, path))),
+    sequential: true,
+    read: (index) => reader.read(index),
+  };
 }
 
 async function openFiles(path: string): Promise<ParquetFile[]> {
   const found = await statIfThere(path);
   if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
-  const paths = !found.isDirectory() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
+  const paths = !found.isDirectory()
+    ? [path]
+    : (await readdir(path))
+        .filter((name) => extname(name) === '.parquet')
+        .sort()
+        .map((name) => join(path, name));
   const { asyncBufferFromFile, parquetMetadataAsync, parquetSchema } = await import('hyparquet');
-  return Promise.all(paths.map(async (file) => {
-    if (!(await stat(file)).isFile()) throw new LgdError('BAD_DATASET', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
-    const buffer = await asyncBufferFromFile(file);
-    try {
-      const metadata = await parquetMetadataAsync(buffer);
-      checkRows(metadata, buffer.byteLength);
-      return { path: file, metadata, columns: parquetSchema(metadata).children };
-    } catch (cause) {
-      throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, { mend: 'Fetch it again', cause });
-    }
-  }));
+  return Promise.all(
+    paths.map(async (file) => {
+      if (!(await stat(file)).isFile())
+        throw new LgdError('BAD_DATASET', `${file} is no regular file.`, {
+          mend: 'Write what it gives into a file, and give that',
+        });
+      const buffer = await asyncBufferFromFile(file);
+      try {
+        const metadata = await parquetMetadataAsync(buffer);
+        checkRows(metadata, buffer.byteLength);
+        return { path: file, metadata, columns: parquetSchema(metadata).children };
+      } catch (cause) {
+        throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, {
+          mend: 'Fetch it again',
+          cause,
+        });
+      }
+    }),
+  );
 }
 
 /** What else is made of them would take time and memory for rows that are not there. @throws Error */
 export function checkRows({ row_groups: groups, num_rows: all }: FileMetaData, bytes: number): void {
   const rows = groups.map(({ num_rows: count }) => Number(count));
   const sum = rows.reduce((total, count) => total + count, 0);
-  if (rows.some((count) => !(count >= 0)) || sum !== Number(all) || sum > bytes) throw new Error(`it tells of ${sum} rows in ${bytes} bytes`);
+  if (rows.some((count) => !(count >= 0)) || sum !== Number(all) || sum > bytes)
+    throw new Error(`it tells of ${sum} rows in ${bytes} bytes`);
 }
 
 function imageColumnOf({ path, columns }: ParquetFile): string {
-  const holdsImages = ({ element, children }: SchemaTree) => (children.length === 0 ? element.type === 'BYTE_ARRAY' : children.some(({ element: { name } }) => name === 'bytes'));
+  const holdsImages = ({ element, children }: SchemaTree) =>
+    children.length === 0 ? element.type === 'BYTE_ARRAY' : children.some(({ element: { name } }) => name === 'bytes');
   const fitting = columns.filter(holdsImages).map(({ element }) => element.name);
-  const chosen = imageColumns.find((name) => fitting.includes(name)) ?? columns.find(({ children }) => children.length > 0 && children.some(({ element: { name } }) => name === 'bytes'))?.element.name;
+  const chosen =
+    imageColumns.find((name) => fitting.includes(name)) ??
+    columns.find(({ children }) => children.length > 0 && children.some(({ element: { name } }) => name === 'bytes'))
+      ?.element.name;
   if (chosen !== undefined) return chosen;
-  throw new LgdError('BAD_DATASET', `${path} has no column of images; it has ${columns.map(({ element: { name } }) => name).join(', ')}.`, {
-    allowed: `a column {bytes, path}, or one of bytes named ${imageColumns.join(', ')}`, mend: 'Give parquet files with images in them',
-  });
+  throw new LgdError(
+    'BAD_DATASET',
+    `${path} has no column of images; it has ${columns.map(({ element: { name } }) => name).join(', ')}.`,
+    {
+      allowed: `a column {bytes, path}, or one of bytes named ${imageColumns.join(', ')}`,
+      mend: 'Give parquet files with images in them',
+    },
+  );
 }
 
 function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
@@ -93,24 +126,44 @@ function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
   return groups;
 }
 
-async function labelsOf(files: readonly ParquetFile[], root: string): Promise<Pick<ImageSource, 'labels' | 'classNames' | 'remarks'>> {
+async function labelsOf(
+  files: readonly ParquetFile[],
+  root: string,
+): Promise<Pick<ImageSource, 'labels' | 'classNames' | 'remarks'>> {
   const { columns } = files[0]!;
-  const name = labelColumns.find((label) => columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')));
+  const name = labelColumns.find((label) =>
+    columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')),
+  );
   if (name === undefined) {
     const other = columns.find(({ element }) => labelColumns.includes(element.name));
-    return other === undefined ? {} : { remarks: [`the column ${other.element.name} of ${root} holds no whole numbers (${other.element.type ?? 'a group'}), so all images count as unlabelled`] };
+    return other === undefined
+      ? {}
+      : {
+          remarks: [
+            `the column ${other.element.name} of ${root} holds no whole numbers (${other.element.type ?? 'a group'}), so all images count as unlabelled`,
+          ],
+        };
   }
   const labels: number[] = [];
   for (const file of files) for (const value of await readParquet(file, name)) labels.push(Number(value ?? -1));
-  const without = labels.filter((label) => !(label >= 0)).length; // -1 is how the hub writes that there is none, others leave the cell empty
+  // -1 is how the hub writes that there is none, others leave the cell empty
+  const without = labels.filter((label) => !(label >= 0)).length;
   if (without === labels.length) return {};
-  if (without > 0) return { remarks: [`${without} of the ${labels.length} images of ${root} have no ${name}, so all count as unlabelled`] };
+  if (without > 0)
+    return {
+      remarks: [`${without} of the ${labels.length} images of ${root} have no ${name}, so all count as unlabelled`],
+    };
   const last = labels.reduce((most, label) => Math.max(most, label), -1);
   const classNames = namesOf(files[0]!, name) ?? numberedClasses(last, root);
   if (last >= classNames.length) {
-    throw new LgdError('BAD_DATASET', `row ${labels.indexOf(last)} of ${root} has the ${name} ${last}, and ${classNames.length} classes have names in ${files[0]!.path}.`, {
-      allowed: `from 0 to ${classNames.length - 1}; -1 or none where an image has none`, mend: `Correct the column ${name}, or take the images without labels`,
-    });
+    throw new LgdError(
+      'BAD_DATASET',
+      `row ${labels.indexOf(last)} of ${root} has the ${name} ${last}, and ${classNames.length} classes have names in ${files[0]!.path}.`,
+      {
+        allowed: `from 0 to ${classNames.length - 1}; -1 or none where an image has none`,
+        mend: `Correct the column ${name}, or take the images without labels`,
+      },
+    );
   }
   return { labels: Int32Array.from(labels), classNames };
 }
@@ -119,7 +172,9 @@ async function labelsOf(files: readonly ParquetFile[], root: string): Promise<Pi
 function namesOf({ metadata }: ParquetFile, column: string): string[] | undefined {
   const text = metadata.key_value_metadata?.find(({ key }) => key === 'huggingface')?.value;
   try {
-    const { info } = JSON.parse(text ?? '') as { info: { features: Record<string, { names?: string[] | Record<string, string> }> } };
+    const { info } = JSON.parse(text ?? '') as {
+      info: { features: Record<string, { names?: string[] | Record<string, string> }> };
+    };
     const names = info.features[column]?.names;
     return names === undefined ? undefined : Object.values(names);
   } catch {
@@ -132,7 +187,10 @@ const groupsKept = 2; // what is read in order needs the group it is in, and soo
 class GroupReader {
   readonly #kept = new Map<RowGroup, Promise<unknown[]>>();
 
-  constructor(readonly groups: readonly RowGroup[], readonly column: string) {}
+  constructor(
+    readonly groups: readonly RowGroup[],
+    readonly column: string,
+  ) {}
 
   async read(index: number): Promise<Buffer> {
     const group = this.#groupOf(index);
@@ -157,7 +215,10 @@ class GroupReader {
     let rows = this.#kept.get(group);
     if (rows === undefined) {
       const { file, metadata } = group;
-      rows = readParquet({ path: file.path, metadata: { ...file.metadata, row_groups: [metadata], num_rows: metadata.num_rows } }, this.column);
+      rows = readParquet(
+        { path: file.path, metadata: { ...file.metadata, row_groups: [metadata], num_rows: metadata.num_rows } },
+        this.column,
+      );
       rows.catch(() => this.#kept.delete(group)); // another attempt reads anew
       this.#kept.set(group, rows);
       for (const other of [...this.#kept.keys()].slice(0, -groupsKept)) this.#kept.delete(other);

@@ -1,6 +1,7 @@
 /**
- * Philox4x32-10, counter-based random numbers (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011); the same words as
- * native/core/philox.h. A draw is named by key and counter, so it needs no state and can be repeated anywhere.
+ * Philox4x32-10, counter-based random numbers (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011);
+ * the same words as native/core/philox.h. A draw is named by key and counter, so it needs no state and can be repeated
+ * anywhere.
  */
 
 /** The four words of one block. */

@@ -1,6 +1,7 @@
 /**
- * Label masks: PNG files of one number a pixel, greyscale or palette indices. sharp cannot read them: libvips turns palettes into colours and stretches greys
- * of fewer than 8 bits. PNG: W3C recommendation, second edition, chapters 4, 9 and 11; what is not a mask (colours, alpha, interlacing) is refused.
+ * Label masks: PNG files of one number a pixel, greyscale or palette indices. sharp cannot read them: libvips turns
+ * palettes into colours and stretches greys of fewer than 8 bits. PNG: W3C recommendation, second edition, chapters 4,
+ * 9 and 11; what is not a mask (colours, alpha, interlacing) is refused.
  */
 import { inflate } from 'node:zlib';
 import { promisify } from 'node:util';
@@ -23,7 +24,8 @@ interface Header {
 const inflateBytes = promisify<Uint8Array, { maxOutputLength: number }, Buffer>(inflate);
 const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 const mostPixels = 2 ** 28;
-const mostSurplus = 2 ** 16; // other readers let bytes behind the last row pass; a few hundred kilobytes may unpack to gigabytes of them
+// other readers let bytes behind the last row pass; a few hundred kilobytes may unpack to gigabytes of them
+const mostSurplus = 2 ** 16;
 
 /**
  * Reads a mask.
@@ -32,11 +34,16 @@ const mostSurplus = 2 ** 16; // other readers let bytes behind the last row pass
  */
 export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask> {
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const bad = (why: string, mend = 'Write the file again') => new LgdError('BAD_IMAGE', `${path} is not a mask: ${why}.`, { allowed: 'PNG, greyscale or palette, not interlaced', mend });
-  if (!file.subarray(0, 8).equals(signature)) throw bad('it is not a PNG file', 'Save masks as PNG, with the label as the pixel');
+  const bad = (why: string, mend = 'Write the file again') =>
+    new LgdError('BAD_IMAGE', `${path} is not a mask: ${why}.`, {
+      allowed: 'PNG, greyscale or palette, not interlaced',
+      mend,
+    });
+  if (!file.subarray(0, 8).equals(signature))
+    throw bad('it is not a PNG file', 'Save masks as PNG, with the label as the pixel');
   let header: Header | undefined;
   const parts: Buffer[] = [];
-  for (let at = 8; at + 12 <= file.length; ) {
+  for (let at = 8; at + 12 <= file.length;) {
     const length = file.readUInt32BE(at);
     const body = file.subarray(at + 8, at + 8 + length);
     if (body.length < length) throw bad('it ends in the middle of a chunk');
@@ -50,7 +57,11 @@ export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask
   const { width, height, bits } = header;
   const rowBytes = Math.ceil((width * bits) / 8);
   const needed = height * (rowBytes + 1);
-  const raw = await inflateBytes(Buffer.concat(parts), { maxOutputLength: needed + mostSurplus }).catch((cause: unknown) => { throw bad(`its pixels cannot be unpacked (${(cause as Error).message})`); });
+  const raw = await inflateBytes(Buffer.concat(parts), { maxOutputLength: needed + mostSurplus }).catch(
+    (cause: unknown) => {
+      throw bad(`its pixels cannot be unpacked (${(cause as Error).message})`);
+    },
+  );
   if (raw.length < needed) throw bad('it has fewer rows than it says');
   unfilter(raw, height, rowBytes, Math.max(1, bits / 8), bad);
   return { width, height, labels: unpack(raw, header, rowBytes) };
@@ -58,10 +69,21 @@ export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask
 
 function readHeader(body: Buffer, bad: (why: string, mend?: string) => LgdError): Header {
   if (body.length < 13) throw bad('its header is too short');
-  const [width, height, bits, colour, interlace] = [body.readUInt32BE(0), body.readUInt32BE(4), body[8]!, body[9]!, body[12]!];
-  if (colour !== 0 && colour !== 3) throw bad(`its pixels are ${colour === 4 ? 'grey with alpha' : 'colours'}`, 'Save the label itself as the pixel: greyscale, or a palette');
+  const [width, height, bits, colour, interlace] = [
+    body.readUInt32BE(0),
+    body.readUInt32BE(4),
+    body[8]!,
+    body[9]!,
+    body[12]!,
+  ];
+  if (colour !== 0 && colour !== 3)
+    throw bad(
+      `its pixels are ${colour === 4 ? 'grey with alpha' : 'colours'}`,
+      'Save the label itself as the pixel: greyscale, or a palette',
+    );
   if (interlace !== 0) throw bad('it is interlaced', 'Save it without interlacing');
-  if (width === 0 || height === 0 || width * height > mostPixels || ![1, 2, 4, 8, 16].includes(bits)) throw bad(`it says ${width} x ${height} pixels of ${bits} bits`);
+  if (width === 0 || height === 0 || width * height > mostPixels || ![1, 2, 4, 8, 16].includes(bits))
+    throw bad(`it says ${width} x ${height} pixels of ${bits} bits`);
   return { width, height, bits };
 }
 
@@ -95,7 +117,9 @@ function unpack(raw: Buffer, { width, height, bits }: Header, rowBytes: number):
     const [at, to] = [row * (rowBytes + 1) + 1, row * width];
     if (bits === 8) labels.set(raw.subarray(at, at + width), to);
     else if (bits === 16) for (let x = 0; x < width; x++) labels[to + x] = raw.readUInt16BE(at + 2 * x);
-    else for (let x = 0; x < width; x++) labels[to + x] = (raw[at + ((x * bits) >> 3)]! >> (8 - bits - ((x * bits) & 7))) & ((1 << bits) - 1);
+    else
+      for (let x = 0; x < width; x++)
+        labels[to + x] = (raw[at + ((x * bits) >> 3)]! >> (8 - bits - ((x * bits) & 7))) & ((1 << bits) - 1);
   }
   return labels;
 }

@@ -13,15 +13,26 @@ export interface PreparableImages {
 }
 
 /**
- * Batches whose pixels are there, in order, while those of the next ones are on their way: an {@link ImageCache} reads a pack ahead, {@link StreamedImages} decode. Call release() of each batch once
- * the work on it is done; whatever ends the iteration gives back those that nobody took.
+ * Batches whose pixels are there, in order, while those of the next ones are on their way: an {@link ImageCache} reads
+ * a pack ahead, {@link StreamedImages} decode. Call release() of each batch once the work on it is done; whatever ends
+ * the iteration gives back those that nobody took.
  * @param ahead batches on their way behind the one that is given out, 0 or more
  * @param signal ends the waiting for images, which may never come
  * @throws LgdError of the data set, ABORTED
  */
-export async function* readAhead<Batch extends { images: Int32Array }>(dataset: PreparableImages, batches: Iterable<Batch>, ahead: number, signal?: AbortSignal): AsyncGenerator<Batch & PreparedImages, void, undefined> {
+export async function* readAhead<Batch extends { images: Int32Array }>(
+  dataset: PreparableImages,
+  batches: Iterable<Batch>,
+  ahead: number,
+  signal?: AbortSignal,
+): AsyncGenerator<Batch & PreparedImages, void, undefined> {
   checkGiven(dataset, 'readAhead()', 'store');
-  if (typeof (batches as Iterable<Batch> | undefined)?.[Symbol.iterator] !== 'function') throw new LgdError('BAD_OPTION', 'these are no batches.', { option: 'batches', found: batches, allowed: 'an array of them, or what else can be iterated' });
+  if (typeof (batches as Iterable<Batch> | undefined)?.[Symbol.iterator] !== 'function')
+    throw new LgdError('BAD_OPTION', 'these are no batches.', {
+      option: 'batches',
+      found: batches,
+      allowed: 'an array of them, or what else can be iterated',
+    });
   const iterator = batches[Symbol.iterator]();
   const pending: { batch: Batch; prepared: Promise<PreparedImages> }[] = [];
   let ended = false;
@@ -43,8 +54,16 @@ export async function* readAhead<Batch extends { images: Int32Array }>(dataset: 
       yield { ...first.batch, store, ...(shown !== undefined && { shown }), release: () => giveBack(prepared) };
     }
   } finally {
-    const givenBack = Promise.all(pending.map(({ prepared }) => prepared.then((images) => images.release(), () => undefined)));
-    if (signal?.aborted) givenBack.catch(() => undefined); // as soon as they come
+    const givenBack = Promise.all(
+      pending.map(({ prepared }) =>
+        prepared.then(
+          (images) => images.release(),
+          () => undefined,
+        ),
+      ),
+    );
+    if (signal?.aborted)
+      givenBack.catch(() => undefined); // as soon as they come
     else await givenBack;
   }
 }
@@ -61,7 +80,12 @@ function giveBack(prepared: PreparedImages): void {
 /** @throws LgdError BAD_DATASET for what a data set of a caller's own gives or throws; its own errors as they are */
 async function prepare(dataset: PreparableImages, images: Int32Array): Promise<PreparedImages> {
   if (typeof dataset.prepare !== 'function' && dataset.prepare !== undefined) {
-    throw new LgdError('BAD_DATASET', 'not a function.', { option: 'dataset.prepare', found: dataset.prepare, allowed: 'prepare(indices), which gives { store, shown?, release() }', mend: 'Give it so, or leave it out' });
+    throw new LgdError('BAD_DATASET', 'not a function.', {
+      option: 'dataset.prepare',
+      found: dataset.prepare,
+      allowed: 'prepare(indices), which gives { store, shown?, release() }',
+      mend: 'Give it so, or leave it out',
+    });
   }
   if (dataset.prepare === undefined) return { store: dataset.store, release: () => undefined };
   let given: unknown;
@@ -71,8 +95,16 @@ async function prepare(dataset: PreparableImages, images: Int32Array): Promise<P
     throw thrownBy(cause, 'BAD_DATASET', { giver: 'the data set', call: 'prepare', option: 'dataset' });
   }
   const { store, shown, release } = (given ?? {}) as { [Name in keyof PreparedImages]?: unknown };
-  if (store != null && typeof release === 'function' && (shown === undefined || (types.isInt32Array(shown) && shown.length === images.length))) return given as PreparedImages;
+  if (
+    store != null &&
+    typeof release === 'function' &&
+    (shown === undefined || (types.isInt32Array(shown) && shown.length === images.length))
+  )
+    return given as PreparedImages;
   throw new LgdError('BAD_DATASET', "prepare() of the data set did not give a batch's pixels.", {
-    option: 'dataset', found: given, allowed: `{ store, shown?, release() }, with shown an Int32Array of ${images.length}`, mend: 'Let it give so',
+    option: 'dataset',
+    found: given,
+    allowed: `{ store, shown?, release() }, with shown an Int32Array of ${images.length}`,
+    mend: 'Let it give so',
   });
 }

@@ -18,7 +18,11 @@ class Shuffle {
   readonly #random: PhiloxStream;
   #last: number;
 
-  constructor(count: number, seed: number, readonly epoch: number) {
+  constructor(
+    count: number,
+    seed: number,
+    readonly epoch: number,
+  ) {
     this.#order = new Int32Array(count);
     for (let i = 0; i < count; ++i) this.#order[i] = i;
     this.#random = new PhiloxStream(BigInt(seed) ^ shuffleKey, BigInt(epoch));
@@ -52,12 +56,16 @@ export interface SamplerPosition {
 
 function checkWhole(option: string, found: number, least: number): void {
   if (Number.isSafeInteger(found) && found >= least) return;
-  throw new LgdError('BAD_OPTION', 'not a number of this kind.', { option, found, allowed: `a whole number from ${least}` });
+  throw new LgdError('BAD_OPTION', 'not a number of this kind.', {
+    option,
+    found,
+    allowed: `a whole number from ${least}`,
+  });
 }
 
 /**
- * Batches of shuffled indices for training, epoch after epoch without end. The last batch of an epoch is dropped when it is not full, so all
- * have `batchSize` indices. Setting {@link position} continues exactly there.
+ * Batches of shuffled indices for training, epoch after epoch without end. The last batch of an epoch is dropped when
+ * it is not full, so all have `batchSize` indices. Setting {@link position} continues exactly there.
  * @throws LgdError BAD_OPTION when there are fewer images than a batch takes
  */
 export class ShuffledSampler {
@@ -76,7 +84,10 @@ export class ShuffledSampler {
     checkWhole('train.batchSize', batchSize, 1);
     if (!(batchSize <= count)) {
       throw new LgdError('BAD_OPTION', `a batch cannot be filled from ${count} images.`, {
-        option: 'train.batchSize', found: batchSize, allowed: `1 to ${count}`, mend: 'Take a smaller batch or more images',
+        option: 'train.batchSize',
+        found: batchSize,
+        allowed: `1 to ${count}`,
+        mend: 'Take a smaller batch or more images',
       });
     }
     this.count = count;
@@ -93,7 +104,11 @@ export class ShuffledSampler {
     checkWhole('position.epoch', epoch, 0);
     checkWhole('position.step', step, 0);
     if (step >= this.stepsPerEpoch) {
-      throw new LgdError('BAD_OPTION', 'past the end of the epoch.', { option: 'position.step', found: step, allowed: `0 to ${this.stepsPerEpoch - 1}` });
+      throw new LgdError('BAD_OPTION', 'past the end of the epoch.', {
+        option: 'position.step',
+        found: step,
+        allowed: `0 to ${this.stepsPerEpoch - 1}`,
+      });
     }
     this.#epoch = epoch;
     this.#step = step;

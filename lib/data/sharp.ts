@@ -7,8 +7,9 @@ const require = createRequire(import.meta.url);
 export type Sharp = typeof import('sharp').default;
 
 /**
- * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no decoder. Its CommonJS
- * half: the other imports JSON, which Node 20.9 cannot do, and which Node 20.10 and 22.11 warn of.
+ * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no
+ * decoder. Its CommonJS half: the other imports JSON, which Node 20.9 cannot do, and which Node 20.10 and 22.11 warn
+ * of.
  * @throws LgdError DEPENDENCY_MISSING with the command to type
  */
 export async function importSharp(load: () => unknown = () => require('sharp')): Promise<Sharp> {
@@ -17,7 +18,8 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
   } catch (cause) {
     const why = (cause as Error).message.split('\nPossible solutions')[0]!.replaceAll('\n', ': ');
     throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${why}.`, {
-      mend: mendOfMissing(cause, 'npm install --include=optional sharp@0.35.5'), cause,
+      mend: mendOfMissing(cause, 'npm install --include=optional sharp@0.35.5'),
+      cause,
     });
   }
 }
@@ -31,14 +33,23 @@ export function decodingError(cause: unknown, bytes: Uint8Array, path?: string):
   // Where several images fail at once, libvips has one memory for all its reasons, and sharp may find it empty.
   const why = text === 'Unknown error' ? 'its decoder gave no reason: it may be damaged, or end early' : text;
   if (why.includes('Error creating thread')) {
-    return new LgdError('DEVICE_UNAVAILABLE', `the system starts no further thread to decode images (${why}).`, { mend: 'Raise its limit (ulimit -u; the pids limit of a container)', cause });
+    return new LgdError('DEVICE_UNAVAILABLE', `the system starts no further thread to decode images (${why}).`, {
+      mend: 'Raise its limit (ulimit -u; the pids limit of a container)',
+      cause,
+    });
   }
   const kind = otherKind(bytes);
-  const reason = kind === undefined ? why : `it is ${kind}, whatever its name ends in, which nothing here decodes: convert it, to JPEG or PNG`;
+  const reason =
+    kind === undefined
+      ? why
+      : `it is ${kind}, whatever its name ends in, which nothing here decodes: convert it, to JPEG or PNG`;
   return new LgdError('BAD_IMAGE', `${path === undefined ? '' : `${path}: `}${reason}.`, { cause });
 }
 
-/** Pictures of kinds that sharp's binary does not decode, by their first bytes; of a phone's photos, some are HEIC by the name of a JPEG. */
+/**
+ * Pictures of kinds that sharp's binary does not decode, by their first bytes; of a phone's photos, some are HEIC by
+ * the name of a JPEG.
+ */
 function otherKind(bytes: Uint8Array): string | undefined {
   const text = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 64)).toString('latin1');
   if (/^....ftyp(?:hei|hev|mif1|msf1)/su.test(text) && !text.includes('avi')) return 'HEIC';
@@ -54,6 +65,11 @@ export function checkBackground(sharp: Sharp, background: string | undefined): v
     if (typeof background !== 'string') throw new TypeError('it is no string');
     sharp().flatten({ background });
   } catch (cause) {
-    throw new LgdError('BAD_OPTION', 'not a colour.', { option: 'background', found: background, allowed: "a colour as CSS writes it, such as '#ffffff'", cause });
+    throw new LgdError('BAD_OPTION', 'not a colour.', {
+      option: 'background',
+      found: background,
+      allowed: "a colour as CSS writes it, such as '#ffffff'",
+      cause,
+    });
   }
 }

@@ -2,7 +2,16 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError, messageOf } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
-import { cacheOptions, checkCacheOptions, checkPackedSize, shortSideOf, withDefaults, type CacheSettings, type ImageCacheOptions, type PreparedImages } from './cache.js';
+import {
+  cacheOptions,
+  checkCacheOptions,
+  checkPackedSize,
+  shortSideOf,
+  withDefaults,
+  type CacheSettings,
+  type ImageCacheOptions,
+  type PreparedImages,
+} from './cache.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type BrokenImage, type StorePlace } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
@@ -10,8 +19,9 @@ import { checkBackground, importSharp } from './sharp.js';
 import { checkSource, type ImageSource } from './sources.js';
 
 /**
- * How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets; what that takes to keep them may be given, and means nothing here.
- * Its signal ends the pauses in which a system that fails to read is waited for, and no more.
+ * How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets; what that takes to keep
+ * them may be given, and means nothing here. Its signal ends the pauses in which a system that fails to read is waited
+ * for, and no more.
  */
 export interface StreamedImagesOptions extends ImageCacheOptions {
   /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
@@ -30,8 +40,10 @@ export interface DecodeRate {
 const imagesAhead = 2; // each thread finds its next picture read
 
 /**
- * Images that are decoded when a batch needs them and forgotten after it: for data sets that fit neither memory nor disk decoded. Pixels, and so training, are those of an
- * {@link ImageCache}, bit for bit, as long as all images can be decoded: a broken one is found only when its turn comes, and then the next one stands in for it, as {@link PreparedImages.shown} tells.
+ * Images that are decoded when a batch needs them and forgotten after it: for data sets that fit neither memory nor
+ * disk decoded. Pixels, and so training, are those of an {@link ImageCache}, bit for bit, as long as all images can be
+ * decoded: a broken one is found only when its turn comes, and then the next one stands in for it, as
+ * {@link PreparedImages.shown} tells.
  *
  * Memory holds the batches that are prepared and not yet released, and no more.
  */
@@ -48,9 +60,14 @@ export class StreamedImages implements Disposable {
   readonly #options: CacheSettings<StreamedImagesOptions>;
   readonly #broken = new Map<number, string>();
   #brokenList: readonly BrokenImage[] = [];
-  /** Of broken images that were stood in for: what did so. Thousands side by side, such as a folder that is gone, are walked over once. */
+  /**
+   * Of broken images that were stood in for: what did so. Thousands side by side, such as a folder that is gone, are
+   * walked over once.
+   */
   readonly #after = new Map<number, number>();
-  /** Ends with the attempt that is made to decode an image: who else would have it learns by it whether it is broken. */
+  /**
+   * Ends with the attempt that is made to decode an image: who else would have it learns by it whether it is broken.
+   */
   readonly #attempts = new Map<number, Promise<void>>();
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
   readonly #free: PixelStoreHandle[] = [];
@@ -83,7 +100,16 @@ export class StreamedImages implements Disposable {
     checkCacheOptions(options);
     checkSource(source);
     if (source.pack !== undefined) checkPackedSize(source.pack, options);
-    if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });
+    if (source.sequential)
+      throw new LgdError(
+        'BAD_DATASET',
+        `the images of ${source.root} can be read in their order only, not as batches need them.`,
+        {
+          option: 'data.cache',
+          found: 'stream',
+          mend: 'Pack them first (lgdistill pack), or decode them all before training',
+        },
+      );
     const sharp = await importSharp();
     checkBackground(sharp, options.background);
     return new StreamedImages(source, options, tuneForMany(sharp));
@@ -98,20 +124,30 @@ export class StreamedImages implements Disposable {
     return this.#decoders.done;
   }
 
-  /** Images that could not be decoded so far: the same list until there is another one. A run asks at every line of its metrics, and there may be tens of thousands. */
+  /**
+   * Images that could not be decoded so far: the same list until there is another one. A run asks at every line of its
+   * metrics, and there may be tens of thousands.
+   */
   get broken(): readonly BrokenImage[] {
-    if (this.#brokenList.length !== this.#broken.size) this.#brokenList = [...this.#broken].map(([index, reason]) => ({ id: this.ids[index]!, reason }));
+    if (this.#brokenList.length !== this.#broken.size)
+      this.#brokenList = [...this.#broken].map(([index, reason]) => ({ id: this.ids[index]!, reason }));
     return this.#brokenList;
   }
 
   /** There is no store of all images. @throws LgdError BAD_OPTION, always */
   get store(): PixelStoreHandle {
-    throw new LgdError('BAD_OPTION', 'images that are streamed are in no one store.', { option: 'data.cache', found: 'stream', mend: 'Take batches from readAhead(), or decode all images with ImageCache.build()' });
+    throw new LgdError('BAD_OPTION', 'images that are streamed are in no one store.', {
+      option: 'data.cache',
+      found: 'stream',
+      mend: 'Take batches from readAhead(), or decode all images with ImageCache.build()',
+    });
   }
 
   /**
-   * Decodes the images of a batch, on all decoding threads, behind those of batches that were asked for before. Call release() when the work on them is done; the memory is then used again.
-   * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE (the system fails to read), ABORTED, OUT_OF_MEMORY, DISPOSED
+   * Decodes the images of a batch, on all decoding threads, behind those of batches that were asked for before. Call
+   * release() when the work on them is done; the memory is then used again.
+   * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE (the system fails to read),
+   *   ABORTED, OUT_OF_MEMORY, DISPOSED
    */
   async prepare(images: Int32Array): Promise<PreparedImages> {
     this.#life.check();
@@ -119,17 +155,23 @@ export class StreamedImages implements Disposable {
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
     const different = [...new Set(images)]; // a batch that is filled up repeats its last
     const standIns = new Map<number, number>();
-    const results = await Promise.allSettled(different.map(async (index) => {
-      const shown = await this.#decode(index, { addon, store, index });
-      if (shown !== index) standIns.set(index, shown);
-    }));
+    const results = await Promise.allSettled(
+      different.map(async (index) => {
+        const shown = await this.#decode(index, { addon, store, index });
+        if (shown !== index) standIns.set(index, shown);
+      }),
+    );
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined || this.#life.ended) {
       addon.release(store);
       this.#life.check();
       throw failed!.reason;
     }
-    return { store, ...(standIns.size > 0 && { shown: images.map((index) => standIns.get(index) ?? index) }), release: () => this.#giveBack(store) };
+    return {
+      store,
+      ...(standIns.size > 0 && { shown: images.map((index) => standIns.get(index) ?? index) }),
+      release: () => this.#giveBack(store),
+    };
   }
 
   /** Frees the memory of batches that are released. */
@@ -151,7 +193,10 @@ export class StreamedImages implements Disposable {
     this.#free.push(store);
   }
 
-  /** Decodes the image, or the first after it (past the last comes the first) that can be decoded: the one that is returned. */
+  /**
+   * Decodes the image, or the first after it (past the last comes the first) that can be decoded: the one that is
+   * returned.
+   */
   async #decode(index: number, to: StorePlace): Promise<number> {
     const passed: number[] = [];
     for (let place = index; this.#broken.size < this.length;) {
@@ -171,7 +216,9 @@ export class StreamedImages implements Disposable {
       for (const broken of passed) this.#after.set(broken, place);
       return place;
     }
-    throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, { mend: 'Check that these files are images' });
+    throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, {
+      mend: 'Check that these files are images',
+    });
   }
 
   /** Was it decoded? Else it is a broken one. */
@@ -199,10 +246,20 @@ export class StreamedImages implements Disposable {
   #checkBroken(fault: unknown): void {
     const most = this.#options.maxBrokenShare;
     if (this.#broken.size <= most * this.length) return;
-    const some = this.broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/u, '')})`).join(', ');
-    throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${this.#broken.size} of the ${this.length} images cannot be decoded, such as ${some}.`, {
-      option: 'data.maxBrokenShare', allowed: `a share of at most ${most}`, mend: 'Mend or remove those files, or allow a larger share', cause: fault,
-    });
+    const some = this.broken
+      .slice(0, 3)
+      .map(({ id, reason }) => `${id} (${reason.replace(/\.$/u, '')})`)
+      .join(', ');
+    throw new LgdError(
+      'TOO_MANY_BROKEN_IMAGES',
+      `${this.#broken.size} of the ${this.length} images cannot be decoded, such as ${some}.`,
+      {
+        option: 'data.maxBrokenShare',
+        allowed: `a share of at most ${most}`,
+        mend: 'Mend or remove those files, or allow a larger share',
+        cause: fault,
+      },
+    );
   }
 }
 
@@ -213,7 +270,10 @@ class DecoderQueue {
   #running = 0;
   #since = 0;
 
-  constructor(readonly threads: number, readonly most: number) {}
+  constructor(
+    readonly threads: number,
+    readonly most: number,
+  ) {}
 
   async run<Result>(work: () => Promise<Result>): Promise<Result> {
     if (this.#running >= this.most) await new Promise<void>((resolve) => this.#waiting.push(resolve));

@@ -1,9 +1,11 @@
 /**
- * WebDataset: images in tar files ("shards"), one after the other. Members with the same path up to the first dot of their name are a sample: an image, and its label in
- * `.cls` (a number) or `.json` (`cls`, `label` or `class_id`; `class_name`). Names of classes may stand in `classnames.txt` or `classes.txt` beside the shards. Where no image has such a label,
- * the folders in the shards are the classes.
+ * WebDataset: images in tar files ("shards"), one after the other. Members with the same path up to the first dot of
+ * their name are a sample: an image, and its label in `.cls` (a number) or `.json` (`cls`, `label` or `class_id`;
+ * `class_name`). Names of classes may stand in `classnames.txt` or `classes.txt` beside the shards. Where no image has
+ * such a label, the folders in the shards are the classes.
  *
- * Other images of a sample whose image has one dot in its name (`7.seg.png` beside `7.jpg`) belong to it and are left out; where none has, as in `2024.01.00.jpg`, each is one of its own.
+ * Other images of a sample whose image has one dot in its name (`7.seg.png` beside `7.jpg`) belong to it and are left
+ * out; where none has, as in `2024.01.00.jpg`, each is one of its own.
  *
  * Only headers are read on opening; images are read where they lie.
  */
@@ -49,15 +51,23 @@ interface Scanned {
 }
 
 /**
- * The images of tar shards, in the shards' order. Ids are `shard.tar/path/in/it.jpg`, or `folder/shard.tar/path/in/it.jpg` where shards of several folders have the same name.
+ * The images of tar shards, in the shards' order. Ids are `shard.tar/path/in/it.jpg`, or
+ * `folder/shard.tar/path/in/it.jpg` where shards of several folders have the same name.
  * @param path a .tar file, a folder of them, or a pattern such as `shard-{000..123}.tar`
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no images, damaged, compressed), ABORTED
  */
-export async function openTarShards(path: string, { labelled, signal }: { labelled: boolean; signal?: AbortSignal | undefined }): Promise<ImageSource> {
+export async function openTarShards(
+  path: string,
+  { labelled, signal }: { labelled: boolean; signal?: AbortSignal | undefined },
+): Promise<ImageSource> {
   const shards = await shardsOf(path);
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
-  const [companions, replaced, links] = [new LeftOut('they stand beside the image of their sample'), new LeftOut('a later member has the same path'), new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)')];
+  const [companions, replaced, links] = [
+    new LeftOut('they stand beside the image of their sample'),
+    new LeftOut('a later member has the same path'),
+    new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)'),
+  ];
   const undecoded = new LeftOut('they are of kinds that are not read; convert them if they are wanted');
   let place = 0;
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
@@ -72,8 +82,18 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
     undecoded.add(name, found.undecoded);
   }
   const remarks = [companions, replaced, links, undecoded].flatMap((some) => some.remark(path));
-  if (samples.length === 0) throw new LgdError('BAD_DATASET', `${[`no images in the tar files of ${path}`, ...remarks].join('; ')}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  return { root: path, ids, ...(remarks.length > 0 && { remarks }), ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))), read: (index) => readSample(samples[index]!) };
+  if (samples.length === 0)
+    throw new LgdError('BAD_DATASET', `${[`no images in the tar files of ${path}`, ...remarks].join('; ')}.`, {
+      allowed: `members ending in ${[...imageExtensions].join(' ')}`,
+      mend: 'Give shards that hold images',
+    });
+  return {
+    root: path,
+    ids,
+    ...(remarks.length > 0 && { remarks }),
+    ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))),
+    read: (index) => readSample(samples[index]!),
+  };
 }
 
 /** Members that are left out for one reason: how many, and the first. */
@@ -89,7 +109,9 @@ class LeftOut {
   }
 
   remark(path: string): string[] {
-    return this.#count === 0 ? [] : [`${this.#count} images in ${path} are left out, such as ${this.#first}: ${this.why}`];
+    return this.#count === 0
+      ? []
+      : [`${this.#count} images in ${path} are left out, such as ${this.#first}: ${this.why}`];
   }
 }
 
@@ -108,23 +130,36 @@ async function shardsOf(path: string): Promise<string[]> {
   const range = /^(.*)\{(\d+)\.\.(\d+)\}(.*)$/u.exec(path);
   if (range !== null) {
     const [, before, first, last, after] = range as unknown as [string, string, string, string, string];
-    return Array.from({ length: Math.max(0, Number(last) - Number(first) + 1) }, (_, i) => `${before}${String(Number(first) + i).padStart(first.length, '0')}${after}`);
+    return Array.from(
+      { length: Math.max(0, Number(last) - Number(first) + 1) },
+      (_, i) => `${before}${String(Number(first) + i).padStart(first.length, '0')}${after}`,
+    );
   }
   const found = await statIfThere(path);
   if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
   if (!found.isDirectory()) return [path];
-  return (await readdir(path)).filter((name) => extname(name) === '.tar').sort().map((name) => join(path, name));
+  return (await readdir(path))
+    .filter((name) => extname(name) === '.tar')
+    .sort()
+    .map((name) => join(path, name));
 }
 
 async function scan(shard: string, signal: AbortSignal | undefined): Promise<Scanned> {
   const file = await openToRead(shard).catch((cause: unknown) => {
     if (cause instanceof LgdError) throw cause;
     const missing = systemErrorCode(cause) === 'ENOENT';
-    throw new LgdError(missing ? 'FILE_NOT_FOUND' : 'BAD_DATASET', missing ? `there is no file ${shard}.` : `cannot read ${shard}.`, { mend: 'Check the path and its permissions', cause });
+    throw new LgdError(
+      missing ? 'FILE_NOT_FOUND' : 'BAD_DATASET',
+      missing ? `there is no file ${shard}.` : `cannot read ${shard}.`,
+      { mend: 'Check the path and its permissions', cause },
+    );
   });
   try {
     const found = await file.stat();
-    if (!found.isFile()) throw new LgdError('BAD_DATASET', `${shard} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
+    if (!found.isFile())
+      throw new LgdError('BAD_DATASET', `${shard} is no regular file.`, {
+        mend: 'Write what it gives into a file, and give that',
+      });
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
     const [replaced, links, undecoded]: [string[], string[], string[]] = [[], [], []];
@@ -146,7 +181,12 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
     }
     return { ...imagesOfSamples(images, labels), replaced, links, undecoded };
   } catch (cause) {
-    throw cause instanceof LgdError ? cause : new LgdError('BAD_DATASET', `cannot read ${shard}: ${(cause as Error).message}.`, { mend: 'Check that it is a file, and its disk', cause });
+    throw cause instanceof LgdError
+      ? cause
+      : new LgdError('BAD_DATASET', `cannot read ${shard}: ${(cause as Error).message}.`, {
+          mend: 'Check that it is a file, and its disk',
+          cause,
+        });
   } finally {
     await file.close();
   }
@@ -182,7 +222,10 @@ class SampleLabels {
   }
 }
 
-function imagesOfSamples(images: ReadonlyMap<string, Sample>, labels: SampleLabels): Pick<Scanned, 'samples' | 'companions'> {
+function imagesOfSamples(
+  images: ReadonlyMap<string, Sample>,
+  labels: SampleLabels,
+): Pick<Scanned, 'samples' | 'companions'> {
   const plain = new Map<string, string>();
   const counts = new Map<string, number>();
   for (const path of images.keys()) {
@@ -208,10 +251,14 @@ interface Member {
   isLink: boolean;
 }
 
-/** The files and links among a shard's members. One that ends with a whole member, without the end mark that some tools do not write, is taken for whole. */
+/**
+ * The files and links among a shard's members. One that ends with a whole member, without the end mark that some tools
+ * do not write, is taken for whole.
+ */
 async function* members(reader: AheadReader, signal: AbortSignal | undefined): AsyncGenerator<Member, void, undefined> {
   const { size, shard } = reader;
-  const bad = (what: string, cause?: unknown) => new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed', cause });
+  const bad = (what: string, cause?: unknown) =>
+    new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed', cause });
   const { Header, Pax } = await import('tar');
   let globals: PaxRecord | undefined;
   let extended: PaxRecord | { path: string } | undefined;
@@ -240,10 +287,12 @@ async function* members(reader: AheadReader, signal: AbortSignal | undefined): A
     const { type } = header;
     if (type === 'ExtendedHeader') extended = Pax.parse(await content(), extended as PaxRecord | undefined, false);
     else if (type === 'GlobalExtendedHeader') globals = Pax.parse(await content(), globals, true);
-    else if (type === 'NextFileHasLongPath' || type === 'OldGnuLongPath') extended = { ...extended, path: (await content()).replace(/\0.*/su, '') };
+    else if (type === 'NextFileHasLongPath' || type === 'OldGnuLongPath')
+      extended = { ...extended, path: (await content()).replace(/\0.*/su, '') };
     else {
       const isLink = type === 'Link' || type === 'SymbolicLink';
-      if (isLink || type === 'File' || type === 'OldFile' || type === 'ContiguousFile') yield { path: plainId(header.path ?? ''), offset, bytes, isLink };
+      if (isLink || type === 'File' || type === 'OldFile' || type === 'ContiguousFile')
+        yield { path: plainId(header.path ?? ''), offset, bytes, isLink };
       extended = undefined; // it was of this member alone
     }
   }
@@ -252,17 +301,29 @@ async function* members(reader: AheadReader, signal: AbortSignal | undefined): A
 
 const aheadBytes = 4096;
 
-/** Reads a little more than it is asked for: a label and the headers on both sides of it stand together, and are one read of the file in the place of three. */
+/**
+ * Reads a little more than it is asked for: a label and the headers on both sides of it stand together, and are one
+ * read of the file in the place of three.
+ */
 class AheadReader {
   #bytes: Buffer = Buffer.alloc(0);
   #offset = 0;
 
-  constructor(readonly file: FileHandle, readonly size: number, readonly shard: string) {}
+  constructor(
+    readonly file: FileHandle,
+    readonly size: number,
+    readonly shard: string,
+  ) {}
 
   async read(offset: number, bytes: number): Promise<Buffer> {
     const from = offset - this.#offset;
     if (from >= 0 && from + bytes <= this.#bytes.length) return this.#bytes.subarray(from, from + bytes);
-    this.#bytes = await readAt(this.file, offset, Math.max(bytes, Math.min(aheadBytes, this.size - offset)), this.shard);
+    this.#bytes = await readAt(
+      this.file,
+      offset,
+      Math.max(bytes, Math.min(aheadBytes, this.size - offset)),
+      this.shard,
+    );
     this.#offset = offset;
     return this.#bytes.subarray(0, bytes);
   }
@@ -271,31 +332,45 @@ class AheadReader {
 async function readAt(file: FileHandle, offset: number, bytes: number, path: string): Promise<Buffer> {
   const buffer = Buffer.alloc(bytes);
   const { bytesRead } = await file.read(buffer, 0, bytes, offset);
-  if (bytesRead < bytes) throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
+  if (bytesRead < bytes)
+    throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
   return buffer;
 }
 
 function readLabel(content: Buffer, ending: string, where: string): Label {
   const text = content.toString('utf8').trim();
   if (ending === '.cls') {
-    if (!/^\d+$/u.test(text)) throw new LgdError('BAD_DATASET', `${where} is no label: ${JSON.stringify(text.slice(0, 40))}.`, { allowed: 'a whole number from 0', mend: 'Mend that member' });
+    if (!/^\d+$/u.test(text))
+      throw new LgdError('BAD_DATASET', `${where} is no label: ${JSON.stringify(text.slice(0, 40))}.`, {
+        allowed: 'a whole number from 0',
+        mend: 'Mend that member',
+      });
     return { label: Number(text) };
   }
   const fields = membersOf(parsed(text)); // of what is no JSON, none: it is of the image's maker, not of ours
-  const label = [fields['cls'], fields['label'], fields['class_id']].find((value) => Number.isInteger(value) && (value as number) >= 0) as number | undefined;
+  const label = [fields['cls'], fields['label'], fields['class_id']].find(
+    (value) => Number.isInteger(value) && (value as number) >= 0,
+  ) as number | undefined;
   const name = fields['class_name'];
   return { ...(label !== undefined && { label }), ...(typeof name === 'string' && { className: name }) };
 }
 
 /** Labels, where every sample has one; where none has, by their folders. */
-async function labelsOf(samples: readonly Sample[], root: string, folder: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+async function labelsOf(
+  samples: readonly Sample[],
+  root: string,
+  folder: string,
+): Promise<{ labels?: Int32Array; classNames?: string[] }> {
   if (samples.every(({ label }) => label === undefined)) return labelsByFolder(samples, root);
   if (samples.some(({ label }) => label === undefined)) return {};
   const labels = Int32Array.from(samples, ({ label }) => label!);
   const classes = samples.reduce((most, { label }) => Math.max(most, label! + 1), 0);
   for (const name of classFiles) {
     const text = await readFile(join(folder, name), 'utf8').catch(() => undefined);
-    const lines = text?.split(/\r?\n/u).map((line) => line.trim()).filter((line) => line !== '');
+    const lines = text
+      ?.split(/\r?\n/u)
+      .map((line) => line.trim())
+      .filter((line) => line !== '');
     if (lines !== undefined && lines.length >= classes) return { labels, classNames: lines };
   }
   const classNames = numberedClasses(classes - 1, root);
@@ -303,7 +378,10 @@ async function labelsOf(samples: readonly Sample[], root: string, folder: string
   return { labels, classNames };
 }
 
-/** Labels by the folders in the shards, below those that all images lie in: `tar c photos` writes `photos/` before every name. */
+/**
+ * Labels by the folders in the shards, below those that all images lie in: `tar c photos` writes `photos/` before every
+ * name.
+ */
 function labelsByFolder(samples: readonly Sample[], root: string): { labels?: Int32Array; classNames?: string[] } {
   let paths: readonly string[] = samples.map(({ path }) => path);
   for (;;) {

@@ -18,17 +18,26 @@ export interface ViewOptions {
   /** Above 0. */
   std: ChannelTriple;
   /**
-   * How views are drawn for training; an option that is left out has its default (crop, flip, jitter, grey, blur: MoCo v2's recipe). false: the middle of the image
-   * resized to R, as in evaluation.
+   * How views are drawn for training; an option that is left out has its default (crop, flip, jitter, grey, blur: MoCo
+   * v2's recipe). false: the middle of the image resized to R, as in evaluation.
    */
   augment?: ConfigInput['augment'] | false;
 }
 
-const viewOptions = { device: 'needed', resolution: 'needed', mean: 'needed', std: 'needed', augment: 'optional' } satisfies OptionTable<ViewOptions>;
+const viewOptions = {
+  device: 'needed',
+  resolution: 'needed',
+  mean: 'needed',
+  std: 'needed',
+  augment: 'optional',
+} satisfies OptionTable<ViewOptions>;
 
 type Drawn = Pick<PlannedBatch, 'images' | 'drawIds' | 'seed' | 'epoch'>;
 
-/** Which views {@link readViews} makes: a batch of a {@link BatchPlan} has it all. With `augment: false` the indices are enough. */
+/**
+ * Which views {@link readViews} makes: a batch of a {@link BatchPlan} has it all. With `augment: false` the indices are
+ * enough.
+ */
 export interface ViewBatch {
   /** Indices into the cache. */
   images: Int32Array;
@@ -39,13 +48,18 @@ export interface ViewBatch {
 }
 
 /**
- * Views of cached images as an array, for models outside this package. A draw depends on the image's place in the source, the seed and the epoch alone: taken twice,
- * at the resolutions of teacher and student, it shows both the same crop.
+ * Views of cached images as an array, for models outside this package. A draw depends on the image's place in the
+ * source, the seed and the epoch alone: taken twice, at the resolutions of teacher and student, it shows both the same
+ * crop.
  * @param batch of a {@link BatchPlan}, or of your own
  * @returns [N,3,R,R], NCHW
  * @throws LgdError BAD_OPTION (an index that the cache lacks, a recipe out of range), DISPOSED, OUT_OF_MEMORY
  */
-export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBatch, options: ViewOptions): Promise<Float32Array> {
+export async function readViews(
+  images: Pick<ImageCache, 'store'>,
+  batch: ViewBatch,
+  options: ViewOptions,
+): Promise<Float32Array> {
   checkGiven(batch, 'readViews()', 'images');
   checkOptions(options, 'readViews()', viewOptions);
   const { device, resolution, mean, std, augment = {} } = options;
@@ -53,9 +67,16 @@ export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBa
   checkWhole('resolution', resolution, 4096);
   checkNormalisation({ mean, std });
   const { addon, handle } = device;
-  const draws = augment === false ? { ...batch, drawIds: batch.images, seed: 0, epoch: 0 } : batch; // no chance in the middle of an image
-  if (!isDrawn(draws)) throw new LgdError('BAD_OPTION', 'this batch does not say how its views are drawn.', { option: 'batch', allowed: 'images, drawIds, seed and epoch, as a BatchPlan gives them', mend: 'Give all of them, or augment: false' });
-  const recipe = augment === false ? { train: false, resize: resolution } : { ...parseConfig({ augment }).augment, train: true };
+  // no chance in the middle of an image
+  const draws = augment === false ? { ...batch, drawIds: batch.images, seed: 0, epoch: 0 } : batch;
+  if (!isDrawn(draws))
+    throw new LgdError('BAD_OPTION', 'this batch does not say how its views are drawn.', {
+      option: 'batch',
+      allowed: 'images, drawIds, seed and epoch, as a BatchPlan gives them',
+      mend: 'Give all of them, or augment: false',
+    });
+  const recipe =
+    augment === false ? { train: false, resize: resolution } : { ...parseConfig({ augment }).augment, train: true };
   const views = addon.makeImages(handle, batch.images.length, resolution, resolution, false);
   try {
     addon.augment(images.store, { ...recipe, mean, std }, draws, views);
@@ -71,8 +92,16 @@ function isDrawn(batch: ViewBatch): batch is Drawn {
 
 /** @param group what stands before the names of the options @throws LgdError BAD_OPTION */
 export function checkNormalisation({ mean, std }: { mean: unknown; std: unknown }, group = ''): void {
-  for (const [option, value, above] of [['mean', mean, -Infinity], ['std', std, 0]] as const) {
-    if (Array.isArray(value) && value.length === 3 && value.every((one) => Number.isFinite(one) && one > above)) continue;
-    throw new LgdError('BAD_OPTION', 'not a value for each channel.', { option: `${group}${option}`, found: value, allowed: `an array of three numbers${above === 0 ? ' above 0' : ''}, such as a CLIP model's` });
+  for (const [option, value, above] of [
+    ['mean', mean, -Infinity],
+    ['std', std, 0],
+  ] as const) {
+    if (Array.isArray(value) && value.length === 3 && value.every((one) => Number.isFinite(one) && one > above))
+      continue;
+    throw new LgdError('BAD_OPTION', 'not a value for each channel.', {
+      option: `${group}${option}`,
+      found: value,
+      allowed: `an array of three numbers${above === 0 ? ' above 0' : ''}, such as a CLIP model's`,
+    });
   }
 }

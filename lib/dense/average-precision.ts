@@ -1,6 +1,7 @@
 /**
- * COCO's mean average precision of boxes, as pycocotools computes it (Lin et al. 2014; its cocoeval.py): ten overlaps from 0.50 to 0.95, precision at 101 recalls, at most
- * 100 detections an image, sizes small (area below 32^2), medium (to 96^2) and large by the annotations' area, crowds neither missed nor mistaken.
+ * COCO's mean average precision of boxes, as pycocotools computes it (Lin et al. 2014; its cocoeval.py): ten overlaps
+ * from 0.50 to 0.95, precision at 101 recalls, at most 100 detections an image, sizes small (area below 32^2), medium
+ * (to 96^2) and large by the annotations' area, crowds neither missed nor mistaken.
  */
 import { checkArgument } from '../arguments.js';
 import { mean } from '../averages.js';
@@ -37,7 +38,10 @@ const mostDetections = 100;
 const sizes = { all: [0, 1e10], small: [0, 32 ** 2], medium: [32 ** 2, 96 ** 2], large: [96 ** 2, 1e10] } as const;
 type Size = keyof typeof sizes;
 
-/** One detection judged: whether it meets an annotation, and whether it is left out of the count; a bit for each overlap. A large set has millions. */
+/**
+ * One detection judged: whether it meets an annotation, and whether it is left out of the count; a bit for each
+ * overlap. A large set has millions.
+ */
 interface JudgedDetection {
   score: number;
   right: number;
@@ -58,10 +62,17 @@ export function boxOverlap([x, y, w, h]: Detection['box'], [ox, oy, ow, oh]: Det
   return (width * height) / (crowd ? w * h : w * h + ow * oh - width * height);
 }
 
-/** Matches one image's detections of a class, the highest score first, each with the annotation that it overlaps most and that is still free. */
-function judge({ found, annotations }: ClassInImage, [low, high]: readonly [number, number]): { judged: JudgedDetection[]; wanted: number } {
+/**
+ * Matches one image's detections of a class, the highest score first, each with the annotation that it overlaps most
+ * and that is still free.
+ */
+function judge(
+  { found, annotations }: ClassInImage,
+  [low, high]: readonly [number, number],
+): { judged: JudgedDetection[]; wanted: number } {
   const isIgnored = ({ crowd, area }: Annotation) => crowd || area < low || area > high;
-  const targets = [...annotations].sort((a, b) => Number(isIgnored(a)) - Number(isIgnored(b))); // those that count come first
+  // those that count come first
+  const targets = [...annotations].sort((a, b) => Number(isIgnored(a)) - Number(isIgnored(b)));
   const shares = found.map(({ box }) => targets.map((target) => boxOverlap(box, target.box, target.crowd)));
   const judged = found.map(({ score }): JudgedDetection => ({ score, right: 0, ignored: 0 }));
   for (const [overlap, least] of overlaps.entries()) {
@@ -71,7 +82,8 @@ function judge({ found, annotations }: ClassInImage, [low, high]: readonly [numb
       let share = Math.min(least, 1 - 1e-10);
       for (const [t, target] of targets.entries()) {
         if (taken.has(t) && !target.crowd) continue;
-        if (best >= 0 && !isIgnored(targets[best]!) && isIgnored(target)) break; // one that counts is better than any that does not
+        // one that counts is better than any that does not
+        if (best >= 0 && !isIgnored(targets[best]!) && isIgnored(target)) break;
         if (shares[d]![t]! < share) continue;
         [best, share] = [t, shares[d]![t]!];
       }
@@ -133,12 +145,34 @@ function byClass({ images, names }: BoxedImages, found: readonly (readonly Detec
  * @param found of each image of `set`, in its order
  * @throws LgdError BAD_SHAPE (not a list for each image), NON_FINITE (a score or a box), ABORTED
  */
-export async function averagePrecision(set: BoxedImages, found: readonly (readonly Detection[])[], signal?: AbortSignal): Promise<DetectionScore> {
+export async function averagePrecision(
+  set: BoxedImages,
+  found: readonly (readonly Detection[])[],
+  signal?: AbortSignal,
+): Promise<DetectionScore> {
   checkArgument('set', set);
-  if (!Array.isArray(found as unknown)) throw new LgdError('BAD_OPTION', 'these are no lists of detections.', { option: 'found', found, allowed: 'an array, for each image one of { label, score, box }' });
-  if (found.length !== set.images.length) throw new LgdError('BAD_SHAPE', `${found.length} lists of detections are not one for each of ${set.images.length} images.`, { option: 'found', mend: 'Give an empty list for an image without detections' });
-  const broken = found.findIndex((detections) => !detections.every(({ score, box }) => Number.isFinite(score) && box.every(Number.isFinite)));
-  if (broken !== -1) throw new LgdError('NON_FINITE', `a detection in image ${set.images[broken]!.id} has a score or a box that is not finite.`, { option: 'found', mend: 'Leave it out, or look for where it comes from' }); // sorting by NaN sorts nothing
+  if (!Array.isArray(found as unknown))
+    throw new LgdError('BAD_OPTION', 'these are no lists of detections.', {
+      option: 'found',
+      found,
+      allowed: 'an array, for each image one of { label, score, box }',
+    });
+  if (found.length !== set.images.length)
+    throw new LgdError(
+      'BAD_SHAPE',
+      `${found.length} lists of detections are not one for each of ${set.images.length} images.`,
+      { option: 'found', mend: 'Give an empty list for an image without detections' },
+    );
+  const broken = found.findIndex(
+    (detections) => !detections.every(({ score, box }) => Number.isFinite(score) && box.every(Number.isFinite)),
+  );
+  // sorting by NaN sorts nothing
+  if (broken !== -1)
+    throw new LgdError(
+      'NON_FINITE',
+      `a detection in image ${set.images[broken]!.id} has a score or a box that is not finite.`,
+      { option: 'found', mend: 'Leave it out, or look for where it comes from' },
+    );
   const classes = byClass(set, found);
   /** [overlap] of a class at one size; null where no annotation of the class is of that size. */
   const precisions = (images: readonly ClassInImage[], size: Size): number[] | null => {
@@ -164,7 +198,12 @@ export async function averagePrecision(set: BoxedImages, found: readonly (readon
   const at = (rows: (number[] | null)[], overlap: number) => mean(rows.map((row) => row?.[overlap] ?? null));
   const { all } = table;
   return {
-    ap: over(all), ap50: at(all, 0), ap75: at(all, 5), apSmall: over(table.small), apMedium: over(table.medium), apLarge: over(table.large),
+    ap: over(all),
+    ap50: at(all, 0),
+    ap75: at(all, 5),
+    apSmall: over(table.small),
+    apMedium: over(table.medium),
+    apLarge: over(table.large),
     classes: set.names.map((name, i) => ({ name, ap: mean(all[i] ?? []), ap50: all[i]?.[0] ?? null })),
     images: set.images.length,
   };

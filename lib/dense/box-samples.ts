@@ -27,23 +27,45 @@ export interface Boxes {
   options: { folder: string; annotations: string };
 }
 
-/** The bytes of an image, whose size must be the one that the annotations are of. @throws LgdError FILE_NOT_FOUND, BAD_IMAGE, BAD_DATASET */
-export async function readBoxed({ folder, options }: Boxes, { file, width, height }: BoxedImages['images'][number]): Promise<{ image: Buffer; path: string }> {
+/**
+ * The bytes of an image, whose size must be the one that the annotations are of. @throws LgdError FILE_NOT_FOUND,
+ * BAD_IMAGE, BAD_DATASET
+ */
+export async function readBoxed(
+  { folder, options }: Boxes,
+  { file, width, height }: BoxedImages['images'][number],
+): Promise<{ image: Buffer; path: string }> {
   const path = join(folder, file);
   const image = await readFile(path).catch(unlessAbsent(path, undefined));
-  if (image === undefined) throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}: there is no such file.`, { option: options.folder, mend: 'Give the folder that the file names of the annotations start from' });
+  if (image === undefined)
+    throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}: there is no such file.`, {
+      option: options.folder,
+      mend: 'Give the folder that the file names of the annotations start from',
+    });
   const size = await imageSize(image, path);
   if (size.width === width && size.height === height) return { image, path };
-  const { remark, mend } = (await turnedFrom(image, { width, height })) ?? { remark: '', mend: 'Give the images that were annotated' };
-  throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels${remark}, the annotations say ${width} x ${height}.`, { option: options.annotations, mend });
+  const { remark, mend } = (await turnedFrom(image, { width, height })) ?? {
+    remark: '',
+    mend: 'Give the images that were annotated',
+  };
+  throw new LgdError(
+    'BAD_DATASET',
+    `${path} has ${size.width} x ${size.height} pixels${remark}, the annotations say ${width} x ${height}.`,
+    { option: options.annotations, mend },
+  );
 }
 
 /** @throws LgdError BAD_DATASET unless there is a box to be learnt, or to be found */
 export function checkBoxes({ set: { images }, options }: Boxes): void {
-  if (images.some(({ annotations }) => annotations.some(({ crowd, box }) => !crowd && box[2] > 0 && box[3] > 0))) return;
+  if (images.some(({ annotations }) => annotations.some(({ crowd, box }) => !crowd && box[2] > 0 && box[3] > 0)))
+    return;
   const all = images.flatMap(({ annotations }) => annotations);
   const crowds = all.filter(({ crowd }) => crowd).length;
-  throw new LgdError('BAD_DATASET', `no box of an object in ${images.length} images: there are ${crowds} crowds, and ${all.length - crowds} boxes without an area.`, { option: options.annotations, mend: 'Give the objects of these images boxes' });
+  throw new LgdError(
+    'BAD_DATASET',
+    `no box of an object in ${images.length} images: there are ${crowds} crowds, and ${all.length - crowds} boxes without an area.`,
+    { option: options.annotations, mend: 'Give the objects of these images boxes' },
+  );
 }
 
 /** Draws the views of a batch. */
@@ -60,12 +82,17 @@ export async function drawBoxBatch(from: Boxes, indices: Int32Array, drawing: Dr
 }
 
 /** A box as a view shows it, or undefined where too little of it is left. */
-function viewBox({ label, crowd, box: [x, y, w, h] }: BoxedImages['images'][number]['annotations'][number], { part, width, height, flip }: View): ViewBox | undefined {
+function viewBox(
+  { label, crowd, box: [x, y, w, h] }: BoxedImages['images'][number]['annotations'][number],
+  { part, width, height, flip }: View,
+): ViewBox | undefined {
   const [scaleX, scaleY] = [width / part.width, height / part.height];
   const across = (value: number) => Math.min(Math.max((value - part.x) * scaleX, 0), width);
   const down = (value: number) => Math.min(Math.max((value - part.y) * scaleY, 0), height);
   const [left, right, y0, y1] = [across(x), across(x + w), down(y), down(y + h)];
   const whole = w * scaleX * h * scaleY;
   if (!(right - left >= 1) || !(y1 - y0 >= 1) || (right - left) * (y1 - y0) < leastVisible * whole) return undefined;
-  return flip ? { label, crowd, x0: width - right, x1: width - left, y0, y1 } : { label, crowd, x0: left, x1: right, y0, y1 };
+  return flip
+    ? { label, crowd, x0: width - right, x1: width - left, y0, y1 }
+    : { label, crowd, x0: left, x1: right, y0, y1 };
 }

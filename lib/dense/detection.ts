@@ -19,7 +19,10 @@ import { readStart } from './start.js';
 import { checkDense } from './trainer.js';
 import { trainDense, type DenseLoss, type DenseTrainingEvent } from './training.js';
 
-/** Means of the three parts of the loss: classes and centre-ness over the locations with a class, boxes weighted by centre-ness. */
+/**
+ * Means of the three parts of the loss: classes and centre-ness over the locations with a class, boxes weighted by
+ * centre-ness.
+ */
 export interface DetectionLosses {
   classes: number;
   boxes: number;
@@ -31,20 +34,33 @@ export type DetectionEvent = DenseTrainingEvent<DetectionScore, object, { losses
 
 /** What {@link trainDetection} trains, and where to. */
 export interface DetectionTraining {
-  /** The student whose distilled weights the backbone starts from: a run folder, a checkpoint folder or a student's file. */
+  /**
+   * The student whose distilled weights the backbone starts from: a run folder, a checkpoint folder or a student's
+   * file.
+   */
   student: string;
   /** Folder for the network: model.safetensors (the best), last.safetensors, metrics.jsonl, config.json. */
   output: string;
-  /** Group `dense` with `dense.data` (folder of images) and `dense.annotations` (COCO JSON); `device`, `threads`, `seed`, `overwrite`, `train.precision`, `log.everySteps`, `log.stallMinutes`. */
+  /**
+   * Group `dense` with `dense.data` (folder of images) and `dense.annotations` (COCO JSON); `device`, `threads`,
+   * `seed`, `overwrite`, `train.precision`, `log.everySteps`, `log.stallMinutes`.
+   */
   config: ConfigInput;
   signal?: AbortSignal | undefined;
 }
 
-const trainingOptions = { student: 'needed', output: 'needed', config: 'needed', signal: 'optional' } satisfies OptionTable<DetectionTraining>;
+const trainingOptions = {
+  student: 'needed',
+  output: 'needed',
+  config: 'needed',
+  signal: 'optional',
+} satisfies OptionTable<DetectionTraining>;
 
 /**
- * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
- * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
+ * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. Whatever ends it early, the network as
+ * it is stays in last.safetensors, unless its numbers are no numbers any more.
+ * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE,
+ *   ABORTED, and those of the device
  */
 export async function* trainDetection(options: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
   checkOptions(options, 'trainDetection()', trainingOptions);
@@ -54,43 +70,100 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
   const { dense, seed } = config;
   checkDense(dense);
   const student = await readStart(path);
-  const train = await openBoxes(dense.data, dense.annotations, { options: { folder: 'dense.data', annotations: 'dense.annotations' }, signal });
-  const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, { options: evaluationPlaces, signal });
+  const train = await openBoxes(dense.data, dense.annotations, {
+    options: { folder: 'dense.data', annotations: 'dense.annotations' },
+    signal,
+  });
+  const evaluation =
+    dense.evaluationAnnotations === undefined
+      ? undefined
+      : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, {
+          options: evaluationPlaces,
+          signal,
+        });
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
   for (const boxes of evaluation === undefined ? [train] : [train, evaluation]) checkBoxes(boxes);
   const { architecture, widthMultiplier, mean, std } = student.info;
-  const info: Omit<DenseInfo, 'step'> = { task: 'detection', architecture, widthMultiplier, head: dense.head, outputStride: 32, resolution: dense.resolution, mean, std, names: train.set.names };
+  const info: Omit<DenseInfo, 'step'> = {
+    task: 'detection',
+    architecture,
+    widthMultiplier,
+    head: dense.head,
+    outputStride: 32,
+    resolution: dense.resolution,
+    mean,
+    std,
+    names: train.set.names,
+  };
   const [images, classes] = [train.set.images.length, train.set.names.length];
-  yield* trainDense<BoxBatch, DetectionLosses, DetectionScore, DetectionEvent>({
-    info, graph: detectionGraph(backboneOf(info), { classes }), student, images,
-    draw: (places, first) => drawBoxBatch(train, places, { dense, seed, first, mean, std }),
-    openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
-    score: evaluation && (async (state, device, options) => {
-      using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
-      return await scoreDetector(detector, evaluation, options);
-    }),
-    rank: ({ ap }) => ap ?? 0,
-    tell: (event) => {
-      if (event.type === 'start') return { ...event, images, evaluationImages: evaluation?.set.images.length ?? 0, classes };
-      return event.type === 'step' ? { ...event, loss: event.losses.classes + event.losses.boxes + event.losses.centreness } : event;
+  yield* trainDense<BoxBatch, DetectionLosses, DetectionScore, DetectionEvent>(
+    {
+      info,
+      graph: detectionGraph(backboneOf(info), { classes }),
+      student,
+      images,
+      draw: (places, first) => drawBoxBatch(train, places, { dense, seed, first, mean, std }),
+      openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
+      score:
+        evaluation &&
+        (async (state, device, options) => {
+          using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
+          return await scoreDetector(detector, evaluation, options);
+        }),
+      rank: ({ ap }) => ap ?? 0,
+      tell: (event) => {
+        if (event.type === 'start')
+          return { ...event, images, evaluationImages: evaluation?.set.images.length ?? 0, classes };
+        return event.type === 'step'
+          ? { ...event, loss: event.losses.classes + event.losses.boxes + event.losses.centreness }
+          : event;
+      },
     },
-  }, output, config, signal);
+    output,
+    config,
+    signal,
+  );
 }
 
 const evaluationPlaces = { folder: 'dense.evaluationData', annotations: 'dense.evaluationAnnotations' };
 
-async function openBoxes(folder: string | undefined, annotations: string | undefined, { options, signal }: Pick<Boxes, 'options'> & { signal: AbortSignal | undefined }): Promise<Boxes> {
-  if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the folder of the images.', { option: 'dense.data', mend: 'Give the folder that the file names of the annotations start from' });
-  if (annotations === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the boxes.', { option: options.annotations, mend: 'Give a COCO file like instances_train2017.json' });
+async function openBoxes(
+  folder: string | undefined,
+  annotations: string | undefined,
+  { options, signal }: Pick<Boxes, 'options'> & { signal: AbortSignal | undefined },
+): Promise<Boxes> {
+  if (folder === undefined)
+    throw new LgdError('BAD_CONFIG', 'is needed: the folder of the images.', {
+      option: 'dense.data',
+      mend: 'Give the folder that the file names of the annotations start from',
+    });
+  if (annotations === undefined)
+    throw new LgdError('BAD_CONFIG', 'is needed: the boxes.', {
+      option: options.annotations,
+      mend: 'Give a COCO file like instances_train2017.json',
+    });
   const set = await readCoco(annotations, options.annotations);
-  if (set.images.length === 0) throw new LgdError('BAD_DATASET', `${annotations} lists no images.`, { option: options.annotations, mend: 'Give a file with images' });
-  await checkListed(folder, set.images.map(({ file }) => file), { list: annotations, option: options.folder, signal });
+  if (set.images.length === 0)
+    throw new LgdError('BAD_DATASET', `${annotations} lists no images.`, {
+      option: options.annotations,
+      mend: 'Give a file with images',
+    });
+  await checkListed(
+    folder,
+    set.images.map(({ file }) => file),
+    { list: annotations, option: options.folder, signal },
+  );
   return { folder, set, options };
 }
 
 function sameClasses(known: readonly string[], found: readonly string[]): void {
   if (known.join('\n') === found.join('\n')) return;
-  throw new LgdError('CLASS_MISMATCH', 'the annotations to evaluate on have other categories than the network.', { option: 'dense.evaluationAnnotations', found: found.slice(0, 5), allowed: known.slice(0, 5).join(', '), mend: 'Give annotations of the same categories' });
+  throw new LgdError('CLASS_MISMATCH', 'the annotations to evaluate on have other categories than the network.', {
+    option: 'dense.evaluationAnnotations',
+    found: found.slice(0, 5),
+    allowed: known.slice(0, 5).join(', '),
+    mend: 'Give annotations of the same categories',
+  });
 }
 
 /** The loss over the locations of a batch. */
@@ -99,16 +172,32 @@ class BoxLoss implements DenseLoss<BoxBatch, DetectionLosses> {
   readonly #levels: number[];
   readonly #classes: number;
 
-  constructor(readonly device: Device, { batch, resolution, classes }: { batch: number; resolution: number; classes: number }) {
+  constructor(
+    readonly device: Device,
+    { batch, resolution, classes }: { batch: number; resolution: number; classes: number },
+  ) {
     this.#classes = classes;
     this.#levels = levelSides(resolution).map((side) => batch * side * side);
     this.#results = device.addon.makeTensor(device.handle, [this.#levels.reduce((a, b) => a + b, 0), 3]);
   }
 
-  queue(output: TensorHandle, dOutput: TensorHandle, { targets: { labels, boxes, positive, centred } }: BoxBatch): void {
+  queue(
+    output: TensorHandle,
+    dOutput: TensorHandle,
+    { targets: { labels, boxes, positive, centred } }: BoxBatch,
+  ): void {
     const scale = 1 / Math.max(1, positive);
     this.device.addon.detectionLoss({
-      output, dOutput, results: this.#results, levels: this.#levels, classes: this.#classes, labels, boxes, classScale: scale, boxScale: 1 / Math.max(1e-6, centred), centreScale: scale,
+      output,
+      dOutput,
+      results: this.#results,
+      levels: this.#levels,
+      classes: this.#classes,
+      labels,
+      boxes,
+      classScale: scale,
+      boxScale: 1 / Math.max(1e-6, centred),
+      centreScale: scale,
     });
   }
 
@@ -116,8 +205,15 @@ class BoxLoss implements DenseLoss<BoxBatch, DetectionLosses> {
     const results = await this.device.addon.readTensor(this.#results);
     const sums = [0, 0, 0];
     for (let i = 0; i < results.length; i++) sums[i % 3]! += results[i]!;
-    if (!sums.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, { mend: 'Lower dense.learningRate' });
-    return { classes: sums[0]! / Math.max(1, positive), boxes: sums[1]! / Math.max(1e-6, centred), centreness: sums[2]! / Math.max(1, positive) };
+    if (!sums.every(Number.isFinite))
+      throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, {
+        mend: 'Lower dense.learningRate',
+      });
+    return {
+      classes: sums[0]! / Math.max(1, positive),
+      boxes: sums[1]! / Math.max(1e-6, centred),
+      centreness: sums[2]! / Math.max(1, positive),
+    };
   }
 
   [Symbol.dispose](): void {
@@ -133,10 +229,18 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
   onDetections?: (imageId: number | string, detections: readonly Detection[]) => void;
 }
 
-const scoreOptions = { ...lookOptions, onProgress: 'optional', onDetections: 'optional' } satisfies OptionTable<DetectionScoreOptions>;
+const scoreOptions = {
+  ...lookOptions,
+  onProgress: 'optional',
+  onDetections: 'optional',
+} satisfies OptionTable<DetectionScoreOptions>;
 
 /** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, NON_FINITE, ABORTED */
-async function scoreDetector(detector: Detector, boxes: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
+async function scoreDetector(
+  detector: Detector,
+  boxes: Boxes,
+  { onProgress, onDetections, ...options }: DetectionScoreOptions,
+): Promise<DetectionScore> {
   const { set } = boxes;
   const found: Detection[][] = [];
   for (const entry of set.images) {
@@ -153,15 +257,23 @@ async function scoreDetector(detector: Detector, boxes: Boxes, { onProgress, onD
 export interface DetectionEvaluationOptions extends DetectionScoreOptions {
   /** The folder or file that training wrote. */
   model: string;
-  /** `dense.evaluationData` or `dense.data`, `dense.evaluationAnnotations` or `dense.annotations`, `device`, `threads`, `train.precision`. */
+  /**
+   * `dense.evaluationData` or `dense.data`, `dense.evaluationAnnotations` or `dense.annotations`, `device`, `threads`,
+   * `train.precision`.
+   */
   config: ConfigInput;
 }
 
-const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions } satisfies OptionTable<DetectionEvaluationOptions>;
+const evaluationOptions = {
+  model: 'needed',
+  config: 'needed',
+  ...scoreOptions,
+} satisfies OptionTable<DetectionEvaluationOptions>;
 
 /**
  * Scores a trained detector on images with boxes, as COCO does.
- * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND,
+ *   BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
  */
 export async function evaluateDetection(given: DetectionEvaluationOptions): Promise<DetectionScore> {
   checkOptions(given, 'evaluateDetection()', evaluationOptions);
@@ -171,7 +283,12 @@ export async function evaluateDetection(given: DetectionEvaluationOptions): Prom
   const { data, evaluationData, annotations, evaluationAnnotations } = config.dense;
   const { info } = await readDense(model, 'detection');
   const boxes = await openBoxes(evaluationData ?? data, evaluationAnnotations ?? annotations, {
-    options: { folder: evaluationData === undefined && evaluationAnnotations === undefined ? 'dense.data' : 'dense.evaluationData', annotations: evaluationAnnotations === undefined ? 'dense.annotations' : 'dense.evaluationAnnotations' }, signal: options.signal,
+    options: {
+      folder:
+        evaluationData === undefined && evaluationAnnotations === undefined ? 'dense.data' : 'dense.evaluationData',
+      annotations: evaluationAnnotations === undefined ? 'dense.annotations' : 'dense.evaluationAnnotations',
+    },
+    signal: options.signal,
   });
   sameClasses(info.names, boxes.set.names);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });

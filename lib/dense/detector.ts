@@ -22,7 +22,9 @@ export interface DetectOptions extends DecodeOptions {
 /** Those of them that are not about one image alone. */
 export const lookOptions = { ...decodeOptions, signal: 'optional' } satisfies OptionTable<Omit<DetectOptions, 'path'>>;
 const detectOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<DetectOptions>;
-const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<Parameters<typeof Detector.load>[1]>;
+const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<
+  Parameters<typeof Detector.load>[1]
+>;
 
 /** A network that finds boxes. Release it with {@link Detector.dispose}. */
 export class Detector implements Disposable {
@@ -30,13 +32,21 @@ export class Detector implements Disposable {
   readonly #resolution: number;
   readonly #network: DenseNetwork;
 
-  private constructor(readonly device: Device, info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, precision: Precision | undefined) {
+  private constructor(
+    readonly device: Device,
+    info: Omit<DenseInfo, 'task' | 'step'>,
+    weights: WeightRecord,
+    precision: Precision | undefined,
+  ) {
     [this.names, this.#resolution] = [info.names, info.resolution];
     const graph = detectionGraph(backboneOf(info), { classes: info.names.length });
     this.#network = new DenseNetwork(device, { graph, weights, ...info }, precision, 'the detector');
   }
 
-  /** The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
+  /**
+   * The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND,
+   * BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
+   */
   static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Detector> {
     checkOptions(options, 'Detector.load()', placeOptions);
     const { info, weights } = await readDense(path, 'detection');
@@ -44,7 +54,11 @@ export class Detector implements Disposable {
   }
 
   /** A network from its weights. @throws LgdError BAD_OPTION, BAD_MODEL, OUT_OF_MEMORY */
-  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, options: { device: Device; precision?: Precision }): Detector {
+  static fromWeights(
+    info: Omit<DenseInfo, 'task' | 'step'>,
+    weights: WeightRecord,
+    options: { device: Device; precision?: Precision },
+  ): Detector {
     checkOptions(options, 'Detector.fromWeights()', placeOptions);
     const { device, precision } = options;
     return new Detector(device, info, weights, precision);
@@ -52,7 +66,8 @@ export class Detector implements Disposable {
 
   /**
    * Boxes in an image, in its own pixels, the likeliest first.
-   * @param bytes an image in any format that sharp reads; EXIF orientation is applied, and boxes are in the image so turned
+   * @param bytes an image in any format that sharp reads; EXIF orientation is applied, and boxes are in the image so
+   *   turned
    * @throws LgdError BAD_OPTION, BAD_IMAGE, NON_FINITE, DISPOSED, ABORTED
    */
   async detect(bytes: Uint8Array, given: DetectOptions = {}): Promise<Detection[]> {
@@ -65,8 +80,15 @@ export class Detector implements Disposable {
     const size = await imageSize(bytes, path);
     const { output, width, height } = await this.#network.look(bytes, { x: 0, y: 0, ...size }, path);
     const [scaleX, scaleY] = [size.width / width, size.height / height];
-    const found = decodeDetections(output, { resolution: this.#resolution, width, height, classes: this.names.length }, options);
-    return found.map(({ box: [x, y, w, h], ...rest }): Detection => ({ ...rest, box: [x * scaleX, y * scaleY, w * scaleX, h * scaleY] }));
+    const found = decodeDetections(
+      output,
+      { resolution: this.#resolution, width, height, classes: this.names.length },
+      options,
+    );
+    return found.map(({ box: [x, y, w, h], ...rest }): Detection => ({
+      ...rest,
+      box: [x * scaleX, y * scaleY, w * scaleX, h * scaleY],
+    }));
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */

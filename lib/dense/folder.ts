@@ -1,4 +1,7 @@
-/** The folder of a dense run: config.json, metrics.jsonl, model.safetensors (the best network), last.safetensors; run.lock while a process writes there. */
+/**
+ * The folder of a dense run: config.json, metrics.jsonl, model.safetensors (the best network), last.safetensors;
+ * run.lock while a process writes there.
+ */
 import { existsSync } from 'node:fs';
 import { appendFile, realpath } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve } from 'node:path';
@@ -21,18 +24,35 @@ export class DenseFolder implements AsyncDisposable {
   #best = -Infinity;
   #savedStep = 0;
 
-  private constructor(readonly path: string, readonly unlock: () => Promise<void>, readonly removeEmpty: () => Promise<void>) {}
+  private constructor(
+    readonly path: string,
+    readonly unlock: () => Promise<void>,
+    readonly removeEmpty: () => Promise<void>,
+  ) {}
 
   /**
    * Locks the folder, and leaves what is in it for {@link begin}.
    * @param student its file, without links, which must not be emptied away with the folder
-   * @throws LgdError NOT_WRITABLE, BAD_CONFIG (the folder is not empty, and nothing says that it may be overwritten; the student lies in it; another process writes to it)
+   * @throws LgdError NOT_WRITABLE, BAD_CONFIG (the folder is not empty, and nothing says that it may be overwritten;
+   *   the student lies in it; another process writes to it)
    */
-  static async open(path: string, { overwrite, student }: { overwrite: boolean; student: string }): Promise<DenseFolder> {
+  static async open(
+    path: string,
+    { overwrite, student }: { overwrite: boolean; student: string },
+  ): Promise<DenseFolder> {
     const removeEmpty = await checkRunFolder(path, { overwrite, resume: false, links: false });
-    const place = relative(await realpath(path).catch((cause: unknown) => { throw writeError(path, cause); }), student);
+    const place = relative(
+      await realpath(path).catch((cause: unknown) => {
+        throw writeError(path, cause);
+      }),
+      student,
+    );
     if (!/^\.\.(?:[/\\]|$)/u.test(place) && !isAbsolute(place)) {
-      throw new LgdError('BAD_CONFIG', 'the student to train on lies in the folder that is to be emptied.', { option: 'output', found: path, mend: 'Choose another folder' });
+      throw new LgdError('BAD_CONFIG', 'the student to train on lies in the folder that is to be emptied.', {
+        option: 'output',
+        found: path,
+        mend: 'Choose another folder',
+      });
     }
     const unlock = await lockRunFolder(path).catch(async (error: unknown) => {
       await removeEmpty();
@@ -41,7 +61,10 @@ export class DenseFolder implements AsyncDisposable {
     return new DenseFolder(path, unlock, removeEmpty);
   }
 
-  /** Empties the folder of an earlier run, and writes config.json. @throws LgdError NOT_WRITABLE, BAD_CONFIG (another process writes to a folder of the earlier run: then nothing is removed) */
+  /**
+   * Empties the folder of an earlier run, and writes config.json. @throws LgdError NOT_WRITABLE, BAD_CONFIG (another
+   * process writes to a folder of the earlier run: then nothing is removed)
+   */
   async begin(task: DenseTask, student: StartStudent, config: Config): Promise<void> {
     const record = describeTraining(task, student, { ...config, output: this.path });
     await clearMembers(this.path);
@@ -53,7 +76,9 @@ export class DenseFolder implements AsyncDisposable {
   /** Adds a line to metrics.jsonl. @throws LgdError NOT_WRITABLE */
   async log(line: object): Promise<void> {
     const file = join(this.path, metricsFile);
-    await appendFile(file, `${JSON.stringify(line)}\n`).catch((cause: unknown) => { throw writeError(file, cause); });
+    await appendFile(file, `${JSON.stringify(line)}\n`).catch((cause: unknown) => {
+      throw writeError(file, cause);
+    });
   }
 
   /** Of the network that was saved last; 0: none was. */
@@ -61,7 +86,10 @@ export class DenseFolder implements AsyncDisposable {
     return this.#savedStep;
   }
 
-  /** Keeps a network as the last one, and as the best where none was scored. @throws LgdError NON_FINITE (then the one before stays), NOT_WRITABLE */
+  /**
+   * Keeps a network as the last one, and as the best where none was scored. @throws LgdError NON_FINITE (then the one
+   * before stays), NOT_WRITABLE
+   */
   async save(info: DenseInfo, weights: WeightRecord): Promise<void> {
     checkTrained(weights, info.step);
     await writeDense(join(this.path, lastDenseFile), info, weights);
@@ -70,7 +98,8 @@ export class DenseFolder implements AsyncDisposable {
   }
 
   /**
-   * Keeps the network that was saved last as the best where none before had as high a score. @returns whether it is the best so far
+   * Keeps the network that was saved last as the best where none before had as high a score. @returns whether it is the
+   * best so far
    * @throws LgdError NOT_WRITABLE
    */
   async rank(info: DenseInfo, weights: WeightRecord, score: number): Promise<boolean> {
@@ -100,13 +129,27 @@ const unused: Readonly<Record<DenseTask, readonly (keyof DenseConfig)[]>> = {
 };
 
 /** What config.json says: the task, the student, and the options that count, with absolute paths. */
-function describeTraining(task: DenseTask, { file, sha256, info }: StartStudent, { output, device, threads, seed, names, dense, train: { precision }, log: { everySteps } }: Config): object {
+function describeTraining(
+  task: DenseTask,
+  { file, sha256, info }: StartStudent,
+  { output, device, threads, seed, names, dense, train: { precision }, log: { everySteps } }: Config,
+): object {
   const { architecture, widthMultiplier, step } = info;
   const options = Object.entries(dense).filter(([name]) => !unused[task].includes(name as keyof DenseConfig));
   const places = new Set(['data', 'evaluationData', 'annotations', 'evaluationAnnotations']);
   return {
-    task, version, student: { path: file, sha256, architecture, widthMultiplier, step }, output: resolve(output), device, threads, seed,
+    task,
+    version,
+    student: { path: file, sha256, architecture, widthMultiplier, step },
+    output: resolve(output),
+    device,
+    threads,
+    seed,
     ...(task === 'segmentation' && { names: typeof names === 'string' && existsSync(names) ? resolve(names) : names }),
-    dense: Object.fromEntries(options.map(([name, value]) => [name, places.has(name) && typeof value === 'string' ? resolve(value) : value])), train: { precision }, log: { everySteps },
+    dense: Object.fromEntries(
+      options.map(([name, value]) => [name, places.has(name) && typeof value === 'string' ? resolve(value) : value]),
+    ),
+    train: { precision },
+    log: { everySteps },
   };
 }

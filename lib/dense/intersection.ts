@@ -57,7 +57,9 @@ export class ConfusionCounts {
       meanIou: mean(classes.map(({ iou }) => iou)),
       pixelAccuracy: pixels === 0 ? null : sum((k) => counts[k * K + k]!) / pixels,
       meanAccuracy: mean(classes.map(({ accuracy }) => accuracy)),
-      classes, images: this.images, pixels,
+      classes,
+      images: this.images,
+      pixels,
     };
   }
 }

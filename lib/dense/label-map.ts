@@ -20,19 +20,28 @@ export interface ScoredWindow {
 const valuesAtOnce = 2 ** 21; // a few milliseconds of work on the main thread
 
 /** Where a pixel reads on a grid, corners not aligned: (1 - weight) of `low` and weight of `high`. */
-function tap(pixel: number, scale: number, stride: number, count: number): { low: number; high: number; weight: number } {
+function tap(
+  pixel: number,
+  scale: number,
+  stride: number,
+  count: number,
+): { low: number; high: number; weight: number } {
   const place = Math.min(Math.max(((pixel + 0.5) * scale) / stride - 0.5, 0), count - 1);
   const low = Math.floor(place);
   return { low, high: Math.min(low + 1, count - 1), weight: place - low };
 }
 
 /**
- * The class of each pixel: scores are interpolated bilinearly, summed over the windows that cover the pixel, and the largest wins (the first of equal ones).
- * Every pixel must lie in a window.
+ * The class of each pixel: scores are interpolated bilinearly, summed over the windows that cover the pixel, and the
+ * largest wins (the first of equal ones). Every pixel must lie in a window.
  * @returns [height, width]
  * @throws LgdError ABORTED
  */
-export async function labelMap(windows: readonly ScoredWindow[], { width, height, classes }: { width: number; height: number; classes: number }, signal?: AbortSignal): Promise<Int16Array> {
+export async function labelMap(
+  windows: readonly ScoredWindow[],
+  { width, height, classes }: { width: number; height: number; classes: number },
+  signal?: AbortSignal,
+): Promise<Int16Array> {
   const labels = new Int16Array(width * height);
   const sums = new Float32Array(width * classes);
   const line = new Float32Array(Math.max(...windows.map(({ columns }) => columns)) * classes);
@@ -54,17 +63,29 @@ export async function labelMap(windows: readonly ScoredWindow[], { width, height
 }
 
 /** The grid's line at an image row. */
-function mixRows({ rows, columns, scores, scaleY, stride }: ScoredWindow, y: number, classes: number, line: Float32Array): void {
+function mixRows(
+  { rows, columns, scores, scaleY, stride }: ScoredWindow,
+  y: number,
+  classes: number,
+  line: Float32Array,
+): void {
   const { low, high, weight } = tap(y, scaleY, stride, rows);
   const [above, below] = [low * columns * classes, high * columns * classes];
-  for (let i = 0; i < columns * classes; i++) line[i] = scores[above + i]! + weight * (scores[below + i]! - scores[above + i]!);
+  for (let i = 0; i < columns * classes; i++)
+    line[i] = scores[above + i]! + weight * (scores[below + i]! - scores[above + i]!);
 }
 
-function addLine({ part, columns, scaleX, stride }: ScoredWindow, classes: number, line: Float32Array, sums: Float32Array): void {
+function addLine(
+  { part, columns, scaleX, stride }: ScoredWindow,
+  classes: number,
+  line: Float32Array,
+  sums: Float32Array,
+): void {
   for (let x = 0; x < part.width; x++) {
     const { low, high, weight } = tap(x, scaleX, stride, columns);
     const [left, right, to] = [low * classes, high * classes, (part.x + x) * classes];
-    for (let k = 0; k < classes; k++) sums[to + k] = sums[to + k]! + line[left + k]! + weight * (line[right + k]! - line[left + k]!);
+    for (let k = 0; k < classes; k++)
+      sums[to + k] = sums[to + k]! + line[left + k]! + weight * (line[right + k]! - line[left + k]!);
   }
 }
 
@@ -77,7 +98,8 @@ function takeLargest(sums: Float32Array, classes: number, labels: Int16Array): v
 }
 
 /**
- * Windows along an image: squares of its short side, evenly spread along the long one, each overlapping the next by at least a third.
+ * Windows along an image: squares of its short side, evenly spread along the long one, each overlapping the next by at
+ * least a third.
  */
 export function slidingParts({ width, height }: { width: number; height: number }): Rectangle[] {
   const side = Math.min(width, height);

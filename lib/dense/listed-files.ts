@@ -14,8 +14,16 @@ export interface FileList {
 const mostNamed = 3;
 
 /** @throws LgdError FILE_NOT_FOUND, which counts the missing files and names the first of them; ABORTED */
-export async function checkListed(folder: string, files: readonly string[], { list, option, signal }: FileList): Promise<void> {
-  if (!(await isThere(folder))) throw new LgdError('FILE_NOT_FOUND', `there is no folder ${folder}.`, { option, mend: 'Check the path; it is relative to the current folder' });
+export async function checkListed(
+  folder: string,
+  files: readonly string[],
+  { list, option, signal }: FileList,
+): Promise<void> {
+  if (!(await isThere(folder)))
+    throw new LgdError('FILE_NOT_FOUND', `there is no folder ${folder}.`, {
+      option,
+      mend: 'Check the path; it is relative to the current folder',
+    });
   const entries = new Map<string, ReadonlySet<string> | undefined>();
   const missing: string[] = [];
   for (const file of new Set(files)) {
@@ -29,9 +37,14 @@ export async function checkListed(folder: string, files: readonly string[], { li
   const total = new Set(files).size;
   const named = missing.slice(0, mostNamed).join(', ');
   const more = missing.length > mostNamed ? ` and ${missing.length - mostNamed} more` : '';
-  throw new LgdError('FILE_NOT_FOUND', `${missing.length} of the ${total} files that ${list} names ${missing.length === 1 ? 'is' : 'are'} not in ${folder}: ${named}${more}.`, {
-    option, mend: `Give the folder that the names in ${list} start from, add the files, or take them out of it`,
-  });
+  throw new LgdError(
+    'FILE_NOT_FOUND',
+    `${missing.length} of the ${total} files that ${list} names ${missing.length === 1 ? 'is' : 'are'} not in ${folder}: ${named}${more}.`,
+    {
+      option,
+      mend: `Give the folder that the names in ${list} start from, add the files, or take them out of it`,
+    },
+  );
 }
 
 /** Names in a folder, none where they may not be listed; undefined: there is no such folder. */
@@ -45,5 +58,8 @@ async function entriesOf(folder: string): Promise<ReadonlySet<string> | undefine
 
 /** File systems that know a name in other spellings too are asked. */
 async function isThere(path: string): Promise<boolean> {
-  return stat(path).then(() => true, () => false);
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
 }

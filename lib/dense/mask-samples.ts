@@ -21,30 +21,50 @@ export interface MaskBatch {
 const viewKey = 0x64656e7365766965n;
 
 /** The image and the mask of a pair, undecoded and decoded. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND */
-export async function readPair(set: MaskedImages, index: number): Promise<{ image: Buffer; path: string; classes: Int16Array; width: number; height: number }> {
+export async function readPair(
+  set: MaskedImages,
+  index: number,
+): Promise<{ image: Buffer; path: string; classes: Int16Array; width: number; height: number }> {
   const pair = set.pairs[index]!;
   const [path, maskPath] = [join(set.root, pair.image), join(set.root, pair.mask)];
   const read = async (file: string) => {
     const bytes = await readFile(file).catch(unlessAbsent(file, undefined));
-    if (bytes === undefined) throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}: there is no such file.`, { mend: 'Check the data set' });
+    if (bytes === undefined)
+      throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}: there is no such file.`, {
+        mend: 'Check the data set',
+      });
     return bytes;
   };
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
   const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
   if (mask.width !== width || mask.height !== height) {
-    const { remark, mend } = (await turnedFrom(image, mask)) ?? { remark: '', mend: 'Give each image a mask of its own size' };
-    throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}${remark}.`, { mend });
+    const { remark, mend } = (await turnedFrom(image, mask)) ?? {
+      remark: '',
+      mend: 'Give each image a mask of its own size',
+    };
+    throw new LgdError(
+      'BAD_DATASET',
+      `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}${remark}.`,
+      { mend },
+    );
   }
   return { image, path, classes: classesOf(set, mask.labels, maskPath), width, height };
 }
 
-/** Reads masks until one has a pixel of a class, which is the first unless something is wrong. @throws LgdError BAD_DATASET where none has, and as {@link readPair}; ABORTED */
+/**
+ * Reads masks until one has a pixel of a class, which is the first unless something is wrong. @throws LgdError
+ * BAD_DATASET where none has, and as {@link readPair}; ABORTED
+ */
 export async function checkLabelled(set: MaskedImages, option: string, signal: AbortSignal | undefined): Promise<void> {
   for (let i = 0; i < set.pairs.length; i++) {
     throwIfAborted(signal, 'the search for a class in the masks');
     if ((await readPair(set, i)).classes.some((label) => label >= 0)) return;
   }
-  throw new LgdError('BAD_DATASET', `no pixel has a class: all of the ${set.pairs.length} masks of ${set.root} hold nothing but labels to be ignored.`, { option, mend: 'Give masks whose pixels are numbers of classes' });
+  throw new LgdError(
+    'BAD_DATASET',
+    `no pixel has a class: all of the ${set.pairs.length} masks of ${set.root} hold nothing but labels to be ignored.`,
+    { option, mend: 'Give masks whose pixels are numbers of classes' },
+  );
 }
 
 /** Draws the views of a batch. */
@@ -52,17 +72,31 @@ export async function drawMaskBatch(set: MaskedImages, indices: Int32Array, draw
   const { resolution } = drawing.dense;
   const area = resolution * resolution;
   const labels = new Int32Array(indices.length * area).fill(-1);
-  const pixels = await drawViews(indices, drawing, viewKey, (index) => readPair(set, index), ({ classes, width }, view, place) => {
-    putLabels({ width, labels: classes }, labels.subarray(place * area, (place + 1) * area), view, resolution);
-  });
+  const pixels = await drawViews(
+    indices,
+    drawing,
+    viewKey,
+    (index) => readPair(set, index),
+    ({ classes, width }, view, place) => {
+      putLabels({ width, labels: classes }, labels.subarray(place * area, (place + 1) * area), view, resolution);
+    },
+  );
   let counted = 0;
   for (const label of labels) if (label >= 0) counted++;
   return { pixels, labels, counted };
 }
 
 /** Nearest labels of a view. */
-function putLabels({ width, labels }: { width: number; labels: Int16Array }, into: Int32Array, { part, flip, ...size }: View, resolution: number): void {
-  const columns = Int32Array.from({ length: size.width }, (_, x) => part.x + Math.floor(((flip ? size.width - 1 - x : x) + 0.5) * (part.width / size.width)));
+function putLabels(
+  { width, labels }: { width: number; labels: Int16Array },
+  into: Int32Array,
+  { part, flip, ...size }: View,
+  resolution: number,
+): void {
+  const columns = Int32Array.from(
+    { length: size.width },
+    (_, x) => part.x + Math.floor(((flip ? size.width - 1 - x : x) + 0.5) * (part.width / size.width)),
+  );
   for (let y = 0; y < size.height; y++) {
     const row = (part.y + Math.floor((y + 0.5) * (part.height / size.height))) * width;
     for (let x = 0; x < size.width; x++) into[y * resolution + x] = labels[row + columns[x]!]!;

@@ -1,4 +1,6 @@
-/** A trained network that looks at parts of images, one after the other: what segmentation and detection have in common. */
+/**
+ * A trained network that looks at parts of images, one after the other: what segmentation and detection have in common.
+ */
 import type { Device } from '../device.js';
 import { Lifetime } from '../lifetime.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
@@ -32,8 +34,18 @@ export class DenseNetwork {
   readonly #life: Lifetime;
 
   /** @param owner what its user is, for the message of a late call */
-  constructor(readonly device: Device, private readonly parts: NetworkParts, precision: Precision | undefined, owner: string) {
-    this.#network = new CompiledEncoder(device, parts.graph, { batch: 1, resolution: parts.resolution, precision, training: false });
+  constructor(
+    readonly device: Device,
+    private readonly parts: NetworkParts,
+    precision: Precision | undefined,
+    owner: string,
+  ) {
+    this.#network = new CompiledEncoder(device, parts.graph, {
+      batch: 1,
+      resolution: parts.resolution,
+      precision,
+      training: false,
+    });
     this.#network.load(parts.weights);
     this.#images = this.#network.makeImages();
     this.#life = new Lifetime(owner, 'Load it again');

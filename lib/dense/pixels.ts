@@ -10,7 +10,10 @@ export interface Rectangle {
   height: number;
 }
 
-/** Width and height of an image as viewers show it, its EXIF orientation applied: masks and boxes are of that. @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING */
+/**
+ * Width and height of an image as viewers show it, its EXIF orientation applied: masks and boxes are of that. @throws
+ * LgdError BAD_IMAGE, DEPENDENCY_MISSING
+ */
 export async function imageSize(bytes: Uint8Array, path: string): Promise<{ width: number; height: number }> {
   const sharp = await importSharp();
   try {
@@ -21,18 +24,32 @@ export async function imageSize(bytes: Uint8Array, path: string): Promise<{ widt
   }
 }
 
-/** What to say of an image of another size than what was annotated, if it has that size as it is stored, before its EXIF orientation turns it. */
-export async function turnedFrom(bytes: Uint8Array, annotated: { width: number; height: number }): Promise<{ remark: string; mend: string } | undefined> {
+/**
+ * What to say of an image of another size than what was annotated, if it has that size as it is stored, before its EXIF
+ * orientation turns it.
+ */
+export async function turnedFrom(
+  bytes: Uint8Array,
+  annotated: { width: number; height: number },
+): Promise<{ remark: string; mend: string } | undefined> {
   const { width, height, orientation = 1 } = await (await importSharp())(bytes).metadata();
   if (orientation === 1 || width !== annotated.width || height !== annotated.height) return undefined;
-  return { remark: `, as its EXIF orientation (${orientation}) turns it`, mend: 'Annotate the image as viewers show it, or take the orientation out of its EXIF' };
+  return {
+    remark: `, as its EXIF orientation (${orientation}) turns it`,
+    mend: 'Annotate the image as viewers show it, or take the orientation out of its EXIF',
+  };
 }
 
 /**
  * A part of an image, upright as {@link imageSize} says, at another size, as RGB bytes.
  * @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING
  */
-export async function decodePart(bytes: Uint8Array, { x, y, width, height }: Rectangle, size: { width: number; height: number }, path: string): Promise<Uint8Array> {
+export async function decodePart(
+  bytes: Uint8Array,
+  { x, y, width, height }: Rectangle,
+  size: { width: number; height: number },
+  path: string,
+): Promise<Uint8Array> {
   const sharp = await importSharp();
   try {
     const { data, info } = await sharp(bytes, { failOn: 'error' })
@@ -58,13 +75,27 @@ export interface Input {
   std: ChannelTriple;
 }
 
-/** Decodes what a view shows of an image into one image [3,R,R] of a batch. @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING */
-export async function placeView(bytes: Uint8Array, view: View, into: Float32Array, input: Input, path: string): Promise<void> {
+/**
+ * Decodes what a view shows of an image into one image [3,R,R] of a batch. @throws LgdError BAD_IMAGE,
+ * DEPENDENCY_MISSING
+ */
+export async function placeView(
+  bytes: Uint8Array,
+  view: View,
+  into: Float32Array,
+  input: Input,
+  path: string,
+): Promise<void> {
   putPixels(await decodePart(bytes, view.part, view, path), into, view, input);
 }
 
 /** Normalises RGB bytes into the upper left corner of one image [3,R,R] of a batch; what they do not cover stays. */
-export function putPixels(rgb: Uint8Array, into: Float32Array, { width, height, flip }: Omit<View, 'part'>, { resolution, mean, std }: Input): void {
+export function putPixels(
+  rgb: Uint8Array,
+  into: Float32Array,
+  { width, height, flip }: Omit<View, 'part'>,
+  { resolution, mean, std }: Input,
+): void {
   const plane = resolution * resolution;
   for (let channel = 0; channel < 3; channel++) {
     const [scale, shift] = [1 / (255 * std[channel]!), -mean[channel]! / std[channel]!];
@@ -87,14 +118,25 @@ export interface View {
 }
 
 /**
- * Draws a training view: the image so scaled that its short side is a random multiple of the input's side, of that a random square, mirrored at random.
+ * Draws a training view: the image so scaled that its short side is a random multiple of the input's side, of that a
+ * random square, mirrored at random.
  * @param random uniform numbers in [0, 1): four are taken
  */
-export function drawView(image: { width: number; height: number }, resolution: number, { scaleMin, scaleMax, flipProbability }: { scaleMin: number; scaleMax: number; flipProbability: number }, random: () => number): View {
+export function drawView(
+  image: { width: number; height: number },
+  resolution: number,
+  { scaleMin, scaleMax, flipProbability }: { scaleMin: number; scaleMax: number; flipProbability: number },
+  random: () => number,
+): View {
   const scale = (resolution * (scaleMin + (scaleMax - scaleMin) * random())) / Math.min(image.width, image.height);
   const side = (length: number) => Math.max(1, Math.min(length, Math.round(resolution / scale)));
   const [width, height] = [side(image.width), side(image.height)];
-  const part = { x: Math.floor(random() * (image.width - width + 1)), y: Math.floor(random() * (image.height - height + 1)), width, height };
+  const part = {
+    x: Math.floor(random() * (image.width - width + 1)),
+    y: Math.floor(random() * (image.height - height + 1)),
+    width,
+    height,
+  };
   const drawn = (length: number) => Math.max(1, Math.min(resolution, Math.round(length * scale)));
   return { part, width: drawn(width), height: drawn(height), flip: random() < flipProbability };
 }

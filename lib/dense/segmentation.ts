@@ -22,16 +22,27 @@ export type SegmentationEvent = DenseTrainingEvent<SegmentationScore, { layout: 
 
 /** What {@link trainSegmentation} trains, and where to. */
 export interface SegmentationTraining {
-  /** The student whose distilled weights the backbone starts from: a run folder, a checkpoint folder or a student's file. */
+  /**
+   * The student whose distilled weights the backbone starts from: a run folder, a checkpoint folder or a student's
+   * file.
+   */
   student: string;
   /** Folder for the network: model.safetensors (the best), last.safetensors, metrics.jsonl, config.json. */
   output: string;
-  /** Group `dense`, `device`, `threads`, `seed`, `names`, `overwrite`, `train.precision`, `log.everySteps`, `log.stallMinutes`. */
+  /**
+   * Group `dense`, `device`, `threads`, `seed`, `names`, `overwrite`, `train.precision`, `log.everySteps`,
+   * `log.stallMinutes`.
+   */
   config: ConfigInput;
   signal?: AbortSignal | undefined;
 }
 
-const trainingOptions = { student: 'needed', output: 'needed', config: 'needed', signal: 'optional' } satisfies OptionTable<SegmentationTraining>;
+const trainingOptions = {
+  student: 'needed',
+  output: 'needed',
+  config: 'needed',
+  signal: 'optional',
+} satisfies OptionTable<SegmentationTraining>;
 
 interface Sets {
   train: MaskedImages;
@@ -40,8 +51,10 @@ interface Sets {
 }
 
 /**
- * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
- * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
+ * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. Whatever ends it early,
+ * the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
+ * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE,
+ *   ABORTED, and those of the device
  */
 export async function* trainSegmentation(options: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
   checkOptions(options, 'trainSegmentation()', trainingOptions);
@@ -53,37 +66,85 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
   const student = await readStart(path);
   const { train, evaluation } = await openSets(config, signal);
   const { architecture, widthMultiplier, mean, std } = student.info;
-  const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: dense.head, outputStride: dense.outputStride, resolution: dense.resolution, mean, std, names: train.names };
+  const info: Omit<DenseInfo, 'step'> = {
+    task: 'segmentation',
+    architecture,
+    widthMultiplier,
+    head: dense.head,
+    outputStride: dense.outputStride,
+    resolution: dense.resolution,
+    mean,
+    std,
+    names: train.names,
+  };
   const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
   const images = train.pairs.length;
-  yield* trainDense<MaskBatch, number, SegmentationScore, SegmentationEvent>({
-    info, graph, student, images,
-    draw: (places, first) => drawMaskBatch(train, places, { dense, seed, first, mean, std }),
-    openLoss: (device) => new PixelLoss(device, dense.batchSize * dense.resolution ** 2),
-    score: evaluation && (async (state, device, options) => {
-      using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
-      return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, ...options });
-    }),
-    rank: ({ meanIou }) => meanIou ?? 0,
-    tell: (event) => {
-      if (event.type === 'start') return { ...event, images, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, layout: train.layout };
-      if (event.type !== 'step') return event;
-      const { losses: loss, ...rest } = event;
-      return { ...rest, loss };
+  yield* trainDense<MaskBatch, number, SegmentationScore, SegmentationEvent>(
+    {
+      info,
+      graph,
+      student,
+      images,
+      draw: (places, first) => drawMaskBatch(train, places, { dense, seed, first, mean, std }),
+      openLoss: (device) => new PixelLoss(device, dense.batchSize * dense.resolution ** 2),
+      score:
+        evaluation &&
+        (async (state, device, options) => {
+          using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
+          return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, ...options });
+        }),
+      rank: ({ meanIou }) => meanIou ?? 0,
+      tell: (event) => {
+        if (event.type === 'start')
+          return {
+            ...event,
+            images,
+            evaluationImages: evaluation?.pairs.length ?? 0,
+            classes: train.names.length,
+            layout: train.layout,
+          };
+        if (event.type !== 'step') return event;
+        const { losses: loss, ...rest } = event;
+        return { ...rest, loss };
+      },
     },
-  }, output, config, signal);
+    output,
+    config,
+    signal,
+  );
 }
 
 async function openSets(config: Config, signal: AbortSignal | undefined): Promise<Sets> {
   const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
-  if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to train on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
+  if (data === undefined)
+    throw new LgdError('BAD_CONFIG', 'is needed to train on.', {
+      option: 'dense.data',
+      mend: 'Give a folder of images and masks',
+    });
   const names = config.names;
-  const train = await openMasks(data, { layout, split, names, signal, option: 'dense.data', splitOption: 'dense.split' });
+  const train = await openMasks(data, {
+    layout,
+    split,
+    names,
+    signal,
+    option: 'dense.data',
+    splitOption: 'dense.split',
+  });
   await checkLabelled(train, 'dense.data', signal);
   if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
-  const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal, ...evaluationPlaces(config) });
+  const evaluation = await openMasks(evaluationData ?? data, {
+    layout,
+    split: evaluationSplit,
+    names,
+    signal,
+    ...evaluationPlaces(config),
+  });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
-    throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', { option: 'dense.evaluationData', found: evaluation.names.slice(0, 5), mend: 'Give both the same classes.txt' });
+    throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', {
+      option: 'dense.evaluationData',
+      found: evaluation.names.slice(0, 5),
+      mend: 'Give both the same classes.txt',
+    });
   }
   await checkLabelled(evaluation, evaluationPlaces(config).option, signal);
   return { train, evaluation };
@@ -93,7 +154,10 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
 class PixelLoss implements DenseLoss<MaskBatch, number> {
   readonly #results: TensorHandle;
 
-  constructor(readonly device: Device, pixels: number) {
+  constructor(
+    readonly device: Device,
+    pixels: number,
+  ) {
     this.#results = device.addon.makeTensor(device.handle, [pixels, 3]);
   }
 
@@ -106,7 +170,10 @@ class PixelLoss implements DenseLoss<MaskBatch, number> {
     const results = await this.device.addon.readTensor(this.#results);
     let sum = 0;
     for (let i = 0; i < results.length; i += 3) sum += results[i]!;
-    if (!Number.isFinite(sum)) throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, { mend: 'Lower dense.learningRate' });
+    if (!Number.isFinite(sum))
+      throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, {
+        mend: 'Lower dense.learningRate',
+      });
     return sum / Math.max(1, counted);
   }
 
@@ -123,8 +190,15 @@ export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
 
 export const scoreOptions = { ...lookOptions, onProgress: 'optional' } satisfies OptionTable<ScoreOptions>;
 
-/** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, NON_FINITE, ABORTED */
-export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { onProgress, ...options }: ScoreOptions = {}): Promise<SegmentationScore> {
+/**
+ * Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET,
+ * NON_FINITE, ABORTED
+ */
+export async function scoreSegmenter(
+  segmenter: Segmenter,
+  set: MaskedImages,
+  { onProgress, ...options }: ScoreOptions = {},
+): Promise<SegmentationScore> {
   const confusion = new ConfusionCounts(set.names);
   const total = set.pairs.length;
   let ahead = readPair(set, 0);
@@ -145,15 +219,23 @@ export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { 
 export interface SegmentationEvaluationOptions extends ScoreOptions {
   /** The folder or file that training wrote. */
   model: string;
-  /** `dense.evaluationData` or `dense.data`, `dense.evaluationSplit`, `dense.layout`, `dense.inference`, `names`, `device`, `threads`, `train.precision`. */
+  /**
+   * `dense.evaluationData` or `dense.data`, `dense.evaluationSplit`, `dense.layout`, `dense.inference`, `names`,
+   * `device`, `threads`, `train.precision`.
+   */
   config: ConfigInput;
 }
 
-const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions } satisfies OptionTable<SegmentationEvaluationOptions>;
+const evaluationOptions = {
+  model: 'needed',
+  config: 'needed',
+  ...scoreOptions,
+} satisfies OptionTable<SegmentationEvaluationOptions>;
 
 /**
  * Scores a trained network on images with masks.
- * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG,
+ *   FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
  */
 export async function evaluateSegmentation(given: SegmentationEvaluationOptions): Promise<SegmentationScore> {
   checkOptions(given, 'evaluateSegmentation()', evaluationOptions);
@@ -163,7 +245,12 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
   const { info } = await readDense(model, 'segmentation');
   const set = await openEvaluation(config, { fallbackNames: info.names, signal: options.signal });
   if (set.names.join('\n') !== info.names.join('\n')) {
-    throw new LgdError('CLASS_MISMATCH', `the network knows ${info.names.length} classes, and the folder has others.`, { option: 'dense.evaluationData', found: set.names.slice(0, 5), allowed: info.names.slice(0, 5).join(', '), mend: 'Evaluate on a folder of the same classes' });
+    throw new LgdError('CLASS_MISMATCH', `the network knows ${info.names.length} classes, and the folder has others.`, {
+      option: 'dense.evaluationData',
+      found: set.names.slice(0, 5),
+      allowed: info.names.slice(0, 5).join(', '),
+      mend: 'Evaluate on a folder of the same classes',
+    });
   }
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   using segmenter = await Segmenter.load(model, { device, precision: precisionOf(config) });
@@ -171,22 +258,42 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
 }
 
 /** The images with masks that a configuration evaluates on. @throws LgdError BAD_CONFIG, and as openMaskFolder */
-export async function openEvaluation(config: Config, options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>): Promise<MaskedImages> {
+export async function openEvaluation(
+  config: Config,
+  options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>,
+): Promise<MaskedImages> {
   const { dense, names } = config;
   const data = dense.evaluationData ?? dense.data;
-  if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
-  return openMasks(data, { layout: dense.layout, split: dense.evaluationSplit, names, ...evaluationPlaces(config), ...options });
+  if (data === undefined)
+    throw new LgdError('BAD_CONFIG', 'is needed to evaluate on.', {
+      option: 'dense.data',
+      mend: 'Give a folder of images and masks',
+    });
+  return openMasks(data, {
+    layout: dense.layout,
+    split: dense.evaluationSplit,
+    names,
+    ...evaluationPlaces(config),
+    ...options,
+  });
 }
 
 /** The options that say what is evaluated on. */
 function evaluationPlaces({ dense }: Config): Pick<MaskFolderOptions, 'option' | 'splitOption'> {
-  return { option: dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData', splitOption: 'dense.evaluationSplit' };
+  return {
+    option: dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData',
+    splitOption: 'dense.evaluationSplit',
+  };
 }
 
 /** As openMaskFolder; of VOC, whose folders hold more than a split, a list names the files. */
 async function openMasks(root: string, options: MaskFolderOptions): Promise<MaskedImages> {
   const set = await openMaskFolder(root, options);
   const files = set.layout === 'voc' ? set.pairs.flatMap(({ image, mask }) => [image, mask]) : [];
-  await checkListed(root, files, { list: `ImageSets/Segmentation/${options.split}.txt`, option: options.option, signal: options.signal });
+  await checkListed(root, files, {
+    list: `ImageSets/Segmentation/${options.split}.txt`,
+    option: options.option,
+    signal: options.signal,
+  });
   return set;
 }

@@ -19,7 +19,10 @@ import { checkInput } from './trainer.js';
 
 /** How an image is looked at. */
 export interface SegmentOptions {
-  /** whole (default): the image at once, so scaled that it fits the input; sliding: squares of its short side along its long one. */
+  /**
+   * whole (default): the image at once, so scaled that it fits the input; sliding: squares of its short side along its
+   * long one.
+   */
   inference?: 'whole' | 'sliding';
   /** Names the image in errors. */
   path?: string;
@@ -27,16 +30,24 @@ export interface SegmentOptions {
 }
 
 /** Those of them that are not about one image alone. */
-export const lookOptions = { inference: 'optional', signal: 'optional' } satisfies OptionTable<Omit<SegmentOptions, 'path'>>;
+export const lookOptions = { inference: 'optional', signal: 'optional' } satisfies OptionTable<
+  Omit<SegmentOptions, 'path'>
+>;
 const segmentOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<SegmentOptions>;
 
 /** @throws LgdError BAD_OPTION for a way to look that there is not, which would be taken for another */
 export function checkLook({ inference }: Pick<SegmentOptions, 'inference'>): void {
   if (inference === undefined || inference === 'whole' || inference === 'sliding') return;
-  throw new LgdError('BAD_OPTION', 'there is no such inference.', { option: 'inference', found: inference, allowed: 'whole, sliding' });
+  throw new LgdError('BAD_OPTION', 'there is no such inference.', {
+    option: 'inference',
+    found: inference,
+    allowed: 'whole, sliding',
+  });
 }
 
-const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<Parameters<typeof Segmenter.load>[1]>;
+const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<
+  Parameters<typeof Segmenter.load>[1]
+>;
 
 /** The class of each pixel. */
 export interface Segmentation {
@@ -59,12 +70,19 @@ export class Segmenter implements Disposable {
   readonly #bank: Float32Array | undefined;
   readonly #network: DenseNetwork;
 
-  private constructor(readonly device: Device, parts: Parts, precision: Precision | undefined) {
+  private constructor(
+    readonly device: Device,
+    parts: Parts,
+    precision: Precision | undefined,
+  ) {
     [this.names, this.resolution, this.#bank] = [parts.names, parts.resolution, parts.bank];
     this.#network = new DenseNetwork(device, parts, precision, 'the segmenter');
   }
 
-  /** The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
+  /**
+   * The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND,
+   * BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
+   */
   static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Segmenter> {
     checkOptions(options, 'Segmenter.load()', placeOptions);
     const { info, weights } = await readDense(path, 'segmentation');
@@ -72,33 +90,65 @@ export class Segmenter implements Disposable {
   }
 
   /** A network from its weights. @throws LgdError BAD_OPTION, BAD_MODEL, OUT_OF_MEMORY */
-  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, options: { device: Device; precision?: Precision }): Segmenter {
+  static fromWeights(
+    info: Omit<DenseInfo, 'task' | 'step'>,
+    weights: WeightRecord,
+    options: { device: Device; precision?: Precision },
+  ): Segmenter {
     checkOptions(options, 'Segmenter.fromWeights()', placeOptions);
     const { device, precision } = options;
     const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: info.names.length, enlarge: false });
-    const held = Object.fromEntries(graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])));
+    const held = Object.fromEntries(
+      graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])),
+    );
     return new Segmenter(device, { graph, weights: held, ...info }, precision);
   }
 
   /**
-   * A student as it is: the projection head, with which its graph must come, at every position of its last map, and of the bank's names the one whose text is nearest.
-   * `resolution` is the side of the input in pixels, a multiple of 32.
+   * A student as it is: the projection head, with which its graph must come, at every position of its last map, and of
+   * the bank's names the one whose text is nearest. `resolution` is the side of the input in pixels, a multiple of 32.
    * @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (a bank of another size), OUT_OF_MEMORY
    */
-  static zeroShot(student: { graph: GraphSpec; weights: Readonly<WeightRecord>; info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'> }, bank: TextualSemanticsBank, options: { device: Device; outputStride: number; resolution: number; precision?: Precision }): Segmenter {
+  static zeroShot(
+    student: {
+      graph: GraphSpec;
+      weights: Readonly<WeightRecord>;
+      info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'>;
+    },
+    bank: TextualSemanticsBank,
+    options: { device: Device; outputStride: number; resolution: number; precision?: Precision },
+  ): Segmenter {
     checkOptions(options, 'Segmenter.zeroShot()', { ...placeOptions, outputStride: 'needed', resolution: 'needed' });
     const { device, outputStride, resolution, precision } = options;
     checkGiven(student, 'Segmenter.zeroShot()', 'graph, weights, info');
     checkArgument('tsb', bank, 'bank');
     checkInput({ outputStride, resolution });
     const { mean, std, embeddingSize } = student.info;
-    if (bank.embeddingSize !== embeddingSize) throw new LgdError('BAD_SHAPE', `the bank's embeddings have ${bank.embeddingSize} values, the student's ${embeddingSize}.`, { option: 'bank', mend: 'Give the bank that the student was trained with' });
+    if (bank.embeddingSize !== embeddingSize)
+      throw new LgdError(
+        'BAD_SHAPE',
+        `the bank's embeddings have ${bank.embeddingSize} values, the student's ${embeddingSize}.`,
+        { option: 'bank', mend: 'Give the bank that the student was trained with' },
+      );
     const graph = denseProjectionGraph(student.graph, outputStride);
-    return new Segmenter(device, { graph, weights: denseProjectionWeights(graph, student.weights), names: bank.names, resolution, mean, std, bank: bank.data }, precision);
+    return new Segmenter(
+      device,
+      {
+        graph,
+        weights: denseProjectionWeights(graph, student.weights),
+        names: bank.names,
+        resolution,
+        mean,
+        std,
+        bank: bank.data,
+      },
+      precision,
+    );
   }
 
   /**
-   * @param bytes an image in any format that sharp reads; EXIF orientation is applied, and the size is that of the image so turned
+   * @param bytes an image in any format that sharp reads; EXIF orientation is applied, and the size is that of the
+   *   image so turned
    * @throws LgdError BAD_OPTION, BAD_IMAGE, NON_FINITE, DISPOSED, ABORTED
    */
   async segment(bytes: Uint8Array, options: SegmentOptions = {}): Promise<Segmentation> {
@@ -117,11 +167,25 @@ export class Segmenter implements Disposable {
     return { ...size, labels: await labelMap(windows, { ...size, classes: this.names.length }, signal) };
   }
 
-  async #look(bytes: Uint8Array, part: Rectangle, path: string, signal: AbortSignal | undefined): Promise<ScoredWindow> {
+  async #look(
+    bytes: Uint8Array,
+    part: Rectangle,
+    path: string,
+    signal: AbortSignal | undefined,
+  ): Promise<ScoredWindow> {
     const { output, width, height } = await this.#network.look(bytes, part, path);
     const [rows, columns] = this.#network.outputSize;
-    const scores = this.#bank === undefined ? output : await similarities(output, this.#bank, this.names.length, signal);
-    return { part, scaleX: width / part.width, scaleY: height / part.height, stride: this.resolution / rows, rows, columns, scores };
+    const scores =
+      this.#bank === undefined ? output : await similarities(output, this.#bank, this.names.length, signal);
+    return {
+      part,
+      scaleX: width / part.width,
+      scaleY: height / part.height,
+      stride: this.resolution / rows,
+      rows,
+      columns,
+      scores,
+    };
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */
@@ -138,7 +202,12 @@ export class Segmenter implements Disposable {
 const valuesAtOnce = 2 ** 22;
 
 /** Cosines of embeddings [P,D] with unit rows [K,D]: [P,K]. */
-async function similarities(embeddings: Float32Array, bank: Float32Array, classes: number, signal: AbortSignal | undefined): Promise<Float32Array> {
+async function similarities(
+  embeddings: Float32Array,
+  bank: Float32Array,
+  classes: number,
+  signal: AbortSignal | undefined,
+): Promise<Float32Array> {
   const dimension = bank.length / classes;
   const scores = new Float32Array((embeddings.length / dimension) * classes);
   let done = 0;

@@ -17,8 +17,14 @@ export interface StartStudent {
 /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL as readStudent */
 export async function readStart(path: string): Promise<StartStudent> {
   const file = await findStudentFile(path);
-  const content = await readStudent(await realpath(file).catch(() => file)); // a link that has moved since is for readStudent to tell of
+  // a link that has moved since is for readStudent to tell of
+  const content = await readStudent(await realpath(file).catch(() => file));
   const { file: found, info } = content;
-  if (info.graph !== undefined) throw new LgdError('BAD_MODEL', `the network in ${found}, ${info.architecture}, is one of your own, whose stages nobody knows here.`, { option: 'student', mend: 'Start from a student of this package' });
+  if (info.graph !== undefined)
+    throw new LgdError(
+      'BAD_MODEL',
+      `the network in ${found}, ${info.architecture}, is one of your own, whose stages nobody knows here.`,
+      { option: 'student', mend: 'Start from a student of this package' },
+    );
   return { ...content, sha256: await hashIfReadable(content.file) };
 }

@@ -21,10 +21,22 @@ export function denseRate(step: number, steps: number, peak: number): number {
   return peak * Math.min(1, (step + 1) / warmup) * (1 - step / steps) ** power;
 }
 
-/** Steps of a schedule: whole epochs, or dense.maxSteps. @throws LgdError BAD_DATASET where the images do not make a batch */
-export function denseSteps({ epochs, maxSteps, batchSize }: DenseConfig, images: number): { steps: number; perEpoch: number } {
+/**
+ * Steps of a schedule: whole epochs, or dense.maxSteps. @throws LgdError BAD_DATASET where the images do not make a
+ * batch
+ */
+export function denseSteps(
+  { epochs, maxSteps, batchSize }: DenseConfig,
+  images: number,
+): { steps: number; perEpoch: number } {
   const perEpoch = Math.floor(images / batchSize);
-  if (perEpoch === 0) throw new LgdError('BAD_DATASET', `${images} images do not make a batch of ${batchSize}.`, { option: 'dense.batchSize', found: batchSize, allowed: `1 to ${images}`, mend: 'Lower dense.batchSize' });
+  if (perEpoch === 0)
+    throw new LgdError('BAD_DATASET', `${images} images do not make a batch of ${batchSize}.`, {
+      option: 'dense.batchSize',
+      found: batchSize,
+      allowed: `1 to ${images}`,
+      mend: 'Lower dense.batchSize',
+    });
   return { steps: maxSteps ?? epochs * perEpoch, perEpoch };
 }
 
@@ -32,17 +44,42 @@ export function denseSteps({ epochs, maxSteps, batchSize }: DenseConfig, images:
 export function checkDense(dense: DenseConfig): void {
   checkInput(dense, 'dense.');
   const { scaleMin, scaleMax } = dense;
-  if (scaleMin > scaleMax) throw new LgdError('BAD_CONFIG', 'is greater than dense.scaleMax.', { option: 'dense.scaleMin', found: scaleMin, allowed: `a number to ${scaleMax}`, mend: 'Lower dense.scaleMin or raise dense.scaleMax' });
+  if (scaleMin > scaleMax)
+    throw new LgdError('BAD_CONFIG', 'is greater than dense.scaleMax.', {
+      option: 'dense.scaleMin',
+      found: scaleMin,
+      allowed: `a number to ${scaleMax}`,
+      mend: 'Lower dense.scaleMin or raise dense.scaleMax',
+    });
 }
 
 /** @param group what stands before the names of the options @throws LgdError BAD_OPTION */
-export function checkInput({ resolution, outputStride }: Pick<DenseConfig, 'resolution' | 'outputStride'>, group = ''): void {
-  if (!(resolution > 0 && resolution % 32 === 0)) throw new LgdError('BAD_OPTION', 'the input must be a whole number of positions wide.', { option: `${group}resolution`, found: resolution, allowed: 'a multiple of 32', mend: `Take ${32 * Math.max(1, Math.round(resolution / 32) || 1)}` });
-  if (![8, 16, 32].includes(outputStride)) throw new LgdError('BAD_OPTION', 'no such output stride.', { option: `${group}outputStride`, found: outputStride, allowed: '8, 16 or 32' });
+export function checkInput(
+  { resolution, outputStride }: Pick<DenseConfig, 'resolution' | 'outputStride'>,
+  group = '',
+): void {
+  if (!(resolution > 0 && resolution % 32 === 0))
+    throw new LgdError('BAD_OPTION', 'the input must be a whole number of positions wide.', {
+      option: `${group}resolution`,
+      found: resolution,
+      allowed: 'a multiple of 32',
+      mend: `Take ${32 * Math.max(1, Math.round(resolution / 32) || 1)}`,
+    });
+  if (![8, 16, 32].includes(outputStride))
+    throw new LgdError('BAD_OPTION', 'no such output stride.', {
+      option: `${group}outputStride`,
+      found: outputStride,
+      allowed: '8, 16 or 32',
+    });
 }
 
 /** Start values of a dense network: the student's where it has them, else drawn from the seed. */
-export async function startWeights(graph: GraphSpec, student: Readonly<WeightRecord>, seed: number, signal: AbortSignal | undefined): Promise<WeightRecord> {
+export async function startWeights(
+  graph: GraphSpec,
+  student: Readonly<WeightRecord>,
+  seed: number,
+  signal: AbortSignal | undefined,
+): Promise<WeightRecord> {
   return { ...(await initialWeightsInTurns(graph, seed, signal)), ...weightsOf(graph, student) };
 }
 
@@ -54,13 +91,30 @@ export class DenseTrainer implements Disposable {
   readonly #step: StepHandle;
 
   /** @throws LgdError BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
-  constructor(readonly device: Device, graph: GraphSpec, weights: Readonly<WeightRecord>, { batch, resolution, precision, momentum }: { batch: number; resolution: number; precision: Precision | undefined; momentum: number }) {
+  constructor(
+    readonly device: Device,
+    graph: GraphSpec,
+    weights: Readonly<WeightRecord>,
+    {
+      batch,
+      resolution,
+      precision,
+      momentum,
+    }: { batch: number; resolution: number; precision: Precision | undefined; momentum: number },
+  ) {
     const { addon, handle } = device;
-    this.network = compileBatch('dense.batchSize', batch, () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimiser: { name: 'sgd', momentum } }));
+    this.network = compileBatch(
+      'dense.batchSize',
+      batch,
+      () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimiser: { name: 'sgd', momentum } }),
+    );
     this.network.load(weights);
     this.#images = this.network.makeImages();
     const { outputs } = this.network.info;
-    const [rows, columns] = outputs.length === 1 ? [batch * outputs[0]![0]! * outputs[0]![1]!, outputs[0]![2]!] : [1, batch * this.network.info.outputSize];
+    const [rows, columns] =
+      outputs.length === 1
+        ? [batch * outputs[0]![0]! * outputs[0]![1]!, outputs[0]![2]!]
+        : [1, batch * this.network.info.outputSize];
     this.dOutput = addon.makeTensor(handle, [rows, columns]);
     this.#step = addon.makeStep(handle);
   }
@@ -70,7 +124,16 @@ export class DenseTrainer implements Disposable {
    * @param pixels [B,3,R,R], normalised
    * @param queueLoss queues what writes dOutput from the network's output
    */
-  queueStep(pixels: Float32Array, queueLoss: (output: TensorHandle, dOutput: TensorHandle) => void, { step, seed, learningRate, weightDecay }: { step: number; seed: number; learningRate: number; weightDecay: number }): void {
+  queueStep(
+    pixels: Float32Array,
+    queueLoss: (output: TensorHandle, dOutput: TensorHandle) => void,
+    {
+      step,
+      seed,
+      learningRate,
+      weightDecay,
+    }: { step: number; seed: number; learningRate: number; weightDecay: number },
+  ): void {
     const { addon } = this.device;
     addon.writeImages(this.#images, pixels);
     addon.beginStep(this.#step);

@@ -1,4 +1,7 @@
-/** The loop of a dense network's training: steps, evaluations, and what is kept of them. What is read, lost and scored is the task's. */
+/**
+ * The loop of a dense network's training: steps, evaluations, and what is kept of them. What is read, lost and scored
+ * is the task's.
+ */
 import type { Config } from '../config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -53,11 +56,24 @@ export type DenseTrainingEvent<Score, Start = object, Step = object> =
   | ({ type: 'step'; step: number; loss: number; learningRate: number; seconds: number } & Step)
   | WaitingEvent
   | { type: 'evaluation'; step: number; score: Score; best: boolean }
-  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
-  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
+  /**
+   * The score is that of the best network, which model.safetensors holds, and of its step; of equals the first.
+   * undefined: nothing was evaluated.
+   */
+  | {
+      type: 'done';
+      step: number;
+      seconds: number;
+      folder: string;
+      score: Score | undefined;
+      bestStep: number | undefined;
+    };
 
 /** What draws the batches, one step after the other. */
-function drawing<Batch extends { pixels: Float32Array }>(task: Pick<TrainedTask<Batch, unknown, unknown, object>, 'images' | 'draw'>, { dense: { batchSize }, seed }: Config): (step: number) => Promise<Batch> {
+function drawing<Batch extends { pixels: Float32Array }>(
+  task: Pick<TrainedTask<Batch, unknown, unknown, object>, 'images' | 'draw'>,
+  { dense: { batchSize }, seed }: Config,
+): (step: number) => Promise<Batch> {
   const sampler = new ShuffledSampler({ count: task.images, batchSize, seed });
   return (step) => {
     const batch = task.draw(sampler.next().indices, step * batchSize);
@@ -67,19 +83,28 @@ function drawing<Batch extends { pixels: Float32Array }>(task: Pick<TrainedTask<
 }
 
 /**
- * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more or its last step may not be whole.
- * An earlier run in the folder stays until there is a first batch.
+ * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the
+ * network as it is stays in last.safetensors, unless its numbers are no numbers any more or its last step may not be
+ * whole. An earlier run in the folder stays until there is a first batch.
  * @throws LgdError BAD_CONFIG, BAD_DATASET, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the task and the device
  */
 export async function* trainDense<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object>(
-  task: TrainedTask<Batch, Losses, Score, Event>, output: string, config: Config, signal: AbortSignal | undefined,
+  task: TrainedTask<Batch, Losses, Score, Event>,
+  output: string,
+  config: Config,
+  signal: AbortSignal | undefined,
 ): AsyncGenerator<Event, void> {
   const { dense, seed, log } = config;
   const { info, graph, student } = task;
   const { steps, perEpoch } = denseSteps(dense, task.images);
   await using folder = await DenseFolder.open(output, { overwrite: config.overwrite, student: student.file });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  using trainer = new DenseTrainer(device, graph, await startWeights(graph, student.weights, seed, signal), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config), momentum: dense.momentum });
+  using trainer = new DenseTrainer(device, graph, await startWeights(graph, student.weights, seed, signal), {
+    batch: dense.batchSize,
+    resolution: dense.resolution,
+    precision: precisionOf(config),
+    momentum: dense.momentum,
+  });
   using loss = task.openLoss(device);
   yield task.tell({ type: 'start', totalSteps: steps });
   const draw = drawing(task, config);
@@ -97,7 +122,8 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     await folder.save({ ...info, step }, state);
     return state;
   };
-  const patiently = <Value>(promise: Promise<Value>, what: WaitedFor, done = step, lastSign?: () => number) => waitingEvents(promise, what, { step: done, minutes: log.stallMinutes, lastSign }, task.tell);
+  const patiently = <Value>(promise: Promise<Value>, what: WaitedFor, done = step, lastSign?: () => number) =>
+    waitingEvents(promise, what, { step: done, minutes: log.stallMinutes, lastSign }, task.tell);
   let ahead = draw(0);
   yield* patiently(orAborted(ahead, 'the training', signal), 'images');
   throwIfAborted(signal, 'the training');
@@ -108,7 +134,12 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       const batch = yield* patiently(orAborted(ahead, 'the training', signal), 'images');
       if (step + 1 < steps) ahead = draw(step + 1);
       const learningRate = denseRate(step, steps, dense.learningRate);
-      trainer.queueStep(batch.pixels, (result, dResult) => loss.queue(result, dResult, batch), { step, seed, learningRate, weightDecay: dense.weightDecay });
+      trainer.queueStep(batch.pixels, (result, dResult) => loss.queue(result, dResult, batch), {
+        step,
+        seed,
+        learningRate,
+        weightDecay: dense.weightDecay,
+      });
       step++;
       const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
       const isTold = step === steps || step % log.everySteps === 0;
@@ -117,24 +148,33 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
         whole = step;
         continue;
       }
-      const losses = yield* patiently(loss.read(batch, step), 'device', step - 1); // also where nobody is told: a network that diverged is neither scored nor kept
+      // also where nobody is told: a network that diverged is neither scored nor kept
+      const losses = yield* patiently(loss.read(batch, step), 'device', step - 1);
       whole = step;
       if (isTold) yield await logged({ type: 'step', step, losses, learningRate, seconds: seconds() });
       if (!isDue) continue;
       const state = await keep();
       const { score: evaluate } = task;
       if (evaluate === undefined) continue;
-      const score = yield* watched((options) => evaluate(state, device, options), signal, (scored, lastSign) => patiently(scored, 'evaluation', step, lastSign));
+      const score = yield* watched(
+        (options) => evaluate(state, device, options),
+        signal,
+        (scored, lastSign) => patiently(scored, 'evaluation', step, lastSign),
+      );
       const isBest = await folder.rank({ ...info, step }, state, task.rank(score));
       if (isBest) best = { step, score };
       yield await logged({ type: 'evaluation', step, score, best: isBest });
     }
   } catch (error) {
     const isAborted = error instanceof LgdError && error.code === 'ABORTED';
-    if (whole === step && step > folder.savedStep && !isOfTheNumbers(error)) await keep().catch((fault: unknown) => { if (isAborted) throw fault; });
+    if (whole === step && step > folder.savedStep && !isOfTheNumbers(error))
+      await keep().catch((fault: unknown) => {
+        if (isAborted) throw fault;
+      });
     throw error;
   } finally {
-    await device.synchronize().catch(() => undefined); // nothing of this training stays queued, where a caller left it in the middle of a wait
+    // nothing of this training stays queued, where a caller left it in the middle of a wait
+    await device.synchronize().catch(() => undefined);
   }
   yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score: best?.score, bestStep: best?.step });
 }

@@ -29,17 +29,29 @@ interface ImageToDraw {
  * @returns [B,3,R,R], normalised
  */
 export async function drawViews<Image extends ImageToDraw>(
-  indices: Int32Array, { dense, seed, first, mean, std }: Drawing, key: bigint, read: (index: number) => Promise<Image>, keep: (image: Image, view: View, place: number) => void,
+  indices: Int32Array,
+  { dense, seed, first, mean, std }: Drawing,
+  key: bigint,
+  read: (index: number) => Promise<Image>,
+  keep: (image: Image, view: View, place: number) => void,
 ): Promise<Float32Array> {
   const { resolution } = dense;
   const values = 3 * resolution * resolution;
   const pixels = new Float32Array(indices.length * values);
-  await Promise.all(Array.from(indices, async (index, place) => {
-    const image = await read(index);
-    const stream = new PhiloxStream(BigInt(seed) ^ key, BigInt(first + place));
-    const view = drawView(image, resolution, dense, () => stream.next());
-    await placeView(image.image, view, pixels.subarray(place * values, (place + 1) * values), { resolution, mean, std }, image.path);
-    keep(image, view, place);
-  }));
+  await Promise.all(
+    Array.from(indices, async (index, place) => {
+      const image = await read(index);
+      const stream = new PhiloxStream(BigInt(seed) ^ key, BigInt(first + place));
+      const view = drawView(image, resolution, dense, () => stream.next());
+      await placeView(
+        image.image,
+        view,
+        pixels.subarray(place * values, (place + 1) * values),
+        { resolution, mean, std },
+        image.path,
+      );
+      keep(image, view, place);
+    }),
+  );
   return pixels;
 }

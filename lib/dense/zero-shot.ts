@@ -1,4 +1,7 @@
-/** Segmentation without training for it: each position of a student's last map through its projection head, and of the text bank the nearest name. */
+/**
+ * Segmentation without training for it: each position of a student's last map through its projection head, and of the
+ * text bank the nearest name.
+ */
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import { parseConfig, type ConfigInput } from '../config.js';
@@ -16,15 +19,23 @@ import { checkDense } from './trainer.js';
 export interface ZeroShotSegmentationOptions extends ScoreOptions {
   /** A run folder, a checkpoint folder or a student's file, with its projection head. */
   student: string;
-  /** As for {@link evaluateSegmentation}; text embeddings of the classes come from `bank` or the student's own bank where they are in it, else from `textEncoder`. */
+  /**
+   * As for {@link evaluateSegmentation}; text embeddings of the classes come from `bank` or the student's own bank
+   * where they are in it, else from `textEncoder`.
+   */
   config: ConfigInput;
 }
 
-const zeroShotOptions = { student: 'needed', config: 'needed', ...scoreOptions } satisfies OptionTable<ZeroShotSegmentationOptions>;
+const zeroShotOptions = {
+  student: 'needed',
+  config: 'needed',
+  ...scoreOptions,
+} satisfies OptionTable<ZeroShotSegmentationOptions>;
 
 /**
  * Scores a student that never saw a mask: a baseline for trained heads.
- * @throws LgdError BAD_CONFIG (no text embeddings of the classes), BAD_MODEL, BAD_BANK, and as {@link evaluateSegmentation}
+ * @throws LgdError BAD_CONFIG (no text embeddings of the classes), BAD_MODEL, BAD_BANK, and as
+ *   {@link evaluateSegmentation}
  */
 export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOptions): Promise<SegmentationScore> {
   checkOptions(given, 'evaluateZeroShotSegmentation()', zeroShotOptions);
@@ -36,12 +47,25 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
   const { file, info, weights } = await readStudent(path);
   const set = await openEvaluation(config, { signal: options.signal });
   const known = await withBank({ ...config, names: undefined }, file, info);
-  const banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, { signal: options.signal });
+  const banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, {
+    signal: options.signal,
+  });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   try {
     const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
-    const graph = info.graph ?? studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false });
-    using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, { device, outputStride: dense.outputStride, resolution: dense.resolution, precision: precisionOf(config) });
+    const graph =
+      info.graph ??
+      studentGraph(info.architecture, {
+        embeddingSize: info.embeddingSize,
+        widthMultiplier: info.widthMultiplier,
+        dropping: false,
+      });
+    using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, {
+      device,
+      outputStride: dense.outputStride,
+      resolution: dense.resolution,
+      precision: precisionOf(config),
+    });
     return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? dense.inference });
   } finally {
     await banks.dispose();

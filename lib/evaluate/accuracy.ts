@@ -36,7 +36,12 @@ export function targetsOf({ labels }: { labels: Int32Array | undefined }, images
 }
 
 /** Fills in rows from `from` on of the scores [n,K] of a classifier; the lower class comes first among equals. */
-export function answerRows({ targets, predicted, ranks }: Answers, scores: ArrayLike<number>, classes: number, from: number): void {
+export function answerRows(
+  { targets, predicted, ranks }: Answers,
+  scores: ArrayLike<number>,
+  classes: number,
+  from: number,
+): void {
   for (let i = 0; i < scores.length / classes; i++) {
     const at = i * classes;
     const target = targets[from + i]!;
@@ -79,7 +84,13 @@ export function accuracyByClass({ targets, predicted, ranks }: Answers, names: r
   return counts.map(({ images, correct1, correct5 }, k) => {
     const [most] = [...wrong[k]!].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
     return {
-      name: names[k]!, images, correct1, correct5, top1: correct1 / images, top5: correct5 / images, interval1: wilsonInterval(correct1, images),
+      name: names[k]!,
+      images,
+      correct1,
+      correct5,
+      top1: correct1 / images,
+      top5: correct5 / images,
+      interval1: wilsonInterval(correct1, images),
       mistakenFor: most && { name: names[most[0]]!, images: most[1] },
     };
   });

@@ -7,7 +7,14 @@ import { optimiserOf } from '../models/optimiser.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { mostRows } from '../number-limits.js';
-import { measureInference, measureOptions, measureSemantic, measureTraining, type MeasureOptions, type Timing } from './throughput.js';
+import {
+  measureInference,
+  measureOptions,
+  measureSemantic,
+  measureTraining,
+  type MeasureOptions,
+  type Timing,
+} from './throughput.js';
 
 /** What {@link benchmark} measures with. */
 export interface BenchmarkOptions extends MeasureOptions {
@@ -18,7 +25,12 @@ export interface BenchmarkOptions extends MeasureOptions {
   dimension: number;
 }
 
-const benchmarkOptions = { device: 'needed', categories: 'needed', dimension: 'needed', ...measureOptions } satisfies OptionTable<BenchmarkOptions>;
+const benchmarkOptions = {
+  device: 'needed',
+  categories: 'needed',
+  dimension: 'needed',
+  ...measureOptions,
+} satisfies OptionTable<BenchmarkOptions>;
 
 /** One measurement. */
 export interface BenchmarkRow extends Timing {
@@ -31,11 +43,16 @@ export interface BenchmarkRow extends Timing {
 const resolutionWithoutTeacher = 224;
 
 /**
- * Measures a configuration's student in training and inference, its teacher (where it is one that runs natively) and the semantic loss with the bank update, one after the other.
- * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize (auto is the published 256: there are no images here), train.optimizer and train.precision.
+ * Measures a configuration's student in training and inference, its teacher (where it is one that runs natively) and
+ * the semantic loss with the bank update, one after the other. Of the configuration matter teacher, student, seed,
+ * offline, data.resolution, train.batchSize (auto is the published 256: there are no images here), train.optimizer and
+ * train.precision.
  * @throws LgdError of the teacher and the device; BAD_CONFIG, BAD_OPTION, ABORTED
  */
-export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
+export async function* benchmark(
+  input: ConfigInput,
+  given: BenchmarkOptions,
+): AsyncGenerator<BenchmarkRow, void, undefined> {
   checkOptions(given, 'benchmark()', benchmarkOptions);
   const { device, categories, dimension, ...options } = given;
   checkWhole('categories', categories, mostRows);
@@ -43,13 +60,23 @@ export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): A
   const config = parseConfig(input);
   const { batchSize: batch } = chooseBatch(config.train, undefined);
   const precision = precisionOf(config);
-  const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal: options.signal });
+  const teacher =
+    config.teacher === undefined
+      ? undefined
+      : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal: options.signal });
   try {
     const embeddingSize = teacher?.embeddingSize ?? dimension;
     const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
-    const student = createStudent(config.student.name, { device, embeddingSize, seed: config.seed, widthMultiplier: config.student.widthMultiplier });
+    const student = createStudent(config.student.name, {
+      device,
+      embeddingSize,
+      seed: config.seed,
+      widthMultiplier: config.student.widthMultiplier,
+    });
     {
-      using encoder = compileBatch('train.batchSize', batch, () => student.compile({ batch, resolution, precision, training: true, optimiser: optimiserOf(config) }));
+      using encoder = compileBatch('train.batchSize', batch, () =>
+        student.compile({ batch, resolution, precision, training: true, optimiser: optimiserOf(config) }),
+      );
       yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
     }
     {
@@ -61,7 +88,11 @@ export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): A
       yield { op: 'teacher, inference', resolution: teacher.resolution, ...(await measureInference(encoder, options)) };
     }
     const bfloat16 = device.kind !== 'cpu' && precision !== 'float32';
-    yield { op: 'semantic loss and bank update', resolution: undefined, ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)) };
+    yield {
+      op: 'semantic loss and bank update',
+      resolution: undefined,
+      ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)),
+    };
   } finally {
     await teacher?.dispose();
   }

@@ -23,7 +23,15 @@ export interface FrozenEvaluationOptions extends Omit<FeatureExtractorOptions, '
 }
 
 const frozenOptions = {
-  device: 'needed', batch: 'needed', resolution: 'needed', precision: 'needed', mean: 'needed', std: 'needed', config: 'needed', train: 'needed', test: 'needed',
+  device: 'needed',
+  batch: 'needed',
+  resolution: 'needed',
+  precision: 'needed',
+  mean: 'needed',
+  std: 'needed',
+  config: 'needed',
+  train: 'needed',
+  test: 'needed',
 } satisfies OptionTable<FrozenEvaluationOptions>;
 
 /** Tells labelled images from any others. @throws LgdError ABORTED */
@@ -60,7 +68,18 @@ export class FrozenEvaluation {
     extractor.load(weights);
     return {
       ...(also !== 'linear' && { knn: score(await judgeByNeighbours(extractor, images, config, options)) }),
-      ...(also !== 'knn' && { linear: score((await judgeByProbes(extractor, images, { ...config, evaluate: { ...config.evaluate, solver: 'sgd' } }, { ...options, onFit: options.onProgress }))[0]!) }),
+      ...(also !== 'knn' && {
+        linear: score(
+          (
+            await judgeByProbes(
+              extractor,
+              images,
+              { ...config, evaluate: { ...config.evaluate, solver: 'sgd' } },
+              { ...options, onFit: options.onProgress },
+            )
+          )[0]!,
+        ),
+      }),
     };
   }
 }

@@ -31,7 +31,9 @@ export interface EmbedOptions {
 
 export const embedOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EmbedOptions>;
 
-/** An encoder compiled for training or for inference; training statistics are left alone. @throws LgdError OUT_OF_MEMORY */
+/**
+ * An encoder compiled for training or for inference; training statistics are left alone. @throws LgdError OUT_OF_MEMORY
+ */
 export function encoderEmbedder(encoder: CompiledEncoder): Embedder {
   const { addon } = encoder.device;
   const images = encoder.makeImages();
@@ -48,7 +50,11 @@ export function encoderEmbedder(encoder: CompiledEncoder): Embedder {
 }
 
 /** A teacher that sees images: any but one of precomputed embeddings. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
-export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>, { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal | undefined }): Embedder {
+export function teacherEmbedder(
+  { addon, handle }: Device,
+  teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>,
+  { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal | undefined },
+): Embedder {
   const { resolution } = teacher;
   if (teacher.kind === 'native') {
     const compiled = teacher.compile({ batch, precision });
@@ -62,12 +68,21 @@ export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyT
     };
   }
   const images = addon.makeImages(handle, batch, resolution, resolution, false);
-  return { batch, resolution, images, embed: async () => askTeacher(teacher, await addon.readImages(images), batch, signal), [Symbol.dispose]: () => addon.release(images) };
+  return {
+    batch,
+    resolution,
+    images,
+    embed: async () => askTeacher(teacher, await addon.readImages(images), batch, signal),
+    [Symbol.dispose]: () => addon.release(images),
+  };
 }
 
 const batchesAhead = 2;
 
-function* batchesOf(count: number, batchSize: number): Generator<{ images: Int32Array; valid: number }, void, undefined> {
+function* batchesOf(
+  count: number,
+  batchSize: number,
+): Generator<{ images: Int32Array; valid: number }, void, undefined> {
   for (const { indices, valid } of sequentialBatches(count, batchSize)) yield { images: indices, valid };
 }
 
@@ -86,14 +101,25 @@ export interface EmbedTask {
 export type TakeRows = (rows: Float32Array, images: Int32Array, from: number) => Promise<void> | void;
 
 /**
- * Embeds every image that can be decoded, in order: what stands in for a broken one is left out. `take` works on one batch while the next is on the device.
+ * Embeds every image that can be decoded, in order: what stands in for a broken one is left out. `take` works on one
+ * batch while the next is on the device.
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
-export async function embedImages(embedder: Embedder, { device, images, mean, std, what }: EmbedTask, take: TakeRows, { signal, onProgress }: EmbedOptions = {}): Promise<void> {
+export async function embedImages(
+  embedder: Embedder,
+  { device, images, mean, std, what }: EmbedTask,
+  take: TakeRows,
+  { signal, onProgress }: EmbedOptions = {},
+): Promise<void> {
   const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
   let [done, rows] = [0, 0];
   let before: Promise<void> = Promise.resolve();
-  for await (const { images: indices, valid, shown = indices, store, release } of readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead, signal)) {
+  for await (const { images: indices, valid, shown = indices, store, release } of readAhead(
+    images,
+    batchesOf(images.length, embedder.batch),
+    batchesAhead,
+    signal,
+  )) {
     throwIfAborted(signal, what);
     device.addon.augment(store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
     const places = Int32Array.from(indices.keys()).filter((place) => place < valid && shown[place] === indices[place]);
@@ -102,7 +128,12 @@ export async function embedImages(embedder: Embedder, { device, images, mean, st
     const taken = embedder.embed().then(async (embeddings) => {
       release();
       await earlier; // this batch may leave the device while the one before is still being taken
-      if (places.length > 0) await take(rowsAt(places, embeddings, embeddings.length / embedder.batch), places.map((place) => indices[place]!), from);
+      if (places.length > 0)
+        await take(
+          rowsAt(places, embeddings, embeddings.length / embedder.batch),
+          places.map((place) => indices[place]!),
+          from,
+        );
       onProgress?.(to, images.length);
     });
     taken.catch(() => undefined); // awaited below; until then a failure of the batch before must not leave it unhandled

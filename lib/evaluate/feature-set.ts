@@ -1,4 +1,6 @@
-/** Frozen features with labels on a device, standardised, and linear classifiers on them (native/semantic/classifier.h). */
+/**
+ * Frozen features with labels on a device, standardised, and linear classifiers on them (native/semantic/classifier.h).
+ */
 import { types } from 'node:util';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -17,7 +19,11 @@ export interface FeatureScale {
 }
 
 /** Mean and standard deviation (of the whole, not of a sample) of each column of [N,D]. @throws LgdError ABORTED */
-export async function measureScale(features: Float32Array, dimension: number, signal?: AbortSignal): Promise<FeatureScale> {
+export async function measureScale(
+  features: Float32Array,
+  dimension: number,
+  signal?: AbortSignal,
+): Promise<FeatureScale> {
   const count = features.length / dimension;
   const sums = new Float64Array(dimension);
   const squares = new Float64Array(dimension);
@@ -47,11 +53,20 @@ export class LinearHeads implements Disposable {
   readonly #vBias: TensorHandle;
 
   /** All zeros. @throws LgdError OUT_OF_MEMORY */
-  constructor(readonly device: Device, readonly dimension: number, readonly classes: number, readonly heads: number) {
+  constructor(
+    readonly device: Device,
+    readonly dimension: number,
+    readonly classes: number,
+    readonly heads: number,
+  ) {
     const { addon, handle } = device;
     const make = (rows: number, columns: number) => addon.makeTensor(handle, [rows, columns]);
     const outputs = classes * heads;
-    [this.weights, this.dWeights, this.#vWeights] = [make(outputs, dimension), make(outputs, dimension), make(outputs, dimension)];
+    [this.weights, this.dWeights, this.#vWeights] = [
+      make(outputs, dimension),
+      make(outputs, dimension),
+      make(outputs, dimension),
+    ];
     [this.bias, this.dBias, this.#vBias] = [make(1, outputs), make(1, outputs), make(1, outputs)];
   }
 
@@ -60,24 +75,52 @@ export class LinearHeads implements Disposable {
     const { addon } = this.device;
     learningRates.forEach((learningRate, head) => {
       const [begin, end] = [head * this.classes, (head + 1) * this.classes];
-      addon.sgdTensor(this.weights, { gradient: this.dWeights, velocity: this.#vWeights, learningRate, momentum, weightDecay, begin: begin * this.dimension, end: end * this.dimension });
-      addon.sgdTensor(this.bias, { gradient: this.dBias, velocity: this.#vBias, learningRate, momentum, weightDecay: 0, begin, end });
+      addon.sgdTensor(this.weights, {
+        gradient: this.dWeights,
+        velocity: this.#vWeights,
+        learningRate,
+        momentum,
+        weightDecay,
+        begin: begin * this.dimension,
+        end: end * this.dimension,
+      });
+      addon.sgdTensor(this.bias, {
+        gradient: this.dBias,
+        velocity: this.#vBias,
+        learningRate,
+        momentum,
+        weightDecay: 0,
+        begin,
+        end,
+      });
     });
   }
 
   /** Everything the next step depends on: weights, bias and their momentum. */
   async state(): Promise<HeadsState> {
     const { addon } = this.device;
-    const [weights, bias, weightsMomentum, biasMomentum] = await Promise.all([this.weights, this.bias, this.#vWeights, this.#vBias].map((tensor) => addon.readTensor(tensor)));
+    const [weights, bias, weightsMomentum, biasMomentum] = await Promise.all(
+      [this.weights, this.bias, this.#vWeights, this.#vBias].map((tensor) => addon.readTensor(tensor)),
+    );
     return { weights: weights!, bias: bias!, weightsMomentum: weightsMomentum!, biasMomentum: biasMomentum! };
   }
 
   /** Looks whether a {@link state} is one of such heads. @throws LgdError BAD_SHAPE */
   check(state: HeadsState): void {
     const outputs = this.classes * this.heads;
-    for (const [part, size] of [['weights', outputs * this.dimension], ['weightsMomentum', outputs * this.dimension], ['bias', outputs], ['biasMomentum', outputs]] as const) {
+    for (const [part, size] of [
+      ['weights', outputs * this.dimension],
+      ['weightsMomentum', outputs * this.dimension],
+      ['bias', outputs],
+      ['biasMomentum', outputs],
+    ] as const) {
       const found = state[part];
-      if (!types.isFloat32Array(found) || found.length !== size) throw new LgdError('BAD_SHAPE', 'this is the state of another classifier.', { option: `online.${part}`, found, allowed: `a Float32Array of ${size} values` });
+      if (!types.isFloat32Array(found) || found.length !== size)
+        throw new LgdError('BAD_SHAPE', 'this is the state of another classifier.', {
+          option: `online.${part}`,
+          found,
+          allowed: `a Float32Array of ${size} values`,
+        });
     }
   }
 
@@ -92,7 +135,8 @@ export class LinearHeads implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const tensor of [this.weights, this.bias, this.dWeights, this.dBias, this.#vWeights, this.#vBias]) this.device.addon.release(tensor);
+    for (const tensor of [this.weights, this.bias, this.dWeights, this.dBias, this.#vWeights, this.#vBias])
+      this.device.addon.release(tensor);
   }
 }
 
@@ -109,12 +153,23 @@ export interface LossResult {
 export class FeatureSet implements Disposable {
   readonly count: number;
 
-  private constructor(readonly device: Device, readonly features: TensorHandle, readonly labels: Int32Array, readonly dimension: number) {
+  private constructor(
+    readonly device: Device,
+    readonly features: TensorHandle,
+    readonly labels: Int32Array,
+    readonly dimension: number,
+  ) {
     this.count = labels.length;
   }
 
   /** Standardises features [N,D] by `scale` and sends them, in pieces. @throws LgdError OUT_OF_MEMORY, ABORTED */
-  static async make(device: Device, features: Float32Array, labels: Int32Array, scale: FeatureScale, signal?: AbortSignal): Promise<FeatureSet> {
+  static async make(
+    device: Device,
+    features: Float32Array,
+    labels: Int32Array,
+    scale: FeatureScale,
+    signal?: AbortSignal,
+  ): Promise<FeatureSet> {
     const dimension = scale.mean.length;
     const tensor = device.addon.makeTensor(device.handle, [labels.length, dimension]);
     const set = new FeatureSet(device, tensor, labels, dimension);
@@ -123,7 +178,8 @@ export class FeatureSet implements Disposable {
       for (let row = 0; row < labels.length; row += rows) {
         await nextTurn(signal, 'the linear probe');
         const block = features.slice(row * dimension, (row + rows) * dimension);
-        for (let i = 0; i < block.length; i++) block[i] = (block[i]! - scale.mean[i % dimension]!) / scale.deviation[i % dimension]!;
+        for (let i = 0; i < block.length; i++)
+          block[i] = (block[i]! - scale.mean[i % dimension]!) / scale.deviation[i % dimension]!;
         device.addon.writeRows(tensor, row, block);
       }
       await device.synchronize();
@@ -137,17 +193,43 @@ export class FeatureSet implements Disposable {
   /** Queues the gradient of the mean loss over some rows into `heads`. */
   queueGradient({ weights, bias, dWeights, dBias, heads }: LinearHeads, rows: Int32Array): void {
     const labels = rows.map((row) => this.labels[row]!);
-    this.device.addon.classifierLoss({ features: this.features, weights, bias, dWeights, dBias, heads, labels, rows, scale: 1 / rows.length });
+    this.device.addon.classifierLoss({
+      features: this.features,
+      weights,
+      bias,
+      dWeights,
+      dBias,
+      heads,
+      labels,
+      rows,
+      scale: 1 / rows.length,
+    });
   }
 
-  /** Losses and answers over some rows, or all; with `gradient`, that of the mean loss goes to `heads`. @throws LgdError device faults */
-  async loss({ weights, bias, dWeights, dBias, heads }: LinearHeads, { rows, gradient = false }: { rows?: Int32Array; gradient?: boolean } = {}): Promise<LossResult> {
+  /**
+   * Losses and answers over some rows, or all; with `gradient`, that of the mean loss goes to `heads`. @throws LgdError
+   * device faults
+   */
+  async loss(
+    { weights, bias, dWeights, dBias, heads }: LinearHeads,
+    { rows, gradient = false }: { rows?: Int32Array; gradient?: boolean } = {},
+  ): Promise<LossResult> {
     const { addon, handle } = this.device;
     const labels = rows?.map((row) => this.labels[row]!) ?? this.labels;
     const count = labels.length;
     const results = addon.makeTensor(handle, [count, 3 * heads]);
     try {
-      addon.classifierLoss({ features: this.features, weights, bias, ...(gradient && { dWeights, dBias }), results, heads, labels, rows, scale: 1 / count });
+      addon.classifierLoss({
+        features: this.features,
+        weights,
+        bias,
+        ...(gradient && { dWeights, dBias }),
+        results,
+        heads,
+        labels,
+        rows,
+        scale: 1 / count,
+      });
       return readResults(await addon.readTensor(results), labels, heads);
     } finally {
       addon.release(results);
@@ -162,11 +244,16 @@ export class FeatureSet implements Disposable {
 /** Reads the results of {@link NativeAddon.classifierLoss}, [rows, 3 H]. */
 export function readResults(results: Float32Array, labels: Int32Array, heads: number): LossResult {
   const count = labels.length;
-  const column = (head: number, part: number) => Float32Array.from({ length: count }, (_, i) => results[(i * heads + head) * 3 + part]!);
+  const column = (head: number, part: number) =>
+    Float32Array.from({ length: count }, (_, i) => results[(i * heads + head) * 3 + part]!);
   const over = (value: (head: number) => number) => Array.from({ length: heads }, (_, head) => value(head));
   return {
     losses: over((head) => column(head, 0).reduce((sum, loss) => sum + loss, 0) / count),
     top1: over((head) => column(head, 2).reduce((sum, rank) => sum + (rank === 0 ? 1 : 0), 0) / count),
-    answers: (head) => ({ targets: labels, predicted: Int32Array.from(column(head, 1)), ranks: Int32Array.from(column(head, 2)) }),
+    answers: (head) => ({
+      targets: labels,
+      predicted: Int32Array.from(column(head, 1)),
+      ranks: Int32Array.from(column(head, 2)),
+    }),
   };
 }

@@ -46,14 +46,21 @@ export class FeatureExtractor implements Disposable {
     this.#encoder.load(weightsOf(this.#encoder.graph, weights));
   }
 
-  /** Features of all images that can be decoded, in order. Centre crops. @throws LgdError NON_FINITE, ABORTED, and device faults */
+  /**
+   * Features of all images that can be decoded, in order. Centre crops. @throws LgdError NON_FINITE, ABORTED, and
+   * device faults
+   */
   async all(images: LabelledSet, options: EmbedOptions = {}): Promise<Features> {
     const features = new Float32Array(images.length * this.dimension);
     const seen: number[] = [];
-    await this.each(images, (rows, some, from) => {
-      features.set(rows, from * this.dimension);
-      seen.push(...some);
-    }, options);
+    await this.each(
+      images,
+      (rows, some, from) => {
+        features.set(rows, from * this.dimension);
+        seen.push(...some);
+      },
+      options,
+    );
     return { rows: features.subarray(0, seen.length * this.dimension), images: Int32Array.from(seen) };
   }
 

@@ -24,12 +24,27 @@ export interface Judged {
 
 const rowsAtOnce = 16_384; // labelled features are searched in blocks of as many
 
-/** Weighted k-nearest-neighbour classification (Wu et al. 2018). Labelled features are not kept: memory holds those that are judged, and a block. @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults */
-export async function judgeByNeighbours(extractor: FeatureExtractor, { train, test, classNames }: LabelledImages, { evaluate }: Config, options: EmbedOptions): Promise<Judged> {
+/**
+ * Weighted k-nearest-neighbour classification (Wu et al. 2018). Labelled features are not kept: memory holds those that
+ * are judged, and a block. @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
+ */
+export async function judgeByNeighbours(
+  extractor: FeatureExtractor,
+  { train, test, classNames }: LabelledImages,
+  { evaluate }: Config,
+  options: EmbedOptions,
+): Promise<Judged> {
   const { neighbours, neighbourTemperature: temperature } = evaluate;
   const total = train.length + test.length;
-  const { rows: queries, images } = await extractor.all(test, { ...options, onProgress: (done) => options.onProgress?.(done, total) });
-  const search = new NearestNeighbours(extractor.options.device, queries, extractor.dimension, { neighbours: Math.min(neighbours, train.length), temperature, signal: options.signal });
+  const { rows: queries, images } = await extractor.all(test, {
+    ...options,
+    onProgress: (done) => options.onProgress?.(done, total),
+  });
+  const search = new NearestNeighbours(extractor.options.device, queries, extractor.dimension, {
+    neighbours: Math.min(neighbours, train.length),
+    temperature,
+    signal: options.signal,
+  });
   const block = new Float32Array(Math.min(rowsAtOnce, train.length) * extractor.dimension);
   const labels = new Int32Array(block.length / extractor.dimension);
   let [learntFrom, filled] = [0, 0];
@@ -37,12 +52,16 @@ export async function judgeByNeighbours(extractor: FeatureExtractor, { train, te
     if (filled > 0) await search.add(block.slice(0, filled * extractor.dimension), labels.slice(0, filled));
     [learntFrom, filled] = [learntFrom + filled, 0];
   };
-  await extractor.each(train, async (rows, some) => {
-    if ((filled * extractor.dimension) + rows.length > block.length) await flush();
-    block.set(rows, filled * extractor.dimension);
-    labels.set(targetsOf(train, some), filled);
-    filled += some.length;
-  }, { ...options, onProgress: (done) => options.onProgress?.(test.length + done, total) });
+  await extractor.each(
+    train,
+    async (rows, some) => {
+      if (filled * extractor.dimension + rows.length > block.length) await flush();
+      block.set(rows, filled * extractor.dimension);
+      labels.set(targetsOf(train, some), filled);
+      filled += some.length;
+    },
+    { ...options, onProgress: (done) => options.onProgress?.(test.length + done, total) },
+  );
   await flush();
   const answers = { ...makeAnswers(images.length), targets: targetsOf(test, images) };
   await search.vote(answers, classNames.length);
@@ -59,32 +78,57 @@ export interface ProbeOptions extends EmbedOptions {
 }
 
 /**
- * Linear classifiers on standardised pooled features, extracted once; their settings are chosen on a held-out part of what is learnt from, then all of it is fitted.
+ * Linear classifiers on standardised pooled features, extracted once; their settings are chosen on a held-out part of
+ * what is learnt from, then all of it is fitted.
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
-export async function judgeByProbes(extractor: FeatureExtractor, { train, test, classNames }: LabelledImages, { evaluate, seed }: Config, { signal, onProgress, onFit }: ProbeOptions): Promise<Judged[]> {
+export async function judgeByProbes(
+  extractor: FeatureExtractor,
+  { train, test, classNames }: LabelledImages,
+  { evaluate, seed }: Config,
+  { signal, onProgress, onFit }: ProbeOptions,
+): Promise<Judged[]> {
   const { device } = extractor.options;
   const total = train.length + test.length;
   const learnt = await extractor.all(train, { signal, onProgress: (done) => onProgress?.(done, total) });
   const labels = targetsOf(train, learnt.images);
   const scale = await measureScale(learnt.rows, extractor.dimension, signal);
   using known = await FeatureSet.make(device, learnt.rows, labels, scale, signal);
-  const { rows, images } = await extractor.all(test, { signal, onProgress: (done) => onProgress?.(train.length + done, total) });
+  const { rows, images } = await extractor.all(test, {
+    signal,
+    onProgress: (done) => onProgress?.(train.length + done, total),
+  });
   using judged = await FeatureSet.make(device, rows, targetsOf(test, images), scale, signal);
   const split = holdOut(labels, classNames.length, evaluate.heldOut, seed);
   const fits = evaluate.solver === 'both' ? (['sgd', 'lbfgs'] as const) : [evaluate.solver];
   const results: Judged[] = [];
   for (const [place, solver] of fits.entries()) {
-    const options = { classes: classNames.length, signal, onProgress: (done: number, of: number) => onFit?.(Math.round(100 * (place + done / of)), 100 * fits.length) };
-    const probe: Probe = solver === 'sgd'
-      ? await fitSgd(known, split, { ...options, epochs: evaluate.probeEpochs, batch: probeBatch, learningRates: probeRates, seed })
-      : await fitLogistic(known, split, options);
+    const options = {
+      classes: classNames.length,
+      signal,
+      onProgress: (done: number, of: number) => onFit?.(Math.round(100 * (place + done / of)), 100 * fits.length),
+    };
+    const probe: Probe =
+      solver === 'sgd'
+        ? await fitSgd(known, split, {
+            ...options,
+            epochs: evaluate.probeEpochs,
+            batch: probeBatch,
+            learningRates: probeRates,
+            seed,
+          })
+        : await fitLogistic(known, split, options);
     try {
-      results.push({ setting: solver === 'sgd' ? `SGD, rate ${probe.chosen}` : `L-BFGS, C ${Number(probe.chosen.toPrecision(3))}`, images, answers: (await judged.loss(probe.heads)).answers(0), sweep: probe.sweep, learntFrom: labels.length });
+      results.push({
+        setting: solver === 'sgd' ? `SGD, rate ${probe.chosen}` : `L-BFGS, C ${Number(probe.chosen.toPrecision(3))}`,
+        images,
+        answers: (await judged.loss(probe.heads)).answers(0),
+        sweep: probe.sweep,
+        learntFrom: labels.length,
+      });
     } finally {
       probe.heads[Symbol.dispose]();
     }
   }
   return results;
 }
-

@@ -1,4 +1,7 @@
-/** L-BFGS (Nocedal and Wright 2006, algorithm 7.4) with a line search for the weak Wolfe conditions (Lewis and Overton 2013). */
+/**
+ * L-BFGS (Nocedal and Wright 2006, algorithm 7.4) with a line search for the weak Wolfe conditions (Lewis and Overton
+ * 2013).
+ */
 import { nextTurn } from '../turn.js';
 
 /** Value and gradient at a point. */
@@ -31,7 +34,11 @@ const curvature = 0.9;
 const mostTrials = 30;
 
 /** Minimises a smooth function from a start. @throws LgdError ABORTED, and what the objective throws */
-export async function minimise(objective: Objective, start: Float64Array, { tolerance = 1e-5, maxIterations = 1000, memory = 10, rounding = 1e-7, signal }: MinimiseOptions = {}): Promise<Minimum> {
+export async function minimise(
+  objective: Objective,
+  start: Float64Array,
+  { tolerance = 1e-5, maxIterations = 1000, memory = 10, rounding = 1e-7, signal }: MinimiseOptions = {},
+): Promise<Minimum> {
   let point: Float64Array = start.slice();
   let { value, gradient } = await objective(point);
   const pairs: { step: Float64Array; change: Float64Array; product: number }[] = [];
@@ -40,7 +47,8 @@ export async function minimise(objective: Objective, start: Float64Array, { tole
     await nextTurn(signal, 'the logistic regression');
     const direction = await descent(gradient, pairs, signal);
     let slope = dot(direction, gradient);
-    if (!(slope < 0)) { // the pairs have become useless
+    if (!(slope < 0)) {
+      // the pairs have become useless
       pairs.length = 0;
       gradient.forEach((g, i) => (direction[i] = -g));
       slope = -dot(gradient, gradient);
@@ -65,7 +73,11 @@ export async function minimise(objective: Objective, start: Float64Array, { tole
 }
 
 /** Minus the inverse Hessian's estimate times the gradient: the two loops. */
-async function descent(gradient: Float64Array, pairs: readonly { step: Float64Array; change: Float64Array; product: number }[], signal: AbortSignal | undefined): Promise<Float64Array> {
+async function descent(
+  gradient: Float64Array,
+  pairs: readonly { step: Float64Array; change: Float64Array; product: number }[],
+  signal: AbortSignal | undefined,
+): Promise<Float64Array> {
   const direction = gradient.map((g) => -g);
   const isLong = gradient.length > 100_000; // each pair takes some milliseconds then
   const factors: number[] = [];
@@ -99,8 +111,14 @@ interface Ray {
   slack: number;
 }
 
-/** A point on the ray that is low enough and where it has become flat enough; the best one found where digits run out; undefined where nothing is lower. */
-async function search(objective: Objective, { point, value, slope, direction, first, slack }: Ray): Promise<{ point: Float64Array; value: number; gradient: Float64Array } | undefined> {
+/**
+ * A point on the ray that is low enough and where it has become flat enough; the best one found where digits run out;
+ * undefined where nothing is lower.
+ */
+async function search(
+  objective: Objective,
+  { point, value, slope, direction, first, slack }: Ray,
+): Promise<{ point: Float64Array; value: number; gradient: Float64Array } | undefined> {
   let [low, high, length] = [0, Infinity, first];
   let lower: { point: Float64Array; value: number; gradient: Float64Array } | undefined;
   for (let trial = 0; trial < mostTrials; trial++) {

@@ -1,5 +1,6 @@
 /**
- * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their labels. No gradient of it reaches the student, whose bits stay what they would be without it.
+ * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their
+ * labels. No gradient of it reaches the student, whose bits stay what they would be without it.
  */
 import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
@@ -28,7 +29,11 @@ export class OnlineProbe implements Disposable {
   readonly #heads: LinearHeads;
 
   /** @param dimension D; @throws LgdError BAD_OPTION, OUT_OF_MEMORY */
-  constructor(readonly device: Device, dimension: number, readonly classes: number) {
+  constructor(
+    readonly device: Device,
+    dimension: number,
+    readonly classes: number,
+  ) {
     checkArgument('device', device);
     this.#heads = new LinearHeads(device, dimension, classes, 1);
   }
@@ -36,29 +41,53 @@ export class OnlineProbe implements Disposable {
   /** Queues a step of SGD on a batch of embeddings [B,D]. */
   learn(embeddings: TensorHandle, labels: Int32Array): void {
     const { weights, bias, dWeights, dBias } = this.#heads;
-    this.device.addon.classifierLoss({ features: embeddings, weights, bias, dWeights, dBias, labels, unit: true, scale: 1 / labels.length });
+    this.device.addon.classifierLoss({
+      features: embeddings,
+      weights,
+      bias,
+      dWeights,
+      dBias,
+      labels,
+      unit: true,
+      scale: 1 / labels.length,
+    });
     this.#heads.step([learningRate], { momentum: 0.9, weightDecay: 0 });
   }
 
-  /** Its score on images, by the encoder's embeddings. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults */
-  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, options: EmbedOptions = {}): Promise<ZeroShotScore> {
+  /**
+   * Its score on images, by the encoder's embeddings. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device
+   * faults
+   */
+  async evaluate(
+    encoder: CompiledEncoder,
+    { images, labels, mean, std }: OnlineImages,
+    options: EmbedOptions = {},
+  ): Promise<ZeroShotScore> {
     checkOptions(options, 'evaluate()', embedOptions);
     const { device, classes } = this;
     const { addon } = device;
     const { weights, bias, dimension } = this.#heads;
     const ranks: number[] = [];
     using embedder = encoderEmbedder(encoder);
-    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (rows, some) => {
-      const [features, results] = [addon.makeTensor(device.handle, [some.length, dimension]), addon.makeTensor(device.handle, [some.length, 3])];
-      try {
-        addon.writeTensor(features, rows.slice());
-        const wanted = targetsOf({ labels }, some);
-        addon.classifierLoss({ features, weights, bias, results, labels: wanted, unit: true });
-        ranks.push(...readResults(await addon.readTensor(results), wanted, 1).answers(0).ranks);
-      } finally {
-        for (const tensor of [features, results]) addon.release(tensor);
-      }
-    }, options);
+    await embedImages(
+      embedder,
+      { device, images, mean, std, what: 'the evaluation' },
+      async (rows, some) => {
+        const [features, results] = [
+          addon.makeTensor(device.handle, [some.length, dimension]),
+          addon.makeTensor(device.handle, [some.length, 3]),
+        ];
+        try {
+          addon.writeTensor(features, rows.slice());
+          const wanted = targetsOf({ labels }, some);
+          addon.classifierLoss({ features, weights, bias, results, labels: wanted, unit: true });
+          ranks.push(...readResults(await addon.readTensor(results), wanted, 1).answers(0).ranks);
+        } finally {
+          for (const tensor of [features, results]) addon.release(tensor);
+        }
+      },
+      options,
+    );
     return accuracyOf({ ranks: Int32Array.from(ranks) }, classes);
   }
 

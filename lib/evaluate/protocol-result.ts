@@ -5,8 +5,8 @@ import type { SweepPoint } from './probe.js';
 import type { ZeroShotScore } from './score.js';
 
 /**
- * zeroshot: the text bank's nearest name; knn: weighted nearest neighbours among labelled features; linear: linear probes on frozen features;
- * semi: fine-tuning with a share of the labels; finetune: with all of them.
+ * zeroshot: the text bank's nearest name; knn: weighted nearest neighbours among labelled features; linear: linear
+ * probes on frozen features; semi: fine-tuning with a share of the labels; finetune: with all of them.
  */
 export const protocols = ['zeroshot', 'knn', 'linear', 'semi', 'finetune'] as const;
 export type Protocol = (typeof protocols)[number];
@@ -22,7 +22,10 @@ export interface ProtocolResult {
   sweep?: SweepPoint[];
   /** Labelled images learnt from. */
   learntFrom: number;
-  /** What each image was taken for, and how many classes come before the right one: not in the JSON file, but in a table beside it. */
+  /**
+   * What each image was taken for, and how many classes come before the right one: not in the JSON file, but in a table
+   * beside it.
+   */
   answers: Answers;
 }
 

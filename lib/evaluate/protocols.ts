@@ -18,7 +18,13 @@ import { finetune, judgeByLogits } from './finetune.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
 import { decodableOf, decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
 import { writeProtocol } from './protocol-files.js';
-import { protocols, type ImageLists, type Protocol, type ProtocolEvaluation, type ProtocolResult } from './protocol-result.js';
+import {
+  protocols,
+  type ImageLists,
+  type Protocol,
+  type ProtocolEvaluation,
+  type ProtocolResult,
+} from './protocol-result.js';
 import { balancedShare } from './split.js';
 import { evaluateStudent, type Predictions } from './student.js';
 
@@ -27,18 +33,29 @@ export interface ProtocolOptions {
   /** A run folder, a checkpoint folder, or a student's file, exported or not. */
   student: string;
   protocol: Protocol;
-  /** `evaluate.data` is judged on; all but zeroshot learn from `evaluate.train`. The group `evaluate` has the protocols' settings; zeroshot takes what {@link evaluateStudent} does. */
+  /**
+   * `evaluate.data` is judged on; all but zeroshot learn from `evaluate.train`. The group `evaluate` has the protocols'
+   * settings; zeroshot takes what {@link evaluateStudent} does.
+   */
   config: ConfigInput;
   signal?: AbortSignal | undefined;
   /** Called while a phase goes on. */
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
-const protocolOptions = { student: 'needed', protocol: 'needed', config: 'needed', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ProtocolOptions>;
+const protocolOptions = {
+  student: 'needed',
+  protocol: 'needed',
+  config: 'needed',
+  signal: 'optional',
+  onProgress: 'optional',
+} satisfies OptionTable<ProtocolOptions>;
 
 /**
- * Runs a protocol, and writes its results to `evaluate.output`: `<protocol>.json`, a table of predictions for each result, and for semi the lists of images whose labels were used.
- * @throws LgdError BAD_CONFIG (a folder is missing), CLASS_MISMATCH, BAD_MODEL, NON_FINITE, ABORTED, NOT_WRITABLE, and those of images and device
+ * Runs a protocol, and writes its results to `evaluate.output`: `<protocol>.json`, a table of predictions for each
+ * result, and for semi the lists of images whose labels were used.
+ * @throws LgdError BAD_CONFIG (a folder is missing), CLASS_MISMATCH, BAD_MODEL, NON_FINITE, ABORTED, NOT_WRITABLE, and
+ *   those of images and device
  */
 export async function evaluateProtocol(options: ProtocolOptions): Promise<ProtocolEvaluation> {
   checkOptions(options, 'evaluateProtocol()', protocolOptions);
@@ -46,10 +63,16 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
   const started = performance.now();
   const config = parseConfig(input);
   checkProtocol(protocol);
-  const found = protocol === 'zeroshot' ? await zeroshot(student, config, signal, onProgress) : await learnt(student, protocol, config, signal, onProgress);
+  const found =
+    protocol === 'zeroshot'
+      ? await zeroshot(student, config, signal, onProgress)
+      : await learnt(student, protocol, config, signal, onProgress);
   const { lists, ...rest } = found;
   const evaluation = { ...rest, protocol, seconds: (performance.now() - started) / 1000, files: [] };
-  return { ...evaluation, files: await writeProtocol(config.evaluate.output ?? (await defaultFolder(student)), evaluation, lists) };
+  return {
+    ...evaluation,
+    files: await writeProtocol(config.evaluate.output ?? (await defaultFolder(student)), evaluation, lists),
+  };
 }
 
 /** In a folder that was given, or beside a file. */
@@ -57,17 +80,49 @@ async function defaultFolder(student: string): Promise<string> {
   return join((await isFolder(student)) ? student : dirname(student), 'evaluation');
 }
 
-type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'bankHash' | 'names' | 'images' | 'results' | 'remarks'> & { lists: ImageLists };
+type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'bankHash' | 'names' | 'images' | 'results' | 'remarks'> & {
+  lists: ImageLists;
+};
 
-async function zeroshot(student: string, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
+async function zeroshot(
+  student: string,
+  config: Config,
+  signal: AbortSignal | undefined,
+  onProgress: ProtocolOptions['onProgress'],
+): Promise<Found> {
   const { file, info, bankHash, predictions, remarks } = await evaluateStudent({ student, config, signal, onProgress });
   const { names, images, targets } = predictions;
-  const of = (setting: string, seen: Predictions['student'] | undefined, ranks: Int32Array | undefined) => (seen === undefined || ranks === undefined ? [] : [resultOf({ setting, answers: { targets, predicted: seen, ranks }, learntFrom: 0 }, names)]);
-  return { file, info, bankHash, names, images, remarks, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
+  const of = (setting: string, seen: Predictions['student'] | undefined, ranks: Int32Array | undefined) =>
+    seen === undefined || ranks === undefined
+      ? []
+      : [resultOf({ setting, answers: { targets, predicted: seen, ranks }, learntFrom: 0 }, names)];
+  return {
+    file,
+    info,
+    bankHash,
+    names,
+    images,
+    remarks,
+    lists: new Map(),
+    results: [
+      ...of('student', predictions.student, predictions.studentRanks),
+      ...of('teacher', predictions.teacher, predictions.teacherRanks),
+    ],
+  };
 }
 
-function resultOf({ setting, answers, sweep, learntFrom }: Omit<Judged, 'images'>, names: readonly string[]): ProtocolResult {
-  return { setting, score: accuracyOf(answers, names.length), classes: accuracyByClass(answers, names), ...(sweep && { sweep }), learntFrom, answers };
+function resultOf(
+  { setting, answers, sweep, learntFrom }: Omit<Judged, 'images'>,
+  names: readonly string[],
+): ProtocolResult {
+  return {
+    setting,
+    score: accuracyOf(answers, names.length),
+    classes: accuracyByClass(answers, names),
+    ...(sweep && { sweep }),
+    learntFrom,
+    answers,
+  };
 }
 
 interface Learning {
@@ -80,18 +135,38 @@ interface Learning {
   report: (phase: PhaseProgress['phase']) => (done: number, total: number) => void;
 }
 
-async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
-  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
+async function learnt(
+  student: string,
+  protocol: Exclude<Protocol, 'zeroshot'>,
+  config: Config,
+  signal: AbortSignal | undefined,
+  onProgress: ProtocolOptions['onProgress'],
+): Promise<Found> {
+  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) =>
+    onProgress?.({ phase, done, total });
   const { file, info, weights } = await readStudent(student);
   const sources = await openLabelled(config, (folder) => openImages(folder, { labels: 'folders', signal }));
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
-  using images = await decodeLabelled(sources, config, { device, resolution: info.resolution, margin, signal, onProgress: report('evaluation images') });
+  using images = await decodeLabelled(sources, config, {
+    device,
+    resolution: info.resolution,
+    margin,
+    signal,
+    onProgress: report('evaluation images'),
+  });
   const learning: Learning = { device, images, config, info, weights, signal, report };
-  const { judged, lists } = await (protocol === 'knn' || protocol === 'linear' ? frozen(protocol, learning) : tuned(protocol, learning));
+  const { judged, lists } = await (protocol === 'knn' || protocol === 'linear'
+    ? frozen(protocol, learning)
+    : tuned(protocol, learning));
   const kept = judged.at(-1)!.images; // what could not be decoded once is not tried again
   return {
-    file, info, names: images.classNames, images: Array.from(kept, (image) => images.test.ids[image]!), lists, remarks: [sources.train, sources.test].flatMap((source) => source.remarks ?? []),
+    file,
+    info,
+    names: images.classNames,
+    images: Array.from(kept, (image) => images.test.ids[image]!),
+    lists,
+    remarks: [sources.train, sources.test].flatMap((source) => source.remarks ?? []),
     results: judged.map((one) => resultOf({ ...one, answers: answersAbout(kept, one) }, images.classNames)),
   };
 }
@@ -111,38 +186,91 @@ interface Outcome {
 
 const featureBatch = 256;
 
-async function frozen(protocol: 'knn' | 'linear', { device, images, config, info, weights, signal, report }: Learning): Promise<Outcome> {
+async function frozen(
+  protocol: 'knn' | 'linear',
+  { device, images, config, info, weights, signal, report }: Learning,
+): Promise<Outcome> {
   const { resolution, mean, std } = info;
   const graph = graphOf(info);
-  using extractor = new FeatureExtractor({ device, graph, batch: Math.min(featureBatch, images.train.length), resolution, precision: precisionOf(config), mean, std });
+  using extractor = new FeatureExtractor({
+    device,
+    graph,
+    batch: Math.min(featureBatch, images.train.length),
+    resolution,
+    precision: precisionOf(config),
+    mean,
+    std,
+  });
   extractor.load(weights);
   const options = { signal, onProgress: report('features'), onFit: report('linear probes') };
-  return { judged: protocol === 'knn' ? [await judgeByNeighbours(extractor, images, config, options)] : await judgeByProbes(extractor, images, config, options), lists: new Map() };
+  return {
+    judged:
+      protocol === 'knn'
+        ? [await judgeByNeighbours(extractor, images, config, options)]
+        : await judgeByProbes(extractor, images, config, options),
+    lists: new Map(),
+  };
 }
 
-async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, report }: Learning): Promise<Outcome> {
+async function tuned(
+  protocol: 'semi' | 'finetune',
+  { device, images, config, info, weights, signal, report }: Learning,
+): Promise<Outcome> {
   const { evaluate, seed } = config;
   const { resolution, mean, std } = info;
-  const shares = protocol === 'finetune' ? [1] : evaluate.labelShare === undefined ? [0.01, 0.1] : [evaluate.labelShare];
+  const shares =
+    protocol === 'finetune' ? [1] : evaluate.labelShare === undefined ? [0.01, 0.1] : [evaluate.labelShare];
   const classes = images.classNames.length;
   const graph = graphOf(info);
   const [judged, lists] = [[] as Judged[], new Map<string, string[]>()];
-  const whole = await decodableOf(images.train, { signal, onProgress: report('evaluation images') }); // a stand-in would have another's label
+  // a stand-in would have another's label
+  const whole = await decodableOf(images.train, { signal, onProgress: report('evaluation images') });
   const labels = targetsOf(images.train, whole);
   for (const share of shares) {
     const picked = balancedShare(labels, classes, share, seed).map((place) => whole[place]!);
     const percent = `${Number((100 * share).toPrecision(4))}`;
-    if (protocol === 'semi') lists.set(`labels-${percent}`, Array.from(picked, (index) => images.train.ids[index]!));
+    if (protocol === 'semi')
+      lists.set(
+        `labels-${percent}`,
+        Array.from(picked, (index) => images.train.ids[index]!),
+      );
     using network = await finetune(images.train, picked, {
-      device, graph, weights, resolution, precision: precisionOf(config), mean, std, classes, epochs: evaluate.finetuneEpochs, learningRate: evaluate.finetuneRate, batch: evaluate.finetuneBatch, seed, signal,
+      device,
+      graph,
+      weights,
+      resolution,
+      precision: precisionOf(config),
+      mean,
+      std,
+      classes,
+      epochs: evaluate.finetuneEpochs,
+      learningRate: evaluate.finetuneRate,
+      batch: evaluate.finetuneBatch,
+      seed,
+      signal,
       onProgress: report('fine-tuning'),
     });
-    judged.push({ setting: `${percent} % of the labels`, ...(await judgeByLogits(network, images.test, { device, mean, std, classes, signal, onProgress: report('student') })), learntFrom: picked.length });
+    judged.push({
+      setting: `${percent} % of the labels`,
+      ...(await judgeByLogits(network, images.test, {
+        device,
+        mean,
+        std,
+        classes,
+        signal,
+        onProgress: report('student'),
+      })),
+      learntFrom: picked.length,
+    });
   }
   return { judged, lists };
 }
 
 function checkProtocol(name: string): void {
   if (protocols.some((known) => known === name)) return;
-  throw new LgdError('BAD_OPTION', 'there is no protocol of this name.', { option: 'protocol', found: name, allowed: protocols.join(', ') });
+  throw new LgdError('BAD_OPTION', 'there is no protocol of this name.', {
+    option: 'protocol',
+    found: name,
+    allowed: protocols.join(', '),
+  });
 }

@@ -29,9 +29,22 @@ export function wilsonInterval(successes: number, n: number): [number, number] {
   return [Math.max(0, (centre - spread) / scale), Math.min(1, (centre + spread) / scale)];
 }
 
-export function makeScore({ correct1, correct5, images, classes, topK }: Pick<ZeroShotScore, 'correct1' | 'correct5' | 'images' | 'classes' | 'topK'>): ZeroShotScore {
+export function makeScore({
+  correct1,
+  correct5,
+  images,
+  classes,
+  topK,
+}: Pick<ZeroShotScore, 'correct1' | 'correct5' | 'images' | 'classes' | 'topK'>): ZeroShotScore {
   return {
-    top1: correct1 / images, top5: correct5 / images, topK, images, classes, correct1, correct5,
-    interval1: wilsonInterval(correct1, images), interval5: wilsonInterval(correct5, images),
+    top1: correct1 / images,
+    top5: correct5 / images,
+    topK,
+    images,
+    classes,
+    correct1,
+    correct5,
+    interval1: wilsonInterval(correct1, images),
+    interval5: wilsonInterval(correct5, images),
   };
 }

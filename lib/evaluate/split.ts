@@ -9,12 +9,15 @@ function shuffledClasses(labels: Int32Array, classes: number, seed: number): Int
 }
 
 /**
- * A share of each class: its images times `share`, rounded, but one at least. The images of a smaller share are among those of a larger one with the same seed.
+ * A share of each class: its images times `share`, rounded, but one at least. The images of a smaller share are among
+ * those of a larger one with the same seed.
  * @param share above 0, to 1
  * @returns indices in rising order
  */
 export function balancedShare(labels: Int32Array, classes: number, share: number, seed: number): Int32Array {
-  const parts = shuffledClasses(labels, classes, seed).map((images) => images.subarray(0, Math.max(1, Math.round(share * images.length))));
+  const parts = shuffledClasses(labels, classes, seed).map((images) =>
+    images.subarray(0, Math.max(1, Math.round(share * images.length))),
+  );
   return Int32Array.from(parts.flatMap((part) => [...part])).sort();
 }
 
@@ -24,7 +27,10 @@ export interface HoldOut {
   heldOut: Int32Array;
 }
 
-/** Holds out a share of each class, rounded, but at least one image of a class that has two or more. A class of one stays whole in what is fitted. */
+/**
+ * Holds out a share of each class, rounded, but at least one image of a class that has two or more. A class of one
+ * stays whole in what is fitted.
+ */
 export function holdOut(labels: Int32Array, classes: number, share: number, seed: number): HoldOut {
   const [fit, heldOut]: [number[], number[]] = [[], []];
   for (const images of shuffledClasses(labels, classes, seed)) {

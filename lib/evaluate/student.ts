@@ -25,8 +25,10 @@ export interface StudentEvaluationOptions {
   /** A run folder, a checkpoint folder, or a student's file, exported or not. */
   student: string;
   /**
-   * `evaluate.data` is the folder of class folders. The text bank is `evaluate.bank` or `bank`; or built of `names` by `textEncoder` (or the teacher's text tower); or the student's own, a bank.safetensors
-   * beside its file; or built of the names in the student's file, by the text encoder it says where that is a hub id. With `teacher`, the teacher is evaluated too.
+   * `evaluate.data` is the folder of class folders. The text bank is `evaluate.bank` or `bank`; or built of `names` by
+   * `textEncoder` (or the teacher's text tower); or the student's own, a bank.safetensors beside its file; or built of
+   * the names in the student's file, by the text encoder it says where that is a hub id. With `teacher`, the teacher is
+   * evaluated too.
    */
   config: ConfigInput;
   /** Looks at so many images at most, spread evenly over the folder (default: all). */
@@ -36,7 +38,13 @@ export interface StudentEvaluationOptions {
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
-const evaluationOptions = { student: 'needed', config: 'needed', mostImages: 'optional', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<StudentEvaluationOptions>;
+const evaluationOptions = {
+  student: 'needed',
+  config: 'needed',
+  mostImages: 'optional',
+  signal: 'optional',
+  onProgress: 'optional',
+} satisfies OptionTable<StudentEvaluationOptions>;
 
 /** What {@link evaluateStudent} found. */
 export interface StudentEvaluation {
@@ -72,31 +80,58 @@ const unseen = -1; // what an image that cannot be decoded was taken for
 
 /**
  * Scores a student on a labelled folder.
- * @throws LgdError BAD_CONFIG (nothing to evaluate on, no names), BAD_MODEL, CLASS_MISMATCH, ABORTED, and those of banks, images and device
+ * @throws LgdError BAD_CONFIG (nothing to evaluate on, no names), BAD_MODEL, CLASS_MISMATCH, ABORTED, and those of
+ *   banks, images and device
  */
 export async function evaluateStudent(options: StudentEvaluationOptions): Promise<StudentEvaluation> {
   checkOptions(options, 'evaluateStudent()', evaluationOptions);
   const { student: path, config: input, mostImages = Infinity, signal, onProgress } = options;
   const config = parseConfig(input);
-  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
+  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) =>
+    onProgress?.({ phase, done, total });
   const folder = config.evaluate.data;
-  if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
+  if (folder === undefined)
+    throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', {
+      option: 'evaluate.data',
+      mend: 'Give a folder of class folders',
+    });
   const { file, info, weights } = await readStudent(path);
-  if (!hasHead(info, weights)) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
+  if (!hasHead(info, weights))
+    throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, {
+      mend: 'Export the student with its head',
+    });
   const source = sampleSource(await openImages(folder, { labels: 'folders', signal }), mostImages);
-  const mapping = config.evaluate.mapping === undefined ? await knownMapping(source.classNames!) : await readMapping(config.evaluate.mapping);
+  const mapping =
+    config.evaluate.mapping === undefined
+      ? await knownMapping(source.classNames!)
+      : await readMapping(config.evaluate.mapping);
 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  const bank = await evaluationBank(await withBank(config, file, info), info, { signal, onProgress: report('text bank') });
+  const bank = await evaluationBank(await withBank(config, file, info), info, {
+    signal,
+    onProgress: report('text bank'),
+  });
   matchClasses(source.classNames!, bank.names, mapping, await emptyClassFolders(source)); // before images are decoded
-  const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal });
+  const teacher =
+    config.teacher === undefined
+      ? undefined
+      : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal });
   try {
     if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
-      throw new LgdError('BAD_SHAPE', `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`, { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` });
+      throw new LgdError(
+        'BAD_SHAPE',
+        `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`,
+        { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` },
+      );
     }
     using images = await openDataset(source, config.data.cache, {
-      device, resolution: Math.max(info.resolution, teacher?.resolution ?? 0), margin: 1, memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
-      spillFolder: config.data.spillFolder, maxBrokenShare: config.data.maxBrokenShare, signal,
+      device,
+      resolution: Math.max(info.resolution, teacher?.resolution ?? 0),
+      margin: 1,
+      memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
+      spillFolder: config.data.spillFolder,
+      maxBrokenShare: config.data.maxBrokenShare,
+      signal,
       onProgress: ({ done, total }) => report('evaluation images')(done, total),
     });
     const options = { device, images, bank, mapping };
@@ -105,22 +140,49 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
     const [seen, seenByTeacher] = [makeAnswers(images.length), makeAnswers(images.length)];
     const record = ({ predicted, ranks }: Answers) => {
       predicted.fill(unseen);
-      return (nearest: Int32Array, topK: number, some: Int32Array) => some.forEach((image, i) => {
-        const row = nearest.subarray(i * topK, (i + 1) * topK);
-        const place = row.indexOf(ofStudent.targets[image]!);
-        predicted[image] = row[0]!;
-        ranks[image] = place === -1 ? topK : place;
-      });
+      return (nearest: Int32Array, topK: number, some: Int32Array) =>
+        some.forEach((image, i) => {
+          const row = nearest.subarray(i * topK, (i + 1) * topK);
+          const place = row.indexOf(ofStudent.targets[image]!);
+          predicted[image] = row[0]!;
+          ranks[image] = place === -1 ? topK : place;
+        });
     };
-    const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onProgress: report('student'), onNearest: record(seen) });
-    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onProgress: report('teacher'), onNearest: record(seenByTeacher) }));
-    const whole = Int32Array.from(images.ids.keys()).filter((image) => [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen));
+    const score = await scoreStudent(device, { info, weights }, ofStudent, {
+      batch,
+      precision,
+      signal,
+      onProgress: report('student'),
+      onNearest: record(seen),
+    });
+    const teacherScore =
+      teacher &&
+      (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, {
+        batch,
+        precision,
+        signal,
+        onProgress: report('teacher'),
+        onNearest: record(seenByTeacher),
+      }));
+    const whole = Int32Array.from(images.ids.keys()).filter((image) =>
+      [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen),
+    );
     const listed = (values: Int32Array) => whole.map((image) => values[image]!);
     return {
-      file, info, student: score, teacher: teacherScore, bankHash: bank.hash, remarks: source.remarks ?? [],
+      file,
+      info,
+      student: score,
+      teacher: teacherScore,
+      bankHash: bank.hash,
+      remarks: source.remarks ?? [],
       predictions: {
-        names: bank.names, images: Array.from(whole, (image) => images.ids[image]!), targets: listed(ofStudent.targets), student: listed(seen.predicted), studentRanks: listed(seen.ranks),
-        teacher: teacherScore && listed(seenByTeacher.predicted), teacherRanks: teacherScore && listed(seenByTeacher.ranks),
+        names: bank.names,
+        images: Array.from(whole, (image) => images.ids[image]!),
+        targets: listed(ofStudent.targets),
+        student: listed(seen.predicted),
+        studentRanks: listed(seen.ranks),
+        teacher: teacherScore && listed(seenByTeacher.predicted),
+        teacherRanks: teacherScore && listed(seenByTeacher.ranks),
       },
     };
   } finally {
@@ -140,23 +202,42 @@ async function scoreStudent(
   return await evaluation.evaluateEncoder(encoder, options);
 }
 
-/** Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file; else the student's names and templates, to build it from. */
+/**
+ * Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file;
+ * else the student's names and templates, to build it from.
+ */
 export async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
   if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
-  if ((await isFile(beside)) && (await TextualSemanticsBank.load(beside)).hash === info.bankHash) return { ...config, bank: beside };
+  if ((await isFile(beside)) && (await TextualSemanticsBank.load(beside)).hash === info.bankHash)
+    return { ...config, bank: beside };
   if (info.names.length === 0) return config;
-  const textEncoder = config.textEncoder ?? config.teacher ?? (info.textEncoder.includes('/') ? info.textEncoder : undefined); // a hub id; of a folder only the name is known
+  // a hub id; of a folder only the name is known
+  const textEncoder =
+    config.textEncoder ?? config.teacher ?? (info.textEncoder.includes('/') ? info.textEncoder : undefined);
   if (textEncoder === undefined) {
-    throw new LgdError('BAD_CONFIG', `is needed to embed the ${info.names.length} names of ${file}.`, { option: 'textEncoder', mend: `Give the text encoder (${info.textEncoder}), or the text bank with bank` });
+    throw new LgdError('BAD_CONFIG', `is needed to embed the ${info.names.length} names of ${file}.`, {
+      option: 'textEncoder',
+      mend: `Give the text encoder (${info.textEncoder}), or the text bank with bank`,
+    });
   }
-  return { ...config, textEncoder, names: [...info.names], templates: info.templates.length > 0 ? [...info.templates] : config.templates };
+  return {
+    ...config,
+    textEncoder,
+    names: [...info.names],
+    templates: info.templates.length > 0 ? [...info.templates] : config.templates,
+  };
 }
 
-async function evaluationBank(config: Config, info: StudentInfo, options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void }): Promise<TextualSemanticsBank> {
+async function evaluationBank(
+  config: Config,
+  info: StudentInfo,
+  options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void },
+): Promise<TextualSemanticsBank> {
   const banks = new BankSource(config, info, options);
   const { bank, names, evaluate } = config;
-  const hasOwn = bank !== undefined || names !== undefined; // a student trained without names has none, and is judged by those of evaluate alone
+  // a student trained without names has none, and is judged by those of evaluate alone
+  const hasOwn = bank !== undefined || names !== undefined;
   try {
     return await banks.evaluation(hasOwn && evaluate.bank === undefined ? await banks.training() : undefined);
   } finally {

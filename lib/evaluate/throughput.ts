@@ -7,7 +7,10 @@ import type { TensorHandle } from '../native.js';
 
 /** How long to measure. */
 export interface MeasureOptions {
-  /** How long to measure, after a warm-up of a fifth of it, or of as much at most while ways to run a CUDA graph are compared; default 2. */
+  /**
+   * How long to measure, after a warm-up of a fifth of it, or of as much at most while ways to run a CUDA graph are
+   * compared; default 2.
+   */
   seconds?: number;
   signal?: AbortSignal | undefined;
 }
@@ -26,19 +29,31 @@ export interface Timing {
 
 const sampleSeconds = 0.05; // long enough that waiting for the device counts little
 
-/** Forward passes of an encoder, on images that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
+/**
+ * Forward passes of an encoder, on images that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and
+ * device faults
+ */
 export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureInference()', measureOptions);
   checkArgument('compiled', encoder, 'encoder');
   const images = encoder.makeImages();
   try {
-    return await sample(encoder.device, encoder.batch, () => encoder.forwardTensor(images, { training: false }), options);
+    return await sample(
+      encoder.device,
+      encoder.batch,
+      () => encoder.forwardTensor(images, { training: false }),
+      options,
+    );
   } finally {
     encoder.device.addon.release(images);
   }
 }
 
-/** Training steps of an encoder compiled for training: forward, backward and the optimiser, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and device faults */
+/**
+ * Training steps of an encoder compiled for training: forward, backward and the optimiser, without augmentation and
+ * loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and
+ * device faults
+ */
 export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureTraining()', measureOptions);
   checkArgument('compiled', encoder, 'encoder');
@@ -75,10 +90,22 @@ export interface SemanticShape {
   bfloat16?: boolean;
 }
 
-const semanticShape = { batch: 'needed', categories: 'needed', dimension: 'needed', bfloat16: 'optional' } satisfies OptionTable<SemanticShape>;
+const semanticShape = {
+  batch: 'needed',
+  categories: 'needed',
+  dimension: 'needed',
+  bfloat16: 'optional',
+} satisfies OptionTable<SemanticShape>;
 
-/** The loss over both banks with its gradient, and the bank update, on embeddings that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
-export async function measureSemantic(device: Device, shape: SemanticShape, options: MeasureOptions = {}): Promise<Timing> {
+/**
+ * The loss over both banks with its gradient, and the bank update, on embeddings that are on the device already.
+ * @throws LgdError BAD_OPTION, ABORTED, and device faults
+ */
+export async function measureSemantic(
+  device: Device,
+  shape: SemanticShape,
+  options: MeasureOptions = {},
+): Promise<Timing> {
   checkOptions(shape, 'measureSemantic()', semanticShape);
   checkOptions(options, 'measureSemantic()', measureOptions);
   checkArgument('device', device);
@@ -90,7 +117,11 @@ export async function measureSemantic(device: Device, shape: SemanticShape, opti
     addon.writeTensor(tensor, noise(batch * dimension, 1, seed));
     return tensor;
   }) as [TensorHandle, TensorHandle, TensorHandle];
-  addon.writeSemanticState(head, { textual: unitRows(categories, dimension, 3), visual: unitRows(categories, dimension, 4), seen: new Uint8Array(categories) });
+  addon.writeSemanticState(head, {
+    textual: unitRows(categories, dimension, 3),
+    visual: unitRows(categories, dimension, 4),
+    seen: new Uint8Array(categories),
+  });
   const step = () => {
     addon.headLoss(head, student, teacher, dStudent, 1, 0);
     addon.headUpdate(head, [teacher], 0);
@@ -108,7 +139,13 @@ export async function measureSemantic(device: Device, shape: SemanticShape, opti
  * @param isTuning whether calls do not run yet as they will ({@link StepInfo.tuning})
  * @throws LgdError ABORTED, and device faults
  */
-export async function sample(device: Device, batch: number, queue: () => void | Promise<void>, { seconds = 2, signal }: MeasureOptions, isTuning: () => Promise<boolean> = async () => false): Promise<Timing> {
+export async function sample(
+  device: Device,
+  batch: number,
+  queue: () => void | Promise<void>,
+  { seconds = 2, signal }: MeasureOptions,
+  isTuning: () => Promise<boolean> = async () => false,
+): Promise<Timing> {
   const time = async (calls: number): Promise<number> => {
     throwIfAborted(signal, 'the measurement');
     const from = performance.now();
@@ -133,7 +170,8 @@ export async function sample(device: Device, batch: number, queue: () => void | 
 function noise(length: number, scale: number, seed = 0): Float32Array {
   let state = 2463534242 + seed;
   return Float32Array.from({ length }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes' linear congruence: all that timing needs
+    // Numerical Recipes' linear congruence: all that timing needs
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return scale * (state / 2 ** 31 - 1);
   });
 }

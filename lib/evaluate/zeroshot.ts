@@ -11,7 +11,14 @@ import type { AnyTeacher } from '../models/index.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { targetsOf } from './accuracy.js';
 import { matchClasses } from './classes.js';
-import { embedImages, embedOptions, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
+import {
+  embedImages,
+  embedOptions,
+  encoderEmbedder,
+  teacherEmbedder,
+  type EmbedOptions,
+  type Embedder,
+} from './embed.js';
 import { makeScore, type ZeroShotScore } from './score.js';
 
 /** Labelled images, and the names to choose among. */
@@ -28,22 +35,34 @@ export interface ZeroShotOptions {
   std: ChannelTriple;
 }
 
-const zeroShotOptions = { device: 'needed', images: 'needed', bank: 'needed', mapping: 'optional', mean: 'needed', std: 'needed' } satisfies OptionTable<ZeroShotOptions>;
+const zeroShotOptions = {
+  device: 'needed',
+  images: 'needed',
+  bank: 'needed',
+  mapping: 'optional',
+  mean: 'needed',
+  std: 'needed',
+} satisfies OptionTable<ZeroShotOptions>;
 
 /** Options of an evaluation. */
 export interface EvaluateOptions extends EmbedOptions {
-  /** Told of some batches at a time: the nearest names of these n images, [n,topK] indices into the bank, the best first. Images that cannot be decoded are none of them, and are not scored. */
+  /**
+   * Told of some batches at a time: the nearest names of these n images, [n,topK] indices into the bank, the best
+   * first. Images that cannot be decoded are none of them, and are not scored.
+   */
   onNearest?: (nearest: Int32Array, topK: number, images: Int32Array) => void;
 }
 
 const evaluateOptions = { onNearest: 'optional', ...embedOptions } satisfies OptionTable<EvaluateOptions>;
-const teacherOptions = { batch: 'needed', precision: 'optional', ...evaluateOptions } satisfies OptionTable<Parameters<ZeroShotEvaluation['evaluateTeacher']>[1]>;
+const teacherOptions = { batch: 'needed', precision: 'optional', ...evaluateOptions } satisfies OptionTable<
+  Parameters<ZeroShotEvaluation['evaluateTeacher']>[1]
+>;
 
 const searchedAtOnce = 4096; // images: each search sends the bank to the device
 
 /**
- * Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the name whose text embedding is nearest by cosine.
- * Views are the centre crops of images resized to the input's side.
+ * Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the name whose text embedding is
+ * nearest by cosine. Views are the centre crops of images resized to the input's side.
  */
 export class ZeroShotEvaluation {
   readonly classes: number;
@@ -60,7 +79,10 @@ export class ZeroShotEvaluation {
     checkGiven(images, 'new ZeroShotEvaluation()', 'images');
     if (mapping !== undefined) checkGiven(mapping, 'new ZeroShotEvaluation()', 'mapping');
     if (images.labels === undefined || images.classNames === undefined) {
-      throw new LgdError('BAD_DATASET', 'these images have no labels.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
+      throw new LgdError('BAD_DATASET', 'these images have no labels.', {
+        option: 'evaluate.data',
+        mend: 'Give a folder of class folders',
+      });
     }
     const places = matchClasses(images.classNames, bank.names, mapping);
     this.#targets = images.labels.map((label) => places[label]!);
@@ -73,14 +95,23 @@ export class ZeroShotEvaluation {
     return this.#targets;
   }
 
-  /** Tells what is scored: the images, where they have ids, what each is to be taken for, and the names. @throws LgdError ABORTED */
+  /**
+   * Tells what is scored: the images, where they have ids, what each is to be taken for, and the names. @throws
+   * LgdError ABORTED
+   */
   async mark(signal?: AbortSignal): Promise<string> {
-    const { bank, images: { ids } } = this.#options;
+    const {
+      bank,
+      images: { ids },
+    } = this.#options;
     const plain = Array.from(this.#targets, (_, image) => plainId(ids?.[image] ?? ''));
     return `${bank.hash} ${await hashImages(plain, this.#targets, signal)}`;
   }
 
-  /** The score of an encoder compiled for training or for inference; training statistics are left alone. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults */
+  /**
+   * The score of an encoder compiled for training or for inference; training statistics are left alone. @throws
+   * LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults
+   */
   async evaluateEncoder(encoder: CompiledEncoder, options: EvaluateOptions = {}): Promise<ZeroShotScore> {
     checkOptions(options, 'evaluateEncoder()', evaluateOptions);
     using embedder = encoderEmbedder(encoder);
@@ -91,7 +122,10 @@ export class ZeroShotEvaluation {
    * The teacher's score; undefined for precomputed embeddings, which know nothing of these images.
    * @throws as {@link evaluateEncoder}
    */
-  async evaluateTeacher(teacher: AnyTeacher, teacherRun: EvaluateOptions & { batch: number; precision?: Precision }): Promise<ZeroShotScore | undefined> {
+  async evaluateTeacher(
+    teacher: AnyTeacher,
+    teacherRun: EvaluateOptions & { batch: number; precision?: Precision },
+  ): Promise<ZeroShotScore | undefined> {
     checkOptions(teacherRun, 'evaluateTeacher()', teacherOptions);
     const { batch, precision, ...options } = teacherRun;
     if (teacher.kind === 'precomputed') return undefined;
@@ -111,16 +145,26 @@ export class ZeroShotEvaluation {
       this.#count(nearest.indices, topK, targetsOf({ labels: this.#targets }, some), counts);
       onNearest?.(nearest.indices, topK, some);
     };
-    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (embeddings, some, from) => {
-      rows.push(embeddings);
-      shown.push(some);
-      if (from + some.length - counts.images >= searchedAtOnce) await search();
-    }, options);
+    await embedImages(
+      embedder,
+      { device, images, mean, std, what: 'the evaluation' },
+      async (embeddings, some, from) => {
+        rows.push(embeddings);
+        shown.push(some);
+        if (from + some.length - counts.images >= searchedAtOnce) await search();
+      },
+      options,
+    );
     if (rows.length > 0) await search();
     return makeScore({ ...counts, classes: this.classes, topK });
   }
 
-  #count(nearest: Int32Array, topK: number, targets: Int32Array, counts: { images: number; correct1: number; correct5: number }): void {
+  #count(
+    nearest: Int32Array,
+    topK: number,
+    targets: Int32Array,
+    counts: { images: number; correct1: number; correct5: number },
+  ): void {
     targets.forEach((target, i) => {
       const row = nearest.subarray(i * topK, (i + 1) * topK);
       counts.images++;

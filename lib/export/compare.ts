@@ -40,10 +40,15 @@ export interface Reference {
 }
 
 /**
- * Embeddings by this package's engine on the CPU, of up to eight images: from `folder`, else from the run's training images where they are still there, else drawn.
+ * Embeddings by this package's engine on the CPU, of up to eight images: from `folder`, else from the run's training
+ * images where they are still there, else drawn.
  * @throws LgdError BAD_DATASET and FILE_NOT_FOUND for a folder that was given
  */
-export async function referenceEmbeddings({ info, weights, config }: ExportSource, folder: string | undefined, signal: AbortSignal | undefined): Promise<Reference> {
+export async function referenceEmbeddings(
+  { info, weights, config }: ExportSource,
+  folder: string | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Reference> {
   using device = await openDevice('cpu');
   const own = config?.data.train;
   const chosen = folder ?? (own !== undefined && (await isFolder(own)) ? own : undefined);
@@ -57,23 +62,51 @@ export async function referenceEmbeddings({ info, weights, config }: ExportSourc
  * @param graph the student's, where it is to be built in another way
  * @throws LgdError BAD_MODEL
  */
-export async function engineEmbeddings(info: StudentInfo, weights: WeightRecord, { pixels, count }: Pick<Reference, 'pixels' | 'count'>, graph?: GraphSpec): Promise<Float32Array> {
+export async function engineEmbeddings(
+  info: StudentInfo,
+  weights: WeightRecord,
+  { pixels, count }: Pick<Reference, 'pixels' | 'count'>,
+  graph?: GraphSpec,
+): Promise<Float32Array> {
   using device = await openDevice('cpu');
   return embed(device, info, weights, pixels, count, graph);
 }
 
-async function embed(device: Device, info: StudentInfo, weights: WeightRecord, pixels: Float32Array, count: number, graph = graphOf(info)): Promise<Float32Array> {
+async function embed(
+  device: Device,
+  info: StudentInfo,
+  weights: WeightRecord,
+  pixels: Float32Array,
+  count: number,
+  graph = graphOf(info),
+): Promise<Float32Array> {
   const compiled = new CompiledEncoder(device, graph, { batch: count, resolution: info.resolution, training: false });
   using encoder = new Encoder(compiled);
   compiled.load(weights);
   return encoder.forward(pixels);
 }
 
-async function imagesOf(folder: string, device: Device, { resolution, mean, std }: StudentInfo, signal: AbortSignal | undefined): Promise<Float32Array> {
+async function imagesOf(
+  folder: string,
+  device: Device,
+  { resolution, mean, std }: StudentInfo,
+  signal: AbortSignal | undefined,
+): Promise<Float32Array> {
   const source = sampleSource(await openImages(folder, { signal }), mostImages);
-  using images = await ImageCache.build(source, { device, resolution, margin: 1, memoryLimitBytes: 2 ** 30, maxBrokenShare: 0.5, signal });
+  using images = await ImageCache.build(source, {
+    device,
+    resolution,
+    margin: 1,
+    memoryLimitBytes: 2 ** 30,
+    maxBrokenShare: 0.5,
+    signal,
+  });
   const all = Int32Array.from({ length: images.length }, (_, i) => i);
-  return readViews(images, { images: all, drawIds: all, seed: 0, epoch: 0 }, { device, resolution, mean, std, augment: false });
+  return readViews(
+    images,
+    { images: all, drawIds: all, seed: 0, epoch: 0 },
+    { device, resolution, mean, std, augment: false },
+  );
 }
 
 /** Smooth, not symmetric, each another one, and about the range of normalised pixels. */
@@ -90,19 +123,26 @@ export function drawnImages(resolution: number, count = 4): Float32Array {
  * @throws LgdError EXPORT_FAILED
  */
 export function compareEmbeddings({ embeddings, count, folder }: Reference, found: Float32Array): Comparison {
-  if (found.length !== embeddings.length) throw exportFailed(`it gives ${found.length / count} values an image instead of ${embeddings.length / count}`);
+  if (found.length !== embeddings.length)
+    throw exportFailed(`it gives ${found.length / count} values an image instead of ${embeddings.length / count}`);
   const size = embeddings.length / count;
   let least = 1;
   for (let i = 0; i < count; i++) {
     const cosine = cosineOf(embeddings.subarray(i * size, (i + 1) * size), found.subarray(i * size, (i + 1) * size));
-    if (!(cosine >= leastCosine)) throw exportFailed(`its embedding of image ${i} of ${folder ?? 'the drawn ones'} has the cosine ${cosine.toFixed(6)} with the student's, less than ${leastCosine}`);
+    if (!(cosine >= leastCosine))
+      throw exportFailed(
+        `its embedding of image ${i} of ${folder ?? 'the drawn ones'} has the cosine ${cosine.toFixed(6)} with the student's, less than ${leastCosine}`,
+      );
     least = Math.min(least, cosine);
   }
   return { images: count, folder, cosine: least };
 }
 
 export function exportFailed(why: string, cause?: unknown): LgdError {
-  return new LgdError('EXPORT_FAILED', `what was written is not the student: ${why}. It was removed.`, { mend: 'Check the disk, and export again; if it stays, report it', cause });
+  return new LgdError('EXPORT_FAILED', `what was written is not the student: ${why}. It was removed.`, {
+    mend: 'Check the disk, and export again; if it stays, report it',
+    cause,
+  });
 }
 
 function cosineOf(a: Float32Array, b: Float32Array): number {

@@ -10,18 +10,30 @@ import { yamlMark } from './tool-config.js';
 /** The place for a program is the option `to`, which on the command line names the program. */
 export const placeFlag = '(on the command line: --output)';
 
-/** A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE */
+/**
+ * A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION,
+ * BAD_FILE, NOT_WRITABLE
+ */
 export async function checkFolder(folder: string): Promise<void> {
   if ((await statIfThere(folder)) === undefined || (await isOurs(folder))) return;
   await rmdir(folder).catch((cause: unknown) => {
-    throw new LgdError('BAD_OPTION', 'there is something else already.', { option: 'to', found: folder, allowed: 'a new folder, an empty one, or an earlier export', mend: `Choose another place ${placeFlag}`, cause });
+    throw new LgdError('BAD_OPTION', 'there is something else already.', {
+      option: 'to',
+      found: folder,
+      allowed: 'a new folder, an empty one, or an earlier export',
+      mend: `Choose another place ${placeFlag}`,
+      cause,
+    });
   });
 }
 
 /** Puts a finished folder in its place; an earlier export there is replaced. @throws LgdError NOT_WRITABLE */
 export async function placeFolder(from: string, to: string): Promise<void> {
   const old = `${from}.old`;
-  const moved = await rename(to, old).then(() => true, () => false);
+  const moved = await rename(to, old).then(
+    () => true,
+    () => false,
+  );
   try {
     await rename(from, to);
   } catch (cause) {
@@ -40,6 +52,10 @@ async function isOurs(folder: string): Promise<boolean> {
 /** Bytes of a folder's files. */
 export async function sizeOfFolder(folder: string): Promise<number> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
-  const sizes = await Promise.all(entries.filter((entry) => entry.isFile()).map(async (entry) => (await stat(join(entry.parentPath, entry.name))).size));
+  const sizes = await Promise.all(
+    entries
+      .filter((entry) => entry.isFile())
+      .map(async (entry) => (await stat(join(entry.parentPath, entry.name))).size),
+  );
   return sizes.reduce((sum, size) => sum + size, 0);
 }

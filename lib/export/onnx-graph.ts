@@ -39,13 +39,25 @@ class OnnxBuilder {
   readonly tensors = new Map<string, OnnxTensorData>();
   readonly #names = new Set<string>();
 
-  /** An operation; `integers` and `floats` are its attributes. @returns the name of its result, as near to `name` as is free */
-  node(opType: string, name: string, input: string[], { integers = {}, floats = {} }: { integers?: Attributes; floats?: Readonly<Record<string, number>> } = {}): string {
+  /**
+   * An operation; `integers` and `floats` are its attributes. @returns the name of its result, as near to `name` as is
+   * free
+   */
+  node(
+    opType: string,
+    name: string,
+    input: string[],
+    { integers = {}, floats = {} }: { integers?: Attributes; floats?: Readonly<Record<string, number>> } = {},
+  ): string {
     let output = name;
     for (let i = 2; this.#names.has(output); i++) output = `${name}.${i}`;
     this.#names.add(output);
     const attribute: OnnxAttribute[] = [
-      ...Object.entries(integers).map(([key, value]) => (typeof value === 'number' ? { name: key, type: 2, i: BigInt(value) } : { name: key, type: 7, ints: value.map(BigInt) })),
+      ...Object.entries(integers).map(([key, value]) =>
+        typeof value === 'number'
+          ? { name: key, type: 2, i: BigInt(value) }
+          : { name: key, type: 7, ints: value.map(BigInt) },
+      ),
       ...Object.entries(floats).map(([key, value]) => ({ name: key, type: 1, f: value })),
     ];
     this.nodes.push({ name: output, opType, input, output: [output], attribute });
@@ -55,7 +67,12 @@ class OnnxBuilder {
   /** A constant tensor. @returns its name */
   tensor(name: string, shape: readonly number[], data: Float32Array): string {
     if (!this.tensors.has(name)) {
-      this.tensors.set(name, { name, dims: shape.map(BigInt), dataType: float32, rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
+      this.tensors.set(name, {
+        name,
+        dims: shape.map(BigInt),
+        dataType: float32,
+        rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+      });
     }
     return name;
   }
@@ -65,7 +82,11 @@ class OnnxBuilder {
  * @param weights of every parameter and buffer of the graph
  * @throws LgdError BAD_MODEL for an operation that no student has
  */
-export function onnxGraph(graph: GraphSpec, weights: Readonly<WeightRecord>, { resolution, output, fold, classifier }: OnnxGraphOptions): OnnxGraph {
+export function onnxGraph(
+  graph: GraphSpec,
+  weights: Readonly<WeightRecord>,
+  { resolution, output, fold, classifier }: OnnxGraphOptions,
+): OnnxGraph {
   const builder = new OnnxBuilder();
   const input = 'pixel_values';
   const values = [input];
@@ -73,8 +94,14 @@ export function onnxGraph(graph: GraphSpec, weights: Readonly<WeightRecord>, { r
   graph.nodes.forEach((node, i) => {
     const next = fold && node.op === 'conv' ? normAfter(graph, i) : undefined;
     if (next !== undefined) folded.add(next);
-    if (folded.has(node)) values.push(values[node.inputs[0]!]!); // part of the convolution
-    else values.push(next === undefined ? translate(builder, node, values, weights) : foldedConv(builder, node, next, values, weights));
+    if (folded.has(node))
+      values.push(values[node.inputs[0]!]!); // part of the convolution
+    else
+      values.push(
+        next === undefined
+          ? translate(builder, node, values, weights)
+          : foldedConv(builder, node, next, values, weights),
+      );
   });
   builder.node('Flatten', output, [values[graph.output]!], { integers: { axis: 1 } });
   const outputs = [value(output, ['batch', channelsOf(graph, weights)], 'not normalised; comparable by cosine')];
@@ -83,8 +110,12 @@ export function onnxGraph(graph: GraphSpec, weights: Readonly<WeightRecord>, { r
     outputs.push(value('logits', ['batch', classifier.size], 'cosines with the text bank, scaled; one for each name'));
   }
   return {
-    name: graph.name, docString: '', node: builder.nodes, initializer: [...builder.tensors.values()],
-    input: [value(input, ['batch', 3, resolution, resolution], 'RGB, (pixel / 255 - mean) / std')], output: outputs,
+    name: graph.name,
+    docString: '',
+    node: builder.nodes,
+    initializer: [...builder.tensors.values()],
+    input: [value(input, ['batch', 3, resolution, resolution], 'RGB, (pixel / 255 - mean) / std')],
+    output: outputs,
   };
 }
 
@@ -105,12 +136,26 @@ function normAfter(graph: GraphSpec, i: number): GraphNode | undefined {
   return readers.length === 1 && readers[0]!.op === 'batchNorm' && graph.output !== i + 1 ? readers[0] : undefined;
 }
 
-/** y = scale (x - mean) / sqrt(var + eps) + bias over a convolution is a convolution: its weights times scale / sqrt(var + eps), and a bias. */
-function foldedConv(builder: OnnxBuilder, conv: GraphNode, norm: GraphNode, values: string[], weights: Readonly<WeightRecord>): string {
+/**
+ * y = scale (x - mean) / sqrt(var + eps) + bias over a convolution is a convolution: its weights times scale / sqrt(var
+ * + eps), and a bias.
+ */
+function foldedConv(
+  builder: OnnxBuilder,
+  conv: GraphNode,
+  norm: GraphNode,
+  values: string[],
+  weights: Readonly<WeightRecord>,
+): string {
   const [kernel, ownBias] = conv.parameters!;
   const { shape, data } = weights[kernel!]!;
   const before = ownBias === undefined ? undefined : weights[ownBias]!.data;
-  const [scale, shift, mean, variance] = norm.parameters!.map((name) => weights[name]!.data) as [Float32Array, Float32Array, Float32Array, Float32Array];
+  const [scale, shift, mean, variance] = norm.parameters!.map((name) => weights[name]!.data) as [
+    Float32Array,
+    Float32Array,
+    Float32Array,
+    Float32Array,
+  ];
   const channels = shape[0]!;
   const size = data.length / channels;
   const [weight, bias] = [new Float32Array(data.length), new Float32Array(channels)];
@@ -119,61 +164,120 @@ function foldedConv(builder: OnnxBuilder, conv: GraphNode, norm: GraphNode, valu
     for (let k = c * size; k < (c + 1) * size; k++) weight[k] = data[k]! * factor;
     bias[c] = shift[c]! + ((before?.[c] ?? 0) - mean[c]!) * factor;
   }
-  const inputs = [values[conv.inputs[0]!]!, builder.tensor(`${conv.name}.weight`, shape, weight), builder.tensor(`${conv.name}.bias`, [channels], bias)];
+  const inputs = [
+    values[conv.inputs[0]!]!,
+    builder.tensor(`${conv.name}.weight`, shape, weight),
+    builder.tensor(`${conv.name}.bias`, [channels], bias),
+  ];
   return builder.node('Conv', conv.name, inputs, { integers: convAttributes(conv, shape) });
 }
 
 const numberOf = ({ attributes = {} }: GraphNode, name: string): number => attributes[name] as number;
 
 function convAttributes(node: GraphNode, [, , height, width]: number[]): Attributes {
-  const [stride, padding, dilation, groups] = ['stride', 'padding', 'dilation', 'groups'].map((name) => numberOf(node, name)) as [number, number, number, number];
-  return { kernel_shape: [height!, width!], strides: [stride, stride], pads: [padding, padding, padding, padding], dilations: [dilation, dilation], group: groups };
+  const [stride, padding, dilation, groups] = ['stride', 'padding', 'dilation', 'groups'].map((name) =>
+    numberOf(node, name),
+  ) as [number, number, number, number];
+  return {
+    kernel_shape: [height!, width!],
+    strides: [stride, stride],
+    pads: [padding, padding, padding, padding],
+    dilations: [dilation, dilation],
+    group: groups,
+  };
 }
 
 function translate(builder: OnnxBuilder, node: GraphNode, values: string[], weights: Readonly<WeightRecord>): string {
   const { op, name, parameters: names = [] } = node;
   const [first, second] = node.inputs.map((index) => values[index]!) as [string, string];
-  const parameters = () => names.map((parameter) => builder.tensor(parameter, weights[parameter]!.shape, weights[parameter]!.data));
+  const parameters = () =>
+    names.map((parameter) => builder.tensor(parameter, weights[parameter]!.shape, weights[parameter]!.data));
   switch (op) {
-    case 'conv': return builder.node('Conv', name, [first, ...parameters()], { integers: convAttributes(node, weights[names[0]!]!.shape) });
-    case 'batchNorm': return builder.node('BatchNormalization', name, [first, ...parameters()], { floats: { epsilon: numberOf(node, 'eps') } });
+    case 'conv':
+      return builder.node('Conv', name, [first, ...parameters()], {
+        integers: convAttributes(node, weights[names[0]!]!.shape),
+      });
+    case 'batchNorm':
+      return builder.node('BatchNormalization', name, [first, ...parameters()], {
+        floats: { epsilon: numberOf(node, 'eps') },
+      });
     case 'linear': {
       const flat = builder.node('Flatten', `${first}.flat`, [first], { integers: { axis: 1 } });
       return builder.node('Gemm', name, [flat, ...parameters()], { integers: { transB: 1 } });
     }
-    case 'activation': return activation(builder, node.attributes!['kind'] as string, name, first);
-    case 'add': return builder.node('Add', name, [first, second]);
-    case 'channelScale': return builder.node('Mul', name, [first, second]);
+    case 'activation':
+      return activation(builder, node.attributes!['kind'] as string, name, first);
+    case 'add':
+      return builder.node('Add', name, [first, second]);
+    case 'channelScale':
+      return builder.node('Mul', name, [first, second]);
     case 'maxPool': {
-      const [kernel, stride, padding] = ['kernel', 'stride', 'padding'].map((key) => numberOf(node, key)) as [number, number, number];
-      return builder.node('MaxPool', name, [first], { integers: { kernel_shape: [kernel, kernel], strides: [stride, stride], pads: [padding, padding, padding, padding] } });
+      const [kernel, stride, padding] = ['kernel', 'stride', 'padding'].map((key) => numberOf(node, key)) as [
+        number,
+        number,
+        number,
+      ];
+      return builder.node('MaxPool', name, [first], {
+        integers: {
+          kernel_shape: [kernel, kernel],
+          strides: [stride, stride],
+          pads: [padding, padding, padding, padding],
+        },
+      });
     }
     case 'avgPool': {
       const kernel = numberOf(node, 'kernel');
-      return builder.node('AveragePool', name, [first], { integers: { kernel_shape: [kernel, kernel], strides: [kernel, kernel] } });
+      return builder.node('AveragePool', name, [first], {
+        integers: { kernel_shape: [kernel, kernel], strides: [kernel, kernel] },
+      });
     }
-    case 'dropout': case 'stochasticDepth': return first; // of training alone
-    case 'globalPool': return builder.node('GlobalAveragePool', name, [first]);
-    default: throw new LgdError('BAD_MODEL', `the operation ${op} (${name}) has no translation to ONNX here.`, { mend: 'Export another student' });
+    case 'dropout':
+    case 'stochasticDepth':
+      return first; // of training alone
+    case 'globalPool':
+      return builder.node('GlobalAveragePool', name, [first]);
+    default:
+      throw new LgdError('BAD_MODEL', `the operation ${op} (${name}) has no translation to ONNX here.`, {
+        mend: 'Export another student',
+      });
   }
 }
 
 function activation(builder: OnnxBuilder, kind: string, name: string, x: string): string {
   switch (kind) {
-    case 'relu': return builder.node('Relu', name, [x]);
-    case 'relu6': return builder.node('Clip', name, [x, builder.tensor('relu6.min', [], Float32Array.of(0)), builder.tensor('relu6.max', [], Float32Array.of(6))]);
-    case 'silu': return builder.node('Mul', name, [x, builder.node('Sigmoid', `${name}.sigmoid`, [x])]);
-    case 'hardswish': return builder.node('HardSwish', name, [x]);
-    case 'sigmoid': return builder.node('Sigmoid', name, [x]);
-    case 'hardsigmoid': return builder.node('HardSigmoid', name, [x], { floats: { alpha: 1 / 6, beta: 0.5 } });
-    default: throw new LgdError('BAD_MODEL', `the activation ${kind} (${name}) has no translation to ONNX here.`, { mend: 'Export another student' });
+    case 'relu':
+      return builder.node('Relu', name, [x]);
+    case 'relu6':
+      return builder.node('Clip', name, [
+        x,
+        builder.tensor('relu6.min', [], Float32Array.of(0)),
+        builder.tensor('relu6.max', [], Float32Array.of(6)),
+      ]);
+    case 'silu':
+      return builder.node('Mul', name, [x, builder.node('Sigmoid', `${name}.sigmoid`, [x])]);
+    case 'hardswish':
+      return builder.node('HardSwish', name, [x]);
+    case 'sigmoid':
+      return builder.node('Sigmoid', name, [x]);
+    case 'hardsigmoid':
+      return builder.node('HardSigmoid', name, [x], { floats: { alpha: 1 / 6, beta: 0.5 } });
+    default:
+      throw new LgdError('BAD_MODEL', `the activation ${kind} (${name}) has no translation to ONNX here.`, {
+        mend: 'Export another student',
+      });
   }
 }
 
 /** logits = scale * bank * (embedding / length). */
 function classify(builder: OnnxBuilder, embedding: string, { data, size, scale }: OnnxClassifier): void {
   const length = builder.node('ReduceL2', `${embedding}.length`, [embedding], { integers: { axes: [1], keepdims: 1 } });
-  const positive = builder.node('Max', `${embedding}.positive_length`, [length, builder.tensor('least_length', [], Float32Array.of(1e-12))]);
+  const positive = builder.node('Max', `${embedding}.positive_length`, [
+    length,
+    builder.tensor('least_length', [], Float32Array.of(1e-12)),
+  ]);
   const unit = builder.node('Div', `${embedding}.unit`, [embedding, positive]);
-  builder.node('Gemm', 'logits', [unit, builder.tensor('textual_bank', [size, data.length / size], data)], { integers: { transB: 1 }, floats: { alpha: scale } });
+  builder.node('Gemm', 'logits', [unit, builder.tensor('textual_bank', [size, data.length / size], data)], {
+    integers: { transB: 1 },
+    floats: { alpha: scale },
+  });
 }

@@ -16,25 +16,37 @@ export async function writeOwn(file: string, { info, weights }: ExportSource, he
  * Reads the file back: the same metadata, keys and bits, and the same outputs of a forward pass.
  * @throws LgdError EXPORT_FAILED
  */
-export async function compareOwn(file: string, { info, weights }: ExportSource, head: 'keep' | 'drop'): Promise<Comparison> {
+export async function compareOwn(
+  file: string,
+  { info, weights }: ExportSource,
+  head: 'keep' | 'drop',
+): Promise<Comparison> {
   const expected = chosen(weights, head);
-  const found = await readStudent(file).catch((cause: unknown) => { throw exportFailed('it cannot be read', cause); });
+  const found = await readStudent(file).catch((cause: unknown) => {
+    throw exportFailed('it cannot be read', cause);
+  });
   if (JSON.stringify(found.info) !== JSON.stringify(info)) throw exportFailed('its metadata differ');
   const [wanted, given] = [Object.keys(expected).sort(), Object.keys(found.weights).sort()];
-  if (wanted.join('\n') !== given.join('\n')) throw exportFailed(`it has ${given.length} tensors instead of ${wanted.length}, or others`);
+  if (wanted.join('\n') !== given.join('\n'))
+    throw exportFailed(`it has ${given.length} tensors instead of ${wanted.length}, or others`);
   for (const name of wanted) {
     const [a, b] = [expected[name]!, found.weights[name]!];
     if (a.shape.join() !== b.shape.join() || !sameBits(a.data, b.data)) throw exportFailed(`${name} differs`);
   }
   const pixels = drawnImages(info.resolution);
   const count = pixels.length / (3 * info.resolution ** 2);
-  const [before, after] = [await engineEmbeddings(info, weights, { pixels, count }), await engineEmbeddings(info, { ...weights, ...found.weights }, { pixels, count })];
+  const [before, after] = [
+    await engineEmbeddings(info, weights, { pixels, count }),
+    await engineEmbeddings(info, { ...weights, ...found.weights }, { pixels, count }),
+  ];
   if (!sameBits(before, after)) throw exportFailed('its outputs differ');
   return { images: count, folder: undefined, cosine: 1 };
 }
 
 function chosen(weights: WeightRecord, head: 'keep' | 'drop'): WeightRecord {
-  return head === 'keep' ? weights : Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('head.')));
+  return head === 'keep'
+    ? weights
+    : Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('head.')));
 }
 
 function sameBits(a: Float32Array, b: Float32Array): boolean {

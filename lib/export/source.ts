@@ -24,7 +24,8 @@ export interface ExportSource {
 }
 
 /**
- * @param from a run folder, a checkpoint folder, or a student's file; in a checkpoint, student and bank are checked against its manifest
+ * @param from a run folder, a checkpoint folder, or a student's file; in a checkpoint, student and bank are checked
+ *   against its manifest
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK
  */
 export async function readExportSource(from: string): Promise<ExportSource> {
@@ -45,13 +46,16 @@ export async function readExportSource(from: string): Promise<ExportSource> {
 export function requireBank({ bank, file }: ExportSource, option: string): TextualSemanticsBank {
   if (bank !== undefined) return bank;
   throw new LgdError('FILE_NOT_FOUND', `there is no text bank beside ${file}.`, {
-    option, allowed: 'a run folder or a checkpoint of a method with a text bank', mend: 'Export from the run folder, or leave the bank out',
+    option,
+    allowed: 'a run folder or a checkpoint of a method with a text bank',
+    mend: 'Export from the run folder, or leave the bank out',
   });
 }
 
 /** A run's configuration, where the file is in a run folder of this version. */
 async function configOf(file: string): Promise<Config | undefined> {
-  const run = dirname(dirname(dirname(await realpath(file).catch(() => file)))); // run/checkpoints/step-N/model.safetensors
+  // run/checkpoints/step-N/model.safetensors
+  const run = dirname(dirname(dirname(await realpath(file).catch(() => file))));
   try {
     return parseConfig((await readRunConfig(run)) as ConfigInput);
   } catch {

@@ -23,8 +23,9 @@ import { compareTransformers, writeTransformers } from './transformers.js';
 import type { Written } from './written.js';
 
 /**
- * What an export is for: 'lgdistill' is this package's own file (torchvision's names, timm's of MobileNetV4, and the head as `head.0`, `head.2`); 'torchvision' has the head in the classifier's place and PyTorch's counters too;
- * 'timm', 'mmdet', 'mmseg' and 'detectron2' have the names of those.
+ * What an export is for: 'lgdistill' is this package's own file (torchvision's names, timm's of MobileNetV4, and the
+ * head as `head.0`, `head.2`); 'torchvision' has the head in the classifier's place and PyTorch's counters too; 'timm',
+ * 'mmdet', 'mmseg' and 'detectron2' have the names of those.
  */
 export const exportFormats = ['lgdistill', 'onnx', 'transformers', ...tools] as const;
 export type ExportFormat = (typeof exportFormats)[number];
@@ -39,7 +40,8 @@ export function defaultOutput(format: ExportFormat): string {
 /**
  * What is meant by one word: a format's name, or a .safetensors file for this package.
  * @param output where to write for a program; default: {@link defaultOutput}
- * @throws LgdError BAD_OPTION for a word that is neither, with the nearest format, or how to write a file of that ending; and for a file with an output beside it
+ * @throws LgdError BAD_OPTION for a word that is neither, with the nearest format, or how to write a file of that
+ *   ending; and for a file with an output beside it
  */
 export function exportTarget(word: string, output?: string): { format: ExportFormat; to: string } {
   checkText(word, 'to', `${exportFormats.slice(1).join(', ')}, or a .safetensors file`);
@@ -48,58 +50,101 @@ export function exportTarget(word: string, output?: string): { format: ExportFor
   if (format !== undefined) return { format, to: output ?? defaultOutput(format) };
   if (word.endsWith('.safetensors')) {
     if (output === undefined) return { format: 'lgdistill', to: word };
-    throw new LgdError('BAD_OPTION', 'the file is named already.', { option: 'output', found: output, mend: `Leave out --output, or name a program: --to torchvision --output ${output}` });
+    throw new LgdError('BAD_OPTION', 'the file is named already.', {
+      option: 'output',
+      found: output,
+      mend: `Leave out --output, or name a program: --to torchvision --output ${output}`,
+    });
   }
   const isPath = /[./\\]/u.test(word);
   throw new LgdError('BAD_OPTION', 'this is neither a program nor a .safetensors file.', {
-    option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: (isPath ? mendOfPath(word) : suggestion(word, exportFormats.slice(1))) ?? 'Name a file with .safetensors at its end',
+    option: 'to',
+    found: word,
+    allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`,
+    mend:
+      (isPath ? mendOfPath(word) : suggestion(word, exportFormats.slice(1))) ??
+      'Name a file with .safetensors at its end',
   });
 }
 
 /** @throws LgdError BAD_OPTION */
 function checkFormat(format: ExportFormat): void {
   if (exportFormats.includes(format)) return;
-  throw new LgdError('BAD_OPTION', 'there is no format of this name.', { option: 'format', found: format, allowed: exportFormats.join(', ') });
+  throw new LgdError('BAD_OPTION', 'there is no format of this name.', {
+    option: 'format',
+    found: format,
+    allowed: exportFormats.join(', '),
+  });
 }
 
 /** How a file of another ending is asked for. */
 function mendOfPath(path: string): string | undefined {
   switch (extname(path).toLowerCase()) {
-    case '.onnx': return `For ONNX: --to onnx --output ${path}`;
+    case '.onnx':
+      return `For ONNX: --to onnx --output ${path}`;
     case '.pt':
     case '.pth':
-    case '.bin': return `For PyTorch: --to torchvision --output ${path.slice(0, -extname(path).length)}.safetensors`;
-    default: return undefined;
+    case '.bin':
+      return `For PyTorch: --to torchvision --output ${path.slice(0, -extname(path).length)}.safetensors`;
+    default:
+      return undefined;
   }
 }
 
 /** How files end that programs tell by their ending; the other formats are folders. */
-const endings: Readonly<Partial<Record<ExportFormat, string>>> = { lgdistill: '.safetensors', torchvision: '.safetensors', onnx: '.onnx' };
+const endings: Readonly<Partial<Record<ExportFormat, string>>> = {
+  lgdistill: '.safetensors',
+  torchvision: '.safetensors',
+  onnx: '.onnx',
+};
 
-/** The place of a file: it ends as its format does, and what is there already is of the same kind. @throws LgdError BAD_OPTION */
+/**
+ * The place of a file: it ends as its format does, and what is there already is of the same kind. @throws LgdError
+ * BAD_OPTION
+ */
 async function checkFile(path: string, format: ExportFormat): Promise<void> {
   const ending = endings[format];
   if (ending === undefined) return;
   const flag = format === 'lgdistill' ? '' : ` ${placeFlag}`;
-  if (!path.endsWith(ending)) throw new LgdError('BAD_OPTION', `a file for ${format} ends in ${ending}.`, { option: 'to', found: path, allowed: `a ${ending} file`, mend: `Write ${path.slice(0, path.length - extname(path).length)}${ending}${flag}` });
+  if (!path.endsWith(ending))
+    throw new LgdError('BAD_OPTION', `a file for ${format} ends in ${ending}.`, {
+      option: 'to',
+      found: path,
+      allowed: `a ${ending} file`,
+      mend: `Write ${path.slice(0, path.length - extname(path).length)}${ending}${flag}`,
+    });
   await checkReplaceable(path, format === 'onnx' ? 'onnx' : 'safetensors', 'to', flag);
 }
 
 /** What {@link exportStudent} writes, and where. */
 export interface ExportOptions {
-  /** A run folder (its best checkpoint, or its last where there is no best), a checkpoint folder, or a student's file. */
+  /**
+   * A run folder (its best checkpoint, or its last where there is no best), a checkpoint folder, or a student's file.
+   */
   from: string;
-  /** What to write, in folders that are made where they are not there: an .onnx file for 'onnx', a .safetensors file for 'lgdistill' and 'torchvision', else a folder (a new one, an empty one, or an earlier export). */
+  /**
+   * What to write, in folders that are made where they are not there: an .onnx file for 'onnx', a .safetensors file for
+   * 'lgdistill' and 'torchvision', else a folder (a new one, an empty one, or an earlier export).
+   */
   to: string;
   /** Default 'lgdistill'. */
   format?: ExportFormat;
-  /** 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep'; 'drop' for timm and for those that have no place for it: mmdet, mmseg, detectron2, and MobileNetV3 in timm. */
+  /**
+   * 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep';
+   * 'drop' for timm and for those that have no place for it: mmdet, mmseg, detectron2, and MobileNetV3 in timm.
+   */
   head?: 'keep' | 'drop';
   /** Where to write the text bank, the zero-shot classifier, too, a .safetensors file; default: not written. */
   bank?: string;
-  /** ONNX: makes a text bank the last layer, output `logits`: true takes the student's own, a path that file. Default: none. */
+  /**
+   * ONNX: makes a text bank the last layer, output `logits`: true takes the student's own, a path that file. Default:
+   * none.
+   */
   classifier?: boolean | string;
-  /** ONNX with a classifier, and transformers' text_bank.json: logits are cosines divided by it; default: the student's temperature in its run's configuration, else that option's default. */
+  /**
+   * ONNX with a classifier, and transformers' text_bank.json: logits are cosines divided by it; default: the student's
+   * temperature in its run's configuration, else that option's default.
+   */
   temperature?: number;
   /** ONNX and transformers: batch norms become part of the convolutions before them. Default true. */
   fold?: boolean;
@@ -109,7 +154,16 @@ export interface ExportOptions {
 }
 
 const exportOptions = {
-  from: 'needed', to: 'needed', format: 'optional', head: 'optional', bank: 'optional', classifier: 'optional', temperature: 'optional', fold: 'optional', images: 'optional', signal: 'optional',
+  from: 'needed',
+  to: 'needed',
+  format: 'optional',
+  head: 'optional',
+  bank: 'optional',
+  classifier: 'optional',
+  temperature: 'optional',
+  fold: 'optional',
+  images: 'optional',
+  signal: 'optional',
 } satisfies OptionTable<ExportOptions>;
 
 /** What {@link exportStudent} wrote. */
@@ -131,8 +185,10 @@ export interface ExportResult {
 }
 
 /**
- * Writes a student for another program, loads what was written and compares it: the same embeddings on images (cosine 0.9999 or more), no key missing, none too many. Only then does it take its name.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE, DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
+ * Writes a student for another program, loads what was written and compares it: the same embeddings on images (cosine
+ * 0.9999 or more), no key missing, none too many. Only then does it take its name.
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE,
+ *   DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
   checkOptions(options, 'exportStudent()', exportOptions);
@@ -160,10 +216,23 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     await removeMade(made);
-    throw error instanceof LgdError && error.code === 'NOT_WRITABLE' && error.message.includes(partial) ? writeError(to, error.cause) : error; // by the name that was given
+    // by the name that was given
+    throw error instanceof LgdError && error.code === 'NOT_WRITABLE' && error.message.includes(partial)
+      ? writeError(to, error.cause)
+      : error;
   }
   await bank?.save(options.bank!);
-  return { file: to, format, bytes: await target.size(to), head, ...written, info: source.info, comparison, bank: options.bank, from: source.file };
+  return {
+    file: to,
+    format,
+    bytes: await target.size(to),
+    head,
+    ...written,
+    info: source.info,
+    comparison,
+    bank: options.bank,
+    from: source.file,
+  };
 }
 
 /** How one format is written, proved and put in its place. */
@@ -175,7 +244,10 @@ interface Target {
 }
 
 const asFile: Pick<Target, 'place' | 'size'> = {
-  place: (from, to) => rename(from, to).catch((cause: unknown) => { throw writeError(to, cause); }),
+  place: (from, to) =>
+    rename(from, to).catch((cause: unknown) => {
+      throw writeError(to, cause);
+    }),
   size: async (path) => (await stat(path)).size,
 };
 
@@ -185,15 +257,39 @@ function defaultHead(format: ExportFormat): 'keep' | 'drop' {
   return format === 'timm' || format === 'mmdet' || format === 'mmseg' || format === 'detectron2' ? 'drop' : 'keep';
 }
 
-async function targetOf(format: ExportFormat, source: ExportSource, options: ExportOptions & { head: 'keep' | 'drop' }): Promise<Target> {
-  const { to, head, fold = true, classifier, temperature = (source.config ?? parseConfig({})).loss.studentTemperature } = options;
-  if (classifier !== undefined && classifier !== false && format !== 'onnx') throw new LgdError('BAD_OPTION', `a file for ${format} has no classifier in it.`, { option: 'classifier', mend: 'Leave it out; bank writes the text bank beside the student' });
+async function targetOf(
+  format: ExportFormat,
+  source: ExportSource,
+  options: ExportOptions & { head: 'keep' | 'drop' },
+): Promise<Target> {
+  const {
+    to,
+    head,
+    fold = true,
+    classifier,
+    temperature = (source.config ?? parseConfig({})).loss.studentTemperature,
+  } = options;
+  if (classifier !== undefined && classifier !== false && format !== 'onnx')
+    throw new LgdError('BAD_OPTION', `a file for ${format} has no classifier in it.`, {
+      option: 'classifier',
+      mend: 'Leave it out; bank writes the text bank beside the student',
+    });
   if (head === 'drop') featureGraph(graphOf(source.info)); // or there is no backbone to be told apart
-  if (format === 'lgdistill') return { ...asFile, write: (path) => writeOwn(path, source, head), compare: (path) => compareOwn(path, source, head) };
+  if (format === 'lgdistill')
+    return {
+      ...asFile,
+      write: (path) => writeOwn(path, source, head),
+      compare: (path) => compareOwn(path, source, head),
+    };
   requireHead(source);
   const reference = () => referenceEmbeddings(source, options.images, options.signal);
   if (format === 'transformers') {
-    if (head === 'drop') throw new LgdError('BAD_OPTION', 'the folder is for zero-shot use, which needs the projection head.', { option: 'head', found: head, allowed: 'keep' });
+    if (head === 'drop')
+      throw new LgdError('BAD_OPTION', 'the folder is for zero-shot use, which needs the projection head.', {
+        option: 'head',
+        found: head,
+        allowed: 'keep',
+      });
     await checkFolder(to);
     return {
       ...asFolder,
@@ -211,18 +307,33 @@ async function targetOf(format: ExportFormat, source: ExportSource, options: Exp
     };
   }
   const onnx = { head, fold, classifier: await classifierOf(source, options, temperature) };
-  return { ...asFile, write: (path) => writeOnnx(path, source, onnx), compare: async (path) => compareOnnx(path, source, onnx, await reference()) };
+  return {
+    ...asFile,
+    write: (path) => writeOnnx(path, source, onnx),
+    compare: async (path) => compareOnnx(path, source, onnx, await reference()),
+  };
 }
 
 /** Without its head a student has no embeddings to compare. */
 function requireHead({ info, weights, file }: ExportSource): void {
   if (hasHead(info, weights)) return;
-  throw new LgdError('BAD_MODEL', `${file} has no projection head.`, { mend: 'Export from the run folder, or from a file that was exported with its head' });
+  throw new LgdError('BAD_MODEL', `${file} has no projection head.`, {
+    mend: 'Export from the run folder, or from a file that was exported with its head',
+  });
 }
 
-async function classifierOf(source: ExportSource, { head, classifier = false }: ExportOptions, temperature: number): Promise<Classifier | undefined> {
+async function classifierOf(
+  source: ExportSource,
+  { head, classifier = false }: ExportOptions,
+  temperature: number,
+): Promise<Classifier | undefined> {
   if (classifier === false) return undefined;
-  if (head === 'drop') throw new LgdError('BAD_OPTION', 'a classifier needs the projection head.', { option: 'classifier', mend: 'Keep the head, or leave the classifier out' });
-  const bank = classifier === true ? requireBank(source, 'classifier') : await TextualSemanticsBank.load(resolve(classifier));
+  if (head === 'drop')
+    throw new LgdError('BAD_OPTION', 'a classifier needs the projection head.', {
+      option: 'classifier',
+      mend: 'Keep the head, or leave the classifier out',
+    });
+  const bank =
+    classifier === true ? requireBank(source, 'classifier') : await TextualSemanticsBank.load(resolve(classifier));
   return { bank, temperature };
 }

@@ -16,16 +16,26 @@ export function isDiskFull(error: unknown): boolean {
  * @param path what could not be written, in the run folder `run`
  * @param neededBytes how much it takes, where that is known
  */
-export async function diskFullError(path: string, { run, cause, neededBytes }: { run: string; cause: unknown; neededBytes?: number }): Promise<LgdError> {
+export async function diskFullError(
+  path: string,
+  { run, cause, neededBytes }: { run: string; cause: unknown; neededBytes?: number },
+): Promise<LgdError> {
   const room = await statfs(dirname(path)).catch(() => undefined);
   const missing = (neededBytes ?? 0) - (room === undefined ? 0 : room.bavail * room.bsize);
   const facts = [
-    ...(room === undefined ? [] : [`${mebibytes(room.bavail * room.bsize)} of its ${mebibytes(room.blocks * room.bsize)} MiB are free`]),
+    ...(room === undefined
+      ? []
+      : [`${mebibytes(room.bavail * room.bsize)} of its ${mebibytes(room.blocks * room.bsize)} MiB are free`]),
     ...(neededBytes === undefined ? [] : [`${mebibytes(neededBytes)} MiB are needed`]),
   ];
-  return new LgdError('NOT_WRITABLE', `cannot write ${path}: the disk is full${facts.length === 0 ? '' : ` (${facts.join(', ')})`}. What was written before is whole.`, {
-    mend: `Free ${missing <= 0 ? 'some room' : `${mebibytes(Math.max(missing, 0.1 * 2 ** 20))} MiB${room === undefined ? '' : ' more'}`} on that disk, such as checkpoints of earlier runs, then go on with \`lgdistill resume ${run}\``, cause,
-  });
+  return new LgdError(
+    'NOT_WRITABLE',
+    `cannot write ${path}: the disk is full${facts.length === 0 ? '' : ` (${facts.join(', ')})`}. What was written before is whole.`,
+    {
+      mend: `Free ${missing <= 0 ? 'some room' : `${mebibytes(Math.max(missing, 0.1 * 2 ** 20))} MiB${room === undefined ? '' : ' more'}`} on that disk, such as checkpoints of earlier runs, then go on with \`lgdistill resume ${run}\``,
+      cause,
+    },
+  );
 }
 
 function mebibytes(bytes: number): string {

@@ -5,39 +5,68 @@ import { unlessAbsent } from '../errors.js';
 
 /** Is there a folder, or a link to one? */
 export async function isFolder(path: string): Promise<boolean> {
-  return stat(path).then((found) => found.isDirectory(), () => false);
+  return stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
 }
 
 /** Is there a file, or a link to one? */
 export async function isFile(path: string): Promise<boolean> {
-  return stat(path).then((found) => found.isFile(), () => false);
+  return stat(path).then(
+    (found) => found.isFile(),
+    () => false,
+  );
 }
 
 /** Is there a link that leads nowhere? A cache of which a part was removed has such. */
 export async function isDangling(path: string): Promise<boolean> {
-  const isLink = await lstat(path).then((found) => found.isSymbolicLink(), () => false);
-  return isLink && stat(path).then(() => false, () => true);
+  const isLink = await lstat(path).then(
+    (found) => found.isSymbolicLink(),
+    () => false,
+  );
+  return (
+    isLink &&
+    stat(path).then(
+      () => false,
+      () => true,
+    )
+  );
 }
 
 /** The first of several things, such as paths, that passes a test. */
-export async function firstWhere<T>(values: readonly T[], test: (value: T) => Promise<boolean>): Promise<T | undefined> {
+export async function firstWhere<T>(
+  values: readonly T[],
+  test: (value: T) => Promise<boolean>,
+): Promise<T | undefined> {
   for (const value of values) if (await test(value)) return value;
   return undefined;
 }
 
-/** Is an entry of a folder nobody's data: a hidden one, or what a file system has at its root (root's own, so that others cannot read it)? */
+/**
+ * Is an entry of a folder nobody's data: a hidden one, or what a file system has at its root (root's own, so that
+ * others cannot read it)?
+ */
 export function isHidden(name: string): boolean {
   return name.startsWith('.') || name === 'lost+found';
 }
 
-/** undefined: there is nothing, so that something may be made there. @throws LgdError BAD_FILE: what cannot be looked at may be there */
+/**
+ * undefined: there is nothing, so that something may be made there. @throws LgdError BAD_FILE: what cannot be looked at
+ * may be there
+ */
 export async function statIfThere(path: string): Promise<Stats | undefined> {
   return stat(path).catch(unlessAbsent(path, undefined));
 }
 
-/** Names of the folders right below one, links followed and hidden ones left out, sorted by code unit. @throws what fs.readdir does */
+/**
+ * Names of the folders right below one, links followed and hidden ones left out, sorted by code unit. @throws what
+ * fs.readdir does
+ */
 export async function foldersIn(path: string): Promise<string[]> {
   const entries = (await readdir(path, { withFileTypes: true })).filter(({ name }) => !isHidden(name));
-  const isOne = await Promise.all(entries.map((entry) => entry.isDirectory() || (entry.isSymbolicLink() && isFolder(join(path, entry.name)))));
+  const isOne = await Promise.all(
+    entries.map((entry) => entry.isDirectory() || (entry.isSymbolicLink() && isFolder(join(path, entry.name)))),
+  );
   return entries.flatMap(({ name }, i) => (isOne[i] ? [name] : [])).sort();
 }

@@ -1,4 +1,7 @@
-/** JSON: values out of texts that anybody may have written, of which nothing is known before they are looked at, and files for people to read. */
+/**
+ * JSON: values out of texts that anybody may have written, of which nothing is known before they are looked at, and
+ * files for people to read.
+ */
 import { writeFileAtomically } from './write-file.js';
 
 /** What a text says; undefined where it, or its absence, is no JSON. */

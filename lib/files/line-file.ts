@@ -1,6 +1,7 @@
 /**
- * Files of lines that go on in a new part past a size. `metrics.jsonl` is where lines are appended; full parts are beside it as `metrics-000001.jsonl`, `metrics-000002.jsonl` ...,
- * the oldest first. Together, in that order, they are what one file would have been.
+ * Files of lines that go on in a new part past a size. `metrics.jsonl` is where lines are appended; full parts are
+ * beside it as `metrics-000001.jsonl`, `metrics-000002.jsonl` ..., the oldest first. Together, in that order, they are
+ * what one file would have been.
  */
 import type { Stats } from 'node:fs';
 import { open, readdir, rename, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
@@ -24,7 +25,8 @@ function partName(name: string, number: number): string {
 function partNumber(name: string, entry: string): number | undefined {
   const ending = extname(name);
   const stem = `${name.slice(0, name.length - ending.length)}-`;
-  const digits = entry.startsWith(stem) && entry.endsWith(ending) ? entry.slice(stem.length, entry.length - ending.length) : '';
+  const digits =
+    entry.startsWith(stem) && entry.endsWith(ending) ? entry.slice(stem.length, entry.length - ending.length) : '';
   return /^\d{6,}$/u.test(digits) ? Number(digits) : undefined;
 }
 
@@ -34,7 +36,10 @@ async function fullParts(folder: string, name: string): Promise<string[]> {
   return numbers.map((number) => join(folder, partName(name, number)));
 }
 
-/** Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. @throws what fs.readdir does */
+/**
+ * Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. @throws what
+ * fs.readdir does
+ */
 export async function linePaths(folder: string, name: string): Promise<string[]> {
   return [...(await fullParts(folder, name)), join(folder, name)];
 }
@@ -50,10 +55,15 @@ export class LineFile {
   #opened: Stats | undefined;
   #bytes = 0;
 
-  private constructor(readonly folder: string, readonly name: string, readonly mostBytes: number) {}
+  private constructor(
+    readonly folder: string,
+    readonly name: string,
+    readonly mostBytes: number,
+  ) {}
 
   /**
-   * Opens (and makes) the file. A last line without its end, torn by a kill, is ended, so that the next one stands alone.
+   * Opens (and makes) the file. A last line without its end, torn by a kill, is ended, so that the next one stands
+   * alone.
    * @param mostBytes size past which lines go to a new part; 0: never
    * @throws LgdError NOT_WRITABLE
    */
@@ -86,7 +96,8 @@ export class LineFile {
       await this.#handle.appendFile(bytes);
       this.#bytes += bytes.length;
     } catch (cause) {
-      await this.#handle.truncate(this.#bytes).catch(() => undefined); // what a full disk took of the line; a device such as /dev/full has no length
+      // what a full disk took of the line; a device such as /dev/full has no length
+      await this.#handle.truncate(this.#bytes).catch(() => undefined);
       throw await this.#failure(cause);
     }
   }
@@ -101,7 +112,8 @@ export class LineFile {
       for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
         const { end, size } = await keptLength(part, keep);
         if (end === 0 && parts.length > 0) {
-          await rm(part, { force: true }); // from the newest on, so that a kill in between leaves a beginning of the whole
+          // from the newest on, so that a kill in between leaves a beginning of the whole
+          await rm(part, { force: true });
           continue;
         }
         if (end < size) await truncate(part, end);
@@ -116,9 +128,15 @@ export class LineFile {
     }
   }
 
-  /** Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE: a disk may say that it is full no sooner than now */
+  /**
+   * Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE: a disk may say that it is full
+   * no sooner than now
+   */
   async sync(): Promise<void> {
-    if (this.#handle) await syncFile(this.#handle).catch(async (cause: unknown) => { throw await this.#failure(cause); });
+    if (this.#handle)
+      await syncFile(this.#handle).catch(async (cause: unknown) => {
+        throw await this.#failure(cause);
+      });
   }
 
   async close(): Promise<void> {
@@ -127,22 +145,39 @@ export class LineFile {
   }
 
   async #failure(cause: unknown): Promise<LgdError> {
-    return isDiskFull(cause) ? await diskFullError(this.path, { run: this.folder, cause }) : writeError(this.path, cause);
+    return isDiskFull(cause)
+      ? await diskFullError(this.path, { run: this.folder, cause })
+      : writeError(this.path, cause);
   }
 
   async #open(): Promise<void> {
     this.#handle = await open(this.path, 'a+');
     this.#opened = await this.#handle.stat();
-    if (this.#opened.isFIFO()) throw new LgdError('NOT_WRITABLE', `${this.path} is a pipe, which would take lines only while another program reads them.`, { mend: 'Remove it' });
+    if (this.#opened.isFIFO())
+      throw new LgdError(
+        'NOT_WRITABLE',
+        `${this.path} is a pipe, which would take lines only while another program reads them.`,
+        { mend: 'Remove it' },
+      );
     this.#bytes = this.#opened.size;
   }
 
-  /** Opens the file anew where another has its name, or none: lines would go to one that was removed, or that an editor or logrotate has put a new one in the place of. */
+  /**
+   * Opens the file anew where another has its name, or none: lines would go to one that was removed, or that an editor
+   * or logrotate has put a new one in the place of.
+   */
   async #follow(): Promise<void> {
     const there = await stat(this.path).catch(() => undefined);
     if (there?.ino === this.#opened?.ino && there?.dev === this.#opened?.dev) return;
     const before = this.#handle;
-    if (!(await this.#open().then(() => true, () => false))) return; // the folder was moved: lines go on to where it is now
+    // the folder was moved: lines go on to where it is now
+    if (
+      !(await this.#open().then(
+        () => true,
+        () => false,
+      ))
+    )
+      return;
     await before?.close();
     await this.#endTornLine();
   }

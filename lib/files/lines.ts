@@ -3,18 +3,30 @@
 const linesAtOnce = 8192;
 
 /** Texts of some thousand lines, one after the other. @param lineOf a line without its end */
-export function* joinedLines<Item>(items: readonly Item[], lineOf: (item: Item, index: number) => string): Generator<string, void, undefined> {
+export function* joinedLines<Item>(
+  items: readonly Item[],
+  lineOf: (item: Item, index: number) => string,
+): Generator<string, void, undefined> {
   for (let from = 0; from < items.length; from += linesAtOnce) {
-    yield items.slice(from, from + linesAtOnce).map((item, i) => `${lineOf(item, from + i)}\n`).join('');
+    yield items
+      .slice(from, from + linesAtOnce)
+      .map((item, i) => `${lineOf(item, from + i)}\n`)
+      .join('');
   }
 }
 
-/** A name in a list of one a line, columns apart by tabs: as it is; as a JSON string where it would break the line or a column, or looks like such a string. */
+/**
+ * A name in a list of one a line, columns apart by tabs: as it is; as a JSON string where it would break the line or a
+ * column, or looks like such a string.
+ */
 export function inOneLine(name: string): string {
   return /^"|\p{Cc}/u.test(name) ? JSON.stringify(name) : name;
 }
 
-/** The bytes of a file in pieces that end with a line, whatever it was cut into; what follows the last line end is left out. */
+/**
+ * The bytes of a file in pieces that end with a line, whatever it was cut into; what follows the last line end is left
+ * out.
+ */
 export async function* wholeChunks(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Buffer, void, undefined> {
   let begun: Uint8Array[] = [];
   for await (const chunk of chunks) {
@@ -29,8 +41,12 @@ export async function* wholeChunks(chunks: AsyncIterable<Uint8Array>): AsyncGene
 /**
  * The lines of a file, as many together as a chunk of it ends.
  * @param chunks of bytes, UTF-8
- * @returns at least one line each time, without their ends, and the bytes that they took; what follows the last end is left out
+ * @returns at least one line each time, without their ends, and the bytes that they took; what follows the last end is
+ *   left out
  */
-export async function* wholeLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<{ lines: string[]; bytes: number }, void, undefined> {
-  for await (const whole of wholeChunks(chunks)) yield { lines: whole.toString('utf8', 0, whole.byteLength - 1).split('\n'), bytes: whole.byteLength };
+export async function* wholeLines(
+  chunks: AsyncIterable<Uint8Array>,
+): AsyncGenerator<{ lines: string[]; bytes: number }, void, undefined> {
+  for await (const whole of wholeChunks(chunks))
+    yield { lines: whole.toString('utf8', 0, whole.byteLength - 1).split('\n'), bytes: whole.byteLength };
 }

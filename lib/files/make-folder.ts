@@ -4,8 +4,8 @@ import { systemErrorCode, writeError } from '../errors.js';
 import { isFolder } from './folders.js';
 
 /**
- * Makes a folder and those above it. Unlike fs.mkdir's `recursive`, it ends where the file system says ENOENT about a folder whose parent is there
- * (/proc does, and so do some network mounts): there fs.mkdir tries for ever.
+ * Makes a folder and those above it. Unlike fs.mkdir's `recursive`, it ends where the file system says ENOENT about a
+ * folder whose parent is there (/proc does, and so do some network mounts): there fs.mkdir tries for ever.
  * @param made gets the folders that were not there, the outermost first, also where it then fails
  * @throws LgdError NOT_WRITABLE
  */
@@ -18,13 +18,17 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
     const parent = dirname(path);
     if (code === 'ENOENT' && parent !== path && !(await isFolder(parent))) {
       await makeFolder(parent, made);
-      await mkdir(path).then(() => made.push(path), async (error: unknown) => {
-        if (!(await isFolder(path))) throw writeError(path, error);
-      });
+      await mkdir(path).then(
+        () => made.push(path),
+        async (error: unknown) => {
+          if (!(await isFolder(path))) throw writeError(path, error);
+        },
+      );
       return;
     }
     const found = await stat(path).catch((error: unknown) => {
-      const isThere = code === 'EEXIST' && systemErrorCode(error) !== 'ENOENT'; // and cannot be looked at, on a failing disk or in a loop of links
+      // and cannot be looked at, on a failing disk or in a loop of links
+      const isThere = code === 'EEXIST' && systemErrorCode(error) !== 'ENOENT';
       throw writeError(path, isThere ? error : cause);
     });
     if (!found.isDirectory()) throw writeError(path, cause);

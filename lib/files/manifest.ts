@@ -1,4 +1,7 @@
-/** The manifest of a checkpoint, by which its files are checked: it is written last, and holds the size and the SHA-256 of every other one. */
+/**
+ * The manifest of a checkpoint, by which its files are checked: it is written last, and holds the size and the SHA-256
+ * of every other one.
+ */
 import { realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
@@ -27,12 +30,16 @@ export const manifestFormat = 'lgdistill-checkpoint';
 /** @throws LgdError BAD_CHECKPOINT: not there, or not a checkpoint's */
 export async function readManifest(folder: string): Promise<Manifest> {
   const manifest = await parseManifest(folder);
-  if (manifest === undefined) throw badCheckpoint(join(folder, manifestFile), 'it is not there, so the checkpoint was never finished');
+  if (manifest === undefined)
+    throw badCheckpoint(join(folder, manifestFile), 'it is not there, so the checkpoint was never finished');
   if (!isManifest(manifest)) throw badCheckpoint(join(folder, manifestFile), "it is not a checkpoint's manifest");
   return manifest;
 }
 
-/** The manifest in a folder that is a checkpoint's; undefined for another folder, whatever else is called so there. @throws LgdError BAD_CHECKPOINT: it cannot be read */
+/**
+ * The manifest in a folder that is a checkpoint's; undefined for another folder, whatever else is called so there.
+ * @throws LgdError BAD_CHECKPOINT: it cannot be read
+ */
 export async function manifestIn(folder: string): Promise<Manifest | undefined> {
   const manifest = await parseManifest(folder);
   return isManifest(manifest) ? manifest : undefined;
@@ -50,7 +57,12 @@ async function parseManifest(folder: string): Promise<unknown> {
 
 function isManifest(value: unknown): value is Manifest {
   const { format, files } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
-  return format === manifestFormat && typeof files === 'object' && files !== null && Object.values(files).every((mark) => typeof mark === 'object' && mark !== null);
+  return (
+    format === manifestFormat &&
+    typeof files === 'object' &&
+    files !== null &&
+    Object.values(files).every((mark) => typeof mark === 'object' && mark !== null)
+  );
 }
 
 /**
@@ -62,7 +74,8 @@ export async function checkFile(path: string, { bytes, sha256 }: FileMark, opene
   const found = await (opened?.stat() ?? stat(path)).catch((cause: unknown) => {
     throw badCheckpoint(path, 'it is missing', cause);
   });
-  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes, but ${bytes} by its ${manifestFile}`);
+  if (found.size !== bytes)
+    throw badCheckpoint(path, `it has ${found.size} bytes, but ${bytes} by its ${manifestFile}`);
   const hash = await hashFile(opened ?? path).catch((cause: unknown) => {
     throw badCheckpoint(path, `it cannot be read (${(cause as Error).message})`, cause);
   });
@@ -77,7 +90,8 @@ export function badCheckpoint(path: string, why: string, cause?: unknown): LgdEr
 }
 
 /**
- * Reads a safetensors file, after checking it where it is one of a checkpoint. The file is opened once: a run that goes on may move the link to it, or remove it.
+ * Reads a safetensors file, after checking it where it is one of a checkpoint. The file is opened once: a run that goes
+ * on may move the link to it, or remove it.
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT
  */
 export async function readListed(path: string): Promise<SafetensorsFile> {

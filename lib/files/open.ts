@@ -1,4 +1,7 @@
-/** Files opened to be read as node:fs opens them, but for a named pipe that nothing writes to: node waits for its writer for ever, in one of four threads that the end of the program waits for, too. */
+/**
+ * Files opened to be read as node:fs opens them, but for a named pipe that nothing writes to: node waits for its writer
+ * for ever, in one of four threads that the end of the program waits for, too.
+ */
 import { closeSync, constants, openSync } from 'node:fs';
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { LgdError } from '../errors.js';
@@ -8,7 +11,10 @@ let earlier: Promise<unknown> = Promise.resolve();
 
 /** @throws LgdError BAD_FILE (a pipe that nothing has written to for five seconds), and what fs.open does */
 export async function openToRead(path: string): Promise<FileHandle> {
-  const isPipe = await stat(path).then((found) => found.isFIFO(), () => false);
+  const isPipe = await stat(path).then(
+    (found) => found.isFIFO(),
+    () => false,
+  );
   if (!isPipe) return open(path, 'r');
   const opened = earlier.then(() => openPipe(path)); // one after the other: several would take all threads
   earlier = opened.catch(() => undefined);
@@ -37,7 +43,9 @@ async function openPipe(path: string): Promise<FileHandle> {
   clearTimeout(timer);
   if (file !== undefined) return file;
   await endWait(path, opening).catch(() => undefined);
-  throw new LgdError('BAD_FILE', `${path} is a pipe that nothing writes to.`, { mend: 'Give a file, or start what writes to it first' });
+  throw new LgdError('BAD_FILE', `${path} is a pipe that nothing writes to.`, {
+    mend: 'Give a file, or start what writes to it first',
+  });
 }
 
 /** A writer of our own ends the wait of the thread; of a pipe that this user may not write to it goes on. */

@@ -1,15 +1,21 @@
 /**
- * Lock files: one process at a time writes to a place; a lock left by a process that is gone, or by a thread of one (a worker that was terminated), is taken over.
+ * Lock files: one process at a time writes to a place; a lock left by a process that is gone, or by a thread of one (a
+ * worker that was terminated), is taken over.
  *
- * A lock is written under a name of its own and linked into place, so that nobody ever reads a part of one. No two have the same text. One that is there goes in two ways only:
- * its owner, which lives, removes it; or its owner is gone, and the process that has the turn at it renames another over it. The turn is a lock beside it, named by a hash of
- * the dead lock's text, so that whoever reads the same dead lock asks for the same turn. With the turn a process reads again what it read: while that is there, it stays, for
- * all who would replace it wait for this turn; if it is not, somebody had the turn before, and the process begins anew. So a live lock is never removed, whoever is slow at what.
- * A process that dies with the turn leaves a dead lock in its place, which is taken over in the same way. Once a lock is held, turns and unfinished locks beside it
- * ({@link besideLock}) have no effect: what they were to replace is not there any more.
+ * A lock is written under a name of its own and linked into place, so that nobody ever reads a part of one. No two have
+ * the same text. One that is there goes in two ways only: its owner, which lives, removes it; or its owner is gone, and
+ * the process that has the turn at it renames another over it. The turn is a lock beside it, named by a hash of the
+ * dead lock's text, so that whoever reads the same dead lock asks for the same turn. With the turn a process reads
+ * again what it read: while that is there, it stays, for all who would replace it wait for this turn; if it is not,
+ * somebody had the turn before, and the process begins anew. So a live lock is never removed, whoever is slow at what.
+ * A process that dies with the turn leaves a dead lock in its place, which is taken over in the same way. Once a lock
+ * is held, turns and unfinished locks beside it ({@link besideLock}) have no effect: what they were to replace is not
+ * there any more.
  *
- * A process is looked up by its number, which in another container is none or another process's, and of another user's process may be hidden (hidepid of /proc). So the owner of a
- * lock also listens at a socket named after it ({@link listen}): containers with one host name mostly share their network (Docker's --network host, a pod), where each sees the other's sockets.
+ * A process is looked up by its number, which in another container is none or another process's, and of another user's
+ * process may be hidden (hidepid of /proc). So the owner of a lock also listens at a socket named after it
+ * ({@link listen}): containers with one host name mostly share their network (Docker's --network host, a pod), where
+ * each sees the other's sockets.
  */
 import { createHash } from 'node:crypto';
 import { readlinkSync, writeFileSync } from 'node:fs';
@@ -47,12 +53,22 @@ const tornAfter = 1000;
 
 /**
  * Takes a lock file.
- * @returns what gives it back (and throws NOT_WRITABLE where it cannot); else who holds it, or 'another' for a process that takes it right now
+ * @returns what gives it back (and throws NOT_WRITABLE where it cannot); else who holds it, or 'another' for a process
+ *   that takes it right now
  * @throws LgdError NOT_WRITABLE
  */
-export async function takeLock(file: string): Promise<{ release: () => Promise<void> } | { holder: LockHolder | 'another' }> {
+export async function takeLock(
+  file: string,
+): Promise<{ release: () => Promise<void> } | { holder: LockHolder | 'another' }> {
   const task = ownTask();
-  const own: Lock = { host: hostname(), pid: process.pid, thread: threadId, task, started: await startTime(process.pid, task), mark: uniqueMark() };
+  const own: Lock = {
+    host: hostname(),
+    pid: process.pid,
+    thread: threadId,
+    task,
+    started: await startTime(process.pid, task),
+    mark: uniqueMark(),
+  };
   const text = JSON.stringify(own);
   const unfinished = besideLock(file, own.mark);
   const isHeld = async () => (await readText(file)) === text;
@@ -99,14 +115,18 @@ export async function takeLock(file: string): Promise<{ release: () => Promise<v
   }
 }
 
-/** The path of what stands beside a lock while it is taken, which a kill may leave. @param mark '' for what all of them begin with */
+/**
+ * The path of what stands beside a lock while it is taken, which a kill may leave. @param mark '' for what all of them
+ * begin with
+ */
 export function besideLock(file: string, mark: string): string {
   return join(dirname(file), `.${basename(file).replace(/^\./u, '')}-${mark}`);
 }
 
 /**
- * Puts an own lock into an empty place, at one stroke. Where the file system has no links (exFAT, some network mounts) the file is made first and filled then: there a process that
- * is held up between the two for longer than {@link tornAfter} is taken for dead, and may then believe to hold what another holds.
+ * Puts an own lock into an empty place, at one stroke. Where the file system has no links (exFAT, some network mounts)
+ * the file is made first and filled then: there a process that is held up between the two for longer than
+ * {@link tornAfter} is taken for dead, and may then believe to hold what another holds.
  */
 async function place(unfinished: string, file: string, text: string): Promise<boolean> {
   try {
@@ -128,10 +148,17 @@ async function place(unfinished: string, file: string, text: string): Promise<bo
  * Who holds a lock in words, and what can be done about it.
  * @param other what can be chosen in the locked one's place
  */
-export function tellHolder({ host, pid, thread, isOwn }: LockHolder, file: string, other: string): { who: string; mend: string } {
+export function tellHolder(
+  { host, pid, thread, isOwn }: LockHolder,
+  file: string,
+  other: string,
+): { who: string; mend: string } {
   const wait = `Wait for it, or choose ${other}`;
   if (!isOwn) return { who: `process ${pid} on ${host}`, mend: `${wait} (remove ${file} if that process is gone)` };
-  return { who: `this process itself (process ${pid}, in ${thread === threadId ? 'another call' : `its thread ${thread}`})`, mend: wait };
+  return {
+    who: `this process itself (process ${pid}, in ${thread === threadId ? 'another call' : `its thread ${thread}`})`,
+    mend: wait,
+  };
 }
 
 /** undefined: there is none. */
@@ -157,7 +184,10 @@ async function changes(file: string, found: string): Promise<boolean> {
 }
 
 /** Who holds a lock; undefined: it is gone. */
-async function findHolder({ host, pid, task = pid, thread, started, mark }: Lock, here: string): Promise<LockHolder | undefined> {
+async function findHolder(
+  { host, pid, task = pid, thread, started, mark }: Lock,
+  here: string,
+): Promise<LockHolder | undefined> {
   if (host !== here) return { host, pid, thread, isOwn: false }; // cannot tell from here
   const now = await startTime(pid, task);
   if (now !== undefined && now === started) return { host, pid, thread, isOwn: pid === process.pid };
@@ -165,7 +195,10 @@ async function findHolder({ host, pid, task = pid, thread, started, mark }: Lock
   return sockets.includes(`@${socketName(mark)}`) ? { host, pid, thread, isOwn: false } : undefined;
 }
 
-/** Listens at a lock's socket (an abstract one, no file) while the calling thread lives, also while it is busy. @returns what ends it */
+/**
+ * Listens at a lock's socket (an abstract one, no file) while the calling thread lives, also while it is busy. @returns
+ * what ends it
+ */
 async function listen(mark: string): Promise<() => void> {
   const server = createServer((socket) => socket.destroy()).unref();
   await new Promise<void>((resolve) => {
@@ -192,11 +225,15 @@ function ownTask(): number {
   }
 }
 
-/** When a thread of a process started, in clock ticks since boot: tells it from a later one with its number. undefined: there is none. */
+/**
+ * When a thread of a process started, in clock ticks since boot: tells it from a later one with its number. undefined:
+ * there is none.
+ */
 async function startTime(pid: number, task: number): Promise<string | undefined> {
   try {
     const line = await readFile(`/proc/${pid}/task/${task}/stat`, 'utf8');
-    return line.slice(line.lastIndexOf(')') + 2).split(' ')[19]; // field 22, counted after the command's closing parenthesis
+    // field 22, counted after the command's closing parenthesis
+    return line.slice(line.lastIndexOf(')') + 2).split(' ')[19];
   } catch (cause) {
     if (['ENOENT', 'ESRCH'].includes(systemErrorCode(cause) ?? '')) return undefined;
     throw cause; // such as too many open files, which says nothing of that thread

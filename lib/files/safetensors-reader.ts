@@ -3,7 +3,10 @@ import { damaged, openSafetensors, readTensor, type OpenSafetensors } from './sa
 
 const floats: readonly string[] = ['F32', 'F16', 'BF16'];
 
-/** The tensors of one or several safetensors files (a model in shards), read one at a time, so that files may be larger than memory. */
+/**
+ * The tensors of one or several safetensors files (a model in shards), read one at a time, so that files may be larger
+ * than memory.
+ */
 export class SafetensorsReader implements AsyncDisposable {
   readonly #places = new Map<string, OpenSafetensors>();
   readonly #files: OpenSafetensors[] = [];
@@ -35,9 +38,15 @@ export class SafetensorsReader implements AsyncDisposable {
    */
   async read(name: string, signal?: AbortSignal): Promise<Float32Array> {
     const file = this.#places.get(name);
-    if (file === undefined) throw new LgdError('BAD_MODEL', `there is no tensor ${name} in ${this.#files.map(({ path }) => path).join(', ')}.`, { mend: 'Check that the file is the one meant' });
+    if (file === undefined)
+      throw new LgdError(
+        'BAD_MODEL',
+        `there is no tensor ${name} in ${this.#files.map(({ path }) => path).join(', ')}.`,
+        { mend: 'Check that the file is the one meant' },
+      );
     const { dtype } = file.entries.get(name)!;
-    if (!floats.includes(dtype)) throw damaged(file.path, `tensor ${name} has dtype ${dtype}, and weights are ${floats.join(', ')}`);
+    if (!floats.includes(dtype))
+      throw damaged(file.path, `tensor ${name} has dtype ${dtype}, and weights are ${floats.join(', ')}`);
     return (await readTensor(file, name, signal)).data as Float32Array;
   }
 

@@ -39,8 +39,8 @@ export interface OpenSafetensors {
 }
 
 /**
- * Reads a safetensors file (https://github.com/huggingface/safetensors, format section), each tensor into memory of its own.
- * Dtypes: F32, F16 and BF16 (widened), F64, I32, I64, U8, BOOL.
+ * Reads a safetensors file (https://github.com/huggingface/safetensors, format section), each tensor into memory of its
+ * own. Dtypes: F32, F16 and BF16 (widened), F64, I32, I64, U8, BOOL.
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE
  */
 export async function readSafetensors(path: string): Promise<SafetensorsFile> {
@@ -63,12 +63,18 @@ export async function readTensors(file: OpenSafetensors): Promise<SafetensorsFil
 export async function openSafetensors(path: string): Promise<OpenSafetensors> {
   checkText(path, 'path', 'a safetensors file');
   const handle = await openToRead(path).catch((cause: unknown) => {
-    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
+    if (systemErrorCode(cause) === 'ENOENT')
+      throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw cannotRead(path, cause);
   });
   try {
-    const found = await handle.stat().catch((cause: unknown) => { throw cannotRead(path, cause); });
-    if (!found.isFile()) throw new LgdError('BAD_FILE', `${path} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
+    const found = await handle.stat().catch((cause: unknown) => {
+      throw cannotRead(path, cause);
+    });
+    if (!found.isFile())
+      throw new LgdError('BAD_FILE', `${path} is no regular file.`, {
+        mend: 'Write what it gives into a file, and give that',
+      });
     const { size } = found;
     const prefix = new Uint8Array(Math.min(size, 9));
     await readFully(handle, prefix, 0, path);
@@ -91,8 +97,16 @@ const readBytes = 2 ** 21;
  * @param name one of the file's entries
  * @throws LgdError BAD_FILE, ABORTED
  */
-export async function readTensor({ path, handle, entries, start }: OpenSafetensors, name: string, signal?: AbortSignal): Promise<TensorRecord> {
-  const { dtype, shape, data_offsets: [from, to] } = entries.get(name)!;
+export async function readTensor(
+  { path, handle, entries, start }: OpenSafetensors,
+  name: string,
+  signal?: AbortSignal,
+): Promise<TensorRecord> {
+  const {
+    dtype,
+    shape,
+    data_offsets: [from, to],
+  } = entries.get(name)!;
   const isHalf = halfTypes.has(dtype);
   const Values = isHalf ? Float32Array : arrays.get(dtype);
   if (Values === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);
@@ -102,7 +116,9 @@ export async function readTensor({ path, handle, entries, start }: OpenSafetenso
   for (let first = 0; first < count; first += readBytes / size) {
     await nextTurn(signal, 'reading weights');
     const part = data.subarray(first, first + readBytes / size);
-    const bytes = isHalf ? new Uint8Array(part.length * size) : new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
+    const bytes = isHalf
+      ? new Uint8Array(part.length * size)
+      : new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
     await readFully(handle, bytes, start + from + first * size, path);
     if (isHalf) (part as Float32Array).set(decode(bytes, dtype) as Float32Array);
   }
@@ -111,9 +127,11 @@ export async function readTensor({ path, handle, entries, start }: OpenSafetenso
 
 async function readFully(handle: FileHandle, into: Uint8Array, position: number, path: string): Promise<void> {
   for (let done = 0; done < into.byteLength;) {
-    const { bytesRead } = await handle.read(into, done, into.byteLength - done, position + done).catch((cause: unknown) => {
-      throw cannotRead(path, cause);
-    });
+    const { bytesRead } = await handle
+      .read(into, done, into.byteLength - done, position + done)
+      .catch((cause: unknown) => {
+        throw cannotRead(path, cause);
+      });
     if (bytesRead === 0) throw damaged(path, 'it became shorter while it was read');
     done += bytesRead;
   }
@@ -121,12 +139,17 @@ async function readFully(handle: FileHandle, into: Uint8Array, position: number,
 
 function cannotRead(path: string, cause: unknown): LgdError {
   if (cause instanceof LgdError) return cause;
-  return new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
+  return new LgdError('BAD_FILE', `cannot read ${path}.`, {
+    mend: 'Check that it is a file this user may read',
+    cause,
+  });
 }
 
 /** The error of a safetensors file that is not whole. */
 export function damaged(path: string, why: string): LgdError {
-  return new LgdError('BAD_FILE', `${path} is not a whole safetensors file: ${why}.`, { mend: 'Fetch or write the file again' });
+  return new LgdError('BAD_FILE', `${path} is not a whole safetensors file: ${why}.`, {
+    mend: 'Fetch or write the file again',
+  });
 }
 
 /**
@@ -136,8 +159,11 @@ export function damaged(path: string, why: string): LgdError {
  */
 function checkBeginning(first: Uint8Array, path: string): void {
   if (first.byteLength < 8 || beginsAsSafetensors(first)) return;
-  const isPointer = Buffer.from(first).toString('latin1').startsWith('version h'); // "version https://git-lfs.github.com/spec/v1"
-  throw new LgdError('BAD_FILE', `${path} is not a safetensors file.`, { mend: isPointer ? 'It is a pointer of Git LFS: fetch the file itself (git lfs pull)' : 'Give a safetensors file' });
+  // "version https://git-lfs.github.com/spec/v1"
+  const isPointer = Buffer.from(first).toString('latin1').startsWith('version h');
+  throw new LgdError('BAD_FILE', `${path} is not a safetensors file.`, {
+    mend: isPointer ? 'It is a pointer of Git LFS: fetch the file itself (git lfs pull)' : 'Give a safetensors file',
+  });
 }
 
 /**
@@ -147,53 +173,78 @@ function checkBeginning(first: Uint8Array, path: string): void {
  * @returns the tensors, the metadata, and where the data begin
  * @throws LgdError BAD_FILE
  */
-export function parseHeader(bytes: Uint8Array, size: number, path: string): { entries: Map<string, HeaderEntry>; metadata: Record<string, string>; start: number } {
+export function parseHeader(
+  bytes: Uint8Array,
+  size: number,
+  path: string,
+): { entries: Map<string, HeaderEntry>; metadata: Record<string, string>; start: number } {
   if (bytes.byteLength < 8) throw damaged(path, `it has ${bytes.byteLength} bytes`);
   const length = headerLength(bytes);
-  if (length > bytes.byteLength - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
+  if (length > bytes.byteLength - 8)
+    throw damaged(path, `its header should have ${length} bytes, the file ends before`);
   let header: Record<string, unknown>;
   try {
     header = JSON.parse(utf8.decode(bytes.subarray(8, 8 + length))) as typeof header;
   } catch (cause) {
     if (systemErrorCode(cause) !== 'ERR_STRING_TOO_LONG') throw damaged(path, 'its header is not JSON');
-    throw new LgdError('BAD_FILE', `the header of ${path} has ${mebibytes(length)} MiB of text, more than the ${mebibytes(mostText)} that can be read.`, {
-      mend: 'Write the file with fewer names or ids in its metadata, or shorter ones', cause,
-    });
+    throw new LgdError(
+      'BAD_FILE',
+      `the header of ${path} has ${mebibytes(length)} MiB of text, more than the ${mebibytes(mostText)} that can be read.`,
+      {
+        mend: 'Write the file with fewer names or ids in its metadata, or shorter ones',
+        cause,
+      },
+    );
   }
   if (!isObject(header)) throw damaged(path, 'its header is no object');
   const { [metadataName]: metadata = {}, ...tensors } = header;
-  if (!isObject(metadata ?? {}) || !Object.values(metadata ?? {}).every((value) => typeof value === 'string')) throw damaged(path, 'its metadata are not texts');
+  if (!isObject(metadata ?? {}) || !Object.values(metadata ?? {}).every((value) => typeof value === 'string'))
+    throw damaged(path, 'its metadata are not texts');
   const entries = new Map(Object.entries(tensors).map(([name, entry]) => [name, checkEntry(name, entry, path)]));
   checkPlaces(entries, size - 8 - length, path);
   return { entries, metadata: (metadata ?? {}) as Record<string, string>, start: 8 + length };
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
-const areSizes = (value: unknown): value is number[] => Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+const areSizes = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 
 /** @throws LgdError BAD_FILE */
 function checkEntry(name: string, entry: unknown, path: string): HeaderEntry {
   const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
   if (typeof dtype !== 'string' || !areSizes(shape)) throw damaged(path, `tensor ${name} has no dtype and shape`);
-  if (!areSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!) throw damaged(path, `tensor ${name} lies from byte ${Array.isArray(offsets) ? offsets.join(' to ') : 'none'}`);
+  if (!areSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!)
+    throw damaged(path, `tensor ${name} lies from byte ${Array.isArray(offsets) ? offsets.join(' to ') : 'none'}`);
   const [from, to] = offsets as [number, number];
   const size = bytesPerValue(dtype);
-  if (size !== undefined && to - from !== shape.reduce((a, b) => a * b, size)) throw damaged(path, `tensor ${name} has ${to - from} bytes for ${dtype} [${shape.join(',')}]`);
+  if (size !== undefined && to - from !== shape.reduce((a, b) => a * b, size))
+    throw damaged(path, `tensor ${name} has ${to - from} bytes for ${dtype} [${shape.join(',')}]`);
   return { dtype, shape, data_offsets: [from, to] };
 }
 
 /**
- * The tensors fill the file, one after the other, as the format asks. Where two have one name, of which JSON keeps the last, the first one's bytes are left over.
+ * The tensors fill the file, one after the other, as the format asks. Where two have one name, of which JSON keeps the
+ * last, the first one's bytes are left over.
  * @param bytes behind the header
  * @throws LgdError BAD_FILE
  */
 function checkPlaces(entries: ReadonlyMap<string, HeaderEntry>, bytes: number, path: string): void {
-  const places = [...entries].map(([name, { data_offsets: [from, to] }]) => ({ name, from, to })).sort((a, b) => a.from - b.from || a.to - b.to);
+  const places = [...entries]
+    .map(
+      ([
+        name,
+        {
+          data_offsets: [from, to],
+        },
+      ]) => ({ name, from, to }),
+    )
+    .sort((a, b) => a.from - b.from || a.to - b.to);
   let end = 0;
   for (const { name, from, to } of places) {
     if (to > bytes) throw damaged(path, `tensor ${name} ends past the end of the file`);
     if (from < end) throw damaged(path, `tensor ${name} begins within another one`);
-    if (from > end) throw damaged(path, `its bytes from ${end} to ${from} are of no tensor, as where two have one name`);
+    if (from > end)
+      throw damaged(path, `its bytes from ${end} to ${from} are of no tensor, as where two have one name`);
     end = to;
   }
   if (end < bytes) throw damaged(path, `its last ${bytes - end} bytes are of no tensor, as where two have one name`);
@@ -208,8 +259,16 @@ const metadataName = '__metadata__';
 type Numbers = TensorRecord['data'];
 
 /** What holds the values of each dtype that needs no widening. */
-const arrays = new Map<string, (new (buffer: ArrayBufferLike, byteOffset?: number, length?: number) => Numbers) & { BYTES_PER_ELEMENT: number }>([
-  ['F32', Float32Array], ['F64', Float64Array], ['I32', Int32Array], ['I64', BigInt64Array], ['U8', Uint8Array], ['BOOL', Uint8Array],
+const arrays = new Map<
+  string,
+  (new (buffer: ArrayBufferLike, byteOffset?: number, length?: number) => Numbers) & { BYTES_PER_ELEMENT: number }
+>([
+  ['F32', Float32Array],
+  ['F64', Float64Array],
+  ['I32', Int32Array],
+  ['I64', BigInt64Array],
+  ['U8', Uint8Array],
+  ['BOOL', Uint8Array],
 ]);
 const halfTypes: ReadonlySet<string> = new Set(['F16', 'BF16']);
 
@@ -254,9 +313,16 @@ export function halfToFloat(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** The bytes of an array, in views of at most `most` (default 1 GiB): one view reaches 4 GiB, and hashing takes 2 at once. */
-export function* bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView, most = 2 ** 30): Generator<Uint8Array, void, undefined> {
-  for (let from = 0; from < byteLength; from += most) yield new Uint8Array(buffer, byteOffset + from, Math.min(most, byteLength - from));
+/**
+ * The bytes of an array, in views of at most `most` (default 1 GiB): one view reaches 4 GiB, and hashing takes 2 at
+ * once.
+ */
+export function* bytesOf(
+  { buffer, byteOffset, byteLength }: ArrayBufferView,
+  most = 2 ** 30,
+): Generator<Uint8Array, void, undefined> {
+  for (let from = 0; from < byteLength; from += most)
+    yield new Uint8Array(buffer, byteOffset + from, Math.min(most, byteLength - from));
 }
 
 const mostText = constants.MAX_STRING_LENGTH;
@@ -275,19 +341,33 @@ export function headerJson(value: unknown): string {
     return JSON.stringify(value);
   } catch (cause) {
     if (!(cause instanceof RangeError)) throw cause;
-    throw new LgdError('NOT_WRITABLE', `the names or ids that are to stand in the header of a safetensors file come to more than ${mebibytes(mostText)} MiB of text, which is all that it can have.`, {
-      mend: 'Give fewer of them, or shorter ones: ten million of some 45 characters fit', cause,
-    });
+    throw new LgdError(
+      'NOT_WRITABLE',
+      `the names or ids that are to stand in the header of a safetensors file come to more than ${mebibytes(mostText)} MiB of text, which is all that it can have.`,
+      {
+        mend: 'Give fewer of them, or shorter ones: ten million of some 45 characters fit',
+        cause,
+      },
+    );
   }
 }
 
 /**
- * The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the order given.
+ * The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the
+ * order given.
  * @throws LgdError BAD_OPTION and BAD_SHAPE (tensors that would not be read back), NOT_WRITABLE (a header too long)
  */
-export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array[] {
+export function encodeSafetensors(
+  tensors: Iterable<[string, TensorRecord]>,
+  metadata: Record<string, string>,
+): Uint8Array[] {
   if (typeof (tensors as Partial<typeof tensors> | undefined)?.[Symbol.iterator] !== 'function') {
-    throw new LgdError('BAD_OPTION', 'these are no tensors.', { option: 'tensors', found: tensors, allowed: pairs, mend: 'Give Object.entries(tensors) of an object, a Map as it is' });
+    throw new LgdError('BAD_OPTION', 'these are no tensors.', {
+      option: 'tensors',
+      found: tensors,
+      allowed: pairs,
+      mend: 'Give Object.entries(tensors) of an object, a Map as it is',
+    });
   }
   const header = new Map<string, unknown>([[metadataName, metadata]]);
   const parts: Uint8Array[] = [];
@@ -295,8 +375,13 @@ export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, met
   for (const tensor of tensors) {
     const [name, dtype, { shape, data }] = checkTensor(tensor);
     if (header.has(name)) {
-      const message = name === metadataName ? 'no tensor can have the name of the metadata.' : 'two tensors have one name.';
-      throw new LgdError('BAD_OPTION', message, { option: 'tensors', found: name, mend: 'Give each tensor a name of its own' });
+      const message =
+        name === metadataName ? 'no tensor can have the name of the metadata.' : 'two tensors have one name.';
+      throw new LgdError('BAD_OPTION', message, {
+        option: 'tensors',
+        found: name,
+        mend: 'Give each tensor a name of its own',
+      });
     }
     header.set(name, { dtype, shape, data_offsets: [offset, offset + data.byteLength] });
     offset += data.byteLength;
@@ -312,30 +397,60 @@ export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, met
 const pairs = 'pairs of a name and { shape, data }';
 
 /** By the arrays' tags: a Buffer is a Uint8Array, and so is one of another realm. */
-const dtypes: ReadonlyMap<unknown, string> = new Map([['Float32Array', 'F32'], ['Float64Array', 'F64'], ['Int32Array', 'I32'], ['BigInt64Array', 'I64'], ['Uint8Array', 'U8']]);
+const dtypes: ReadonlyMap<unknown, string> = new Map([
+  ['Float32Array', 'F32'],
+  ['Float64Array', 'F64'],
+  ['Int32Array', 'I32'],
+  ['BigInt64Array', 'I64'],
+  ['Uint8Array', 'U8'],
+]);
 
-/** A tensor as it is to be written, with its dtype, once it is known that it can be read back. @throws LgdError BAD_OPTION, BAD_SHAPE */
+/**
+ * A tensor as it is to be written, with its dtype, once it is known that it can be read back. @throws LgdError
+ * BAD_OPTION, BAD_SHAPE
+ */
 function checkTensor(given: readonly [string, TensorRecord]): [name: string, dtype: string, TensorRecord] {
   const [name, tensor] = Array.isArray(given) ? (given as [unknown, Partial<TensorRecord> | null | undefined]) : [];
-  if (typeof name !== 'string' || typeof tensor !== 'object' || tensor === null) throw new LgdError('BAD_OPTION', 'this is no tensor.', { option: 'tensors', found: given, allowed: pairs });
+  if (typeof name !== 'string' || typeof tensor !== 'object' || tensor === null)
+    throw new LgdError('BAD_OPTION', 'this is no tensor.', { option: 'tensors', found: given, allowed: pairs });
   const { shape, data } = tensor;
   const dtype = dtypes.get(data?.[Symbol.toStringTag]);
   if (data === undefined || dtype === undefined) {
-    throw new LgdError('BAD_OPTION', `the values of the tensor ${name} are of no kind that is written.`, { option: 'tensors', found: data, allowed: [...dtypes.keys()].join(', '), mend: 'Convert them' });
+    throw new LgdError('BAD_OPTION', `the values of the tensor ${name} are of no kind that is written.`, {
+      option: 'tensors',
+      found: data,
+      allowed: [...dtypes.keys()].join(', '),
+      mend: 'Convert them',
+    });
   }
   if (!Array.isArray(shape) || !shape.every((length) => Number.isSafeInteger(length) && length >= 0)) {
-    throw new LgdError('BAD_SHAPE', `the tensor ${name} has no shape.`, { option: 'tensors', found: shape, allowed: 'an array of whole numbers from 0' });
+    throw new LgdError('BAD_SHAPE', `the tensor ${name} has no shape.`, {
+      option: 'tensors',
+      found: shape,
+      allowed: 'an array of whole numbers from 0',
+    });
   }
   const count = shape.reduce((a, b) => a * b, 1);
-  if (count !== data.length) throw new LgdError('BAD_SHAPE', `the tensor ${name} has ${data.length} values for shape [${shape.join(',')}].`, { option: 'tensors', found: data, allowed: `${count} values` });
+  if (count !== data.length)
+    throw new LgdError('BAD_SHAPE', `the tensor ${name} has ${data.length} values for shape [${shape.join(',')}].`, {
+      option: 'tensors',
+      found: data,
+      allowed: `${count} values`,
+    });
   return [name, dtype, { shape, data }];
 }
 
 /**
- * Writes a safetensors file: beside its place, synced and renamed, so that a crash leaves the old file or the new one. Nothing is copied: the tensors must not change before the promise settles.
- * @throws LgdError BAD_OPTION and BAD_SHAPE, before anything is written, for tensors that would not be read back: of other kinds of values, of other lengths than their shapes, two of one name; NOT_WRITABLE
+ * Writes a safetensors file: beside its place, synced and renamed, so that a crash leaves the old file or the new one.
+ * Nothing is copied: the tensors must not change before the promise settles.
+ * @throws LgdError BAD_OPTION and BAD_SHAPE, before anything is written, for tensors that would not be read back: of
+ *   other kinds of values, of other lengths than their shapes, two of one name; NOT_WRITABLE
  */
-export async function writeSafetensors(path: string, tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Promise<void> {
+export async function writeSafetensors(
+  path: string,
+  tensors: Iterable<[string, TensorRecord]>,
+  metadata: Record<string, string>,
+): Promise<void> {
   checkText(path, 'path', 'a path to write to');
   await writeFileAtomically(path, encodeSafetensors(tensors, metadata));
 }

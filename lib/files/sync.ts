@@ -4,7 +4,8 @@ import { promisify } from 'node:util';
 import { systemErrorCode } from '../errors.js';
 
 /**
- * Makes what was written to a file last through a power cut; under Node's permission model, which has no fsync since Node 24, only through the end of the process.
+ * Makes what was written to a file last through a power cut; under Node's permission model, which has no fsync since
+ * Node 24, only through the end of the process.
  * @throws what fs.fsync does
  */
 export async function syncFile(file: FileHandle): Promise<void> {
@@ -18,7 +19,10 @@ export async function syncFile(file: FileHandle): Promise<void> {
   }
 }
 
-/** Makes renames in a folder last through a power cut, where the file system syncs folders: some shares of hosts with virtual machines, and some in user space, know no such thing. @throws what fs.open and fs.fsync do */
+/**
+ * Makes renames in a folder last through a power cut, where the file system syncs folders: some shares of hosts with
+ * virtual machines, and some in user space, know no such thing. @throws what fs.open and fs.fsync do
+ */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {

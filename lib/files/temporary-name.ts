@@ -3,7 +3,10 @@ import { randomBytes } from 'node:crypto';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
-/** What tells a temporary file from every other one that is written beside it: by another call, thread, process or machine. */
+/**
+ * What tells a temporary file from every other one that is written beside it: by another call, thread, process or
+ * machine.
+ */
 export function uniqueMark(): string {
   return randomBytes(6).toString('hex');
 }
@@ -13,14 +16,20 @@ export function temporaryPath(path: string): string {
   return join(dirname(path), `.${basename(path)}.${uniqueMark()}.tmp`);
 }
 
-/** The name of the file that such a name stands for: `config.json` of `.config.json.0123456789ab.tmp`; undefined for any other name. */
+/**
+ * The name of the file that such a name stands for: `config.json` of `.config.json.0123456789ab.tmp`; undefined for any
+ * other name.
+ */
 export function temporaryOf(entry: string): string | undefined {
   return /^\.(?<name>.+)\.[0-9a-f]{12}\.tmp$/u.exec(entry)?.groups?.['name'];
 }
 
 const deadAfter = 3_600_000; // ms without a change, by clocks of several machines
 
-/** Removes what was to take the place of a file or folder and was left by a kill, with what was to take a place in it. What has changed within the last hour may be another process's. */
+/**
+ * Removes what was to take the place of a file or folder and was left by a kill, with what was to take a place in it.
+ * What has changed within the last hour may be another process's.
+ */
 export async function removeLeft(path: string): Promise<void> {
   for (const entry of await readdir(dirname(path)).catch(() => [])) {
     let name = temporaryOf(entry);

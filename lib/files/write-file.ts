@@ -6,7 +6,10 @@ import { removeLeft, temporaryPath } from './temporary-name.js';
 
 const gatheredBytes = 2 ** 20;
 
-/** The same bytes in fewer pieces: small ones are copied together, large ones stay as they are. A write costs a turn through another thread, a student has hundreds of small tensors. */
+/**
+ * The same bytes in fewer pieces: small ones are copied together, large ones stay as they are. A write costs a turn
+ * through another thread, a student has hundreds of small tensors.
+ */
 function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array, void, undefined> {
   let small: Uint8Array[] = [];
   let bytes = 0;
@@ -26,18 +29,23 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
 }
 
 /**
- * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part. What a crash left beside it goes with a later write.
+ * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the
+ * new one, never a part. What a crash left beside it goes with a later write.
  * @param content whole, or in pieces that are written one after the other
  * @throws LgdError NOT_WRITABLE
  */
-export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
+export async function writeFileAtomically(
+  path: string,
+  content: Uint8Array | string | Iterable<Uint8Array | string>,
+): Promise<void> {
   await removeLeft(path);
   const temporary = temporaryPath(path);
   try {
     const file = await open(temporary, 'w');
     try {
       const isWhole = typeof content === 'string' || types.isUint8Array(content);
-      for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece); // goes on where the one before ended
+      // goes on where the one before ended
+      for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece);
       await syncFile(file);
     } finally {
       await file.close();

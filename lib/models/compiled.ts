@@ -5,14 +5,29 @@ import { Lifetime } from '../lifetime.js';
 import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
 import { mostImages } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
-import { checkOptimiserState, stepOptions, wholeOptimiser, type Optimiser, type OptimiserState, type OptimiserStep, type WholeOptimiser } from './optimiser.js';
+import {
+  checkOptimiserState,
+  stepOptions,
+  wholeOptimiser,
+  type Optimiser,
+  type OptimiserState,
+  type OptimiserStep,
+  type WholeOptimiser,
+} from './optimiser.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
-/** How activations are stored; weights, statistics and results are float32 either way. The CPU only rounds to bfloat16, where CUDA stores it: it saves nothing there. */
+/**
+ * How activations are stored; weights, statistics and results are float32 either way. The CPU only rounds to bfloat16,
+ * where CUDA stores it: it saves nothing there.
+ */
 export type Precision = 'float32' | 'bfloat16';
 
 /** `train.precision` of a configuration as networks are compiled with it; undefined: the device's own choice. */
-export function precisionOf({ train: { precision } }: { train: { precision: Precision | 'auto' } }): Precision | undefined {
+export function precisionOf({
+  train: { precision },
+}: {
+  train: { precision: Precision | 'auto' };
+}): Precision | undefined {
   return precision === 'auto' ? undefined : precision;
 }
 
@@ -32,11 +47,19 @@ export interface CompileOptions {
   optimiser?: Optimiser | undefined;
 }
 
-const compileOptions = { batch: 'needed', resolution: 'needed', width: 'optional', precision: 'optional', training: 'optional', optimiser: 'optional' } satisfies OptionTable<CompileOptions>;
+const compileOptions = {
+  batch: 'needed',
+  resolution: 'needed',
+  width: 'optional',
+  precision: 'optional',
+  training: 'optional',
+  optimiser: 'optional',
+} satisfies OptionTable<CompileOptions>;
 
 /**
- * A graph compiled for a device, batch size and resolution, working on tensors that stay there. Its calls queue work and return at once;
- * a fault in queued work reaches the next call that waits ({@link state}, a tensor read, `device.synchronize()`).
+ * A graph compiled for a device, batch size and resolution, working on tensors that stay there. Its calls queue work
+ * and return at once; a fault in queued work reaches the next call that waits ({@link state}, a tensor read,
+ * `device.synchronize()`).
  */
 export class CompiledEncoder implements Disposable {
   readonly batch: number;
@@ -51,8 +74,15 @@ export class CompiledEncoder implements Disposable {
   readonly #owned: EncoderHandle;
   readonly #output: TensorHandle;
 
-  /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph, or more pixels than kernels number), OUT_OF_MEMORY */
-  constructor(readonly device: Device, readonly graph: GraphSpec, options: CompileOptions) {
+  /**
+   * @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph, or more pixels than kernels
+   *   number), OUT_OF_MEMORY
+   */
+  constructor(
+    readonly device: Device,
+    readonly graph: GraphSpec,
+    options: CompileOptions,
+  ) {
     checkArgument('device', device);
     checkOptions(options, 'compile()', compileOptions);
     const { batch, resolution, width = resolution, precision, training = true } = options;
@@ -63,11 +93,22 @@ export class CompiledEncoder implements Disposable {
     const { precisions } = device.info;
     this.precision = precision ?? precisions[0]!;
     if (!precisions.includes(this.precision)) {
-      throw new LgdError('BAD_OPTION', `this device (${device.info.name}) does not store it.`, { option: 'precision', found: precision, allowed: precisions.join(', ') });
+      throw new LgdError('BAD_OPTION', `this device (${device.info.name}) does not store it.`, {
+        option: 'precision',
+        found: precision,
+        allowed: precisions.join(', '),
+      });
     }
     [this.batch, this.resolution, this.width, this.training] = [batch, resolution, width, training];
     this.#life = new Lifetime(`the encoder ${graph.name}`, 'Create or compile it again');
-    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width, bfloat16: this.precision === 'bfloat16', training, optimizer: this.optimiser.name });
+    this.#owned = device.addon.makeEncoder(device.handle, graph, {
+      batch,
+      height: resolution,
+      width,
+      bfloat16: this.precision === 'bfloat16',
+      training,
+      optimizer: this.optimiser.name,
+    });
     this.#output = device.addon.encoderOutput(this.#owned);
   }
 
@@ -89,17 +130,29 @@ export class CompiledEncoder implements Disposable {
 
   /** A batch of images that {@link forwardTensor} takes, [B,3,resolution,width] to its writer; zero at first. */
   makeImages(): TensorHandle {
-    return this.device.addon.makeImages(this.device.handle, this.batch, this.resolution, this.width, this.precision === 'bfloat16');
+    return this.device.addon.makeImages(
+      this.device.handle,
+      this.batch,
+      this.resolution,
+      this.width,
+      this.precision === 'bfloat16',
+    );
   }
 
-  /** Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. @throws LgdError BAD_OPTION, DISPOSED */
+  /**
+   * Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. @throws LgdError
+   * BAD_OPTION, DISPOSED
+   */
   forwardTensor(images: TensorHandle, options: { training?: boolean; seed?: number; step?: number } = {}): void {
     checkOptions(options, 'forwardTensor()', { training: 'optional', seed: 'optional', step: 'optional' });
     const { training = false, seed = 0, step = 0 } = options;
     this.device.addon.forward(this.#handle, images, { training, seed, step });
   }
 
-  /** Queues the backward pass of the last training forward, whose images must still be there; adds to the gradients. `dOutput`: dL/d output, [B, outputs]. */
+  /**
+   * Queues the backward pass of the last training forward, whose images must still be there; adds to the gradients.
+   * `dOutput`: dL/d output, [B, outputs].
+   */
   backwardTensor(dOutput: TensorHandle): void {
     this.device.addon.backward(this.#handle, dOutput);
   }
@@ -114,9 +167,26 @@ export class CompiledEncoder implements Disposable {
     checkOptions(options, 'optimiserStep()', stepOptions);
     const { learningRate, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
     checkRate(learningRate);
-    if (!(weightDecay >= 0 && weightDecay < Infinity)) throw new LgdError('BAD_OPTION', 'not a weight decay.', { option: 'weightDecay', found: weightDecay, allowed: 'a number from 0' });
-    if (!Number.isFinite(gradientScale)) throw new LgdError('BAD_OPTION', 'not a scale.', { option: 'gradientScale', found: gradientScale, allowed: 'a number' });
-    this.device.addon.optimizerStep(this.#handle, { learningRate, weightDecay, decayNormAndBias, gradientScale, ...this.optimiser, count: this.#steps + 1 });
+    if (!(weightDecay >= 0 && weightDecay < Infinity))
+      throw new LgdError('BAD_OPTION', 'not a weight decay.', {
+        option: 'weightDecay',
+        found: weightDecay,
+        allowed: 'a number from 0',
+      });
+    if (!Number.isFinite(gradientScale))
+      throw new LgdError('BAD_OPTION', 'not a scale.', {
+        option: 'gradientScale',
+        found: gradientScale,
+        allowed: 'a number',
+      });
+    this.device.addon.optimizerStep(this.#handle, {
+      learningRate,
+      weightDecay,
+      decayNormAndBias,
+      gradientScale,
+      ...this.optimiser,
+      count: this.#steps + 1,
+    });
     this.#steps++;
   }
 
@@ -128,7 +198,8 @@ export class CompiledEncoder implements Disposable {
   /** Sets parameters and buffers, all of them. @throws LgdError BAD_MODEL */
   load(record: Readonly<WeightRecord>): void {
     checkWeights(this.graph, record);
-    for (const { name } of this.graph.parameters) this.device.addon.writeParameter(this.#handle, name, 'value', record[name]!.data);
+    for (const { name } of this.graph.parameters)
+      this.device.addon.writeParameter(this.#handle, name, 'value', record[name]!.data);
   }
 
   /** Parameters and buffers, as {@link load} takes them. */
@@ -144,18 +215,24 @@ export class CompiledEncoder implements Disposable {
   /** What the optimiser keeps of the parameters; zeros before the first step. */
   async optimiserState(): Promise<OptimiserState> {
     const steps = this.#steps;
-    const [momentum, secondMoment] = await Promise.all([this.#read('momentum'), this.optimiser.name === 'adamw' ? this.#read('secondMoment') : undefined]);
+    const [momentum, secondMoment] = await Promise.all([
+      this.#read('momentum'),
+      this.optimiser.name === 'adamw' ? this.#read('secondMoment') : undefined,
+    ]);
     return { momentum, ...(secondMoment && { secondMoment }), steps };
   }
 
-  /** Goes on from what {@link optimiserState} gave. @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser) */
+  /**
+   * Goes on from what {@link optimiserState} gave. @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser)
+   */
   loadOptimiserState(state: Readonly<OptimiserState>): void {
     checkGiven(state, 'loadOptimiserState()', 'momentum, steps');
     checkOptimiserState(this.graph, this.optimiser, state);
     for (const slot of ['momentum', 'secondMoment'] as const) {
       const record = state[slot];
       if (record === undefined) continue;
-      for (const { name, trainable } of this.graph.parameters) if (trainable) this.device.addon.writeParameter(this.#handle, name, slot, record[name]!.data);
+      for (const { name, trainable } of this.graph.parameters)
+        if (trainable) this.device.addon.writeParameter(this.#handle, name, slot, record[name]!.data);
     }
     this.#steps = state.steps;
   }
@@ -180,24 +257,44 @@ export class CompiledEncoder implements Disposable {
   }
 }
 
-/** Compiles for training with a batch that an option says, and tells of that option where one image is too few. @throws LgdError BAD_OPTION, and as `compile` */
-export function compileBatch(option: string, batch: number, compile: () => CompiledEncoder, { allowed = 'a whole number from 2', mend = 'Take a larger batch, or larger images' } = {}): CompiledEncoder {
+/**
+ * Compiles for training with a batch that an option says, and tells of that option where one image is too few. @throws
+ * LgdError BAD_OPTION, and as `compile`
+ */
+export function compileBatch(
+  option: string,
+  batch: number,
+  compile: () => CompiledEncoder,
+  { allowed = 'a whole number from 2', mend = 'Take a larger batch, or larger images' } = {},
+): CompiledEncoder {
   try {
     return compile();
   } catch (cause) {
     if (batch > 1 || !(cause instanceof LgdError && cause.code === 'BAD_SHAPE')) throw cause;
-    throw new LgdError('BAD_OPTION', 'a single image of this size leaves a layer one value a channel, which has no variance to train with.', { option, found: batch, allowed, mend, cause });
+    throw new LgdError(
+      'BAD_OPTION',
+      'a single image of this size leaves a layer one value a channel, which has no variance to train with.',
+      { option, found: batch, allowed, mend, cause },
+    );
   }
 }
 
 /** One that is no number would make all weights NaN, without a word. @throws LgdError BAD_OPTION */
 export function checkRate(learningRate: unknown): void {
   if (typeof learningRate === 'number' && learningRate >= 0 && learningRate < Infinity) return;
-  throw new LgdError('BAD_OPTION', 'not a learning rate.', { option: 'learningRate', found: learningRate, allowed: 'a number from 0' });
+  throw new LgdError('BAD_OPTION', 'not a learning rate.', {
+    option: 'learningRate',
+    found: learningRate,
+    allowed: 'a number from 0',
+  });
 }
 
 /** @throws LgdError BAD_OPTION unless value is a whole number from 1 to most */
 export function checkWhole(option: string, value: unknown, most: number): asserts value is number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= most) return;
-  throw new LgdError('BAD_OPTION', 'this number does not fit.', { option, found: value, allowed: `a whole number from 1 to ${most}` });
+  throw new LgdError('BAD_OPTION', 'this number does not fit.', {
+    option,
+    found: value,
+    allowed: `a whole number from 1 to ${most}`,
+  });
 }

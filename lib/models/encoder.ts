@@ -32,7 +32,14 @@ export interface EncoderOptions extends GraphOptions {
 }
 
 const encoderOptions = {
-  device: 'needed', resolution: 'optional', batch: 'optional', precision: 'optional', seed: 'optional', training: 'optional', optimiser: 'optional', ...graphOptions,
+  device: 'needed',
+  resolution: 'optional',
+  batch: 'optional',
+  precision: 'optional',
+  seed: 'optional',
+  training: 'optional',
+  optimiser: 'optional',
+  ...graphOptions,
 } satisfies OptionTable<EncoderOptions>;
 
 /** Options of {@link Encoder.forward}. */
@@ -46,7 +53,12 @@ export interface ForwardOptions {
   signal?: AbortSignal | undefined;
 }
 
-const forwardOptions = { training: 'optional', seed: 'optional', step: 'optional', signal: 'optional' } satisfies OptionTable<ForwardOptions>;
+const forwardOptions = {
+  training: 'optional',
+  seed: 'optional',
+  step: 'optional',
+  signal: 'optional',
+} satisfies OptionTable<ForwardOptions>;
 
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
 export class Encoder implements Disposable {
@@ -71,13 +83,20 @@ export class Encoder implements Disposable {
   constructor(compiled: CompiledEncoder) {
     checkArgument('compiled', compiled);
     this.compiled = compiled;
-    ({ device: this.#device, graph: this.graph, batch: this.batch, resolution: this.resolution, width: this.width } = compiled);
+    ({
+      device: this.#device,
+      graph: this.graph,
+      batch: this.batch,
+      resolution: this.resolution,
+      width: this.width,
+    } = compiled);
     this.outputs = compiled.info.outputSize;
     const made = new Made();
     made.add(compiled, () => compiled.dispose());
     try {
       this.#images = made.add(compiled.makeImages(), this.#device.addon.release);
-      if (compiled.training) this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
+      if (compiled.training)
+        this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
     } catch (error) {
       made.free();
       throw error;
@@ -89,7 +108,10 @@ export class Encoder implements Disposable {
     return this.compiled.info;
   }
 
-  /** Sets parameters and buffers by the graph's names. @throws LgdError BAD_MODEL naming what is missing, unknown or misshapen */
+  /**
+   * Sets parameters and buffers by the graph's names. @throws LgdError BAD_MODEL naming what is missing, unknown or
+   * misshapen
+   */
   load(record: Readonly<WeightRecord>): void {
     this.compiled.load(record);
   }
@@ -107,9 +129,11 @@ export class Encoder implements Disposable {
   }
 
   /**
-   * @param images [N,3,R,W], NCHW, normalised; N = batch in training and for graphs with several results, 1 to batch otherwise
+   * @param images [N,3,R,W], NCHW, normalised; N = batch in training and for graphs with several results, 1 to batch
+   *   otherwise
    * @returns [N, outputs]; of a graph with several results, each [B, ...] behind the one before
-   * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED, OUT_OF_MEMORY, and DEVICE_ERROR from every later call where a training pass failed
+   * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED, OUT_OF_MEMORY, and
+   *   DEVICE_ERROR from every later call where a training pass failed
    */
   async forward(images: Float32Array, options: ForwardOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'forward()', forwardOptions);
@@ -120,11 +144,22 @@ export class Encoder implements Disposable {
     const { addon } = this.#device;
     const shape = [3, this.resolution, this.width];
     const size = 3 * this.resolution * this.width;
-    if (!types.isFloat32Array(images)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'images', found: images, allowed: `a Float32Array [N,${shape.join()}]` });
+    if (!types.isFloat32Array(images))
+      throw new LgdError('BAD_SHAPE', 'these are no pixels.', {
+        option: 'images',
+        found: images,
+        allowed: `a Float32Array [N,${shape.join()}]`,
+      });
     const count = images.length / size;
-    if (!Number.isInteger(count) || count < 1 || count > this.batch || ((training || this.graph.further !== undefined) && count !== this.batch)) {
+    if (
+      !Number.isInteger(count) ||
+      count < 1 ||
+      count > this.batch ||
+      ((training || this.graph.further !== undefined) && count !== this.batch)
+    ) {
       throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [${shape.join()}].`, {
-        option: 'images', allowed: training || this.graph.further !== undefined ? `${this.batch} images` : `1 to ${this.batch} images`,
+        option: 'images',
+        allowed: training || this.graph.further !== undefined ? `${this.batch} images` : `1 to ${this.batch} images`,
       });
     }
     let whole = images;
@@ -147,7 +182,11 @@ export class Encoder implements Disposable {
    */
   async backward(dOutput: Float32Array): Promise<Record<string, Float32Array>> {
     const tensor = this.#dOutput;
-    if (tensor === undefined) throw new LgdError('BAD_OPTION', 'this encoder is forward only.', { option: 'training', mend: 'Create it with training: true' });
+    if (tensor === undefined)
+      throw new LgdError('BAD_OPTION', 'this encoder is forward only.', {
+        option: 'training',
+        mend: 'Create it with training: true',
+      });
     this.#requireWhole();
     this.compiled.zeroGradients();
     this.#device.addon.writeTensor(tensor, dOutput);
@@ -156,7 +195,10 @@ export class Encoder implements Disposable {
     return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));
   }
 
-  /** One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done. @throws as {@link forward} */
+  /**
+   * One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done. @throws as
+   * {@link forward}
+   */
   async optimiserStep(options: OptimiserStep): Promise<void> {
     this.#requireWhole();
     const { addon, handle } = this.#device; // refuses a device that is disposed of before anything moves
@@ -189,9 +231,14 @@ export class Encoder implements Disposable {
   /** @throws LgdError DEVICE_ERROR, DEVICE_LOST */
   #requireWhole(): void {
     if (this.#failure === undefined) return;
-    throw new LgdError(this.#failure instanceof LgdError && this.#failure.code === 'DEVICE_LOST' ? 'DEVICE_LOST' : 'DEVICE_ERROR', `a training pass or a step of ${this.graph.name} failed before (${messageOf(this.#failure)}), and may have moved a part of its statistics or weights.`, {
-      mend: 'Dispose of it, create it again, and load the state of before', cause: this.#failure,
-    });
+    throw new LgdError(
+      this.#failure instanceof LgdError && this.#failure.code === 'DEVICE_LOST' ? 'DEVICE_LOST' : 'DEVICE_ERROR',
+      `a training pass or a step of ${this.graph.name} failed before (${messageOf(this.#failure)}), and may have moved a part of its statistics or weights.`,
+      {
+        mend: 'Dispose of it, create it again, and load the state of before',
+        cause: this.#failure,
+      },
+    );
   }
 }
 
@@ -202,7 +249,16 @@ export class Encoder implements Disposable {
 export async function createEncoder(name: string, options: EncoderOptions): Promise<Encoder> {
   checkOptions(options, 'createEncoder()', encoderOptions);
   checkArgument('device', options.device);
-  const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false, optimiser } = options;
+  const {
+    device,
+    resolution = 224,
+    batch = 1,
+    precision = 'float32',
+    seed = 0,
+    training = true,
+    dropping = false,
+    optimiser,
+  } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;
   checkSeed(seed);
   const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });

@@ -13,8 +13,14 @@ const classifier = 'linear';
  */
 export function featureGraph(graph: GraphSpec): GraphSpec {
   const head = graph.nodes.findIndex(({ parameters = [] }) => parameters.includes('head.0.weight'));
-  if (head === -1) throw new LgdError('BAD_MODEL', `${graph.name} has no projection head, before which the features would be.`, { mend: 'Give a student with its projection head' });
-  return upTo({ name: graph.name, nodes: graph.nodes, parameters: graph.parameters, output: graph.nodes[head]!.inputs[0]! }, head);
+  if (head === -1)
+    throw new LgdError('BAD_MODEL', `${graph.name} has no projection head, before which the features would be.`, {
+      mend: 'Give a student with its projection head',
+    });
+  return upTo(
+    { name: graph.name, nodes: graph.nodes, parameters: graph.parameters, output: graph.nodes[head]!.inputs[0]! },
+    head,
+  );
 }
 
 /** A graph's first nodes, and their parameters. */
@@ -30,18 +36,34 @@ export function featureSize(graph: GraphSpec): number {
 }
 
 /**
- * The graph of a student's backbone with a linear classifier on its pooled features, in the place of the projection head.
+ * The graph of a student's backbone with a linear classifier on its pooled features, in the place of the projection
+ * head.
  * @throws LgdError BAD_MODEL for a graph without a projection head
  */
 export function classifierGraph(graph: GraphSpec, classes: number): GraphSpec {
   const backbone = featureGraph(graph);
   const parameters: GraphParameter[] = [
-    { name: `${classifier}.weight`, shape: [classes, featureSize(graph)], trainable: true, decay: true, init: { kind: 'normal', std: 0.01 } },
+    {
+      name: `${classifier}.weight`,
+      shape: [classes, featureSize(graph)],
+      trainable: true,
+      decay: true,
+      init: { kind: 'normal', std: 0.01 },
+    },
     { name: `${classifier}.bias`, shape: [classes], trainable: true, decay: false, init: zeros },
   ];
   return {
     ...backbone,
-    nodes: [...backbone.nodes, { op: 'linear', name: classifier, inputs: [backbone.output], parameters: parameters.map(({ name }) => name), attributes: {} }],
+    nodes: [
+      ...backbone.nodes,
+      {
+        op: 'linear',
+        name: classifier,
+        inputs: [backbone.output],
+        parameters: parameters.map(({ name }) => name),
+        attributes: {},
+      },
+    ],
     parameters: [...backbone.parameters, ...parameters],
     output: backbone.nodes.length + 1,
   };
@@ -49,5 +71,7 @@ export function classifierGraph(graph: GraphSpec, classes: number): GraphSpec {
 
 /** The weights of a graph's parameters among those of a larger one. */
 export function weightsOf(graph: GraphSpec, weights: Readonly<WeightRecord>): WeightRecord {
-  return Object.fromEntries(graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])));
+  return Object.fromEntries(
+    graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])),
+  );
 }

@@ -2,11 +2,16 @@ import { checkArgument, checkOptions, checkText, type OptionTable } from '../arg
 import { LgdError } from '../errors.js';
 import type { GraphNode } from '../native.js';
 
-/** Activation functions, by torchvision's names. The last three work in forward-only graphs: u Phi(u), its tanh form, and u sigmoid(1.702 u). */
-export type Activation = 'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid' | 'gelu' | 'geluTanh' | 'quickGelu';
+/**
+ * Activation functions, by torchvision's names. The last three work in forward-only graphs: u Phi(u), its tanh form,
+ * and u sigmoid(1.702 u).
+ */
+export type Activation =
+  'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid' | 'gelu' | 'geluTanh' | 'quickGelu';
 
 /** How a parameter starts; initialise.ts draws it. */
-export type Initialisation = { kind: 'constant'; value: number } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
+export type Initialisation =
+  { kind: 'constant'; value: number } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
 
 /** A parameter or buffer of a graph. */
 export interface GraphParameter {
@@ -42,14 +47,16 @@ export interface Value {
 }
 
 /**
- * Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. A depthwise one has as many channels as its input, a kernel of 3 or 5,
- * stride 1 or 2, and in training no bias.
+ * Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. A depthwise one has as many
+ * channels as its input, a kernel of 3 or 5, stride 1 or 2, and in training no bias.
  */
 export interface ConvOptions {
   channels: number;
   kernel?: number;
   stride?: number;
-  /** Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1; an even kernel needs one to be given. */
+  /**
+   * Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1; an even kernel needs one to be given.
+   */
   padding?: number;
   dilation?: number;
   /** 1 (default), or the input's channels: a depthwise convolution. */
@@ -64,7 +71,16 @@ export interface ConvOptions {
 }
 
 const convOptions = {
-  channels: 'needed', kernel: 'optional', stride: 'optional', padding: 'optional', dilation: 'optional', groups: 'optional', bias: 'optional', init: 'optional', biasInit: 'optional', shared: 'optional',
+  channels: 'needed',
+  kernel: 'optional',
+  stride: 'optional',
+  padding: 'optional',
+  dilation: 'optional',
+  groups: 'optional',
+  bias: 'optional',
+  init: 'optional',
+  biasInit: 'optional',
+  shared: 'optional',
 } satisfies OptionTable<ConvOptions>;
 
 /** Sizes of a linear layer. */
@@ -88,7 +104,11 @@ export interface BuilderOptions {
   start?: Pick<GraphSpec, 'nodes' | 'parameters'>;
 }
 
-const builderOptions = { norm: 'optional', dropping: 'optional', start: 'optional' } satisfies OptionTable<BuilderOptions>;
+const builderOptions = {
+  norm: 'optional',
+  dropping: 'optional',
+  start: 'optional',
+} satisfies OptionTable<BuilderOptions>;
 
 export const zeros: Initialisation = { kind: 'constant', value: 0 };
 const ones: Initialisation = { kind: 'constant', value: 1 };
@@ -106,8 +126,8 @@ function linearDefault(inputs: number): { weight: Initialisation; bias: Initiali
 
 /**
  * Builds a {@link GraphSpec} node by node. Methods take the name of the module as PyTorch's state dict spells it
- * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input. What a device cannot run is refused when the graph
- * is compiled: docs/limits.md lists what trains.
+ * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after
+ * their input. What a device cannot run is refused when the graph is compiled: docs/limits.md lists what trains.
  */
 export class GraphBuilder {
   /** The image batch, [B,H,W,3]. */
@@ -118,7 +138,10 @@ export class GraphBuilder {
   readonly #dropping: boolean;
 
   /** @throws LgdError BAD_OPTION */
-  constructor(readonly name: string, options: BuilderOptions = {}) {
+  constructor(
+    readonly name: string,
+    options: BuilderOptions = {},
+  ) {
     checkText(name, 'name', 'a name of the network');
     checkOptions(options, 'new GraphBuilder()', builderOptions);
     const { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true, start } = options;
@@ -134,7 +157,8 @@ export class GraphBuilder {
     const { channels, kernel = 1, stride = 1, dilation = 1, groups = 1, bias = false } = options;
     const padding = options.padding ?? ((kernel - 1) / 2) * dilation;
     const shape = [channels, x.channels / groups, kernel, kernel];
-    const parameter = (...[of, sizes, init, decay]: [string, number[], Initialisation, boolean]) => (options.shared === true ? this.#known(of, sizes) : this.#parameter(of, sizes, init, decay));
+    const parameter = (...[of, sizes, init, decay]: [string, number[], Initialisation, boolean]) =>
+      options.shared === true ? this.#known(of, sizes) : this.#parameter(of, sizes, init, decay);
     const parameters = [parameter(`${name}.weight`, shape, options.init ?? kaimingFanOut(shape), true)];
     if (bias) parameters.push(parameter(`${name}.bias`, [channels], options.biasInit ?? zeros, false));
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
@@ -180,7 +204,10 @@ export class GraphBuilder {
     return this.#node('channelScale', `${s.name}.scale`, [x, s], x.channels);
   }
 
-  /** The largest value of each window; `kernel` is 1 to 8, `padding` at most half of it, in pixels. Windows that do not fit whole are left out (no ceil_mode). @throws LgdError BAD_OPTION */
+  /**
+   * The largest value of each window; `kernel` is 1 to 8, `padding` at most half of it, in pixels. Windows that do not
+   * fit whole are left out (no ceil_mode). @throws LgdError BAD_OPTION
+   */
   maxPool(x: Value, options: { kernel: number; stride: number; padding: number }): Value {
     checkOptions(options, 'maxPool()', { kernel: 'needed', stride: 'needed', padding: 'needed' });
     return this.#node('maxPool', `${x.name}.maxPool`, [x], x.channels, options);
@@ -208,7 +235,9 @@ export class GraphBuilder {
 
   /** Drops whole images of a residual branch (Huang et al. 2016). */
   stochasticDepth(x: Value, p: number): Value {
-    return this.#dropping && p !== 0 ? this.#node('stochasticDepth', `${x.name}.stochasticDepth`, [x], x.channels, { p }) : x;
+    return this.#dropping && p !== 0
+      ? this.#node('stochasticDepth', `${x.name}.stochasticDepth`, [x], x.channels, { p })
+      : x;
   }
 
   /** torchvision's Conv2dNormActivation, by its names: `name.0` the convolution, `name.1` its norm. */
@@ -226,7 +255,9 @@ export class GraphBuilder {
 
   /** A sequence of the mean and all positions of x, each with its row of `position` [positions + 1, C] added. */
   tokens(x: Value, position: string, positions: number): Value {
-    const parameters = [this.#parameter(position, [positions + 1, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true)];
+    const parameters = [
+      this.#parameter(position, [positions + 1, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true),
+    ];
     return this.#node('tokens', position, [x], x.channels, {}, parameters);
   }
 
@@ -244,10 +275,15 @@ export class GraphBuilder {
 
   /** A vector of its own for every image, [B,1,1,channels]: a learned query. */
   repeat(name: string, channels: number): Value {
-    return this.#node('repeat', name, [this.images], channels, {}, [this.#parameter(name, [channels], { kind: 'normal', std: channels ** -0.5 }, true)]);
+    return this.#node('repeat', name, [this.images], channels, {}, [
+      this.#parameter(name, [channels], { kind: 'normal', std: channels ** -0.5 }, true),
+    ]);
   }
 
-  /** A sequence of all positions of x, each with its row of the table `position` [count, C] added; a class token, if named, comes first and counts. */
+  /**
+   * A sequence of all positions of x, each with its row of the table `position` [count, C] added; a class token, if
+   * named, comes first and counts.
+   */
   positions(x: Value, position: string, { count, classToken }: { count: number; classToken?: string }): Value {
     const init: Initialisation = { kind: 'normal', std: x.channels ** -0.5 };
     const parameters = [this.#parameter(position, [count, x.channels], init, true)];
@@ -255,20 +291,41 @@ export class GraphBuilder {
     return this.#node('positions', position, [x], x.channels, {}, parameters);
   }
 
-  /** A sequence of word vectors with positions added, from token ids: a graph's images are then [B,3,T,1], the digits of the ids in base 256, lowest first. */
-  words(ids: Value, { word, position, words, positions, channels }: { word: string; position: string; words: number; positions: number; channels: number }): Value {
-    const parameters = [this.#parameter(word, [words, channels], { kind: 'normal', std: 0.02 }, true), this.#parameter(position, [positions, channels], { kind: 'normal', std: 0.01 }, true)];
+  /**
+   * A sequence of word vectors with positions added, from token ids: a graph's images are then [B,3,T,1], the digits of
+   * the ids in base 256, lowest first.
+   */
+  words(
+    ids: Value,
+    {
+      word,
+      position,
+      words,
+      positions,
+      channels,
+    }: { word: string; position: string; words: number; positions: number; channels: number },
+  ): Value {
+    const parameters = [
+      this.#parameter(word, [words, channels], { kind: 'normal', std: 0.02 }, true),
+      this.#parameter(position, [positions, channels], { kind: 'normal', std: 0.01 }, true),
+    ];
     return this.#node('words', word, [ids], channels, {}, parameters);
   }
 
   /** Layer norm over the channels. */
   layerNorm(x: Value, name: string, eps = 1e-5): Value {
-    return this.#node('layerNorm', name, [x], x.channels, { eps }, [this.#parameter(`${name}.weight`, [x.channels], ones, false), this.#parameter(`${name}.bias`, [x.channels], zeros, false)]);
+    return this.#node('layerNorm', name, [x], x.channels, { eps }, [
+      this.#parameter(`${name}.weight`, [x.channels], ones, false),
+      this.#parameter(`${name}.bias`, [x.channels], zeros, false),
+    ]);
   }
 
   /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */
   selfAttention(qkv: Value, heads: number, { causal = false } = {}): Value {
-    return this.#node('selfAttention', `${qkv.name}.attention`, [qkv], qkv.channels / 3, { heads, causal: Number(causal) });
+    return this.#node('selfAttention', `${qkv.name}.attention`, [qkv], qkv.channels / 3, {
+      heads,
+      causal: Number(causal),
+    });
   }
 
   /** Of a sequence the token where `id` stands first among the ids, or the last one, [B,1,1,C]. */
@@ -282,30 +339,54 @@ export class GraphBuilder {
     return further.length === 0 ? graph : { ...graph, further: further.map(({ index }) => index) };
   }
 
-  #node(op: string, name: string, inputs: Value[], channels: number, attributes: Record<string, number | string> = {}, parameters: string[] = []): Value {
+  #node(
+    op: string,
+    name: string,
+    inputs: Value[],
+    channels: number,
+    attributes: Record<string, number | string> = {},
+    parameters: string[] = [],
+  ): Value {
     const foreign = inputs.find((value) => value.index > 0 && this.#nodes[value.index - 1]?.name !== value.name);
-    if (foreign !== undefined) throw new LgdError('BAD_MODEL', `the graph ${this.name}: ${name} reads ${foreign.name}, a value of another graph.`, { mend: 'Make all values of a graph with one GraphBuilder' });
+    if (foreign !== undefined)
+      throw new LgdError(
+        'BAD_MODEL',
+        `the graph ${this.name}: ${name} reads ${foreign.name}, a value of another graph.`,
+        { mend: 'Make all values of a graph with one GraphBuilder' },
+      );
     this.#nodes.push({ op, name, inputs: inputs.map((value) => value.index), parameters, attributes });
     return { index: this.#nodes.length, channels, name };
   }
 
   /** @throws LgdError BAD_MODEL unless there is a parameter of this name and shape */
   #known(name: string, shape: number[]): string {
-    if (this.#parameters.some((parameter) => parameter.name === name && parameter.shape.join() === shape.join())) return name;
-    throw new LgdError('BAD_MODEL', `the graph ${this.name} has no ${name} [${shape.join()}] to share.`, { mend: 'Build the convolution that has the weights first' });
+    if (this.#parameters.some((parameter) => parameter.name === name && parameter.shape.join() === shape.join()))
+      return name;
+    throw new LgdError('BAD_MODEL', `the graph ${this.name} has no ${name} [${shape.join()}] to share.`, {
+      mend: 'Build the convolution that has the weights first',
+    });
   }
 
   #parameter(name: string, shape: number[], init: Initialisation, decay: boolean, trainable = true): string {
     if (!shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
-      throw new LgdError('BAD_MODEL', `the graph ${this.name}: ${name} has no such shape.`, { found: shape, allowed: 'whole numbers from 1', mend: 'Look at the sizes of this layer and of what it reads; groups must divide the channels' });
+      throw new LgdError('BAD_MODEL', `the graph ${this.name}: ${name} has no such shape.`, {
+        found: shape,
+        allowed: 'whole numbers from 1',
+        mend: 'Look at the sizes of this layer and of what it reads; groups must divide the channels',
+      });
     }
-    if (this.#parameters.some((parameter) => parameter.name === name)) throw new LgdError('BAD_MODEL', `the graph ${this.name} names ${name} twice.`, { mend: 'Give each layer a name of its own' });
+    if (this.#parameters.some((parameter) => parameter.name === name))
+      throw new LgdError('BAD_MODEL', `the graph ${this.name} names ${name} twice.`, {
+        mend: 'Give each layer a name of its own',
+      });
     this.#parameters.push({ name, shape, trainable, decay, init });
     return name;
   }
 }
 
-/** torchvision's rounding of scaled channel counts: to a multiple of `divisor`, never more than a tenth below `value`. */
+/**
+ * torchvision's rounding of scaled channel counts: to a multiple of `divisor`, never more than a tenth below `value`.
+ */
 export function makeDivisible(value: number, divisor = 8): number {
   const rounded = Math.max(divisor, Math.floor((value + divisor / 2) / divisor) * divisor);
   return rounded < 0.9 * value ? rounded + divisor : rounded;
@@ -314,5 +395,7 @@ export function makeDivisible(value: number, divisor = 8): number {
 /** Parameters as torchvision counts them: trainable ones, without buffers. @throws LgdError BAD_OPTION */
 export function countParameters(graph: GraphSpec): number {
   checkArgument('graph', graph);
-  return graph.parameters.filter((parameter) => parameter.trainable).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  return graph.parameters
+    .filter((parameter) => parameter.trainable)
+    .reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
 }

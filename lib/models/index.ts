@@ -1,9 +1,34 @@
 export { CompiledEncoder, type CompileOptions, type Precision } from './compiled.js';
 export { createEncoder, Encoder, type EncoderOptions, type ForwardOptions } from './encoder.js';
-export { countParameters, GraphBuilder, type Activation, type BuilderOptions, type ConvOptions, type GraphParameter, type GraphSpec, type Initialisation, type LinearOptions, type Value } from './graph.js';
+export {
+  countParameters,
+  GraphBuilder,
+  type Activation,
+  type BuilderOptions,
+  type ConvOptions,
+  type GraphParameter,
+  type GraphSpec,
+  type Initialisation,
+  type LinearOptions,
+  type Value,
+} from './graph.js';
 export { initialWeights } from './initialise.js';
-export type { AdamwOptimiser, Optimiser, OptimiserState, OptimiserStep, SgdOptimiser, WholeOptimiser } from './optimiser.js';
-export { createStudent, Student, studentGraph, type GraphOptions, type StudentKind, type StudentOptions } from './student.js';
+export type {
+  AdamwOptimiser,
+  Optimiser,
+  OptimiserState,
+  OptimiserStep,
+  SgdOptimiser,
+  WholeOptimiser,
+} from './optimiser.js';
+export {
+  createStudent,
+  Student,
+  studentGraph,
+  type GraphOptions,
+  type StudentKind,
+  type StudentOptions,
+} from './student.js';
 export { listStudents } from './students/registry.js';
 export { modifiedResNet, type ModifiedResNetConfig } from './teachers/modified_resnet.js';
 export { loadTeacher, type AnyTeacher, type TeacherOptions } from './teachers/load.js';

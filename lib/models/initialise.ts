@@ -7,20 +7,29 @@ import type { GraphParameter, GraphSpec, Initialisation } from './graph.js';
 import type { WeightRecord } from './weights.js';
 
 /**
- * Start values of every parameter and buffer of a graph, as its Initialisation entries say (torchvision's distributions; not its bits).
- * Each parameter's draws depend on the seed and on its name alone, so a backbone starts alike under any head.
+ * Start values of every parameter and buffer of a graph, as its Initialisation entries say (torchvision's
+ * distributions; not its bits). Each parameter's draws depend on the seed and on its name alone, so a backbone starts
+ * alike under any head.
  * @param seed a whole number from 0
  * @throws LgdError BAD_OPTION
  */
 export function initialWeights(graph: GraphSpec, seed: number): WeightRecord {
   checkArgument('graph', graph);
   const record = emptyWeights(graph);
-  for (const parameter of graph.parameters) for (const piece of draw(parameter, seed, record[parameter.name]!.data)) void piece;
+  for (const parameter of graph.parameters)
+    for (const piece of draw(parameter, seed, record[parameter.name]!.data)) void piece;
   return record;
 }
 
-/** {@link initialWeights} in pieces: at once, a ResNet-50's would hold up the main thread for seconds. @throws LgdError ABORTED */
-export async function initialWeightsInTurns(graph: GraphSpec, seed: number, signal?: AbortSignal): Promise<WeightRecord> {
+/**
+ * {@link initialWeights} in pieces: at once, a ResNet-50's would hold up the main thread for seconds. @throws LgdError
+ * ABORTED
+ */
+export async function initialWeightsInTurns(
+  graph: GraphSpec,
+  seed: number,
+  signal?: AbortSignal,
+): Promise<WeightRecord> {
   const record = emptyWeights(graph);
   let since = 0;
   for (const parameter of graph.parameters) {
@@ -37,14 +46,23 @@ export async function initialWeightsInTurns(graph: GraphSpec, seed: number, sign
 const valuesAtOnce = 32_768; // a few milliseconds
 
 function emptyWeights({ parameters }: GraphSpec): WeightRecord {
-  return Object.fromEntries(parameters.map(({ name, shape }) => [name, { shape: [...shape], data: new Float32Array(shape.reduce((a, b) => a * b, 1)) }]));
+  return Object.fromEntries(
+    parameters.map(({ name, shape }) => [
+      name,
+      { shape: [...shape], data: new Float32Array(shape.reduce((a, b) => a * b, 1)) },
+    ]),
+  );
 }
 
 /** Draws a parameter into `data`, and tells after each piece how many values it has. */
 function* draw({ name, init }: GraphParameter, seed: number, data: Float32Array): Generator<number, void, undefined> {
   const size = sizeOf(init);
   if (!Number.isFinite(size)) {
-    throw new LgdError('BAD_MODEL', `${name} has no such start.`, { found: init, allowed: "{ kind: 'constant', value }, { kind: 'normal', std } or { kind: 'uniform', bound }", mend: 'Give one of these, with a number' });
+    throw new LgdError('BAD_MODEL', `${name} has no such start.`, {
+      found: init,
+      allowed: "{ kind: 'constant', value }, { kind: 'normal', std } or { kind: 'uniform', bound }",
+      mend: 'Give one of these, with a number',
+    });
   }
   if (init.kind === 'constant') {
     data.fill(size);
@@ -62,10 +80,14 @@ function* draw({ name, init }: GraphParameter, seed: number, data: Float32Array)
 /** The number that a start is drawn by; NaN where it is none that there is, which would start a network as NaN. */
 function sizeOf(init: Initialisation): number {
   switch (init.kind) {
-    case 'constant': return init.value;
-    case 'normal': return init.std;
-    case 'uniform': return init.bound;
-    default: return NaN;
+    case 'constant':
+      return init.value;
+    case 'normal':
+      return init.std;
+    case 'uniform':
+      return init.bound;
+    default:
+      return NaN;
   }
 }
 

@@ -1,4 +1,7 @@
-/** What an optimiser is: its name and its numbers, which a network is compiled for training with, what a step of it takes, and what it keeps from step to step. */
+/**
+ * What an optimiser is: its name and its numbers, which a network is compiled for training with, what a step of it
+ * takes, and what it keeps from step to step.
+ */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
 import { optimizerDefaults, type Config } from '../config-schema.js';
 import { LgdError } from '../errors.js';
@@ -14,8 +17,9 @@ export interface SgdOptimiser {
 }
 
 /**
- * Adam with decoupled weight decay (Loshchilov and Hutter 2019), PyTorch's: m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2;
- * w <- w - rate decay w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) in step t from 1. It keeps one more float32 a parameter than SGD does.
+ * Adam with decoupled weight decay (Loshchilov and Hutter 2019), PyTorch's: m <- beta1 m + (1 - beta1) g; v <- beta2 v
+ * + (1 - beta2) g^2; w <- w - rate decay w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) in step t
+ * from 1. It keeps one more float32 a parameter than SGD does.
  */
 export interface AdamwOptimiser {
   name: 'adamw';
@@ -31,7 +35,8 @@ export interface AdamwOptimiser {
 export type Optimiser = SgdOptimiser | AdamwOptimiser;
 
 /** One with all of its numbers. */
-export type WholeOptimiser = { name: 'sgd'; momentum: number } | { name: 'adamw'; beta1: number; beta2: number; epsilon: number };
+export type WholeOptimiser =
+  { name: 'sgd'; momentum: number } | { name: 'adamw'; beta1: number; beta2: number; epsilon: number };
 
 /** Numbers of one optimiser step. */
 export interface OptimiserStep {
@@ -45,7 +50,12 @@ export interface OptimiserStep {
   gradientScale?: number;
 }
 
-export const stepOptions = { learningRate: 'needed', weightDecay: 'optional', decayNormAndBias: 'optional', gradientScale: 'optional' } satisfies OptionTable<OptimiserStep>;
+export const stepOptions = {
+  learningRate: 'needed',
+  weightDecay: 'optional',
+  decayNormAndBias: 'optional',
+  gradientScale: 'optional',
+} satisfies OptionTable<OptimiserStep>;
 
 /** What an optimiser keeps from step to step. */
 export interface OptimiserState {
@@ -59,12 +69,23 @@ export interface OptimiserState {
 
 const tables = {
   sgd: { name: 'needed', momentum: 'optional' } satisfies OptionTable<SgdOptimiser>,
-  adamw: { name: 'needed', beta1: 'optional', beta2: 'optional', epsilon: 'optional' } satisfies OptionTable<AdamwOptimiser>,
+  adamw: {
+    name: 'needed',
+    beta1: 'optional',
+    beta2: 'optional',
+    epsilon: 'optional',
+  } satisfies OptionTable<AdamwOptimiser>,
 };
 
 /** Fills in defaults. @throws LgdError BAD_OPTION */
 export function wholeOptimiser(optimiser: Optimiser = { name: 'sgd' }): WholeOptimiser {
-  if (typeof optimiser !== 'object' || (optimiser as unknown) === null) throw new LgdError('BAD_OPTION', 'not an optimiser.', { option: 'optimiser', found: optimiser, allowed: "{ name: 'sgd' } or { name: 'adamw' }, with its numbers", mend: 'Give one of these, or leave it out for SGD' });
+  if (typeof optimiser !== 'object' || (optimiser as unknown) === null)
+    throw new LgdError('BAD_OPTION', 'not an optimiser.', {
+      option: 'optimiser',
+      found: optimiser,
+      allowed: "{ name: 'sgd' } or { name: 'adamw' }, with its numbers",
+      mend: 'Give one of these, or leave it out for SGD',
+    });
   checkWord(optimiser.name, 'optimiser.name', Object.keys(tables));
   checkOptions(optimiser, 'optimiser', tables[optimiser.name]);
   if (optimiser.name === 'sgd') {
@@ -72,32 +93,69 @@ export function wholeOptimiser(optimiser: Optimiser = { name: 'sgd' }): WholeOpt
     checkShare('momentum', momentum);
     return { name: 'sgd', momentum };
   }
-  const { beta1 = optimizerDefaults.adamw.beta1, beta2 = optimizerDefaults.adamw.beta2, epsilon = optimizerDefaults.adamw.epsilon } = optimiser;
+  const {
+    beta1 = optimizerDefaults.adamw.beta1,
+    beta2 = optimizerDefaults.adamw.beta2,
+    epsilon = optimizerDefaults.adamw.epsilon,
+  } = optimiser;
   checkShare('beta1', beta1);
   checkShare('beta2', beta2);
-  if (!(typeof epsilon === 'number' && epsilon >= leastEpsilon && epsilon <= 1)) throw new LgdError('BAD_OPTION', 'not an epsilon.', { option: 'optimiser.epsilon', found: epsilon, allowed: `${leastEpsilon} to 1` });
+  if (!(typeof epsilon === 'number' && epsilon >= leastEpsilon && epsilon <= 1))
+    throw new LgdError('BAD_OPTION', 'not an epsilon.', {
+      option: 'optimiser.epsilon',
+      found: epsilon,
+      allowed: `${leastEpsilon} to 1`,
+    });
   return { name: 'adamw', beta1, beta2, epsilon };
 }
 
 function checkShare(option: string, found: unknown): void {
   if (typeof found === 'number' && found >= 0 && found <= mostMomentum) return;
-  throw new LgdError('BAD_OPTION', 'not a share of what was before.', { option: `optimiser.${option}`, found, allowed: `0 to ${mostMomentum}` });
+  throw new LgdError('BAD_OPTION', 'not a share of what was before.', {
+    option: `optimiser.${option}`,
+    found,
+    allowed: `0 to ${mostMomentum}`,
+  });
 }
 
 /** That of a configuration. */
-export function optimiserOf({ train: { optimizer, sgdMomentum, adamwBeta1, adamwBeta2, adamwEpsilon } }: { train: Pick<Config['train'], 'optimizer' | 'sgdMomentum' | 'adamwBeta1' | 'adamwBeta2' | 'adamwEpsilon'> }): WholeOptimiser {
-  return wholeOptimiser(optimizer === 'sgd' ? { name: 'sgd', momentum: sgdMomentum } : { name: 'adamw', beta1: adamwBeta1, beta2: adamwBeta2, epsilon: adamwEpsilon });
+export function optimiserOf({
+  train: { optimizer, sgdMomentum, adamwBeta1, adamwBeta2, adamwEpsilon },
+}: {
+  train: Pick<Config['train'], 'optimizer' | 'sgdMomentum' | 'adamwBeta1' | 'adamwBeta2' | 'adamwEpsilon'>;
+}): WholeOptimiser {
+  return wholeOptimiser(
+    optimizer === 'sgd'
+      ? { name: 'sgd', momentum: sgdMomentum }
+      : { name: 'adamw', beta1: adamwBeta1, beta2: adamwBeta2, epsilon: adamwEpsilon },
+  );
 }
 
-/** Looks whether an optimiser of this name can go on from a state. @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser, or one that does not say of how many steps) */
-export function checkOptimiserState(graph: GraphSpec, { name }: WholeOptimiser, { momentum, secondMoment, steps }: Partial<OptimiserState>): void {
+/**
+ * Looks whether an optimiser of this name can go on from a state. @throws LgdError BAD_MODEL, BAD_OPTION (that of
+ * another optimiser, or one that does not say of how many steps)
+ */
+export function checkOptimiserState(
+  graph: GraphSpec,
+  { name }: WholeOptimiser,
+  { momentum, secondMoment, steps }: Partial<OptimiserState>,
+): void {
   checkWeights(graph, momentum ?? {}, 'trainable');
   const keepsSecond = name === 'adamw';
   if (keepsSecond !== (secondMoment !== undefined)) {
-    throw new LgdError('BAD_OPTION', `this is no state of ${name}.`, { option: 'secondMoment', allowed: keepsSecond ? 'the second moment of each parameter' : 'none', mend: `Give one that ${name} left, or begin anew` });
+    throw new LgdError('BAD_OPTION', `this is no state of ${name}.`, {
+      option: 'secondMoment',
+      allowed: keepsSecond ? 'the second moment of each parameter' : 'none',
+      mend: `Give one that ${name} left, or begin anew`,
+    });
   }
   if (secondMoment !== undefined) checkWeights(graph, secondMoment, 'trainable');
   if (steps !== undefined ? !(Number.isSafeInteger(steps) && steps >= 0) : keepsSecond) {
-    throw new LgdError('BAD_OPTION', 'not a number of steps.', { option: 'steps', found: steps, allowed: 'a whole number from 0', mend: 'Give how many steps the state has behind it' });
+    throw new LgdError('BAD_OPTION', 'not a number of steps.', {
+      option: 'steps',
+      found: steps,
+      allowed: 'a whole number from 0',
+      mend: 'Give how many steps the state has behind it',
+    });
   }
 }

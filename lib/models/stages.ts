@@ -28,17 +28,24 @@ function strideOf(op: string, attributes: Record<string, number | string>): numb
   return Number(attributes['stride'] ?? (op === 'maxPool' || op === 'avgPool' ? attributes['kernel'] : 1));
 }
 
-/** A student's graph up to its features, the value of the pool from which they come, and the map that it takes the mean of. */
+/**
+ * A student's graph up to its features, the value of the pool from which they come, and the map that it takes the mean
+ * of.
+ */
 function pooled(student: GraphSpec): { features: GraphSpec; pool: number; map: number } {
   const features = featureGraph(student);
   let pool = features.output;
   while (pool > 0 && features.nodes[pool - 1]!.op !== 'globalPool') pool = features.nodes[pool - 1]!.inputs[0]!;
-  if (pool === 0) throw new LgdError('BAD_MODEL', `${student.name} does not pool a map before its head.`, { mend: 'Give a student of the registry' });
+  if (pool === 0)
+    throw new LgdError('BAD_MODEL', `${student.name} does not pool a map before its head.`, {
+      mend: 'Give a student of the registry',
+    });
   return { features, pool, map: features.nodes[pool - 1]!.inputs[0]! };
 }
 
 /**
- * A student's graph up to the map that its pool takes the mean of, [B,h,w,C], and that value. Layers between pool and head are left out.
+ * A student's graph up to the map that its pool takes the mean of, [B,h,w,C], and that value. Layers between pool and
+ * head are left out.
  * @throws LgdError BAD_MODEL for a graph without a projection head, or without a pool before it
  */
 export function mapGraph(student: GraphSpec): GraphSpec {
@@ -50,7 +57,9 @@ export function mapGraph(student: GraphSpec): GraphSpec {
 export function unpooledGraph(student: GraphSpec): GraphSpec {
   const { features, pool, map } = pooled(student);
   const moved = (value: number) => (value < pool ? value : value === pool ? map : value - 1);
-  const nodes = features.nodes.filter((_, i) => i !== pool - 1).map((node) => ({ ...node, inputs: node.inputs.map(moved) }));
+  const nodes = features.nodes
+    .filter((_, i) => i !== pool - 1)
+    .map((node) => ({ ...node, inputs: node.inputs.map(moved) }));
   return { ...features, nodes, output: moved(features.output) };
 }
 
@@ -60,18 +69,22 @@ export function lastMap(graph: GraphSpec): Value {
 }
 
 /**
- * The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of {@link mapGraph}, before {@link dilate}.
- * Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` are blocks or stages; of other names the first part is.
+ * The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of
+ * {@link mapGraph}, before {@link dilate}. Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` are
+ * blocks or stages; of other names the first part is.
  */
 export function stagesOf(graph: GraphSpec): Stage[] {
   const { channels, strides } = trace(graph);
   const blocks = new Map<string, number>(); // name of a block -> its last value
   graph.nodes.forEach(({ name }, i) => {
-    if (Number.isFinite(strides[i + 1]!)) blocks.set(/^(?:features\.\d+|layer\d+|blocks\.\d+)/u.exec(name)?.[0] ?? name.split('.')[0]!, i + 1);
+    if (Number.isFinite(strides[i + 1]!))
+      blocks.set(/^(?:features\.\d+|layer\d+|blocks\.\d+)/u.exec(name)?.[0] ?? name.split('.')[0]!, i + 1);
   });
   const last = new Map<number, number>(); // stride -> value
   for (const value of blocks.values()) last.set(strides[value]!, value);
-  return [...last].map(([stride, value]) => ({ stride, value: valueOf(graph, value, channels) })).sort((a, b) => a.stride - b.stride);
+  return [...last]
+    .map(([stride, value]) => ({ stride, value: valueOf(graph, value, channels) }))
+    .sort((a, b) => a.stride - b.stride);
 }
 
 function valueOf(graph: GraphSpec, index: number, channels: readonly number[]): Value {
@@ -79,9 +92,10 @@ function valueOf(graph: GraphSpec, index: number, channels: readonly number[]): 
 }
 
 /**
- * The same weights at a finer output stride: a convolution that would go beyond it keeps its positions (stride 1), and every later kernel spreads its taps by as
- * much (dilation). Where the coarse network has a position, the fine one computes the same value (Chen et al. 2017,
- * "atrous convolution"); only gates of squeeze and excitation take their mean over more positions. Value numbers stay.
+ * The same weights at a finer output stride: a convolution that would go beyond it keeps its positions (stride 1), and
+ * every later kernel spreads its taps by as much (dilation). Where the coarse network has a position, the fine one
+ * computes the same value (Chen et al. 2017, "atrous convolution"); only gates of squeeze and excitation take their
+ * mean over more positions. Value numbers stay.
  * @param outputStride a power of two
  * @throws LgdError BAD_OPTION where a pool would have to be dilated
  */
@@ -97,7 +111,11 @@ export function dilate(graph: GraphSpec, outputStride: number): GraphSpec {
     if (node.op === 'conv' && (kept !== step || dilation > 1)) return withDilation(node, kept, dilation);
     const isPool = node.op === 'maxPool' || node.op === 'avgPool';
     if (isPool && (kept !== step || dilation > 1)) {
-      throw new LgdError('BAD_OPTION', `${graph.name} pools at stride ${stride * step}, which cannot be dilated.`, { option: 'outputStride', found: outputStride, allowed: '8 or 16' });
+      throw new LgdError('BAD_OPTION', `${graph.name} pools at stride ${stride * step}, which cannot be dilated.`, {
+        option: 'outputStride',
+        found: outputStride,
+        allowed: '8 or 16',
+      });
     }
     return node;
   });

@@ -37,22 +37,38 @@ export function holdsStudent(metadata: Readonly<Record<string, string>>): boolea
 
 /** What a student's file, and any other file it is exported to, says in its metadata. */
 export function studentMetadata(info: StudentInfo): Record<string, string> {
-  return Object.fromEntries(Object.entries(info).filter(([, value]) => value !== undefined).map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]));
+  return Object.fromEntries(
+    Object.entries(info)
+      .filter(([, value]) => value !== undefined)
+      .map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]),
+  );
 }
 
 /**
  * The student in a file: its own, or one for another tool, whose names are turned back.
  * @throws LgdError BAD_MODEL
  */
-export function studentContent({ tensors, metadata }: SafetensorsFile, file: string): { info: StudentInfo; weights: WeightRecord } {
-  const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a student: ${why}.`, { mend: 'Give the model.safetensors of a checkpoint, or the run folder' });
+export function studentContent(
+  { tensors, metadata }: SafetensorsFile,
+  file: string,
+): { info: StudentInfo; weights: WeightRecord } {
+  const bad = (why: string) =>
+    new LgdError('BAD_MODEL', `${file} is not a student: ${why}.`, {
+      mend: 'Give the model.safetensors of a checkpoint, or the run folder',
+    });
   if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
   const info = parseInfo(metadata, bad);
-  if (metadata['format'] === exportedFormat) return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
+  if (metadata['format'] === exportedFormat)
+    return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
   return { info, weights: weightsAmong(tensors, bad) };
 }
 
-function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, info: StudentInfo, bad: (why: string) => LgdError): WeightRecord {
+function exportedWeights(
+  tensors: SafetensorsFile['tensors'],
+  tool: string,
+  info: StudentInfo,
+  bad: (why: string) => LgdError,
+): WeightRecord {
   if (!(tools as readonly string[]).includes(tool)) throw bad(`it is for ${tool || 'an unknown tool'}`);
   const { architecture, widthMultiplier } = info;
   const graph = graphOf(info);
@@ -72,13 +88,29 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
   };
   const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const isSize = (value: unknown) => isCount(value) && value !== 0;
-  const isTriple = (value: unknown): value is number[] => Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
+  const isTriple = (value: unknown): value is number[] =>
+    Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
   const isScale = (value: unknown) => isTriple(value) && value.every((part) => part > 0); // pixels are divided by it
-  const isNode = (value: unknown) => isObject(value) && typeof value['op'] === 'string' && typeof value['name'] === 'string' && Array.isArray(value['inputs'])
-    && (value['parameters'] === undefined || isTexts(value['parameters'])) && (value['attributes'] === undefined || isObject(value['attributes']));
-  const isParameter = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && Array.isArray(value['shape']) && value['shape'].every(isSize);
-  const isGraph = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && isCount(value['output'])
-    && Array.isArray(value['nodes']) && value['nodes'].every(isNode) && Array.isArray(value['parameters']) && value['parameters'].every(isParameter);
+  const isNode = (value: unknown) =>
+    isObject(value) &&
+    typeof value['op'] === 'string' &&
+    typeof value['name'] === 'string' &&
+    Array.isArray(value['inputs']) &&
+    (value['parameters'] === undefined || isTexts(value['parameters'])) &&
+    (value['attributes'] === undefined || isObject(value['attributes']));
+  const isParameter = (value: unknown) =>
+    isObject(value) &&
+    typeof value['name'] === 'string' &&
+    Array.isArray(value['shape']) &&
+    value['shape'].every(isSize);
+  const isGraph = (value: unknown) =>
+    isObject(value) &&
+    typeof value['name'] === 'string' &&
+    isCount(value['output']) &&
+    Array.isArray(value['nodes']) &&
+    value['nodes'].every(isNode) &&
+    Array.isArray(value['parameters']) &&
+    value['parameters'].every(isParameter);
   return {
     architecture: text('architecture'),
     widthMultiplier: read('widthMultiplier', Number.isFinite),

@@ -23,8 +23,14 @@ export interface GraphOptions {
   dropping?: boolean;
 }
 
-const withoutHead = { widthMultiplier: 'optional', dropping: 'optional' } satisfies OptionTable<Omit<GraphOptions, 'outputs' | 'embeddingSize'>>;
-export const graphOptions = { outputs: 'optional', embeddingSize: 'optional', ...withoutHead } satisfies OptionTable<GraphOptions>;
+const withoutHead = { widthMultiplier: 'optional', dropping: 'optional' } satisfies OptionTable<
+  Omit<GraphOptions, 'outputs' | 'embeddingSize'>
+>;
+export const graphOptions = {
+  outputs: 'optional',
+  embeddingSize: 'optional',
+  ...withoutHead,
+} satisfies OptionTable<GraphOptions>;
 
 /**
  * The graph of a student.
@@ -35,17 +41,29 @@ export function studentGraph(name: string, options: GraphOptions): GraphSpec {
   const { outputs, embeddingSize, widthMultiplier = 1, dropping = true } = options;
   const definition = findStudent(name);
   if (typeof widthMultiplier !== 'number' || !(widthMultiplier >= 0.1 && widthMultiplier <= 4)) {
-    throw new LgdError('BAD_OPTION', 'this width does not fit.', { option: 'widthMultiplier', found: widthMultiplier, allowed: 'a number from 0.1 to 4' });
+    throw new LgdError('BAD_OPTION', 'this width does not fit.', {
+      option: 'widthMultiplier',
+      found: widthMultiplier,
+      allowed: 'a number from 0.1 to 4',
+    });
   }
   if (widthMultiplier !== 1 && !definition.scalable) {
-    throw new LgdError('BAD_OPTION', `${name} has no width multiplier.`, { option: 'widthMultiplier', found: widthMultiplier, allowed: '1' });
+    throw new LgdError('BAD_OPTION', `${name} has no width multiplier.`, {
+      option: 'widthMultiplier',
+      found: widthMultiplier,
+      allowed: '1',
+    });
   }
   return definition.build({ head: headOf(outputs, embeddingSize), widthMultiplier, dropping });
 }
 
 function headOf(outputs: number | undefined, embeddingSize: number | undefined): Head {
   if ((outputs === undefined) === (embeddingSize === undefined)) {
-    throw new LgdError('BAD_OPTION', 'give a number of classes, or the size of the embedding, and not both.', { option: 'outputs', found: outputs, mend: 'Set outputs or embeddingSize' });
+    throw new LgdError('BAD_OPTION', 'give a number of classes, or the size of the embedding, and not both.', {
+      option: 'outputs',
+      found: outputs,
+      mend: 'Set outputs or embeddingSize',
+    });
   }
   if (outputs !== undefined) {
     checkWhole('outputs', outputs, 1_000_000);
@@ -65,7 +83,10 @@ export interface StudentKind {
   graph?: GraphSpec | undefined;
 }
 
-/** The graph of a student in a file. @throws LgdError BAD_OPTION for an unknown name without a graph, or a width that it has not */
+/**
+ * The graph of a student in a file. @throws LgdError BAD_OPTION for an unknown name without a graph, or a width that it
+ * has not
+ */
 export function graphOf({ architecture, widthMultiplier, embeddingSize, graph }: StudentKind): GraphSpec {
   return graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier });
 }
@@ -73,13 +94,17 @@ export function graphOf({ architecture, widthMultiplier, embeddingSize, graph }:
 /** What a file must hold to give this student again: a graph, unless its name tells it. */
 export function kindOf({ name, widthMultiplier, embeddingSize, graph }: Student): StudentKind {
   const kind = { architecture: name, widthMultiplier, embeddingSize };
-  const known = listStudents().includes(name) ? [true, false].map((dropping) => studentGraph(name, { embeddingSize, widthMultiplier, dropping })) : [];
+  const known = listStudents().includes(name)
+    ? [true, false].map((dropping) => studentGraph(name, { embeddingSize, widthMultiplier, dropping }))
+    : [];
   return known.some((one) => JSON.stringify(one) === JSON.stringify(graph)) ? kind : { ...kind, graph };
 }
 
 /** Do these weights make an embedding, or was the projection head left out? */
 export function hasHead({ graph }: StudentKind, weights: Readonly<WeightRecord>): boolean {
-  return (graph === undefined ? ['head.0.weight'] : graph.parameters.map(({ name }) => name)).every((name) => weights[name] !== undefined);
+  return (graph === undefined ? ['head.0.weight'] : graph.parameters.map(({ name }) => name)).every(
+    (name) => weights[name] !== undefined,
+  );
 }
 
 /** What {@link createStudent} makes. */
@@ -90,12 +115,19 @@ export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
   seed?: number;
 }
 
-const studentOptions = { device: 'needed', embeddingSize: 'needed', ...withoutHead, seed: 'optional' } satisfies OptionTable<StudentOptions>;
+const studentOptions = {
+  device: 'needed',
+  embeddingSize: 'needed',
+  ...withoutHead,
+  seed: 'optional',
+} satisfies OptionTable<StudentOptions>;
 
 /**
- * A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. {@link createStudent} makes one that the
- * package knows. `new Student` makes one of a graph of your own, built with GraphBuilder, whose result is the embedding, [B,1,1,D]. A Distiller trains and resumes it, and its file holds the
- * graph, so that commands, exports and loadStudent read it. Those that take features or a head apart want the head in two linear layers, `head.0` and `head.2`, a relu between them.
+ * A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or
+ * evaluation asks for it. {@link createStudent} makes one that the package knows. `new Student` makes one of a graph of
+ * your own, built with GraphBuilder, whose result is the embedding, [B,1,1,D]. A Distiller trains and resumes it, and
+ * its file holds the graph, so that commands, exports and loadStudent read it. Those that take features or a head apart
+ * want the head in two linear layers, `head.0` and `head.2`, a relu between them.
  */
 export class Student {
   readonly #seed: number;
@@ -121,13 +153,19 @@ export class Student {
     this.#seed = seed;
   }
 
-  /** Parameters and buffers that {@link compile} starts from: what {@link load} took, or start values drawn from the seed. */
+  /**
+   * Parameters and buffers that {@link compile} starts from: what {@link load} took, or start values drawn from the
+   * seed.
+   */
   get weights(): WeightRecord {
     this.#weights ??= initialWeights(this.graph, this.#seed);
     return this.#weights;
   }
 
-  /** Draws the start values now, letting timers and other callbacks run meanwhile; {@link weights} and {@link compile} would draw them at once. Nothing to do where there are weights. @throws LgdError ABORTED */
+  /**
+   * Draws the start values now, letting timers and other callbacks run meanwhile; {@link weights} and {@link compile}
+   * would draw them at once. Nothing to do where there are weights. @throws LgdError ABORTED
+   */
   async drawWeights(signal?: AbortSignal): Promise<void> {
     const drawn = this.#weights ?? (await initialWeightsInTurns(this.graph, this.#seed, signal));
     this.#weights ??= drawn; // load() may have come first
@@ -145,13 +183,24 @@ export class Student {
   }
 }
 
-/** Compiles a network whose one result is an embedding of the size that is said of it; a file with a graph of its own may say another. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
-export function compileEmbedder(device: Device, { name, graph, embeddingSize, weights }: Pick<Student, 'name' | 'graph' | 'embeddingSize' | 'weights'>, options: CompileOptions): CompiledEncoder {
+/**
+ * Compiles a network whose one result is an embedding of the size that is said of it; a file with a graph of its own
+ * may say another. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY
+ */
+export function compileEmbedder(
+  device: Device,
+  { name, graph, embeddingSize, weights }: Pick<Student, 'name' | 'graph' | 'embeddingSize' | 'weights'>,
+  options: CompileOptions,
+): CompiledEncoder {
   const compiled = new CompiledEncoder(device, graph, options);
   try {
     const { outputSize } = compiled.info;
     if (outputSize !== embeddingSize || graph.further !== undefined) {
-      throw new LgdError('BAD_MODEL', `the graph of ${name} does not give one embedding of ${embeddingSize} values an image, but ${outputSize} values.`, { mend: 'End it with a linear layer of so many features, as its one result' });
+      throw new LgdError(
+        'BAD_MODEL',
+        `the graph of ${name} does not give one embedding of ${embeddingSize} values an image, but ${outputSize} values.`,
+        { mend: 'End it with a linear layer of so many features, as its one result' },
+      );
     }
     compiled.load(weights);
     return compiled;

@@ -22,20 +22,36 @@ export function few(names: readonly string[]): string {
 }
 
 /**
- * Checks that a record holds exactly a graph's parameters and buffers (or, with `part` 'trainable', its parameters alone).
- * PyTorch's num_batches_tracked counters are ignored.
+ * Checks that a record holds exactly a graph's parameters and buffers (or, with `part` 'trainable', its parameters
+ * alone). PyTorch's num_batches_tracked counters are ignored.
  * @throws LgdError BAD_MODEL naming the first few that are missing, unknown, or of another shape
  */
-export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, part: 'all' | 'trainable' = 'all'): void {
-  if (typeof record !== 'object' || record === null || record instanceof Promise) throw new LgdError('BAD_MODEL', 'these are no weights.', { found: record, allowed: 'an object of { shape, data } by name, such as state() gives', mend: 'Give what state() or readStudent() gave, awaited' });
-  const expected = new Map(graph.parameters.filter(({ trainable }) => trainable || part === 'all').map(({ name, shape }) => [name, shape]));
+export function checkWeights(
+  graph: GraphSpec,
+  record: Readonly<WeightRecord>,
+  part: 'all' | 'trainable' = 'all',
+): void {
+  if (typeof record !== 'object' || record === null || record instanceof Promise)
+    throw new LgdError('BAD_MODEL', 'these are no weights.', {
+      found: record,
+      allowed: 'an object of { shape, data } by name, such as state() gives',
+      mend: 'Give what state() or readStudent() gave, awaited',
+    });
+  const expected = new Map(
+    graph.parameters.filter(({ trainable }) => trainable || part === 'all').map(({ name, shape }) => [name, shape]),
+  );
   const missing = [...expected.keys()].filter((name) => record[name] === undefined);
   const unknown = Object.keys(record).filter((name) => !expected.has(name) && !name.endsWith('num_batches_tracked'));
   const misshapen = [...expected].flatMap(([name, shape]) => {
     const found = record[name];
     const count = shape.reduce((a, b) => a * b, 1);
-    if (found === undefined || (found.shape?.join() === shape.join() && types.isFloat32Array(found.data) && found.data.length === count)) return [];
-    if (found.shape === undefined || !types.isFloat32Array(found.data)) return [`${name} without ${found.shape === undefined ? 'a shape' : 'a Float32Array'}: give { shape, data }`];
+    if (
+      found === undefined ||
+      (found.shape?.join() === shape.join() && types.isFloat32Array(found.data) && found.data.length === count)
+    )
+      return [];
+    if (found.shape === undefined || !types.isFloat32Array(found.data))
+      return [`${name} without ${found.shape === undefined ? 'a shape' : 'a Float32Array'}: give { shape, data }`];
     return [`${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
   });
   const faults = [
@@ -44,9 +60,13 @@ export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, p
     ...(misshapen.length > 0 ? [`of another shape: ${few(misshapen)}`] : []),
   ];
   if (faults.length === 0) return;
-  const prefixed = missing.length > 0 ? unknown.find((name) => name.endsWith(`.${missing[0]}`)) : undefined; // as torch.nn.DataParallel saves them
+  // as torch.nn.DataParallel saves them
+  const prefixed = missing.length > 0 ? unknown.find((name) => name.endsWith(`.${missing[0]}`)) : undefined;
   throw new LgdError('BAD_MODEL', `these weights do not fit ${graph.name}; ${faults.join('; ')}.`, {
-    mend: prefixed === undefined ? 'Check the architecture, its width multiplier, and its number of outputs' : `Take ${prefixed.slice(0, -missing[0]!.length)} off the names`,
+    mend:
+      prefixed === undefined
+        ? 'Check the architecture, its width multiplier, and its number of outputs'
+        : `Take ${prefixed.slice(0, -missing[0]!.length)} off the names`,
   });
 }
 
@@ -57,6 +77,7 @@ export function notFinite(record: Readonly<WeightRecord>): string | undefined {
 
 /** Is no value NaN or infinite? */
 export function allFinite(values: Float32Array): boolean {
-  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return false; // less than half the time of every()
+  // less than half the time of every()
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return false;
   return true;
 }

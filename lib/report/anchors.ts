@@ -1,4 +1,7 @@
-/** The gallery: for each category the training images that its visual anchor lies nearest to, as the run's teacher sees them. */
+/**
+ * The gallery: for each category the training images that its visual anchor lies nearest to, as the run's teacher sees
+ * them.
+ */
 import { ImageCache } from '../data/cache.js';
 import { openImages } from '../data/open-images.js';
 import { sampleSource, type ImageSource } from '../data/sources.js';
@@ -76,52 +79,97 @@ export async function anchorGallery(banks: RunBanks, options: GalleryOptions): P
   const k = Math.min(nearestShown, count);
   const nearest = await addon.topSimilar(handle, banks.visual, embeddings, banks.embeddingSize, k);
 
-  const seen = Array.from(banks.seen.keys()).filter((row) => banks.seen[row] === 1).sort((a, b) => hits[b]! - hits[a]! || a - b);
+  const seen = Array.from(banks.seen.keys())
+    .filter((row) => banks.seen[row] === 1)
+    .sort((a, b) => hits[b]! - hits[a]! || a - b);
   const result: Gallery = {
-    step: banks.step, categories: [], seen: seen.length, size: banks.size, thumbnails: [], ids: [], bytes: 0, images: count, ofImages: all.ids.length,
+    step: banks.step,
+    categories: [],
+    seen: seen.length,
+    size: banks.size,
+    thumbnails: [],
+    ids: [],
+    bytes: 0,
+    images: count,
+    ofImages: all.ids.length,
     unseen: banks.names.filter((_, row) => banks.seen[row] === 0).slice(0, mostUnseen),
   };
   const places = new Map<number, number>(); // image -> its thumbnail
   const shown = new Set<number>();
   for (const row of fromBothEnds(seen).slice(0, mostCategories)) {
     if (result.bytes >= options.mostBytes) break;
-    for (let i = row * k; i < (row + 1) * k; i++) await addThumbnail(result, places, source, kept[nearest.indices[i]!]!);
+    for (let i = row * k; i < (row + 1) * k; i++)
+      await addThumbnail(result, places, source, kept[nearest.indices[i]!]!);
     shown.add(row);
   }
-  result.categories = seen.filter((row) => shown.has(row)).map((row) => ({
-    name: banks.names[row]!,
-    hits: hits[row]!,
-    nearest: Array.from({ length: k }, (_, i) => ({ image: places.get(kept[nearest.indices[row * k + i]!]!) ?? -1, cosine: round(nearest.scores[row * k + i]!) })).filter(({ image }) => image >= 0),
-  }));
+  result.categories = seen
+    .filter((row) => shown.has(row))
+    .map((row) => ({
+      name: banks.names[row]!,
+      hits: hits[row]!,
+      nearest: Array.from({ length: k }, (_, i) => ({
+        image: places.get(kept[nearest.indices[row * k + i]!]!) ?? -1,
+        cosine: round(nearest.scores[row * k + i]!),
+      })).filter(({ image }) => image >= 0),
+    }));
   return result;
 }
 
 /** Unit embeddings of the images that could be decoded, and which of the source they are. */
-async function embedSource(source: ImageSource, size: number, { device, teacher: id, localFilesOnly, signal, onProgress }: GalleryOptions): Promise<{ embeddings: Float32Array; kept: Int32Array }> {
+async function embedSource(
+  source: ImageSource,
+  size: number,
+  { device, teacher: id, localFilesOnly, signal, onProgress }: GalleryOptions,
+): Promise<{ embeddings: Float32Array; kept: Int32Array }> {
   const teacher = await loadTeacher(id, { device, localFilesOnly, signal });
   try {
-    if (teacher.embeddingSize !== size) throw new LgdError('BAD_SHAPE', `the teacher's embeddings have ${teacher.embeddingSize} values, the bank's ${size}.`, { option: 'teacher', found: id, mend: "Give the run's own teacher" });
+    if (teacher.embeddingSize !== size)
+      throw new LgdError(
+        'BAD_SHAPE',
+        `the teacher's embeddings have ${teacher.embeddingSize} values, the bank's ${size}.`,
+        { option: 'teacher', found: id, mend: "Give the run's own teacher" },
+      );
     if (teacher.kind === 'precomputed') {
       const known = Int32Array.from(source.ids.keys()).filter((i) => teacher.has(source.ids[i]!));
-      if (known.length === 0) throw new LgdError('BAD_DATASET', `the teacher ${id} has no embedding of any of these images.`, { option: 'data.train', mend: 'Give the folder that the run trained on' });
+      if (known.length === 0)
+        throw new LgdError('BAD_DATASET', `the teacher ${id} has no embedding of any of these images.`, {
+          option: 'data.train',
+          mend: 'Give the folder that the run trained on',
+        });
       return { embeddings: unitRows(teacher.lookup(Array.from(known, (i) => source.ids[i]!)), size), kept: known };
     }
     using images = await ImageCache.build(source, {
-      device, resolution: teacher.resolution, margin: 1, memoryLimitBytes: memoryLimit, maxBrokenShare: 1, signal,
+      device,
+      resolution: teacher.resolution,
+      margin: 1,
+      memoryLimitBytes: memoryLimit,
+      maxBrokenShare: 1,
+      signal,
       onProgress: ({ done, total }) => onProgress?.({ phase: 'training images', done, total }),
     });
     const embeddings = new Float32Array(images.length * size);
     using embedder = teacherEmbedder(device, teacher, { batch: Math.min(batch, images.length), signal });
-    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' }, (rows, _, from) => embeddings.set(rows, from * size), {
-      signal, onProgress: (done, total) => onProgress?.({ phase: 'teacher', done, total }),
-    });
+    await embedImages(
+      embedder,
+      { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' },
+      (rows, _, from) => embeddings.set(rows, from * size),
+      {
+        signal,
+        onProgress: (done, total) => onProgress?.({ phase: 'teacher', done, total }),
+      },
+    );
     return { embeddings: unitRows(embeddings, size), kept: images.sourceIndex };
   } finally {
     await teacher.dispose();
   }
 }
 
-async function addThumbnail(gallery: Gallery, places: Map<number, number>, source: ImageSource, index: number): Promise<void> {
+async function addThumbnail(
+  gallery: Gallery,
+  places: Map<number, number>,
+  source: ImageSource,
+  index: number,
+): Promise<void> {
   if (places.has(index)) return;
   const uri = await thumbnail(source, index);
   if (uri === undefined) return;

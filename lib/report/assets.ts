@@ -22,8 +22,11 @@ export async function readAssets(): Promise<Assets> {
   const charts = chartLibrary();
   const read = (file: string) => readFile(file, 'utf8');
   const [chartScript, chartStyle, licence, style, ...own] = await Promise.all([
-    read(join(charts, 'dist', 'uPlot.iife.min.js')), read(join(charts, 'dist', 'uPlot.min.css')), read(join(charts, 'LICENSE')),
-    read(join(client, 'style.css')), ...clientScripts.map((name) => read(join(client, name))),
+    read(join(charts, 'dist', 'uPlot.iife.min.js')),
+    read(join(charts, 'dist', 'uPlot.min.css')),
+    read(join(charts, 'LICENSE')),
+    read(join(client, 'style.css')),
+    ...clientScripts.map((name) => read(join(client, name))),
   ]);
   return { styles: `${chartStyle}\n${style}`, scripts: [chartScript!, own.join('\n')], licence: licence! };
 }
@@ -32,7 +35,10 @@ function chartLibrary(): string {
   try {
     return dirname(createRequire(import.meta.url).resolve('uplot/package.json'));
   } catch (cause) {
-    throw new LgdError('DEPENDENCY_MISSING', 'uplot, which draws the curves of a report, is not installed.', { mend: 'Type: npm install uplot@1.6.32', cause });
+    throw new LgdError('DEPENDENCY_MISSING', 'uplot, which draws the curves of a report, is not installed.', {
+      mend: 'Type: npm install uplot@1.6.32',
+      cause,
+    });
   }
 }
 

@@ -11,7 +11,9 @@ export interface RunBanks {
   embeddingSize: number;
   /** [K,D], unit rows. */
   textual: Float32Array;
-  /** [K,D], unit rows (the bank's own are shorter; only their direction matters here); of unseen categories random ones. */
+  /**
+   * [K,D], unit rows (the bank's own are shorter; only their direction matters here); of unseen categories random ones.
+   */
   visual: Float32Array;
   /** [K], 1 once an image was assigned to the category. */
   seen: Uint8Array;
@@ -22,12 +24,29 @@ export interface RunBanks {
 /** @throws LgdError BAD_CHECKPOINT (none, or damaged), BAD_CONFIG (a method without the banks) */
 export async function readBanks(run: string): Promise<RunBanks> {
   const last = join(run, 'checkpoints', 'last');
-  if ((await stat(last).catch(() => undefined)) === undefined) throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', { mend: 'Wait for its first' });
-  const { bank, semantic: { visual, seen }, info, manifest } = await readCheckpoint(last);
+  if ((await stat(last).catch(() => undefined)) === undefined)
+    throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', { mend: 'Wait for its first' });
+  const {
+    bank,
+    semantic: { visual, seen },
+    info,
+    manifest,
+  } = await readCheckpoint(last);
   if (bank === undefined || visual === undefined || seen === undefined || visual.length !== bank.data.length) {
-    throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`, { option: 'method', mend: 'Give the run names: it then keeps both banks' });
+    throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`, {
+      option: 'method',
+      mend: 'Give the run names: it then keeps both banks',
+    });
   }
-  return { names: bank.names, size: bank.size, embeddingSize: bank.embeddingSize, textual: bank.data, visual: unitRows(visual, bank.embeddingSize), seen, step: manifest.step };
+  return {
+    names: bank.names,
+    size: bank.size,
+    embeddingSize: bank.embeddingSize,
+    textual: bank.data,
+    visual: unitRows(visual, bank.embeddingSize),
+    seen,
+    step: manifest.step,
+  };
 }
 
 /** Rows of length 1; a row of zeros stays. */

@@ -1,7 +1,15 @@
 /** The curves of a report: which there are, and their points. */
 import { trainingTime } from '../runs/run-log.js';
 import { lossParts, type LossParts } from './loss-parts.js';
-import { otherProtocols, type EvaluationPoint, type OtherProtocol, type RunFacts, type RunRecord, type StepColumns, type StepField } from './read-run.js';
+import {
+  otherProtocols,
+  type EvaluationPoint,
+  type OtherProtocol,
+  type RunFacts,
+  type RunRecord,
+  type StepColumns,
+  type StepField,
+} from './read-run.js';
 import { methodOf } from './summary.js';
 
 type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5' | OtherProtocol;
@@ -27,39 +35,86 @@ export interface ChartSpec {
 /** Every curve: of the loss those parts that the runs' methods have, of the nearest names as many as count. */
 function specsOf(parts: LossParts, ranks: Ranks): ChartSpec[] {
   const { both, queue } = parts;
-  const banks = (visual: StepField, textual: StepField): ChartLine[] => [{ key: visual, label: parts.visual ?? 'visual part' }, { key: textual, label: 'textual bank' }];
+  const banks = (visual: StepField, textual: StepField): ChartLine[] => [
+    { key: visual, label: parts.visual ?? 'visual part' },
+    { key: textual, label: 'textual bank' },
+  ];
   return [
     {
-      id: 'loss', title: 'Loss', unit: 'number', source: 'steps', hint: lossHint(parts),
+      id: 'loss',
+      title: 'Loss',
+      unit: 'number',
+      source: 'steps',
+      hint: lossHint(parts),
       lines: [{ key: 'loss', label: both ? 'total' : 'loss' }, ...(both ? banks('lossVisual', 'lossTextual') : [])],
     },
     {
-      id: 'kl', title: 'KL divergence from the teacher', unit: 'number', source: 'steps', hint: `What of the loss can still be learnt: the loss less the target entropy, in nats.${queue === 'none' ? '' : ' It, too, rises while a queue fills.'}`,
+      id: 'kl',
+      title: 'KL divergence from the teacher',
+      unit: 'number',
+      source: 'steps',
+      hint: `What of the loss can still be learnt: the loss less the target entropy, in nats.${queue === 'none' ? '' : ' It, too, rises while a queue fills.'}`,
       lines: banks('klVisual', 'klTextual'),
     },
     {
-      id: 'top1', title: 'Zero-shot top-1', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images whose nearest name is right.',
-      lines: [{ key: 'studentTop1', label: 'student' }, { key: 'teacherTop1', label: 'teacher' }],
+      id: 'top1',
+      title: 'Zero-shot top-1',
+      unit: 'share',
+      source: 'evaluations',
+      hint: 'Share of the evaluation images whose nearest name is right.',
+      lines: [
+        { key: 'studentTop1', label: 'student' },
+        { key: 'teacherTop1', label: 'teacher' },
+      ],
     },
     {
-      id: 'top5', title: `Zero-shot top-${ranks.most}`, unit: 'share', source: 'evaluations', hint: `Share of the evaluation images whose right name is among the ${ranks.words}.`,
-      lines: ranks.most === 1 ? [] : [{ key: 'studentTop5', label: 'student' }, { key: 'teacherTop5', label: 'teacher' }],
+      id: 'top5',
+      title: `Zero-shot top-${ranks.most}`,
+      unit: 'share',
+      source: 'evaluations',
+      hint: `Share of the evaluation images whose right name is among the ${ranks.words}.`,
+      lines:
+        ranks.most === 1
+          ? []
+          : [
+              { key: 'studentTop5', label: 'student' },
+              { key: 'teacherTop5', label: 'teacher' },
+            ],
     },
     {
-      id: 'others', title: 'Top-1 by labelled images', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images that the student’s features put in the right class: by their nearest labelled images, by a linear classifier fitted there, and by the online probe.',
-      lines: [{ key: 'knn', label: 'nearest neighbours' }, { key: 'linear', label: 'linear classifier' }, { key: 'online', label: 'online probe' }],
+      id: 'others',
+      title: 'Top-1 by labelled images',
+      unit: 'share',
+      source: 'evaluations',
+      hint: 'Share of the evaluation images that the student’s features put in the right class: by their nearest labelled images, by a linear classifier fitted there, and by the online probe.',
+      lines: [
+        { key: 'knn', label: 'nearest neighbours' },
+        { key: 'linear', label: 'linear classifier' },
+        { key: 'online', label: 'online probe' },
+      ],
     },
     {
-      id: 'agreement', title: 'Agreement with the teacher', unit: 'share', source: 'steps', hint: 'Share of the training views that student and teacher give the same nearest name; no labels are involved.',
+      id: 'agreement',
+      title: 'Agreement with the teacher',
+      unit: 'share',
+      source: 'steps',
+      hint: 'Share of the training views that student and teacher give the same nearest name; no labels are involved.',
       lines: [{ key: 'agreement', label: 'agreement' }],
     },
     {
-      id: 'entropy', title: 'Entropy of the targets', unit: 'number', source: 'steps',
+      id: 'entropy',
+      title: 'Entropy of the targets',
+      unit: 'number',
+      source: 'steps',
       hint: `Of the teacher’s softmax, in nats. Near zero a target is one entry alone, ${[...(parts.textual ? ['of the textual bank a name'] : []), ...(parts.visual === undefined ? [] : [`of the ${parts.visual} the view’s own embedding`])].join(', ')}, and tells nothing of the others.`,
       lines: banks('entropyVisual', 'entropyTextual'),
     },
     {
-      id: 'own', title: 'Own-embedding mass', unit: 'share', source: 'steps', hint: `Share of the ${parts.visual === 'visual part' ? 'visual target' : `target over the ${parts.visual}`} that lies on the teacher’s embedding of the same view. At 100 % nothing else has a share in it.`,
+      id: 'own',
+      title: 'Own-embedding mass',
+      unit: 'share',
+      source: 'steps',
+      hint: `Share of the ${parts.visual === 'visual part' ? 'visual target' : `target over the ${parts.visual}`} that lies on the teacher’s embedding of the same view. At 100 % nothing else has a share in it.`,
       lines: [{ key: 'ownMass', label: 'own mass' }],
     },
     ...otherSpecs,
@@ -69,10 +124,13 @@ function specsOf(parts: LossParts, ranks: Ranks): ChartSpec[] {
 function lossHint({ visual, textual, both, queue, feature }: LossParts): string {
   const regression = 'one less the cosine between the student’s embedding of a view and the teacher’s';
   if (feature === 'all') return `It is ${regression}, and falls towards zero.`;
-  const over = [...(visual === undefined ? [] : [`the ${visual}`]), ...(textual ? ['the textual bank'] : [])].join(' or ');
+  const over = [...(visual === undefined ? [] : [`the ${visual}`]), ...(textual ? ['the textual bank'] : [])].join(
+    ' or ',
+  );
   const falls = 'falls towards the target entropy, not to zero';
   const course = {
-    none: `It ${falls}.`, some: `It ${falls}; with a queue it first rises, to about the logarithm of the queue’s size, while that fills.`,
+    none: `It ${falls}.`,
+    some: `It ${falls}; with a queue it first rises, to about the logarithm of the queue’s size, while that fills.`,
     all: `It rises while the queue fills, to about the logarithm of its size; then it ${falls}.`,
   }[queue];
   return `Cross-entropy in nats${both ? '; the total is the weighted sum of both parts' : ` over ${over}`}. ${course}${feature === 'some' ? ` Of method feature it is ${regression}.` : ''}`;
@@ -91,20 +149,55 @@ function ranksOf(runs: readonly RunFacts[]): Ranks {
   const scores = runs.flatMap(({ evaluations }) => evaluations.flatMap(({ student }) => student ?? []));
   const most = Math.max(0, ...scores.map(({ topK }) => topK)) || 5;
   const nearest = `${numbers[most] ?? most} nearest`;
-  if (scores.some(({ topK }) => topK !== most)) return { most, words: `${nearest}, or among all where there are fewer` };
-  return { most, words: scores.length > 0 && scores.every(({ classes }) => classes === most) ? `${nearest}, which are all there are: always 100\u00a0%` : nearest };
+  if (scores.some(({ topK }) => topK !== most))
+    return { most, words: `${nearest}, or among all where there are fewer` };
+  return {
+    most,
+    words:
+      scores.length > 0 && scores.every(({ classes }) => classes === most)
+        ? `${nearest}, which are all there are: always 100\u00a0%`
+        : nearest,
+  };
 }
 
 const otherSpecs: readonly ChartSpec[] = [
   {
-    id: 'coverage', title: 'Bank coverage', unit: 'count', source: 'steps', hint: 'Categories that any image was assigned to so far, and those hit by the batch.',
-    lines: [{ key: 'categoriesSeen', label: 'seen' }, { key: 'categoriesHit', label: 'hit in the batch' }],
+    id: 'coverage',
+    title: 'Bank coverage',
+    unit: 'count',
+    source: 'steps',
+    hint: 'Categories that any image was assigned to so far, and those hit by the batch.',
+    lines: [
+      { key: 'categoriesSeen', label: 'seen' },
+      { key: 'categoriesHit', label: 'hit in the batch' },
+    ],
   },
-  { id: 'rate', title: 'Learning rate', unit: 'number', source: 'steps', hint: 'As the schedule had it at each step.', lines: [{ key: 'learningRate', label: 'learning rate' }] },
-  { id: 'speed', title: 'Throughput', unit: 'count', source: 'steps', hint: 'Training images a second over the last steps, pauses left out.', lines: [{ key: 'imagesPerSecond', label: 'images/s' }] },
   {
-    id: 'wait', title: 'Time away from the device', unit: 'share', source: 'steps', hint: 'Share of the training time in which the loop prepared batches, or waited for a teacher outside the device, instead of waiting for the device.',
-    lines: [{ key: 'dataWait', label: 'batches and teacher' }, { key: 'teacherWait', label: 'teacher alone' }],
+    id: 'rate',
+    title: 'Learning rate',
+    unit: 'number',
+    source: 'steps',
+    hint: 'As the schedule had it at each step.',
+    lines: [{ key: 'learningRate', label: 'learning rate' }],
+  },
+  {
+    id: 'speed',
+    title: 'Throughput',
+    unit: 'count',
+    source: 'steps',
+    hint: 'Training images a second over the last steps, pauses left out.',
+    lines: [{ key: 'imagesPerSecond', label: 'images/s' }],
+  },
+  {
+    id: 'wait',
+    title: 'Time away from the device',
+    unit: 'share',
+    source: 'steps',
+    hint: 'Share of the training time in which the loop prepared batches, or waited for a teacher outside the device, instead of waiting for the device.',
+    lines: [
+      { key: 'dataWait', label: 'batches and teacher' },
+      { key: 'teacherWait', label: 'teacher alone' },
+    ],
   },
 ];
 
@@ -132,17 +225,26 @@ const mostPoints = 1500;
 export function curvesOf({ name, steps, evaluations, log }: RunRecord): RunCurves {
   const trained = trainingTime(log, steps.time[0] ?? NaN);
   const hours = (time: number) => trained(time) / 3_600_000;
-  return { name, thinned: steps.step.length > mostPoints, steps: stepPoints(steps, hours), evaluations: evaluationPoints(evaluations, hours) };
+  return {
+    name,
+    thinned: steps.step.length > mostPoints,
+    steps: stepPoints(steps, hours),
+    evaluations: evaluationPoints(evaluations, hours),
+  };
 }
 
 /**
- * The charts that have something to show; a line that is zero or absent in every run (of a part that the method has not) is left out.
+ * The charts that have something to show; a line that is zero or absent in every run (of a part that the method has
+ * not) is left out.
  * @param curves of each run
  */
 export function makeCharts(runs: readonly RunFacts[], curves: readonly RunCurves[]): Charts {
-  const hasData = (source: ChartSpec['source'], key: string) => curves.some((run) => run[source].y[key]!.some((value) => value !== null && value !== 0));
+  const hasData = (source: ChartSpec['source'], key: string) =>
+    curves.some((run) => run[source].y[key]!.some((value) => value !== null && value !== 0));
   const specs = specsOf(lossParts(runs.map(methodOf)), ranksOf(runs));
-  const charts = specs.map((spec) => ({ ...spec, lines: spec.lines.filter(({ key }) => hasData(spec.source, key)) })).filter(({ lines }) => lines.length > 0);
+  const charts = specs
+    .map((spec) => ({ ...spec, lines: spec.lines.filter(({ key }) => hasData(spec.source, key)) }))
+    .filter(({ lines }) => lines.length > 0);
   return { charts, runs: curves };
 }
 
@@ -150,11 +252,24 @@ function stepPoints(columns: StepColumns, hours: (time: number) => number): RunP
   const { step, epoch, time, ...values } = columns;
   return {
     x: { step: thin(step).map(numeric), epoch: thin(epoch).map(numeric), hours: thin(time.map(hours)).map(short) },
-    y: Object.fromEntries(Object.entries(values).map(([key, column]) => [key, thin(isNoPart(key, column) ? column.map(() => NaN) : column).map(short)])),
+    y: Object.fromEntries(
+      Object.entries(values).map(([key, column]) => [
+        key,
+        thin(isNoPart(key, column) ? column.map(() => NaN) : column).map(short),
+      ]),
+    ),
   };
 }
 
-const ofParts: ReadonlySet<string> = new Set(['lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass'] satisfies StepField[]);
+const ofParts: ReadonlySet<string> = new Set([
+  'lossVisual',
+  'lossTextual',
+  'klVisual',
+  'klTextual',
+  'entropyVisual',
+  'entropyTextual',
+  'ownMass',
+] satisfies StepField[]);
 
 /** Is it zero throughout, as the number of a part is that the run's method has not? */
 function isNoPart(key: string, column: Float64Array): boolean {
@@ -168,15 +283,27 @@ function evaluationPoints(evaluations: readonly EvaluationPoint[], hours: (time:
     studentTop5: evaluations.map(({ student }) => short(student?.top5 ?? NaN)),
     teacherTop5: evaluations.map(({ teacher }) => short(teacher?.top5 ?? NaN)),
   };
-  const others = Object.fromEntries(otherProtocols.map((name) => [name, evaluations.map((point) => short(point.others[name]?.top1 ?? NaN))]));
-  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short(hours(time))) }, y: { ...y, ...others } };
+  const others = Object.fromEntries(
+    otherProtocols.map((name) => [name, evaluations.map((point) => short(point.others[name]?.top1 ?? NaN))]),
+  );
+  return {
+    x: {
+      step: evaluations.map(({ step }) => step),
+      epoch: evaluations.map(({ epoch }) => numeric(epoch)),
+      hours: evaluations.map(({ time }) => short(hours(time))),
+    },
+    y: { ...y, ...others },
+  };
 }
 
 /** Means over equal stretches, where there are more values than a screen has pixels. */
 export function thin(values: Float64Array): number[] {
   if (values.length <= mostPoints) return [...values];
   return Array.from({ length: mostPoints }, (_, i) => {
-    const stretch = values.subarray(Math.floor((i * values.length) / mostPoints), Math.floor(((i + 1) * values.length) / mostPoints));
+    const stretch = values.subarray(
+      Math.floor((i * values.length) / mostPoints),
+      Math.floor(((i + 1) * values.length) / mostPoints),
+    );
     return stretch.reduce((sum, value) => sum + value, 0) / stretch.length;
   });
 }

@@ -1,4 +1,6 @@
-/** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
+/**
+ * Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row.
+ */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
 import { chooseRuns, otherProtocols, readRuns, type OtherProtocol, type RunFacts, type RunRecord } from './read-run.js';
@@ -35,7 +37,10 @@ export interface ComparedRun {
   imagesPerSecond: number | undefined;
 }
 
-/** Mean over seeds, and the standard deviation of a sample (n - 1); NaN of one seed. Runs of the same seed count as their mean. */
+/**
+ * Mean over seeds, and the standard deviation of a sample (n - 1); NaN of one seed. Runs of the same seed count as
+ * their mean.
+ */
 export interface Spread {
   mean: number;
   deviation: number;
@@ -63,21 +68,29 @@ export interface RunGroup {
 export interface RunComparison {
   runs: readonly ComparedRun[];
   groups: readonly RunGroup[];
-  /** What makes rows hard to compare: other evaluation images, unfinished runs, runs of the same seed; and paths that were passed over. */
+  /**
+   * What makes rows hard to compare: other evaluation images, unfinished runs, runs of the same seed; and paths that
+   * were passed over.
+   */
   remarks: readonly string[];
 }
 
 /** How {@link compareRuns} reads a run's evaluations. */
 export interface CompareOptions {
-  /** Which evaluation counts: the run's best by `evaluate.metric`, whose student its `best` checkpoint holds (default), or the last. */
+  /**
+   * Which evaluation counts: the run's best by `evaluate.metric`, whose student its `best` checkpoint holds (default),
+   * or the last.
+   */
   at?: 'best' | 'last';
 }
 
 const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;
 
 /**
- * Compares runs by what their folders tell. Of several paths those that are no run folders are passed over, with a remark.
- * @throws LgdError BAD_OPTION (no run, no such evaluation), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE
+ * Compares runs by what their folders tell. Of several paths those that are no run folders are passed over, with a
+ * remark.
+ * @throws LgdError BAD_OPTION (no run, no such evaluation), FILE_NOT_FOUND (no run folder; a path that is not there),
+ *   BAD_FILE
  */
 export async function compareRuns(paths: readonly string[], options: CompareOptions = {}): Promise<RunComparison> {
   checkOptions(options, 'compareRuns()', compareOptions);
@@ -94,14 +107,24 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
   const groups = new Map<string, { runs: ComparedRun[]; differences: Record<string, string> }>();
   runs.forEach((run, i) => {
     // Of a single run all options alike make no difference.
-    const values = runs.length === 1 ? [] : differing.flatMap(({ path, values }) => (values[i] === undefined ? [] : [[path, values[i]] as const]));
+    const values =
+      runs.length === 1
+        ? []
+        : differing.flatMap(({ path, values }) => (values[i] === undefined ? [] : [[path, values[i]] as const]));
     const key = JSON.stringify([run.method, run.student, values]);
-    const group = groups.get(key) ?? { runs: [], differences: Object.fromEntries(values.filter(([path]) => path !== 'method' && path !== 'student.name')) };
+    const group = groups.get(key) ?? {
+      runs: [],
+      differences: Object.fromEntries(values.filter(([path]) => path !== 'method' && path !== 'student.name')),
+    };
     group.runs.push(run);
     groups.set(key, group);
   });
   const compared = [...groups.values()].map(({ runs: members, differences }) => grouped(members, differences));
-  return { runs, groups: compared, remarks: [...chosen.remarks, ...remarksOn(records, runs), ...compared.flatMap(repeatsIn)] };
+  return {
+    runs,
+    groups: compared,
+    remarks: [...chosen.remarks, ...remarksOn(records, runs), ...compared.flatMap(repeatsIn)],
+  };
 }
 
 function comparedRun(record: RunRecord, at: 'best' | 'last'): ComparedRun {
@@ -110,12 +133,23 @@ function comparedRun(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   const scored = point?.student ?? Object.values(point?.others ?? {})[0];
   const seed = record.config['seed'];
   return {
-    name, path, method, student, steps, loss, imagesPerSecond,
+    name,
+    path,
+    method,
+    student,
+    steps,
+    loss,
+    imagesPerSecond,
     seed: typeof seed === 'number' ? seed : undefined,
     evaluatedAt: point?.step,
     top1: point?.student && withInterval(point.student.correct1, point.student.images),
     top5: point?.student && withInterval(point.student.correct5, point.student.images),
-    others: Object.fromEntries(Object.entries(point?.others ?? {}).map(([protocol, { correct1, images }]) => [protocol, withInterval(correct1, images)])),
+    others: Object.fromEntries(
+      Object.entries(point?.others ?? {}).map(([protocol, { correct1, images }]) => [
+        protocol,
+        withInterval(correct1, images),
+      ]),
+    ),
     images: scored?.images,
     classes: scored?.classes,
   };
@@ -127,14 +161,26 @@ function withInterval(correct: number, images: number): ShareWithInterval {
 
 function grouped(runs: readonly ComparedRun[], differences: Readonly<Record<string, string>>): RunGroup {
   const bySeed = runsBySeed(runs);
-  const over = (value: (run: ComparedRun) => number | undefined) => spreadOf(bySeed.map((same) => spreadOf(same.map(value))?.mean));
+  const over = (value: (run: ComparedRun) => number | undefined) =>
+    spreadOf(bySeed.map((same) => spreadOf(same.map(value))?.mean));
   const [{ method, student, steps }] = runs as [ComparedRun];
   return {
-    method, student, runs, seeds: bySeed.length, steps, differences,
-    top1: over(({ top1 }) => top1?.share), top5: over(({ top5 }) => top5?.share), others: Object.fromEntries(otherProtocols.flatMap((name) => {
-      const spread = over(({ others }) => others[name]?.share);
-      return spread === undefined ? [] : [[name, spread] as const];
-    })), loss: over(({ loss }) => loss), imagesPerSecond: over((run) => run.imagesPerSecond),
+    method,
+    student,
+    runs,
+    seeds: bySeed.length,
+    steps,
+    differences,
+    top1: over(({ top1 }) => top1?.share),
+    top5: over(({ top5 }) => top5?.share),
+    others: Object.fromEntries(
+      otherProtocols.flatMap((name) => {
+        const spread = over(({ others }) => others[name]?.share);
+        return spread === undefined ? [] : [[name, spread] as const];
+      }),
+    ),
+    loss: over(({ loss }) => loss),
+    imagesPerSecond: over((run) => run.imagesPerSecond),
   };
 }
 
@@ -146,7 +192,12 @@ function runsBySeed(runs: readonly ComparedRun[]): ComparedRun[][] {
 
 /** Repeats of a seed say nothing about other seeds. */
 function repeatsIn({ runs }: RunGroup): string[] {
-  return runsBySeed(runs).filter((same) => same.length > 1).map((same) => `${same.length} runs of seed ${same[0]!.seed ?? 'unknown'}, which count as one: ${same.map(({ name }) => name).join(', ')}`);
+  return runsBySeed(runs)
+    .filter((same) => same.length > 1)
+    .map(
+      (same) =>
+        `${same.length} runs of seed ${same[0]!.seed ?? 'unknown'}, which count as one: ${same.map(({ name }) => name).join(', ')}`,
+    );
 }
 
 /** Over all values, or nothing where one does not tell. */
@@ -159,8 +210,14 @@ export function spreadOf(values: readonly (number | undefined)[]): Spread | unde
 }
 
 function remarksOn(records: readonly RunFacts[], runs: readonly ComparedRun[]): string[] {
-  const unfinished = records.filter(({ log }) => log.outcome !== 'done').map(({ name, log }) => `${name} (${log.outcome})`);
-  const sizes = new Set(runs.filter(({ images }) => images !== undefined).map(({ images, classes }) => `${images} images of ${classes} classes`));
+  const unfinished = records
+    .filter(({ log }) => log.outcome !== 'done')
+    .map(({ name, log }) => `${name} (${log.outcome})`);
+  const sizes = new Set(
+    runs
+      .filter(({ images }) => images !== undefined)
+      .map(({ images, classes }) => `${images} images of ${classes} classes`),
+  );
   return [
     ...(unfinished.length > 0 ? [`not at their end: ${unfinished.join(', ')}`] : []),
     ...(sizes.size > 1 ? [`evaluated on different sets: ${[...sizes].join('; ')}`] : []),

@@ -1,7 +1,12 @@
 /** Which classes the student gets wrong, and what it takes them for. */
 import type { ConfigInput } from '../config.js';
 import { LgdError } from '../errors.js';
-import { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from '../evaluate/student.js';
+import {
+  evaluateStudent,
+  type Predictions,
+  type StudentEvaluation,
+  type StudentEvaluationOptions,
+} from '../evaluate/student.js';
 import type { PhaseProgress } from '../runs/phase.js';
 
 export interface ClassConfusion {
@@ -44,12 +49,26 @@ const classesShown = 20;
 const confusionsShown = 3;
 
 /** Evaluates the run's student. @throws as evaluateStudent */
-export async function confusionOf({ run, config, mostImages, signal, onProgress }: ConfusionOptions): Promise<Confusion> {
-  const { info, predictions, student, teacher, teacherProblem } = await evaluateBoth({ student: run, config, mostImages, signal, onProgress });
+export async function confusionOf({
+  run,
+  config,
+  mostImages,
+  signal,
+  onProgress,
+}: ConfusionOptions): Promise<Confusion> {
+  const { info, predictions, student, teacher, teacherProblem } = await evaluateBoth({
+    student: run,
+    config,
+    mostImages,
+    signal,
+    onProgress,
+  });
   const classes = scoreClasses(predictions);
   return {
     step: info.step,
-    worst: [...classes].sort((a, b) => a.student - b.student || b.images - a.images || (a.name < b.name ? -1 : 1)).slice(0, classesShown),
+    worst: [...classes]
+      .sort((a, b) => a.student - b.student || b.images - a.images || (a.name < b.name ? -1 : 1))
+      .slice(0, classesShown),
     classes: classes.length,
     images: predictions.targets.length,
     top1: { student: student.top1, teacher: teacher?.top1 },
@@ -62,18 +81,26 @@ export async function confusionOf({ run, config, mostImages, signal, onProgress 
 }
 
 /** With the teacher where it is still to be had, else the student alone. */
-async function evaluateBoth(options: StudentEvaluationOptions): Promise<StudentEvaluation & { teacherProblem: string | undefined }> {
+async function evaluateBoth(
+  options: StudentEvaluationOptions,
+): Promise<StudentEvaluation & { teacherProblem: string | undefined }> {
   const alone = { ...options, config: { ...options.config, teacher: undefined } };
   try {
     return { ...(await evaluateStudent(options)), teacherProblem: undefined };
   } catch (error) {
     if (!(error instanceof LgdError) || error.code === 'ABORTED' || options.config.teacher === undefined) throw error;
-    return { ...(await evaluateStudent(alone)), teacherProblem: error.message }; // where something else is wrong, this says it
+    // where something else is wrong, this says it
+    return { ...(await evaluateStudent(alone)), teacherProblem: error.message };
   }
 }
 
 /** The score of every class that has an image. */
-export function scoreClasses({ names, targets, student, teacher }: Pick<Predictions, 'names' | 'targets' | 'student' | 'teacher'>): ClassConfusion[] {
+export function scoreClasses({
+  names,
+  targets,
+  student,
+  teacher,
+}: Pick<Predictions, 'names' | 'targets' | 'student' | 'teacher'>): ClassConfusion[] {
   const places = new Map<number, number[]>();
   targets.forEach((target, i) => {
     const list = places.get(target);
@@ -86,7 +113,10 @@ export function scoreClasses({ names, targets, student, teacher }: Pick<Predicti
     for (const i of images) if (student[i] !== target) wrong.set(student[i]!, (wrong.get(student[i]!) ?? 0) + 1);
     const confusions = [...wrong].sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, confusionsShown);
     return {
-      name: names[target]!, images: images.length, student: share(student), teacher: teacher && share(teacher),
+      name: names[target]!,
+      images: images.length,
+      student: share(student),
+      teacher: teacher && share(teacher),
       confusions: confusions.map(([other, count]) => ({ name: names[other]!, share: count / images.length })),
     };
   });

@@ -67,7 +67,12 @@ function runs(summaries: readonly RunSummary[]): Html | undefined {
   const [run] = summaries;
   if (run === undefined || summaries.length > 1) return undefined;
   const { student, teacher, method, categories, images } = run;
-  const facts = [`${student} taught by ${teacher}`, `method ${method}`, ...(categories === undefined ? [] : [`${categories} categories`]), ...(images === undefined ? [] : [`${images} unlabelled images`])];
+  const facts = [
+    `${student} taught by ${teacher}`,
+    `method ${method}`,
+    ...(categories === undefined ? [] : [`${categories} categories`]),
+    ...(images === undefined ? [] : [`${images} unlabelled images`]),
+  ];
   return html`<p>${facts.join(', ')}</p>`;
 }
 

@@ -51,7 +51,9 @@ export function idleBanks(method: string): string | undefined {
   const { useTextual, useVisual } = anchors;
   if (!useTextual && !useVisual) return `Neither bank takes part in the loss of method ${method}.`;
   if (!useVisual) return `The visual bank takes no part in the loss of method ${method}.`;
-  return useTextual ? undefined : `The textual bank takes no part in the loss of method ${method}: it assigns images to names.`;
+  return useTextual
+    ? undefined
+    : `The textual bank takes no part in the loss of method ${method}: it assigns images to names.`;
 }
 
 function partOf(method: string): Part | undefined {
@@ -59,10 +61,19 @@ function partOf(method: string): Part | undefined {
   if (anchors === undefined) return undefined;
   const { useTextual = false, useVisual = false, feature = false, queueSize } = anchors;
   const queue = queueSize > 0;
-  return { visual: useVisual ? (queue ? 'visual bank and queue' : 'visual bank') : queue ? 'queue' : undefined, textual: useTextual, queue, feature };
+  return {
+    visual: useVisual ? (queue ? 'visual bank and queue' : 'visual bank') : queue ? 'queue' : undefined,
+    textual: useTextual,
+    queue,
+    feature,
+  };
 }
 
 function anchorsIn(method: string): ReturnType<typeof anchorsOf> | undefined {
-  const isKnown = method !== 'auto' && configOptions().find(({ path }) => path === 'method')!.choices!.includes(method);
+  const isKnown =
+    method !== 'auto' &&
+    configOptions()
+      .find(({ path }) => path === 'method')!
+      .choices!.includes(method);
   return isKnown ? anchorsOf(method as ChosenMethod, parseConfig({}).loss) : undefined;
 }

@@ -22,17 +22,25 @@ export interface BankMap {
 const rounds = 100;
 
 /**
- * Projects the anchors. Each bank is centred on its own mean first: texts and images of CLIP lie in two narrow cones apart from each other
- * (Liang et al. 2022, "Mind the gap"), and that one direction would hide all others.
+ * Projects the anchors. Each bank is centred on its own mean first: texts and images of CLIP lie in two narrow cones
+ * apart from each other (Liang et al. 2022, "Mind the gap"), and that one direction would hide all others.
  * @throws LgdError BAD_CONFIG (fewer than two categories)
  */
 export function mapBanks({ names, size, embeddingSize, textual, visual, seen, step }: RunBanks): BankMap {
-  if (size < 2) throw new LgdError('BAD_CONFIG', 'a bank of one category has no map.', { option: 'names', mend: 'Train with two names or more' });
+  if (size < 2)
+    throw new LgdError('BAD_CONFIG', 'a bank of one category has no map.', {
+      option: 'names',
+      mend: 'Train with two names or more',
+    });
   const seenRows = Array.from(seen.keys()).filter((k) => seen[k] === 1);
-  const means = [meanOf(textual, Array.from(seen.keys()), embeddingSize), meanOf(visual, seenRows, embeddingSize)] as const;
+  const means = [
+    meanOf(textual, Array.from(seen.keys()), embeddingSize),
+    meanOf(visual, seenRows, embeddingSize),
+  ] as const;
   const points = new Float32Array((size + seenRows.length) * embeddingSize);
   const put = (place: number, rows: Float32Array, row: number, mean: Float64Array) => {
-    for (let d = 0; d < embeddingSize; d++) points[place * embeddingSize + d] = rows[row * embeddingSize + d]! - mean[d]!;
+    for (let d = 0; d < embeddingSize; d++)
+      points[place * embeddingSize + d] = rows[row * embeddingSize + d]! - mean[d]!;
   };
   for (let k = 0; k < size; k++) put(k, textual, k, means[0]);
   seenRows.forEach((k, i) => put(size + i, visual, k, means[1]));
@@ -42,12 +50,18 @@ export function mapBanks({ names, size, embeddingSize, textual, visual, seen, st
   const axes = orient(principalAxes(points, count, embeddingSize, span, { rounds }), embeddingSize);
   const coordinates = project(points, count, axes, embeddingSize);
   const total = points.reduce((sum, value) => sum + value * value, 0);
-  const spread = [0, 1].map((axis) => coordinates[axis]!.reduce((sum, value) => sum + value * value, 0) / total) as [number, number];
+  const spread = [0, 1].map((axis) => coordinates[axis]!.reduce((sum, value) => sum + value * value, 0) / total) as [
+    number,
+    number,
+  ];
   const places = new Map(seenRows.map((k, i) => [k, size + i]));
-  const ofVisual = (axis: number) => Array.from(seen.keys(), (k) => (places.has(k) ? round(coordinates[axis]![places.get(k)!]!) : null));
+  const ofVisual = (axis: number) =>
+    Array.from(seen.keys(), (k) => (places.has(k) ? round(coordinates[axis]![places.get(k)!]!) : null));
   const ofTextual = (axis: number) => Array.from(coordinates[axis]!.subarray(0, size), round);
   return {
-    step, names, spread,
+    step,
+    names,
+    spread,
     textual: { x: ofTextual(0), y: ofTextual(1) },
     visual: { x: ofVisual(0), y: ofVisual(1) },
     seen: seenRows.length,
@@ -62,7 +76,10 @@ function meanOf(rows: Float32Array, chosen: readonly number[], size: number): Fl
   return mean;
 }
 
-/** The sign of an axis means nothing: its largest component is made positive, so that the same bank gives the same picture. */
+/**
+ * The sign of an axis means nothing: its largest component is made positive, so that the same bank gives the same
+ * picture.
+ */
 function orient(axes: Float32Array, size: number): Float32Array {
   for (let from = 0; from < axes.length; from += size) {
     const axis = axes.subarray(from, from + size);
@@ -74,11 +91,12 @@ function orient(axes: Float32Array, size: number): Float32Array {
 
 /** Coordinates along two axes, [2][count]; along a second axis that is not there, 0. */
 function project(points: Float32Array, count: number, axes: Float32Array, size: number): [Float64Array, Float64Array] {
-  const along = (axis: number) => Float64Array.from({ length: count }, (_, i) => {
-    let sum = 0;
-    for (let d = 0; d < size; d++) sum += points[i * size + d]! * (axes[axis * size + d] ?? 0);
-    return sum;
-  });
+  const along = (axis: number) =>
+    Float64Array.from({ length: count }, (_, i) => {
+      let sum = 0;
+      for (let d = 0; d < size; d++) sum += points[i * size + d]! * (axes[axis * size + d] ?? 0);
+      return sum;
+    });
   return [along(0), along(1)];
 }
 

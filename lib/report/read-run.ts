@@ -21,8 +21,24 @@ import { readStudent, type StudentInfo } from '../runs/student-file.js';
 
 /** The numbers of a step, in the order of the columns; `time` is in milliseconds since 1970. */
 export const stepFields = [
-  'step', 'epoch', 'time', 'loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement',
-  'categoriesHit', 'categoriesSeen', 'learningRate', 'imagesPerSecond', 'dataWait', 'teacherWait',
+  'step',
+  'epoch',
+  'time',
+  'loss',
+  'lossVisual',
+  'lossTextual',
+  'klVisual',
+  'klTextual',
+  'entropyVisual',
+  'entropyTextual',
+  'ownMass',
+  'agreement',
+  'categoriesHit',
+  'categoriesSeen',
+  'learningRate',
+  'imagesPerSecond',
+  'dataWait',
+  'teacherWait',
 ] as const;
 export type StepField = (typeof stepFields)[number];
 
@@ -59,7 +75,10 @@ export interface RunRecord {
   /** Lines of metrics.jsonl that could not be read: a kill may tear the last. */
   badLines: number;
   log: RunLog;
-  /** Of the best checkpoint, or the last; undefined before the first, or where {@link studentProblem} says what is wrong with it. */
+  /**
+   * Of the best checkpoint, or the last; undefined before the first, or where {@link studentProblem} says what is wrong
+   * with it.
+   */
   student: { info: StudentInfo; parameters: number } | undefined;
   studentProblem: string | undefined;
 }
@@ -75,42 +94,73 @@ export interface ChosenRuns {
 }
 
 /**
- * Of several paths those that are run folders: `runs/*` also finds a folder that a run never wrote to, or a file. A single path, and one that is not there, is kept for {@link readRuns} to refuse.
+ * Of several paths those that are run folders: `runs/*` also finds a folder that a run never wrote to, or a file. A
+ * single path, and one that is not there, is kept for {@link readRuns} to refuse.
  * @throws LgdError BAD_OPTION (no paths), FILE_NOT_FOUND (none of them is a run folder)
  */
 export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> {
   checkTexts(paths, 'runs', 'a run folder');
   if (paths.length < 2) return { folders: [...paths], remarks: [] };
-  const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !meansAbsent(error));
-  const kinds = await Promise.all(paths.map(async (path) => {
-    if (!(await isThere(path))) return 'run';
-    if (!(await isThere(join(path, configFile)))) return 'other';
-    return (await isDenseFolder(path)) ? 'dense' : 'run';
-  }));
+  const isThere = async (path: string) =>
+    stat(path).then(
+      () => true,
+      (error: unknown) => !meansAbsent(error),
+    );
+  const kinds = await Promise.all(
+    paths.map(async (path) => {
+      if (!(await isThere(path))) return 'run';
+      if (!(await isThere(join(path, configFile)))) return 'other';
+      return (await isDenseFolder(path)) ? 'dense' : 'run';
+    }),
+  );
   const of = (kind: 'run' | 'other' | 'dense') => paths.filter((_, i) => kinds[i] === kind);
   const [folders, others, dense] = [of('run'), of('other'), of('dense')];
   if (folders.length === 0) {
     const listed = (some: string[]) => `${some.slice(0, 3).join(', ')}${some.length > 3 ? ' ...' : ''}`;
-    const reasons = [...(others.length > 0 ? [`no ${configFile} is in ${listed(others)}`] : []), ...(dense.length > 0 ? [`segmentation networks or detectors were trained into ${listed(dense)}`] : [])];
-    throw new LgdError('FILE_NOT_FOUND', `none of the ${paths.length} paths is a run folder: ${reasons.join('; ')}.`, { mend: 'Check the paths; a run folder is what distill was given as output' });
+    const reasons = [
+      ...(others.length > 0 ? [`no ${configFile} is in ${listed(others)}`] : []),
+      ...(dense.length > 0 ? [`segmentation networks or detectors were trained into ${listed(dense)}`] : []),
+    ];
+    throw new LgdError('FILE_NOT_FOUND', `none of the ${paths.length} paths is a run folder: ${reasons.join('; ')}.`, {
+      mend: 'Check the paths; a run folder is what distill was given as output',
+    });
   }
-  const passedOver = (some: string[], why: string) => (some.length === 0 ? [] : [`passed over, as ${some.length === 1 ? 'it is no run folder' : 'they are no run folders'} (${why}): ${some.join(', ')}`]);
-  return { folders, remarks: [...passedOver(others, `no ${configFile}`), ...passedOver(dense, 'a segmentation network or a detector was trained there')] };
+  const passedOver = (some: string[], why: string) =>
+    some.length === 0
+      ? []
+      : [
+          `passed over, as ${some.length === 1 ? 'it is no run folder' : 'they are no run folders'} (${why}): ${some.join(', ')}`,
+        ];
+  return {
+    folders,
+    remarks: [
+      ...passedOver(others, `no ${configFile}`),
+      ...passedOver(dense, 'a segmentation network or a detector was trained there'),
+    ],
+  };
 }
 
 /**
- * Reads the folders of several runs, one after the other (a million lines of metrics take 150 MB), and gives each a name of its own. A folder of several students is a run of each.
+ * Reads the folders of several runs, one after the other (a million lines of metrics take 150 MB), and gives each a
+ * name of its own. A folder of several students is a run of each.
  * @throws LgdError BAD_OPTION (none), FILE_NOT_FOUND (not a run folder), BAD_FILE
  */
 export async function* readRuns(paths: readonly string[]): AsyncGenerator<RunRecord, void, undefined> {
-  if (paths.length === 0) throw new LgdError('BAD_OPTION', 'a report needs a run folder.', { option: 'runs', mend: 'Give one or more run folders' });
+  if (paths.length === 0)
+    throw new LgdError('BAD_OPTION', 'a report needs a run folder.', {
+      option: 'runs',
+      mend: 'Give one or more run folders',
+    });
   const folders = [...new Set((await Promise.all(paths.map((path) => runFolders(resolve(path))))).flat())];
-  const configs = await Promise.all(folders.map(configOf)); // all before the first is read, which takes seconds: a wrong path is told of at once
+  // all before the first is read, which takes seconds: a wrong path is told of at once
+  const configs = await Promise.all(folders.map(configOf));
   const names = namesOf(folders);
   for (const [i, folder] of folders.entries()) yield { ...(await readRun(folder, configs[i]!)), name: names[i]! };
 }
 
-/** The folders' own names; with that of the folder above where several have one, and numbered where that is not enough. */
+/**
+ * The folders' own names; with that of the folder above where several have one, and numbered where that is not enough.
+ */
 function namesOf(folders: readonly string[]): string[] {
   const own = folders.map((folder) => basename(folder));
   const taken = new Map<string, number>();
@@ -124,10 +174,15 @@ function namesOf(folders: readonly string[]): string[] {
 
 async function configOf(path: string): Promise<Record<string, unknown>> {
   if (!(await isFolder(path))) {
-    throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
+    throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, {
+      mend: 'Check the path; a run folder is what distill was given as output',
+    });
   }
   const config = await readRunConfig(path);
-  if (!isObject(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
+  if (!isObject(config))
+    throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, {
+      mend: 'Check the path; a run folder is what distill was given as output',
+    });
   return config;
 }
 
@@ -150,7 +205,10 @@ async function readStudentFacts(path: string): Promise<Pick<RunRecord, 'student'
     return { student: { info, parameters: countParameters(graphOf(info)) }, studentProblem: undefined };
   } catch (error) {
     if (!(error instanceof LgdError)) throw error;
-    return { student: undefined, studentProblem: error.code === 'FILE_NOT_FOUND' ? 'it has no checkpoint yet' : error.message };
+    return {
+      student: undefined,
+      studentProblem: error.code === 'FILE_NOT_FOUND' ? 'it has no checkpoint yet' : error.message,
+    };
   }
 }
 
@@ -165,7 +223,10 @@ async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array,
     } catch (cause) {
       if (cause instanceof LgdError) throw cause;
       if (systemErrorCode(cause) === 'ENOENT') continue;
-      throw new LgdError('BAD_FILE', `cannot read ${part}: ${(cause as Error).message}.`, { mend: 'Check its permissions', cause });
+      throw new LgdError('BAD_FILE', `cannot read ${part}: ${(cause as Error).message}.`, {
+        mend: 'Check its permissions',
+        cause,
+      });
     }
     yield lineEnd;
   }
@@ -188,7 +249,8 @@ class Column {
   /** All of it in one piece; the column is empty then. */
   take(): Float64Array {
     const whole = new Float64Array(this.#length);
-    for (let at = 0; at < whole.length; at += blockLength) whole.set(this.#blocks.shift()!.subarray(0, whole.length - at), at);
+    for (let at = 0; at < whole.length; at += blockLength)
+      whole.set(this.#blocks.shift()!.subarray(0, whole.length - at), at);
     this.#length = 0;
     return whole;
   }
@@ -196,7 +258,10 @@ class Column {
 
 const blockLength = 2 ** 14;
 
-/** Takes the lines of metrics.jsonl, which may be millions. Those of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
+/**
+ * Takes the lines of metrics.jsonl, which may be millions. Those of other kinds are passed over; those that are no
+ * JSON, or lack their step, are counted.
+ */
 export class Metrics {
   readonly #steps = stepFields.map(() => new Column());
   readonly #evaluations: EvaluationPoint[] = [];
@@ -222,12 +287,21 @@ export class Metrics {
 }
 
 function evaluationOf(line: Record<string, unknown>): EvaluationPoint | undefined {
-  const score = (value: unknown) => (Number.isFinite((value as ZeroShotScore | undefined)?.top1) ? (value as ZeroShotScore) : undefined);
+  const score = (value: unknown) =>
+    Number.isFinite((value as ZeroShotScore | undefined)?.top1) ? (value as ZeroShotScore) : undefined;
   const student = score(line['student']);
-  const others = Object.fromEntries(otherProtocols.flatMap((name) => (score(line[name]) === undefined ? [] : [[name, score(line[name])!] as const])));
+  const others = Object.fromEntries(
+    otherProtocols.flatMap((name) => (score(line[name]) === undefined ? [] : [[name, score(line[name])!] as const])),
+  );
   if (student === undefined && Object.keys(others).length === 0) return undefined;
   return {
-    step: line['step'] as number, epoch: numberOr(line['epoch']), time: numberOr(line['time']), seconds: numberOr(line['seconds']), student, teacher: score(line['teacher']), others,
+    step: line['step'] as number,
+    epoch: numberOr(line['epoch']),
+    time: numberOr(line['time']),
+    seconds: numberOr(line['seconds']),
+    student,
+    teacher: score(line['teacher']),
+    others,
   };
 }
 

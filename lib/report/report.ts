@@ -25,7 +25,10 @@ export interface ReportOptions {
   runs: readonly string[];
   /** The file to write; default: report.html in the first run's folder. */
   output?: string;
-  /** `false`: only what the run folders tell, nothing computed by a model (the gallery and the confusion say so). Default true. */
+  /**
+   * `false`: only what the run folders tell, nothing computed by a model (the gallery and the confusion say so).
+   * Default true.
+   */
   models?: boolean;
   /** Folder of training images for the gallery; default: each run's own data.train. */
   images?: string;
@@ -50,8 +53,20 @@ export interface ReportOptions {
 }
 
 const reportOptions = {
-  runs: 'needed', output: 'optional', models: 'optional', images: 'optional', teacher: 'optional', evaluate: 'optional', evaluateNames: 'optional', mostImages: 'optional', mostImageBytes: 'optional', device: 'optional', threads: 'optional',
-  localFilesOnly: 'optional', signal: 'optional', onProgress: 'optional',
+  runs: 'needed',
+  output: 'optional',
+  models: 'optional',
+  images: 'optional',
+  teacher: 'optional',
+  evaluate: 'optional',
+  evaluateNames: 'optional',
+  mostImages: 'optional',
+  mostImageBytes: 'optional',
+  device: 'optional',
+  threads: 'optional',
+  localFilesOnly: 'optional',
+  signal: 'optional',
+  onProgress: 'optional',
 } satisfies OptionTable<ReportOptions>;
 
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */
@@ -72,8 +87,10 @@ export interface ReportResult {
 const sectionNames = ['map', 'gallery', 'confusion'] as const;
 
 /**
- * Writes a report. Of several paths those that are no run folders are passed over. A section whose teacher, images or checkpoint are not there any more says so in its place.
- * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
+ * Writes a report. Of several paths those that are no run folders are passed over. A section whose teacher, images or
+ * checkpoint are not there any more says so in its place.
+ * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (no run
+ *   folder; a path that is not there), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   checkOptions(options, 'writeReport()', reportOptions);
@@ -90,10 +107,18 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
   await checkReplaceable(output, 'report', 'output');
   const assets = await readAssets();
   const sections = await computeSections(runs, options);
-  const document = renderPage({
-    title: runs.length === 1 ? runs[0]!.name : `${runs.length} runs`,
-    made: new Date().toISOString(), version, summaries, differences: configDifferences(runs), charts: makeCharts(runs, curves), sections,
-  }, assets);
+  const document = renderPage(
+    {
+      title: runs.length === 1 ? runs[0]!.name : `${runs.length} runs`,
+      made: new Date().toISOString(),
+      version,
+      summaries,
+      differences: configDifferences(runs),
+      charts: makeCharts(runs, curves),
+      sections,
+    },
+    assets,
+  );
   await writeFileAtomically(output, document);
   return {
     file: output,
@@ -101,10 +126,12 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
     imageBytes: sections.reduce((sum, { gallery }) => sum + ('data' in gallery ? gallery.data.bytes : 0), 0),
     runs: summaries,
     remarks,
-    missing: sections.flatMap((one) => sectionNames.flatMap((name) => {
-      const part = one[name];
-      return 'missing' in part ? [{ run: one.name, section: name, reason: part.missing }] : [];
-    })),
+    missing: sections.flatMap((one) =>
+      sectionNames.flatMap((name) => {
+        const part = one[name];
+        return 'missing' in part ? [{ run: one.name, section: name, reason: part.missing }] : [];
+      }),
+    ),
   };
 }
 
@@ -112,7 +139,12 @@ async function computeSections(runs: readonly RunFacts[], options: ReportOptions
   const { models = true, device: name = 'auto', threads, signal } = options;
   if (!models) {
     const without = { missing: 'it was left out, as it needs a model and images; lgdistill report computes it.' };
-    const maps = runs.map(async (run) => ({ name: run.name, map: await section(async () => mapBanks(await readBanks(run.path))), gallery: without, confusion: without }));
+    const maps = runs.map(async (run) => ({
+      name: run.name,
+      map: await section(async () => mapBanks(await readBanks(run.path))),
+      gallery: without,
+      confusion: without,
+    }));
     return Promise.all(maps);
   }
   using device = await openDevice(name, { threads });
@@ -123,33 +155,87 @@ async function computeSections(runs: readonly RunFacts[], options: ReportOptions
     results.push({
       name: run.name,
       map: 'missing' in banks ? banks : await section(() => mapBanks(banks.data)),
-      gallery: 'missing' in banks ? banks : await section(() => anchorGallery(banks.data, galleryOptions(run, device, options, runs.length))),
+      gallery:
+        'missing' in banks
+          ? banks
+          : await section(() => anchorGallery(banks.data, galleryOptions(run, device, options, runs.length))),
       confusion: await section(() => confusionOf(confusionOptions(run, options))),
     });
   }
   return results;
 }
 
-function galleryOptions(run: RunFacts, device: Device, options: ReportOptions, runs: number): Parameters<typeof anchorGallery>[1] {
-  const { mostImages = reportDefaults.mostImages, mostImageBytes = reportDefaults.mostImageBytes, localFilesOnly = false, signal, onProgress } = options;
+function galleryOptions(
+  run: RunFacts,
+  device: Device,
+  options: ReportOptions,
+  runs: number,
+): Parameters<typeof anchorGallery>[1] {
+  const {
+    mostImages = reportDefaults.mostImages,
+    mostImageBytes = reportDefaults.mostImageBytes,
+    localFilesOnly = false,
+    signal,
+    onProgress,
+  } = options;
   return {
-    device, localFilesOnly, mostImages, mostBytes: mostImageBytes / runs, signal, onProgress,
-    images: needed(options.images ?? optionOf(run.config, 'data.train'), 'data.train', 'the folder of training images', 'images'),
+    device,
+    localFilesOnly,
+    mostImages,
+    mostBytes: mostImageBytes / runs,
+    signal,
+    onProgress,
+    images: needed(
+      options.images ?? optionOf(run.config, 'data.train'),
+      'data.train',
+      'the folder of training images',
+      'images',
+    ),
     teacher: needed(options.teacher ?? optionOf(run.config, 'teacher'), 'teacher', 'the teacher', 'teacher'),
   };
 }
 
-function confusionOptions(run: RunFacts, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, evaluateNames, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
+function confusionOptions(
+  run: RunFacts,
+  {
+    mostImages = reportDefaults.mostImages,
+    device = 'auto',
+    threads,
+    localFilesOnly = false,
+    teacher,
+    evaluate,
+    evaluateNames,
+    signal,
+    onProgress,
+  }: ReportOptions,
+): Parameters<typeof confusionOf>[0] {
   const own = (option: string) => optionOf(run.config, option) as never;
   const config: ConfigInput = {
-    device, threads, offline: localFilesOnly,
-    teacher: teacher ?? own('teacher'), textEncoder: own('textEncoder'), templates: own('templates') ?? undefined,
-    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'a folder of class folders', 'evaluate'), names: evaluateNames ?? own('evaluate.names'), bank: own('evaluate.bank'), mapping: own('evaluate.mapping') },
+    device,
+    threads,
+    offline: localFilesOnly,
+    teacher: teacher ?? own('teacher'),
+    textEncoder: own('textEncoder'),
+    templates: own('templates') ?? undefined,
+    evaluate: {
+      data: needed(
+        evaluate ?? optionOf(run.config, 'evaluate.data'),
+        'evaluate.data',
+        'a folder of class folders',
+        'evaluate',
+      ),
+      names: evaluateNames ?? own('evaluate.names'),
+      bank: own('evaluate.bank'),
+      mapping: own('evaluate.mapping'),
+    },
   };
   return { run: run.path, config, mostImages, signal, onProgress };
 }
 
 function needed(value: unknown, option: string, what: string, flag: string): string {
   if (typeof value === 'string') return value;
-  throw new LgdError('BAD_CONFIG', `the run's configuration does not name ${what}.`, { option, mend: `Give it to the report: --${flag}` });
+  throw new LgdError('BAD_CONFIG', `the run's configuration does not name ${what}.`, {
+    option,
+    mend: `Give it to the report: --${flag}`,
+  });
 }

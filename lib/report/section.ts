@@ -14,7 +14,10 @@ export interface RunSections {
   confusion: Section<Confusion>;
 }
 
-/** Computes a section; what is wrong with the run's files, images or models becomes its reason to be missing. @throws LgdError ABORTED, and whatever is not an LgdError */
+/**
+ * Computes a section; what is wrong with the run's files, images or models becomes its reason to be missing. @throws
+ * LgdError ABORTED, and whatever is not an LgdError
+ */
 export async function section<Data>(compute: () => Promise<Data> | Data): Promise<Section<Data>> {
   try {
     return { data: await compute() };

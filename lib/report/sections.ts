@@ -10,7 +10,10 @@ const rowsShown = 12;
 
 export function chartFigures({ charts, runs }: Charts): Html {
   if (charts.length === 0) return html`<p class="note">No step was logged yet.</p>`;
-  const toggles = runs.length > 1 ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(({ name }, i) => html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`)}</fieldset>` : undefined;
+  const toggles =
+    runs.length > 1
+      ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(({ name }, i) => html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`)}</fieldset>`
+      : undefined;
   return html`<div class="toolbar" id="controls" hidden>
   <label>over <select id="axis"><option value="step">steps</option><option value="epoch">epochs</option><option value="hours">training time</option></select></label>
   <label>smoothing <input id="smooth" type="range" min="0" max="0.98" step="0.02" value="0.6"></label>
@@ -22,8 +25,19 @@ export function chartFigures({ charts, runs }: Charts): Html {
 
 function figure(chart: ChartSpec, runs: readonly RunCurves[]): Html {
   const { id, title, hint, unit, lines, source } = chart;
-  const write = (value: number | null | undefined) => (value === null || value === undefined ? '–' : unit === 'share' ? percent(value) : unit === 'count' ? Math.round(value).toLocaleString('en') : value.toPrecision(4));
-  const rowsOf = (run: RunCurves) => sampled(run[source].x.step.length).map((i) => html`<tr>${runs.length > 1 ? html`<th scope="row">${run.name}</th>` : undefined}<td>${run[source].x.step[i]!}</td>${lines.map(({ key }) => html`<td>${write(run[source].y[key]![i])}</td>`)}</tr>`);
+  const write = (value: number | null | undefined) =>
+    value === null || value === undefined
+      ? '–'
+      : unit === 'share'
+        ? percent(value)
+        : unit === 'count'
+          ? Math.round(value).toLocaleString('en')
+          : value.toPrecision(4);
+  const rowsOf = (run: RunCurves) =>
+    sampled(run[source].x.step.length).map(
+      (i) =>
+        html`<tr>${runs.length > 1 ? html`<th scope="row">${run.name}</th>` : undefined}<td>${run[source].x.step[i]!}</td>${lines.map(({ key }) => html`<td>${write(run[source].y[key]![i])}</td>`)}</tr>`,
+    );
   const ends = runs.map((run) => {
     const values = run[source].y[lines[0]!.key]!.filter((value) => value !== null);
     return `${run.name} from ${write(values[0])} to ${write(values.at(-1))}`;
@@ -49,7 +63,10 @@ export function mapSection(run: RunSections, index: number, many: boolean, metho
   const { map } = run;
   if ('missing' in map) return html`${runTitle(run, many)}${missing(map.missing)}`;
   const { step, names, seen, spread, meanCosine, pairCosine } = map.data;
-  const cosines = seen === 0 ? '' : ` Cosine between a category’s two anchors: ${pairCosine.toFixed(2)} on average; between the means of the banks: ${meanCosine.toFixed(2)}.`;
+  const cosines =
+    seen === 0
+      ? ''
+      : ` Cosine between a category’s two anchors: ${pairCosine.toFixed(2)} on average; between the means of the banks: ${meanCosine.toFixed(2)}.`;
   const idle = idleBanks(method);
   return html`${runTitle(run, many)}<figure><figcaption><p>Textual and visual anchor of each category after step ${step}, joined by a line, on the two leading principal axes (${percent(spread[0], 0)} and ${percent(spread[1], 0)} of the spread; each bank is centred on its own mean). ${seen} of ${names.length} categories were seen.${cosines}${idle === undefined ? '' : ` ${idle}`}</p></figcaption>
 <div class="toolbar"><label>find <input type="search" data-map-find="${index}" placeholder="a category" autocomplete="off"></label><ul class="legend"><li><i class="dot textual"></i>textual</li><li><i class="dot visual"></i>visual</li>${seen < names.length ? html`<li><i class="dot unseen"></i>unseen</li>` : undefined}</ul></div>
@@ -60,7 +77,10 @@ export function gallerySection(run: RunSections, index: number, many: boolean): 
   const { gallery } = run;
   if ('missing' in gallery) return html`${runTitle(run, many)}${missing(gallery.missing)}`;
   const { step, categories, seen, size, images, ofImages, unseen } = gallery.data;
-  const some = categories.length < seen ? ` ${categories.length} of ${seen} seen categories are in this file, the most and the least hit.` : '';
+  const some =
+    categories.length < seen
+      ? ` ${categories.length} of ${seen} seen categories are in this file, the most and the least hit.`
+      : '';
   const left = size - seen;
   return html`${runTitle(run, many)}<p>The training images that lie nearest to each visual anchor after step ${step}, as the teacher sees their middle: ${images === ofImages ? `all ${images}` : `${images} of ${ofImages}, spread evenly,`} were looked at. “Hits” are the images whose nearest name it is.${some}</p>
 <div class="toolbar"><label>show <select data-gallery-order="${index}"><option value="most">most hit first</option><option value="least">least hit first</option><option value="name">by name</option></select></label><label>filter <input type="search" data-gallery-find="${index}" placeholder="a category" autocomplete="off"></label><span class="muted" data-gallery-count="${index}" role="status"></span></div>
@@ -73,7 +93,8 @@ export function confusionSection(run: RunSections, many: boolean): Html {
   if ('missing' in confusion) return html`${runTitle(run, many)}${missing(confusion.missing)}`;
   const { step, worst, classes, images, top1, teacherProblem, histogram } = confusion.data;
   const hasTeacher = top1.teacher !== undefined;
-  const row = ({ name, images: count, student, teacher, confusions }: ClassConfusion) => html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}<td class="taken">${confusions.map((other) => html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`)}</td></tr>`;
+  const row = ({ name, images: count, student, teacher, confusions }: ClassConfusion) =>
+    html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}<td class="taken">${confusions.map((other) => html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`)}</td></tr>`;
   return html`${runTitle(run, many)}<p>The student of step ${step} on ${images} evaluation images of ${classes} classes: top-1 ${percent(top1.student)}${hasTeacher ? `, the teacher ${percent(top1.teacher)}` : ''}. Below, the ${worst.length} classes with the lowest accuracy and what their images are taken for.</p>
 ${teacherProblem === undefined ? undefined : html`<p class="note">Without the teacher: ${teacherProblem}</p>`}
 ${spreadChart(histogram.student, histogram.teacher)}
@@ -89,7 +110,8 @@ function spreadChart(student: readonly number[], teacher: readonly number[] | un
   const most = Math.max(1, ...student, ...(teacher ?? []));
   const bin = (i: number) => {
     const label = `${10 * i} to ${10 * (i + 1)} %: student ${student[i]}${teacher === undefined ? '' : `, teacher ${teacher[i]}`}`;
-    const bar = (who: string, value: number) => html`<i class="${who}" style="height:${((100 * value) / most).toFixed(1)}%"></i>`;
+    const bar = (who: string, value: number) =>
+      html`<i class="${who}" style="height:${((100 * value) / most).toFixed(1)}%"></i>`;
     return html`<li title="${label}"><span class="bars">${bar('student', student[i]!)}${teacher === undefined ? undefined : bar('teacher', teacher[i]!)}</span><small>${10 * i}</small></li>`;
   };
   return html`<figure class="spread" aria-label="Classes by accuracy"><figcaption>Classes by accuracy, in tenths (tallest bar: ${most} classes)${teacher === undefined ? undefined : html` <span class="key student"></span>student <span class="key teacher"></span>teacher`}</figcaption><ol>${student.map((_, i) => bin(i))}</ol></figure>`;

@@ -54,10 +54,13 @@ export interface RunSummary {
 export function summarise(run: RunRecord): RunSummary {
   const { name, path, config, steps, log, student, badLines } = run;
   const best = bestEvaluation(run);
-  const recent = (column: Float64Array) => finite(meanOf(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
+  const recent = (column: Float64Array) =>
+    finite(meanOf(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
   const text = (option: string) => String(optionOf(config, option) ?? '');
   return {
-    name, path, outcome: log.outcome,
+    name,
+    path,
+    outcome: log.outcome,
     method: methodOf(run),
     student: nameWithWidth(student?.info.architecture ?? text('student.name'), student?.info.widthMultiplier ?? 1),
     teacher: student?.info.teacher ?? text('teacher'),
@@ -69,22 +72,46 @@ export function summarise(run: RunRecord): RunSummary {
     epochs: steps.epoch.at(-1) ?? 0,
     seconds: log.seconds,
     imagesPerSecond: finite(median(steps.imagesPerSecond)),
-    loss: recent(steps.loss), klVisual: recent(steps.klVisual) || undefined, klTextual: recent(steps.klTextual) || undefined, // exactly zero where the method has no such bank
-    agreement: steps.categoriesSeen.at(-1) === 0 ? undefined : recent(steps.agreement), // without names there is none to agree on
-    top1: best?.student?.top1, top5: best?.student?.top5, topK: best?.student?.topK, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
+    // exactly zero where the method has no such bank
+    loss: recent(steps.loss),
+    klVisual: recent(steps.klVisual) || undefined,
+    klTextual: recent(steps.klTextual) || undefined,
+    // without names there is none to agree on
+    agreement: steps.categoriesSeen.at(-1) === 0 ? undefined : recent(steps.agreement),
+    top1: best?.student?.top1,
+    top5: best?.student?.top5,
+    topK: best?.student?.topK,
+    teacherTop1: best?.teacher?.top1,
+    teacherTop5: best?.teacher?.top5,
     others: Object.fromEntries(Object.entries(best?.others ?? {}).map(([protocol, { top1 }]) => [protocol, top1])),
-    device: log.device, version: log.version, badLines,
+    device: log.device,
+    version: log.version,
+    badLines,
     time: timeShares(run),
   };
 }
 
-/** The best by `evaluate.metric`, whose student the run's `best` checkpoint holds; by `loss`, the best by what `auto` would have been. */
-export function bestEvaluation({ evaluations, config }: Pick<RunRecord, 'evaluations' | 'config'>): EvaluationPoint | undefined {
+/**
+ * The best by `evaluate.metric`, whose student the run's `best` checkpoint holds; by `loss`, the best by what `auto`
+ * would have been.
+ */
+export function bestEvaluation({
+  evaluations,
+  config,
+}: Pick<RunRecord, 'evaluations' | 'config'>): EvaluationPoint | undefined {
   const wanted = (config['evaluate'] as Partial<Config['evaluate']> | undefined)?.metric;
   const has = (name: OtherProtocol) => evaluations.some(({ others }) => others[name] !== undefined);
-  const metric = metricOf(wanted === undefined || wanted === 'loss' ? 'auto' : wanted, { student: evaluations.some(({ student }) => student !== undefined), knn: has('knn'), linear: has('linear'), online: has('online') });
+  const metric = metricOf(wanted === undefined || wanted === 'loss' ? 'auto' : wanted, {
+    student: evaluations.some(({ student }) => student !== undefined),
+    knn: has('knn'),
+    linear: has('linear'),
+    online: has('online'),
+  });
   const value = ({ student, others }: EvaluationPoint) => valueOf(metric, { student, ...others }) ?? -1;
-  return evaluations.reduce<EvaluationPoint | undefined>((best, one) => (best === undefined || value(one) > value(best) ? one : best), undefined);
+  return evaluations.reduce<EvaluationPoint | undefined>(
+    (best, one) => (best === undefined || value(one) > value(best) ? one : best),
+    undefined,
+  );
 }
 
 /** The method that the run's checkpoint tells; before the first what its configuration has, which may be `auto`. */
@@ -124,21 +151,36 @@ export interface OptionRow {
   values: (string | undefined)[];
 }
 
-const placeOptions: ReadonlySet<string> = new Set(['output', 'overwrite', 'threads', 'data.spillFolder', 'data.cacheMemory']);
+const placeOptions: ReadonlySet<string> = new Set([
+  'output',
+  'overwrite',
+  'threads',
+  'data.spillFolder',
+  'data.cacheMemory',
+]);
 
-/** Options that differ between runs; of a single run, those that differ from the defaults. Options that say where, not what, are left out. */
+/**
+ * Options that differ between runs; of a single run, those that differ from the defaults. Options that say where, not
+ * what, are left out.
+ */
 export function configDifferences(runs: readonly Pick<RunRecord, 'config'>[]): OptionRow[] {
   const known = new Map(configOptions().map((option) => [option.path, option]));
   const paths = new Set([...known.keys(), ...runs.flatMap(({ config }) => leavesOf(config))]);
-  return [...paths].filter((path) => !placeOptions.has(path)).flatMap((path) => {
-    const values = runs.map(({ config }) => JSON.stringify(optionOf(config, path)));
-    const compared = runs.length === 1 ? [...values, JSON.stringify(known.get(path)?.default)] : values;
-    return new Set(compared).size === 1 ? [] : [{ path, help: known.get(path)?.help ?? 'an option of another version', values }];
-  });
+  return [...paths]
+    .filter((path) => !placeOptions.has(path))
+    .flatMap((path) => {
+      const values = runs.map(({ config }) => JSON.stringify(optionOf(config, path)));
+      const compared = runs.length === 1 ? [...values, JSON.stringify(known.get(path)?.default)] : values;
+      return new Set(compared).size === 1
+        ? []
+        : [{ path, help: known.get(path)?.help ?? 'an option of another version', values }];
+    });
 }
 
 function leavesOf(config: Readonly<Record<string, unknown>>): string[] {
-  return Object.entries(config).flatMap(([key, value]) => (isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key]));
+  return Object.entries(config).flatMap(([key, value]) =>
+    isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key],
+  );
 }
 
 function meanOf(values: Float64Array): number {

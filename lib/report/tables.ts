@@ -31,9 +31,32 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
   if (run === undefined || summaries.length > 1) return undefined;
   const kept = run.top1 === undefined || !run.teacherTop1 ? undefined : run.top1 / run.teacherTop1;
   const tiles: [string, string, string][] = [
-    ...(run.top1 === undefined ? [] : [['student top-1', percent(run.top1), run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`] as [string, string, string]]),
-    ...(kept === undefined ? [] : [['of the teacher’s top-1', percent(kept, 0), `top-${mostRanked(summaries)}: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
-    ...(run.top1 === undefined ? protocolsOf(summaries) : []).map((name) => [`${protocolNames[name]} top-1`, percent(run.others[name]), 'at its best evaluation'] as [string, string, string]),
+    ...(run.top1 === undefined
+      ? []
+      : [
+          [
+            'student top-1',
+            percent(run.top1),
+            run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`,
+          ] as [string, string, string],
+        ]),
+    ...(kept === undefined
+      ? []
+      : [
+          [
+            'of the teacher’s top-1',
+            percent(kept, 0),
+            `top-${mostRanked(summaries)}: ${percent(run.top5)} of ${percent(run.teacherTop5)}`,
+          ] as [string, string, string],
+        ]),
+    ...(run.top1 === undefined ? protocolsOf(summaries) : []).map(
+      (name) =>
+        [`${protocolNames[name]} top-1`, percent(run.others[name]), 'at its best evaluation'] as [
+          string,
+          string,
+          string,
+        ],
+    ),
     ['loss', digits(run.loss), 'mean of the last tenth'],
     ['training', duration(run.seconds), `${count(run.steps)} steps, ${run.epochs.toFixed(0)} epochs`],
     ['images a second', count(run.imagesPerSecond), run.device ?? ''],
@@ -47,14 +70,19 @@ type Row = readonly [label: string, cell: (run: RunSummary) => string];
 function rowsOf(summaries: readonly RunSummary[]): Row[] {
   const { visual, textual } = lossParts(summaries.map(({ method }) => method));
   const most = mostRanked(summaries);
-  const ranked = (value: number | undefined, topK: number | undefined) => `${percent(value)}${value === undefined || topK === most ? '' : ` (top-${topK})`}`;
+  const ranked = (value: number | undefined, topK: number | undefined) =>
+    `${percent(value)}${value === undefined || topK === most ? '' : ` (top-${topK})`}`;
   return [
     ['outcome', ({ outcome }) => outcome],
     ['student', ({ student }) => student || absent],
     ['teacher', ({ teacher }) => teacher || absent],
     ['method', ({ method }) => method || absent],
     ['training images', ({ images }) => count(images)],
-    ['categories (seen)', ({ categories, categoriesSeen }) => (categories === undefined ? absent : `${count(categories)} (${count(categoriesSeen)})`)],
+    [
+      'categories (seen)',
+      ({ categories, categoriesSeen }) =>
+        categories === undefined ? absent : `${count(categories)} (${count(categoriesSeen)})`,
+    ],
     ['steps', ({ steps }) => count(steps)],
     ['epochs', ({ epochs }) => epochs.toFixed(1)],
     ['time', ({ seconds }) => duration(seconds)],
@@ -68,14 +96,20 @@ function rowsOf(summaries: readonly RunSummary[]): Row[] {
     [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
     ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
     [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
-    ...protocolsOf(summaries).map((name) => [`${protocolNames[name]} top-1 there`, ({ others }) => percent(others[name])] satisfies Row),
+    ...protocolsOf(summaries).map(
+      (name) => [`${protocolNames[name]} top-1 there`, ({ others }) => percent(others[name])] satisfies Row,
+    ),
     ['device', ({ device }) => device ?? absent],
     ['lgdistill', ({ version }) => version ?? absent],
     ['folder', ({ path }) => path],
   ];
 }
 
-const protocolNames: Readonly<Record<OtherProtocol, string>> = { knn: 'nearest neighbours', linear: 'linear classifier', online: 'online probe' };
+const protocolNames: Readonly<Record<OtherProtocol, string>> = {
+  knn: 'nearest neighbours',
+  linear: 'linear classifier',
+  online: 'online probe',
+};
 
 /** Protocols besides zero-shot that any of the runs has. */
 function protocolsOf(summaries: readonly RunSummary[]): OtherProtocol[] {
@@ -120,9 +154,14 @@ export function differenceTable(differences: readonly OptionRow[], summaries: re
   const title = one ? 'Options that differ from the defaults' : 'Options that differ between the runs';
   if (differences.length === 0) return html`<h3>${title}</h3><p>None.</p>`;
   const head = one ? html`<th scope="col">value</th>` : summaries.map(({ name }) => html`<th scope="col">${name}</th>`);
-  const body = differences.map(({ path, help, values }) => html`<tr><th scope="row" title="${help}"><code>${path}</code></th>${values.map((value) => html`<td>${value === undefined ? absent : abbreviate(value)}</td>`)}</tr>`);
+  const body = differences.map(
+    ({ path, help, values }) =>
+      html`<tr><th scope="row" title="${help}"><code>${path}</code></th>${values.map((value) => html`<td>${value === undefined ? absent : abbreviate(value)}</td>`)}</tr>`,
+  );
   const table = html`<div class="scroll" tabindex="0" role="region" aria-label="${title}"><table class="facts"><thead><tr><th scope="col">option</th>${head}</tr></thead><tbody>${body}</tbody></table></div>`;
-  return one ? html`<details><summary>${title} (${differences.length})</summary>${table}</details>` : html`<h3>${title}</h3>${table}`;
+  return one
+    ? html`<details><summary>${title} (${differences.length})</summary>${table}</details>`
+    : html`<h3>${title}</h3>${table}`;
 }
 
 function abbreviate(json: string): string {

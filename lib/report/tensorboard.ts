@@ -13,7 +13,8 @@ export interface TensorBoardFile {
 }
 
 /**
- * Writes each run's metrics to `folder/<run>/events.out.tfevents.*.lgdistill`; an earlier file of the same run is replaced.
+ * Writes each run's metrics to `folder/<run>/events.out.tfevents.*.lgdistill`; an earlier file of the same run is
+ * replaced.
  * @param runs run folders; of several paths others are passed over
  * @throws LgdError as readRuns; NOT_WRITABLE
  */
@@ -22,7 +23,9 @@ export async function writeTensorBoard(runs: readonly string[], folder: string):
   const written: TensorBoardFile[] = [];
   for await (const run of readRuns((await chooseRuns(runs)).folders)) {
     const place = join(resolve(folder), run.name);
-    await makeFolder(place).catch((cause: unknown) => { throw writeError(place, cause); });
+    await makeFolder(place).catch((cause: unknown) => {
+      throw writeError(place, cause);
+    });
     const file = join(place, `events.out.tfevents.${Math.floor(startOf(run)).toString().padStart(10, '0')}.lgdistill`);
     let scalars = 0;
     const records = function* () {

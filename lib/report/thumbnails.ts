@@ -15,7 +15,10 @@ export async function thumbnail(source: ImageSource, index: number): Promise<str
   const sharp = await importSharp();
   try {
     const { pixels, width, height } = await decodeImage(await source.read(index), { shortSide: side });
-    const small = await sharp(pixels, { raw: { width, height, channels: 3 } }).resize(side, side, { fit: 'cover' }).webp({ quality }).toBuffer();
+    const small = await sharp(pixels, { raw: { width, height, channels: 3 } })
+      .resize(side, side, { fit: 'cover' })
+      .webp({ quality })
+      .toBuffer();
     return `data:image/webp;base64,${small.toString('base64')}`;
   } catch (error) {
     if (error instanceof LgdError && error.code === 'DEPENDENCY_MISSING') throw error;

@@ -1,8 +1,8 @@
 /**
- * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best` are links swapped by rename. Where there is no
- * link (a copy that followed it; a process that died before the first) `last` is the newest whole folder.
- * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
- * new checkpoint is whole.
+ * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best`
+ * are links swapped by rename. Where there is no link (a copy that followed it; a process that died before the first)
+ * `last` is the newest whole folder. A folder counts only with its manifest, which is written last and holds the
+ * checksum of every file: whenever the process dies, either the old or the new checkpoint is whole.
  */
 import { lstat, mkdir, readdir, readlink, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -13,7 +13,15 @@ import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { writeJson } from '../files/json.js';
 import { makeFolder } from '../files/make-folder.js';
-import { badCheckpoint, checkFile, manifestFile, manifestFormat, readManifest, takeAnother, type Manifest } from '../files/manifest.js';
+import {
+  badCheckpoint,
+  checkFile,
+  manifestFile,
+  manifestFormat,
+  readManifest,
+  takeAnother,
+  type Manifest,
+} from '../files/manifest.js';
 import { readFile } from '../files/open.js';
 import { readSafetensors, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
@@ -89,7 +97,10 @@ export class CheckpointStore {
     return store;
   }
 
-  /** What {@link read} would find the text bank of, as it lies there: unchecked, and undefined where there is none or it cannot be read. Makes and clears nothing. */
+  /**
+   * What {@link read} would find the text bank of, as it lies there: unchecked, and undefined where there is none or it
+   * cannot be read. Makes and clears nothing.
+   */
   static async bankOf(runFolder: string, which: string): Promise<TextualSemanticsBank | undefined> {
     try {
       const store = new CheckpointStore(join(runFolder, 'checkpoints'));
@@ -99,7 +110,10 @@ export class CheckpointStore {
     }
   }
 
-  /** The same of the student's graph: undefined also where its name tells it, as a file's header says, and its weights are read by {@link read} alone. */
+  /**
+   * The same of the student's graph: undefined also where its name tells it, as a file's header says, and its weights
+   * are read by {@link read} alone.
+   */
   static async graphOf(runFolder: string, which: string): Promise<GraphSpec | undefined> {
     try {
       const store = new CheckpointStore(join(runFolder, 'checkpoints'));
@@ -135,8 +149,9 @@ export class CheckpointStore {
   }
 
   /**
-   * Writes a checkpoint and points `last` (and `best`) at it; then removes those that are no longer kept. Where the disk is full, those that would go anyway go first,
-   * but for the last and the best, and the checkpoint is tried once more.
+   * Writes a checkpoint and points `last` (and `best`) at it; then removes those that are no longer kept. Where the
+   * disk is full, those that would go anyway go first, but for the last and the best, and the checkpoint is tried once
+   * more.
    * @returns its folder
    * @throws LgdError NOT_WRITABLE; the last and the best checkpoint are as they were
    */
@@ -173,7 +188,10 @@ export class CheckpointStore {
     }
   }
 
-  /** Removes the checkpoints that the next one will make superfluous; `last` stays until there is a newer one. Were there any? */
+  /**
+   * Removes the checkpoints that the next one will make superfluous; `last` stays until there is a newer one. Were
+   * there any?
+   */
   async #makeRoom(keep: number): Promise<boolean> {
     const last = await this.target('last');
     if (last === undefined) return false;
@@ -198,7 +216,9 @@ export class CheckpointStore {
       const folder = which === 'last' ? last : await this.target('best');
       if (folder !== undefined) return folder;
     } else if (which === 'previous') {
-      const earlier = (await this.list()).filter((folder) => last === undefined || byAge(basename(folder), basename(last)) < 0);
+      const earlier = (await this.list()).filter(
+        (folder) => last === undefined || byAge(basename(folder), basename(last)) < 0,
+      );
       if (earlier.length > 0) return earlier.at(-1)!;
     } else return which;
     throw new LgdError('FILE_NOT_FOUND', `there is no ${which} checkpoint in ${this.folder}.`, {
@@ -206,18 +226,31 @@ export class CheckpointStore {
     });
   }
 
-  /** The whole checkpoint of the same step and content, checked, if there is one: a process died before its links pointed there. */
+  /**
+   * The whole checkpoint of the same step and content, checked, if there is one: a process died before its links
+   * pointed there.
+   */
   async #sameAs(partial: string, step: number): Promise<string | undefined> {
     const wanted = await readFile(join(partial, manifestFile), 'utf8');
     for (const folder of await this.list()) {
       if (Number(folderName.exec(basename(folder))?.[1]) !== step) continue;
       const found = await readFile(join(folder, manifestFile), 'utf8').catch(() => undefined);
-      if (found === wanted && (await checkFiles(folder, await readManifest(folder)).then(() => true, () => false))) return basename(folder);
+      if (
+        found === wanted &&
+        (await checkFiles(folder, await readManifest(folder)).then(
+          () => true,
+          () => false,
+        ))
+      )
+        return basename(folder);
     }
     return undefined;
   }
 
-  /** A step reached twice (its state differs when an evaluation came between) gets a second folder: the pointed-to one is never touched. */
+  /**
+   * A step reached twice (its state differs when an evaluation came between) gets a second folder: the pointed-to one
+   * is never touched.
+   */
   async #freeName(step: number): Promise<string> {
     const name = `step-${String(step).padStart(8, '0')}`;
     for (let copy = 0; ; copy++) {
@@ -231,7 +264,14 @@ export class CheckpointStore {
     const path = join(this.folder, link);
     await symlink(name, temporary);
     try {
-      if (await lstat(path).then((found) => found.isDirectory(), () => false)) await rm(path, { recursive: true }); // a copy of a checkpoint where its link should be
+      // a copy of a checkpoint where its link should be
+      if (
+        await lstat(path).then(
+          (found) => found.isDirectory(),
+          () => false,
+        )
+      )
+        await rm(path, { recursive: true });
       await rename(temporary, path);
     } catch (cause) {
       await rm(temporary, { force: true }).catch(() => undefined);
@@ -240,7 +280,10 @@ export class CheckpointStore {
     await syncFolder(this.folder);
   }
 
-  /** Removes all but the `keep` latest up to `latest` and the best; later ones belong to a course that was given up by resuming before it. */
+  /**
+   * Removes all but the `keep` latest up to `latest` and the best; later ones belong to a course that was given up by
+   * resuming before it.
+   */
   async #forget(latest: string, keep: number): Promise<void> {
     const best = await this.target('best');
     const upToNow = (await this.list()).filter((folder) => byAge(basename(folder), latest) <= 0);
@@ -254,8 +297,20 @@ export class CheckpointStore {
 }
 
 /** About what a checkpoint takes on the disk. */
-function bytesOf({ weights, momentum, secondMoment = {}, bank, semantic: { visual, seen, queue } }: CheckpointContent): number {
-  const arrays = [...[weights, momentum, secondMoment].flatMap((record) => Object.values(record).map(({ data }) => data)), bank?.data, visual, seen, queue];
+function bytesOf({
+  weights,
+  momentum,
+  secondMoment = {},
+  bank,
+  semantic: { visual, seen, queue },
+}: CheckpointContent): number {
+  const arrays = [
+    ...[weights, momentum, secondMoment].flatMap((record) => Object.values(record).map(({ data }) => data)),
+    bank?.data,
+    visual,
+    seen,
+    queue,
+  ];
   return arrays.reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
 }
 
@@ -270,12 +325,21 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
   const { info, weights, optimiser, bank, semantic, online, progress } = content;
   await writeStudent(join(folder, studentFile), info, weights);
   await bank?.save(join(folder, bankFile));
-  const rows = (data: Float32Array): TensorRecord => ({ shape: [data.length / info.embeddingSize, info.embeddingSize], data });
-  const tensors: [string, TensorRecord][] = (Object.keys(momentPrefixes) as Moment[]).flatMap((moment) => Object.entries(content[moment] ?? {}).map(([name, tensor]): [string, TensorRecord] => [`${momentPrefixes[moment]}${name}`, tensor]));
+  const rows = (data: Float32Array): TensorRecord => ({
+    shape: [data.length / info.embeddingSize, info.embeddingSize],
+    data,
+  });
+  const tensors: [string, TensorRecord][] = (Object.keys(momentPrefixes) as Moment[]).flatMap((moment) =>
+    Object.entries(content[moment] ?? {}).map(([name, tensor]): [string, TensorRecord] => [
+      `${momentPrefixes[moment]}${name}`,
+      tensor,
+    ]),
+  );
   if (semantic.visual !== undefined) tensors.push(['visual_bank', rows(semantic.visual)]);
   if (semantic.seen !== undefined) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
   if (semantic.queue !== undefined) tensors.push(['queue', rows(semantic.queue)]);
-  for (const [name, data] of Object.entries<Float32Array>({ ...online })) tensors.push([`${onlinePrefix}${name}`, { shape: [data.length], data }]);
+  for (const [name, data] of Object.entries<Float32Array>({ ...online }))
+    tensors.push([`${onlinePrefix}${name}`, { shape: [data.length], data }]);
   await writeSafetensors(join(folder, stateFile), tensors, {
     format: stateFormat,
     version,
@@ -304,18 +368,32 @@ async function readUnchecked(folder: string): Promise<ReturnType<typeof studentC
  * Reads a checkpoint folder after checking every file against the manifest.
  * @throws LgdError BAD_CHECKPOINT naming the file at fault
  */
-export async function readCheckpoint(given: string): Promise<CheckpointContent & { folder: string; manifest: Manifest }> {
+export async function readCheckpoint(
+  given: string,
+): Promise<CheckpointContent & { folder: string; manifest: Manifest }> {
   const folder = await realpath(given).catch(() => given); // `last` moves while a run goes on
   const manifest = await readManifest(folder);
-  for (const name of [studentFile, stateFile]) if (manifest.files[name] === undefined) throw badCheckpoint(join(folder, manifestFile), `it does not list ${name}`);
+  for (const name of [studentFile, stateFile])
+    if (manifest.files[name] === undefined) throw badCheckpoint(join(folder, manifestFile), `it does not list ${name}`);
   await checkFiles(folder, manifest);
   try {
     const { info, weights } = await readUnchecked(folder);
     const { tensors, metadata } = await readSafetensors(join(folder, stateFile));
-    const below = (prefix: string): WeightRecord => Object.fromEntries([...tensors].flatMap(([name, { shape, data }]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), { shape, data: data as Float32Array }] as const] : [])));
+    const below = (prefix: string): WeightRecord =>
+      Object.fromEntries(
+        [...tensors].flatMap(([name, { shape, data }]) =>
+          name.startsWith(prefix) ? [[name.slice(prefix.length), { shape, data: data as Float32Array }] as const] : [],
+        ),
+      );
     const optimiser = metadata['optimizer'] ?? 'sgd'; // early checkpoints do not say, and SGD left them
-    if (optimiser !== 'sgd' && optimiser !== 'adamw') throw new LgdError('BAD_CHECKPOINT', `its optimiser ${optimiser} is none of this version's.`, { mend: 'Resume with the version that wrote it' });
-    const moments = { momentum: below(momentPrefixes.momentum), ...(optimiser === 'adamw' && { secondMoment: below(momentPrefixes.secondMoment) }) };
+    if (optimiser !== 'sgd' && optimiser !== 'adamw')
+      throw new LgdError('BAD_CHECKPOINT', `its optimiser ${optimiser} is none of this version's.`, {
+        mend: 'Resume with the version that wrote it',
+      });
+    const moments = {
+      momentum: below(momentPrefixes.momentum),
+      ...(optimiser === 'adamw' && { secondMoment: below(momentPrefixes.secondMoment) }),
+    };
     const semantic: SemanticState = {
       visual: tensors.get('visual_bank')?.data as Float32Array | undefined,
       seen: tensors.get('seen')?.data as Uint8Array | undefined,
@@ -323,12 +401,29 @@ export async function readCheckpoint(given: string): Promise<CheckpointContent &
       queuePosition: Number(metadata['queuePosition']),
       queueFilled: Number(metadata['queueFilled']),
     };
-    const probe = [...tensors].flatMap(([name, { data }]) => (name.startsWith(onlinePrefix) ? [[name.slice(onlinePrefix.length), data as Float32Array] as const] : []));
+    const probe = [...tensors].flatMap(([name, { data }]) =>
+      name.startsWith(onlinePrefix) ? [[name.slice(onlinePrefix.length), data as Float32Array] as const] : [],
+    );
     const online = probe.length === 0 ? undefined : (Object.fromEntries(probe) as OnlineState);
-    const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
-    return { folder, manifest, info, weights, optimiser, ...moments, bank, semantic, online, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
+    const bank =
+      manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
+    return {
+      folder,
+      manifest,
+      info,
+      weights,
+      optimiser,
+      ...moments,
+      bank,
+      semantic,
+      online,
+      progress: JSON.parse(metadata['progress'] ?? 'null') as unknown,
+    };
   } catch (cause) {
-    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: takeAnother, cause });
+    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, {
+      mend: takeAnother,
+      cause,
+    });
   }
 }
 

@@ -1,4 +1,6 @@
-/** The folder of several students that are trained side by side: config.json, and a run folder for each, by its name. */
+/**
+ * The folder of several students that are trained side by side: config.json, and a run folder for each, by its name.
+ */
 import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RunConfig } from '../config-batch.js';
@@ -8,12 +10,18 @@ import { isFolder } from '../files/folders.js';
 import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 
 /**
- * Makes the folder, or empties it of an earlier run where `overwrite` allows that, and locks it; the students' own folders are locked by their runs. One that begins has its config.json
- * from here on: a run that is killed while its students' folders are made can be resumed.
+ * Makes the folder, or empties it of an earlier run where `overwrite` allows that, and locks it; the students' own
+ * folders are locked by their runs. One that begins has its config.json from here on: a run that is killed while its
+ * students' folders are made can be resumed.
  * @returns what unlocks it
- * @throws LgdError NOT_WRITABLE, BAD_CONFIG (not empty; a run of other students; another process writes to it), BAD_OPTION (a checkpoint's folder, which belongs to one student)
+ * @throws LgdError NOT_WRITABLE, BAD_CONFIG (not empty; a run of other students; another process writes to it),
+ *   BAD_OPTION (a checkpoint's folder, which belongs to one student)
  */
-export async function openGroupFolder(config: RunConfig, names: readonly string[], resume: string | undefined): Promise<() => Promise<void>> {
+export async function openGroupFolder(
+  config: RunConfig,
+  names: readonly string[],
+  resume: string | undefined,
+): Promise<() => Promise<void>> {
   await checkRunFolder(config.output, { overwrite: config.overwrite, resume: resume !== undefined });
   const unlock = await lockRunFolder(config.output);
   try {
@@ -32,12 +40,22 @@ export async function openGroupFolder(config: RunConfig, names: readonly string[
 /** Do a run's students continue as they began? @throws LgdError BAD_OPTION, BAD_CHECKPOINT */
 async function checkMembers(output: string, names: readonly string[], resume: string): Promise<void> {
   if (!['last', 'previous', 'best'].includes(resume)) {
-    throw new LgdError('BAD_OPTION', 'a checkpoint belongs to one of the students.', { option: 'from', found: resume, allowed: 'last, previous or best', mend: "Resume that student alone, by its own folder in the run's" });
+    throw new LgdError('BAD_OPTION', 'a checkpoint belongs to one of the students.', {
+      option: 'from',
+      found: resume,
+      allowed: 'last, previous or best',
+      mend: "Resume that student alone, by its own folder in the run's",
+    });
   }
   const before = await groupMembers(output);
   const unknown = names.filter((name) => !before.includes(name));
   if (unknown.length > 0 || before.length !== names.length) {
-    throw new LgdError('BAD_CHECKPOINT', `${output} holds a run of other students.`, { option: 'student.name', found: names.join(','), allowed: before.join(','), mend: 'Resume with the students of that run' });
+    throw new LgdError('BAD_CHECKPOINT', `${output} holds a run of other students.`, {
+      option: 'student.name',
+      found: names.join(','),
+      allowed: before.join(','),
+      mend: 'Resume with the students of that run',
+    });
   }
 }
 
@@ -46,7 +64,10 @@ export async function recordGroup(config: RunConfig, names: readonly string[]): 
   await writeRunConfig(config.output, { ...config, student: { ...config.student, name: names.join(',') } });
 }
 
-/** Names of the students that were trained side by side in a folder, each in a run folder of its name; none where it is another folder. */
+/**
+ * Names of the students that were trained side by side in a folder, each in a run folder of its name; none where it is
+ * another folder.
+ */
 export async function groupMembers(path: string): Promise<string[]> {
   return membersIn(await readRunConfig(path).catch(() => undefined));
 }
@@ -57,17 +78,23 @@ function membersIn(config: unknown): string[] {
   return names.length > 1 ? names : [];
 }
 
-/** Run folders that a path stands for: those of several students, or itself. @throws LgdError BAD_FILE: a configuration that cannot be read */
+/**
+ * Run folders that a path stands for: those of several students, or itself. @throws LgdError BAD_FILE: a configuration
+ * that cannot be read
+ */
 export async function runFolders(path: string): Promise<string[]> {
-  const members = membersIn(await readRunConfig(path).catch((error: unknown) => {
-    if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
-    throw error; // not tried twice: a pipe is waited for
-  }));
+  const members = membersIn(
+    await readRunConfig(path).catch((error: unknown) => {
+      if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
+      throw error; // not tried twice: a pipe is waited for
+    }),
+  );
   return members.length === 0 ? [path] : members.map((name) => join(path, name));
 }
 
 /**
- * Removes what an earlier run of several students left in their folders below another, so that a run of one student can take its place.
+ * Removes what an earlier run of several students left in their folders below another, so that a run of one student can
+ * take its place.
  * @throws LgdError NOT_WRITABLE; BAD_CONFIG when another process is writing to any of them: then nothing is removed
  */
 export async function clearGroup(path: string): Promise<void> {

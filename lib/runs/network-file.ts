@@ -1,4 +1,7 @@
-/** A dense network as one safetensors file: weights under their graph's names, and in the metadata all that is needed to build the graph again. */
+/**
+ * A dense network as one safetensors file: weights under their graph's names, and in the metadata all that is needed to
+ * build the graph again.
+ */
 import { join } from 'node:path';
 import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
@@ -53,15 +56,17 @@ export function taskOf(config: unknown): DenseTask | undefined {
 /** Those of a folder's files that are dense networks: a student's file may have the name of one. */
 export async function denseFiles(folder: string): Promise<string[]> {
   const files = [denseFile, lastDenseFile].map((name) => join(folder, name));
-  const found = await Promise.all(files.map(async (file) => {
-    try {
-      const { handle, metadata } = await openSafetensors(file);
-      await handle.close();
-      return metadata['format'] === format;
-    } catch {
-      return false; // not there, or nothing that this version wrote
-    }
-  }));
+  const found = await Promise.all(
+    files.map(async (file) => {
+      try {
+        const { handle, metadata } = await openSafetensors(file);
+        await handle.close();
+        return metadata['format'] === format;
+      } catch {
+        return false; // not there, or nothing that this version wrote
+      }
+    }),
+  );
   return files.filter((_, i) => found[i]);
 }
 
@@ -70,11 +75,17 @@ export async function denseFiles(folder: string): Promise<string[]> {
  * @param path the file, or the folder that training wrote
  * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (not a network for this task)
  */
-export async function readDense(path: string, task: DenseTask): Promise<{ file: string; info: DenseInfo; weights: WeightRecord }> {
+export async function readDense(
+  path: string,
+  task: DenseTask,
+): Promise<{ file: string; info: DenseInfo; weights: WeightRecord }> {
   checkText(path, 'model', 'the folder that training wrote, or a file');
   const file = (await isFolder(path)) ? join(path, denseFile) : path;
   const { tensors, metadata } = await readSafetensors(file);
-  const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a network for ${task}: ${why}.`, { mend: `Give the folder that lgdistill ${task === 'segmentation' ? 'segment' : 'detect'} train wrote` });
+  const bad = (why: string) =>
+    new LgdError('BAD_MODEL', `${file} is not a network for ${task}: ${why}.`, {
+      mend: `Give the folder that lgdistill ${task === 'segmentation' ? 'segment' : 'detect'} train wrote`,
+    });
   if (metadata['format'] !== format) throw bad('its metadata do not say so');
   const info = parseInfo(metadata['dense'], bad);
   if (info.task !== task) throw bad(`it is for ${info.task}`);
@@ -86,7 +97,8 @@ const heads: readonly SegmentationHead[] = ['fcn', 'lraspp'];
 function parseInfo(json: string | undefined, bad: (why: string) => LgdError): DenseInfo {
   const found = parsed(json);
   if (!isObject(found)) throw bad('its metadata do not describe it');
-  const { task, architecture, widthMultiplier, head, outputStride, resolution, mean, std, names, step } = found as Record<keyof DenseInfo, unknown>;
+  const { task, architecture, widthMultiplier, head, outputStride, resolution, mean, std, names, step } =
+    found as Record<keyof DenseInfo, unknown>;
   const fits: Record<keyof DenseInfo, boolean> = {
     task: tasks.some((one) => one === task),
     architecture: typeof architecture === 'string',
@@ -99,11 +111,18 @@ function parseInfo(json: string | undefined, bad: (why: string) => LgdError): De
     names: isTexts(names) && names.length > 0,
     step: Number.isSafeInteger(step) && (step as number) >= 0,
   };
-  for (const [key, isRight] of Object.entries(fits) as [keyof DenseInfo, boolean][]) if (!isRight) throw bad(`its ${key} is ${JSON.stringify(found[key])?.slice(0, 80) ?? 'missing'}`);
+  for (const [key, isRight] of Object.entries(fits) as [keyof DenseInfo, boolean][])
+    if (!isRight) throw bad(`its ${key} is ${JSON.stringify(found[key])?.slice(0, 80) ?? 'missing'}`);
   return found as unknown as DenseInfo;
 }
 
-/** The student's graph that a dense network grew from; the size of its projection head does not matter. @throws LgdError BAD_OPTION */
-export function backboneOf({ architecture, widthMultiplier }: Pick<DenseInfo, 'architecture' | 'widthMultiplier'>): GraphSpec {
+/**
+ * The student's graph that a dense network grew from; the size of its projection head does not matter. @throws LgdError
+ * BAD_OPTION
+ */
+export function backboneOf({
+  architecture,
+  widthMultiplier,
+}: Pick<DenseInfo, 'architecture' | 'widthMultiplier'>): GraphSpec {
   return studentGraph(architecture, { embeddingSize: 8, widthMultiplier, dropping: false });
 }

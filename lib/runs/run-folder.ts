@@ -27,21 +27,39 @@ export const viewCacheFile = 'teacher-views.lgd';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, startFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
+const ownEntries = new Set([
+  configFile,
+  startFile,
+  imageListFile,
+  'checkpoints',
+  'replay',
+  brokenFile,
+  'report.html',
+  'summary.json',
+  'evaluation',
+  viewCacheFile,
+]);
 /** Names of what a process that is killed leaves: while it begins, and of files that were not whole. */
 const probePattern = /^\.probe-[0-9a-f]{12}$/u;
 const besideLockNames = basename(besideLock(lockFile, ''));
-const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
-const isLeft = (entry: string): boolean => probePattern.test(entry) || entry.startsWith(besideLockNames) || isOwn(temporaryOf(entry) ?? '');
+const isOwn = (entry: string): boolean =>
+  ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
+const isLeft = (entry: string): boolean =>
+  probePattern.test(entry) || entry.startsWith(besideLockNames) || isOwn(temporaryOf(entry) ?? '');
 /** All that can be seen of a run that was killed before it had a configuration: nothing that is missed. */
 const ofNoRun = new Set([lockFile, startFile]);
 
 /**
- * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and a symbolic link, unless `links` is false), and looks for an earlier run in it.
+ * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and
+ * a symbolic link, unless `links` is false), and looks for an earlier run in it.
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
- * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither `overwrite` nor `resume` is asked for
+ * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither
+ *   `overwrite` nor `resume` is asked for
  */
-export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<() => Promise<void>> {
+export async function checkRunFolder(
+  path: string,
+  { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean },
+): Promise<() => Promise<void>> {
   const made: string[] = [];
   const removeEmpty = () => removeMade(made);
   const probe = join(path, `.probe-${uniqueMark()}`);
@@ -49,12 +67,22 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     await makeFolder(path, made);
     await writeFile(probe, 'x');
     await rm(probe, { force: true }); // whoever locks the folder clears probes away, too
-    if (links) await symlink('x', probe).catch((cause: unknown) => {
-      throw new LgdError('NOT_WRITABLE', `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`, {
-        option: 'output', found: path, cause,
-        mend: systemErrorCode(cause) === 'ERR_ACCESS_DENIED' ? "Give Node --allow-fs-read=* and --allow-fs-write=*, without which its permission model allows no such links" : 'Choose a folder on another file system',
+    if (links)
+      await symlink('x', probe).catch((cause: unknown) => {
+        throw new LgdError(
+          'NOT_WRITABLE',
+          `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`,
+          {
+            option: 'output',
+            found: path,
+            cause,
+            mend:
+              systemErrorCode(cause) === 'ERR_ACCESS_DENIED'
+                ? 'Give Node --allow-fs-read=* and --allow-fs-write=*, without which its permission model allows no such links'
+                : 'Choose a folder on another file system',
+          },
+        );
       });
-    });
     await rm(probe, { force: true });
   } catch (cause) {
     await rm(probe, { force: true }).catch(() => undefined);
@@ -63,24 +91,42 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
   }
   if (resume || overwrite) return removeEmpty;
   const all = await readdir(path).catch((cause: unknown) => {
-    throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, { option: 'output', mend: 'Check its permissions', cause });
+    throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, {
+      option: 'output',
+      mend: 'Check its permissions',
+      cause,
+    });
   });
   const entries = all.filter((name) => !isHidden(name));
   if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
-    option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',
+    option: 'output',
+    found: path,
+    mend: entries.includes('checkpoints')
+      ? 'Resume that run, choose another folder, or set overwrite'
+      : 'Choose another folder, or set overwrite',
   });
 }
 
-/** The configuration a run was started with, unchecked. @throws LgdError FILE_NOT_FOUND (also of a training of another kind), BAD_FILE */
+/**
+ * The configuration a run was started with, unchecked. @throws LgdError FILE_NOT_FOUND (also of a training of another
+ * kind), BAD_FILE
+ */
 export async function readRunConfig(path: string): Promise<unknown> {
   const file = join(path, configFile);
   let config: unknown;
   try {
     config = JSON.parse(await readFile(file, 'utf8'));
   } catch (cause) {
-    if (meansAbsent(cause)) throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, { mend: 'Check the path', cause });
-    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Check that it is whole, and that this user may read it', cause });
+    if (meansAbsent(cause))
+      throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, {
+        mend: 'Check the path',
+        cause,
+      });
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, {
+      mend: 'Check that it is whole, and that this user may read it',
+      cause,
+    });
   }
   const task = taskOf(config);
   if (task !== undefined) throw notDistilled(path, task);
@@ -90,17 +136,27 @@ export async function readRunConfig(path: string): Promise<unknown> {
 /** The error where the folder of a segmentation network or a detector is taken for a run's. */
 function notDistilled(path: string, task: DenseTask): LgdError {
   const command = { segmentation: 'segment', detection: 'detect' }[task];
-  return new LgdError('FILE_NOT_FOUND', `${path} is not the run folder of a distillation: a network for ${task} was trained into it.`, { mend: `Score that with lgdistill ${command} evaluate` });
+  return new LgdError(
+    'FILE_NOT_FOUND',
+    `${path} is not the run folder of a distillation: a network for ${task} was trained into it.`,
+    { mend: `Score that with lgdistill ${command} evaluate` },
+  );
 }
 
-/** Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError BAD_FILE */
+/**
+ * Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError
+ * BAD_FILE
+ */
 export async function readBatchNumbers(path: string): Promise<Partial<BatchNumbers>> {
   const config = (await readRunConfig(path).catch((error: unknown) => {
     if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
     throw error;
   })) as { train?: Partial<Record<keyof BatchNumbers, unknown>> | null } | null | undefined;
   const { batchSize, learningRate } = config?.train ?? {};
-  return { ...(typeof batchSize === 'number' && { batchSize }), ...(typeof learningRate === 'number' && { learningRate }) };
+  return {
+    ...(typeof batchSize === 'number' && { batchSize }),
+    ...(typeof learningRate === 'number' && { learningRate }),
+  };
 }
 
 /** Writes config.json. @throws LgdError NOT_WRITABLE */
@@ -116,12 +172,16 @@ export async function readStart(path: string): Promise<string | undefined> {
     return typeof student === 'string' ? student : undefined;
   } catch (cause) {
     if (meansAbsent(cause)) return undefined;
-    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Begin a new run', cause });
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, {
+      mend: 'Begin a new run',
+      cause,
+    });
   }
 }
 
 /**
- * Locks a run folder against other processes; a lock left by a process that is gone is taken over. What one left that was killed while it began is cleared away.
+ * Locks a run folder against other processes; a lock left by a process that is gone is taken over. What one left that
+ * was killed while it began is cleared away.
  * @returns what unlocks it
  * @throws LgdError NOT_WRITABLE; BAD_CONFIG when another process is writing to it
  */
@@ -137,7 +197,11 @@ export async function lockRunFolder(path: string): Promise<() => Promise<void>> 
     const { who, mend } = tellHolder(lock.holder, file, 'another folder');
     throw new LgdError('BAD_CONFIG', `${who} is writing to this run folder.`, { option: 'output', found: path, mend });
   }
-  throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: path, mend: 'Choose another folder' });
+  throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', {
+    option: 'output',
+    found: path,
+    mend: 'Choose another folder',
+  });
 }
 
 /** Removes what a run left in a folder, and nothing else. A folder that is not there has nothing. */
@@ -152,14 +216,21 @@ export class RunFolder {
   #metrics: LineFile | undefined;
   #log: LineFile | undefined;
 
-  private constructor(readonly path: string, readonly unlock: () => Promise<void>) {}
+  private constructor(
+    readonly path: string,
+    readonly unlock: () => Promise<void>,
+  ) {}
 
   /**
    * Opens the folder of a run that starts or continues.
    * @param start of one that starts, see {@link recordStart}
    * @throws LgdError NOT_WRITABLE, BAD_CONFIG as {@link checkRunFolder}, or when another process is writing to it
    */
-  static async open(path: string, config: RunConfig, { resume, start }: { resume: boolean; start?: string | undefined }): Promise<RunFolder> {
+  static async open(
+    path: string,
+    config: RunConfig,
+    { resume, start }: { resume: boolean; start?: string | undefined },
+  ): Promise<RunFolder> {
     const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume });
     const unlock = await lockRunFolder(path).catch(async (error: unknown) => {
       await removeEmpty();
@@ -183,7 +254,10 @@ export class RunFolder {
     return folder;
   }
 
-  /** Writes down what the student is that the run begins with: SHA-256 of its graph and start weights. @throws LgdError NOT_WRITABLE */
+  /**
+   * Writes down what the student is that the run begins with: SHA-256 of its graph and start weights. @throws LgdError
+   * NOT_WRITABLE
+   */
   async recordStart(student: string): Promise<void> {
     await writeFileAtomically(join(this.path, startFile), `${JSON.stringify({ student })}\n`);
   }
@@ -214,11 +288,21 @@ export class RunFolder {
     await opened(this.#log).append(`${new Date().toISOString()} ${text}`);
   }
 
-  /** Lists images that were left out, one a line with the reason; no file where there are none. @throws LgdError NOT_WRITABLE */
+  /**
+   * Lists images that were left out, one a line with the reason; no file where there are none. @throws LgdError
+   * NOT_WRITABLE
+   */
   async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
     const file = join(this.path, brokenFile);
-    if (broken.length === 0) await rm(file, { force: true }).catch((cause: unknown) => { throw writeError(file, cause); });
-    else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${inOneLine(id)}\t${reason.replace(/[\r\n]+/gu, ' ')}`));
+    if (broken.length === 0)
+      await rm(file, { force: true }).catch((cause: unknown) => {
+        throw writeError(file, cause);
+      });
+    else
+      await writeFileAtomically(
+        file,
+        joinedLines(broken, ({ id, reason }) => `${inOneLine(id)}\t${reason.replace(/[\r\n]+/gu, ' ')}`),
+      );
   }
 
   /** Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE */
@@ -247,4 +331,3 @@ function parseLine(text: string): { type: string; step: number } | undefined {
   const { type, step } = membersOf(parsed(text));
   return typeof type === 'string' && typeof step === 'number' ? { type, step } : undefined;
 }
-

@@ -1,4 +1,7 @@
-/** The lines of log.txt that are read back: where a run started, on what, and how it ended. Every other line is for people alone. */
+/**
+ * The lines of log.txt that are read back: where a run started, on what, and how it ended. Every other line is for
+ * people alone.
+ */
 import type { DeviceInfo } from '../device.js';
 
 /** What a run's log says when it starts or continues. */
@@ -13,7 +16,14 @@ export interface StartFacts {
   version: string;
 }
 
-export function startLine({ step, lastStep, images, broken, device: { name, kind, threads }, version }: StartFacts): string {
+export function startLine({
+  step,
+  lastStep,
+  images,
+  broken,
+  device: { name, kind, threads },
+  version,
+}: StartFacts): string {
   return `start at step ${step} of ${lastStep}, ${images} images, ${broken} broken ones left out; lgdistill ${version} on ${name}${kind === 'cpu' ? `, ${threads} threads` : ''}`;
 }
 
@@ -36,13 +46,22 @@ export interface RunLog {
   version: string | undefined;
 }
 
-const startPattern = /^start at step \d+ of \d+, (?<images>\d+) images, (?<broken>\d+) broken ones left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
+const startPattern =
+  /^start at step \d+ of \d+, (?<images>\d+) images, (?<broken>\d+) broken ones left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
 const endPattern = /^(?<outcome>done|interrupted) at step \d+$|^(?<failed>failed): /u;
 
 /** Reads the text of a log.txt; lines that are torn or of another kind are passed over. */
 export function readRunLog(text: string): RunLog {
   const sessions: { from: number; to: number }[] = [];
-  const log: RunLog = { outcome: 'unfinished', sessions, seconds: 0, images: undefined, broken: undefined, device: undefined, version: undefined };
+  const log: RunLog = {
+    outcome: 'unfinished',
+    sessions,
+    seconds: 0,
+    images: undefined,
+    broken: undefined,
+    device: undefined,
+    version: undefined,
+  };
   for (const line of text.split('\n')) {
     const space = line.indexOf(' ');
     const time = Date.parse(line.slice(0, space));
@@ -51,7 +70,13 @@ export function readRunLog(text: string): RunLog {
     const start = startPattern.exec(message)?.groups;
     if (start !== undefined) {
       sessions.push({ from: time, to: time });
-      Object.assign(log, { outcome: 'unfinished', images: Number(start['images']), broken: Number(start['broken']), device: start['device'], version: start['version'] });
+      Object.assign(log, {
+        outcome: 'unfinished',
+        images: Number(start['images']),
+        broken: Number(start['broken']),
+        device: start['device'],
+        version: start['version'],
+      });
     }
     const session = sessions.at(-1);
     if (session !== undefined) session.to = Math.max(session.from, time);
@@ -63,7 +88,8 @@ export function readRunLog(text: string): RunLog {
 }
 
 /**
- * Milliseconds of training up to a moment in milliseconds since 1970, pauses between sessions left out. Asked for one moment after the other it is quick, however many sessions there are.
+ * Milliseconds of training up to a moment in milliseconds since 1970, pauses between sessions left out. Asked for one
+ * moment after the other it is quick, however many sessions there are.
  * @param begun what is counted from where the log tells no session
  */
 export function trainingTime({ sessions }: Pick<RunLog, 'sessions'>, begun: number): (time: number) => number {
@@ -71,7 +97,8 @@ export function trainingTime({ sessions }: Pick<RunLog, 'sessions'>, begun: numb
   let [current, before] = [0, 0];
   return (time) => {
     if (time < sessions[current]!.from) [current, before] = [0, 0];
-    for (; current + 1 < sessions.length && time >= sessions[current + 1]!.from; current++) before += sessions[current]!.to - sessions[current]!.from;
+    for (; current + 1 < sessions.length && time >= sessions[current + 1]!.from; current++)
+      before += sessions[current]!.to - sessions[current]!.from;
     const { from, to } = sessions[current]!;
     const last = current + 1 === sessions.length; // which may go on after the log's last line
     return before + Math.max(0, (last ? time : Math.min(time, to)) - from);

@@ -23,9 +23,11 @@ export async function writeStudent(file: string, info: StudentInfo, weights: Wei
 }
 
 /**
- * Reads a student's file; also one for torchvision, timm and the like, which has no embeddings where its head was dropped.
+ * Reads a student's file; also one for torchvision, timm and the like, which has no embeddings where its head was
+ * dropped.
  * @param path the file, a checkpoint folder, or a run folder (its best checkpoint, or its last where there is no best)
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT (not what the manifest of its checkpoint says; an exported file has none)
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT (not what the manifest of its checkpoint says;
+ *   an exported file has none)
  */
 export async function readStudent(path: string): Promise<{ file: string; info: StudentInfo; weights: WeightRecord }> {
   const file = await findStudentFile(path);
@@ -35,23 +37,38 @@ export async function readStudent(path: string): Promise<{ file: string; info: S
 /** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
 export async function findStudentFile(path: string): Promise<string> {
   checkText(path, 'student', 'a run folder, a checkpoint folder, or a file');
-  const candidates = [path, join(path, studentFile), join(path, 'checkpoints', 'best', studentFile), join(path, 'checkpoints', 'last', studentFile)];
+  const candidates = [
+    path,
+    join(path, studentFile),
+    join(path, 'checkpoints', 'best', studentFile),
+    join(path, 'checkpoints', 'last', studentFile),
+  ];
   for (const file of candidates) {
     const found = await stat(file).catch((cause: unknown) => {
       if (meansAbsent(cause) || ['ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
-      throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause }); // the next one is another student
+      // the next one is another student
+      throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause });
     });
     if (found?.isFile()) return file;
   }
   const members = await groupMembers(path);
   if (members.length > 0) {
-    throw new LgdError('FILE_NOT_FOUND', `${path} holds several students.`, { allowed: members.map((name) => join(path, name)).join(', '), mend: 'Name one of them' });
+    throw new LgdError('FILE_NOT_FOUND', `${path} holds several students.`, {
+      allowed: members.map((name) => join(path, name)).join(', '),
+      mend: 'Name one of them',
+    });
   }
-  throw new LgdError('FILE_NOT_FOUND', `there is no student in ${path}.`, { allowed: 'a model.safetensors, a checkpoint folder or a run folder', mend: 'Check the path' });
+  throw new LgdError('FILE_NOT_FOUND', `there is no student in ${path}.`, {
+    allowed: 'a model.safetensors, a checkpoint folder or a run folder',
+    mend: 'Check the path',
+  });
 }
 
 /** Reads a student's file and makes the student on a device. @throws as {@link readStudent} */
-export async function loadStudent(path: string, options: { device: Device }): Promise<{ student: Student; info: StudentInfo }> {
+export async function loadStudent(
+  path: string,
+  options: { device: Device },
+): Promise<{ student: Student; info: StudentInfo }> {
   checkOptions(options, 'loadStudent()', { device: 'needed' });
   const { device } = options;
   checkArgument('device', device);

@@ -4,7 +4,8 @@ import { leastPositive, mostMomentum, mostPositive, writeLimit } from '../number
 import type { BankLossInput, BankUpdateInput, FeatureLossInput } from './types.js';
 
 /**
- * Checks the arguments of bankLoss before anything is computed, all but the embeddings' values: see {@link checkLossValues}.
+ * Checks the arguments of bankLoss before anything is computed, all but the embeddings' values: see
+ * {@link checkLossValues}.
  * @throws LgdError BAD_SHAPE, BAD_OPTION; `option` names the argument
  */
 export function checkBankLoss(input: BankLossInput): void {
@@ -13,12 +14,15 @@ export function checkBankLoss(input: BankLossInput): void {
   const categories = rowsOf('textual', input.textual, dimension);
   const anchors = rowsOf('visual', input.visual, dimension);
   const queued = rowsOf('queue', input.queue, dimension);
-  if (categories > 0 && anchors > 0 && anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
+  if (categories > 0 && anchors > 0 && anchors !== categories)
+    throw wrongRows('visual', anchors, categories, 'textual');
   checkTemperature('studentTemperature', input.studentTemperature);
   checkTemperature('teacherTemperature', input.teacherTemperature);
-  if (typeof alpha !== 'number' || !(alpha >= 0 && alpha <= 1)) throw new LgdError('BAD_OPTION', 'not a weight.', { option: 'alpha', found: alpha, allowed: '0 to 1' });
+  if (typeof alpha !== 'number' || !(alpha >= 0 && alpha <= 1))
+    throw new LgdError('BAD_OPTION', 'not a weight.', { option: 'alpha', found: alpha, allowed: '0 to 1' });
   if (categories === 0 && alpha !== 1) throw needless('the textual bank is left out', alpha, 'textual', 1);
-  if (anchors + queued === 0 && alpha !== 0) throw needless('the visual bank and the queue are left out', alpha, 'visual or queue', 0);
+  if (anchors + queued === 0 && alpha !== 0)
+    throw needless('the visual bank and the queue are left out', alpha, 'visual or queue', 0);
 }
 
 /**
@@ -29,12 +33,18 @@ export function checkFeatureLoss({ student, teacher, dimension }: FeatureLossInp
   checkDimension(dimension);
   const batch = rowsOf('student', student, dimension);
   const teachers = rowsOf('teacher', teacher, dimension);
-  if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'student', found: '0 rows', allowed: 'at least one row' });
+  if (batch === 0)
+    throw new LgdError('BAD_SHAPE', 'there is no image.', {
+      option: 'student',
+      found: '0 rows',
+      allowed: 'at least one row',
+    });
   if (teachers !== batch) throw wrongRows('teacher', teachers, batch, 'student');
 }
 
 /**
- * Checks the arguments of bankUpdate before anything is computed, all but the embeddings' values: see {@link checkUpdateValues}.
+ * Checks the arguments of bankUpdate before anything is computed, all but the embeddings' values: see
+ * {@link checkUpdateValues}.
  * @throws LgdError BAD_SHAPE, BAD_OPTION; `option` names the argument
  */
 export function checkBankUpdate(input: BankUpdateInput): void {
@@ -43,15 +53,34 @@ export function checkBankUpdate(input: BankUpdateInput): void {
   const batch = rowsOf('teacher', input.teacher, dimension);
   const categories = rowsOf('textual', input.textual, dimension);
   const anchors = rowsOf('visual', input.visual, dimension);
-  if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'teacher', found: '0 rows', allowed: 'at least one row' });
-  if (categories === 0) throw new LgdError('BAD_SHAPE', 'there is no category.', { option: 'textual', found: '0 rows', allowed: 'at least one row' });
+  if (batch === 0)
+    throw new LgdError('BAD_SHAPE', 'there is no image.', {
+      option: 'teacher',
+      found: '0 rows',
+      allowed: 'at least one row',
+    });
+  if (categories === 0)
+    throw new LgdError('BAD_SHAPE', 'there is no category.', {
+      option: 'textual',
+      found: '0 rows',
+      allowed: 'at least one row',
+    });
   if (anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
-  if (!types.isUint8Array(seen)) throw new LgdError('BAD_OPTION', 'not flags.', { option: 'seen', found: typeName(seen), allowed: 'a Uint8Array' });
+  if (!types.isUint8Array(seen))
+    throw new LgdError('BAD_OPTION', 'not flags.', { option: 'seen', found: typeName(seen), allowed: 'a Uint8Array' });
   if (seen.length !== categories) {
-    throw new LgdError('BAD_SHAPE', `${seen.length} flags for ${categories} categories.`, { option: 'seen', found: seen.length, allowed: `${categories} flags` });
+    throw new LgdError('BAD_SHAPE', `${seen.length} flags for ${categories} categories.`, {
+      option: 'seen',
+      found: seen.length,
+      allowed: `${categories} flags`,
+    });
   }
   if (typeof momentum !== 'number' || !(momentum >= 0 && momentum <= mostMomentum)) {
-    throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: `0 to ${mostMomentum}` });
+    throw new LgdError('BAD_OPTION', 'not a momentum.', {
+      option: 'momentum',
+      found: momentum,
+      allowed: `0 to ${mostMomentum}`,
+    });
   }
 }
 
@@ -81,38 +110,67 @@ export function checkUpdateValues({ teacher, textual, visual, dimension }: BankU
 
 function checkDimension(dimension: number): void {
   if (!Number.isInteger(dimension) || dimension < 1) {
-    throw new LgdError('BAD_SHAPE', 'not an embedding size.', { option: 'dimension', found: dimension, allowed: 'a whole number from 1' });
+    throw new LgdError('BAD_SHAPE', 'not an embedding size.', {
+      option: 'dimension',
+      found: dimension,
+      allowed: 'a whole number from 1',
+    });
   }
 }
 
 function checkTemperature(option: string, value: number): void {
   if (typeof value !== 'number' || !(value >= leastPositive && value <= mostPositive)) {
-    throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: `a number from ${leastPositive} to ${writeLimit(mostPositive)}` });
+    throw new LgdError('BAD_OPTION', 'not a temperature.', {
+      option,
+      found: value,
+      allowed: `a number from ${leastPositive} to ${writeLimit(mostPositive)}`,
+    });
   }
 }
 
 /** How many rows an array holds. */
 function rowsOf(option: string, values: Float32Array | undefined, dimension: number): number {
   if (values === undefined && option !== 'student' && option !== 'teacher') return 0;
-  if (!types.isFloat32Array(values)) throw new LgdError('BAD_OPTION', 'not an array of embeddings.', { option, found: typeName(values), allowed: 'a Float32Array' });
+  if (!types.isFloat32Array(values))
+    throw new LgdError('BAD_OPTION', 'not an array of embeddings.', {
+      option,
+      found: typeName(values),
+      allowed: 'a Float32Array',
+    });
   const rows = values.length / dimension;
   if (!Number.isInteger(rows)) {
-    throw new LgdError('BAD_SHAPE', 'its values do not make whole rows.', { option, found: `${values.length} values`, allowed: `a multiple of ${dimension}` });
+    throw new LgdError('BAD_SHAPE', 'its values do not make whole rows.', {
+      option,
+      found: `${values.length} values`,
+      allowed: `a multiple of ${dimension}`,
+    });
   }
   return rows;
 }
 
-/** A zero row has no direction and is refused where one is needed: everywhere but in the visual bank, whose anchors enter as they are. */
-function checkValues(option: string, values: Float32Array | undefined, dimension: number, needsDirection: boolean): void {
+/**
+ * A zero row has no direction and is refused where one is needed: everywhere but in the visual bank, whose anchors
+ * enter as they are.
+ */
+function checkValues(
+  option: string,
+  values: Float32Array | undefined,
+  dimension: number,
+  needsDirection: boolean,
+): void {
   if (values === undefined) return;
   for (let row = 0; row < values.length / dimension; row++) {
     const [begin, end] = [row * dimension, (row + 1) * dimension];
     const sum = sumOfMagnitudes(values, begin, end);
     if (!(sum < Infinity)) {
       const at = values.findIndex((value) => !Number.isFinite(value)); // rows before are finite
-      throw new LgdError('NON_FINITE', `row ${row} has a value that is not finite.`, { option, found: `${String(values[at])} in column ${at - begin}` });
+      throw new LgdError('NON_FINITE', `row ${row} has a value that is not finite.`, {
+        option,
+        found: `${String(values[at])} in column ${at - begin}`,
+      });
     }
-    if (needsDirection && sum === 0) throw new LgdError('ZERO_EMBEDDING', `row ${row} is zero; it has no direction.`, { option });
+    if (needsDirection && sum === 0)
+      throw new LgdError('ZERO_EMBEDDING', `row ${row} is zero; it has no direction.`, { option });
   }
 }
 
@@ -124,7 +182,11 @@ function sumOfMagnitudes(values: Float32Array, begin: number, end: number): numb
 }
 
 function wrongRows(option: string, found: number, expected: number, other: string): LgdError {
-  return new LgdError('BAD_SHAPE', `it must have as many rows as ${other}.`, { option, found: `${found} rows`, allowed: `${expected} rows` });
+  return new LgdError('BAD_SHAPE', `it must have as many rows as ${other}.`, {
+    option,
+    found: `${found} rows`,
+    allowed: `${expected} rows`,
+  });
 }
 
 function needless(what: string, alpha: number, argument: string, needed: number): LgdError {

@@ -1,12 +1,36 @@
-/** The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain TypeScript. */
+/**
+ * The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain
+ * TypeScript.
+ */
 import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
-import { checkBankLoss, checkBankUpdate, checkFeatureLoss, checkFeatureValues, checkLossValues, checkUpdateValues } from './check.js';
+import {
+  checkBankLoss,
+  checkBankUpdate,
+  checkFeatureLoss,
+  checkFeatureValues,
+  checkLossValues,
+  checkUpdateValues,
+} from './check.js';
 import * as js from './js.js';
-import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
+import type {
+  BankLossInput,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossInput,
+  FeatureLossOutput,
+} from './types.js';
 
-export type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
+export type {
+  BankLossInput,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossInput,
+  FeatureLossOutput,
+} from './types.js';
 
 /** Where to compute. */
 export interface SemanticCallOptions {
@@ -20,9 +44,10 @@ const callOptions = { device: 'needed', signal: 'optional' } satisfies OptionTab
 /** Where and how to compute {@link bankLoss}. */
 export interface BankLossOptions extends SemanticCallOptions {
   /**
-   * Operands of the products. 'bfloat16' (CUDA only), the mode of networks that store bfloat16, multiplies unit rows on tensor cores: as float16,
-   * which keeps three bits more of them at the same speed, and as the sum of two where small embeddings or a cold temperature need it.
-   * Bank values must then be below 65,504. Sums and scores are float32 either way. Default 'float32'.
+   * Operands of the products. 'bfloat16' (CUDA only), the mode of networks that store bfloat16, multiplies unit rows on
+   * tensor cores: as float16, which keeps three bits more of them at the same speed, and as the sum of two where small
+   * embeddings or a cold temperature need it. Bank values must then be below 65,504. Sums and scores are float32 either
+   * way. Default 'float32'.
    */
   precision?: 'float32' | 'bfloat16';
 }
@@ -30,23 +55,53 @@ export interface BankLossOptions extends SemanticCallOptions {
 const bankLossOptions = { precision: 'optional', ...callOptions } satisfies OptionTable<BankLossOptions>;
 
 /**
- * The loss of language-guided distillation (Li et al. 2024, arXiv 2406.11689) and its gradient. With unit rows s, t of student and teacher, over the rows b_k of a bank:
- * q = softmax(s . b_k / t_S), p = softmax(t . b_k / t_T), a part of the loss is the mean over the batch of -sum_k p_k log q_k; t itself stands in front of the visual bank
- * (derivation in native/semantic/bank_loss.h of the repository). With `textual` alone (alpha 0) it is the text-only baseline, with `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with
- * `visual` and `queue` one softmax runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
- * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
+ * The loss of language-guided distillation (Li et al. 2024, arXiv 2406.11689) and its gradient. With unit rows s, t of
+ * student and teacher, over the rows b_k of a bank: q = softmax(s . b_k / t_S), p = softmax(t . b_k / t_T), a part of
+ * the loss is the mean over the batch of -sum_k p_k log q_k; t itself stands in front of the visual bank (derivation in
+ * native/semantic/bank_loss.h of the repository). With `textual` alone (alpha 0) it is the text-only baseline, with
+ * `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with `visual` and `queue` one softmax
+ * runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise
+ * settles.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
+ *   row), ABORTED, OUT_OF_MEMORY
  */
 export async function bankLoss(input: BankLossInput, options: BankLossOptions): Promise<BankLossOutput> {
-  checkCall('bankLoss()', 'student, teacher, dimension, studentTemperature, teacherTemperature, alpha, and textual, visual or queue', input, options, bankLossOptions);
+  checkCall(
+    'bankLoss()',
+    'student, teacher, dimension, studentTemperature, teacherTemperature, alpha, and textual, visual or queue',
+    input,
+    options,
+    bankLossOptions,
+  );
   const { device, signal, precision = 'float32' } = options;
   throwIfAborted(signal, 'The semantic loss');
   checkBankLoss(input);
-  if (precision !== 'float32' && precision !== 'bfloat16') throw new LgdError('BAD_OPTION', 'there is no such precision.', { option: 'precision', found: precision, allowed: "'float32' or 'bfloat16'" });
+  if (precision !== 'float32' && precision !== 'bfloat16')
+    throw new LgdError('BAD_OPTION', 'there is no such precision.', {
+      option: 'precision',
+      found: precision,
+      allowed: "'float32' or 'bfloat16'",
+    });
   if (precision === 'bfloat16' && (device === 'js' || device.kind === 'cpu')) {
-    throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', { option: 'precision', found: precision, allowed: "'float32' on this device" });
+    throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', {
+      option: 'precision',
+      found: precision,
+      allowed: "'float32' on this device",
+    });
   }
   const { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha } = input;
-  const args = { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha, bfloat16: precision === 'bfloat16' };
+  const args = {
+    student,
+    teacher,
+    textual,
+    visual,
+    queue,
+    dimension,
+    studentTemperature,
+    teacherTemperature,
+    alpha,
+    bfloat16: precision === 'bfloat16',
+  };
   return compute('The semantic loss', options, {
     checkValues: () => checkLossValues(input),
     inJs: () => js.bankLoss(input, signal),
@@ -57,7 +112,8 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
 /**
  * Feature regression, the plainest baseline: the mean of 1 - cosine(student, teacher), and its gradient.
  * A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
- * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
+ *   row), ABORTED, OUT_OF_MEMORY
  */
 export async function featureLoss(input: FeatureLossInput, options: SemanticCallOptions): Promise<FeatureLossOutput> {
   checkCall('featureLoss()', 'student, teacher, dimension', input, options);
@@ -73,10 +129,12 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
 }
 
 /**
- * Language-Guided Knowledge Aggregation (Li et al. 2024): assigns each teacher embedding, brought to length 1, to the name whose text is nearest, and moves that category's
- * visual anchor: to the mean of its embeddings the first time, then V <- m V + (1 - m) mean. Anchors of categories without an image stay. The arguments are not changed;
- * a native device reads them where they lie: do not change or transfer them before the promise settles.
- * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
+ * Language-Guided Knowledge Aggregation (Li et al. 2024): assigns each teacher embedding, brought to length 1, to the
+ * name whose text is nearest, and moves that category's visual anchor: to the mean of its embeddings the first time,
+ * then V <- m V + (1 - m) mean. Anchors of categories without an image stay. The arguments are not changed; a native
+ * device reads them where they lie: do not change or transfer them before the promise settles.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
+ *   row), ABORTED, OUT_OF_MEMORY
  */
 export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOptions): Promise<BankUpdateOutput> {
   checkCall('bankUpdate()', 'teacher, textual, visual, seen, dimension, momentum', input, options);
@@ -98,13 +156,18 @@ interface Ways<Output> {
   on: (device: Device) => Promise<Output>;
 }
 
-async function compute<Output>(what: string, { device, signal }: SemanticCallOptions, { checkValues, inJs, on }: Ways<Output>): Promise<Output> {
+async function compute<Output>(
+  what: string,
+  { device, signal }: SemanticCallOptions,
+  { checkValues, inJs, on }: Ways<Output>,
+): Promise<Output> {
   if (device === 'js') {
     checkValues();
     return await inJs();
   }
   const output = await on(device).catch((error: unknown) => {
-    if (isOfTheNumbers(error)) checkValues(); // the addon looks at values as fast as memory goes; which they are is looked up here
+    // the addon looks at values as fast as memory goes; which they are is looked up here
+    if (isOfTheNumbers(error)) checkValues();
     throw error;
   });
   throwIfAborted(signal, what);
@@ -112,7 +175,13 @@ async function compute<Output>(what: string, { device, signal }: SemanticCallOpt
 }
 
 /** @throws LgdError BAD_OPTION where arguments are missing, or not of their kind, or an option is not known */
-function checkCall(call: string, needed: string, input: unknown, options: SemanticCallOptions, known: OptionTable<SemanticCallOptions> = callOptions): void {
+function checkCall(
+  call: string,
+  needed: string,
+  input: unknown,
+  options: SemanticCallOptions,
+  known: OptionTable<SemanticCallOptions> = callOptions,
+): void {
   checkGiven(input, call, needed);
   checkOptions(options, call, known);
   if (options.device !== 'js') checkArgument('device', options.device);

@@ -1,13 +1,25 @@
 /**
- * The semantic loss and the bank update in plain TypeScript: the reference that the native backends are held to. Arithmetic is in float64;
- * loops follow the paper's equations line by line. Arguments are taken as checked; ./index.ts checks them.
+ * The semantic loss and the bank update in plain TypeScript: the reference that the native backends are held to.
+ * Arithmetic is in float64; loops follow the paper's equations line by line. Arguments are taken as checked; ./index.ts
+ * checks them.
  */
 import { concatenate } from '../concatenate.js';
 import { nextTurn } from '../turn.js';
-import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
+import type {
+  BankLossInput,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossInput,
+  FeatureLossOutput,
+} from './types.js';
 
-/** After how many images timers and other callbacks run, and a signal is looked at: a few milliseconds of work on banks of so many values. */
-const imagesPerTurn = (...banks: Float32Array[]): number => Math.max(1, Math.min(16, Math.floor(2 ** 20 / banks.reduce((sum, { length }) => sum + length, 0))));
+/**
+ * After how many images timers and other callbacks run, and a signal is looked at: a few milliseconds of work on banks
+ * of so many values.
+ */
+const imagesPerTurn = (...banks: Float32Array[]): number =>
+  Math.max(1, Math.min(16, Math.floor(2 ** 20 / banks.reduce((sum, { length }) => sum + length, 0))));
 
 /** One part of the loss for one image: its numbers, and dL/d score of every entry. */
 interface Part {
@@ -46,7 +58,11 @@ export async function bankLoss(input: BankLossInput, signal?: AbortSignal): Prom
       // The image's own teacher embedding stands in front; its similarity to itself is 1.
       const studentScores = [Float64Array.of(dot(z, own)), ...anchors.map((bank) => scores(z, bank))];
       const teacherScores = [Float64Array.of(1), ...anchors.map((bank) => scores(own, bank))];
-      const part = crossEntropy(concatenate(Float64Array, studentScores), concatenate(Float64Array, teacherScores), input);
+      const part = crossEntropy(
+        concatenate(Float64Array, studentScores),
+        concatenate(Float64Array, teacherScores),
+        input,
+      );
       total.lossVisual += part.crossEntropy;
       total.klVisual += part.crossEntropy - part.entropy;
       for (let d = 0; d < dimension; d++) slope[d]! += alpha * part.slope[0]! * own[d]!;
@@ -65,14 +81,24 @@ export async function bankLoss(input: BankLossInput, signal?: AbortSignal): Prom
   const lossVisual = total.lossVisual / batch;
   const lossTextual = total.lossTextual / batch;
   const loss = alpha * lossVisual + (1 - alpha) * lossTextual;
-  return { loss, lossVisual, lossTextual, klVisual: total.klVisual / batch, klTextual: total.klTextual / batch, gradient };
+  return {
+    loss,
+    lossVisual,
+    lossTextual,
+    klVisual: total.klVisual / batch,
+    klTextual: total.klTextual / batch,
+    gradient,
+  };
 }
 
 /**
  * Mean of 1 - z . u with z, u the unit rows of student and teacher, and its gradient -(u - (z . u) z) / (B |x|).
  * @throws LgdError ABORTED
  */
-export async function featureLoss({ student, teacher, dimension }: FeatureLossInput, signal?: AbortSignal): Promise<FeatureLossOutput> {
+export async function featureLoss(
+  { student, teacher, dimension }: FeatureLossInput,
+  signal?: AbortSignal,
+): Promise<FeatureLossOutput> {
   const batch = student.length / dimension;
   const gradient = new Float32Array(student.length);
   let loss = 0;
@@ -125,7 +151,11 @@ export async function bankUpdate(input: BankUpdateInput, signal?: AbortSignal): 
 }
 
 /** Softmax of both score rows at their temperatures, and the cross-entropy between them. */
-function crossEntropy(studentScores: Float64Array, teacherScores: Float64Array, { studentTemperature, teacherTemperature }: BankLossInput): Part {
+function crossEntropy(
+  studentScores: Float64Array,
+  teacherScores: Float64Array,
+  { studentTemperature, teacherTemperature }: BankLossInput,
+): Part {
   const logQ = logSoftmax(studentScores, studentTemperature);
   const logP = logSoftmax(teacherScores, teacherTemperature);
   const slope = new Float64Array(logQ.length);

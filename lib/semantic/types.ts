@@ -4,11 +4,20 @@ export interface BankLossInput {
   student: Float32Array;
   /** [B,D] teacher embeddings of the same images, raw. */
   teacher: Float32Array;
-  /** [K,D] textual bank, unit rows: they are taken as they are, so bring raw ones to length 1 first. Absent or empty: no textual part; `alpha` must then be 1. */
+  /**
+   * [K,D] textual bank, unit rows: they are taken as they are, so bring raw ones to length 1 first. Absent or empty: no
+   * textual part; `alpha` must then be 1.
+   */
   textual?: Float32Array | undefined;
-  /** [K,D] visual bank, taken as it is: {@link VisualSemanticsBank.random} at first, then what {@link bankUpdate} gives. Without it and without a queue `alpha` must be 0. */
+  /**
+   * [K,D] visual bank, taken as it is: {@link VisualSemanticsBank.random} at first, then what {@link bankUpdate} gives.
+   * Without it and without a queue `alpha` must be 0.
+   */
   visual?: Float32Array | undefined;
-  /** [Q,D] past teacher embeddings, unit rows as {@link MemoryQueue.rows} gives them; they stand beside the visual bank, or in its place (SEED). */
+  /**
+   * [Q,D] past teacher embeddings, unit rows as {@link MemoryQueue.rows} gives them; they stand beside the visual bank,
+   * or in its place (SEED).
+   */
   queue?: Float32Array | undefined;
   /** D. */
   dimension: number;
@@ -24,7 +33,10 @@ export interface BankLossInput {
 export interface BankLossOutput {
   /** alpha * lossVisual + (1 - alpha) * lossTextual. */
   loss: number;
-  /** Cross-entropy of the student's scores against the teacher's targets over [own teacher embedding | visual bank | queue]. */
+  /**
+   * Cross-entropy of the student's scores against the teacher's targets over [own teacher embedding | visual bank |
+   * queue].
+   */
   lossVisual: number;
   /** The same over the textual bank. */
   lossTextual: number;

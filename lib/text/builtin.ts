@@ -1,4 +1,7 @@
-/** The category lists that ship with the package: `lists/<id>.txt`, one name a line in the order of the data set's label indices, and what is to be known of each. */
+/**
+ * The category lists that ship with the package: `lists/<id>.txt`, one name a line in the order of the data set's label
+ * indices, and what is to be known of each.
+ */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -37,7 +40,8 @@ export const builtinLists: Readonly<Record<string, BuiltinList>> = {
     source: 'Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 115, 2015; image-net.org',
     year: 2012,
     order: 'class indices 0 to 999, which is the order of the sorted WordNet ids (n01440764 ... n15075141)',
-    spelling: "the first word of each WordNet synset, with its capitals; three that would be another's: crane bird (134, crane), Cardigan Welsh corgi (264, Cardigan), maillot tank suit (639, maillot)",
+    spelling:
+      "the first word of each WordNet synset, with its capitals; three that would be another's: crane bird (134, crane), Cardigan Welsh corgi (264, Cardigan), maillot tank suit (639, maillot)",
     licence: 'WordNet 3.0 licence (Princeton University): use, copying and distribution for any purpose',
     sha256: 'c532ab338da63a94dbd40d982faf49e5c3f9481d4985f68d773a627590f3eecc',
   },
@@ -54,17 +58,20 @@ export const builtinLists: Readonly<Record<string, BuiltinList>> = {
   lvis: {
     title: 'LVIS v1, the categories of large-vocabulary instance segmentation',
     count: 1203,
-    source: 'Gupta, Dollar, Girshick, LVIS: A Dataset for Large Vocabulary Instance Segmentation, CVPR 2019; lvisdataset.org',
+    source:
+      'Gupta, Dollar, Girshick, LVIS: A Dataset for Large Vocabulary Instance Segmentation, CVPR 2019; lvisdataset.org',
     year: 2020,
     order: 'category ids 1 to 1203',
-    spelling: 'underscores are blanks, what stood in parentheses is dropped; eight that would be alike: archery bow, ribbon bow, fish as food, octopus as food, salmon as food, cooking pan, metal pan, computer monitor',
+    spelling:
+      'underscores are blanks, what stood in parentheses is dropped; eight that would be alike: archery bow, ribbon bow, fish as food, octopus as food, salmon as food, cooking pan, metal pan, computer monitor',
     licence: 'annotations: CC BY 4.0, the LVIS authors',
     sha256: '5259e8f53362964ccbbc79807f59f04b03b9356d013c454841e16cacc9dd0f44',
   },
   cityscapes: {
     title: 'Cityscapes, the classes that its evaluation counts',
     count: 19,
-    source: 'Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016; cityscapes-dataset.com',
+    source:
+      'Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016; cityscapes-dataset.com',
     year: 2016,
     order: 'training ids 0 to 18',
     spelling: asPublished,
@@ -74,17 +81,20 @@ export const builtinLists: Readonly<Record<string, BuiltinList>> = {
   ade20k: {
     title: 'ADE20K, the classes of the scene parsing benchmark',
     count: 150,
-    source: 'Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017; objectInfo150.txt of the benchmark, groups.csail.mit.edu/vision/datasets/ADE20K',
+    source:
+      'Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017; objectInfo150.txt of the benchmark, groups.csail.mit.edu/vision/datasets/ADE20K',
     year: 2016,
     order: 'class indices 1 to 150, by the share of pixels they cover',
-    spelling: 'the first of the synonyms of each class (90 is television; other lists of the same classes write television receiver)',
+    spelling:
+      'the first of the synonyms of each class (90 is television; other lists of the same classes write television receiver)',
     licence: 'BSD 3-Clause, the benchmark',
     sha256: '2b141542ec72c37f788232322a1c81b43a7a037025de346490871eec75920e72',
   },
   voc: {
     title: 'PASCAL VOC 2007 to 2012, the object classes',
     count: 20,
-    source: 'Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 88, 2010; host.robots.ox.ac.uk/pascal/VOC',
+    source:
+      'Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 88, 2010; host.robots.ox.ac.uk/pascal/VOC',
     year: 2007,
     order: 'alphabetical in the original spelling, indices 1 to 20',
     spelling: 'diningtable, pottedplant and tvmonitor in two words',
@@ -94,7 +104,8 @@ export const builtinLists: Readonly<Record<string, BuiltinList>> = {
   cifar10: {
     title: 'CIFAR-10, the classes',
     count: 10,
-    source: 'Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009; cs.toronto.edu/~kriz/cifar.html',
+    source:
+      'Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009; cs.toronto.edu/~kriz/cifar.html',
     year: 2009,
     order: 'labels 0 to 9 (batches.meta)',
     spelling: asPublished,
@@ -104,7 +115,8 @@ export const builtinLists: Readonly<Record<string, BuiltinList>> = {
   cifar100: {
     title: 'CIFAR-100, the fine classes',
     count: 100,
-    source: 'Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009; cs.toronto.edu/~kriz/cifar.html',
+    source:
+      'Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009; cs.toronto.edu/~kriz/cifar.html',
     year: 2009,
     order: 'fine labels 0 to 99 (meta)',
     spelling: 'underscores are blanks',
@@ -119,7 +131,8 @@ export const builtinIds: readonly string[] = Object.keys(builtinLists);
 /**
  * The names of a built-in list.
  * @param folder where the files lie
- * @throws LgdError BAD_OPTION (no such list), BAD_FILE (the installed file is missing, or is not the one that was shipped)
+ * @throws LgdError BAD_OPTION (no such list), BAD_FILE (the installed file is missing, or is not the one that was
+ *   shipped)
  */
 export async function readBuiltin(id: string, folder = listsFolder()): Promise<string[]> {
   const list = builtinList(id);
@@ -129,9 +142,17 @@ export async function readBuiltin(id: string, folder = listsFolder()): Promise<s
   try {
     content = await readFile(file);
   } catch (cause) {
-    throw new LgdError('BAD_FILE', `cannot read the built-in list ${file}: ${(cause as Error).message}.`, { option: 'names', mend, cause });
+    throw new LgdError('BAD_FILE', `cannot read the built-in list ${file}: ${(cause as Error).message}.`, {
+      option: 'names',
+      mend,
+      cause,
+    });
   }
-  if (createHash('sha256').update(content).digest('hex') !== list.sha256) throw new LgdError('BAD_FILE', `the built-in list ${file} is not the one that was shipped.`, { option: 'names', mend });
+  if (createHash('sha256').update(content).digest('hex') !== list.sha256)
+    throw new LgdError('BAD_FILE', `the built-in list ${file} is not the one that was shipped.`, {
+      option: 'names',
+      mend,
+    });
   return content.toString('utf8').trimEnd().split('\n');
 }
 
@@ -140,14 +161,26 @@ function builtinList(id: string): BuiltinList {
   const list = typeof id === 'string' && Object.hasOwn(builtinLists, id) ? builtinLists[id] : undefined;
   if (list !== undefined) return list;
   throw new LgdError('BAD_OPTION', 'there is no built-in list of this name.', {
-    option: 'names', found: id, allowed: builtinIds.join(', '), mend: (typeof id === 'string' ? suggestion(id, builtinIds) : undefined) ?? 'Take one of those',
+    option: 'names',
+    found: id,
+    allowed: builtinIds.join(', '),
+    mend: (typeof id === 'string' ? suggestion(id, builtinIds) : undefined) ?? 'Take one of those',
   });
 }
 
-/** What is to be known of a built-in list, one fact a line: `coco: 80 names`, `source: ...`. @throws LgdError BAD_OPTION (no such list) */
+/**
+ * What is to be known of a built-in list, one fact a line: `coco: 80 names`, `source: ...`. @throws LgdError BAD_OPTION
+ * (no such list)
+ */
 export function describeBuiltin(id: string): string[] {
   const { title, count, source, year, order, spelling, licence } = builtinList(id);
-  return [`${id}: ${count} names. ${title}`, `source: ${source} (${year})`, `order: ${order}`, `spelling: ${spelling}`, `licence: ${licence}`];
+  return [
+    `${id}: ${count} names. ${title}`,
+    `source: ${source} (${year})`,
+    `order: ${order}`,
+    `spelling: ${spelling}`,
+    `licence: ${licence}`,
+  ];
 }
 
 /** Beside this module, or, in the CommonJS bundle, in the folder that this module has there. */

@@ -11,8 +11,17 @@ import { fillTemplate, loadTemplates } from './templates.js';
 export interface CheckOptions {
   /** Looks for near-duplicates and long prompts too. */
   encoder?: TextEncoder;
-  /** In the place of an encoder: a bank of these names (and maybe others), built before. Near-duplicates are then a matter of seconds; the length of prompts is not looked at. */
-  bank?: { readonly names: readonly string[]; readonly data: Float32Array; readonly embeddingSize: number; readonly encoderId: string; readonly templates: readonly string[] };
+  /**
+   * In the place of an encoder: a bank of these names (and maybe others), built before. Near-duplicates are then a
+   * matter of seconds; the length of prompts is not looked at.
+   */
+  bank?: {
+    readonly names: readonly string[];
+    readonly data: Float32Array;
+    readonly embeddingSize: number;
+    readonly encoderId: string;
+    readonly templates: readonly string[];
+  };
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
   templates?: string | readonly string[];
   /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */
@@ -22,7 +31,13 @@ export interface CheckOptions {
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
-const knownOptions = { encoder: 'optional', bank: 'optional', templates: 'optional', similarity: 'optional', ...encodeOptions } satisfies OptionTable<CheckOptions>;
+const knownOptions = {
+  encoder: 'optional',
+  bank: 'optional',
+  templates: 'optional',
+  similarity: 'optional',
+  ...encodeOptions,
+} satisfies OptionTable<CheckOptions>;
 
 /** A name and its place in the list, from 0. */
 export interface NameAt {
@@ -41,7 +56,9 @@ export interface NameReport {
   nearDuplicates: { a: NameAt; b: NameAt; similarity: number }[];
   /** How many pairs are alike, reported or not. */
   nearDuplicateCount: number;
-  /** Leading, trailing or doubled blanks, tabs and line breaks, and what is not seen: soft hyphens, blanks of no width. */
+  /**
+   * Leading, trailing or doubled blanks, tabs and line breaks, and what is not seen: soft hyphens, blanks of no width.
+   */
   blanks: NameAt[];
   underscores: NameAt[];
   parentheses: NameAt[];
@@ -53,11 +70,23 @@ export interface NameReport {
   empty: NameAt[];
   /** Names whose prompt loses tokens in the longest template. */
   truncated: (NameAt & { tokens: number })[];
-  /** What the text space was searched with; undefined where neither encoder nor bank was given. With a bank, the last two are undefined: prompts were not measured. */
-  textSpace: { encoder: string; templates: string[]; similarity: number; longestTemplate: string | undefined; maxTokens: number | undefined } | undefined;
   /**
-   * The list as it should be: underscores are blanks, blanks are single, parentheses with their content are gone unless two names would become one,
-   * empty names and duplicates are dropped (the first stays). Near-duplicates, and names with commas or ` # `, stay: what to do about them is for their owner to say.
+   * What the text space was searched with; undefined where neither encoder nor bank was given. With a bank, the last
+   * two are undefined: prompts were not measured.
+   */
+  textSpace:
+    | {
+        encoder: string;
+        templates: string[];
+        similarity: number;
+        longestTemplate: string | undefined;
+        maxTokens: number | undefined;
+      }
+    | undefined;
+  /**
+   * The list as it should be: underscores are blanks, blanks are single, parentheses with their content are gone unless
+   * two names would become one, empty names and duplicates are dropped (the first stays). Near-duplicates, and names
+   * with commas or ` # `, stay: what to do about them is for their owner to say.
    */
   mended: string[];
   /** Whether nothing was found. */
@@ -68,9 +97,14 @@ export interface NameReport {
 export async function checkNames(names: readonly string[], options: CheckOptions = {}): Promise<NameReport> {
   checkOptions(options, 'check()', knownOptions);
   const { encoder, bank, similarity = 0.98 } = options;
-  if (encoder !== undefined && bank !== undefined) throw new LgdError('BAD_OPTION', 'an encoder and a bank are given.', { option: 'encoder', mend: 'Give one of them' });
+  if (encoder !== undefined && bank !== undefined)
+    throw new LgdError('BAD_OPTION', 'an encoder and a bank are given.', {
+      option: 'encoder',
+      mend: 'Give one of them',
+    });
   checkSimilarity(similarity);
-  const where = (test: (name: string) => boolean): NameAt[] => names.flatMap((name, index) => (test(name) ? [{ index, name }] : []));
+  const where = (test: (name: string) => boolean): NameAt[] =>
+    names.flatMap((name, index) => (test(name) ? [{ index, name }] : []));
   const report: NameReport = {
     count: names.length,
     ...findDuplicates(names),
@@ -116,7 +150,9 @@ function findDuplicates(names: readonly string[]): Pick<NameReport, 'exactDuplic
   spelled.delete(''); // reported as empty
   exact.forEach((_, name) => normaliseName(name) === '' && exact.delete(name));
   return {
-    exactDuplicates: [...exact].filter(([, indices]) => indices.length > 1).map(([name, indices]) => ({ name, indices })),
+    exactDuplicates: [...exact]
+      .filter(([, indices]) => indices.length > 1)
+      .map(([name, indices]) => ({ name, indices })),
     spellingDuplicates: [...spelled.values()]
       .map((indices) => ({ names: [...new Set(indices.map((index) => names[index]!))], indices }))
       .filter((group) => group.names.length > 1),
@@ -135,33 +171,66 @@ function groupBy(names: readonly string[], key: (name: string) => string): Map<s
 
 /** One of each spelling: pairs that are already reported as duplicates would only be repeated. */
 function distinctNames(names: readonly string[]): NameAt[] {
-  return [...groupBy(names, normaliseName)].filter(([key]) => key !== '').map(([, indices]) => ({ index: indices[0]!, name: names[indices[0]!]! }));
+  return [...groupBy(names, normaliseName)]
+    .filter(([key]) => key !== '')
+    .map(([, indices]) => ({ index: indices[0]!, name: names[indices[0]!]! }));
 }
 
-async function searchWith(encoder: TextEncoder, names: readonly string[], distinct: readonly NameAt[], report: NameReport, similarity: number, options: CheckOptions): Promise<void> {
+async function searchWith(
+  encoder: TextEncoder,
+  names: readonly string[],
+  distinct: readonly NameAt[],
+  report: NameReport,
+  similarity: number,
+  options: CheckOptions,
+): Promise<void> {
   const { signal, onProgress } = options;
   const templates = await loadTemplates(options.templates ?? 'default');
   const length = new Map(templates.map((template) => [template, encoder.countTokens(fillTemplate(template, ''))]));
-  const longestTemplate = templates.reduce((longest, template) => (length.get(template)! > length.get(longest)! ? template : longest));
+  const longestTemplate = templates.reduce((longest, template) =>
+    length.get(template)! > length.get(longest)! ? template : longest,
+  );
   report.textSpace = { encoder: encoder.id, templates, similarity, longestTemplate, maxTokens: encoder.maxTokens };
   for (const [index, name] of names.entries()) {
     if (index % 256 === 0) await nextTurn(signal, 'the check of the names');
     const tokens = encoder.countTokens(fillTemplate(longestTemplate, name));
     if (tokens > encoder.maxTokens) report.truncated.push({ index, name, tokens });
   }
-  const rows = await embedNames(distinct.map(({ name }) => name), encoder, templates, { signal, onProgress });
+  const rows = await embedNames(
+    distinct.map(({ name }) => name),
+    encoder,
+    templates,
+    { signal, onProgress },
+  );
   await search(rows, distinct, report, similarity, { signal }); // short beside the encoding
 }
 
-/** Names and rows match when they are spelled alike but for case, and underscores for blanks. @throws LgdError BAD_BANK where a name has no row */
-async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: readonly NameAt[], report: NameReport, similarity: number, { signal, onProgress }: CheckOptions): Promise<void> {
+/**
+ * Names and rows match when they are spelled alike but for case, and underscores for blanks. @throws LgdError BAD_BANK
+ * where a name has no row
+ */
+async function searchBank(
+  bank: NonNullable<CheckOptions['bank']>,
+  distinct: readonly NameAt[],
+  report: NameReport,
+  similarity: number,
+  { signal, onProgress }: CheckOptions,
+): Promise<void> {
   const { data, embeddingSize, encoderId, templates } = bank;
-  report.textSpace = { encoder: encoderId, templates: [...templates], similarity, longestTemplate: undefined, maxTokens: undefined };
+  report.textSpace = {
+    encoder: encoderId,
+    templates: [...templates],
+    similarity,
+    longestTemplate: undefined,
+    maxTokens: undefined,
+  };
   const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
   const missing = distinct.filter(({ name }) => !places.has(normaliseName(name)));
   if (missing.length > 0) {
     throw new LgdError('BAD_BANK', `${missing.length} of ${distinct.length} names are not in the bank.`, {
-      option: 'bank', found: missing.slice(0, 5).map(({ name }) => name), mend: 'Build it of this list: lgdistill bank build',
+      option: 'bank',
+      found: missing.slice(0, 5).map(({ name }) => name),
+      mend: 'Build it of this list: lgdistill bank build',
     });
   }
   const rows = new Float32Array(distinct.length * embeddingSize);
@@ -172,9 +241,19 @@ async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: rea
   await search(rows, distinct, report, similarity, { signal, onProgress });
 }
 
-async function search(rows: Float32Array, distinct: readonly NameAt[], report: NameReport, similarity: number, options: Pick<CheckOptions, 'signal' | 'onProgress'>): Promise<void> {
+async function search(
+  rows: Float32Array,
+  distinct: readonly NameAt[],
+  report: NameReport,
+  similarity: number,
+  options: Pick<CheckOptions, 'signal' | 'onProgress'>,
+): Promise<void> {
   const { pairs, total } = await nearestPairs(rows, distinct.length, similarity, options);
-  report.nearDuplicates = pairs.map(({ a, b, similarity: cosine }) => ({ a: distinct[a]!, b: distinct[b]!, similarity: cosine }));
+  report.nearDuplicates = pairs.map(({ a, b, similarity: cosine }) => ({
+    a: distinct[a]!,
+    b: distinct[b]!,
+    similarity: cosine,
+  }));
   report.nearDuplicateCount = total;
 }
 
@@ -187,7 +266,9 @@ export function mendNames(names: readonly string[]): string[] {
   }
   const bare = [...tidied.values()].map(withoutParentheses);
   const uses = groupBy(bare, normaliseName);
-  return [...tidied.values()].map((name, i) => (bare[i] !== '' && uses.get(normaliseName(bare[i]!))!.length === 1 ? bare[i]! : name));
+  return [...tidied.values()].map((name, i) =>
+    bare[i] !== '' && uses.get(normaliseName(bare[i]!))!.length === 1 ? bare[i]! : name,
+  );
 }
 
 function withoutParentheses(name: string): string {
@@ -196,7 +277,9 @@ function withoutParentheses(name: string): string {
   return tidyName(after);
 }
 
-/** A report for a terminal: each kind of fault with its first few names, then what to do. @throws LgdError BAD_OPTION */
+/**
+ * A report for a terminal: each kind of fault with its first few names, then what to do. @throws LgdError BAD_OPTION
+ */
 export function formatReport(report: NameReport, options: { show?: number } = {}): string {
   checkArgument('report', report);
   checkOptions(options, 'formatReport()', { show: 'optional' });
@@ -205,7 +288,9 @@ export function formatReport(report: NameReport, options: { show?: number } = {}
   const places = (indices: number[]) => indices.map((index) => index + 1).join(', ');
   const details: string[][] = [
     report.exactDuplicates.map(({ name, indices }) => `${JSON.stringify(name)} (${places(indices)})`),
-    report.spellingDuplicates.map((group) => `${group.names.map((name) => JSON.stringify(name)).join(' = ')} (${places(group.indices)})`),
+    report.spellingDuplicates.map(
+      (group) => `${group.names.map((name) => JSON.stringify(name)).join(' = ')} (${places(group.indices)})`,
+    ),
     report.nearDuplicates.map(({ a, b, similarity }) => `${quote(a)} ~ ${quote(b)}: ${similarity.toFixed(4)}`),
     report.blanks.map(quote),
     report.underscores.map(quote),
@@ -221,14 +306,24 @@ export function formatReport(report: NameReport, options: { show?: number } = {}
     lines.push(`${title}: ${found}`, ...details[kind]!.slice(0, show).map((detail) => `  ${detail}`));
     if (found > show) lines.push(`  and ${found - show} more`);
   });
-  if (report.textSpace === undefined) lines.push('near-duplicates and long prompts: not looked for, no text encoder was given');
-  else if (report.textSpace.maxTokens === undefined) lines.push('long prompts: not looked for, a bank was given in the place of a text encoder');
+  if (report.textSpace === undefined)
+    lines.push('near-duplicates and long prompts: not looked for, no text encoder was given');
+  else if (report.textSpace.maxTokens === undefined)
+    lines.push('long prompts: not looked for, a bank was given in the place of a text encoder');
   if (report.clean) lines.push('nothing to mend');
   else lines.push(`mended list: ${report.mended.length} names`);
-  if (report.nearDuplicateCount > 0) lines.push('names alike in text space stay in it: which of them to drop, or to tell apart by other words, is yours to decide');
+  if (report.nearDuplicateCount > 0)
+    lines.push(
+      'names alike in text space stay in it: which of them to drop, or to tell apart by other words, is yours to decide',
+    );
   const [first] = report.truncated;
-  if (first !== undefined) lines.push(`prompts of ${report.truncated.length} names, the first number ${first.index + 1}, are cut off after ${report.textSpace?.maxTokens} tokens: names that mending leaves so long are yours to shorten`);
-  if (report.commas.length > 0) lines.push('names with commas stay in it as they are: where one is several, write those one a line');
-  if (report.comments.length > 0) lines.push('so do names with " # ": where that was to be a comment, put it on a line of its own');
+  if (first !== undefined)
+    lines.push(
+      `prompts of ${report.truncated.length} names, the first number ${first.index + 1}, are cut off after ${report.textSpace?.maxTokens} tokens: names that mending leaves so long are yours to shorten`,
+    );
+  if (report.commas.length > 0)
+    lines.push('names with commas stay in it as they are: where one is several, write those one a line');
+  if (report.comments.length > 0)
+    lines.push('so do names with " # ": where that was to be a comment, put it on a line of its own');
   return lines.join('\n');
 }

@@ -10,7 +10,10 @@ import { namesIn } from './sources.js';
 
 /** Which file {@link writeNames} may replace. */
 export interface WriteNamesOptions {
-  /** The file that the names were read from and are mended in: it is replaced, unless it has comments, which would be lost. */
+  /**
+   * The file that the names were read from and are mended in: it is replaced, unless it has comments, which would be
+   * lost.
+   */
   list?: string;
   /** Replace any file. Default false. */
   overwrite?: boolean;
@@ -21,16 +24,33 @@ const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies 
 /**
  * Writes names, one a line.
  * @param file ends in .txt or has no ending
- * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), BAD_NAMES (one that would not be read back), NOT_WRITABLE
+ * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), BAD_NAMES (one that would not be
+ *   read back), NOT_WRITABLE
  */
-export async function writeNames(file: string, names: readonly string[], options: WriteNamesOptions = {}): Promise<void> {
+export async function writeNames(
+  file: string,
+  names: readonly string[],
+  options: WriteNamesOptions = {},
+): Promise<void> {
   checkOptions(options, 'writeNames()', writeNamesOptions);
   checkText(file, 'file', 'a path to write to');
-  if (!Array.isArray(names)) throw new LgdError('BAD_NAMES', 'these are no names.', { option: 'names', found: names, allowed: 'an array of strings', mend: 'Give the names of a list: list.names' });
+  if (!Array.isArray(names))
+    throw new LgdError('BAD_NAMES', 'these are no names.', {
+      option: 'names',
+      found: names,
+      allowed: 'an array of strings',
+      mend: 'Give the names of a list: list.names',
+    });
   await checkNamesFile(file, options);
-  const unreadable = names.find((name) => typeof name !== 'string' || JSON.stringify(namesIn(name)) !== JSON.stringify([name]));
+  const unreadable = names.find(
+    (name) => typeof name !== 'string' || JSON.stringify(namesIn(name)) !== JSON.stringify([name]),
+  );
   if (unreadable !== undefined) {
-    throw new LgdError('BAD_NAMES', 'a name that begins with #, is empty or has a line break is none in a file of one name a line.', { option: 'write', found: unreadable, mend: 'Word it in another way, or keep the list as JSON' });
+    throw new LgdError(
+      'BAD_NAMES',
+      'a name that begins with #, is empty or has a line break is none in a file of one name a line.',
+      { option: 'write', found: unreadable, mend: 'Word it in another way, or keep the list as JSON' },
+    );
   }
   await writeFileAtomically(file, `${names.join('\n')}\n`);
 }
@@ -39,16 +59,34 @@ export async function writeNames(file: string, names: readonly string[], options
 export async function checkNamesFile(file: string, { list, overwrite = false }: WriteNamesOptions): Promise<void> {
   if (!['.txt', ''].includes(extname(file).toLowerCase())) {
     const { dir, name } = parse(file);
-    throw new LgdError('BAD_OPTION', 'names are written one a line, which is another kind of file.', { option: 'write', found: file, allowed: 'a .txt file', mend: `Write ${format({ dir, name, ext: '.txt' })}` });
+    throw new LgdError('BAD_OPTION', 'names are written one a line, which is another kind of file.', {
+      option: 'write',
+      found: file,
+      allowed: 'a .txt file',
+      mend: `Write ${format({ dir, name, ext: '.txt' })}`,
+    });
   }
   const found = await statIfThere(file);
   if (found === undefined) return;
-  if (found.isDirectory()) throw new LgdError('BAD_OPTION', 'is a folder.', { option: 'write', found: file, mend: 'Give the file to write' });
+  if (found.isDirectory())
+    throw new LgdError('BAD_OPTION', 'is a folder.', { option: 'write', found: file, mend: 'Give the file to write' });
   if (overwrite) return;
   const mend = 'Choose another file, or give --overwrite';
   if (list === undefined || (await realpath(list).catch(() => undefined)) !== (await realpath(file))) {
-    throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'write', found: file, allowed: 'a new file, or the list that is mended', mend });
+    throw new LgdError('BAD_OPTION', 'there is such a file already.', {
+      option: 'write',
+      found: file,
+      allowed: 'a new file, or the list that is mended',
+      mend,
+    });
   }
-  const comments = (await readFile(file, 'utf8')).split(/\r\n|\n|\r/u).filter((line) => line.trimStart().startsWith('#')).length;
-  if (comments > 0) throw new LgdError('BAD_OPTION', `the list has ${comments} lines of comments, which would be lost.`, { option: 'write', found: file, mend });
+  const comments = (await readFile(file, 'utf8'))
+    .split(/\r\n|\n|\r/u)
+    .filter((line) => line.trimStart().startsWith('#')).length;
+  if (comments > 0)
+    throw new LgdError('BAD_OPTION', `the list has ${comments} lines of comments, which would be lost.`, {
+      option: 'write',
+      found: file,
+      mend,
+    });
 }

@@ -9,7 +9,17 @@ import { findTextTower } from '../models/teachers/towers.js';
 import { openWeights, sideFiles, weightFiles, weightsOf } from '../models/teachers/weight-files.js';
 import { few, type WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
-import { checkLoading, checkTexts, embedInBatches, encodeOptions, type EncodeOptions, type TextEncoder, textEncoderOptions, type TextEncoderOptions, tokensOf } from './encoder.js';
+import {
+  checkLoading,
+  checkTexts,
+  embedInBatches,
+  encodeOptions,
+  type EncodeOptions,
+  type TextEncoder,
+  textEncoderOptions,
+  type TextEncoderOptions,
+  tokensOf,
+} from './encoder.js';
 import { TextTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Where and how a native text tower runs. */
@@ -20,7 +30,11 @@ export interface NativeTextEncoderOptions extends TextEncoderOptions {
   precision?: Precision | undefined;
 }
 
-export const nativeTextEncoderOptions = { device: 'optional', precision: 'optional', ...textEncoderOptions } satisfies OptionTable<NativeTextEncoderOptions>;
+export const nativeTextEncoderOptions = {
+  device: 'optional',
+  precision: 'optional',
+  ...textEncoderOptions,
+} satisfies OptionTable<NativeTextEncoderOptions>;
 
 const step = 8; // plans are compiled for lengths that are multiples of it
 
@@ -42,8 +56,9 @@ interface Parts {
 }
 
 /**
- * CLIP's or SigLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's, open_clip's or transformers' names; SigLIP's
- * under SiglipModel's), with tokenizer.json and tokenizer_config.json beside it.
+ * CLIP's or SigLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's,
+ * open_clip's or transformers' names; SigLIP's under SiglipModel's), with tokenizer.json and tokenizer_config.json
+ * beside it.
  */
 export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   readonly id: string;
@@ -61,20 +76,30 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
 
   /**
    * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id
-   * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and those of {@link openDevice}
+   * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and
+   *   those of {@link openDevice}
    */
   static async load(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<NativeTextEncoder> {
     checkOptions(options, 'NativeTextEncoder.load()', nativeTextEncoderOptions);
     checkLoading(idOrDir, options);
-    const model = await resolveModel(idOrDir, { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
+    const model = await resolveModel(
+      idOrDir,
+      { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles },
+      options,
+    );
     const { folder, files } = await weightsOf(idOrDir, model, options);
     await using reader = await openWeights(files);
     const tower = await findTextTower(reader.shapes, folder);
     if (tower === undefined) {
-      throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP or SigLIP.`, {
-        found: few([...reader.shapes.keys()]), allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
-        mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
-      });
+      throw new LgdError(
+        'BAD_MODEL',
+        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP or SigLIP.`,
+        {
+          found: few([...reader.shapes.keys()]),
+          allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
+          mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
+        },
+      );
     }
     const tokenizer = await TextTokenizer.load(model.folder, { siglip: tower.siglip });
     const graph = tower.graph(tokenizer.endId);
@@ -84,7 +109,19 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     const ownsDevice = typeof given === 'string';
     const device = ownsDevice ? await openDevice(given) : given;
     const maxTokens = Math.min(tower.maxTokens, tokenizer.maxTokens ?? tower.maxTokens);
-    return new NativeTextEncoder({ id: model.id, embeddingSize, maxTokens, tokenizer, words, graph, weights, device, ownsDevice, batch, precision });
+    return new NativeTextEncoder({
+      id: model.id,
+      embeddingSize,
+      maxTokens,
+      tokenizer,
+      words,
+      graph,
+      weights,
+      device,
+      ownsDevice,
+      batch,
+      precision,
+    });
   }
 
   /** @throws LgdError BAD_OPTION, DISPOSED, ABORTED, NON_FINITE, BAD_MODEL (the tokenizer is another model's) */
@@ -95,10 +132,19 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     const rows = await tokensOf(texts, tokenizer, this.maxTokens, options.signal);
     const largest = rows.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
     if (largest >= words) {
-      throw new LgdError('BAD_MODEL', `the tokenizer of ${this.id} is not its text tower's: it gives the token ${largest} where the tower knows ${words}.`, { mend: "Take the model's own tokenizer.json" });
+      throw new LgdError(
+        'BAD_MODEL',
+        `the tokenizer of ${this.id} is not its text tower's: it gives the token ${largest} where the tower knows ${words}.`,
+        { mend: "Take the model's own tokenizer.json" },
+      );
     }
     const run = (batch: readonly number[][]) => this.#run(batch, this.#planned(batch[0]!.length));
-    return embedInBatches(texts, rows, { embeddingSize: this.embeddingSize, most, longest: (length) => this.#planned(length), run }, options);
+    return embedInBatches(
+      texts,
+      rows,
+      { embeddingSize: this.embeddingSize, most, longest: (length) => this.#planned(length), run },
+      options,
+    );
   }
 
   countTokens(text: string): number {
@@ -128,14 +174,24 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     return Math.min(Math.ceil(length / step) * step, this.maxTokens);
   }
 
-  /** One batch -> [N,D]; what stands behind the end token of a text of CLIP's does not reach it. One plan is kept: a second one would hold the weights again. */
+  /**
+   * One batch -> [N,D]; what stands behind the end token of a text of CLIP's does not reach it. One plan is kept: a
+   * second one would hold the weights again.
+   */
   async #run(rows: readonly number[][], length: number): Promise<Float32Array> {
     const weights = this.#weights;
-    if (weights === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    if (weights === undefined)
+      throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
     const { device, graph, tokenizer, batch, precision } = this.#parts;
     if (this.#plan?.encoder.resolution !== length) {
       this.#release();
-      const encoder = new CompiledEncoder(device, graph, { batch, resolution: length, width: 1, precision, training: false });
+      const encoder = new CompiledEncoder(device, graph, {
+        batch,
+        resolution: length,
+        width: 1,
+        precision,
+        training: false,
+      });
       encoder.load(weights);
       this.#plan = { encoder, ids: encoder.makeImages() };
     }

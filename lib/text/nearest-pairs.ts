@@ -28,26 +28,42 @@ const task = 'the search for near-duplicate names';
 /** Looks whether a similarity is one that rows can be alike by. @throws LgdError BAD_OPTION */
 export function checkSimilarity(similarity: number): void {
   if (similarity > 0 && similarity <= 1) return;
-  throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', { option: 'similarity', found: similarity, allowed: 'above 0, up to 1' });
+  throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', {
+    option: 'similarity',
+    found: similarity,
+    allowed: 'above 0, up to 1',
+  });
 }
 
 /**
- * All pairs of unit rows whose cosine is at least `threshold`, exactly (up to float32 rounding). Each block of rows is compared on the CPU device with those from its first on, half of all pairs; of
- * each row the nearest are looked at again here, and more of them where all of those are near. Time is O(K^2 D): 100,000 rows of 512 take some 50 seconds of one core with AVX-512.
+ * All pairs of unit rows whose cosine is at least `threshold`, exactly (up to float32 rounding). Each block of rows is
+ * compared on the CPU device with those from its first on, half of all pairs; of each row the nearest are looked at
+ * again here, and more of them where all of those are near. Time is O(K^2 D): 100,000 rows of 512 take some 50 seconds
+ * of one core with AVX-512.
  *
  * @param rows [count,dimension], unit rows
  * @param threshold cosine, in (0, 1]
- * @param options.onProgress called with the rows compared and all of them; the first have the most others to be compared with
+ * @param options.onProgress called with the rows compared and all of them; the first have the most others to be
+ *   compared with
  * @throws LgdError ABORTED, BAD_SHAPE, NON_FINITE, ADDON_NOT_FOUND
  */
 export async function nearestPairs(
   rows: Float32Array,
   count: number,
   threshold: number,
-  { limit = 1000, signal, onProgress }: { limit?: number; signal?: AbortSignal | undefined; onProgress?: ((done: number, total: number) => void) | undefined } = {},
+  {
+    limit = 1000,
+    signal,
+    onProgress,
+  }: {
+    limit?: number;
+    signal?: AbortSignal | undefined;
+    onProgress?: ((done: number, total: number) => void) | undefined;
+  } = {},
 ): Promise<NearestPairs> {
   const dimension = rows.length / Math.max(1, count);
-  if (!Number.isInteger(dimension)) throw new LgdError('BAD_SHAPE', `${rows.length} values are not ${count} rows of one length.`);
+  if (!Number.isInteger(dimension))
+    throw new LgdError('BAD_SHAPE', `${rows.length} values are not ${count} rows of one length.`);
   if (count < 2) return { pairs: [], total: 0 };
   using device = await openDevice('cpu');
   const search = new Search(device, rows, { count, dimension, threshold, limit, signal });
@@ -65,17 +81,40 @@ class Search {
   readonly #floor: number;
   #products = 0;
 
-  constructor(readonly device: Device, readonly rows: Float32Array, readonly options: { count: number; dimension: number; threshold: number; limit: number; signal: AbortSignal | undefined }) {
+  constructor(
+    readonly device: Device,
+    readonly rows: Float32Array,
+    readonly options: {
+      count: number;
+      dimension: number;
+      threshold: number;
+      limit: number;
+      signal: AbortSignal | undefined;
+    },
+  ) {
     this.found = new Best(options.limit);
     this.#floor = (options.threshold - rounding) / longest ** 2 - 10 * rounding;
   }
 
-  /** Compares some rows with those from `from` on, of which the nearest `asked` of each are looked at. @param some ascending */
+  /**
+   * Compares some rows with those from `from` on, of which the nearest `asked` of each are looked at. @param some
+   * ascending
+   */
   async compare(some: Int32Array, from: number, asked: number): Promise<void> {
-    const { device: { addon, handle }, rows, options: { count, dimension, signal } } = this;
+    const {
+      device: { addon, handle },
+      rows,
+      options: { count, dimension, signal },
+    } = this;
     const k = Math.min(asked, count - from);
     await nextTurn(signal, task);
-    const { indices, scores } = await addon.topSimilar(handle, this.#gather(some), rows.subarray(from * dimension), dimension, k);
+    const { indices, scores } = await addon.topSimilar(
+      handle,
+      this.#gather(some),
+      rows.subarray(from * dimension),
+      dimension,
+      k,
+    );
     const crowded: number[] = [];
     for (const [i, a] of some.entries()) {
       if (k < count - from && scores[(i + 1) * k - 1]! >= this.#floor) {
@@ -91,11 +130,15 @@ class Search {
     }
     const more = 16 * k;
     const atOnce = Math.max(1, Math.floor(resultsAtOnce / more));
-    for (let i = 0; i < crowded.length; i += atOnce) await this.compare(Int32Array.from(crowded.slice(i, i + atOnce)), from, more);
+    for (let i = 0; i < crowded.length; i += atOnce)
+      await this.compare(Int32Array.from(crowded.slice(i, i + atOnce)), from, more);
   }
 
   #gather(some: Int32Array): Float32Array {
-    const { rows, options: { dimension } } = this;
+    const {
+      rows,
+      options: { dimension },
+    } = this;
     const [first, last] = [some[0]!, some.at(-1)!];
     if (last - first + 1 === some.length) return rows.subarray(first * dimension, (last + 1) * dimension);
     const gathered = new Float32Array(some.length * dimension);

@@ -6,14 +6,25 @@ import { fillTemplate } from './templates.js';
 const promptsAtOnce = 2048; // bounds memory to a few megabytes of embeddings whatever the length of the list
 
 /**
- * One unit embedding a name (Radford et al. 2021, section 3.1.4): for each template t the prompt's embedding is normalised, the mean over the templates
- * is taken and normalised again: e_k = n(mean_t n(f(t(name_k)))), n(v) = v / |v|. Norms and means in float64.
+ * One unit embedding a name (Radford et al. 2021, section 3.1.4): for each template t the prompt's embedding is
+ * normalised, the mean over the templates is taken and normalised again: e_k = n(mean_t n(f(t(name_k)))), n(v) = v /
+ * |v|. Norms and means in float64.
  * @returns [K,D], unit rows
  * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE; BAD_SHAPE for what a caller's own encoder gives instead of rows
  */
-export async function embedNames(names: readonly string[], encoder: TextEncoder, templates: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
+export async function embedNames(
+  names: readonly string[],
+  encoder: TextEncoder,
+  templates: readonly string[],
+  { signal, onProgress }: EncodeOptions = {},
+): Promise<Float32Array> {
   const size = encoder.embeddingSize;
-  if (!(Number.isSafeInteger(size) && size > 0)) throw new LgdError('BAD_SHAPE', 'not an embedding size.', { option: 'encoder.embeddingSize', found: size, allowed: 'a whole number from 1' });
+  if (!(Number.isSafeInteger(size) && size > 0))
+    throw new LgdError('BAD_SHAPE', 'not an embedding size.', {
+      option: 'encoder.embeddingSize',
+      found: size,
+      allowed: 'a whole number from 1',
+    });
   const result = new Float32Array(names.length * size);
   const namesAtOnce = Math.max(1, Math.floor(promptsAtOnce / templates.length));
   for (let from = 0; from < names.length; from += namesAtOnce) {
@@ -23,7 +34,11 @@ export async function embedNames(names: readonly string[], encoder: TextEncoder,
       signal,
       onProgress: (done) => onProgress?.(from + Math.floor(done / templates.length), names.length),
     });
-    const embeddings = checkRows(given, `the text encoder ${encoder.id}`, { option: 'encoder', rows: prompts.length, size });
+    const embeddings = checkRows(given, `the text encoder ${encoder.id}`, {
+      option: 'encoder',
+      rows: prompts.length,
+      size,
+    });
     const sum = new Float64Array(size);
     for (let i = 0; i < block.length; i++) {
       sum.fill(0);
@@ -44,7 +59,13 @@ function addUnit(sum: Float64Array, row: Float32Array | Float64Array, text: stri
   let squares = 0;
   for (const value of row) squares += value * value;
   const norm = Math.sqrt(squares);
-  if (!Number.isFinite(norm)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(text)} is not finite.`, { mend: 'Check the text encoder' });
-  if (norm === 0) throw new LgdError('ZERO_EMBEDDING', `the embedding of ${JSON.stringify(text)} is zero.`, { mend: 'Check the text encoder and the templates' });
+  if (!Number.isFinite(norm))
+    throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(text)} is not finite.`, {
+      mend: 'Check the text encoder',
+    });
+  if (norm === 0)
+    throw new LgdError('ZERO_EMBEDDING', `the embedding of ${JSON.stringify(text)} is zero.`, {
+      mend: 'Check the text encoder and the templates',
+    });
   for (let k = 0; k < row.length; k++) sum[k]! += row[k]! / norm;
 }

@@ -32,15 +32,26 @@ export async function readNames(source: string): Promise<string[]> {
   }
   if (found.isDirectory()) return classFolders(source);
   switch (extname(source).toLowerCase()) {
-    case '.json': return fromJson(source, found.size);
+    case '.json':
+      return fromJson(source, found.size);
     case '.csv':
-    case '.tsv': return fromTable(source, found.size);
+    case '.tsv':
+      return fromTable(source, found.size);
     case '.txt':
-    case '': return namesIn(await readText(source, found.size));
-    case '.safetensors': throw new LgdError('BAD_NAMES', `${source} is a file of tensors, not of names.`, {
-      option: 'names', allowed: kinds, mend: 'Give a text bank as bank (--bank); make one of embeddings with `lgdistill bank build --embeddings`',
-    });
-    default: throw new LgdError('BAD_NAMES', `${source} is not a kind of file that holds names.`, { option: 'names', allowed: kinds, mend: 'Save the names as .txt, one a line' });
+    case '':
+      return namesIn(await readText(source, found.size));
+    case '.safetensors':
+      throw new LgdError('BAD_NAMES', `${source} is a file of tensors, not of names.`, {
+        option: 'names',
+        allowed: kinds,
+        mend: 'Give a text bank as bank (--bank); make one of embeddings with `lgdistill bank build --embeddings`',
+      });
+    default:
+      throw new LgdError('BAD_NAMES', `${source} is not a kind of file that holds names.`, {
+        option: 'names',
+        allowed: kinds,
+        mend: 'Save the names as .txt, one a line',
+      });
   }
 }
 
@@ -50,7 +61,12 @@ async function fromTable(source: string, size: number): Promise<string[]> {
 }
 
 function notFound(source: string, cause: unknown): LgdError {
-  if (!meansAbsent(cause)) return new LgdError('BAD_NAMES', `cannot read ${source}.`, { option: 'names', mend: 'Check the permissions of the path', cause });
+  if (!meansAbsent(cause))
+    return new LgdError('BAD_NAMES', `cannot read ${source}.`, {
+      option: 'names',
+      mend: 'Check the permissions of the path',
+      cause,
+    });
   return new LgdError('FILE_NOT_FOUND', 'there is no file, folder or built-in list of this name.', {
     option: 'names',
     found: source,
@@ -60,9 +76,16 @@ function notFound(source: string, cause: unknown): LgdError {
   });
 }
 
-/** A text with commas, or without anything of a path, may have been meant for names; also a JSON list that a shell took the quotes of. */
+/**
+ * A text with commas, or without anything of a path, may have been meant for names; also a JSON list that a shell took
+ * the quotes of.
+ */
 function mendOfMissing(source: string): string {
-  const words = source.replaceAll(/^\[|\]$/gu, '').split(',').map((word) => word.replaceAll(/^[\s"']+|[\s"']+$/gu, '')).filter((word) => word !== '');
+  const words = source
+    .replaceAll(/^\[|\]$/gu, '')
+    .split(',')
+    .map((word) => word.replaceAll(/^[\s"']+|[\s"']+$/gu, ''))
+    .filter((word) => word !== '');
   if (words.length === 0 || (words.length === 1 && /[./\\]/u.test(source))) return 'Check the path';
   const list = JSON.stringify(words);
   return `Check the path; or give the names themselves, in a file, one a line, or as a JSON list: --names '${list.replaceAll("'", "'\\''")}'`;
@@ -70,41 +93,60 @@ function mendOfMissing(source: string): string {
 
 async function readText(path: string, bytes: number): Promise<string> {
   if (bytes > mostText) throw tooLong(path, bytes);
-  const text = await readFile(path).then((read) => new TextDecoder('utf-8', { fatal: true }).decode(read)).catch((cause: unknown) => { // drops a byte order mark
-    throw cannotRead(path, cause);
-  });
+  // drops a byte order mark
+  const text = await readFile(path)
+    .then((read) => new TextDecoder('utf-8', { fatal: true }).decode(read))
+    .catch((cause: unknown) => {
+      throw cannotRead(path, cause);
+    });
   if (text.includes('\0')) throw notText(path); // UTF-16 without a mark is UTF-8 by chance, too
   return text;
 }
 
 function cannotRead(path: string, cause: unknown): LgdError {
   if (systemErrorCode(cause) === 'ERR_ENCODING_INVALID_ENCODED_DATA') return notText(path, cause);
-  return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${(cause as Error).message}.`, { option: 'names', mend: 'Check the file and its permissions', cause });
+  return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${(cause as Error).message}.`, {
+    option: 'names',
+    mend: 'Check the file and its permissions',
+    cause,
+  });
 }
 
 function notText(path: string, cause?: unknown): LgdError {
-  return new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
+  return new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, {
+    option: 'names',
+    mend: 'Save the file as UTF-8',
+    cause,
+  });
 }
 
 function tooLong(path: string, bytes: number): LgdError {
   return new LgdError('BAD_NAMES', `${path} has ${mebibytes(bytes)} MiB, more than a list of names may have.`, {
-    option: 'names', allowed: `${mebibytes(mostText)} MiB, or JSON with "names" or "categories"`, mend: 'Give a file of the names alone, one a line',
+    option: 'names',
+    allowed: `${mebibytes(mostText)} MiB, or JSON with "names" or "categories"`,
+    mend: 'Give a file of the names alone, one a line',
   });
 }
 
-/** One name a line; empty lines and lines that start with # are not names. Blanks around a name are kept for the doctor to find. */
+/**
+ * One name a line; empty lines and lines that start with # are not names. Blanks around a name are kept for the doctor
+ * to find.
+ */
 export function namesIn(text: string): string[] {
   return text.split(/\r\n|\n|\r/u).filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
 }
 
 /**
- * An array of strings or of {name}; or an object that holds one under `names` or `categories` (COCO and LVIS annotation files);
- * or an object from class index to name, bare or under `names` (YOLO) or `id2label` (Hugging Face).
+ * An array of strings or of {name}; or an object that holds one under `names` or `categories` (COCO and LVIS annotation
+ * files); or an object from class index to name, bare or under `names` (YOLO) or `id2label` (Hugging Face).
  */
 async function fromJson(path: string, bytes: number): Promise<string[]> {
   const bad = (message: string, cause?: unknown) =>
     new LgdError('BAD_NAMES', `${path}: ${message}.`, {
-      option: 'names', allowed: 'an array of strings, or an object with "names" or "categories"', mend: 'Write the names as ["cat", "dog"]', cause,
+      option: 'names',
+      allowed: 'an array of strings, or an object with "names" or "categories"',
+      mend: 'Write the names as ["cat", "dog"]',
+      cause,
     });
   let value: unknown;
   try {
@@ -120,7 +162,8 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
   }
   if (isObject(value)) {
     const keys = Object.keys(value);
-    if (keys.length === 0 || !keys.every((key) => /^\d+$/u.test(key))) throw bad('it has neither "names" nor "categories"');
+    if (keys.length === 0 || !keys.every((key) => /^\d+$/u.test(key)))
+      throw bad('it has neither "names" nor "categories"');
     const byIndex = value;
     value = keys.sort((a, b) => Number(a) - Number(b)).map((key) => byIndex[key]);
   }
@@ -132,12 +175,19 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
   });
 }
 
-/** JSON whose boxes and outlines would take the memory of a string, or more than one holds: an object's lists member by member, of which those of names are kept. */
+/**
+ * JSON whose boxes and outlines would take the memory of a string, or more than one holds: an object's lists member by
+ * member, of which those of names are kept.
+ */
 async function parseLarge(path: string): Promise<unknown> {
   const lists = { names: [] as unknown[], categories: [] as unknown[] };
-  const whole = await parseMembers((await openToRead(path)).createReadStream({ highWaterMark: 2 ** 20 }), (key, member) => {
-    if (key === 'names' || key === 'categories') lists[key].push(isObject(member) ? { name: member['name'] } : member);
-  });
+  const whole = await parseMembers(
+    (await openToRead(path)).createReadStream({ highWaterMark: 2 ** 20 }),
+    (key, member) => {
+      if (key === 'names' || key === 'categories')
+        lists[key].push(isObject(member) ? { name: member['name'] } : member);
+    },
+  );
   if (!isObject(whole)) return whole;
   for (const key of ['names', 'categories'] as const) if (Array.isArray(whole[key])) whole[key] = lists[key];
   return whole;
@@ -147,10 +197,17 @@ async function parseLarge(path: string): Promise<unknown> {
 async function classFolders(folder: string): Promise<string[]> {
   const names = await foldersIn(folder);
   if (names.length === 0) {
-    throw new LgdError('BAD_NAMES', `${folder} has no class folders.`, { option: 'names', mend: 'Name the folder whose subfolders are the classes, or a file of names' });
+    throw new LgdError('BAD_NAMES', `${folder} has no class folders.`, {
+      option: 'names',
+      mend: 'Name the folder whose subfolders are the classes, or a file of names',
+    });
   }
   if (names.every((name) => splits.has(name.toLowerCase()))) {
-    throw new LgdError('BAD_NAMES', `the subfolders of ${folder} are the splits of a data set, not its classes.`, { option: 'names', found: names.join(', '), mend: `Name one split, such as ${join(folder, names[0]!)}` });
+    throw new LgdError('BAD_NAMES', `the subfolders of ${folder} are the splits of a data set, not its classes.`, {
+      option: 'names',
+      found: names.join(', '),
+      mend: `Name one split, such as ${join(folder, names[0]!)}`,
+    });
   }
   return names;
 }

@@ -9,10 +9,14 @@ interface Tokenizers {
   PreTrainedTokenizer: new (tokenizer: object, config: object) => PreTrainedTokenizer;
 }
 
-// The tokenizers alone: the package's main entry imports a sharp of its own, whose binary a script has to fetch from elsewhere. The version is pinned.
+// The tokenizers alone: the package's main entry imports a sharp of its own, whose binary a script has to fetch from
+// elsewhere. The version is pinned.
 const tokenizersFile = '@xenova/transformers/src/tokenizers.js';
 
-/** They import onnxruntime-node, in a way that leaves a rejected promise to nobody, which ends the process, where that fails: so it is tried first. */
+/**
+ * They import onnxruntime-node, in a way that leaves a rejected promise to nobody, which ends the process, where that
+ * fails: so it is tried first.
+ */
 async function loadTokenizers(): Promise<unknown> {
   await importOnnxRuntime();
   return import(tokenizersFile);
@@ -27,10 +31,14 @@ export async function importTokenizers(load: () => Promise<unknown> = loadTokeni
     return (await load()) as Tokenizers;
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
-    throw new LgdError('DEPENDENCY_MISSING', `@xenova/transformers could not be loaded, so no text can be encoded: ${(cause as Error).message.split('\n')[0]}.`, {
-      mend: "Type: npm install --ignore-scripts (where a script of its sharp fails, npm leaves it out; that sharp is not needed). Or give a bank built from embeddings: lgdistill bank build --embeddings",
-      cause,
-    });
+    throw new LgdError(
+      'DEPENDENCY_MISSING',
+      `@xenova/transformers could not be loaded, so no text can be encoded: ${(cause as Error).message.split('\n')[0]}.`,
+      {
+        mend: 'Type: npm install --ignore-scripts (where a script of its sharp fails, npm leaves it out; that sharp is not needed). Or give a bank built from embeddings: lgdistill bank build --embeddings',
+        cause,
+      },
+    );
   }
 }
 
@@ -38,23 +46,32 @@ export async function importTokenizers(load: () => Promise<unknown> = loadTokeni
 export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
 
 /**
- * A byte-pair tokenizer as the library reads it: the first ones that were written do not say what they are (it would take them for one of whole words),
- * and since version 0.20 of Hugging Face's tokenizers a merge is a pair instead of a text with a blank.
+ * A byte-pair tokenizer as the library reads it: the first ones that were written do not say what they are (it would
+ * take them for one of whole words), and since version 0.20 of Hugging Face's tokenizers a merge is a pair instead of a
+ * text with a blank.
  */
 function likeOthers(content: object): object {
   const { model } = content as { model?: { merges?: unknown } };
   if (!Array.isArray(model?.merges)) return content;
-  const merges = (model.merges as (string | string[])[]).map((merge) => (typeof merge === 'string' ? merge : merge.join(' ')));
+  const merges = (model.merges as (string | string[])[]).map((merge) =>
+    typeof merge === 'string' ? merge : merge.join(' '),
+  );
   return { ...content, model: { type: 'BPE', ...model, merges } };
 }
 
 /**
- * Texts as SigLIP was trained on them, which its tokenizer.json may leave to the program: in lower case, and for its first version, whose tokenizer is a
- * unigram model, without ASCII punctuation and with single blanks (Zhai et al. 2023's code, and transformers' SiglipTokenizer). SigLIP 2's is byte-pair.
+ * Texts as SigLIP was trained on them, which its tokenizer.json may leave to the program: in lower case, and for its
+ * first version, whose tokenizer is a unigram model, without ASCII punctuation and with single blanks (Zhai et al.
+ * 2023's code, and transformers' SiglipTokenizer). SigLIP 2's is byte-pair.
  */
 function asSiglipRead(text: string, isUnigram: boolean): string {
   const lower = text.toLowerCase();
-  return isUnigram ? lower.replaceAll(/[!-/:-@[-`{-~]/gu, '').replaceAll(/\s+/gu, ' ').trim() : lower;
+  return isUnigram
+    ? lower
+        .replaceAll(/[!-/:-@[-`{-~]/gu, '')
+        .replaceAll(/\s+/gu, ' ')
+        .trim()
+    : lower;
 }
 
 /** The tokenizer of CLIP's or SigLIP's text tower, from its model's folder. */
@@ -74,15 +91,21 @@ export class TextTokenizer {
   static async load(folder: string, { siglip = false } = {}): Promise<TextTokenizer> {
     const { PreTrainedTokenizer: Tokenizer } = await importTokenizers();
     try {
-      const [content, config] = await Promise.all(tokenizerFiles.map(async (file) => JSON.parse(await readFile(join(folder, file), 'utf8')) as object));
+      const [content, config] = await Promise.all(
+        tokenizerFiles.map(async (file) => JSON.parse(await readFile(join(folder, file), 'utf8')) as object),
+      );
       const tokenizer = new Tokenizer(likeOthers(content!), config!); // what CLIP's own class adds nothing to
       const end = tokenizer.encode('').at(-1);
-      if (end === undefined || tokenizer.encode('a').at(-1) !== end) throw new Error('it puts no token at the end of texts, where the model reads the embedding');
+      if (end === undefined || tokenizer.encode('a').at(-1) !== end)
+        throw new Error('it puts no token at the end of texts, where the model reads the embedding');
       const isUnigram = (content as { model?: { type?: unknown } }).model?.type === 'Unigram';
       const { pad_token_id: padId = end } = tokenizer as { pad_token_id?: number };
       return new TextTokenizer(tokenizer, end, siglip ? { padId, isUnigram } : undefined);
     } catch (cause) {
-      throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, { mend: `Check that ${tokenizerFiles.join(' and ')} are those of the model`, cause });
+      throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, {
+        mend: `Check that ${tokenizerFiles.join(' and ')} are those of the model`,
+        cause,
+      });
     }
   }
 
@@ -92,7 +115,10 @@ export class TextTokenizer {
     return limit !== undefined && limit >= 3 && limit < 1e6 ? limit : undefined;
   }
 
-  /** Token ids of one text; a text too long keeps its end token, where CLIP reads the embedding. For SigLIP, which reads it at the last place, always `maxTokens` of them. */
+  /**
+   * Token ids of one text; a text too long keeps its end token, where CLIP reads the embedding. For SigLIP, which reads
+   * it at the last place, always `maxTokens` of them.
+   */
   encode(text: string, maxTokens: number): number[] {
     const ids = this.#ids(text);
     if (ids.length > maxTokens) return [...ids.slice(0, maxTokens - 1), ids.at(-1)!];
@@ -104,11 +130,18 @@ export class TextTokenizer {
     return this.#ids(text).length;
   }
 
-  /** A vocabulary that lacks a token has no number for it, which would stand for some other word. @throws LgdError BAD_MODEL */
+  /**
+   * A vocabulary that lacks a token has no number for it, which would stand for some other word. @throws LgdError
+   * BAD_MODEL
+   */
   #ids(text: string): number[] {
     const ids = this.tokenizer.encode(this.siglip === undefined ? text : asSiglipRead(text, this.siglip.isUnigram));
     const wrong = ids.findIndex((id) => !(Number.isSafeInteger(id) && id >= 0));
     if (wrong === -1) return ids;
-    throw new LgdError('BAD_MODEL', `the tokenizer has no number for token ${wrong + 1} of ${JSON.stringify(text.slice(0, 80))}.`, { found: ids[wrong], mend: `Check that ${tokenizerFiles.join(' and ')} are those of the model, and whole` });
+    throw new LgdError(
+      'BAD_MODEL',
+      `the tokenizer has no number for token ${wrong + 1} of ${JSON.stringify(text.slice(0, 80))}.`,
+      { found: ids[wrong], mend: `Check that ${tokenizerFiles.join(' and ')} are those of the model, and whole` },
+    );
   }
 }

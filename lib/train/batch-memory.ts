@@ -1,4 +1,7 @@
-/** How much memory a run needs at another batch size: the plans of its encoders are made for a small batch too, and grow in a straight line between the two. */
+/**
+ * How much memory a run needs at another batch size: the plans of its encoders are made for a small batch too, and grow
+ * in a straight line between the two.
+ */
 import { CompiledEncoder } from '../models/compiled.js';
 import { mostImages } from '../number-limits.js';
 import type { Distiller } from './distiller.js';
@@ -12,19 +15,29 @@ export interface BatchMemory {
 }
 
 const smallBatch = 2;
-/** Share of the memory that is counted on; the rest is left to the system, to fragments, and to what is not foreseen. */
+/**
+ * Share of the memory that is counted on; the rest is left to the system, to fragments, and to what is not foreseen.
+ */
 const usableShare = 0.9;
 
 /**
- * The largest batch that fits into so many bytes. What is held besides the plans (views, scores, scratch) is taken to grow with the batch, parameters and banks not.
+ * The largest batch that fits into so many bytes. What is held besides the plans (views, scores, scratch) is taken to
+ * grow with the batch, parameters and banks not.
  * @param used bytes held after a step; @param available bytes there are in all; @param most images there are
  */
-export function largestBatch(distiller: Distiller, { used, available, most }: { used: number; available: number; most: number }): BatchMemory {
+export function largestBatch(
+  distiller: Distiller,
+  { used, available, most }: { used: number; available: number; most: number },
+): BatchMemory {
   const { batchSize } = distiller.config.train;
   const line = memoryLine(distiller, used);
   const fitting = Math.floor((usableShare * available - line.fixed) / line.perImage);
   const size = Math.max(1, Math.min(fitting, most, mostImages));
-  return { batchSize: size, limit: size < fitting ? 'images' : 'memory', bytes: size === batchSize ? used : Math.round(line.fixed + line.perImage * size) };
+  return {
+    batchSize: size,
+    limit: size < fitting ? 'images' : 'memory',
+    bytes: size === batchSize ? used : Math.round(line.fixed + line.perImage * size),
+  };
 }
 
 /** Bytes that every batch needs, and bytes for each image of it. */
@@ -34,7 +47,8 @@ function memoryLine(distiller: Distiller, used: number): { fixed: number; perIma
   let [fixed, perImage, held] = [0, 0, 0];
   for (const encoder of plans) {
     const { parameterBytes, arenaBytes } = encoder.info;
-    const slope = batchSize > smallBatch ? (arenaBytes - smallArena(encoder)) / (batchSize - smallBatch) : arenaBytes / batchSize;
+    const slope =
+      batchSize > smallBatch ? (arenaBytes - smallArena(encoder)) / (batchSize - smallBatch) : arenaBytes / batchSize;
     fixed += parameterBytes + arenaBytes - slope * batchSize;
     perImage += slope;
     held += parameterBytes + arenaBytes;
@@ -45,7 +59,8 @@ function memoryLine(distiller: Distiller, used: number): { fixed: number; perIma
 
 /** Banks and queue of each student. */
 function lastingBytes({ plans, tsb, teacher, method, config: { loss } }: Distiller): number {
-  const rows = 2 * (tsb?.size ?? 0) + (method === 'seed' || method === 'hybrid' || method === 'combined' ? loss.queueSize : 0);
+  const rows =
+    2 * (tsb?.size ?? 0) + (method === 'seed' || method === 'hybrid' || method === 'combined' ? loss.queueSize : 0);
   return plans.reduce((sum, { training }) => sum + (training ? 4 * rows * teacher.embeddingSize : 0), 0);
 }
 

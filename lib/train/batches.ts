@@ -8,11 +8,17 @@ import type { Batch, Dataset } from './batch.js';
  * @param ahead batches on their way behind the one that is given out
  * @throws LgdError of the data set, ABORTED
  */
-export async function* preparedBatches(dataset: Dataset, plan: BatchPlan, { standIns, ahead, signal }: { standIns: Int32Array | undefined; ahead: number; signal: AbortSignal | undefined }): AsyncGenerator<Batch, void, undefined> {
+export async function* preparedBatches(
+  dataset: Dataset,
+  plan: BatchPlan,
+  { standIns, ahead, signal }: { standIns: Int32Array | undefined; ahead: number; signal: AbortSignal | undefined },
+): AsyncGenerator<Batch, void, undefined> {
   const { length, ids, sourceIndex, labels } = dataset;
-  for await (const { store, ...batch } of readAhead(dataset, planned(plan.fork(), standIns), ahead, signal)) yield { ...batch, dataset: { length, ids, sourceIndex, labels, store } };
+  for await (const { store, ...batch } of readAhead(dataset, planned(plan.fork(), standIns), ahead, signal))
+    yield { ...batch, dataset: { length, ids, sourceIndex, labels, store } };
 }
 
 function* planned(plan: BatchPlan, standIns: Int32Array | undefined): Generator<PlannedBatch, void, undefined> {
-  for (const batch of plan) yield standIns === undefined ? batch : { ...batch, images: batch.images.map((index) => standIns[index]!) };
+  for (const batch of plan)
+    yield standIns === undefined ? batch : { ...batch, images: batch.images.map((index) => standIns[index]!) };
 }

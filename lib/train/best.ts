@@ -32,14 +32,20 @@ const enoughLosses = 50;
 export class BestScore {
   /** The best so far, plain data; null before there is one. */
   best: Manifest['best'] = null;
-  /** The step from which on smoothed losses can be compared: they rise while a queue fills, and then are an average of few. Before, the latest is the best. */
+  /**
+   * The step from which on smoothed losses can be compared: they rise while a queue fills, and then are an average of
+   * few. Before, the latest is the best.
+   */
   readonly #comparableFrom: number;
 
   /**
    * @param metric `loss`: the smoothed loss, better where it is lower; any other is an accuracy
    * @param queueFullAfter steps after which the loss's queue is full; 0 without one
    */
-  constructor(readonly metric: Metric, queueFullAfter: number) {
+  constructor(
+    readonly metric: Metric,
+    queueFullAfter: number,
+  ) {
     this.#comparableFrom = queueFullAfter === 0 ? 0 : queueFullAfter + enoughLosses;
   }
 

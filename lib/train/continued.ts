@@ -1,4 +1,7 @@
-/** A run that goes on from a checkpoint: what that keeps of the loop, what the run is held to, and what it says of things that are not as they were. */
+/**
+ * A run that goes on from a checkpoint: what that keeps of the loop, what the run is held to, and what it says of
+ * things that are not as they were.
+ */
 import { configOptions, type Config } from '../config.js';
 import type { JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
@@ -12,16 +15,46 @@ import type { StudentInfo } from '../runs/student-file.js';
 import type { MonitorState } from './monitor.js';
 import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
-/** Options, by their dotted paths, that a run may go on with otherwise than before, `log.*` for all of a group: `lgdistill resume` takes these alone. */
+/**
+ * Options, by their dotted paths, that a run may go on with otherwise than before, `log.*` for all of a group:
+ * `lgdistill resume` takes these alone.
+ */
 export const changeableOptions: readonly string[] = [
-  'device', 'threads', 'offline', 'names', 'templates', 'textEncoder', 'bank', 'teacher', 'data.train',
+  'device',
+  'threads',
+  'offline',
+  'names',
+  'templates',
+  'textEncoder',
+  'bank',
+  'teacher',
+  'data.train',
   ...['data', 'train', 'names', 'bank', 'mapping', 'everyEpochs', 'everySteps'].map((name) => `evaluate.${name}`),
-  'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'checkpoint.*', 'log.*',
+  'data.cacheMemory',
+  'data.spillFolder',
+  'train.maxSteps',
+  'checkpoint.*',
+  'log.*',
 ];
 
-/** Others that leave the weights as they are; that are checked by what comes of them ({@link heldTo}: `auto` may be spelled out, say); or whose change is told in other words. */
+/**
+ * Others that leave the weights as they are; that are checked by what comes of them ({@link heldTo}: `auto` may be
+ * spelled out, say); or whose change is told in other words.
+ */
 const ofNoWeight = [
-  'output', 'overwrite', 'allowDuplicates', 'method', 'data.cache', 'data.readAhead', 'data.maxBrokenShare', 'teacherCache.*', 'student.name', 'student.weights', 'train.outlierFactor', 'evaluate.*', 'dense.*',
+  'output',
+  'overwrite',
+  'allowDuplicates',
+  'method',
+  'data.cache',
+  'data.readAhead',
+  'data.maxBrokenShare',
+  'teacherCache.*',
+  'student.name',
+  'student.weights',
+  'train.outlierFactor',
+  'evaluate.*',
+  'dense.*',
 ];
 
 /** What a checkpoint keeps of the loop. */
@@ -48,7 +81,10 @@ export interface Progress {
   scoredOn?: ScoredOn | undefined;
 }
 
-/** What scores are measured on: marks of the images with their names, and of those that protocols of `evaluate.also` learn from. */
+/**
+ * What scores are measured on: marks of the images with their names, and of those that protocols of `evaluate.also`
+ * learn from.
+ */
 export interface ScoredOn {
   judged: string;
   learnt?: string | undefined;
@@ -75,60 +111,123 @@ const heldTo = [
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
-/** Refuses to go on with another student, teacher, bank, method or optimiser, other batches a step, or other images. @throws LgdError BAD_CHECKPOINT */
-export function checkContinued({ info, folder, optimiser }: { info: StudentInfo; folder: string; optimiser: Config['train']['optimizer'] }, progress: Progress, here: Present): void {
+/**
+ * Refuses to go on with another student, teacher, bank, method or optimiser, other batches a step, or other images.
+ * @throws LgdError BAD_CHECKPOINT
+ */
+export function checkContinued(
+  { info, folder, optimiser }: { info: StudentInfo; folder: string; optimiser: Config['train']['optimizer'] },
+  progress: Progress,
+  here: Present,
+): void {
   for (const [field, option] of heldTo) {
     if (here.info[field] === info[field]) continue;
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, {
+      option,
+      found: here.info[field],
+      allowed: String(info[field]),
+      mend: 'Resume with the configuration of that run',
+    });
   }
   if (JSON.stringify(here.info.graph) !== JSON.stringify(info.graph)) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another graph by the name of ${info.architecture}.`, { option: 'student', mend: 'Resume with the network of that run' });
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another graph by the name of ${info.architecture}.`, {
+      option: 'student',
+      mend: 'Resume with the network of that run',
+    });
   }
   if (here.info.bankHash !== info.bankHash) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another text bank: ${whatDiffers(info, here.info)}.`, {
-      option: 'bank', mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
-    });
+    throw new LgdError(
+      'BAD_CHECKPOINT',
+      `${folder} was made with another text bank: ${whatDiffers(info, here.info)}.`,
+      {
+        option: 'bank',
+        mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
+      },
+    );
   }
   const { accumulate, optimizer } = here.config.train;
   if (optimizer !== optimiser) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another optimiser, which keeps other numbers.`, { option: 'train.optimizer', found: optimizer, allowed: optimiser, mend: `Resume with train.optimizer: ${optimiser}, or begin a new run, with the weights of this one (student.weights) if you like` });
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another optimiser, which keeps other numbers.`, {
+      option: 'train.optimizer',
+      found: optimizer,
+      allowed: optimiser,
+      mend: `Resume with train.optimizer: ${optimiser}, or begin a new run, with the weights of this one (student.weights) if you like`,
+    });
   }
   if (progress.accumulate !== accumulate) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of batches a step, by which steps and learning rate are counted.`, { option: 'train.accumulate', found: accumulate, allowed: String(progress.accumulate), mend: `Resume with train.accumulate: ${progress.accumulate}, or begin a new run` });
+    throw new LgdError(
+      'BAD_CHECKPOINT',
+      `${folder} was made with another number of batches a step, by which steps and learning rate are counted.`,
+      {
+        option: 'train.accumulate',
+        found: accumulate,
+        allowed: String(progress.accumulate),
+        mend: `Resume with train.accumulate: ${progress.accumulate}, or begin a new run`,
+      },
+    );
   }
   checkTeacher(folder, progress.teacher, here.teacherMark, here.teacher);
   if (progress.dataset !== here.images) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, {
+      option: 'data.train',
+      mend: 'Resume with the images of that run, none added, removed or broken since',
+    });
   }
   const { views } = here.config.teacherCache;
   if (views !== progress.views) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: views, allowed: String(progress.views), mend: 'Resume with the configuration of that run' });
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, {
+      option: 'teacherCache.views',
+      found: views,
+      allowed: String(progress.views),
+      mend: 'Resume with the configuration of that run',
+    });
   }
 }
 
 /** Of two text banks that differ. */
 function whatDiffers(before: StudentInfo, here: StudentInfo): string {
   const [were, are] = [new Set(before.names), new Set(here.names)];
-  const list = (names: readonly string[]) => `${names.slice(0, 3).map((name) => JSON.stringify(name)).join(', ')}${names.length > 3 ? `, ... (${names.length})` : ''}`;
-  const [missing, added] = [before.names.filter((name) => !are.has(name)), here.names.filter((name) => !were.has(name))];
-  const faults = [...(missing.length > 0 ? [`the names lack ${list(missing)}`] : []), ...(added.length > 0 ? [`${list(added)} ${added.length > 1 ? 'are' : 'is'} new among the names`] : [])];
+  const list = (names: readonly string[]) =>
+    `${names
+      .slice(0, 3)
+      .map((name) => JSON.stringify(name))
+      .join(', ')}${names.length > 3 ? `, ... (${names.length})` : ''}`;
+  const [missing, added] = [
+    before.names.filter((name) => !are.has(name)),
+    here.names.filter((name) => !were.has(name)),
+  ];
+  const faults = [
+    ...(missing.length > 0 ? [`the names lack ${list(missing)}`] : []),
+    ...(added.length > 0 ? [`${list(added)} ${added.length > 1 ? 'are' : 'is'} new among the names`] : []),
+  ];
   if (faults.length > 0) return faults.join(', and ');
   if (JSON.stringify(before.names) !== JSON.stringify(here.names)) return 'the names come in another order';
-  if (JSON.stringify(before.templates) !== JSON.stringify(here.templates)) return `the templates are ${list(here.templates)} and were ${list(before.templates)}`;
+  if (JSON.stringify(before.templates) !== JSON.stringify(here.templates))
+    return `the templates are ${list(here.templates)} and were ${list(before.templates)}`;
   return `the same names have other embeddings, now by ${here.textEncoder} and before by ${before.textEncoder}`;
 }
 
 /** Are scores from here on of other images or names than those before, so that they cannot be compared? */
-export function areOthersScored({ scoredOn: before }: Pick<Progress, 'scoredOn'>, { scoredOn: here }: Pick<Present, 'scoredOn'>): boolean {
+export function areOthersScored(
+  { scoredOn: before }: Pick<Progress, 'scoredOn'>,
+  { scoredOn: here }: Pick<Present, 'scoredOn'>,
+): boolean {
   if (before === undefined || here === undefined) return false;
-  return before.judged !== here.judged || (before.learnt !== undefined && here.learnt !== undefined && before.learnt !== here.learnt);
+  return (
+    before.judged !== here.judged ||
+    (before.learnt !== undefined && here.learnt !== undefined && before.learnt !== here.learnt)
+  );
 }
 
 /**
  * What is not as it was, a line each: nothing that keeps a run from going on, but some of it changes its bits.
  * @param before the configuration in the run folder, as far as there is one
  */
-export async function remarksOn(progress: Progress, before: Partial<Config> | null | undefined, here: Present): Promise<string[]> {
+export async function remarksOn(
+  progress: Progress,
+  before: Partial<Config> | null | undefined,
+  here: Present,
+): Promise<string[]> {
   const { config, jpegDecoder, computed } = here;
   const remarks: string[] = [];
   for (const option of ['teacher', 'textEncoder'] as const) {
@@ -139,26 +238,43 @@ export async function remarksOn(progress: Progress, before: Partial<Config> | nu
   const start = await remarkOnStart(config.student.weights, progress.startWeights);
   if (start !== undefined) remarks.push(start);
   remarks.push(...remarksOnOptions(before, config));
-  if (areOthersScored(progress, here)) remarks.push('evaluation images or names are others than before: scores from here on cannot be compared with those, so the teacher is scored again and the best checkpoint chosen anew');
+  if (areOthersScored(progress, here))
+    remarks.push(
+      'evaluation images or names are others than before: scores from here on cannot be compared with those, so the teacher is scored again and the best checkpoint chosen anew',
+    );
   const { jpegDecoder: decoded, computed: ran } = progress;
-  if (decoded !== jpegDecoder) remarks.push(`JPEG files were decoded by ${decoded} so far and are by ${jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
-  if (ran !== computed) remarks.push(`steps were computed on ${ran} so far and are on ${computed} from here on: sums are added in another order, and so the bits will differ`);
+  if (decoded !== jpegDecoder)
+    remarks.push(
+      `JPEG files were decoded by ${decoded} so far and are by ${jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`,
+    );
+  if (ran !== computed)
+    remarks.push(
+      `steps were computed on ${ran} so far and are on ${computed} from here on: sums are added in another order, and so the bits will differ`,
+    );
   return remarks;
 }
 
-/** Options by which the weights change, and which neither {@link changeableOptions} nor a check has: their new values stand in config.json as if the whole run had had them. */
+/**
+ * Options by which the weights change, and which neither {@link changeableOptions} nor a check has: their new values
+ * stand in config.json as if the whole run had had them.
+ */
 function remarksOnOptions(before: Partial<Config> | null | undefined, config: Config): string[] {
-  return configOptions().filter(({ path }) => !isAmong(path, changeableOptions) && !isAmong(path, ofNoWeight)).flatMap(({ path }) => {
-    const [was, is] = [optionOf(before ?? {}, path), optionOf(config, path)];
-    return was === undefined || was === is ? [] : [`${path} is ${String(is)} from here on and was ${String(was)}: config.json has the new value alone`];
-  });
+  return configOptions()
+    .filter(({ path }) => !isAmong(path, changeableOptions) && !isAmong(path, ofNoWeight))
+    .flatMap(({ path }) => {
+      const [was, is] = [optionOf(before ?? {}, path), optionOf(config, path)];
+      return was === undefined || was === is
+        ? []
+        : [`${path} is ${String(is)} from here on and was ${String(was)}: config.json has the new value alone`];
+    });
 }
 
 /** The file that a run was started from is not needed any more, but whoever looks for it should know. */
 async function remarkOnStart(file: string | undefined, before: string | undefined): Promise<string | undefined> {
   if (file === undefined) return undefined;
   const mark = await hashIfReadable(file);
-  if (mark === undefined) return `student.weights ${file} cannot be read any more: the run goes on with the weights of its checkpoint, and needs no others`;
+  if (mark === undefined)
+    return `student.weights ${file} cannot be read any more: the run goes on with the weights of its checkpoint, and needs no others`;
   if (before === undefined || before === mark) return undefined;
   return `student.weights ${file} is not the file that the run was started from: the run goes on with the weights of its checkpoint`;
 }

@@ -25,13 +25,25 @@ export interface RunOptions {
   frozen?: FrozenEvaluation;
   /** What online probes are judged on, with `evaluate.online`; as often. */
   online?: OnlineImages;
-  /** Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
+  /**
+   * Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it
+   * has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are
+   * taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt
+   * name each that the weights depend on, with its value before, and config.json then has the new value alone.
+   */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
   /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
   remarks?: readonly string[];
 }
 
-export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 'optional', frozen: 'optional', online: 'optional', remarks: 'optional' } satisfies OptionTable<RunOptions>;
+export const runOptions = {
+  signal: 'optional',
+  resume: 'optional',
+  evaluation: 'optional',
+  frozen: 'optional',
+  online: 'optional',
+  remarks: 'optional',
+} satisfies OptionTable<RunOptions>;
 
 /** A step that was planned. */
 export interface PlannedStep {
@@ -47,7 +59,9 @@ export interface Course {
   readonly dataset: Dataset;
   readonly options: RunOptions;
   readonly config: RunConfig;
-  /** Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is. */
+  /**
+   * Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is.
+   */
   readonly configs: readonly RunConfig[];
   /** Of the images that the run was begun with, once those are known. */
   readonly plan: BatchPlan;
@@ -63,10 +77,21 @@ export interface Course {
   readonly lastStep: number;
   /** Passes over the images after this many steps. */
   epochs(step: number): number;
-  /** The teacher's zero-shot score on the evaluation images, computed once for all students; undefined where it has none. */
+  /**
+   * The teacher's zero-shot score on the evaluation images, computed once for all students; undefined where it has
+   * none.
+   */
   teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined>;
   /** Is what this step measured written down? */
   isLogged(step: number): boolean;
-  /** What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see {@link tellingOfWaits} */
-  patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined>;
+  /**
+   * What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see
+   * {@link tellingOfWaits}
+   */
+  patiently<Value>(
+    promise: Promise<Value>,
+    what: WaitedFor,
+    step: number,
+    lastSign?: () => number,
+  ): AsyncGenerator<WaitingEvent, Value, undefined>;
 }

@@ -2,7 +2,14 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config-batch.js';
-import { checkArgument, checkOptions, checkTeacherKind, checkText, checkTexts, type OptionTable } from '../arguments.js';
+import {
+  checkArgument,
+  checkOptions,
+  checkTeacherKind,
+  checkText,
+  checkTexts,
+  type OptionTable,
+} from '../arguments.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
@@ -29,32 +36,57 @@ export type { DistillerState } from './pupil.js';
 export interface DistillerOptions {
   device: Device;
   teacher: AnyTeacher;
-  /** The student; or several, of different names, that learn side by side from the same views and one pass of the teacher. */
+  /**
+   * The student; or several, of different names, that learn side by side from the same views and one pass of the
+   * teacher.
+   */
   student: Student | readonly Student[];
   /** The text bank; methods seed and feature work without one. */
   tsb?: TextualSemanticsBank;
-  /** Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the step. */
+  /**
+   * Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the
+   * step.
+   */
   config?: ConfigInput;
   /**
-   * How many images there are to train on, which `train.batchSize` and `train.learningRate` follow where they are `auto` ({@link BatchChoice}). Without it they are the published 256 and 0.03: the student is
-   * compiled for its batch before any images are seen. For a stream whose length nobody knows give about how many there will be, or the two numbers.
+   * How many images there are to train on, which `train.batchSize` and `train.learningRate` follow where they are
+   * `auto` ({@link BatchChoice}). Without it they are the published 256 and 0.03: the student is compiled for its batch
+   * before any images are seen. For a stream whose length nobody knows give about how many there will be, or the two
+   * numbers.
    */
   images?: number | undefined;
   /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
   onlineClasses?: number;
 }
 
-const distillerOptions = { device: 'needed', teacher: 'needed', student: 'needed', tsb: 'optional', config: 'optional', images: 'optional', onlineClasses: 'optional' } satisfies OptionTable<DistillerOptions>;
+const distillerOptions = {
+  device: 'needed',
+  teacher: 'needed',
+  student: 'needed',
+  tsb: 'optional',
+  config: 'optional',
+  images: 'optional',
+  onlineClasses: 'optional',
+} satisfies OptionTable<DistillerOptions>;
 
-const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', signal: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
+const queueOptions = {
+  step: 'needed',
+  learningRate: 'needed',
+  students: 'optional',
+  signal: 'optional',
+  after: 'optional',
+} satisfies OptionTable<QueueOptions>;
 
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
 /**
- * Language-guided distillation (Li et al. 2024, arXiv 2406.11689): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
- * {@link run} is the loop around it. While it trains, the weights are its own: in a loop of your own, `student.load((await distiller.state()).weights)` gives them to the student.
+ * Language-guided distillation (Li et al. 2024, arXiv 2406.11689): the student learns to place images among the banks'
+ * anchors as the teacher does. {@link queueStep} is the step; {@link run} is the loop around it. While it trains, the
+ * weights are its own: in a loop of your own, `student.load((await distiller.state()).weights)` gives them to the
+ * student.
  *
- * Several students share the images, their augmented views and the teacher's pass; everything else is each one's own, so that each ends with the bits that it would have alone.
+ * Several students share the images, their augmented views and the teacher's pass; everything else is each one's own,
+ * so that each ends with the bits that it would have alone.
  */
 export class Distiller implements Disposable {
   readonly device: Device;
@@ -74,17 +106,25 @@ export class Distiller implements Disposable {
   readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
-  readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
+  readonly #life = new Lifetime(
+    'the distiller',
+    'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()',
+  );
   /** Is a step being queued? It may be waiting for a teacher outside the device. */
   #queueing = false;
-  /** Ends with the last of the {@link queueStep} calls under way, whatever comes of it; undefined where there are none. */
+  /**
+   * Ends with the last of the {@link queueStep} calls under way, whatever comes of it; undefined where there are none.
+   */
   #underWay: Promise<void> | undefined;
   /** Metric slots given out so far. */
   #slotsGiven = 0;
   /** Those of another distiller would read numbers of other steps. */
   readonly #tickets = new WeakSet<StepTicket>();
 
-  /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (a student's embedding size or a resolution that does not fit), BAD_BANK (of another size than the teacher's), OUT_OF_MEMORY */
+  /**
+   * @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (a student's embedding size or a resolution that does not fit),
+   *   BAD_BANK (of another size than the teacher's), OUT_OF_MEMORY
+   */
   constructor(options: DistillerOptions) {
     checkOptions(options, 'new Distiller()', distillerOptions);
     const { device, teacher, student, tsb, config: input = {}, images, onlineClasses } = options;
@@ -108,10 +148,31 @@ export class Distiller implements Disposable {
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     const made = new Made();
     try {
-      this.#pupils = students.map((one) => made.add(new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }), (pupil) => pupil.dispose()));
+      this.#pupils = students.map((one) =>
+        made.add(
+          new Pupil(one, {
+            device,
+            embeddingSize: teacher.embeddingSize,
+            resolution,
+            tsb,
+            vsb,
+            config,
+            method,
+            onlineClasses,
+          }),
+          (pupil) => pupil.dispose(),
+        ),
+      );
       this.#step = made.add(addon.makeStep(handle), (step) => addon.release(step));
       this.#images = made.add(this.encoder.makeImages(), (images) => addon.release(images));
-      this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });
+      this.#feed = makeTeacherFeed({
+        device,
+        teacher,
+        encoder: this.encoder,
+        images: this.#images,
+        recipe: this.#recipe,
+        places: config.train.accumulate,
+      });
     } catch (error) {
       made.free();
       throw error;
@@ -133,38 +194,59 @@ export class Distiller implements Disposable {
     return this.#pupil(student).encoder;
   }
 
-  /** Takes the teacher's embeddings from a cache as far as it has them, and fills it; undefined: none. The cache stays the caller's. {@link run} does so by `teacherCache.views`. */
+  /**
+   * Takes the teacher's embeddings from a cache as far as it has them, and fills it; undefined: none. The cache stays
+   * the caller's. {@link run} does so by `teacherCache.views`.
+   */
   useViewCache(cache: TeacherViewCache | undefined): void {
     this.#life.check();
     this.#cachedFeed?.dispose();
     this.#viewCache = cache;
-    this.#cachedFeed = cache && makeCachedFeed(this.#feed, cache, { device: this.device, encoder: this.encoder, places: this.config.train.accumulate });
+    this.#cachedFeed =
+      cache &&
+      makeCachedFeed(this.#feed, cache, {
+        device: this.device,
+        encoder: this.encoder,
+        places: this.config.train.accumulate,
+      });
   }
 
   /**
-   * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
-   * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
-   * Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one after the other, in their order; one that fails costs those after it nothing.
-   * A step that fails when it has begun moves no weight, momentum or bank; where it was no graph (on the CPU, or with $LGDISTILL_GRAPHS=0), batch norms may have taken in its images.
+   * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher
+   * works outside it), which starts it as a whole where it can (as a CUDA graph, teacher and student beside each
+   * other). Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one
+   * after the other, in their order; one that fails costs those after it nothing. A step that fails when it has begun
+   * moves no weight, momentum or bank; where it was no graph (on the CPU, or with $LGDISTILL_GRAPHS=0), batch norms may
+   * have taken in its images.
    * @returns what {@link readMetrics} reads the step's numbers by
-   * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
+   * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is
+   *   queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
    */
   async queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     checkOptions(options, 'queueStep(batches, ...)', queueOptions);
     const { step, learningRate, students, signal } = options;
-    if (!Number.isSafeInteger(step) || step < 0) throw new LgdError('BAD_OPTION', 'not the number of a step.', { option: 'step', found: step, allowed: 'a whole number from 0' });
+    if (!Number.isSafeInteger(step) || step < 0)
+      throw new LgdError('BAD_OPTION', 'not the number of a step.', {
+        option: 'step',
+        found: step,
+        allowed: 'a whole number from 0',
+      });
     checkRate(learningRate);
     checkBatches(batches, this.config.train.accumulate);
     checkSignal(signal);
     const pupils = students === undefined ? this.#pupils : this.#some(students);
     const { batch: size } = this.#pupils[0]!.encoder;
-    for (const batch of batches) checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
+    for (const batch of batches)
+      checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
     const [taken, given] = [[...batches], { ...options }];
     return this.#inTurn(() => this.#queue(taken, pupils, given));
   }
 
-  /** Begins at once where nothing is under way: a step that waits for nobody is queued when this returns, and leaves nothing to wait for. */
+  /**
+   * Begins at once where nothing is under way: a step that waits for nobody is queued when this returns, and leaves
+   * nothing to wait for.
+   */
   #inTurn(queue: () => Promise<StepTicket>): Promise<StepTicket> {
     const queued = this.#underWay === undefined ? queue() : this.#underWay.then(queue);
     if (this.#underWay === undefined && !this.#queueing) return queued;
@@ -177,7 +259,11 @@ export class Distiller implements Disposable {
     return queued;
   }
 
-  async #queue(batches: readonly Batch[], pupils: readonly Pupil[], { step, learningRate, signal, after }: QueueOptions): Promise<StepTicket> {
+  async #queue(
+    batches: readonly Batch[],
+    pupils: readonly Pupil[],
+    { step, learningRate, signal, after }: QueueOptions,
+  ): Promise<StepTicket> {
     this.#life.check();
     const { addon, handle } = this.device;
     const embeddings: TensorHandle[] = [];
@@ -202,7 +288,8 @@ export class Distiller implements Disposable {
         if (after) await after('augment');
         const from = performance.now();
         const embedded = early[place] ?? feed.embed(batch, place, signal);
-        const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
+        // no needless turn: distillers that share a device would cut each other's steps short
+        const zT = embedded instanceof Promise ? await embedded : embedded;
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
         for (const pupil of pupils) {
@@ -229,7 +316,12 @@ export class Distiller implements Disposable {
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
-    const ticket = { slots, students: pupils.map((pupil) => this.#pupils.indexOf(pupil)), teacherMilliseconds, slotsBefore };
+    const ticket = {
+      slots,
+      students: pupils.map((pupil) => this.#pupils.indexOf(pupil)),
+      teacherMilliseconds,
+      slotsBefore,
+    };
     this.#tickets.add(ticket);
     return ticket;
   }
@@ -252,19 +344,35 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * The numbers of a queued step, means over its batches. Call it once the step after it is queued, so that the device has work while this waits; numbers that nobody reads are gone 64 batches later.
+   * The numbers of a queued step, means over its batches. Call it once the step after it is queued, so that the device
+   * has work while this waits; numbers that nobody reads are gone 64 batches later.
    * @param student which of several
-   * @throws LgdError BAD_OPTION, NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue, in this distiller's steps or, where others use the device, beside them
+   * @throws LgdError BAD_OPTION, NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue, in this
+   *   distiller's steps or, where others use the device, beside them
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     checkArgument('ticket', ticket);
-    if (!this.#tickets.has(ticket)) throw new LgdError('BAD_OPTION', 'this is no ticket of this distiller.', { option: 'ticket', allowed: 'what its own `await distiller.queueStep()` gave, as it is', mend: 'Ask the distiller that took the step' });
+    if (!this.#tickets.has(ticket))
+      throw new LgdError('BAD_OPTION', 'this is no ticket of this distiller.', {
+        option: 'ticket',
+        allowed: 'what its own `await distiller.queueStep()` gave, as it is',
+        mend: 'Ask the distiller that took the step',
+      });
     if (this.#slotsGiven - ticket.slotsBefore > metricSlots) {
-      throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
+      throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', {
+        option: 'ticket',
+        allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`,
+        mend: 'Read the numbers of a step before so many are queued',
+      });
     }
     const { slots, students } = ticket;
     const pupil = this.#pupil(student);
-    if (!students.includes(student)) throw new LgdError('BAD_OPTION', 'this student took no part in that step.', { option: 'student', found: student, allowed: students.join(', ') });
+    if (!students.includes(student))
+      throw new LgdError('BAD_OPTION', 'this student took no part in that step.', {
+        option: 'student',
+        found: student,
+        allowed: students.join(', '),
+      });
     return this.#ofWholeSteps(pupil.metrics(slots));
   }
 
@@ -272,7 +380,11 @@ export class Distiller implements Disposable {
   get memory(): MemoryUse {
     this.#life.check();
     const { allocatedBytes, peakBytes } = this.device.info;
-    return { planned: this.plans.reduce((sum, plan) => sum + plannedBytes(plan), 0), used: allocatedBytes, peak: peakBytes };
+    return {
+      planned: this.plans.reduce((sum, plan) => sum + plannedBytes(plan), 0),
+      used: allocatedBytes,
+      peak: peakBytes,
+    };
   }
 
   /** What was compiled for it: the students, and a teacher on the device. */
@@ -288,8 +400,9 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * Waits for the steps whose {@link queueStep} has resolved and reads everything the next one depends on, besides the images: where a {@link BatchPlan} stands is the plan's. Typed arrays and numbers, which
-   * `serialize` of node:v8 writes; JSON would lose the arrays.
+   * Waits for the steps whose {@link queueStep} has resolved and reads everything the next one depends on, besides the
+   * images: where a {@link BatchPlan} stands is the plan's. Typed arrays and numbers, which `serialize` of node:v8
+   * writes; JSON would lose the arrays.
    * @param student which of several
    * @throws LgdError as {@link readMetrics}
    */
@@ -297,10 +410,14 @@ export class Distiller implements Disposable {
     return this.#ofWholeSteps(this.#pupil(student).state());
   }
 
-  /** What is read after steps, of which none may have lost work: a fault that others made on the device reaches whoever waits first, and costs every step that was queued by then. */
+  /**
+   * What is read after steps, of which none may have lost work: a fault that others made on the device reaches whoever
+   * waits first, and costs every step that was queued by then.
+   */
   async #ofWholeSteps<Result>(reading: Promise<Result>): Promise<Result> {
     const [read] = await Promise.allSettled([reading]);
-    const lost = this.#lostWork(read.status === 'rejected' && !isOfTheNumbers(read.reason)); // numbers of a step that is not whole say nothing
+    // numbers of a step that is not whole say nothing
+    const lost = this.#lostWork(read.status === 'rejected' && !isOfTheNumbers(read.reason));
     if (read.status === 'fulfilled' && lost === undefined) return read.value;
     this.#viewCache?.forget(); // what of such a step was kept, nobody knows
     throw lost ?? (read as PromiseRejectedResult).reason;
@@ -316,25 +433,33 @@ export class Distiller implements Disposable {
     }
   }
 
-  /** Continues from a state; one of which a part does not fit leaves the student as it was. @param student which of several; @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK */
+  /**
+   * Continues from a state; one of which a part does not fit leaves the student as it was. @param student which of
+   * several; @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK
+   */
   restore(state: DistillerState, student = 0): void {
     checkArgument('state', state);
     this.#pupil(student).restore(state);
   }
 
   /**
-   * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The student has the final weights after it.
-   * To stop earlier, abort `options.signal`: a checkpoint is written and the last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then as the last checkpoint left them.
-   * The distiller has gone on by then: with `resume` it goes back to a checkpoint, but a run from the start needs a distiller and a student that have taken no step.
-   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), BAD_DATASET, NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
+   * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The
+   * student has the final weights after it. To stop earlier, abort `options.signal`: a checkpoint is written and the
+   * last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then
+   * as the last checkpoint left them. The distiller has gone on by then: with `resume` it goes back to a checkpoint,
+   * but a run from the start needs a distiller and a student that have taken no step.
+   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), BAD_DATASET, NOT_WRITABLE, NON_FINITE (with
+   *   a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
     checkDataset(dataset);
     checkOptions(options, 'run(dataset, ...)', runOptions);
-    for (const option of ['evaluation', 'frozen', 'online'] as const) if (options[option] !== undefined) checkArgument(option, options[option]);
+    for (const option of ['evaluation', 'frozen', 'online'] as const)
+      if (options[option] !== undefined) checkArgument(option, options[option]);
     if (options.remarks !== undefined) checkTexts(options.remarks, 'remarks', 'a line');
-    if (options.resume !== undefined) checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
+    if (options.resume !== undefined)
+      checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
     checkSignal(options.signal);
     return runDistillation(this, dataset, options);
   }
@@ -344,7 +469,10 @@ export class Distiller implements Disposable {
     return this.#life.ended;
   }
 
-  /** Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
+  /**
+   * Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw
+   * DISPOSED, also those of a run under way.
+   */
   dispose(): void {
     if (this.#life.end() && !this.#queueing) this.#free();
   }
@@ -365,13 +493,24 @@ export class Distiller implements Disposable {
   #pupil(student: number): Pupil {
     this.#life.check();
     const pupil = this.#pupils[student];
-    if (pupil === undefined) throw new LgdError('BAD_OPTION', 'there is no such student.', { option: 'student', found: student, allowed: `0 to ${this.#pupils.length - 1}` });
+    if (pupil === undefined)
+      throw new LgdError('BAD_OPTION', 'there is no such student.', {
+        option: 'student',
+        found: student,
+        allowed: `0 to ${this.#pupils.length - 1}`,
+      });
     return pupil;
   }
 
   #some(students: readonly number[]): readonly Pupil[] {
-    if (Array.isArray(students) && students.length > 0 && new Set(students).size === students.length) return students.map((student) => this.#pupil(student));
-    throw new LgdError('BAD_OPTION', 'these are not students that a step could be of.', { option: 'students', found: students, allowed: 'an array of numbers from 0, each once', mend: 'Leave it out where all are to learn' });
+    if (Array.isArray(students) && students.length > 0 && new Set(students).size === students.length)
+      return students.map((student) => this.#pupil(student));
+    throw new LgdError('BAD_OPTION', 'these are not students that a step could be of.', {
+      option: 'students',
+      found: students,
+      allowed: 'an array of numbers from 0, each once',
+      mend: 'Leave it out where all are to learn',
+    });
   }
 
   #nextSlot(): number {

@@ -3,7 +3,11 @@ import type { Config } from '../config.js';
 
 /** @param epochs passes over the images after so many steps */
 export class DueSteps {
-  constructor(readonly config: Pick<Config, 'evaluate' | 'checkpoint'>, readonly lastStep: number, readonly epochs: (step: number) => number) {}
+  constructor(
+    readonly config: Pick<Config, 'evaluate' | 'checkpoint'>,
+    readonly lastStep: number,
+    readonly epochs: (step: number) => number,
+  ) {}
 
   evaluation(step: number): boolean {
     const { everyEpochs, everySteps } = this.config.evaluate;
@@ -15,7 +19,10 @@ export class DueSteps {
     return this.#falls(step, everyEpochs, everySteps);
   }
 
-  /** Is the loss compared there? Not where an interruption or the clock made the checkpoint, unless only the clock makes any: a run that was stopped and went on has the best of one that was not. */
+  /**
+   * Is the loss compared there? Not where an interruption or the clock made the checkpoint, unless only the clock makes
+   * any: a run that was stopped and went on has the best of one that was not.
+   */
   comparison(step: number): boolean {
     const { everyEpochs, everySteps } = this.config.checkpoint;
     return step === this.lastStep || this.checkpoint(step) || (everyEpochs === 0 && everySteps === 0);

@@ -31,15 +31,28 @@ export interface StartEvent extends OfStudent {
   choice?: string;
   /** Where `auto` chose the batch size or the learning rate: a line that says what they are, and why. */
   batchChoice?: string;
-  /** Where the run has few steps, or would have other numbers if it had been told how many images there are: a line that says what to do about it. */
+  /**
+   * Where the run has few steps, or would have other numbers if it had been told how many images there are: a line that
+   * says what to do about it.
+   */
   advice?: string;
-  /** Images that were left out of a source on opening; in a run that goes on: what is not as it was when it was left, such as another kind of device, another value of an option that the weights depend on, or a file that it was started from and that is gone. A line each. */
+  /**
+   * Images that were left out of a source on opening; in a run that goes on: what is not as it was when it was left,
+   * such as another kind of device, another value of an option that the weights depend on, or a file that it was
+   * started from and that is gone. A line each.
+   */
   remarks?: readonly string[];
-  /** Device memory in MiB: planned for the parameters (with gradients and what the optimiser keeps) and activations of student and teacher, and in use now. The first step adds input and scratch memory. */
+  /**
+   * Device memory in MiB: planned for the parameters (with gradients and what the optimiser keeps) and activations of
+   * student and teacher, and in use now. The first step adds input and scratch memory.
+   */
   memory: { planned: number; used: number };
 }
 
-/** After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`, whichever is more. */
+/**
+ * After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`,
+ * whichever is more.
+ */
 export interface StepEvent extends SemanticMetrics, OfStudent {
   type: 'step';
   /** Steps done. */
@@ -50,7 +63,10 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   learningRate: number;
   /** Training images. */
   imagesPerSecond: number;
-  /** Share of the time that the loop spent on batches, foreign teachers and its caller rather than waiting for the device. */
+  /**
+   * Share of the time that the loop spent on batches, foreign teachers and its caller rather than waiting for the
+   * device.
+   */
   dataWait: number;
   /** Share of the time spent on a teacher outside the device; part of dataWait, 0 for a teacher on it. */
   teacherWait: number;
@@ -108,4 +124,5 @@ export interface DoneEvent extends OfStudent {
 }
 
 /** Everything that {@link Distiller.run} tells; `type` says which. */
-export type RunEvent = StartEvent | StepEvent | WaitingEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;
+export type RunEvent =
+  StartEvent | StepEvent | WaitingEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;

@@ -1,6 +1,7 @@
 /**
- * Which images a run was begun with: `images.tsv.gz` in the run folder, a line an image in order: place in the source, bytes of its file (empty where the source does not tell), name as a JSON string.
- * A run that continues is held to it: what differs is named, and images that are gone have stand-ins.
+ * Which images a run was begun with: `images.tsv.gz` in the run folder, a line an image in order: place in the source,
+ * bytes of its file (empty where the source does not tell), name as a JSON string. A run that continues is held to it:
+ * what differs is named, and images that are gone have stand-ins.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -31,14 +32,20 @@ export interface RunImages {
 }
 
 /** The images of a run that begins. */
-export async function imagesOf({ ids, sourceIndex, length }: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
+export async function imagesOf(
+  { ids, sourceIndex, length }: Dataset,
+  signal: AbortSignal | undefined,
+): Promise<RunImages> {
   return { length, sourceIndex, hash: await hashImages(ids, sourceIndex, signal), standIns: undefined, gone: [] };
 }
 
 /** Writes the list into a run folder. @throws LgdError NOT_WRITABLE */
 export async function writeImageList(runFolder: string, { ids, sourceIndex, fileBytes }: Dataset): Promise<void> {
   const lines = joinedLines(ids, (id, i) => `${sourceIndex[i]}\t${fileBytes?.[i] ?? ''}\t${JSON.stringify(id)}`);
-  await writeFileAtomically(join(runFolder, imageListFile), await buffer(Readable.from(lines).pipe(createGzip({ level: 1 }))));
+  await writeFileAtomically(
+    join(runFolder, imageListFile),
+    await buffer(Readable.from(lines).pipe(createGzip({ level: 1 }))),
+  );
 }
 
 interface Listed {
@@ -57,7 +64,10 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
   const list: Listed = { ids: [], names: [], places: [], bytes: [] };
   try {
     const unzipped = createGunzip();
-    (await openToRead(file)).createReadStream().on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
+    (await openToRead(file))
+      .createReadStream()
+      .on('error', (error) => unzipped.destroy(error))
+      .pipe(unzipped);
     for await (const { lines } of wholeLines(unzipped)) {
       for (const line of lines) {
         const [, place, bytes, id] = /^(\d+)\t(\d*)\t(".*")$/u.exec(line) ?? [];
@@ -68,20 +78,27 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
       }
     }
   } catch (cause) {
-    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Remove it, to continue without looking for what changed among the images', cause });
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, {
+      mend: 'Remove it, to continue without looking for what changed among the images',
+      cause,
+    });
   }
   list.ids = list.names.map(plainId);
   return list;
 }
 
-/** Share of a run's images that may be gone when it continues: none where their path is given anew, for a copy must be whole. */
+/**
+ * Share of a run's images that may be gone when it continues: none where their path is given anew, for a copy must be
+ * whole.
+ */
 async function mostGone({ output, data }: Config): Promise<number> {
   const before = (await readRunConfig(output)) as { data?: { train?: unknown } } | null;
   return before?.data?.train === data.train ? data.maxBrokenShare : 0;
 }
 
 /**
- * Looks, before anything is decoded, for the images that a run was begun with. Whether they are the same is for {@link imagesOfContinued} to say.
+ * Looks, before anything is decoded, for the images that a run was begun with. Whether they are the same is for
+ * {@link imagesOfContinued} to say.
  * @throws LgdError BAD_CHECKPOINT, TOO_MANY_BROKEN_IMAGES, BAD_FILE, ABORTED
  */
 export async function checkStillThere(config: Config, ids: readonly string[], signal?: AbortSignal): Promise<void> {
@@ -89,7 +106,12 @@ export async function checkStillThere(config: Config, ids: readonly string[], si
   const list = isBegun ? await readImageList(config.output) : undefined;
   if (list === undefined) return;
   const { places } = await findImages(list, ids, signal);
-  checkGone(list, list.ids.filter((_, i) => places[i] === -1), ids.length, await mostGone(config));
+  checkGone(
+    list,
+    list.ids.filter((_, i) => places[i] === -1),
+    ids.length,
+    await mostGone(config),
+  );
 }
 
 /** The images of a run among those that are here. */
@@ -101,9 +123,15 @@ interface FoundImages {
 }
 
 /** Most often all are there, in their order: only otherwise is a table of what may be millions of names made. */
-async function findImages({ ids: listed }: Listed, ids: readonly string[], signal: AbortSignal | undefined): Promise<FoundImages> {
-  if (listed.length === ids.length && ids.every((id, i) => plainId(id) === listed[i])) return { places: Int32Array.from(ids.keys()), added: [] };
-  const each = (names: readonly string[], take: (name: string, index: number) => void) => eachId(names, take, signal, 'looking for the images of the run');
+async function findImages(
+  { ids: listed }: Listed,
+  ids: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<FoundImages> {
+  if (listed.length === ids.length && ids.every((id, i) => plainId(id) === listed[i]))
+    return { places: Int32Array.from(ids.keys()), added: [] };
+  const each = (names: readonly string[], take: (name: string, index: number) => void) =>
+    eachId(names, take, signal, 'looking for the images of the run');
   const here = new IdPlaces();
   await each(ids, (id, i) => here.set(id, i));
   const places = new Int32Array(listed.length).fill(-1);
@@ -124,17 +152,29 @@ async function findImages({ ids: listed }: Listed, ids: readonly string[], signa
 function checkGone(list: Listed, gone: readonly string[], count: number, most: number): void {
   if (gone.length <= most * list.ids.length) return;
   if (most === 0) throw otherImages(list, count, [`${gone.length} are not there (${some(gone)})`]);
-  throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${gone.length} of the ${list.ids.length} images that the run was begun with are gone: ${some(gone)}.`, {
-    option: 'data.maxBrokenShare', found: gone.length / list.ids.length, allowed: `to ${most}`, mend: 'Bring them back, or allow a larger share',
-  });
+  throw new LgdError(
+    'TOO_MANY_BROKEN_IMAGES',
+    `${gone.length} of the ${list.ids.length} images that the run was begun with are gone: ${some(gone)}.`,
+    {
+      option: 'data.maxBrokenShare',
+      found: gone.length / list.ids.length,
+      allowed: `to ${most}`,
+      mend: 'Bring them back, or allow a larger share',
+    },
+  );
 }
 
 /**
- * The images of a run that continues: those it was begun with. One that is gone is stood in for by the next that is there (the first after the last), so that order and draws
- * of all others stay, and the same images gone give the same bits.
+ * The images of a run that continues: those it was begun with. One that is gone is stood in for by the next that is
+ * there (the first after the last), so that order and draws of all others stay, and the same images gone give the same
+ * bits.
  * @throws LgdError BAD_CHECKPOINT (other images; the message names some), TOO_MANY_BROKEN_IMAGES, BAD_FILE, ABORTED
  */
-export async function imagesOfContinued(config: Config, dataset: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
+export async function imagesOfContinued(
+  config: Config,
+  dataset: Dataset,
+  signal: AbortSignal | undefined,
+): Promise<RunImages> {
   const list = await readImageList(config.output);
   if (list === undefined) return imagesOf(dataset, signal);
   const reasons = new Map((dataset.broken ?? []).map(({ id, reason }) => [plainId(id), reason]));
@@ -145,14 +185,28 @@ export async function imagesOfContinued(config: Config, dataset: Dataset, signal
   checkGone(list, gone, dataset.length, most);
   const sourceIndex = Int32Array.from(list.places);
   return {
-    length: list.ids.length, sourceIndex, hash: await hashImages(list.names, sourceIndex, signal), standIns: gone.length === 0 ? undefined : standInsOf(found.places),
+    length: list.ids.length,
+    sourceIndex,
+    hash: await hashImages(list.names, sourceIndex, signal),
+    standIns: gone.length === 0 ? undefined : standInsOf(found.places),
     gone: gone.map((id) => ({ id, reason: reasons.get(id) ?? 'it is gone since the run began' })),
   };
 }
 
 /** Refuses images that are not the run's: new ones, ones of another size, another order, and those of `gone`. */
-function checkSame(list: Listed, { ids, fileBytes }: Dataset, { places, added }: FoundImages, gone: readonly string[]): void {
-  const resized = list.ids.filter((_, i) => places[i] !== -1 && Number.isFinite(list.bytes[i]) && fileBytes !== undefined && fileBytes[places[i]!] !== list.bytes[i]);
+function checkSame(
+  list: Listed,
+  { ids, fileBytes }: Dataset,
+  { places, added }: FoundImages,
+  gone: readonly string[],
+): void {
+  const resized = list.ids.filter(
+    (_, i) =>
+      places[i] !== -1 &&
+      Number.isFinite(list.bytes[i]) &&
+      fileBytes !== undefined &&
+      fileBytes[places[i]!] !== list.bytes[i],
+  );
   const present = places.filter((index) => index !== -1);
   const reordered = present.some((index, i) => i > 0 && index < present[i - 1]!);
   const faults = [
@@ -165,9 +219,14 @@ function checkSame(list: Listed, { ids, fileBytes }: Dataset, { places, added }:
 }
 
 function otherImages(list: Listed, count: number, faults: readonly string[]): LgdError {
-  return new LgdError('BAD_CHECKPOINT', `the run was begun with other images: ${list.ids.length} then, ${count} here; ${faults.join(', ')}.`, {
-    option: 'data.train', mend: 'Resume with the images of that run, none added, changed or removed since',
-  });
+  return new LgdError(
+    'BAD_CHECKPOINT',
+    `the run was begun with other images: ${list.ids.length} then, ${count} here; ${faults.join(', ')}.`,
+    {
+      option: 'data.train',
+      mend: 'Resume with the images of that run, none added, changed or removed since',
+    },
+  );
 }
 
 function some(ids: readonly string[]): string {

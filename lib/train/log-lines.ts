@@ -28,15 +28,26 @@ export function memoryAfterLine({ planned, used, peak }: MemoryUse): string {
 
 /** Which way of running its graph a step has found. */
 export function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
-  const words = { programmatic: ['kernels one after the other', 'kernels started early'], inOrder: ['the teacher beside the student', 'the teacher before the student'], oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'] };
-  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) => ways.some((one) => one[choice] !== way[choice]));
+  const words = {
+    programmatic: ['kernels one after the other', 'kernels started early'],
+    inOrder: ['the teacher beside the student', 'the teacher before the student'],
+    oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'],
+  };
+  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) =>
+    ways.some((one) => one[choice] !== way[choice]),
+  );
   const times = ways.map(({ milliseconds }) => milliseconds);
   return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
 }
 
-export function evaluationLine({ step, student, teacher, best }: Pick<EvaluationEvent, 'step' | 'student' | 'teacher' | 'best'>, also: OtherScores): string {
+export function evaluationLine(
+  { step, student, teacher, best }: Pick<EvaluationEvent, 'step' | 'student' | 'teacher' | 'best'>,
+  also: OtherScores,
+): string {
   const ofTeacher = teacher ? ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})` : '';
-  const zeroShot = student ? [`zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${ofTeacher}`] : [];
+  const zeroShot = student
+    ? [`zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${ofTeacher}`]
+    : [];
   const others = Object.entries(also).map(([name, { top1 }]) => `${name} ${percent(top1)}`);
   return `step ${step}: ${[...zeroShot, ...others, ...(best ? ['the best so far'] : [])].join(', ')}`;
 }
@@ -44,6 +55,7 @@ export function evaluationLine({ step, student, teacher, best }: Pick<Evaluation
 /** What ended a run, what to do about it, and what there is to go on from. */
 export function failureLines(error: unknown, step: number, last: { step: number; folder: string }): string[] {
   const mend = error instanceof LgdError && !error.message.includes(error.mend) ? ` -> ${error.mend}` : '';
-  const from = last.folder === '' ? 'there is no checkpoint yet' : `the last checkpoint is of step ${last.step}: ${last.folder}`;
+  const from =
+    last.folder === '' ? 'there is no checkpoint yet' : `the last checkpoint is of step ${last.step}: ${last.folder}`;
   return [`failed: ${messageOf(error)}${mend}`, `that was after step ${step}; ${from}`];
 }

@@ -1,4 +1,7 @@
-/** The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller go through it side by side. */
+/**
+ * The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller
+ * go through it side by side.
+ */
 import { join } from 'node:path';
 import { checkFilled, type RunConfig } from '../config-batch.js';
 import { BatchPlan } from '../data/loader.js';
@@ -31,12 +34,17 @@ interface Pending extends PlannedStep {
 }
 
 /** Runs a distiller over a data set. See {@link Distiller.run}. */
-export async function* runDistillation(distiller: StepTaker, dataset: Dataset, options: RunOptions): AsyncGenerator<RunEvent, void, undefined> {
+export async function* runDistillation(
+  distiller: StepTaker,
+  dataset: Dataset,
+  options: RunOptions,
+): AsyncGenerator<RunEvent, void, undefined> {
   const loop = await TrainingLoop.open(distiller, dataset, options);
   try {
     yield* loop.events();
   } catch (error) {
-    for (const run of loop.runs) await run.logFailure(error).catch(() => undefined); // a full disk must not hide the error
+    // a full disk must not hide the error
+    for (const run of loop.runs) await run.logFailure(error).catch(() => undefined);
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
@@ -66,11 +74,18 @@ class TrainingLoop implements Course {
   #unlock: (() => Promise<void>) | undefined;
   #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
-  private constructor(readonly distiller: StepTaker, readonly dataset: Dataset, readonly options: RunOptions) {
+  private constructor(
+    readonly distiller: StepTaker,
+    readonly dataset: Dataset,
+    readonly options: RunOptions,
+  ) {
     const { config, students } = distiller;
     const { log } = config;
     this.config = config;
-    this.configs = students.length === 1 ? [config] : students.map((student) => configOf(config, student.name, student.widthMultiplier));
+    this.configs =
+      students.length === 1
+        ? [config]
+        : students.map((student) => configOf(config, student.name, student.widthMultiplier));
     checkFilled(distiller.batchChoice, dataset.length);
     [this.plan, this.schedule] = this.#planOf(dataset);
     this.#rate = new RateMeter(Math.max(10, log.everySteps));
@@ -81,7 +96,11 @@ class TrainingLoop implements Course {
     const { config, configs, plan } = loop;
     const { resume, signal } = options;
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
-      throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
+      throw new LgdError(
+        'BAD_CONFIG',
+        `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`,
+        { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' },
+      );
     }
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     loop.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
@@ -95,7 +114,9 @@ class TrainingLoop implements Course {
       const continued: boolean[] = [];
       for (const [number, run] of loop.#runs.entries()) {
         const continues = await run.continues();
-        const images = continues ? await imagesOfContinued(configs[number]!, dataset, signal) : await imagesOf(dataset, signal);
+        const images = continues
+          ? await imagesOfContinued(configs[number]!, dataset, signal)
+          : await imagesOf(dataset, signal);
         loop.#adopt(images, run);
         continued.push(continues);
       }
@@ -144,11 +165,16 @@ class TrainingLoop implements Course {
   }
 
   async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
-    const { distiller: { encoder, teacher }, options: { evaluation } } = this;
-    this.#teacherScore ??= evaluation?.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options }).catch((error: unknown) => {
-      this.#teacherScore = undefined; // one that was stopped is made again
-      throw error;
-    });
+    const {
+      distiller: { encoder, teacher },
+      options: { evaluation },
+    } = this;
+    this.#teacherScore ??= evaluation
+      ?.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options })
+      .catch((error: unknown) => {
+        this.#teacherScore = undefined; // one that was stopped is made again
+        throw error;
+      });
     return this.#teacherScore;
   }
 
@@ -184,15 +210,20 @@ class TrainingLoop implements Course {
   }
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {
-    const { lastStep, options: { signal } } = this;
+    const {
+      lastStep,
+      options: { signal },
+    } = this;
     for (const run of this.#runs) yield await run.start();
     let start = this.#rate.pause();
-    for (const run of this.#runs) if (run.step > 0) yield* run.boundary(); // an evaluation that a stop kept from being made
+    // an evaluation that a stop kept from being made
+    for (const run of this.#runs) if (run.step > 0) yield* run.boundary();
     start();
     let pending: Pending | undefined;
     let unread: unknown;
     for (let next = this.#firstStep; next < lastStep && !signal?.aborted; next++) {
-      // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
+      // The step before is read while this one runs: the device never waits for the host, and is never more than two
+      // steps behind.
       let batches: Batch[] | undefined;
       try {
         batches = yield* this.patiently(this.#takeBatches(), 'images', next);
@@ -217,7 +248,12 @@ class TrainingLoop implements Course {
     for (const run of this.#runs) yield await run.finish();
   }
 
-  patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
+  patiently<Value>(
+    promise: Promise<Value>,
+    what: WaitedFor,
+    step: number,
+    lastSign?: () => number,
+  ): AsyncGenerator<WaitingEvent, Value, undefined> {
     return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (event) => {
       for (const { folder } of this.#runs) await folder.log(event.message);
       return event;
@@ -241,7 +277,14 @@ class TrainingLoop implements Course {
       [this.plan, this.schedule] = this.#planOf(images);
     }
     if (images.hash === this.#images.hash && images.gone.length === this.#images.gone.length) return;
-    throw new LgdError('BAD_CHECKPOINT', `the run of ${run.student.name} was begun with other images than that of ${this.#runs[0]!.student.name}.`, { option: 'data.train', mend: 'Bring the images back as they were, or resume one student alone by its own folder' });
+    throw new LgdError(
+      'BAD_CHECKPOINT',
+      `the run of ${run.student.name} was begun with other images than that of ${this.#runs[0]!.student.name}.`,
+      {
+        option: 'data.train',
+        mend: 'Bring the images back as they were, or resume one student alone by its own folder',
+      },
+    );
   }
 
   /** Continues every student from its own checkpoint, and the batches from the earliest. */
@@ -257,26 +300,47 @@ class TrainingLoop implements Course {
 
   /** Opens the cache of teacher embeddings, if there is to be one. */
   async #openViews(): Promise<void> {
-    const { config, distiller, dataset, images, options: { signal } } = this;
-    const { teacher, device, encoder: { precision } } = distiller;
+    const {
+      config,
+      distiller,
+      dataset,
+      images,
+      options: { signal },
+    } = this;
+    const {
+      teacher,
+      device,
+      encoder: { precision },
+    } = distiller;
     if (config.teacherCache.views === 0) return;
     const views = await TeacherViewCache.open({ device, teacher, config, precision, dataset, images, signal });
     this.#views = views;
     distiller.useViewCache(views);
     const rows = views.images * views.views;
     for (const run of this.#runs) {
-      run.tell(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
+      run.tell(
+        `teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`,
+      );
     }
   }
 
-  /** Queues the step of this number, counted from 0; undefined where the run is stopped while a teacher outside the device computes. */
+  /**
+   * Queues the step of this number, counted from 0; undefined where the run is stopped while a teacher outside the
+   * device computes.
+   */
   async #queue(step: number, batches: Batch[]): Promise<Pending | undefined> {
     const { signal } = this.options;
     const learningRate = this.schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
     try {
-      const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number), signal });
-      for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
+      const ticket = await this.distiller.queueStep(batches, {
+        step,
+        learningRate,
+        students: runs.map(({ number }) => number),
+        signal,
+      });
+      // a checkpoint tells of batches that a step took, not of those on their way
+      for (let taken = 0; taken < batches.length; taken++) this.plan.next();
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
       if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
@@ -291,14 +355,23 @@ class TrainingLoop implements Course {
       while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
     } catch (error) {
       this.#release(batches);
-      if (error instanceof LgdError && (error.code === 'ABORTED' || error.code === 'BAD_FILE') && this.options.signal?.aborted) return undefined;
+      if (
+        error instanceof LgdError &&
+        (error.code === 'ABORTED' || error.code === 'BAD_FILE') &&
+        this.options.signal?.aborted
+      )
+        return undefined;
       throw error;
     }
     return batches;
   }
 
   async #nextBatch(): Promise<Batch> {
-    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead, signal: AbortSignal.any([this.#closing.signal, ...(this.options.signal ? [this.options.signal] : [])]) });
+    this.#batches ??= preparedBatches(this.dataset, this.plan, {
+      standIns: this.images.standIns,
+      ahead: this.config.data.readAhead,
+      signal: AbortSignal.any([this.#closing.signal, ...(this.options.signal ? [this.options.signal] : [])]),
+    });
     const { value } = await this.#batches.next();
     const { views } = this.config.teacherCache;
     const batch: Batch = views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
@@ -325,14 +398,20 @@ class TrainingLoop implements Course {
     const metrics: SemanticMetrics[] = [];
     for (const run of pending.runs) {
       try {
-        metrics.push(yield* this.patiently(this.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step));
+        metrics.push(
+          yield* this.patiently(this.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step),
+        );
       } catch (error) {
         throw await run.explained(pending, error);
       }
     }
     const waited = performance.now() - from;
     this.#release(pending.batches);
-    const rates = this.#rate.step(pending.batches.length * this.config.train.batchSize, waited, pending.ticket.teacherMilliseconds);
+    const rates = this.#rate.step(
+      pending.batches.length * this.config.train.batchSize,
+      waited,
+      pending.ticket.teacherMilliseconds,
+    );
     const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
   }
@@ -340,13 +419,22 @@ class TrainingLoop implements Course {
 
 /** Marks what scores are measured on; undefined where nothing is evaluated. */
 async function markScored({ evaluation, frozen, online, signal }: RunOptions): Promise<ScoredOn | undefined> {
-  const judged = evaluation === undefined ? frozen?.options.test ?? online?.images : undefined;
+  const judged = evaluation === undefined ? (frozen?.options.test ?? online?.images) : undefined;
   if (evaluation === undefined && judged === undefined) return undefined;
-  return { judged: evaluation === undefined ? await markLabelled(judged!, signal) : await evaluation.mark(signal), learnt: await frozen?.mark(signal) };
+  return {
+    judged: evaluation === undefined ? await markLabelled(judged!, signal) : await evaluation.mark(signal),
+    learnt: await frozen?.mark(signal),
+  };
 }
 
 /** The configuration by which a student of several would be trained alone, into its own folder. */
 function configOf(config: RunConfig, name: string, widthMultiplier: number): RunConfig {
-  const teacherCache = config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
-  return { ...config, output: join(config.output, name), teacherCache, student: { ...config.student, name, widthMultiplier } };
+  const teacherCache =
+    config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
+  return {
+    ...config,
+    output: join(config.output, name),
+    teacherCache,
+    student: { ...config.student, name, widthMultiplier },
+  };
 }

@@ -1,4 +1,7 @@
-/** Images, names and a teacher that are made up, the same at every call: what measurements and comparisons of devices train on where nobody has given any. */
+/**
+ * Images, names and a teacher that are made up, the same at every call: what measurements and comparisons of devices
+ * train on where nobody has given any.
+ */
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { VisualSemanticsBank } from '../banks/visual.js';
 import { PhiloxStream } from '../data/philox.js';
@@ -18,17 +21,25 @@ export function madeUpImages({ addon }: Device, count: number, side: number): Da
     const waves = Array.from({ length: side }, (_, x) => 100 * Math.sin(fx * x + image));
     for (let y = 0, at = 0; y < side; y++) {
       const wave = Math.cos(fy * y);
-      for (let x = 0; x < side; x++) for (let c = 0; c < 3; c++, at++) pixels[at] = 120 + waves[x]! * wave * (1 - 0.3 * c) + noise[at]!;
+      for (let x = 0; x < side; x++)
+        for (let c = 0; c < 3; c++, at++) pixels[at] = 120 + waves[x]! * wave * (1 - 0.3 * c) + noise[at]!;
     }
     addon.appendPixels(store, side, side, pixels);
   }
-  return { length: count, ids: Array.from({ length: count }, (_, i) => String(i)), sourceIndex: Int32Array.from({ length: count }, (_, i) => i), store };
+  return {
+    length: count,
+    ids: Array.from({ length: count }, (_, i) => String(i)),
+    sourceIndex: Int32Array.from({ length: count }, (_, i) => i),
+    store,
+  };
 }
 
 /** K unit rows of D values that mean nothing. */
 export function madeUpBank(categories: number, dimension: number): TextualSemanticsBank {
   const names = Array.from({ length: categories }, (_, i) => `category ${i}`);
-  return TextualSemanticsBank.fromEmbeddings(names, VisualSemanticsBank.random(categories, dimension, 3).data, { encoderId: 'made up' });
+  return TextualSemanticsBank.fromEmbeddings(names, VisualSemanticsBank.random(categories, dimension, 3).data, {
+    encoderId: 'made up',
+  });
 }
 
 /** Mean colours of a 4 x 4 grid, times a matrix that means nothing: computed on the host. */
@@ -37,12 +48,23 @@ export function madeUpTeacher(dimension: number, resolution: number): CustomTeac
   const matrix = VisualSemanticsBank.random(dimension, 3 * cells * cells, 5).data;
   const nothing = async () => undefined;
   return {
-    kind: 'custom', id: 'made up', embeddingSize: dimension, resolution, mean: clipMean, std: clipStd,
+    kind: 'custom',
+    id: 'made up',
+    embeddingSize: dimension,
+    resolution,
+    mean: clipMean,
+    std: clipStd,
     embed: async (pixels, batch) => {
       const colours = new Float32Array(batch * 3 * cells * cells);
       pixels.forEach((value, i) => {
-        const [x, y, plane] = [i % resolution, Math.floor(i / resolution) % resolution, Math.floor(i / resolution ** 2)];
-        colours[(plane * cells + Math.floor((y * cells) / resolution)) * cells + Math.floor((x * cells) / resolution)]! += value;
+        const [x, y, plane] = [
+          i % resolution,
+          Math.floor(i / resolution) % resolution,
+          Math.floor(i / resolution ** 2),
+        ];
+        colours[
+          (plane * cells + Math.floor((y * cells) / resolution)) * cells + Math.floor((x * cells) / resolution)
+        ]! += value;
       });
       const size = 3 * cells * cells;
       return Float32Array.from({ length: batch * dimension }, (_, at) => {

@@ -16,7 +16,8 @@ export function describeChoice(method: ChosenMethod, names: number): string {
   return `method ${method}, by auto for ${names} name${names === 1 ? '' : 's'}${method === 'seed' ? '; they take no part in its loss (--method lgd takes them in)' : ''}`;
 }
 
-type Anchors = Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha'> & Required<Pick<SemanticOptions, 'queueSize'>>;
+type Anchors = Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha'> &
+  Required<Pick<SemanticOptions, 'queueSize'>>;
 
 /** Which banks take part in the loss, and the weight of the visual part. */
 const anchors: Record<ChosenMethod, (loss: Config['loss']) => Anchors> = {

@@ -42,7 +42,8 @@ export class LossMonitor {
     if (!Number.isFinite(loss)) return `the loss is ${loss}`;
     if (this.factor > 0 && this.#recent.length >= enough) {
       const { median } = this;
-      if (loss > this.factor * median) return `the loss is ${loss.toPrecision(6)}, more than ${this.factor} times the running median of ${median.toPrecision(6)}`;
+      if (loss > this.factor * median)
+        return `the loss is ${loss.toPrecision(6)}, more than ${this.factor} times the running median of ${median.toPrecision(6)}`;
     }
     this.#recent.push(loss);
     if (this.#recent.length > window) this.#recent.shift();

@@ -8,47 +8,97 @@ import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 
-/** The run folder tells of the students that there are, whatever the configuration says, and of numbers in the place of `auto`. */
-export function configFor(students: readonly Student[], config: Config, { batchSize, learningRate }: BatchChoice): RunConfig {
+/**
+ * The run folder tells of the students that there are, whatever the configuration says, and of numbers in the place of
+ * `auto`.
+ */
+export function configFor(
+  students: readonly Student[],
+  config: Config,
+  { batchSize, learningRate }: BatchChoice,
+): RunConfig {
   const widthMultiplier = students.length === 1 ? students[0]!.widthMultiplier : config.student.widthMultiplier;
   const name = students.length === 0 ? config.student.name : students.map((student) => student.name).join(',');
-  return { ...config, train: { ...config.train, batchSize, learningRate }, student: { ...config.student, name, widthMultiplier } };
+  return {
+    ...config,
+    train: { ...config.train, batchSize, learningRate },
+    student: { ...config.student, name, widthMultiplier },
+  };
 }
 
 /** What is on another device would be found out by the first step, in words about tensors. */
 export function checkDevices(device: Device, teacher: AnyTeacher, students: readonly Student[]): void {
-  const others = [...students.map((student) => ({ option: 'student', device: student.device })), ...(teacher.kind === 'native' ? [{ option: 'teacher', device: teacher.device }] : [])];
+  const others = [
+    ...students.map((student) => ({ option: 'student', device: student.device })),
+    ...(teacher.kind === 'native' ? [{ option: 'teacher', device: teacher.device }] : []),
+  ];
   const other = others.find((one) => one.device !== device);
   if (other === undefined) return;
-  throw new LgdError('BAD_OPTION', `the ${other.option} is on another device than the distiller.`, { option: other.option, allowed: 'one on the same device', mend: 'Open one device, and give it to teacher, student and distiller' });
+  throw new LgdError('BAD_OPTION', `the ${other.option} is on another device than the distiller.`, {
+    option: other.option,
+    allowed: 'one on the same device',
+    mend: 'Open one device, and give it to teacher, student and distiller',
+  });
 }
 
 /** A teacher may be a caller's own. @throws LgdError BAD_OPTION */
 export function checkTeacherNumbers(teacher: AnyTeacher): void {
-  for (const option of teacher.kind === 'precomputed' ? (['embeddingSize'] as const) : (['embeddingSize', 'resolution'] as const)) {
+  for (const option of teacher.kind === 'precomputed'
+    ? (['embeddingSize'] as const)
+    : (['embeddingSize', 'resolution'] as const)) {
     const found = teacher[option];
-    if (!Number.isSafeInteger(found) || found < 1) throw new LgdError('BAD_OPTION', 'not a size.', { option: `teacher.${option}`, found, allowed: 'a whole number from 1' });
+    if (!Number.isSafeInteger(found) || found < 1)
+      throw new LgdError('BAD_OPTION', 'not a size.', {
+        option: `teacher.${option}`,
+        found,
+        allowed: 'a whole number from 1',
+      });
   }
   checkNormalisation(teacher, 'teacher.');
 }
 
 export function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {
-  if (students.length === 0) throw new LgdError('BAD_OPTION', 'there is no student.', { option: 'student', allowed: 'one, or several of different names' });
+  if (students.length === 0)
+    throw new LgdError('BAD_OPTION', 'there is no student.', {
+      option: 'student',
+      allowed: 'one, or several of different names',
+    });
   const names = students.map(({ name }) => name);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
-  if (twice !== undefined) throw new LgdError('BAD_OPTION', 'two students have the same name, and so the same folder.', { option: 'student', found: twice, allowed: 'students of different names', mend: 'Give each once' });
+  if (twice !== undefined)
+    throw new LgdError('BAD_OPTION', 'two students have the same name, and so the same folder.', {
+      option: 'student',
+      found: twice,
+      allowed: 'students of different names',
+      mend: 'Give each once',
+    });
   for (const student of students) {
     if (student.embeddingSize === embeddingSize) continue;
-    throw new LgdError('BAD_SHAPE', `the student's embeddings have ${student.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'student', mend: "Create the student with the teacher's embedding size" });
+    throw new LgdError(
+      'BAD_SHAPE',
+      `the student's embeddings have ${student.embeddingSize} values, the teacher's ${embeddingSize}.`,
+      { option: 'student', mend: "Create the student with the teacher's embedding size" },
+    );
   }
 }
 
-export function checkBank({ embeddingSize }: AnyTeacher, tsb: TextualSemanticsBank | undefined, { method }: Config): void {
+export function checkBank(
+  { embeddingSize }: AnyTeacher,
+  tsb: TextualSemanticsBank | undefined,
+  { method }: Config,
+): void {
   if (tsb === undefined && !worksWithoutNames(method)) {
-    throw new LgdError('BAD_CONFIG', 'this method needs a text bank.', { option: 'method', found: method, mend: 'Give names or bank, or choose seed or feature' });
+    throw new LgdError('BAD_CONFIG', 'this method needs a text bank.', {
+      option: 'method',
+      found: method,
+      mend: 'Give names or bank, or choose seed or feature',
+    });
   }
   if (tsb !== undefined && tsb.embeddingSize !== embeddingSize) {
-    throw new LgdError('BAD_BANK', `the text bank's embeddings have ${tsb.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'bank', found: tsb.encoderId, mend: "Build the bank with the teacher's own text tower" });
+    throw new LgdError(
+      'BAD_BANK',
+      `the text bank's embeddings have ${tsb.embeddingSize} values, the teacher's ${embeddingSize}.`,
+      { option: 'bank', found: tsb.encoderId, mend: "Build the bank with the teacher's own text tower" },
+    );
   }
 }
-

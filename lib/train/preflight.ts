@@ -1,4 +1,7 @@
-/** What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the memory of larger batches. */
+/**
+ * What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the
+ * memory of larger batches.
+ */
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import { median } from '../averages.js';
 import { checkFilled } from '../config-batch.js';
@@ -26,7 +29,10 @@ export interface PreflightReport {
   /** Where `auto` chose the batch size or the learning rate: a line that says what they are, and why. */
   batchChoice?: string;
   imagesPerSecond: number;
-  /** Of all the run's steps; evaluations and checkpoints come on top. Epochs that find all embeddings in `teacherCache` are counted without the teacher's share. */
+  /**
+   * Of all the run's steps; evaluations and checkpoints come on top. Epochs that find all embeddings in `teacherCache`
+   * are counted without the teacher's share.
+   */
   hours: number;
   /** Bytes of device memory. */
   memory: {
@@ -41,7 +47,10 @@ export interface PreflightReport {
   };
   /** The largest `train.batchSize` that fits by prediction, and what is foreseen for it. */
   largestBatch: BatchMemory;
-  /** Time of each part of a step, one after the other: milliseconds a step, and the share of their sum. A GPU runs the teacher beside the student, so that a step may take less than their sum. */
+  /**
+   * Time of each part of a step, one after the other: milliseconds a step, and the share of their sum. A GPU runs the
+   * teacher beside the student, so that a step may take less than their sum.
+   */
   stages: { stage: TimedStage; milliseconds: number; share: number }[];
   bottleneck: TimedStage;
   /** What would shorten the bottleneck. */
@@ -60,10 +69,15 @@ const preflightOptions = { seconds: 'optional', signal: 'optional' } satisfies O
 const mostSteps = 8;
 
 /**
- * Measures a few steps on the first batches of a run. Weights, momentum and banks are put back as they were, so that a run after it has the bits of one without it.
+ * Measures a few steps on the first batches of a run. Weights, momentum and banks are put back as they were, so that a
+ * run after it has the bits of one without it.
  * @throws LgdError as {@link Distiller.run} does in its first steps; BAD_OPTION, ABORTED
  */
-export async function preflight(distiller: Distiller, dataset: Dataset, options: PreflightOptions = {}): Promise<PreflightReport> {
+export async function preflight(
+  distiller: Distiller,
+  dataset: Dataset,
+  options: PreflightOptions = {},
+): Promise<PreflightReport> {
   checkOptions(options, 'preflight()', preflightOptions);
   checkArgument('distiller', distiller);
   checkArgument('dataset', dataset);
@@ -81,7 +95,8 @@ export async function preflight(distiller: Distiller, dataset: Dataset, options:
     const inTurn = await repeat(seconds, first.total, () => trial.staged());
     const timings = inTurn.length > 0 ? inTurn : [first]; // a step of several seconds is not made again
     if (distiller.device.kind !== 'cpu' && inTurn.length > 0) await trial.queued(2); // graphs are built
-    const milliseconds = inTurn.length > 0 ? await trial.queued(steps(seconds, median(timings.map(({ total }) => total)))) : first.total;
+    const milliseconds =
+      inTurn.length > 0 ? await trial.queued(steps(seconds, median(timings.map(({ total }) => total)))) : first.total;
     const { planned, used, peak } = distiller.memory;
     const available = availableBytes(distiller, used);
     const parts = partsOf(timings);
@@ -89,12 +104,19 @@ export async function preflight(distiller: Distiller, dataset: Dataset, options:
     const images = train.batchSize * train.accumulate;
     const lastStep = Math.min(schedule.totalSteps, train.maxSteps ?? Infinity);
     return {
-      type: 'preflight', students: students.map(({ name }) => name), effectiveBatch: images, steps: lastStep, ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
+      type: 'preflight',
+      students: students.map(({ name }) => name),
+      effectiveBatch: images,
+      steps: lastStep,
+      ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
       imagesPerSecond: (1000 * images) / milliseconds,
-      hours: (milliseconds * effectiveSteps(distiller, lastStep, plan.stepsPerEpoch / train.accumulate, parts)) / 3_600_000,
+      hours:
+        (milliseconds * effectiveSteps(distiller, lastStep, plan.stepsPerEpoch / train.accumulate, parts)) / 3_600_000,
       memory: { planned, used, peak, available },
       largestBatch: largestBatch(distiller, { used, available, most: dataset.length }),
-      stages: parts, bottleneck, advice: advise(bottleneck, distiller),
+      stages: parts,
+      bottleneck,
+      advice: advise(bottleneck, distiller),
     };
   } finally {
     await trial.close();
@@ -103,8 +125,19 @@ export async function preflight(distiller: Distiller, dataset: Dataset, options:
   }
 }
 
-/** Steps that take as long as all do together: those whose embeddings are cached by then leave the teacher's share out. */
-function effectiveSteps({ config: { teacherCache: { views } } }: Distiller, lastStep: number, stepsPerEpoch: number, parts: PreflightReport['stages']): number {
+/**
+ * Steps that take as long as all do together: those whose embeddings are cached by then leave the teacher's share out.
+ */
+function effectiveSteps(
+  {
+    config: {
+      teacherCache: { views },
+    },
+  }: Distiller,
+  lastStep: number,
+  stepsPerEpoch: number,
+  parts: PreflightReport['stages'],
+): number {
   if (views === 0) return lastStep;
   const fresh = Math.min(lastStep, views * stepsPerEpoch);
   const share = parts.find(({ stage }) => stage === 'teacher')!.share;
@@ -121,8 +154,18 @@ class Trial {
   #step = 0;
   readonly #batches: AsyncGenerator<Batch, void, undefined>;
 
-  constructor(readonly distiller: Distiller, dataset: Dataset, plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {
-    this.#batches = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead, signal });
+  constructor(
+    readonly distiller: Distiller,
+    dataset: Dataset,
+    plan: BatchPlan,
+    readonly learningRate: number,
+    readonly signal: AbortSignal | undefined,
+  ) {
+    this.#batches = preparedBatches(dataset, plan, {
+      standIns: undefined,
+      ahead: distiller.config.data.readAhead,
+      signal,
+    });
   }
 
   /** One step, part by part: each is waited for before the next is queued. */
@@ -138,7 +181,9 @@ class Trial {
     const batches = await this.#next();
     took('data');
     const ticket = await this.distiller.queueStep(batches, {
-      step: this.#step++, learningRate: this.learningRate, signal: this.signal,
+      step: this.#step++,
+      learningRate: this.learningRate,
+      signal: this.signal,
       after: async (stage) => {
         await this.distiller.device.synchronize();
         took(stage);
@@ -148,13 +193,20 @@ class Trial {
     return { milliseconds, total: performance.now() - begun };
   }
 
-  /** Milliseconds a step of `count` steps that are queued as a run queues them, the last one read while the next one runs. */
+  /**
+   * Milliseconds a step of `count` steps that are queued as a run queues them, the last one read while the next one
+   * runs.
+   */
   async queued(count: number): Promise<number> {
     const from = performance.now();
     let pending: { ticket: StepTicket; batches: readonly Batch[] } | undefined;
     for (let i = 0; i < count; i++) {
       const batches = await this.#next();
-      const ticket = await this.distiller.queueStep(batches, { step: this.#step++, learningRate: this.learningRate, signal: this.signal });
+      const ticket = await this.distiller.queueStep(batches, {
+        step: this.#step++,
+        learningRate: this.learningRate,
+        signal: this.signal,
+      });
       if (pending !== undefined) await this.#read(pending.ticket, pending.batches);
       pending = { ticket, batches };
     }
@@ -187,16 +239,24 @@ function steps(seconds: number, milliseconds: number): number {
 }
 
 /** Measures again for so many seconds; not at all where one measurement takes longer. */
-async function repeat<Result>(seconds: number, milliseconds: number, measure: () => Promise<Result>): Promise<Result[]> {
+async function repeat<Result>(
+  seconds: number,
+  milliseconds: number,
+  measure: () => Promise<Result>,
+): Promise<Result[]> {
   const results: Result[] = [];
   if (milliseconds > 1000 * seconds) return results;
   const until = performance.now() + 1000 * seconds;
-  while (results.length === 0 || (results.length < mostSteps && performance.now() < until)) results.push(await measure());
+  while (results.length === 0 || (results.length < mostSteps && performance.now() < until))
+    results.push(await measure());
   return results;
 }
 
 function partsOf(timings: readonly StepTiming[]): PreflightReport['stages'] {
-  const parts = (['data', ...stages] as const).map((stage) => ({ stage, milliseconds: median(timings.map(({ milliseconds }) => milliseconds.get(stage) ?? 0)) }));
+  const parts = (['data', ...stages] as const).map((stage) => ({
+    stage,
+    milliseconds: median(timings.map(({ milliseconds }) => milliseconds.get(stage) ?? 0)),
+  }));
   const sum = parts.reduce((total, { milliseconds }) => total + milliseconds, 0);
   return parts.map((part) => ({ ...part, share: part.milliseconds / sum }));
 }
@@ -210,14 +270,22 @@ function availableBytes({ device }: Distiller, used: number): number {
 function advise(stage: TimedStage, { device, teacher, config, students }: Distiller): string {
   const gpu = device.kind === 'cpu' ? ', or a GPU' : '';
   switch (stage) {
-    case 'data': return 'Images are not there in time: pack them (lgdistill pack), more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
-    case 'augment': return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
-    case 'teacher': return teacher.kind === 'onnx' ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
-      : teacher.kind === 'custom' ? 'The teacher is your own and computes outside the device: make its embed() faster, or keep its embeddings of views that come back (teacherCache.views).'
-      : `Take a smaller teacher, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
-    case 'loss': return `The loss looks at every name: a shorter list of names${gpu}.`;
-    case 'optimiser': return 'Few images share one update: a larger train.batchSize, or train.accumulate.';
+    case 'data':
+      return 'Images are not there in time: pack them (lgdistill pack), more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
+    case 'augment':
+      return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
+    case 'teacher':
+      return teacher.kind === 'onnx'
+        ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
+        : teacher.kind === 'custom'
+          ? 'The teacher is your own and computes outside the device: make its embed() faster, or keep its embeddings of views that come back (teacherCache.views).'
+          : `Take a smaller teacher, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
+    case 'loss':
+      return `The loss looks at every name: a shorter list of names${gpu}.`;
+    case 'optimiser':
+      return 'Few images share one update: a larger train.batchSize, or train.accumulate.';
     case 'student forward':
-    case 'backward': return `${students.length > 1 ? 'The students are' : 'The student is'} what takes the time: a lower data.resolution, a smaller student${config.student.widthMultiplier > 1 ? ' or student.widthMultiplier' : ''}${gpu}.`;
+    case 'backward':
+      return `${students.length > 1 ? 'The students are' : 'The student is'} what takes the time: a lower data.resolution, a smaller student${config.student.widthMultiplier > 1 ? ' or student.widthMultiplier' : ''}${gpu}.`;
   }
 }

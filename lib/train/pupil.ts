@@ -27,7 +27,10 @@ export interface DistillerState {
   semantic: SemanticState;
   /** Of the online probe, where there is one. */
   online?: OnlineState;
-  /** Optimiser steps behind it, 0 where it does not say; of AdamW, whose rates follow it, it must. A run from the start begins with none. */
+  /**
+   * Optimiser steps behind it, 0 where it does not say; of AdamW, whose rates follow it, it must. A run from the start
+   * begins with none.
+   */
   steps?: number;
 }
 
@@ -47,17 +50,30 @@ export interface PupilOptions {
 }
 
 /**
- * Looks whether a queue finds room in the machine's memory, before the system ends the process for it. The trial before a run and checkpoints copy it: a run on the CPU held it 3.9 times
- * (1,000,000 x 256, peak), of which three are counted here, and one less where the queue itself is on a GPU.
+ * Looks whether a queue finds room in the machine's memory, before the system ends the process for it. The trial before
+ * a run and checkpoints copy it: a run on the CPU held it 3.9 times (1,000,000 x 256, peak), of which three are counted
+ * here, and one less where the queue itself is on a GPU.
  * @throws LgdError OUT_OF_MEMORY
  */
-export function checkQueueMemory(queueSize: number, embeddingSize: number, { kind }: Pick<Device, 'kind'>, memory = machineMemory()): void {
+export function checkQueueMemory(
+  queueSize: number,
+  embeddingSize: number,
+  { kind }: Pick<Device, 'kind'>,
+  memory = machineMemory(),
+): void {
   const rowBytes = 4 * embeddingSize * (kind === 'cuda' ? 2 : 3);
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1);
   if (queueSize * rowBytes <= memory) return;
-  throw new LgdError('OUT_OF_MEMORY', `the queue takes ${gigabytes(queueSize * rowBytes)} GB with what checkpoints copy of it, and this machine has ${gigabytes(memory)}.`, {
-    option: 'loss.queueSize', found: queueSize, allowed: `at most ${Math.floor(memory / rowBytes)} embeddings of ${embeddingSize} values here`, mend: 'Take a smaller loss.queueSize',
-  });
+  throw new LgdError(
+    'OUT_OF_MEMORY',
+    `the queue takes ${gigabytes(queueSize * rowBytes)} GB with what checkpoints copy of it, and this machine has ${gigabytes(memory)}.`,
+    {
+      option: 'loss.queueSize',
+      found: queueSize,
+      allowed: `at most ${Math.floor(memory / rowBytes)} embeddings of ${embeddingSize} values here`,
+      mend: 'Take a smaller loss.queueSize',
+    },
+  );
 }
 
 /** Calls queue work on the device; only those that return promises wait for it. */
@@ -71,7 +87,10 @@ export class Pupil {
   readonly online: OnlineProbe | undefined;
 
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
-  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: PupilOptions) {
+  constructor(
+    readonly student: Student,
+    { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: PupilOptions,
+  ) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
     const { batchSize } = config.train;
@@ -80,20 +99,40 @@ export class Pupil {
     checkQueueMemory(anchors.queueSize, embeddingSize, device);
     const made = new Made();
     try {
-      const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true, optimiser: optimiserOf(config) })), (compiled) => compiled.dispose());
+      const encoder = made.add(
+        compileBatch('train.batchSize', batchSize, () =>
+          student.compile({
+            batch: batchSize,
+            resolution,
+            precision: precisionOf(config),
+            training: true,
+            optimiser: optimiserOf(config),
+          }),
+        ),
+        (compiled) => compiled.dispose(),
+      );
       this.encoder = encoder;
-      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
-      this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
-      this.#head = made.add(addon.makeSemanticHead(handle, {
-        dimension: embeddingSize,
-        categories: tsb?.size ?? 0,
-        ...anchors,
-        studentTemperature,
-        teacherTemperature,
-        momentum,
-        bfloat16: device.kind !== 'cpu' && this.encoder.precision === 'bfloat16',
-      }), (head) => addon.release(head));
-      if (tsb !== undefined && vsb !== undefined) addon.writeSemanticState(this.#head, { textual: tsb.data, visual: vsb.data, seen: vsb.seen });
+      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) =>
+        addon.release(tensor),
+      );
+      this.online =
+        onlineClasses === undefined
+          ? undefined
+          : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
+      this.#head = made.add(
+        addon.makeSemanticHead(handle, {
+          dimension: embeddingSize,
+          categories: tsb?.size ?? 0,
+          ...anchors,
+          studentTemperature,
+          teacherTemperature,
+          momentum,
+          bfloat16: device.kind !== 'cpu' && this.encoder.precision === 'bfloat16',
+        }),
+        (head) => addon.release(head),
+      );
+      if (tsb !== undefined && vsb !== undefined)
+        addon.writeSemanticState(this.#head, { textual: tsb.data, visual: vsb.data, seen: vsb.seen });
     } catch (error) {
       made.free();
       throw error;
@@ -136,7 +175,17 @@ export class Pupil {
     const { addon, handle } = this.#device;
     const all = await Promise.all(slots.map((slot) => addon.readMetrics(handle, this.#head, slot)));
     const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
-    for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
+    for (const key of [
+      'loss',
+      'lossVisual',
+      'lossTextual',
+      'klVisual',
+      'klTextual',
+      'entropyVisual',
+      'entropyTextual',
+      'ownMass',
+      'agreement',
+    ] as const) {
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
     }
     return mean;
@@ -146,12 +195,23 @@ export class Pupil {
     const { addon, handle } = this.#device;
     // All are asked for before anything is awaited: a step that is queued meanwhile is in none.
     const [weights, optimiser, { visual, seen, queue, queuePosition, queueFilled }, online] = await Promise.all([
-      this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head), this.online?.state(),
+      this.encoder.state(),
+      this.encoder.optimiserState(),
+      addon.readSemanticState(handle, this.#head),
+      this.online?.state(),
     ]);
-    return { weights, ...optimiser, semantic: { visual, seen, queue, queuePosition, queueFilled }, ...(online && { online }) };
+    return {
+      weights,
+      ...optimiser,
+      semantic: { visual, seen, queue, queuePosition, queueFilled },
+      ...(online && { online }),
+    };
   }
 
-  /** A state of which a part does not fit leaves the student as it was. @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK */
+  /**
+   * A state of which a part does not fit leaves the student as it was. @throws LgdError BAD_MODEL, BAD_OPTION (of
+   * another optimiser), BAD_SHAPE, BAD_BANK
+   */
   restore({ weights, momentum, secondMoment, semantic, online, steps }: DistillerState): void {
     checkWeights(this.student.graph, weights);
     checkOptimiserState(this.student.graph, this.encoder.optimiser, { momentum, secondMoment, steps });

@@ -15,7 +15,10 @@ export interface Rates {
   teacherWait: number;
 }
 
-/** Images a second and where the time goes, over a sliding window of steps; pauses (evaluations, checkpoints) do not count. */
+/**
+ * Images a second and where the time goes, over a sliding window of steps; pauses (evaluations, checkpoints) do not
+ * count.
+ */
 export class RateMeter {
   readonly #marks: Mark[];
   #paused = 0;
@@ -33,7 +36,12 @@ export class RateMeter {
     this.#images += images;
     this.#waited += waited;
     this.#teacher += teacher;
-    const now: Mark = { time: performance.now() - this.#paused, images: this.#images, waited: this.#waited, teacher: this.#teacher };
+    const now: Mark = {
+      time: performance.now() - this.#paused,
+      images: this.#images,
+      waited: this.#waited,
+      teacher: this.#teacher,
+    };
     const then = this.#marks[0]!;
     this.#marks.push(now);
     if (this.#marks.length > this.window) this.#marks.shift();

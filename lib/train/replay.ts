@@ -22,11 +22,15 @@ export interface FaultyStep {
 }
 
 /**
- * Writes `replay/` into a run folder: replay.json (step, images, draws, seed, configuration) and banks.safetensors, the banks as they were when the fault was
- * noticed, which may be one step later.
+ * Writes `replay/` into a run folder: replay.json (step, images, draws, seed, configuration) and banks.safetensors, the
+ * banks as they were when the fault was noticed, which may be one step later.
  * @returns a sentence that says where it is, or why it could not be written
  */
-export async function writeReplay(distiller: StepTaker, runFolder: string, { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
+export async function writeReplay(
+  distiller: StepTaker,
+  runFolder: string,
+  { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep,
+): Promise<string> {
   const folder = join(runFolder, 'replay');
   try {
     await distiller.device.synchronize().catch(() => undefined); // the fault itself may be what it reports
@@ -35,10 +39,14 @@ export async function writeReplay(distiller: StepTaker, runFolder: string, { stu
     const { semantic } = await distiller.state(student);
     const size = distiller.teacher.embeddingSize;
     const tensors: [string, TensorRecord][] = [];
-    for (const [name, data] of [['visual_bank', semantic.visual], ['queue', semantic.queue]] as const) {
+    for (const [name, data] of [
+      ['visual_bank', semantic.visual],
+      ['queue', semantic.queue],
+    ] as const) {
       if (data !== undefined && data.length > 0) tensors.push([name, { shape: [data.length / size, size], data }]);
     }
-    if (semantic.seen !== undefined && semantic.seen.length > 0) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
+    if (semantic.seen !== undefined && semantic.seen.length > 0)
+      tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
     await writeSafetensors(join(folder, 'banks.safetensors'), tensors, { format: 'lgdistill-replay', version });
     const record = {
       version,
@@ -46,7 +54,13 @@ export async function writeReplay(distiller: StepTaker, runFolder: string, { stu
       reason,
       learningRate,
       checkpoint: checkpoint === null ? null : relative(runFolder, checkpoint),
-      batches: batches.map((batch) => ({ seed: batch.seed, epoch: batch.epoch, batch: batch.step, images: idsOf(batch), drawIds: Array.from(batch.drawIds) })),
+      batches: batches.map((batch) => ({
+        seed: batch.seed,
+        epoch: batch.epoch,
+        batch: batch.step,
+        images: idsOf(batch),
+        drawIds: Array.from(batch.drawIds),
+      })),
       config,
     };
     await writeJson(join(folder, 'replay.json'), record);

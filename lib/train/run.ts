@@ -1,4 +1,7 @@
-/** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in loop.ts. */
+/**
+ * One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written
+ * to. The loop is in loop.ts.
+ */
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
@@ -24,7 +27,15 @@ import { areOthersScored, checkContinued, remarksOn, type Present, type Progress
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
-import { describeWays, evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine, type OtherScores } from './log-lines.js';
+import {
+  describeWays,
+  evaluationLine,
+  failureLines,
+  mebibytes,
+  memoryAfterLine,
+  memoryLine,
+  type OtherScores,
+} from './log-lines.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -45,7 +56,9 @@ export class Run {
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
   #tuningLogged: boolean;
-  /** Does a step's graph run, in the way that was found to be the best? Later refusals are looked for at checkpoints. */
+  /**
+   * Does a step's graph run, in the way that was found to be the best? Later refusals are looked for at checkpoints.
+   */
   #graphSettled: boolean;
   #refusalLogged: boolean;
   /** How many the data set had when they were listed last. */
@@ -54,10 +67,18 @@ export class Run {
   #startWeights: string | undefined;
   /** What is not as it was when the run was left, as its checkpoint tells. */
   #remarks: readonly string[] = [];
-  /** Lines of the log that follow its start: a line before would have the pause since the last one count as time of the run. */
+  /**
+   * Lines of the log that follow its start: a line before would have the pause since the last one count as time of the
+   * run.
+   */
   readonly #told: string[] = [];
 
-  private constructor(readonly loop: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
+  private constructor(
+    readonly loop: Course,
+    readonly number: number,
+    readonly folder: RunFolder,
+    readonly store: CheckpointStore,
+  ) {
     const { train, evaluate } = loop.config;
     this.config = loop.configs[number]!;
     this.student = loop.distiller.students[number]!;
@@ -65,7 +86,12 @@ export class Run {
     this.#monitor = new LossMonitor(train.outlierFactor);
     const { evaluation, frozen, online } = loop.options;
     const also = frozen?.options.config.evaluate.also ?? 'none';
-    const has = { student: evaluation !== undefined, knn: also === 'knn' || also === 'both', linear: also === 'linear' || also === 'both', online: online !== undefined && loop.distiller.onlineOf(number) !== undefined };
+    const has = {
+      student: evaluation !== undefined,
+      knn: also === 'knn' || also === 'both',
+      linear: also === 'linear' || also === 'both',
+      online: online !== undefined && loop.distiller.onlineOf(number) !== undefined,
+    };
     this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
     this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
     this.#graphSettled = this.#refusalLogged = loop.distiller.device.kind === 'cpu';
@@ -103,15 +129,30 @@ export class Run {
 
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
-    const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.loop;
-    const { device, method, tsb, batchChoice, memory: { planned, used } } = this.loop.distiller;
+    const {
+      lastStep,
+      schedule,
+      stepsPerEpoch,
+      dataset,
+      images: { gone },
+    } = this.loop;
+    const {
+      device,
+      method,
+      tsb,
+      batchChoice,
+      memory: { planned, used },
+    } = this.loop.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
     const { weights } = this.config.student;
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await hashIfReadable(weights);
-    await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
-    const advice = this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
+    await this.folder.log(
+      startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }),
+    );
+    const advice =
+      this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
     const remarks = [...(this.loop.options.remarks ?? []), ...this.#remarks];
     const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
       ...(this.config.method === 'auto' && { choice: describeChoice(method, tsb!.size) }),
@@ -121,17 +162,34 @@ export class Run {
     for (const line of [...this.#told, ...Object.values(told), ...remarks]) await this.folder.log(line);
     await this.folder.listBroken(broken);
     this.#brokenListed = dataset.broken?.length ?? 0;
-    if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
+    if (gone.length > 0)
+      await this.folder.log(
+        `${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`,
+      );
     await this.folder.log(memoryLine(this.loop.distiller.memory, this.loop.configs.length));
     return {
-      type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
-      method, ...told, ...(remarks.length > 0 && { remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
+      type: 'start',
+      ...this.#name,
+      step: this.#step,
+      totalSteps: schedule.totalSteps,
+      lastStep,
+      stepsPerEpoch,
+      images,
+      broken: broken.length,
+      effectiveBatch: batchSize * accumulate,
+      method,
+      ...told,
+      ...(remarks.length > 0 && { remarks }),
+      memory: { planned: mebibytes(planned), used: mebibytes(used) },
     };
   }
 
   /** Images left out: those that could not be decoded, and those that are gone. */
   #broken(): BrokenImage[] {
-    const { images: { gone }, dataset } = this.loop;
+    const {
+      images: { gone },
+      dataset,
+    } = this.loop;
     const ids = new Set(gone.map(({ id }) => id));
     return [...(dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
   }
@@ -143,18 +201,35 @@ export class Run {
     this.#brokenListed = length;
     const broken = this.#broken();
     await this.folder.listBroken(broken);
-    await this.folder.log(`${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`);
+    await this.folder.log(
+      `${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`,
+    );
   }
 
-  /** Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last logged step, where any were */
-  async judge(planned: PlannedStep, metrics: SemanticMetrics, rates: Rates, decodeRate: number | undefined): Promise<StepEvent> {
+  /**
+   * Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last
+   * logged step, where any were
+   */
+  async judge(
+    planned: PlannedStep,
+    metrics: SemanticMetrics,
+    rates: Rates,
+    decodeRate: number | undefined,
+  ): Promise<StepEvent> {
     if (planned.step === this.#queueFullAfter) this.#monitor.restart(); // the losses so far were over fewer embeddings
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
     this.#judged = planned;
     const logged = this.loop.isLogged(this.#step);
-    const line = { type: 'step' as const, step: this.#step, epoch: this.loop.epochs(this.#step), ...metrics, learningRate: planned.learningRate, ...rates };
+    const line = {
+      type: 'step' as const,
+      step: this.#step,
+      epoch: this.loop.epochs(this.#step),
+      ...metrics,
+      learningRate: planned.learningRate,
+      ...rates,
+    };
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
       await this.#listNewBroken();
@@ -177,14 +252,18 @@ export class Run {
     this.#graphSettled ||= launched > 0 && !tuning;
     this.#tuningLogged ||= this.#graphSettled;
     if (refused === undefined) return;
-    await this.folder.log(`the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, and slower`);
+    await this.folder.log(
+      `the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, and slower`,
+    );
     this.#graphSettled = this.#refusalLogged = true;
   }
 
   /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
   async #logGraphs(): Promise<void> {
     const { launched, eager, interrupted, refused } = await this.loop.distiller.stepInfo();
-    await this.folder.log(`${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included${refused === undefined ? '' : `; then the GPU took none (${refused})`}`);
+    await this.folder.log(
+      `${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included${refused === undefined ? '' : `; then the GPU took none (${refused})`}`,
+    );
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
@@ -193,19 +272,26 @@ export class Run {
     if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
       let event: EvaluationEvent | undefined;
       try {
-        event = yield* watched((options) => this.#evaluate(options), this.loop.options.signal, (evaluated, lastSign) => this.loop.patiently(evaluated, 'evaluation', this.#step, lastSign));
+        event = yield* watched(
+          (options) => this.#evaluate(options),
+          this.loop.options.signal,
+          (evaluated, lastSign) => this.loop.patiently(evaluated, 'evaluation', this.#step, lastSign),
+        );
       } catch (error) {
         if (this.#unsaved && !isOfTheNumbers(error)) {
-          const saved = await this.#checkpoint(false).catch(() => undefined); // what keeps it from being written must not hide what happened
+          // what keeps it from being written must not hide what happened
+          const saved = await this.#checkpoint(false).catch(() => undefined);
           if (saved !== undefined) yield saved; // the evaluation is made up for by a resume
         }
         throw error;
       }
-      if (event === undefined) return; // stopped: the checkpoint that follows says that the evaluation is still to be made
+      // stopped: the checkpoint that follows says that the evaluation is still to be made
+      if (event === undefined) return;
       isBest = event.best;
       yield event;
     }
-    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.loop.lastStep))) yield await this.#checkpoint(isBest);
+    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.loop.lastStep)))
+      yield await this.#checkpoint(isBest);
   }
 
   /** Does something fall due after this step? */
@@ -243,13 +329,21 @@ export class Run {
       const probe = this.loop.distiller.onlineOf(this.number);
       const also: OtherScores = {
         ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), options)),
-        ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, options) }),
+        ...(probe !== undefined &&
+          judged !== undefined && { online: await probe.evaluate(this.encoder, judged, options) }),
       };
       this.#evaluated = this.#step;
       const value = valueOf(this.#score.metric, { student, ...also });
       const best = value !== undefined && this.#score.improves(value, this.#step);
       const event: EvaluationEvent = {
-        type: 'evaluation', step: this.#step, epoch: this.loop.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
+        type: 'evaluation',
+        step: this.#step,
+        epoch: this.loop.epochs(this.#step),
+        student,
+        teacher: this.#teacherScore,
+        ...also,
+        best,
+        seconds: (performance.now() - from) / 1000,
       };
       await this.folder.metrics(event);
       await this.folder.log(evaluationLine(event, also));
@@ -262,7 +356,10 @@ export class Run {
 
   /** Steps after which a queue is full; 0 without one. */
   get #queueFullAfter(): number {
-    const { loss, train: { batchSize, accumulate } } = this.config;
+    const {
+      loss,
+      train: { batchSize, accumulate },
+    } = this.config;
     return Math.ceil(anchorsOf(this.loop.distiller.method, loss).queueSize / (batchSize * accumulate));
   }
 
@@ -270,8 +367,10 @@ export class Run {
     const { distiller, plan, images } = this.loop;
     const { weights, momentum, secondMoment, semantic, online } = await distiller.state(this.number);
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
-    if (broken !== undefined && this.#judged !== undefined) throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
-    if (this.#score.metric === 'loss' && this.#due.comparison(this.#step)) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
+    if (broken !== undefined && this.#judged !== undefined)
+      throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
+    if (this.#score.metric === 'loss' && this.#due.comparison(this.#step))
+      isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const progress: Progress = {
       plan: plan.state(),
       dataset: images.hash,
@@ -289,14 +388,31 @@ export class Run {
     };
     await this.folder.sync();
     const folder = await this.store.write(
-      { info: this.#studentInfo(), weights, optimiser: this.config.train.optimizer, momentum, secondMoment, bank: distiller.tsb, semantic, online, progress },
+      {
+        info: this.#studentInfo(),
+        weights,
+        optimiser: this.config.train.optimizer,
+        momentum,
+        secondMoment,
+        bank: distiller.tsb,
+        semantic,
+        online,
+        progress,
+      },
       { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
     if (!this.#refusalLogged) await this.#logGraph();
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
-    return { type: 'checkpoint', ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder, best: isBest };
+    return {
+      type: 'checkpoint',
+      ...this.#name,
+      step: this.#step,
+      epoch: this.loop.epochs(this.#step),
+      folder,
+      best: isBest,
+    };
   }
 
   /** The checkpoint that a run ends with, where the last one is older. */
@@ -307,7 +423,12 @@ export class Run {
   async finish(): Promise<InterruptedEvent | DoneEvent> {
     const evaluationMissing = this.#evaluationDue(this.#step) && this.#evaluated < this.#step;
     const done = this.#step >= this.loop.lastStep && !evaluationMissing;
-    const where = { ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder: this.#lastCheckpoint.folder };
+    const where = {
+      ...this.#name,
+      step: this.#step,
+      epoch: this.loop.epochs(this.#step),
+      folder: this.#lastCheckpoint.folder,
+    };
     await this.#listNewBroken();
     if (this.loop.distiller.device.kind !== 'cpu') await this.#logGraphs();
     await this.folder.log(endLine(done, this.#step));
@@ -335,10 +456,23 @@ export class Run {
   /** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
   async #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
     const { folder } = this.#lastCheckpoint;
-    const where = await writeReplay(this.loop.distiller, this.folder.path, { student: this.number, config: this.config, step, learningRate, batches, reason, checkpoint: folder === '' ? null : folder });
-    return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1}${this.loop.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`, {
-      mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`, cause,
+    const where = await writeReplay(this.loop.distiller, this.folder.path, {
+      student: this.number,
+      config: this.config,
+      step,
+      learningRate,
+      batches,
+      reason,
+      checkpoint: folder === '' ? null : folder,
     });
+    return new LgdError(
+      cause?.code ?? 'NON_FINITE',
+      `step ${step + 1}${this.loop.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`,
+      {
+        mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`,
+        cause,
+      },
+    );
   }
 
   get #jpegDecoder(): JpegDecoder['name'] {
@@ -352,12 +486,35 @@ export class Run {
   }
 
   get #present(): Present {
-    const { config, loop: { images, teacherMark, scoredOn, distiller: { teacher } } } = this;
-    return { info: this.#studentInfo(), config, images: images.hash, teacher, teacherMark, jpegDecoder: this.#jpegDecoder, computed: this.#computed, scoredOn };
+    const {
+      config,
+      loop: {
+        images,
+        teacherMark,
+        scoredOn,
+        distiller: { teacher },
+      },
+    } = this;
+    return {
+      info: this.#studentInfo(),
+      config,
+      images: images.hash,
+      teacher,
+      teacherMark,
+      jpegDecoder: this.#jpegDecoder,
+      computed: this.#computed,
+      scoredOn,
+    };
   }
 
   #studentInfo(): StudentInfo {
-    const { student, encoder, loop: { distiller: { teacher, tsb, method } } } = this;
+    const {
+      student,
+      encoder,
+      loop: {
+        distiller: { teacher, tsb, method },
+      },
+    } = this;
     return {
       ...kindOf(student),
       resolution: encoder.resolution,
@@ -396,7 +553,13 @@ export class Run {
     this.#monitor.restore(progress.monitor);
     this.loop.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
-    [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
+    [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [
+      info.step,
+      progress.evaluated,
+      progress.best,
+      progress.teacherScore ?? undefined,
+      progress.startWeights,
+    ];
     if (progress.scoredOn?.judged !== this.loop.scoredOn?.judged) this.#teacherScore = undefined;
     if (areOthersScored(progress, this.loop) && this.#score.metric !== 'loss') this.#score.best = null;
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };

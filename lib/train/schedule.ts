@@ -17,7 +17,14 @@ export interface ScheduleOptions {
   warmupEpochs: number;
 }
 
-const needed = ['learningRate', 'batchSize', 'accumulate', 'batchesPerEpoch', 'epochs', 'warmupEpochs'] as const satisfies readonly (keyof ScheduleOptions)[];
+const needed = [
+  'learningRate',
+  'batchSize',
+  'accumulate',
+  'batchesPerEpoch',
+  'epochs',
+  'warmupEpochs',
+] as const satisfies readonly (keyof ScheduleOptions)[];
 
 /** Learning rates by step. */
 export interface Schedule {
@@ -26,13 +33,17 @@ export interface Schedule {
   readonly warmupSteps: number;
   /** learningRate x batchSize x accumulate / 256: the rate at the end of the warm-up. */
   readonly peak: number;
-  /** The rate of step `step`, counted from 0; 0 from totalSteps on. @throws LgdError BAD_OPTION where it is no number from 0 */
+  /**
+   * The rate of step `step`, counted from 0; 0 from totalSteps on. @throws LgdError BAD_OPTION where it is no number
+   * from 0
+   */
   learningRate(step: number): number;
 }
 
 /**
- * peak = learningRate x batchSize x accumulate / 256 (linear scaling, Goyal et al. 2017, section 2.1). With w warm-up steps of n, step s has
- * peak (s + 1) / w for s < w, and peak (1 + cos(pi (s - w) / (n - w))) / 2 after (Loshchilov and Hutter 2017, equation 5, without restarts).
+ * peak = learningRate x batchSize x accumulate / 256 (linear scaling, Goyal et al. 2017, section 2.1). With w warm-up
+ * steps of n, step s has peak (s + 1) / w for s < w, and peak (1 + cos(pi (s - w) / (n - w))) / 2 after (Loshchilov and
+ * Hutter 2017, equation 5, without restarts).
  * @param options may hold more, such as the rest of a configuration's `train`
  * @throws LgdError BAD_OPTION
  */
@@ -59,5 +70,9 @@ export function makeSchedule(options: ScheduleOptions): Schedule {
 /** @throws LgdError BAD_OPTION */
 function checkFromZero(option: string, found: number, mayBeZero: boolean): void {
   if (Number.isFinite(found) && (mayBeZero ? found >= 0 : found > 0)) return;
-  throw new LgdError('BAD_OPTION', 'not a number of this kind.', { option, found, allowed: mayBeZero ? 'a number from 0' : 'a number above 0' });
+  throw new LgdError('BAD_OPTION', 'not a number of this kind.', {
+    option,
+    found,
+    allowed: mayBeZero ? 'a number from 0' : 'a number above 0',
+  });
 }

@@ -9,13 +9,21 @@ import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
 
-/** What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's MobileNetV3 the convolution before one. */
-const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`, 'u');
+/**
+ * What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's
+ * MobileNetV3 the convolution before one.
+ */
+const classifier = new RegExp(
+  `^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`,
+  'u',
+);
 
 /**
- * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision, timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection
- * head may be missing (it then keeps its seeded start), a classifier is left out.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_MODEL naming what does not fit
+ * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision,
+ * timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection head may be missing (it then
+ * keeps its seeded start), a classifier is left out.
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_MODEL naming what does not
+ *   fit
  */
 export async function loadStartWeights(student: Student, file: string): Promise<void> {
   await checkNoFolder(file);
@@ -23,11 +31,16 @@ export async function loadStartWeights(student: Student, file: string): Promise<
   try {
     const start = startOf(student, tensors);
     const broken = notFinite(start); // the first step would blame the learning rate
-    if (broken !== undefined) throw new LgdError('BAD_MODEL', `${broken} has a value that is no finite number.`, { mend: 'Give weights of a training that did not diverge' });
+    if (broken !== undefined)
+      throw new LgdError('BAD_MODEL', `${broken} has a value that is no finite number.`, {
+        mend: 'Give weights of a training that did not diverge',
+      });
     student.load(start);
   } catch (cause) {
     throw new LgdError('BAD_MODEL', `${file} does not fit ${student.name}: ${(cause as Error).message}`, {
-      option: 'student.weights', mend: 'Check student.name and student.widthMultiplier', cause,
+      option: 'student.weights',
+      mend: 'Check student.name and student.widthMultiplier',
+      cause,
     });
   }
 }
@@ -37,32 +50,57 @@ async function checkNoFolder(path: string): Promise<void> {
   if (!(await isFolder(path))) return;
   const inside = ['.', 'checkpoints/best', 'checkpoints/last'].map((place) => join(path, place, 'model.safetensors'));
   const file = await firstWhere(inside, isFile);
-  throw new LgdError('BAD_FILE', `${path} is a folder.`, { option: 'student.weights', allowed: 'a .safetensors file', mend: file === undefined ? 'Give a file of weights' : `Give the file in it: ${file}` });
+  throw new LgdError('BAD_FILE', `${path} is a folder.`, {
+    option: 'student.weights',
+    allowed: 'a .safetensors file',
+    mend: file === undefined ? 'Give a file of weights' : `Give the file in it: ${file}`,
+  });
 }
 
 function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): WeightRecord {
   const { graph, weights: seeded } = student;
-  const { naming, read } = bestNaming({ architecture: student.name, widthMultiplier: student.widthMultiplier, graph }, tensors);
+  const { naming, read } = bestNaming(
+    { architecture: student.name, widthMultiplier: student.widthMultiplier, graph },
+    tensors,
+  );
   const isHead = (name: string) => name.startsWith('head.');
-  const hasHead = Object.entries(seeded).every(([name, { shape }]) => !isHead(name) || read.weights[name]?.shape.join() === shape.join());
-  const isElsewhere = (name: string) => naming.modules.has(name.slice(0, name.lastIndexOf('.'))); // else a layer that the tool's architecture ends before
+  const hasHead = Object.entries(seeded).every(
+    ([name, { shape }]) => !isHead(name) || read.weights[name]?.shape.join() === shape.join(),
+  );
+  // else a layer that the tool's architecture ends before
+  const isElsewhere = (name: string) => naming.modules.has(name.slice(0, name.lastIndexOf('.')));
   const starts = Object.entries(seeded).filter(([name]) => (isHead(name) ? !hasHead : !isElsewhere(name)));
-  const record: WeightRecord = Object.fromEntries([...starts, ...Object.entries(read.weights).filter(([name]) => hasHead || !isHead(name))]);
-  for (const name of read.others) if (!classifier.test(name)) record[name] = tensors.get(name) as WeightRecord[string]; // named by the check
+  const record: WeightRecord = Object.fromEntries([
+    ...starts,
+    ...Object.entries(read.weights).filter(([name]) => hasHead || !isHead(name)),
+  ]);
+  // named by the check
+  for (const name of read.others) if (!classifier.test(name)) record[name] = tensors.get(name) as WeightRecord[string];
   checkWeights(graph, record);
   return record;
 }
 
 /** The names, this package's or a tool's, by which most of the student is in the file. */
-function bestNaming(student: NamedStudent, tensors: ReadonlyMap<string, TensorRecord>): { naming: ToolNaming; read: ReturnType<typeof fromTool> } {
-  const own: ToolNaming = { model: student.architecture, modules: new Map(modulesOf(student.graph).map((name) => [name, name])) };
-  const known = [own, ...tools.flatMap((tool) => {
-    try {
-      return [toolNaming(tool, student)];
-    } catch {
-      return []; // a student that this tool has not
-    }
-  })];
+function bestNaming(
+  student: NamedStudent,
+  tensors: ReadonlyMap<string, TensorRecord>,
+): { naming: ToolNaming; read: ReturnType<typeof fromTool> } {
+  const own: ToolNaming = {
+    model: student.architecture,
+    modules: new Map(modulesOf(student.graph).map((name) => [name, name])),
+  };
+  const known = [
+    own,
+    ...tools.flatMap((tool) => {
+      try {
+        return [toolNaming(tool, student)];
+      } catch {
+        return []; // a student that this tool has not
+      }
+    }),
+  ];
   const read = known.map((naming) => ({ naming, read: fromTool(tensors, student.graph, naming) }));
-  return read.reduce((best, one) => (Object.keys(one.read.weights).length > Object.keys(best.read.weights).length ? one : best));
+  return read.reduce((best, one) =>
+    Object.keys(one.read.weights).length > Object.keys(best.read.weights).length ? one : best,
+  );
 }

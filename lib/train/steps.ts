@@ -1,4 +1,7 @@
-/** Steps of distillation, as those who have them taken know them: what a {@link Distiller} takes and gives, without the run around it. */
+/**
+ * Steps of distillation, as those who have them taken know them: what a {@link Distiller} takes and gives, without the
+ * run around it.
+ */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { BatchChoice, RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
@@ -25,7 +28,10 @@ export interface StepTicket {
 
 /** Bytes of device memory. */
 export interface MemoryUse {
-  /** What the plans of students and teacher ask for: parameters, with gradients and what the optimiser keeps where they learn, and activations. */
+  /**
+   * What the plans of students and teacher ask for: parameters, with gradients and what the optimiser keeps where they
+   * learn, and activations.
+   */
   planned: number;
   /** What the device holds now: also banks, input and scratch memory, and whatever else was made on it. */
   used: number;
@@ -42,13 +48,19 @@ export const stages: readonly Stage[] = ['augment', 'teacher', 'student forward'
 export interface QueueOptions {
   /** Number of the step from 0; with the seed it keys dropout and stochastic depth. */
   step: number;
-  /** Of the optimiser, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
+  /**
+   * Of the optimiser, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would
+   * take.
+   */
   learningRate: number;
   /** Which of several students learn: their numbers from 0, each once; default: all. */
   students?: readonly number[];
   /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
   signal?: AbortSignal | undefined;
-  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole, and must not be the distiller's next step. */
+  /**
+   * Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as
+   * a whole, and must not be the distiller's next step.
+   */
   after?: (stage: Stage) => Promise<void>;
 }
 

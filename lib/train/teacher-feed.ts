@@ -13,8 +13,8 @@ export interface TeacherFeed {
   /** The teacher, compiled; undefined for one outside the device. */
   readonly plan: CompiledEncoder | undefined;
   /**
-   * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch. They are there after `joinBranch`: a teacher on the
-   * device runs beside what is queued next.
+   * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch. They are there
+   * after `joinBranch`: a teacher on the device runs beside what is queued next.
    * @param place which of the step's batches this is: embeddings of different places stay apart
    * @param signal stops a teacher outside the device
    * @returns [B,D]; good until `embed` is called with the same place again
@@ -37,13 +37,24 @@ export interface FeedOptions {
 
 /** The feed of a teacher. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
 export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
-  const { teacher, encoder: { batch, precision } } = options;
+  const {
+    teacher,
+    encoder: { batch, precision },
+  } = options;
   const made = new Made();
   try {
     switch (teacher.kind) {
-      case 'native': return nativeFeed(options, made.add(teacher.compile({ batch, precision }), (compiled) => compiled.dispose()), made);
-      case 'onnx': case 'custom': return outsideFeed(options, teacher, made);
-      case 'precomputed': return precomputedFeed(options, teacher);
+      case 'native':
+        return nativeFeed(
+          options,
+          made.add(teacher.compile({ batch, precision }), (compiled) => compiled.dispose()),
+          made,
+        );
+      case 'onnx':
+      case 'custom':
+        return outsideFeed(options, teacher, made);
+      case 'precomputed':
+        return precomputedFeed(options, teacher);
     }
   } catch (error) {
     made.free();
@@ -51,12 +62,19 @@ export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
   }
 }
 
-/** The teacher on the same device sees the student's tensor, or, at another resolution, the same draws taken at its own. */
-function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, compiled: CompiledEncoder, made: Made): TeacherFeed {
+/**
+ * The teacher on the same device sees the student's tensor, or, at another resolution, the same draws taken at its own.
+ */
+function nativeFeed(
+  { device, encoder, images, recipe, places }: FeedOptions,
+  compiled: CompiledEncoder,
+  made: Made,
+): TeacherFeed {
   const { addon } = device;
   const shared = compiled.resolution === encoder.resolution;
   const own = shared ? images : made.add(compiled.makeImages(), (images) => addon.release(images));
-  // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of its own.
+  // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of
+  // its own.
   const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
   return {
     plan: compiled,
@@ -77,17 +95,30 @@ function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, co
   };
 }
 
-/** A teacher outside the device, in onnxruntime or a caller's own: the views come back from the device in float32, their embeddings go there. */
-function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>, made: Made): TeacherFeed {
+/**
+ * A teacher outside the device, in onnxruntime or a caller's own: the views come back from the device in float32, their
+ * embeddings go there.
+ */
+function outsideFeed(
+  { device, encoder, recipe, places }: FeedOptions,
+  teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>,
+  made: Made,
+): TeacherFeed {
   const { addon } = device;
-  const views = made.add(addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false), (images) => addon.release(images));
+  const views = made.add(
+    addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false),
+    (images) => addon.release(images),
+  );
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
     plan: undefined,
     async embed(batch, place, signal) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
-      addon.writeTensor(results[place]!, rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, signal), encoder.batch));
+      addon.writeTensor(
+        results[place]!,
+        rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, signal), encoder.batch),
+      );
       return results[place]!;
     },
     dispose() {
@@ -97,7 +128,10 @@ function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: 
   };
 }
 
-function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'precomputed' }>): TeacherFeed {
+function precomputedFeed(
+  { device, encoder, places }: FeedOptions,
+  teacher: Extract<AnyTeacher, { kind: 'precomputed' }>,
+): TeacherFeed {
   const { addon } = device;
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
@@ -117,8 +151,15 @@ function rowsOf({ id, embeddingSize: size }: AnyTeacher, given: Float32Array, im
   return checkRows(given, `the teacher ${id}`, { option: 'teacher', rows: images, size });
 }
 
-/** A feed that asks the cache first, and keeps what it lacks. What it gives is what the cache holds, whether that was there before or not. */
-export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { device, encoder, places }: Pick<FeedOptions, 'device' | 'encoder' | 'places'>): TeacherFeed {
+/**
+ * A feed that asks the cache first, and keeps what it lacks. What it gives is what the cache holds, whether that was
+ * there before or not.
+ */
+export function makeCachedFeed(
+  feed: TeacherFeed,
+  cache: TeacherViewCache,
+  { device, encoder, places }: Pick<FeedOptions, 'device' | 'encoder' | 'places'>,
+): TeacherFeed {
   const { addon, handle } = device;
   const loaded = makeResults(device, encoder.batch, cache.embeddingSize, places);
   const keep = (rows: Float64Array, embeddings: TensorHandle) => {
@@ -143,13 +184,27 @@ export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { dev
   };
 }
 
-/** Of a step of several batches the embeddings of all, where the teacher may refuse one or be stopped: before a student sees the first. None of a teacher on the device. */
-export function embedEarly(feed: TeacherFeed, { kind }: AnyTeacher, batches: readonly Batch[], signal: AbortSignal | undefined): TensorHandle[] | Promise<TensorHandle[]> {
+/**
+ * Of a step of several batches the embeddings of all, where the teacher may refuse one or be stopped: before a student
+ * sees the first. None of a teacher on the device.
+ */
+export function embedEarly(
+  feed: TeacherFeed,
+  { kind }: AnyTeacher,
+  batches: readonly Batch[],
+  signal: AbortSignal | undefined,
+): TensorHandle[] | Promise<TensorHandle[]> {
   if (batches.length === 1 || kind === 'native') return [];
-  return kind === 'precomputed' ? batches.map((batch, place) => feed.embed(batch, place) as TensorHandle) : embedAll(feed, batches, signal);
+  return kind === 'precomputed'
+    ? batches.map((batch, place) => feed.embed(batch, place) as TensorHandle)
+    : embedAll(feed, batches, signal);
 }
 
-async function embedAll(feed: TeacherFeed, batches: readonly Batch[], signal: AbortSignal | undefined): Promise<TensorHandle[]> {
+async function embedAll(
+  feed: TeacherFeed,
+  batches: readonly Batch[],
+  signal: AbortSignal | undefined,
+): Promise<TensorHandle[]> {
   const embeddings: TensorHandle[] = [];
   for (const [place, batch] of batches.entries()) embeddings.push(await feed.embed(batch, place, signal));
   return embeddings;

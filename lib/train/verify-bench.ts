@@ -39,18 +39,39 @@ export class Bench {
     [this.#device, this.#config, this.#teacher] = [device, config, teacher];
     this.#batch = train.batchSize === 'auto' ? defaultBatch : train.batchSize;
     this.#resolution = data.resolution ?? teacher.resolution;
-    compileBatch('train.batchSize', this.#batch, () => this.#student().compile({ batch: this.#batch, resolution: this.#resolution, precision: 'float32', training: true, optimiser: optimiserOf(config) })).dispose(); // before images are made for what does not fit
+    // before images are made for what does not fit
+    compileBatch('train.batchSize', this.#batch, () =>
+      this.#student().compile({
+        batch: this.#batch,
+        resolution: this.#resolution,
+        precision: 'float32',
+        training: true,
+        optimiser: optimiserOf(config),
+      }),
+    ).dispose();
     this.#names = madeUpBank(categories, teacher.embeddingSize);
     this.#images = madeUpImages(device, this.#batch, this.#resolution + 8);
   }
 
   /** @throws LgdError of the teacher; OUT_OF_MEMORY, BAD_OPTION */
-  static async open(device: Device, config: Config, { categories, dimension, signal }: { categories: number; dimension: number; signal: AbortSignal | undefined }): Promise<Bench> {
+  static async open(
+    device: Device,
+    config: Config,
+    { categories, dimension, signal }: { categories: number; dimension: number; signal: AbortSignal | undefined },
+  ): Promise<Bench> {
     const { teacher: source, offline, data } = config;
-    const teacher = source === undefined ? undefined : await loadTeacher(source, { device, localFilesOnly: offline, signal });
+    const teacher =
+      source === undefined ? undefined : await loadTeacher(source, { device, localFilesOnly: offline, signal });
     const isNative = teacher?.kind === 'native';
     try {
-      return new Bench(device, config, isNative ? teacher : madeUpTeacher(teacher?.embeddingSize ?? dimension, data.resolution ?? teacher?.resolution ?? 224), categories);
+      return new Bench(
+        device,
+        config,
+        isNative
+          ? teacher
+          : madeUpTeacher(teacher?.embeddingSize ?? dimension, data.resolution ?? teacher?.resolution ?? 224),
+        categories,
+      );
     } catch (error) {
       if (isNative) await teacher.dispose();
       throw error;
@@ -66,29 +87,59 @@ export class Bench {
   /** [B,3,R,R] of the first batch; R is the student's side, or the teacher's. */
   async views(of: 'student' | 'teacher'): Promise<Float32Array> {
     const { mean, std, resolution } = this.#teacher;
-    return readViews(this.#images, this.plan().next(), { device: this.#device, resolution: of === 'student' ? this.#resolution : resolution, mean, std, augment: this.#config.augment });
+    return readViews(this.#images, this.plan().next(), {
+      device: this.#device,
+      resolution: of === 'student' ? this.#resolution : resolution,
+      mean,
+      std,
+      augment: this.#config.augment,
+    });
   }
 
   distiller(precision: Precision): Distiller {
     const { method, seed, loss, augment, train } = this.#config;
-    const config: ConfigInput = { method, seed, loss, augment, data: { resolution: this.#resolution }, train: { ...train, batchSize: this.#batch, accumulate: 1, precision } };
-    return new Distiller({ device: this.#device, teacher: this.#teacher, student: this.#student(), tsb: this.#names, config });
+    const config: ConfigInput = {
+      method,
+      seed,
+      loss,
+      augment,
+      data: { resolution: this.#resolution },
+      train: { ...train, batchSize: this.#batch, accumulate: 1, precision },
+    };
+    return new Distiller({
+      device: this.#device,
+      teacher: this.#teacher,
+      student: this.#student(),
+      tsb: this.#names,
+      config,
+    });
   }
 
   /** One step from a state. */
   async step(distiller: Distiller, from: DistillerState, batch: PlannedBatch, step: number): Promise<Taken> {
     distiller.restore(from);
-    const { loss } = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset: this.#images }], { step, learningRate: this.learningRate }));
+    const { loss } = await distiller.readMetrics(
+      await distiller.queueStep([{ ...batch, dataset: this.#images }], { step, learningRate: this.learningRate }),
+    );
     return { loss, state: await distiller.state() };
   }
 
   /** What steps from the start leave, each queued as in training or waiting for each of its parts. */
-  async freely(precision: Precision, steps: number, callByCall: boolean, signal: AbortSignal | undefined): Promise<DistillerState> {
+  async freely(
+    precision: Precision,
+    steps: number,
+    callByCall: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<DistillerState> {
     using distiller = this.distiller(precision);
     const plan = this.plan();
     for (let step = 0; step < steps; step++) {
       throwIfAborted(signal, 'the comparison');
-      await distiller.queueStep([{ ...plan.next(), dataset: this.#images }], { step, learningRate: this.learningRate, ...(callByCall && { after: async () => this.#device.synchronize() }) });
+      await distiller.queueStep([{ ...plan.next(), dataset: this.#images }], {
+        step,
+        learningRate: this.learningRate,
+        ...(callByCall && { after: async () => this.#device.synchronize() }),
+      });
     }
     return distiller.state();
   }
@@ -104,7 +155,9 @@ export class Bench {
   async embed(views: Float32Array, weights: WeightRecord, precision: Precision): Promise<Float32Array> {
     const student = this.#student();
     student.load(weights);
-    using encoder = new Encoder(student.compile({ batch: this.#batch, resolution: this.#resolution, precision, training: false }));
+    using encoder = new Encoder(
+      student.compile({ batch: this.#batch, resolution: this.#resolution, precision, training: false }),
+    );
     return encoder.forward(views);
   }
 
@@ -115,7 +168,12 @@ export class Bench {
 
   #student(): Student {
     const { student, seed } = this.#config;
-    return createStudent(student.name, { device: this.#device, embeddingSize: this.#teacher.embeddingSize, seed, widthMultiplier: student.widthMultiplier });
+    return createStudent(student.name, {
+      device: this.#device,
+      embeddingSize: this.#teacher.embeddingSize,
+      seed,
+      widthMultiplier: student.widthMultiplier,
+    });
   }
 
   async dispose(): Promise<void> {

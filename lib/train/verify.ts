@@ -27,42 +27,74 @@ export interface VerifyOptions {
   signal?: AbortSignal | undefined;
 }
 
-const verifyOptions = { device: 'needed', categories: 'optional', dimension: 'optional', steps: 'optional', onProgress: 'optional', signal: 'optional' } satisfies OptionTable<VerifyOptions>;
+const verifyOptions = {
+  device: 'needed',
+  categories: 'optional',
+  dimension: 'optional',
+  steps: 'optional',
+  onProgress: 'optional',
+  signal: 'optional',
+} satisfies OptionTable<VerifyOptions>;
 
 /**
- * What is compared, in the order of a step: augmented views; the teacher's embeddings of the CPU's views; the loss; the gradients of all parameters (and AdamW's second moment); how the optimiser moves the weights, by what it keeps beside them; how the visual bank moves (in float32: with a bfloat16 teacher, images take other names); the trained student's embeddings,
- * as evaluations compute them. And on the device alone: the same steps again, and call by call instead of each as a whole.
+ * What is compared, in the order of a step: augmented views; the teacher's embeddings of the CPU's views; the loss; the
+ * gradients of all parameters (and AdamW's second moment); how the optimiser moves the weights, by what it keeps beside
+ * them; how the visual bank moves (in float32: with a bfloat16 teacher, images take other names); the trained student's
+ * embeddings, as evaluations compute them. And on the device alone: the same steps again, and call by call instead of
+ * each as a whole.
  */
-export type VerifiedPart = 'views' | 'teacher' | 'loss' | 'gradients' | 'update' | 'bank' | 'inference' | 'steps again' | 'steps call by call';
+export type VerifiedPart =
+  'views' | 'teacher' | 'loss' | 'gradients' | 'update' | 'bank' | 'inference' | 'steps again' | 'steps call by call';
 
 /** One comparison. */
 export interface Verification {
   part: VerifiedPart;
   precision: Precision;
   /**
-   * Norm of the difference from the CPU in float32 over the norm of what the CPU gives (of the bank, of how it moves it): the worst of the steps. Of gradients and bank the best: rounding puts a value that is at the kink of a ReLU
-   * on its other side now and then, and so moves the gradient of all before it, or takes an image that is between two names for the other; what is wrong is so in every step. For the last two parts the share of values of which a bit differs.
+   * Norm of the difference from the CPU in float32 over the norm of what the CPU gives (of the bank, of how it moves
+   * it): the worst of the steps. Of gradients and bank the best: rounding puts a value that is at the kink of a ReLU on
+   * its other side now and then, and so moves the gradient of all before it, or takes an image that is between two
+   * names for the other; what is wrong is so in every step. For the last two parts the share of values of which a bit
+   * differs.
    */
   error: number;
-  /** Below which it is right, for the last two parts 0: of bfloat16 twice what the CPU is off that simulates it (of the loss, which is one number, three times), or a floor that rounding alone reaches. */
+  /**
+   * Below which it is right, for the last two parts 0: of bfloat16 twice what the CPU is off that simulates it (of the
+   * loss, which is one number, three times), or a floor that rounding alone reaches.
+   */
   limit: number;
   passed: boolean;
 }
 
 /** Of float32. */
-const limits = { views: 1e-5, teacher: 1e-4, loss: 1e-3, gradients: 5e-2, update: 5e-3, bank: 1e-2, inference: 1e-4 } as const;
+const limits = {
+  views: 1e-5,
+  teacher: 1e-4,
+  loss: 1e-3,
+  gradients: 5e-2,
+  update: 5e-3,
+  bank: 1e-2,
+  inference: 1e-4,
+} as const;
 /** Of bfloat16 at least: what its 8 bits leave of values that did not cancel. */
 const floors = { teacher: 1e-2, loss: 0.1, gradients: 5e-2, update: 5e-3, inference: 1e-2 } as const;
 
 type Errors = Partial<Record<Exclude<keyof typeof limits, 'views'>, number>>;
 
 /**
- * Takes steps of a configuration on a device and on the CPU, each from the CPU's state, and compares what they leave: with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up,
- * and so are the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student, method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer with its numbers and
- * train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32 was asked for.
- * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; OUT_OF_MEMORY, ABORTED
+ * Takes steps of a configuration on a device and on the CPU, each from the CPU's state, and compares what they leave:
+ * with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up, and so are
+ * the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student,
+ * method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer
+ * with its numbers and train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32
+ * was asked for.
+ * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; OUT_OF_MEMORY,
+ *   ABORTED
  */
-export async function* verifyDevice(input: ConfigInput, given: VerifyOptions): AsyncGenerator<Verification, void, undefined> {
+export async function* verifyDevice(
+  input: ConfigInput,
+  given: VerifyOptions,
+): AsyncGenerator<Verification, void, undefined> {
   checkOptions(given, 'verifyDevice()', verifyOptions);
   const { device, categories = 1000, dimension = 512, steps = 4, onProgress, signal } = given;
   checkArgument('device', device);
@@ -70,7 +102,12 @@ export async function* verifyDevice(input: ConfigInput, given: VerifyOptions): A
   checkWhole('dimension', dimension, mostEmbeddingSize);
   checkWhole('steps', steps, 1000);
   if (device.kind === 'cpu') {
-    throw new LgdError('BAD_OPTION', 'the CPU is what other devices are held against.', { option: 'device', found: `cpu (${device.info.reason})`, allowed: 'a CUDA device', mend: 'Give a GPU with --device cuda; `lgdistill doctor` tells whether there is one' });
+    throw new LgdError('BAD_OPTION', 'the CPU is what other devices are held against.', {
+      option: 'device',
+      found: `cpu (${device.info.reason})`,
+      allowed: 'a CUDA device',
+      mend: 'Give a GPU with --device cuda; `lgdistill doctor` tells whether there is one',
+    });
   }
   const config = parseConfig(input);
   const half = precisionOf(config) !== 'float32';
@@ -79,14 +116,34 @@ export async function* verifyDevice(input: ConfigInput, given: VerifyOptions): A
   try {
     for (const one of [cpu, device]) benches.push(await Bench.open(one, config, { categories, dimension, signal }));
     const [reference, other] = benches as [Bench, Bench];
-    yield judge('views', 'float32', wholeError([await other.views('student')], [await reference.views('student')]), limits.views);
+    yield judge(
+      'views',
+      'float32',
+      wholeError([await other.views('student')], [await reference.views('student')]),
+      limits.views,
+    );
 
-    const runs: Run[] = [[reference, 'float32'], [other, 'float32'], ...(half ? [[reference, 'bfloat16'], [other, 'bfloat16']] as const : [])];
+    const runs: Run[] = [
+      [reference, 'float32'],
+      [other, 'float32'],
+      ...(half
+        ? ([
+            [reference, 'bfloat16'],
+            [other, 'bfloat16'],
+          ] as const)
+        : []),
+    ];
     const [, found, simulated, foundHalf] = await compare(runs, { steps, onProgress, signal });
     for (const part of ['teacher', 'loss', 'gradients', 'update', 'bank', 'inference'] as const) {
       if (found![part] === undefined) continue; // no teacher on the device, no bank in the method
       yield judge(part, 'float32', found![part], limits[part]);
-      if (half && part !== 'bank') yield judge(part, 'bfloat16', foundHalf![part]!, Math.max(floors[part], (part === 'loss' ? 3 : 2) * simulated![part]!));
+      if (half && part !== 'bank')
+        yield judge(
+          part,
+          'bfloat16',
+          foundHalf![part]!,
+          Math.max(floors[part], (part === 'loss' ? 3 : 2) * simulated![part]!),
+        );
     }
 
     const precision = half ? 'bfloat16' : 'float32';
@@ -109,7 +166,10 @@ function judge(part: VerifiedPart, precision: Precision, error: number, limit: n
 type Run = readonly [bench: Bench, precision: Precision];
 
 /** The errors of each run beside the first, which is right by definition. */
-async function compare(runs: readonly Run[], { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number }): Promise<Errors[]> {
+async function compare(
+  runs: readonly Run[],
+  { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number },
+): Promise<Errors[]> {
   const all = runs.map((): Errors => ({}));
   const [reference] = runs[0]!;
   const distillers: Distiller[] = [];
@@ -117,23 +177,44 @@ async function compare(runs: readonly Run[], { steps, onProgress, signal }: Pick
     for (const [bench, precision] of runs) distillers.push(bench.distiller(precision));
     const plan = reference.plan();
     const first = plan.next();
-    let { state: before } = await reference.step(distillers[0]!, await distillers[0]!.state(), first, 0); // compared from the second on: of an empty queue there is no loss
-    for (let step = 0; step < steps; step++) { // from the state of the first each: over several steps, roundings grow until nothing can be compared
+    // compared from the second on: of an empty queue there is no loss
+    let { state: before } = await reference.step(distillers[0]!, await distillers[0]!.state(), first, 0);
+    // from the state of the first each: over several steps, roundings grow until nothing can be compared
+    for (let step = 0; step < steps; step++) {
       throwIfAborted(signal, 'the comparison');
       const batch = plan.next();
       const expected = await reference.step(distillers[0]!, before, batch, step + 1);
       for (const [run, [bench]] of runs.entries()) {
-        if (run > 0) note(all[run]!, errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, { graph: distillers[0]!.encoder.graph, train: distillers[0]!.config.train, learningRate: bench.learningRate }), bench !== reference);
+        if (run > 0)
+          note(
+            all[run]!,
+            errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, {
+              graph: distillers[0]!.encoder.graph,
+              train: distillers[0]!.config.train,
+              learningRate: bench.learningRate,
+            }),
+            bench !== reference,
+          );
       }
       before = expected.state;
       onProgress?.({ done: step + 1, total: steps });
     }
     const [shown, taught] = [await reference.views('student'), await reference.views('teacher')];
-    const [embedded, embeddings] = [await reference.embed(shown, before.weights, 'float32'), await reference.teach(taught, 'float32')];
+    const [embedded, embeddings] = [
+      await reference.embed(shown, before.weights, 'float32'),
+      await reference.teach(taught, 'float32'),
+    ];
     for (const [run, [bench, precision]] of runs.entries()) {
       if (run === 0) continue;
       const found = await bench.teach(taught, precision);
-      note(all[run]!, { inference: wholeError([await bench.embed(shown, before.weights, precision)], [embedded]), ...(found && { teacher: wholeError([found], [embeddings!]) }) }, bench !== reference);
+      note(
+        all[run]!,
+        {
+          inference: wholeError([await bench.embed(shown, before.weights, precision)], [embedded]),
+          ...(found && { teacher: wholeError([found], [embeddings!]) }),
+        },
+        bench !== reference,
+      );
     }
   } finally {
     for (const distiller of distillers) distiller.dispose();
@@ -144,22 +225,38 @@ async function compare(runs: readonly Run[], { steps, onProgress, signal }: Pick
 function errorsOf(found: Taken, expected: Taken, before: DistillerState, options: UpdateOptions): Errors {
   const optimiser = optimiserOf(options);
   const moved = (moment: 'momentum' | 'secondMoment', kept: number): number => {
-    const [ours, right, earlier] = [found, expected, { state: before }].map(({ state }) => inOrder(state[moment]!, expected.state[moment]!)) as [Float32Array[], Float32Array[], Float32Array[]];
-    return wholeError(ours, right, earlier.map((values) => values.map((value) => kept * value))); // which is in both, and no gradient
+    const [ours, right, earlier] = [found, expected, { state: before }].map(({ state }) =>
+      inOrder(state[moment]!, expected.state[moment]!),
+    ) as [Float32Array[], Float32Array[], Float32Array[]];
+    // which is in both, and no gradient
+    return wholeError(
+      ours,
+      right,
+      earlier.map((values) => values.map((value) => kept * value)),
+    );
   };
   const [bank, rightBank, bankBefore] = [found, expected, { state: before }].map(({ state }) => state.semantic.visual);
   return {
     loss: Math.abs(found.loss / expected.loss - 1),
-    gradients: optimiser.name === 'sgd' ? moved('momentum', optimiser.momentum) : Math.max(moved('momentum', optimiser.beta1), moved('secondMoment', optimiser.beta2)),
+    gradients:
+      optimiser.name === 'sgd'
+        ? moved('momentum', optimiser.momentum)
+        : Math.max(moved('momentum', optimiser.beta1), moved('secondMoment', optimiser.beta2)),
     update: updateError(found.state, before, options),
     ...(rightBank && { bank: wholeError([bank!], [rightBank], [bankBefore!]) }),
   };
 }
 
-/** Keeps what a verdict is to be by; NaN stays. @param judged whether the run is judged, and not what the limits come from, which is the worst of all */
+/**
+ * Keeps what a verdict is to be by; NaN stays. @param judged whether the run is judged, and not what the limits come
+ * from, which is the worst of all
+ */
 function note(errors: Errors, found: Errors, judged: boolean): void {
   for (const [part, error] of Object.entries(found) as [keyof Errors, number][]) {
-    errors[part] = (judged && (part === 'gradients' || part === 'bank') ? Math.min : Math.max)(errors[part] ?? error, error);
+    errors[part] = (judged && (part === 'gradients' || part === 'bank') ? Math.min : Math.max)(
+      errors[part] ?? error,
+      error,
+    );
   }
 }
 
@@ -168,7 +265,11 @@ function inOrder(record: WeightRecord, names: WeightRecord): Float32Array[] {
 }
 
 /** Norm of the difference over the norm of what is expected, besides what both have in common. */
-function wholeError(found: readonly Float32Array[], expected: readonly Float32Array[], common?: readonly Float32Array[]): number {
+function wholeError(
+  found: readonly Float32Array[],
+  expected: readonly Float32Array[],
+  common?: readonly Float32Array[],
+): number {
   let [difference, size] = [0, 0];
   for (const [array, values] of expected.entries()) {
     const [other, shared] = [found[array]!, common?.[array]];
@@ -183,8 +284,13 @@ function wholeError(found: readonly Float32Array[], expected: readonly Float32Ar
 /** The share of values of which a bit differs. */
 function otherBits(a: DistillerState, b: DistillerState): number {
   let [other, all] = [0, 0];
-  const arraysOf = ({ weights, momentum, secondMoment = {}, semantic }: DistillerState, names: DistillerState) => [...inOrder(weights, names.weights), ...inOrder(momentum, names.momentum), ...inOrder(secondMoment, names.secondMoment ?? {}), ...[semantic.visual, semantic.queue].filter((values) => values !== undefined)]
-    .map((values) => new Uint32Array(values.buffer, values.byteOffset, values.length));
+  const arraysOf = ({ weights, momentum, secondMoment = {}, semantic }: DistillerState, names: DistillerState) =>
+    [
+      ...inOrder(weights, names.weights),
+      ...inOrder(momentum, names.momentum),
+      ...inOrder(secondMoment, names.secondMoment ?? {}),
+      ...[semantic.visual, semantic.queue].filter((values) => values !== undefined),
+    ].map((values) => new Uint32Array(values.buffer, values.byteOffset, values.length));
   const expected = arraysOf(b, b);
   for (const [array, words] of arraysOf(a, b).entries()) {
     all += words.length;

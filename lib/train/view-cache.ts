@@ -1,8 +1,11 @@
 /**
- * Teacher embeddings of views that come back: `teacherCache.views` of each image, in a file that later epochs, and later runs with other students, read instead of running the teacher.
+ * Teacher embeddings of views that come back: `teacherCache.views` of each image, in a file that later epochs, and
+ * later runs with other students, read instead of running the teacher.
  *
- * The file: 4096 bytes of JSON, padded with blanks, that say what the embeddings depend on; then a row for each view of each image, view by view (native/semantic/row_file.h). View v of an
- * image is the draw of (seed, epoch v, image): the seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and pixels always belong together.
+ * The file: 4096 bytes of JSON, padded with blanks, that say what the embeddings depend on; then a row for each view of
+ * each image, view by view (native/semantic/row_file.h). View v of an image is the draw of (seed, epoch v, image): the
+ * seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and
+ * pixels always belong together.
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -33,7 +36,15 @@ export interface ViewCacheOptions {
   signal?: AbortSignal | undefined;
 }
 
-const viewCacheOptions = { device: 'needed', teacher: 'needed', config: 'needed', precision: 'needed', dataset: 'needed', images: 'needed', signal: 'optional' } satisfies OptionTable<ViewCacheOptions>;
+const viewCacheOptions = {
+  device: 'needed',
+  teacher: 'needed',
+  config: 'needed',
+  precision: 'needed',
+  dataset: 'needed',
+  images: 'needed',
+  signal: 'optional',
+} satisfies OptionTable<ViewCacheOptions>;
 
 const headerBytes = 4096;
 
@@ -42,7 +53,11 @@ export function viewCachePath({ output, teacherCache }: Config): string {
   return teacherCache.file ?? join(output, viewCacheFile);
 }
 
-/** Teacher embeddings of views that come back, in a memory-mapped file (docs/formats.md). Open it with {@link TeacherViewCache.open}, hand it to `Distiller.useViewCache`; `Distiller.run` does both by `teacherCache.views`. */
+/**
+ * Teacher embeddings of views that come back, in a memory-mapped file (docs/formats.md). Open it with
+ * {@link TeacherViewCache.open}, hand it to `Distiller.useViewCache`; `Distiller.run` does both by
+ * `teacherCache.views`.
+ */
 export class TeacherViewCache {
   readonly #device: Device;
   readonly #dataset: Dataset;
@@ -52,10 +67,19 @@ export class TeacherViewCache {
   readonly #imageAt: Int32Array;
 
   private constructor(
-    readonly path: string, readonly images: number, readonly views: number, readonly embeddingSize: number,
+    readonly path: string,
+    readonly images: number,
+    readonly views: number,
+    readonly embeddingSize: number,
     /** Rows that were not what their checksums say, and will be filled again. */
     readonly damaged: number,
-    { device, dataset, sourceIndex, file, present }: { device: Device; dataset: Dataset; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
+    {
+      device,
+      dataset,
+      sourceIndex,
+      file,
+      present,
+    }: { device: Device; dataset: Dataset; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
   ) {
     [this.#device, this.#dataset, this.#file, this.#present] = [device, dataset, file, present];
     this.#imageAt = new Int32Array(1 + sourceIndex.reduce((most, place) => Math.max(most, place), -1)).fill(-1);
@@ -63,9 +87,11 @@ export class TeacherViewCache {
   }
 
   /**
-   * Opens the cache of a configuration, or begins it. A cache with fewer views grows; one with more is read as far as it is needed.
-   * @throws LgdError BAD_CONFIG naming what differs, where it was made with another teacher, resolution, recipe, seed or image list, and for a teacher of embeddings; BAD_FILE, NOT_WRITABLE (also where the
-   *   disk has no room for it), ABORTED
+   * Opens the cache of a configuration, or begins it. A cache with fewer views grows; one with more is read as far as
+   * it is needed.
+   * @throws LgdError BAD_CONFIG naming what differs, where it was made with another teacher, resolution, recipe, seed
+   *   or image list, and for a teacher of embeddings; BAD_FILE, NOT_WRITABLE (also where the disk has no room for it),
+   *   ABORTED
    */
   static async open(options: ViewCacheOptions): Promise<TeacherViewCache> {
     checkOptions(options, 'TeacherViewCache.open()', viewCacheOptions);
@@ -74,23 +100,44 @@ export class TeacherViewCache {
     checkArgument('teacher', teacher);
     checkArgument('dataset', dataset);
     if (teacher.kind === 'precomputed') {
-      throw new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', { option: 'teacherCache.views', found: config.teacherCache.views, allowed: '0', mend: 'Leave it out' });
+      throw new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', {
+        option: 'teacherCache.views',
+        found: config.teacherCache.views,
+        allowed: '0',
+        mend: 'Leave it out',
+      });
     }
     const path = viewCachePath(config);
     const { views } = config.teacherCache;
     const { embeddingSize, resolution, mean, std } = teacher;
     const key: CacheKey = {
-      format: 'lgdistill-teacher-views', version: 1,
-      teacher: await fingerprintOf(teacher, signal), teacherName: teacher.id, embeddingSize, resolution,
+      format: 'lgdistill-teacher-views',
+      version: 1,
+      teacher: await fingerprintOf(teacher, signal),
+      teacherName: teacher.id,
+      embeddingSize,
+      resolution,
       precision: teacher.kind === 'native' ? precision : 'float32',
-      recipe: { ...config.augment, mean, std, margin: config.data.margin, inputs: Math.max(config.data.resolution ?? resolution, resolution) },
+      recipe: {
+        ...config.augment,
+        mean,
+        std,
+        margin: config.data.margin,
+        inputs: Math.max(config.data.resolution ?? resolution, resolution),
+      },
       seed: config.seed,
       images: { count: images.length, hash: images.hash },
       fileBytes: hashBytes(dataset),
     };
     await begin(path, key);
     const found = await openRows(device, { path, rows: images.length * views, dimension: embeddingSize });
-    return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, { device, dataset, sourceIndex: images.sourceIndex, file: found.file, present: found.present });
+    return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, {
+      device,
+      dataset,
+      sourceIndex: images.sourceIndex,
+      file: found.file,
+      present: found.present,
+    });
   }
 
   /** Embeddings that are known to be there. */
@@ -103,10 +150,15 @@ export class TeacherViewCache {
     return fileBytes(this.#present.length, this.embeddingSize);
   }
 
-  /** Rows of a batch whose `epoch` is the number of its view; -1 for an image that stands in for another, which has no row. */
+  /**
+   * Rows of a batch whose `epoch` is the number of its view; -1 for an image that stands in for another, which has no
+   * row.
+   */
   rowsOf({ images, shown = images, drawIds, epoch }: Batch): Float64Array {
     const { sourceIndex } = this.#dataset;
-    return Float64Array.from(drawIds, (place, i) => (sourceIndex[shown[i]!] === place ? epoch * this.images + this.#imageAt[place]! : -1));
+    return Float64Array.from(drawIds, (place, i) =>
+      sourceIndex[shown[i]!] === place ? epoch * this.images + this.#imageAt[place]! : -1,
+    );
   }
 
   /** Are all of these embeddings there? */
@@ -119,13 +171,19 @@ export class TeacherViewCache {
     this.#device.addon.loadRows(this.#file, { rows }, tensor);
   }
 
-  /** Queues keeping a batch's embeddings; the tensor [B,D] then holds them as {@link load} will give them: at length 1, in half precision. */
+  /**
+   * Queues keeping a batch's embeddings; the tensor [B,D] then holds them as {@link load} will give them: at length 1,
+   * in half precision.
+   */
   keep(rows: Float64Array, tensor: TensorHandle): void {
     this.#device.addon.keepRows(this.#file, { rows }, tensor);
     for (const row of rows) if (row >= 0) this.#present[row] = 1;
   }
 
-  /** Takes it that no embedding is there, after a fault that may have kept some from being written. Those that are there are found when they are to be written again. */
+  /**
+   * Takes it that no embedding is there, after a fault that may have kept some from being written. Those that are there
+   * are found when they are to be written again.
+   */
   forget(): void {
     this.#present.fill(0);
   }
@@ -140,13 +198,19 @@ function fileBytes(rows: number, embeddingSize: number): number {
   return headerBytes + rows * (4 + 4 * Math.ceil(embeddingSize / 2));
 }
 
-async function openRows({ addon, handle }: Device, { path, rows, dimension }: { path: string; rows: number; dimension: number }): ReturnType<NativeAddon['openRows']> {
+async function openRows(
+  { addon, handle }: Device,
+  { path, rows, dimension }: { path: string; rows: number; dimension: number },
+): ReturnType<NativeAddon['openRows']> {
   try {
     return await addon.openRows(handle, { path, offset: headerBytes, rows, dimension });
   } catch (cause) {
     if (!(cause instanceof LgdError) || cause.code !== 'NOT_WRITABLE') throw cause;
     throw new LgdError('NOT_WRITABLE', `there is no room for ${rows} teacher embeddings: ${cause.message}`, {
-      option: 'teacherCache.views', allowed: `what fits: ${Math.ceil(fileBytes(rows, dimension) / 2 ** 20)} MiB are needed for this many`, mend: 'Free that much on that disk, lower it, or give teacherCache.file a place elsewhere', cause,
+      option: 'teacherCache.views',
+      allowed: `what fits: ${Math.ceil(fileBytes(rows, dimension) / 2 ** 20)} MiB are needed for this many`,
+      mend: 'Free that much on that disk, lower it, or give teacherCache.file a place elsewhere',
+      cause,
     });
   }
 }
@@ -174,7 +238,12 @@ function hashBytes({ fileBytes }: Dataset): string | null {
 /** Writes the header of a cache that is not there; of one that is, looks whether it is this one. */
 async function begin(path: string, key: CacheKey): Promise<void> {
   const text = JSON.stringify(key);
-  if (text.length > headerBytes) throw new LgdError('BAD_CONFIG', 'the name of the teacher is too long.', { option: 'teacher', found: key.teacherName, mend: 'Rename its folder' });
+  if (text.length > headerBytes)
+    throw new LgdError('BAD_CONFIG', 'the name of the teacher is too long.', {
+      option: 'teacher',
+      found: key.teacherName,
+      mend: 'Rename its folder',
+    });
   if ((await statIfThere(path)) === undefined) {
     await writeFileAtomically(path, text.padEnd(headerBytes));
     return;
@@ -193,7 +262,10 @@ async function begin(path: string, key: CacheKey): Promise<void> {
     const [found, allowed] = [key[field], before[field]].map((value) => JSON.stringify(value));
     if (found === allowed || (field === 'fileBytes' && (key.fileBytes === null || before.fileBytes === null))) continue;
     throw new LgdError('BAD_CONFIG', `${path} holds views of ${what} (${option}).`, {
-      option: 'teacherCache.file', found: differing(key[field], before[field]), allowed: differing(before[field], key[field]), mend: 'Give another file, or the configuration it was made with',
+      option: 'teacherCache.file',
+      found: differing(key[field], before[field]),
+      allowed: differing(before[field], key[field]),
+      mend: 'Give another file, or the configuration it was made with',
     });
   }
 }
@@ -201,7 +273,9 @@ async function begin(path: string, key: CacheKey): Promise<void> {
 /** A value, or of an object the parts in which it differs from another. */
 function differing(value: unknown, other: unknown): string {
   if (typeof value !== 'object' || value === null) return String(value);
-  const parts = Object.entries(value).filter(([name, part]) => JSON.stringify(part) !== JSON.stringify((other as Record<string, unknown> | undefined)?.[name]));
+  const parts = Object.entries(value).filter(
+    ([name, part]) => JSON.stringify(part) !== JSON.stringify((other as Record<string, unknown> | undefined)?.[name]),
+  );
   return JSON.stringify(Object.fromEntries(parts));
 }
 
@@ -219,5 +293,8 @@ async function readKey(path: string): Promise<CacheKey> {
   }
   const key = membersOf(parsed(text));
   if (key['format'] === 'lgdistill-teacher-views' && key['version'] === 1) return key as unknown as CacheKey;
-  throw new LgdError('BAD_FILE', `${path} is no file of teacher views of this version.`, { option: 'teacherCache.file', mend: 'Give another file' });
+  throw new LgdError('BAD_FILE', `${path} is no file of teacher views of this version.`, {
+    option: 'teacherCache.file',
+    mend: 'Give another file',
+  });
 }

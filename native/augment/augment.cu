@@ -1,19 +1,25 @@
-// The CUDA backend. The host packs the crops of a batch into pinned memory, with the views that say what to do with them, sends them
-// ahead (Device::stage, beside the work of the step before) and enqueues three kernels, whatever the number of images.
+// The CUDA backend. The host packs the crops of a batch into pinned memory, with the views that say what to do with
+// them, sends them ahead (Device::stage, beside the work of the step before) and enqueues three kernels, whatever the
+// number of images.
 //
-//   grey     crop -> colour steps before the contrast -> sums of grey, a number a block; images with a contrast step only
-//   colour   crop -> all colour steps -> flipped, normalised, written; images with a blur go to float planes [slot][3][H][W] instead
+//   grey     crop -> colour steps before the contrast -> sums of grey, a number a block; images with a contrast step
+//     only
+//   colour   crop -> all colour steps -> flipped, normalised, written; images with a blur go to float planes
+//     [slot][3][H][W] instead
 //   blur     planes -> vertical, then horizontal pass in shared memory -> flipped, normalised, written
 //
-// The contrast needs the mean of the whole image first. The crop is resampled again for it, not kept: it is a fifth of the bytes of the
-// resampled image and lies in L2. A thread keeps its column and walks down the rows, with the filtered rows of the crop that it will use again;
-// the rows' windows are shared by the block.
-// Sums run in a fixed order: the same batch gives the same bits.
+// The contrast needs the mean of the whole image first. The crop is resampled again for it, not kept: it is a fifth of
+// the bytes of the resampled image and lies in L2. A thread keeps its column and walks down the rows, with the filtered
+// rows of the crop that it will use again; the rows' windows are shared by the block. Sums run in a fixed order: the
+// same batch gives the same bits.
 //
 // Estimate for 224 x 224 from a 256 x 256 source, MoCo v2 (contrast in 0.8, blur in 0.5 of the views), bfloat16, H100:
-//   bytes   0.12 MB of crop, twice; 0.40 MB of output (4 stored channels); half of the images 0.60 MB of planes, out and in: 1.2 MB, 0.4 us at 3 TB/s
-//   work    660 instructions a pixel by count (scripts/kernels/cost.mjs views --batch 32; colour 280, blur 220, grey 160), 1.1 us at 4 warp instructions a cycle
-// and 1.3 us with what warps wait for (clock.mjs views --batch 32). The upload, 0.12 MB an image, takes 2 to 5 us of PCIe beside it.
+//   bytes   0.12 MB of crop, twice; 0.40 MB of output (4 stored channels); half of the images 0.60 MB of planes, out
+//     and in: 1.2 MB, 0.4 us at 3 TB/s
+//   work    660 instructions a pixel by count (scripts/kernels/cost.mjs views --batch 32; colour 280, blur 220, grey
+//     160), 1.1 us at 4 warp instructions a cycle
+// and 1.3 us with what warps wait for (clock.mjs views --batch 32). The upload, 0.12 MB an image, takes 2 to 5 us of
+// PCIe beside it.
 #include <algorithm>
 #include <cstring>
 
@@ -36,11 +42,16 @@ __device__ float block_sum(float value) {
   return sum;
 }
 
-__device__ __forceinline__ void store4(bf16* p, const F8& v) { store_as<uint2>(p, make_uint2(pack2(v.v[0], v.v[1]), pack2(v.v[2], v.v[3]))); }
-__device__ __forceinline__ void store4(float* p, const F8& v) { store_as<float4>(p, make_float4(v.v[0], v.v[1], v.v[2], v.v[3])); }
+__device__ __forceinline__ void store4(bf16* p, const F8& v) {
+  store_as<uint2>(p, make_uint2(pack2(v.v[0], v.v[1]), pack2(v.v[2], v.v[3])));
+}
+__device__ __forceinline__ void store4(float* p, const F8& v) {
+  store_as<float4>(p, make_float4(v.v[0], v.v[1], v.v[2], v.v[3]));
+}
 
 template <class T>
-__device__ __forceinline__ void write_pixel(const DeviceBatch& batch, int image, bool flip, int y, int x, const float (&rgb)[3], T* out) {
+__device__ __forceinline__ void write_pixel(const DeviceBatch& batch, int image, bool flip, int y, int x,
+                                            const float (&rgb)[3], T* out) {
   F8 value = zero8();
   for (int c = 0; c < 3; ++c) value.v[c] = rgb[c] * batch.scale[c] + batch.shift[c];
   const int64_t pixel = image * batch.area() + int64_t(y) * batch.width + (flip ? batch.width - 1 - x : x);
@@ -48,7 +59,8 @@ __device__ __forceinline__ void write_pixel(const DeviceBatch& batch, int image,
   else store8(out + pixel * 8, value);
 }
 
-// The colour steps of a view, where a store to global memory does not make a pixel's loop read them again. for_pixels has the barrier.
+// The colour steps of a view, where a store to global memory does not make a pixel's loop read them again. for_pixels
+// has the barrier.
 __device__ __forceinline__ void share_steps(const DeviceView& view, ColourStep (&steps)[5]) {
   if (int(threadIdx.x) < view.step_count) steps[threadIdx.x] = view.steps[threadIdx.x];
 }
@@ -101,13 +113,16 @@ __device__ __forceinline__ int reflect(int i, int size) {
   return min(max(i, 0), size - 1);
 }
 
-// A blur pass makes `outputs` neighbours at once from the inputs that start `reach` before the first of them, a block of `outputs` inputs
-// at a time: input j of block b has weight taps[b outputs + j - o + outputs - 1] in output o. Beyond the radius the weights are zero.
+// A blur pass makes `outputs` neighbours at once from the inputs that start `reach` before the first of them, a block
+// of `outputs` inputs at a time: input j of block b has weight taps[b outputs + j - o + outputs - 1] in output o.
+// Beyond the radius the weights are zero.
 struct Taps {
   int radius, reach, blocks;
   __host__ __device__ constexpr int count(int outputs) const { return (blocks + 1) * outputs; }
 };
-__host__ __device__ constexpr Taps down_taps(int radius) { return {radius, radius, (2 * radius + 2 * blur_rows - 1) / blur_rows}; }
+__host__ __device__ constexpr Taps down_taps(int radius) {
+  return {radius, radius, (2 * radius + 2 * blur_rows - 1) / blur_rows};
+}
 __host__ __device__ constexpr Taps across_taps(int radius) {  // aligned to 16 bytes
   const int reach = (radius + blur_quad - 1) / blur_quad * blur_quad;
   return {radius, reach, 1 + 2 * reach / blur_quad};
@@ -121,7 +136,8 @@ __device__ __forceinline__ void fill_taps(const Taps& taps, int outputs, const f
 }
 
 template <int outputs, class Load>
-__device__ __forceinline__ void filter(const Taps& taps, const float* weights, const Load& load, float (&sum)[outputs]) {
+__device__ __forceinline__ void filter(const Taps& taps, const float* weights, const Load& load,
+                                       float (&sum)[outputs]) {
 #pragma unroll
   for (int o = 0; o < outputs; ++o) sum[o] = 0;
   for (int b = 0; b < taps.blocks; ++b) {
@@ -142,12 +158,13 @@ __device__ __forceinline__ void filter(const Taps& taps, const float* weights, c
   }
 }
 
-// What a block of the blur has in shared memory: [3][8][padded] after the vertical pass, [3][8][quads * 4] after both, the taps, and which
-// rows the vertical pass reads.
+// What a block of the blur has in shared memory: [3][8][padded] after the vertical pass, [3][8][quads * 4] after both,
+// the taps, and which rows the vertical pass reads.
 struct BlurShape {
   int quads, padded, taps;
   __host__ __device__ BlurShape(int columns, int radius_x, int radius_y)
-      : quads((columns + blur_quad - 1) / blur_quad), padded(quads * blur_quad + 2 * across_taps(radius_x).reach),
+      : quads((columns + blur_quad - 1) / blur_quad),
+        padded(quads * blur_quad + 2 * across_taps(radius_x).reach),
         taps(2 * down_taps(radius_y).count(blur_rows) + across_taps(radius_x).count(blur_quad)) {}
   __host__ __device__ int middle_floats() const { return 3 * blur_rows * padded; }
   __host__ __device__ int final_floats() const { return 3 * blur_rows * quads * blur_quad; }
@@ -164,11 +181,13 @@ __global__ void __launch_bounds__(threads) blur_kernel(const __grid_constant__ D
   const Taps down = down_taps(view.radius_y), across = across_taps(view.radius_x);
   const int pitch = shape.quads * blur_quad, top = int(blockIdx.x) / batch.column_tiles * blur_rows;
   const int left = int(blockIdx.x) % batch.column_tiles * batch.columns;
-  float *final = middle + shape.middle_floats(), *down_weights = final + shape.final_floats(), *across_weights = down_weights + down.count(blur_rows);
+  float *final = middle + shape.middle_floats(), *down_weights = final + shape.final_floats(),
+        *across_weights = down_weights + down.count(blur_rows);
   fill_taps(down, blur_rows, batch.weights + view.weights + view.radius_x + 1, down_weights);
   fill_taps(across, blur_quad, batch.weights + view.weights, across_weights);
   int* rows_read = reinterpret_cast<int*>(across_weights + across.count(blur_quad));
-  for (int i = threadIdx.x; i < down.blocks * blur_rows; i += threads) rows_read[i] = reflect(top - down.reach + i, batch.height);
+  for (int i = threadIdx.x; i < down.blocks * blur_rows; i += threads)
+    rows_read[i] = reflect(top - down.reach + i, batch.height);
   __syncthreads();
 
   const float* planes = batch.planes + int64_t(view.blur_slot) * 3 * batch.area();
@@ -176,10 +195,13 @@ __global__ void __launch_bounds__(threads) blur_kernel(const __grid_constant__ D
     const int c = e / shape.padded, at = e % shape.padded;
     const float* column = planes + c * batch.area() + reflect(left + at - across.reach, batch.width);
     float sum[blur_rows];
-    filter(down, down_weights, [&](int first, float (&in)[blur_rows]) {
+    filter(
+        down, down_weights,
+        [&](int first, float (&in)[blur_rows]) {
 #pragma unroll
-      for (int j = 0; j < blur_rows; ++j) in[j] = column[int64_t(rows_read[first + j]) * batch.width];
-    }, sum);
+          for (int j = 0; j < blur_rows; ++j) in[j] = column[int64_t(rows_read[first + j]) * batch.width];
+        },
+        sum);
 #pragma unroll
     for (int row = 0; row < blur_rows; ++row) middle[(c * blur_rows + row) * shape.padded + at] = sum[row];
   }
@@ -189,13 +211,16 @@ __global__ void __launch_bounds__(threads) blur_kernel(const __grid_constant__ D
     const int line = e / shape.quads, quad = e % shape.quads;
     const float* row = middle + line * shape.padded + quad * blur_quad;
     float sum[blur_quad];
-    filter(across, across_weights, [&](int first, float (&in)[blur_quad]) {
-      const float4 four = load_as<float4>(row + first);
-      in[0] = four.x;
-      in[1] = four.y;
-      in[2] = four.z;
-      in[3] = four.w;
-    }, sum);
+    filter(
+        across, across_weights,
+        [&](int first, float (&in)[blur_quad]) {
+          const float4 four = load_as<float4>(row + first);
+          in[0] = four.x;
+          in[1] = four.y;
+          in[2] = four.z;
+          in[3] = four.w;
+        },
+        sum);
     store_as<float4>(final + line * pitch + quad * blur_quad, make_float4(sum[0], sum[1], sum[2], sum[3]));
   }
   __syncthreads();
@@ -277,14 +302,16 @@ void fill(Device& device, const ViewBatch& batch, const Packing& packing, const 
     const View& view = batch.views[i];
     const DeviceView& packed = packing.views[i];
     uint8_t* to = host + at.pixels + packed.pixels;
-    for (int y = 0; y < view.y.in; ++y) std::memcpy(to + int64_t(y) * packed.row_bytes, view.pixels + y * view.row_bytes, packed.row_bytes);
+    for (int y = 0; y < view.y.in; ++y)
+      std::memcpy(to + int64_t(y) * packed.row_bytes, view.pixels + y * view.row_bytes, packed.row_bytes);
   });
 }
 
 }  // namespace
 
 void augment_cuda(Device& device, const ViewBatch& batch, const Tensor& images) {
-  LGD_CHECK(images.stored == stored_image_channels(DeviceKind::cuda, batch.width), "BAD_SHAPE", "these images have ", images.stored, " stored channels");
+  LGD_CHECK(images.stored == stored_image_channels(DeviceKind::cuda, batch.width), "BAD_SHAPE", "these images have ",
+            images.stored, " stored channels");
   const Packing packing = pack_views(batch);
   DeviceBatch job{};
   job.height = batch.height;
@@ -308,9 +335,11 @@ void augment_cuda(Device& device, const ViewBatch& batch, const Tensor& images) 
   job.sums = reinterpret_cast<float*>(scratch + at.sums);
 
   const dim3 grid(job.blocks, unsigned(packing.views.size()));
-  const dim3 blur_grid(job.column_tiles * ((batch.height + blur_rows - 1) / blur_rows), unsigned(packing.blurred.size()));
+  const dim3 blur_grid(job.column_tiles * ((batch.height + blur_rows - 1) / blur_rows),
+                       unsigned(packing.blurred.size()));
   int blur_bytes = 0;
-  for (const View& view : batch.views) blur_bytes = std::max(blur_bytes, BlurShape(job.columns, view.radius_x, view.radius_y).bytes());
+  for (const View& view : batch.views)
+    blur_bytes = std::max(blur_bytes, BlurShape(job.columns, view.radius_x, view.radius_y).bytes());
   LGD_LAUNCH(device, grey_kernel, grid, threads, 0, job);
   with_type(images.type, [&]<class T>(T) {
     T* out = images.buffer.as<T>();

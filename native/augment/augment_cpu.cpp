@@ -1,5 +1,6 @@
-// The CPU backend: one thread an image. Per view, row by row: vertical resample of whole interleaved rows (bytes to floats), horizontal
-// resample of the few rows that remain, colour steps in two passes around the contrast's mean, blur, interleaved writing.
+// The CPU backend: one thread an image. Per view, row by row: vertical resample of whole interleaved rows (bytes to
+// floats), horizontal resample of the few rows that remain, colour steps in two passes around the contrast's mean,
+// blur, interleaved writing.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -14,19 +15,19 @@
 namespace lgd {
 
 struct CpuView {
-  CpuResample from;                // of the crop; y's weights include the 1/255
-  CpuColumns columns;              // from.x by tap, of `stride` samples
-  int height, width, stride;       // of the output; columns of a plane, a multiple of 32
+  CpuResample from;           // of the crop; y's weights include the 1/255
+  CpuColumns columns;         // from.x by tap, of `stride` samples
+  int height, width, stride;  // of the output; columns of a plane, a multiple of 32
   bool clamp, flip;
   const ColourStep* steps;
   int step_count, contrast_at, radius_x, radius_y;
   const float *weights_x, *weights_y;
   const float *scale, *shift;
-  float *row, *planes, *blurred;   // scratch: of one row, of the image, of one row of three planes
-  float* channels;                 // scratch: one row of the crop as three planes
+  float *row, *planes, *blurred;  // scratch: of one row, of the image, of one row of three planes
+  float* channels;                // scratch: one row of the crop as three planes
   int64_t channel_stride;
-  const float** rows;              // scratch of 2 radius_y + 2
-  float* out;                      // [height][width][3]
+  const float** rows;  // scratch of 2 radius_y + 2
+  float* out;          // [height][width][3]
 };
 
 }  // namespace lgd
@@ -96,7 +97,9 @@ void augment_cpu(Device& device, const ViewBatch& batch, const Tensor& images) {
   const int64_t image = int64_t(batch.height) * batch.width * 3;
   float* out = images.f32();
   std::vector<Scratch> scratch(device.pool.size());
-  device.pool.for_each(int64_t(batch.views.size()), [&](int thread, int64_t i) { run_view(batch, batch.views[i], out + i * image, scratch[thread]); });
+  device.pool.for_each(int64_t(batch.views.size()), [&](int thread, int64_t i) {
+    run_view(batch, batch.views[i], out + i * image, scratch[thread]);
+  });
 }
 
 }  // namespace lgd

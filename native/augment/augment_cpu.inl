@@ -1,5 +1,5 @@
-// One view on the CPU, compiled once per instruction set. Working images are three float planes of `stride` columns; columns past
-// the width hold zeros until the contrast step and are never read afterwards.
+// One view on the CPU, compiled once per instruction set. Working images are three float planes of `stride` columns;
+// columns past the width hold zeros until the contrast step and are never read afterwards.
 namespace lgd::LGD_ISA {
 namespace {
 
@@ -23,8 +23,8 @@ LGD_COLOUR Vec greater(Vec a, Vec b) { return (Vec)_mm_max_ps((__m128)a, (__m128
 typedef int32_t Index __attribute__((vector_size(4 * LGD_LANES)));
 typedef int32_t IndexU __attribute__((vector_size(4 * LGD_LANES), aligned(4), may_alias));
 
-// How a vector is put together of two of three: element i of vector `part` of the row is element first[i] of vectors 0 and 1 (beside one another), then element
-// second[i] of that and vector 2.
+// How a vector is put together of two of three: element i of vector `part` of the row is element first[i] of vectors 0
+// and 1 (beside one another), then element second[i] of that and vector 2.
 struct Weave {
   alignas(64) int32_t first[3][lanes], second[3][lanes];
 };
@@ -66,10 +66,15 @@ void across_pixels(const CpuView& view, float* out, int64_t plane) {
   for (int x = 0; x < view.width; x += 4) {
     const int last = view.width - 1;
     const Four p0 = resample_pixel(view.from, row, x), p1 = resample_pixel(view.from, row, x + 1 < last ? x + 1 : last);
-    const Four p2 = resample_pixel(view.from, row, x + 2 < last ? x + 2 : last), p3 = resample_pixel(view.from, row, x + 3 < last ? x + 3 : last);
-    const Four rg01 = __builtin_shuffle(p0, p1, FourIndex{0, 4, 1, 5}), rg23 = __builtin_shuffle(p2, p3, FourIndex{0, 4, 1, 5});
-    const Four b01 = __builtin_shuffle(p0, p1, FourIndex{2, 6, 2, 6}), b23 = __builtin_shuffle(p2, p3, FourIndex{2, 6, 2, 6});
-    const Four r = __builtin_shuffle(rg01, rg23, FourIndex{0, 1, 4, 5}), g = __builtin_shuffle(rg01, rg23, FourIndex{2, 3, 6, 7}), b = __builtin_shuffle(b01, b23, FourIndex{0, 1, 4, 5});
+    const Four p2 = resample_pixel(view.from, row, x + 2 < last ? x + 2 : last),
+               p3 = resample_pixel(view.from, row, x + 3 < last ? x + 3 : last);
+    const Four rg01 = __builtin_shuffle(p0, p1, FourIndex{0, 4, 1, 5}),
+               rg23 = __builtin_shuffle(p2, p3, FourIndex{0, 4, 1, 5});
+    const Four b01 = __builtin_shuffle(p0, p1, FourIndex{2, 6, 2, 6}),
+               b23 = __builtin_shuffle(p2, p3, FourIndex{2, 6, 2, 6});
+    const Four r = __builtin_shuffle(rg01, rg23, FourIndex{0, 1, 4, 5}),
+               g = __builtin_shuffle(rg01, rg23, FourIndex{2, 3, 6, 7}),
+               b = __builtin_shuffle(b01, b23, FourIndex{0, 1, 4, 5});
     store4(out + x, view.clamp ? clamp01(r) : r);
     store4(out + plane + x, view.clamp ? clamp01(g) : g);
     store4(out + 2 * plane + x, view.clamp ? clamp01(b) : b);
@@ -85,18 +90,21 @@ bool fit_two_vectors(const CpuColumns& columns) {
   return true;
 }
 
-// The same as across_pixels, a vector of output pixels at a time: the channels are taken apart first, and each tap is then one shuffle of two vectors of them.
+// The same as across_pixels, a vector of output pixels at a time: the channels are taken apart first, and each tap is
+// then one shuffle of two vectors of them.
 void across_vectors(const CpuView& view, float* out, int64_t plane) {
   const CpuColumns& columns = view.columns;
   for (int x = 0; 3 * x < view.from.row_floats; x += lanes) {
     const float* p = view.row + 3 * x;
     const Vec a = load(p), b = load(p + lanes), c = load(p + 2 * lanes);
-    for (int channel = 0; channel < 3; ++channel) store(view.channels + channel * view.channel_stride + x, woven(deinterleave, channel, a, b, c));
+    for (int channel = 0; channel < 3; ++channel)
+      store(view.channels + channel * view.channel_stride + x, woven(deinterleave, channel, a, b, c));
   }
   for (int x = 0; x < columns.stride; x += lanes) {
     const float* p = view.channels + columns.begin[x];
     Vec near[3], far[3], sum[3] = {};
-    for (int c = 0; c < 3; ++c) near[c] = load(p + c * view.channel_stride), far[c] = load(p + c * view.channel_stride + lanes);
+    for (int c = 0; c < 3; ++c)
+      near[c] = load(p + c * view.channel_stride), far[c] = load(p + c * view.channel_stride + lanes);
     Index index = index_of(columns.begin + x) - columns.begin[x];
     for (int tap = 0; tap < columns.taps; ++tap, index += 1) {
       const Vec weight = load(columns.weights + int64_t(tap) * columns.stride + x);
@@ -183,19 +191,23 @@ void write_row(const CpuView& view, const float* in, int64_t plane, int y) {
       const float* p = in + c * plane;
       channel[c] = (view.flip ? reversed(load(p + width - lanes - x)) : load(p + x)) * scale[c] + shift[c];
     }
-    for (int part = 0; part < 3; ++part) store(out + 3 * x + part * lanes, woven(interleave, part, channel[0], channel[1], channel[2]));
+    for (int part = 0; part < 3; ++part)
+      store(out + 3 * x + part * lanes, woven(interleave, part, channel[0], channel[1], channel[2]));
   }
   for (; x < width; ++x)
-    for (int c = 0; c < 3; ++c) out[3 * x + c] = in[c * plane + (view.flip ? width - 1 - x : x)] * view.scale[c] + view.shift[c];
+    for (int c = 0; c < 3; ++c)
+      out[3 * x + c] = in[c * plane + (view.flip ? width - 1 - x : x)] * view.scale[c] + view.shift[c];
 }
 
 }  // namespace
 
-// Row by row, so that a row is in the nearest cache for all that is done to it; only the contrast's mean and the blur's neighbours need the image before going on.
+// Row by row, so that a row is in the nearest cache for all that is done to it; only the contrast's mean and the blur's
+// neighbours need the image before going on.
 void augment_view(const CpuView& view) {
   const int64_t plane = int64_t(view.height) * view.stride;
   const bool contrast = view.contrast_at < view.step_count, blurred = view.radius_x > 0 || view.radius_y > 0;
-  const bool by_vectors = lanes > 4 && fit_two_vectors(view.columns);  // without shuffles by a variable, pixels are faster
+  // without shuffles by a variable, pixels are faster
+  const bool by_vectors = lanes > 4 && fit_two_vectors(view.columns);
   double sum = 0;
   for (int y = 0; y < view.height; ++y) {
     float* row = view.planes + int64_t(y) * view.stride;

@@ -18,8 +18,10 @@ static constexpr uintptr_t page = 4096;
 
 PixelFile::PixelFile(PixelFileOptions options) : options_(std::move(options)) {
   const size_t count = options_.offsets.size();
-  LGD_CHECK(options_.widths.size() == count && options_.heights.size() == count && options_.checksums.size() == count && options_.names.size() == count + 1, "BAD_SHAPE",
-            "pixelFile: widths, heights and checksums must have as many entries as offsets (", count, "), names one more");
+  LGD_CHECK(options_.widths.size() == count && options_.heights.size() == count && options_.checksums.size() == count &&
+                options_.names.size() == count + 1,
+            "BAD_SHAPE", "pixelFile: widths, heights and checksums must have as many entries as offsets (", count,
+            "), names one more");
   file_ = open(options_.path.c_str(), O_RDONLY | O_CLOEXEC);
   LGD_CHECK(file_ >= 0, "BAD_FILE", "cannot open ", options_.path, ": ", std::strerror(errno));
   try {
@@ -28,15 +30,19 @@ PixelFile::PixelFile(PixelFileOptions options) : options_(std::move(options)) {
     bytes_ = size_t(length);
     const auto ends_inside = [&](double from, double size) { return from >= 0 && from + size <= double(bytes_); };
     for (size_t i = 0; i < count; ++i) {
-      LGD_CHECK(options_.widths[i] > 0 && options_.heights[i] > 0, "BAD_SHAPE", "image ", i, " of ", options_.path, " has no size");
+      LGD_CHECK(options_.widths[i] > 0 && options_.heights[i] > 0, "BAD_SHAPE", "image ", i, " of ", options_.path,
+                " has no size");
       const double size = 3.0 * options_.widths[i] * options_.heights[i];
-      LGD_CHECK(ends_inside(options_.offsets[i], size + double(PixelStore::overread)), "BAD_FILE", options_.path, " ends before its image ", i);
-      LGD_CHECK(options_.names[i] <= options_.names[i + 1] && ends_inside(options_.names[i], options_.names[i + 1] - options_.names[i]), "BAD_FILE", options_.path,
-                " ends before the name of its image ", i);
+      LGD_CHECK(ends_inside(options_.offsets[i], size + double(PixelStore::overread)), "BAD_FILE", options_.path,
+                " ends before its image ", i);
+      LGD_CHECK(options_.names[i] <= options_.names[i + 1] &&
+                    ends_inside(options_.names[i], options_.names[i + 1] - options_.names[i]),
+                "BAD_FILE", options_.path, " ends before the name of its image ", i);
       pixel_bytes_ += size;
     }
     void* data = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file_, 0);
-    LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", options_.path, " maps no files into memory: copy it to a local disk");
+    LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", options_.path,
+              " maps no files into memory: copy it to a local disk");
     LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", options_.path, ": ", std::strerror(errno));
     data_ = static_cast<uint8_t*>(data);
     checked_ = std::make_unique<std::atomic<bool>[]>(count);
@@ -58,7 +64,9 @@ PixelFile::~PixelFile() {
   close(file_);
 }
 
-bool PixelFile::is_whole(int64_t index) const { return crc32c(pixels(index), image_bytes(index)) == options_.checksums[size_t(index)]; }
+bool PixelFile::is_whole(int64_t index) const {
+  return crc32c(pixels(index), image_bytes(index)) == options_.checksums[size_t(index)];
+}
 
 // A page past the end of a file that was cut would end the process with SIGBUS.
 bool PixelFile::is_long_enough() const { return lseek(file_, 0, SEEK_END) >= off_t(bytes_); }
@@ -83,7 +91,8 @@ void PixelFile::check(std::span<const int64_t> images, ThreadPool& pool) {
 
 void PixelFile::read_ahead(std::vector<int64_t> images) {
   for (int64_t index : images)
-    LGD_CHECK(index >= 0 && index < this->images(), "BAD_OPTION", "images: there is no image ", index, "; the store has ", this->images());
+    LGD_CHECK(index >= 0 && index < this->images(), "BAD_OPTION", "images: there is no image ", index,
+              "; the store has ", this->images());
   {
     const std::lock_guard lock(mutex_);
     wanted_.push_back(std::move(images));
@@ -105,7 +114,8 @@ void PixelFile::read_loop() {
     if (!is_long_enough()) continue;  // check() says so
     for (int64_t index : images) {
       const auto from = reinterpret_cast<uintptr_t>(pixels(index)) / page * page;
-      madvise(reinterpret_cast<void*>(from), reinterpret_cast<uintptr_t>(pixels(index)) + image_bytes(index) - from, MADV_WILLNEED);
+      madvise(reinterpret_cast<void*>(from), reinterpret_cast<uintptr_t>(pixels(index)) + image_bytes(index) - from,
+              MADV_WILLNEED);
     }
     for (int64_t index : images)
       if (!checked_[size_t(index)] && is_whole(index)) checked_[size_t(index)] = true;

@@ -1,7 +1,9 @@
-// A file of raw pixels, mapped read-only: any number of processes share the operating system's one copy of it, and nothing is copied before the crop.
+// A file of raw pixels, mapped read-only: any number of processes share the operating system's one copy of it, and
+// nothing is copied before the crop.
 //
-// Each image's checksum is looked at once, before its pixels are used for the first time: by the thread that reads ahead if it came by, else by whoever needs them.
-// The file must be followed by PixelStore::overread bytes or more after its last image (a pack's index is).
+// Each image's checksum is looked at once, before its pixels are used for the first time: by the thread that reads
+// ahead if it came by, else by whoever needs them. The file must be followed by PixelStore::overread bytes or more
+// after its last image (a pack's index is).
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -51,11 +53,11 @@ class PixelFile {
   size_t bytes_ = 0;
   double pixel_bytes_ = 0;
   std::unique_ptr<std::atomic<bool>[]> checked_;
-  std::mutex mutex_;                              // of what follows
+  std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
   std::deque<std::vector<int64_t>> wanted_;
   bool ended_ = false;
-  std::thread reader_;                            // starts with the first read_ahead()
+  std::thread reader_;  // starts with the first read_ahead()
 };
 
 }  // namespace lgd

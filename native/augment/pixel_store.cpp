@@ -27,7 +27,8 @@ static std::string why(int error) {
 }
 
 PixelStore::PixelStore(PixelStoreOptions options) : options_(std::move(options)) {
-  LGD_CHECK(options_.memory_limit_bytes >= 0, "BAD_OPTION", "memoryLimitBytes must not be negative, found ", options_.memory_limit_bytes);
+  LGD_CHECK(options_.memory_limit_bytes >= 0, "BAD_OPTION", "memoryLimitBytes must not be negative, found ",
+            options_.memory_limit_bytes);
 }
 
 PixelStore::~PixelStore() {
@@ -54,12 +55,14 @@ void PixelStore::place(int64_t index, int width, int height, const std::function
   lock.unlock();
   fill(pixels);
   lock.lock();
-  LGD_CHECK(placed_.try_emplace(index, Image{pixels, width, height}).second, "BAD_OPTION", "the store has an image ", index, " already");
+  LGD_CHECK(placed_.try_emplace(index, Image{pixels, width, height}).second, "BAD_OPTION", "the store has an image ",
+            index, " already");
 }
 
 void PixelStore::map(PixelFileOptions options) {
   std::lock_guard lock(mutex_);
-  LGD_CHECK(images_.empty() && placed_.empty() && !pixel_file_, "BAD_OPTION", "a file can be mapped into an empty store only");
+  LGD_CHECK(images_.empty() && placed_.empty() && !pixel_file_, "BAD_OPTION",
+            "a file can be mapped into an empty store only");
   pixel_file_ = std::make_unique<PixelFile>(std::move(options));
 }
 
@@ -79,7 +82,8 @@ uint8_t* PixelStore::reserve(size_t bytes) {
   const bool spill = double(memory_bytes_ + bytes) > options_.memory_limit_bytes;
   Chunk& chunk = spill ? file_ : memory_;
   if (chunk.bytes - chunk.used < bytes) {
-    const auto fitting = std::find_if(free_.begin(), free_.end(), [&](const Chunk& other) { return !spill && other.bytes >= bytes; });
+    const auto fitting =
+        std::find_if(free_.begin(), free_.end(), [&](const Chunk& other) { return !spill && other.bytes >= bytes; });
     if (fitting != free_.end()) {
       chunk = *fitting;
       free_.erase(fitting);
@@ -97,19 +101,22 @@ uint8_t* PixelStore::reserve(size_t bytes) {
 
 PixelStore::Chunk PixelStore::map_memory(size_t bytes) const {
   void* data = mmap(nullptr, bytes + overread, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot allocate ", bytes >> 20, " MiB for decoded images after ", memory_bytes_ >> 20,
-            " MiB: lower the cache's memory limit, so that the rest goes to disk");
+  LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot allocate ", bytes >> 20, " MiB for decoded images after ",
+            memory_bytes_ >> 20, " MiB: lower the cache's memory limit, so that the rest goes to disk");
   return {static_cast<uint8_t*>(data), bytes, 0};
 }
 
 void PixelStore::open_spill_file() {
-  LGD_CHECK(!options_.spill_folder.empty(), "NOT_WRITABLE", "decoded images are past the memory limit and no spill folder is set");
-  const int folder = open(options_.spill_folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);  // stat() would ask for glibc 2.33
+  LGD_CHECK(!options_.spill_folder.empty(), "NOT_WRITABLE",
+            "decoded images are past the memory limit and no spill folder is set");
+  // stat() would ask for glibc 2.33
+  const int folder = open(options_.spill_folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
   LGD_CHECK(folder >= 0, "NOT_WRITABLE", "the spill folder ", options_.spill_folder, " is not a folder");
   close(folder);
   std::string path = options_.spill_folder + "/lgdistill-pixels-XXXXXX";
   spill_ = mkostemp(path.data(), O_CLOEXEC);
-  LGD_CHECK(spill_ >= 0, "NOT_WRITABLE", "cannot create a file for decoded images in ", options_.spill_folder, ": ", why(errno));
+  LGD_CHECK(spill_ >= 0, "NOT_WRITABLE", "cannot create a file for decoded images in ", options_.spill_folder, ": ",
+            why(errno));
   unlink(path.c_str());  // at once: a killed process leaves nothing behind
   spill_path_ = std::move(path);
 }
@@ -119,10 +126,11 @@ PixelStore::Chunk PixelStore::map_file(size_t bytes) {
   const size_t length = (bytes + overread + 4095) / 4096 * 4096;
   // Blocks are claimed now: a hole that a full disk cannot fill would end the process with SIGBUS at the first write.
   const int failed = posix_fallocate(spill_, off_t(spill_length_), off_t(length));
-  LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot grow the file of decoded images in ", options_.spill_folder, " past ", spill_length_ >> 20,
-            " MiB: ", why(failed));
+  LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot grow the file of decoded images in ", options_.spill_folder, " past ",
+            spill_length_ >> 20, " MiB: ", why(failed));
   void* data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, spill_, off_t(spill_length_));
-  LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "NOT_WRITABLE", "the file system of ", options_.spill_folder, " maps no files into memory: choose another spill folder, on a local disk");
+  LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "NOT_WRITABLE", "the file system of ", options_.spill_folder,
+            " maps no files into memory: choose another spill folder, on a local disk");
   LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", spill_path_, ": ", why(errno));
   spill_length_ += length;
   return {static_cast<uint8_t*>(data), length - overread, 0};
@@ -136,7 +144,8 @@ PixelStore::Image PixelStore::image(int64_t index) const {
     return found->second;
   }
   const int64_t count = pixel_file_ ? pixel_file_->images() : int64_t(images_.size());
-  LGD_CHECK(index >= 0 && index < count, "BAD_OPTION", "batch.images: there is no image ", index, "; the store has ", count);
+  LGD_CHECK(index >= 0 && index < count, "BAD_OPTION", "batch.images: there is no image ", index, "; the store has ",
+            count);
   if (pixel_file_) return {pixel_file_->pixels(index), pixel_file_->width(index), pixel_file_->height(index)};
   return images_[size_t(index)];
 }
@@ -144,7 +153,8 @@ PixelStore::Image PixelStore::image(int64_t index) const {
 PixelStoreInfo PixelStore::info() const {
   std::lock_guard lock(mutex_);
   const int64_t count = pixel_file_ ? pixel_file_->images() : int64_t(images_.size() + placed_.size());
-  return {count, double(memory_bytes_ + spilled_bytes_), double(spilled_bytes_), pixel_file_ ? pixel_file_->pixel_bytes() : 0};
+  return {count, double(memory_bytes_ + spilled_bytes_), double(spilled_bytes_),
+          pixel_file_ ? pixel_file_->pixel_bytes() : 0};
 }
 
 void PixelStore::read_ahead(std::vector<int64_t> images) {
@@ -159,10 +169,10 @@ PixelStorePtr make_pixel_store(const PixelStoreOptions& options) { return std::m
 
 static void check_pixels(int width, int height, size_t bytes) {
   constexpr int longest = 1 << 20;  // keeps the arithmetic of the resampling in 64 bits
-  LGD_CHECK(width > 0 && height > 0 && width <= longest && height <= longest, "BAD_SHAPE", "an image's sides must be 1 to ", longest,
-            " pixels, found ", width, "x", height);
-  LGD_CHECK(bytes == size_t(width) * size_t(height) * 3, "BAD_SHAPE", "expected ", size_t(width) * size_t(height) * 3, " bytes of RGB for ", width,
-            "x", height, " pixels, found ", bytes);
+  LGD_CHECK(width > 0 && height > 0 && width <= longest && height <= longest, "BAD_SHAPE",
+            "an image's sides must be 1 to ", longest, " pixels, found ", width, "x", height);
+  LGD_CHECK(bytes == size_t(width) * size_t(height) * 3, "BAD_SHAPE", "expected ", size_t(width) * size_t(height) * 3,
+            " bytes of RGB for ", width, "x", height, " pixels, found ", bytes);
 }
 
 int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes) {
@@ -175,7 +185,8 @@ void place_pixels(const PixelStorePtr& store, int64_t index, int width, int heig
   store->place(index, width, height, [&](uint8_t* pixels) { std::memcpy(pixels, rgb, bytes); });
 }
 
-void place_jpeg(const PixelStorePtr& store, int64_t index, std::span<const uint8_t> file, std::span<const uint8_t> profile, int width, int height) {
+void place_jpeg(const PixelStorePtr& store, int64_t index, std::span<const uint8_t> file,
+                std::span<const uint8_t> profile, int width, int height) {
   store->place(index, width, height, [&](uint8_t* pixels) { decode_jpeg(file, profile, width, height, pixels); });
 }
 

@@ -1,5 +1,6 @@
-// ICC.1:2010 (10.6 curveType, 10.16 parametricCurveType, F.3 three-component matrix-based profiles): linear = curve(device), XYZ = matrix * linear, both relative to D50, as sRGB's
-// own matrix is once it is adapted (Bradford). Perceptual and relative intents are the same for such profiles.
+// ICC.1:2010 (10.6 curveType, 10.16 parametricCurveType, F.3 three-component matrix-based profiles): linear =
+// curve(device), XYZ = matrix * linear, both relative to D50, as sRGB's own matrix is once it is adapted (Bradford).
+// Perceptual and relative intents are the same for such profiles.
 #include "augment/profile.h"
 
 #include <algorithm>
@@ -25,13 +26,15 @@ struct Conversion {
 class Profile {
  public:
   Profile(const uint8_t* data, size_t size) : data_(data), size_(size) {
-    LGD_CHECK(size >= 132 && tag(16) == "RGB " && tag(20) == "XYZ ", "BAD_IMAGE", "its colour profile is not one of RGB by a matrix");
+    LGD_CHECK(size >= 132 && tag(16) == "RGB " && tag(20) == "XYZ ", "BAD_IMAGE",
+              "its colour profile is not one of RGB by a matrix");
     LGD_CHECK(find("A2B0") == 0, "BAD_IMAGE", "its colour profile is a table");
   }
 
   Conversion conversion() const {
     // XYZ relative to D50 to linear sRGB.
-    static constexpr double from_xyz[3][3] = {{3.1338561, -1.6168667, -0.4906146}, {-0.9787684, 1.9161415, 0.0334540}, {0.0719453, -0.2289914, 1.4052427}};
+    static constexpr double from_xyz[3][3] = {
+        {3.1338561, -1.6168667, -0.4906146}, {-0.9787684, 1.9161415, 0.0334540}, {0.0719453, -0.2289914, 1.4052427}};
     static constexpr const char* colourants[] = {"rXYZ", "gXYZ", "bXYZ"};
     static constexpr const char* curves[] = {"rTRC", "gTRC", "bTRC"};
     Conversion out;
@@ -122,7 +125,8 @@ const std::array<uint8_t, encode_steps + 1>& srgb_encoding() {
     std::array<uint8_t, encode_steps + 1> out;
     for (int i = 0; i <= encode_steps; ++i) {
       const double linear = double(i) / encode_steps;
-      out[i] = uint8_t(std::lround(255 * (linear <= 0.0031308 ? 12.92 * linear : 1.055 * std::pow(linear, 1 / 2.4) - 0.055)));
+      out[i] = uint8_t(
+          std::lround(255 * (linear <= 0.0031308 ? 12.92 * linear : 1.055 * std::pow(linear, 1 / 2.4) - 0.055)));
     }
     return out;
   }();
@@ -142,9 +146,12 @@ void convert_to_srgb(const uint8_t* profile, size_t bytes, uint8_t* pixels, int6
   }
   const auto& encode = srgb_encoding();
   const auto& m = conversion.matrix;
-  const auto coded = [&](float linear) { return encode[int(std::min(1.0f, std::max(0.0f, linear)) * encode_steps + 0.5f)]; };
+  const auto coded = [&](float linear) {
+    return encode[int(std::min(1.0f, std::max(0.0f, linear)) * encode_steps + 0.5f)];
+  };
   for (int64_t i = 0; i < count; ++i, pixels += 3) {
-    const float r = conversion.linear[0][pixels[0]], g = conversion.linear[1][pixels[1]], b = conversion.linear[2][pixels[2]];
+    const float r = conversion.linear[0][pixels[0]], g = conversion.linear[1][pixels[1]],
+                b = conversion.linear[2][pixels[2]];
     pixels[0] = coded(m[0][0] * r + m[0][1] * g + m[0][2] * b);
     pixels[1] = coded(m[1][0] * r + m[1][1] * g + m[1][2] * b);
     pixels[2] = coded(m[2][0] * r + m[2][1] * g + m[2][2] * b);

@@ -4,7 +4,8 @@
 
 namespace lgd {
 
-// An image of full_width x full_height pixels that a decoder has shrunk to a `divisor`-th, to as many whole pixels as that begins: pixels [height()][width()][3].
+// An image of full_width x full_height pixels that a decoder has shrunk to a `divisor`-th, to as many whole pixels as
+// that begins: pixels [height()][width()][3].
 struct Shrunk {
   const uint8_t* pixels;  // PixelStore::overread bytes are read past the end
   int full_width, full_height, divisor;

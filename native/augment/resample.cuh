@@ -1,4 +1,5 @@
-// The views of a batch as augment.cu's kernels get them, their colours, and the resampled pixels that each thread of the first two makes.
+// The views of a batch as augment.cu's kernels get them, their colours, and the resampled pixels that each thread of
+// the first two makes.
 #pragma once
 #include "augment/view.h"
 #include "core/cuda_device.cuh"
@@ -8,19 +9,20 @@ namespace lgd {
 namespace {
 
 #define LGD_COLOUR __device__ __forceinline__
-// To two units in the last place, which moves a channel by 3e-7 at most, without the corrections and special cases of a division by the rules.
+// To two units in the last place, which moves a channel by 3e-7 at most, without the corrections and special cases of a
+// division by the rules.
 LGD_COLOUR float reciprocal(float v) { return __fdividef(1.0f, v); }
 #include "augment/colour.inl"
 #undef LGD_COLOUR
 
 constexpr int threads = 256;
-constexpr int strip_rows = 16;               // of an image, for a block of the first two kernels
+constexpr int strip_rows = 16;  // of an image, for a block of the first two kernels
 
 struct DeviceView {
-  int64_t pixels;                    // offset of the crop in the packed bytes
+  int64_t pixels;  // offset of the crop in the packed bytes
   int row_bytes, radius_x, radius_y;
-  int weights;                       // offset of the blur's weights: radius_x + 1, then radius_y + 1
-  int blur_slot;                     // of the planes; -1: no blur
+  int weights;    // offset of the blur's weights: radius_x + 1, then radius_y + 1
+  int blur_slot;  // of the planes; -1: no blur
   int step_count, contrast_at;
   Axis x, y;
   ColourStep steps[5];
@@ -32,11 +34,11 @@ struct DeviceBatch {
   const DeviceView* views;
   const float* weights;
   const uint8_t* pixels;
-  const int* blurred;                // views that have a blur, by slot
+  const int* blurred;  // views that have a blur, by slot
   float *planes, *sums;
-  int height, width, stored;         // stored: channels (ops/layout.h)
-  int columns, column_tiles;         // of a block; blocks side by side in an image
-  int blocks;                        // of an image in the first two kernels
+  int height, width, stored;  // stored: channels (ops/layout.h)
+  int columns, column_tiles;  // of a block; blocks side by side in an image
+  int blocks;                 // of an image in the first two kernels
   float scale[3], shift[3];
   __host__ __device__ int64_t area() const { return int64_t(height) * width; }
 };
@@ -54,7 +56,8 @@ __device__ __forceinline__ Samples samples_at(const Axis& axis, Filter filter, i
   return {window, 1.0f / total};
 }
 
-// The same where there are no more than three, with their weights: enlarged or little shrunk, as most crops are. Of what the window lacks the weight is zero.
+// The same where there are no more than three, with their weights: enlarged or little shrunk, as most crops are. Of
+// what the window lacks the weight is zero.
 constexpr int few = 3;
 struct alignas(16) FewSamples {
   int begin;
@@ -67,16 +70,18 @@ __device__ __forceinline__ FewSamples few_samples_at(const Axis& axis, int i) {
   FewSamples found{all.window.begin, {}, all.scale};
 #pragma unroll
   for (int t = 0; t < few; ++t)
-    if (all.window.begin + t < all.window.end) found.weights[t] = window_weight(all.window, Filter::triangle, all.window.begin + t);
+    if (all.window.begin + t < all.window.end)
+      found.weights[t] = window_weight(all.window, Filter::triangle, all.window.begin + t);
   return found;
 }
 
 // The pixels of a strip that a thread makes: one column, rows one below the other.
 struct ThreadPixels {
-  int top, bottom;      // of the strip
-  int x, begin, end;    // of this thread; no rows: it has nothing to do
+  int top, bottom;    // of the strip
+  int x, begin, end;  // of this thread; no rows: it has nothing to do
   __device__ __forceinline__ explicit ThreadPixels(const DeviceBatch& batch) {
-    const int groups = threads / batch.columns, group = int(threadIdx.x) / batch.columns, each = (strip_rows + groups - 1) / groups;
+    const int groups = threads / batch.columns, group = int(threadIdx.x) / batch.columns,
+              each = (strip_rows + groups - 1) / groups;
     top = int(blockIdx.x) / batch.column_tiles * strip_rows;
     bottom = min(batch.height, top + strip_rows);
     x = int(blockIdx.x) % batch.column_tiles * batch.columns + int(threadIdx.x) % batch.columns;
@@ -86,9 +91,11 @@ struct ThreadPixels {
 };
 
 template <class Body>
-__device__ __forceinline__ void for_pixels_of_many(const DeviceBatch& batch, const DeviceView& view, const ThreadPixels& mine, const Body& body) {
+__device__ __forceinline__ void for_pixels_of_many(const DeviceBatch& batch, const DeviceView& view,
+                                                   const ThreadPixels& mine, const Body& body) {
   __shared__ Samples rows[strip_rows];
-  if (int(threadIdx.x) < mine.bottom - mine.top) rows[threadIdx.x] = samples_at(view.y, view.filter, mine.top + int(threadIdx.x));
+  if (int(threadIdx.x) < mine.bottom - mine.top)
+    rows[threadIdx.x] = samples_at(view.y, view.filter, mine.top + int(threadIdx.x));
   __syncthreads();
   if (mine.begin >= mine.end) return;
   const uint8_t* crop = batch.pixels + view.pixels;
@@ -117,9 +124,11 @@ __device__ __forceinline__ void for_pixels_of_many(const DeviceBatch& batch, con
 
 // A row of the input is filtered once and kept for the output rows that use it, as they come down.
 template <class Body>
-__device__ __forceinline__ void for_pixels_of_few(const DeviceBatch& batch, const DeviceView& view, const ThreadPixels& mine, const Body& body) {
+__device__ __forceinline__ void for_pixels_of_few(const DeviceBatch& batch, const DeviceView& view,
+                                                  const ThreadPixels& mine, const Body& body) {
   __shared__ FewSamples rows[strip_rows];
-  if (int(threadIdx.x) < mine.bottom - mine.top) rows[threadIdx.x] = few_samples_at(view.y, mine.top + int(threadIdx.x));
+  if (int(threadIdx.x) < mine.bottom - mine.top)
+    rows[threadIdx.x] = few_samples_at(view.y, mine.top + int(threadIdx.x));
   __syncthreads();
   if (mine.begin >= mine.end) return;
   const int row_bytes = view.row_bytes, last = view.y.in - 1;

@@ -1,6 +1,6 @@
 // Which input samples make an output sample, and with what weights: the antialiased resampling of PIL and of torch's
-// interpolate(antialias=True). The filter is stretched by the scale when shrinking, left as it is when enlarging; weights
-// past the border are dropped and the rest is normalised to sum to 1. One source for the host and the device.
+// interpolate(antialias=True). The filter is stretched by the scale when shrinking, left as it is when enlarging;
+// weights past the border are dropped and the rest is normalised to sum to 1. One source for the host and the device.
 #pragma once
 #include <cstdint>
 
@@ -15,8 +15,8 @@ struct Axis {
   int in = 1, out = 1, offset = 0;
 };
 
-// Output sample i draws on the input samples [begin, end). The distance of sample j from its centre is
-// (j - whole + 0.5 - fraction) * inverse_scale filter units; the centre is kept as whole + fraction, so that a far one loses no bits.
+// Output sample i draws on the input samples [begin, end). The distance of sample j from its centre is (j - whole + 0.5
+// - fraction) * inverse_scale filter units; the centre is kept as whole + fraction, so that a far one loses no bits.
 struct Window {
   int begin, end, whole;
   float fraction, inverse_scale;

@@ -15,8 +15,8 @@ struct CpuTaps {
   int stride;
 };
 
-// The same by tap, for a vector of neighbouring samples at a time: weights[tap * stride + i], tap < taps, 0 past a sample's count; `stride` samples, those past the
-// last wanted one like it.
+// The same by tap, for a vector of neighbouring samples at a time: weights[tap * stride + i], tap < taps, 0 past a
+// sample's count; `stride` samples, those past the last wanted one like it.
 struct CpuColumns {
   const int* begin;
   const float* weights;
@@ -26,7 +26,7 @@ struct CpuColumns {
 struct CpuResample {
   const uint8_t* pixels;  // interleaved RGB; PixelStore::overread bytes may be read past the last one
   int64_t row_bytes;
-  int row_floats;         // of one row: 3 * width
+  int row_floats;  // of one row: 3 * width
   CpuTaps x, y;
 };
 
@@ -70,7 +70,8 @@ struct Columns {
     weights.assign(size_t(taps) * padded, 0.0f);
     for (int i = 0; i < samples; ++i) {
       begin[i] = from.begin[i];
-      for (int tap = 0; tap < from.count[i]; ++tap) weights[size_t(tap) * padded + i] = from.weights[size_t(i) * from.stride + tap];
+      for (int tap = 0; tap < from.count[i]; ++tap)
+        weights[size_t(tap) * padded + i] = from.weights[size_t(i) * from.stride + tap];
     }
     return {begin.data(), weights.data(), padded, taps};
   }

@@ -11,8 +11,11 @@ namespace {
 class Settlement {
  public:
   Settlement(Napi::Env env, std::function<Napi::Value(Napi::Env)> to_value)
-      : env_(env), deferred_(Napi::Promise::Deferred::New(env)), to_value_(std::move(to_value)),
-        function_(Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "lgdistill", 0, 1)) {
+      : env_(env),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        to_value_(std::move(to_value)),
+        function_(Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}),
+                                                "lgdistill", 0, 1)) {
     // After the function, whose own hook frees it: hooks run in reverse, and deliver() must find it.
     napi_add_env_cleanup_hook(env_, &Settlement::before_exit, this);
   }
@@ -23,17 +26,19 @@ class Settlement {
     const std::lock_guard lock(mutex_);
     error_ = error;
     delivered_ = true;
-    function_.BlockingCall(new std::shared_ptr<Settlement>(self), [](Napi::Env env, Napi::Function, std::shared_ptr<Settlement>* self) {
-      const std::unique_ptr<std::shared_ptr<Settlement>> owned(self);
-      if (env != nullptr) (*owned)->settle(env);
-    });
+    function_.BlockingCall(new std::shared_ptr<Settlement>(self),
+                           [](Napi::Env env, Napi::Function, std::shared_ptr<Settlement>* self) {
+                             const std::unique_ptr<std::shared_ptr<Settlement>> owned(self);
+                             if (env != nullptr) (*owned)->settle(env);
+                           });
     function_.Release();
     changed_.notify_all();
   }
 
  private:
   void settle(Napi::Env env) {
-    { const std::lock_guard lock(mutex_); }  // until deliver() has let the function go: without the hook, an environment that ends here frees it
+    // until deliver() has let the function go: without the hook, an environment that ends here frees it
+    { const std::lock_guard lock(mutex_); }
     napi_remove_env_cleanup_hook(env_, &Settlement::before_exit, this);
     const auto to_value = std::move(to_value_);  // what it holds goes with this call
     to_value_ = nullptr;
@@ -44,12 +49,11 @@ class Settlement {
     }
     try {
       deferred_.Resolve(to_value(env));
-    } catch (const Napi::Error& e) {
-      deferred_.Reject(e.Value());
-    }
+    } catch (const Napi::Error& e) { deferred_.Reject(e.Value()); }
   }
 
-  // An environment that ends (a worker that is terminated, a process that exits) takes the function and whatever memory the work reads: it waits for the work.
+  // An environment that ends (a worker that is terminated, a process that exits) takes the function and whatever memory
+  // the work reads: it waits for the work.
   static void before_exit(void* context) {
     auto* self = static_cast<Settlement*>(context);
     std::unique_lock lock(self->mutex_);

@@ -1,12 +1,13 @@
-// Promises for work on a device's thread. No JavaScript value is touched off the main thread: the work fills a plain C++
-// result, which is turned into JavaScript once it is back.
+// Promises for work on a device's thread. No JavaScript value is touched off the main thread: the work fills a plain
+// C++ result, which is turned into JavaScript once it is back.
 #pragma once
 #include "binding/marshal.h"
 
 namespace lgd::binding {
 
-// `deliver` must be called once, from any thread, with null or an error: an environment that ends waits for it. The promise settles on the
-// main thread: to_value(env) makes its value. to_value is destroyed there too, and not before the work is done.
+// `deliver` must be called once, from any thread, with null or an error: an environment that ends waits for it. The
+// promise settles on the main thread: to_value(env) makes its value. to_value is destroyed there too, and not before
+// the work is done.
 struct Settler {
   Napi::Promise promise;
   std::function<void(std::exception_ptr)> deliver;

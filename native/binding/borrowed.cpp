@@ -9,8 +9,10 @@ BorrowedArrays::BorrowedArrays(Napi::Env env) : env_(env) {
 }
 
 template <class Array>
-Array BorrowedArrays::keep(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) fail(env_, "BAD_SHAPE", std::string(name) + ": expected a " + type_name);
+Array BorrowedArrays::keep(const Napi::Value& value, const char* name, napi_typedarray_type type,
+                           const char* type_name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type)
+    fail(env_, "BAD_SHAPE", std::string(name) + ": expected a " + type_name);
   kept_.Value().Set(count_++, value);
   return value.As<Array>();
 }

@@ -6,7 +6,8 @@
 
 namespace lgd::binding {
 
-// Keeps arrays alive; made, used and destroyed on the main thread. Their owner may not change or transfer them until the call's promise has settled.
+// Keeps arrays alive; made, used and destroyed on the main thread. Their owner may not change or transfer them until
+// the call's promise has settled.
 class BorrowedArrays {
  public:
   explicit BorrowedArrays(Napi::Env env);
@@ -35,10 +36,12 @@ class BorrowedArrays {
 
 // run_async() with such arrays: the promise's value are the results, to which add_result() adds.
 template <class Result>
-Napi::Value run_with_arrays(Napi::Env env, const DevicePtr& device, const char* stage, std::shared_ptr<BorrowedArrays> arrays,
-                            std::function<void(Result&)> work, void (*add_result)(const Result&, Napi::Object results)) {
+Napi::Value run_with_arrays(Napi::Env env, const DevicePtr& device, const char* stage,
+                            std::shared_ptr<BorrowedArrays> arrays, std::function<void(Result&)> work,
+                            void (*add_result)(const Result&, Napi::Object results)) {
   auto result = std::make_shared<Result>();
-  // The arrays' references go with this function, which lives and dies on the main thread; the work has the memory alone.
+  // The arrays' references go with this function, which lives and dies on the main thread; the work has the memory
+  // alone.
   Settler settler = make_settler(env, [result, arrays = std::move(arrays), add_result](Napi::Env) -> Napi::Value {
     Napi::Object results = arrays->results();
     add_result(*result, results);

@@ -5,7 +5,9 @@ namespace lgd::binding {
 
 namespace {
 
-TensorPtr optional_tensor(const Napi::Value& value) { return value.IsUndefined() || value.IsNull() ? nullptr : unwrap<Tensor>(value); }
+TensorPtr optional_tensor(const Napi::Value& value) {
+  return value.IsUndefined() || value.IsNull() ? nullptr : unwrap<Tensor>(value);
+}
 
 }  // namespace
 
@@ -31,8 +33,8 @@ Napi::Value js_softmax_loss(const Napi::CallbackInfo& info) {
   const Fields fields(info[0], "softmaxLoss");
   float scale = 1;
   fields.read("scale", scale);
-  softmax_loss(unwrap<Tensor>(fields.value("logits")), integers(fields.value("labels"), "labels"), optional_tensor(fields.value("dLogits")),
-               optional_tensor(fields.value("results")), scale);
+  softmax_loss(unwrap<Tensor>(fields.value("logits")), integers(fields.value("labels"), "labels"),
+               optional_tensor(fields.value("dLogits")), optional_tensor(fields.value("results")), scale);
   return info.Env().Undefined();
 }
 
@@ -65,7 +67,8 @@ Napi::Value js_sgd_tensor(const Napi::CallbackInfo& info) {
   for (int64_t size : shape_of(value)) end *= size;
   fields.read("begin", begin);
   fields.read("end", end);
-  sgd_tensor(value, unwrap<Tensor>(fields.value("gradient")), unwrap<Tensor>(fields.value("velocity")), step, begin, end);
+  sgd_tensor(value, unwrap<Tensor>(fields.value("gradient")), unwrap<Tensor>(fields.value("velocity")), step, begin,
+             end);
   return info.Env().Undefined();
 }
 

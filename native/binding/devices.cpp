@@ -53,19 +53,23 @@ Napi::Value js_open_device(const Napi::CallbackInfo& info) {
     read("wgmma", features.wgmma);
     read("programmaticLaunches", features.programmatic_launches);
   }
-  return wrap(info.Env(), open_device(text(info[0], "kind"), integer(info[1], "index"), integer(info[2], "threads"), features));
+  return wrap(info.Env(),
+              open_device(text(info[0], "kind"), integer(info[1], "index"), integer(info[2], "threads"), features));
 }
 
 Napi::Value js_wgmma_difference(const Napi::CallbackInfo& info) {
   const DevicePtr device = unwrap<Device>(info[0]);
-  return run_async<double>(info.Env(), device, "wgmmaDifference", [device](double& result) { result = wgmma_difference(device); },
-                           [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
+  return run_async<double>(
+      info.Env(), device, "wgmmaDifference", [device](double& result) { result = wgmma_difference(device); },
+      [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
 }
 
 Napi::Value js_programmatic_launch_time(const Napi::CallbackInfo& info) {
   const DevicePtr device = unwrap<Device>(info[0]);
-  return run_async<double>(info.Env(), device, "programmaticLaunchTime", [device](double& result) { result = programmatic_launch_time(device); },
-                           [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
+  return run_async<double>(
+      info.Env(), device, "programmaticLaunchTime",
+      [device](double& result) { result = programmatic_launch_time(device); },
+      [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
 }
 
 Napi::Value js_device_info(const Napi::CallbackInfo& info) {
@@ -91,7 +95,9 @@ Napi::Value js_synchronize(const Napi::CallbackInfo& info) {
   return settler.promise;
 }
 
-Napi::Value js_make_step(const Napi::CallbackInfo& info) { return wrap(info.Env(), make_step(unwrap<Device>(info[0]))); }
+Napi::Value js_make_step(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), make_step(unwrap<Device>(info[0])));
+}
 
 Napi::Value js_begin_step(const Napi::CallbackInfo& info) {
   begin_step(unwrap<DeviceStep>(info[0]));
@@ -173,8 +179,9 @@ Napi::Value js_make_tensor(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_make_images(const Napi::CallbackInfo& info) {
-  return wrap_tensor(info.Env(), make_images(unwrap<Device>(info[0]), integer(info[1], "batch"), integer(info[2], "height"),
-                                             integer(info[3], "width"), info[4].ToBoolean().Value()));
+  return wrap_tensor(info.Env(),
+                     make_images(unwrap<Device>(info[0]), integer(info[1], "batch"), integer(info[2], "height"),
+                                 integer(info[3], "width"), info[4].ToBoolean().Value()));
 }
 
 Napi::Value js_write_tensor(const Napi::CallbackInfo& info) {
@@ -192,7 +199,8 @@ Napi::Value js_write_images(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-static Napi::Value read(const Napi::CallbackInfo& info, const char* stage, void (*reader)(const TensorPtr&, std::vector<float>&)) {
+static Napi::Value read(const Napi::CallbackInfo& info, const char* stage,
+                        void (*reader)(const TensorPtr&, std::vector<float>&)) {
   const TensorPtr tensor = unwrap<Tensor>(info[0]);
   return run_async<std::vector<float>>(
       info.Env(), device_of(tensor), stage, [tensor, reader](std::vector<float>& out) { reader(tensor, out); },

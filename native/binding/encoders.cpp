@@ -34,7 +34,8 @@ GraphNode read_node(const Napi::Value& value) {
     for (uint32_t i = 0; i < names.Length(); ++i) node.parameters.push_back(text(names.Get(i), "node.parameters"));
   }
   if (fields.has("attributes")) {
-    if (!fields.value("attributes").IsObject()) fail(value.Env(), "BAD_MODEL", "the graph's attributes: expected an object");
+    if (!fields.value("attributes").IsObject())
+      fail(value.Env(), "BAD_MODEL", "the graph's attributes: expected an object");
     const auto attributes = fields.value("attributes").As<Napi::Object>();
     const auto keys = attributes.GetPropertyNames();
     for (uint32_t i = 0; i < keys.Length(); ++i) {
@@ -148,7 +149,9 @@ Napi::Value js_forward(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value js_encoder_output(const Napi::CallbackInfo& info) { return wrap(info.Env(), encoder_output(unwrap<Encoder>(info[0]))); }
+Napi::Value js_encoder_output(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), encoder_output(unwrap<Encoder>(info[0])));
+}
 
 Napi::Value js_zero_gradients(const Napi::CallbackInfo& info) {
   zero_gradients(unwrap<Encoder>(info[0]));

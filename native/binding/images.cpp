@@ -8,7 +8,8 @@ namespace {
 void read_triple(const Fields& fields, const char* name, float (&out)[3], Napi::Env env) {
   if (!fields.has(name)) return;
   const Napi::Value value = fields.value(name);
-  if (!value.IsArray() || value.As<Napi::Array>().Length() != 3) fail(env, "BAD_OPTION", std::string("recipe.") + name + ": expected three numbers");
+  if (!value.IsArray() || value.As<Napi::Array>().Length() != 3)
+    fail(env, "BAD_OPTION", std::string("recipe.") + name + ": expected three numbers");
   for (uint32_t i = 0; i < 3; ++i) out[i] = float(number(value.As<Napi::Array>().Get(i), name));
 }
 
@@ -48,8 +49,12 @@ class JpegWork : public Napi::AsyncWorker {
   using Bytes = std::span<const uint8_t>;
 
   // `result`: what the promise resolves with.
-  JpegWork(Napi::Uint8Array file, const Napi::Value& profile, const Napi::Value& result, std::function<void(Bytes file, Bytes profile)> work)
-      : AsyncWorker(file.Env()), deferred_(Napi::Promise::Deferred::New(file.Env())), file_(file.Data(), file.ByteLength()), work_(std::move(work)) {
+  JpegWork(Napi::Uint8Array file, const Napi::Value& profile, const Napi::Value& result,
+           std::function<void(Bytes file, Bytes profile)> work)
+      : AsyncWorker(file.Env()),
+        deferred_(Napi::Promise::Deferred::New(file.Env())),
+        file_(file.Data(), file.ByteLength()),
+        work_(std::move(work)) {
     auto kept = Napi::Object::New(file.Env());
     kept.Set("file", file);
     kept.Set("result", result);
@@ -66,9 +71,7 @@ class JpegWork : public Napi::AsyncWorker {
   void Execute() override {
     try {
       work_(file_, profile_);
-    } catch (...) {
-      error_ = std::current_exception();
-    }
+    } catch (...) { error_ = std::current_exception(); }
   }
   void OnOK() override {
     if (error_) deferred_.Reject(js_error(Env(), error_).Value());
@@ -90,7 +93,8 @@ struct Size {
 Size read_size(const Napi::Value& width, const Napi::Value& height) {
   const Size size{integer(width, "width"), integer(height, "height")};
   constexpr int longest = 65535;  // a JPEG's sides are written in 16 bits
-  if (size.width < 1 || size.height < 1 || size.width > longest || size.height > longest) fail(width.Env(), "BAD_SHAPE", "the sides of a decoded JPEG are from 1 to 65535");
+  if (size.width < 1 || size.height < 1 || size.width > longest || size.height > longest)
+    fail(width.Env(), "BAD_SHAPE", "the sides of a decoded JPEG are from 1 to 65535");
   return size;
 }
 
@@ -112,7 +116,8 @@ Napi::Value js_make_pixel_store(const Napi::CallbackInfo& info) {
 Napi::Value js_append_pixels(const Napi::CallbackInfo& info) {
   const auto array = byte_array(info[3], "pixels");
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
-  const int64_t index = append_pixels(store, integer(info[1], "width"), integer(info[2], "height"), array.Data(), array.ByteLength());
+  const int64_t index =
+      append_pixels(store, integer(info[1], "width"), integer(info[2], "height"), array.Data(), array.ByteLength());
   const PixelStoreInfo now = pixel_store_info(store);
   report_bytes(info[0], int64_t(now.bytes - now.spilled_bytes));
   return Napi::Number::New(info.Env(), double(index));
@@ -121,7 +126,8 @@ Napi::Value js_append_pixels(const Napi::CallbackInfo& info) {
 Napi::Value js_place_pixels(const Napi::CallbackInfo& info) {
   const auto array = byte_array(info[4], "pixels");
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
-  place_pixels(store, whole_number(info[1], "index"), integer(info[2], "width"), integer(info[3], "height"), array.Data(), array.ByteLength());
+  place_pixels(store, whole_number(info[1], "index"), integer(info[2], "width"), integer(info[3], "height"),
+               array.Data(), array.ByteLength());
   report_bytes(info[0], int64_t(pixel_store_info(store).bytes));
   return info.Env().Undefined();
 }
@@ -185,14 +191,19 @@ Napi::Value js_open_jpeg_decoder(const Napi::CallbackInfo& info) {
 Napi::Value js_decode_jpeg(const Napi::CallbackInfo& info) {
   const Size size = read_size(info[1], info[2]);
   auto pixels = Napi::Uint8Array::New(info.Env(), size_t(size.width) * size.height * 3);
-  return queue(new JpegWork(byte_array(info[0], "file"), info[3], pixels, [size, rgb = pixels.Data()](auto file, auto profile) { decode_jpeg(file, profile, size.width, size.height, rgb); }));
+  return queue(
+      new JpegWork(byte_array(info[0], "file"), info[3], pixels, [size, rgb = pixels.Data()](auto file, auto profile) {
+        decode_jpeg(file, profile, size.width, size.height, rgb);
+      }));
 }
 
 Napi::Value js_place_jpeg(const Napi::CallbackInfo& info) {
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
   const auto index = whole_number(info[1], "index");
   const Size size = read_size(info[3], info[4]);
-  return queue(new JpegWork(byte_array(info[2], "file"), info[5], info.Env().Undefined(), [=](auto file, auto profile) { place_jpeg(store, index, file, profile, size.width, size.height); }));
+  return queue(new JpegWork(byte_array(info[2], "file"), info[5], info.Env().Undefined(), [=](auto file, auto profile) {
+    place_jpeg(store, index, file, profile, size.width, size.height);
+  }));
 }
 
 }  // namespace lgd::binding

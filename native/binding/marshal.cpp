@@ -14,13 +14,9 @@ Napi::Error js_error(Napi::Env env, const std::string& code, const std::string& 
 Napi::Error js_error(Napi::Env env, std::exception_ptr error) {
   try {
     std::rethrow_exception(error);
-  } catch (const Error& e) {
-    return js_error(env, e.code, e.what());
-  } catch (const std::bad_alloc&) {
+  } catch (const Error& e) { return js_error(env, e.code, e.what()); } catch (const std::bad_alloc&) {
     return js_error(env, "OUT_OF_MEMORY", "the host is out of memory");
-  } catch (const std::exception& e) {
-    return js_error(env, "NATIVE_ERROR", e.what());
-  }
+  } catch (const std::exception& e) { return js_error(env, "NATIVE_ERROR", e.what()); }
 }
 
 void fail(Napi::Env env, const std::string& code, const std::string& message) { throw js_error(env, code, message); }
@@ -45,13 +41,17 @@ Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> o
 static Handle* handle_of(const Napi::Value& value, const char* type) {
   if (!value.IsExternal()) fail(value.Env(), "BAD_OPTION", std::string("expected the handle of a ") + type);
   Handle* handle = value.As<Napi::External<Handle>>().Data();
-  if (handle->addon != &this_addon) fail(value.Env(), "BAD_OPTION", std::string("this ") + type + " was made by another addon: objects of cuda-emulated devices and of others do not mix");
+  if (handle->addon != &this_addon)
+    fail(value.Env(), "BAD_OPTION",
+         std::string("this ") + type +
+             " was made by another addon: objects of cuda-emulated devices and of others do not mix");
   return handle;
 }
 
 std::shared_ptr<void> unwrap_handle(const Napi::Value& value, const char* type) {
   Handle* handle = handle_of(value, type);
-  if (std::string_view(handle->type) != type) fail(value.Env(), "BAD_OPTION", std::string("expected a ") + type + ", found a " + handle->type);
+  if (std::string_view(handle->type) != type)
+    fail(value.Env(), "BAD_OPTION", std::string("expected a ") + type + ", found a " + handle->type);
   if (!handle->object) fail(value.Env(), "DISPOSED", std::string("this ") + type + " was disposed");
   return handle->object;
 }
@@ -63,19 +63,28 @@ Napi::Value release_handle(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-void report_bytes(const Napi::Value& handle, int64_t bytes) { report(handle.Env(), *handle_of(handle, "native object"), bytes); }
+void report_bytes(const Napi::Value& handle, int64_t bytes) {
+  report(handle.Env(), *handle_of(handle, "native object"), bytes);
+}
 
 template <class T>
-static std::vector<T> typed(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {
+static std::vector<T> typed(const Napi::Value& value, const char* name, napi_typedarray_type type,
+                            const char* type_name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type)
     fail(value.Env(), "BAD_SHAPE", std::string(name) + ": expected a " + type_name);
   auto array = value.As<Napi::TypedArrayOf<T>>();
   return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
 }
 
-std::vector<float> floats(const Napi::Value& value, const char* name) { return typed<float>(value, name, napi_float32_array, "Float32Array"); }
-std::vector<int32_t> integers(const Napi::Value& value, const char* name) { return typed<int32_t>(value, name, napi_int32_array, "Int32Array"); }
-std::vector<uint8_t> bytes(const Napi::Value& value, const char* name) { return typed<uint8_t>(value, name, napi_uint8_array, "Uint8Array"); }
+std::vector<float> floats(const Napi::Value& value, const char* name) {
+  return typed<float>(value, name, napi_float32_array, "Float32Array");
+}
+std::vector<int32_t> integers(const Napi::Value& value, const char* name) {
+  return typed<int32_t>(value, name, napi_int32_array, "Int32Array");
+}
+std::vector<uint8_t> bytes(const Napi::Value& value, const char* name) {
+  return typed<uint8_t>(value, name, napi_uint8_array, "Uint8Array");
+}
 
 template <class Array, class T>
 static Napi::Value copied(Napi::Env env, const std::vector<T>& values) {
@@ -126,12 +135,14 @@ double Fields::number(const char* name) const {
 void Fields::read(const char* name, bool& out) const {
   if (!has(name)) return;
   const Napi::Value value = object_.Get(name);
-  if (!value.IsBoolean()) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected true or false");
+  if (!value.IsBoolean())
+    fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected true or false");
   out = value.As<Napi::Boolean>().Value();
 }
 
 static int64_t whole(Napi::Env env, double value, const std::string& name) {
-  if (!(std::floor(value) == value && std::abs(value) <= 9007199254740992.0)) fail(env, "BAD_OPTION", name + ": expected a whole number");
+  if (!(std::floor(value) == value && std::abs(value) <= 9007199254740992.0))
+    fail(env, "BAD_OPTION", name + ": expected a whole number");
   return int64_t(value);
 }
 static int narrow(Napi::Env env, int64_t wide, const std::string& name) {
@@ -139,7 +150,9 @@ static int narrow(Napi::Env env, int64_t wide, const std::string& name) {
   return int(wide);
 }
 
-int64_t whole_number(const Napi::Value& value, const char* name) { return whole(value.Env(), number(value, name), name); }
+int64_t whole_number(const Napi::Value& value, const char* name) {
+  return whole(value.Env(), number(value, name), name);
+}
 int integer(const Napi::Value& value, const char* name) { return narrow(value.Env(), whole_number(value, name), name); }
 
 void Fields::read(const char* name, int64_t& out) const {
@@ -186,9 +199,11 @@ void Fields::read(const char* name, std::vector<uint32_t>& out) const {
 void Fields::read(const char* name, std::vector<int64_t>& out) const {
   if (!has(name)) return;
   const Napi::Value value = object_.Get(name);
-  if (!value.IsArray() && !value.IsTypedArray()) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected an array of numbers");
+  if (!value.IsArray() && !value.IsTypedArray())
+    fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected an array of numbers");
   const auto array = value.As<Napi::Object>();
-  const uint32_t length = value.IsArray() ? value.As<Napi::Array>().Length() : uint32_t(value.As<Napi::TypedArray>().ElementLength());
+  const uint32_t length =
+      value.IsArray() ? value.As<Napi::Array>().Length() : uint32_t(value.As<Napi::TypedArray>().ElementLength());
   out.resize(length);
   for (uint32_t i = 0; i < length; ++i) out[i] = whole(object_.Env(), binding::number(array.Get(i), name), name);
 }

@@ -20,17 +20,15 @@ template <class Body>
 Napi::Value guarded(Napi::Env env, Body&& body) {
   try {
     return body();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (...) {
+  } catch (const Napi::Error&) { throw; } catch (...) {
     throw js_error(env, std::current_exception());
   }
 }
 
-// A handle owns one shared object of the engine; release() drops it early, later use is a DISPOSED error. `addon` tells addons apart that
-// one process has loaded beside each other: their objects do not mix.
-// `reported` is what V8 has been told that the object holds outside its heap: with it the collector knows that a forgotten handle of a
-// few bytes keeps an encoder's memory (on a GPU's as on the host's) from being used again. A hint, so about the right size is enough.
+// A handle owns one shared object of the engine; release() drops it early, later use is a DISPOSED error. `addon` tells
+// addons apart that one process has loaded beside each other: their objects do not mix. `reported` is what V8 has been
+// told that the object holds outside its heap: with it the collector knows that a forgotten handle of a few bytes keeps
+// an encoder's memory (on a GPU's as on the host's) from being used again. A hint, so about the right size is enough.
 struct Handle {
   const void* addon;
   const char* type;
@@ -42,14 +40,36 @@ void report_bytes(const Napi::Value& handle, int64_t bytes);
 std::shared_ptr<void> unwrap_handle(const Napi::Value& value, const char* type);
 Napi::Value release_handle(const Napi::CallbackInfo& info);
 
-template <class T> struct HandleName;
-template <> struct HandleName<Device> { static constexpr const char* value = "device"; };
-template <> struct HandleName<Tensor> { static constexpr const char* value = "tensor"; };
-template <> struct HandleName<PixelStore> { static constexpr const char* value = "pixel store"; };
-template <> struct HandleName<DeviceStep> { static constexpr const char* value = "step"; };
-template <> struct HandleName<Encoder> { static constexpr const char* value = "encoder"; };
-template <> struct HandleName<SemanticHead> { static constexpr const char* value = "semantic head"; };
-template <> struct HandleName<RowFile> { static constexpr const char* value = "row file"; };
+template <class T>
+struct HandleName;
+template <>
+struct HandleName<Device> {
+  static constexpr const char* value = "device";
+};
+template <>
+struct HandleName<Tensor> {
+  static constexpr const char* value = "tensor";
+};
+template <>
+struct HandleName<PixelStore> {
+  static constexpr const char* value = "pixel store";
+};
+template <>
+struct HandleName<DeviceStep> {
+  static constexpr const char* value = "step";
+};
+template <>
+struct HandleName<Encoder> {
+  static constexpr const char* value = "encoder";
+};
+template <>
+struct HandleName<SemanticHead> {
+  static constexpr const char* value = "semantic head";
+};
+template <>
+struct HandleName<RowFile> {
+  static constexpr const char* value = "row file";
+};
 
 template <class T>
 Napi::Value wrap(Napi::Env env, std::shared_ptr<T> object, int64_t bytes = 0) {
@@ -67,10 +87,11 @@ std::vector<int32_t> integers(const Napi::Value& value, const char* name);
 Napi::Value to_js(Napi::Env env, const std::vector<float>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<uint8_t>& values);
-Napi::Value to_js(Napi::Env env, const std::vector<int64_t>& values);     // plain numbers: shapes
+Napi::Value to_js(Napi::Env env, const std::vector<int64_t>& values);  // plain numbers: shapes
 Napi::Value to_js(Napi::Env env, const std::vector<std::string>& values);
 
-// Reads the fields of an options object. A missing field keeps the C++ default; a field of the wrong type is an error naming it.
+// Reads the fields of an options object. A missing field keeps the C++ default; a field of the wrong type is an error
+// naming it.
 class Fields {
  public:
   explicit Fields(const Napi::Value& value, const char* what);

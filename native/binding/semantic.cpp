@@ -43,7 +43,8 @@ Napi::Value js_bank_loss(const Napi::CallbackInfo& info) {
   fields.read("bfloat16", arguments.bfloat16);
   const DevicePtr device = device_argument(info, 0);
   return run_with_arrays<BankLossResult>(
-      info.Env(), device, "bankLoss", arrays, [device, arguments](BankLossResult& result) { result = bank_loss(device, arguments); },
+      info.Env(), device, "bankLoss", arrays,
+      [device, arguments](BankLossResult& result) { result = bank_loss(device, arguments); },
       [](const BankLossResult& result, Napi::Object out) {
         out.Set("loss", result.loss);
         out.Set("lossVisual", result.loss_visual);
@@ -63,7 +64,8 @@ Napi::Value js_feature_loss(const Napi::CallbackInfo& info) {
   fields.read("dimension", arguments.dimension);
   const DevicePtr device = device_argument(info, 0);
   return run_with_arrays<double>(
-      info.Env(), device, "featureLoss", arrays, [device, arguments](double& loss) { loss = feature_loss(device, arguments); },
+      info.Env(), device, "featureLoss", arrays,
+      [device, arguments](double& loss) { loss = feature_loss(device, arguments); },
       [](const double& loss, Napi::Object out) { out.Set("loss", loss); });
 }
 
@@ -78,12 +80,14 @@ Napi::Value js_bank_update(const Napi::CallbackInfo& info) {
   arguments.seen = arrays->bytes(fields, "seen");
   fields.read("dimension", arguments.dimension);
   fields.read("momentum", arguments.momentum);
-  arguments.assignment = arrays->make<int32_t>("assignment", arguments.dimension > 0 ? arguments.teacher.size() / size_t(arguments.dimension) : 0);
+  arguments.assignment = arrays->make<int32_t>(
+      "assignment", arguments.dimension > 0 ? arguments.teacher.size() / size_t(arguments.dimension) : 0);
   arguments.visual_after = arrays->make<float>("visual", arguments.visual.size());
   arguments.seen_after = arrays->make<uint8_t>("seen", arguments.seen.size());
   const DevicePtr device = device_argument(info, 0);
   return run_with_arrays<Nothing>(
-      info.Env(), device, "bankUpdate", arrays, [device, arguments](Nothing&) { bank_update(device, arguments); }, [](const Nothing&, Napi::Object) {});
+      info.Env(), device, "bankUpdate", arrays, [device, arguments](Nothing&) { bank_update(device, arguments); },
+      [](const Nothing&, Napi::Object) {});
 }
 
 Napi::Value js_make_semantic_head(const Napi::CallbackInfo& info) {
@@ -101,7 +105,8 @@ Napi::Value js_make_semantic_head(const Napi::CallbackInfo& info) {
   fields.read("momentum", options.momentum);
   fields.read("bfloat16", options.bfloat16);
   const int64_t rows = 2 * options.categories + options.queue_size;
-  return wrap(info.Env(), make_semantic_head(device_argument(info, 0), options), rows * options.dimension * int64_t(sizeof(float)));
+  return wrap(info.Env(), make_semantic_head(device_argument(info, 0), options),
+              rows * options.dimension * int64_t(sizeof(float)));
 }
 
 Napi::Value js_write_semantic_state(const Napi::CallbackInfo& info) {
@@ -120,7 +125,8 @@ Napi::Value js_write_semantic_state(const Napi::CallbackInfo& info) {
 Napi::Value js_read_semantic_state(const Napi::CallbackInfo& info) {
   const SemanticHeadPtr head = unwrap<SemanticHead>(info[1]);
   return run_async<SemanticState>(
-      info.Env(), device_argument(info, 0), "semanticState.read", [head](SemanticState& state) { read_semantic_state(head, state); },
+      info.Env(), device_argument(info, 0), "semanticState.read",
+      [head](SemanticState& state) { read_semantic_state(head, state); },
       [](Napi::Env env, const SemanticState& state) -> Napi::Value {
         auto out = Napi::Object::New(env);
         out.Set("textual", to_js(env, state.textual));
@@ -152,7 +158,8 @@ Napi::Value js_read_metrics(const Napi::CallbackInfo& info) {
   const SemanticHeadPtr head = unwrap<SemanticHead>(info[1]);
   const int slot = integer(info[2], "slot");
   return run_async<SemanticMetrics>(
-      info.Env(), device_argument(info, 0), "metrics.read", [head, slot](SemanticMetrics& out) { out = read_metrics(head, slot); },
+      info.Env(), device_argument(info, 0), "metrics.read",
+      [head, slot](SemanticMetrics& out) { out = read_metrics(head, slot); },
       [](Napi::Env env, const SemanticMetrics& metrics) { return from_metrics(env, metrics); });
 }
 

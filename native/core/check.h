@@ -1,4 +1,5 @@
-// Checks that throw lgd::Error (core/error.h). Nearly every file includes this one, so it takes next to nothing of the standard library.
+// Checks that throw lgd::Error (core/error.h). Nearly every file includes this one, so it takes next to nothing of the
+// standard library.
 #pragma once
 #include <cstddef>
 #include <initializer_list>

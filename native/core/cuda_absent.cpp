@@ -6,7 +6,8 @@
 namespace lgd::cuda {
 
 [[noreturn]] static void absent() {
-  throw Error("DEVICE_UNAVAILABLE", "this addon was built without CUDA; rebuild it where nvcc is found (npm run build:native)");
+  throw Error("DEVICE_UNAVAILABLE",
+              "this addon was built without CUDA; rebuild it where nvcc is found (npm run build:native)");
 }
 
 bool compiled() { return false; }

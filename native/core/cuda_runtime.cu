@@ -21,16 +21,33 @@
 
 namespace lgd::cuda {
 
-// After these "the process must be terminated and relaunched" (driver_types.h), and after memory or a link that cannot be trusted: whatever is called gives the same.
+// After these "the process must be terminated and relaunched" (driver_types.h), and after memory or a link that cannot
+// be trusted: whatever is called gives the same.
 static bool is_lasting(cudaError_t status) {
   switch (int(status)) {  // by number: an older toolkit lacks some names
-    case 214: case 220: case 226: case 700: case 702: case 710: case 714: case 715: case 716: case 717: case 718: case 719: case 721: case 810: case 911: return true;
+    case 214:
+    case 220:
+    case 226:
+    case 700:
+    case 702:
+    case 710:
+    case 714:
+    case 715:
+    case 716:
+    case 717:
+    case 718:
+    case 719:
+    case 721:
+    case 810:
+    case 911: return true;
     default: return false;
   }
 }
 
 // Code is loaded with a kernel's first launch, which may find no room for it.
-static const char* code_of(cudaError_t status) { return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : is_lasting(status) ? "DEVICE_LOST" : "DEVICE_ERROR"; }
+static const char* code_of(cudaError_t status) {
+  return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : is_lasting(status) ? "DEVICE_LOST" : "DEVICE_ERROR";
+}
 
 // Not so an error that says nothing (cudaErrorUnknown): whatever was to run may run.
 static bool is_refusal(cudaError_t status) { return !is_lasting(status) && status != cudaErrorUnknown; }
@@ -38,7 +55,9 @@ static bool is_refusal(cudaError_t status) { return !is_lasting(status) && statu
 // `what` failed; of a launch also the kernel.
 [[noreturn]] static void fail(cudaError_t status, std::string_view what) {
   cudaGetLastError();  // forgets one that does not last
-  const std::string message = std::string(what) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")" + (is_lasting(status) ? "; this process cannot use the GPU any more" : "");
+  const std::string message = std::string(what) + " failed: " + cudaGetErrorString(status) + " (" +
+                              cudaGetErrorName(status) + ")" +
+                              (is_lasting(status) ? "; this process cannot use the GPU any more" : "");
   if (is_refusal(status)) throw Refusal(code_of(status), message);
   throw Error(code_of(status), message);
 }
@@ -56,7 +75,8 @@ int device_count(std::string& why) {
     cudaGetLastError();
     int driver = 0;  // 0 where there is none, of which cudaGetDeviceCount says that its version is insufficient
     const bool absent = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
-    why = absent ? "no NVIDIA driver is installed" : std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+    why = absent ? "no NVIDIA driver is installed"
+                 : std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
     return 0;
   }
   if (count == 0) why = "no CUDA device is present";
@@ -77,8 +97,8 @@ bool has_warpgroups(int index) {
   return built && major == 9 && minor == 0;
 }
 
-// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; toolkit and driver must know such edges of graphs,
-// too (12.3).
+// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; toolkit
+// and driver must know such edges of graphs, too (12.3).
 constexpr int programmatic_edges = 12030;
 bool has_programmatic_launches(int index) {
   static const bool built = CUDART_VERSION >= programmatic_edges && std::strstr(LGD_CUDA_ARCHITECTURES, "90");
@@ -93,7 +113,8 @@ Card card(int index) {
     LGD_CUDA(cudaDeviceGetAttribute(&number, attribute, index));
     return number;
   };
-  return {value(cudaDevAttrMultiProcessorCount), size_t(value(cudaDevAttrMaxSharedMemoryPerMultiprocessor)), size_t(value(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+  return {value(cudaDevAttrMultiProcessorCount), size_t(value(cudaDevAttrMaxSharedMemoryPerMultiprocessor)),
+          size_t(value(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
 }
 
 int driver_version() {
@@ -123,13 +144,15 @@ void* allocate(size_t bytes) {
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     LGD_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
-    throw_error("OUT_OF_MEMORY", {"cannot allocate ", mebibytes(bytes), " MiB on the GPU: ", mebibytes(free_bytes), " of ", mebibytes(total_bytes), " MiB are free"});
+    throw_error("OUT_OF_MEMORY", {"cannot allocate ", mebibytes(bytes), " MiB on the GPU: ", mebibytes(free_bytes),
+                                  " of ", mebibytes(total_bytes), " MiB are free"});
   }
   check(status, "cudaMalloc");
   return pointer;
 }
 
-// What frees memory "may perform implicit synchronization" (cuda_runtime_api.h), and of pinned memory nothing is said at all.
+// What frees memory "may perform implicit synchronization" (cuda_runtime_api.h), and of pinned memory nothing is said
+// at all.
 static void wait_for_device() noexcept {
   if (cudaDeviceSynchronize() != cudaSuccess) cudaGetLastError();  // a device that failed uses nothing any more
 }
@@ -139,9 +162,11 @@ void release(void* pointer) noexcept {
   cudaFree(pointer);
 }
 
-// Who divides a multiprocessor's memory between shared memory and level-1 cache ($LGDISTILL_CARVEOUT). It is not divided anew while blocks run there: a kernel that asks
-// for another division than its neighbours may have to wait for their end. So beside the kernels that have something to ask for (the default), and the driver alone ("0"),
-// there is one division for all kernels, those with little shared memory, too ("all"): shared memory as far as it goes, what the kernels with most of it need.
+// Who divides a multiprocessor's memory between shared memory and level-1 cache ($LGDISTILL_CARVEOUT). It is not
+// divided anew while blocks run there: a kernel that asks for another division than its neighbours may have to wait for
+// their end. So beside the kernels that have something to ask for (the default), and the driver alone ("0"), there is
+// one division for all kernels, those with little shared memory, too ("all"): shared memory as far as it goes, what the
+// kernels with most of it need.
 enum class Division { by_kernels, by_driver, one_for_all };
 static Division division() {
   static const Division wanted = [] {
@@ -152,8 +177,8 @@ static Division division() {
   return wanted;
 }
 
-// Copies mostly pass level-1 cache by, and it may have what is left; but where it serves, these blocks take what they need (and 1 KiB each, the system's), in hundredths,
-// which the driver rounds to what the card can.
+// Copies mostly pass level-1 cache by, and it may have what is left; but where it serves, these blocks take what they
+// need (and 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
 static int carveout_of(int device, size_t bytes, int blocks) {
   if (blocks <= 0 || division() == Division::one_for_all) return cudaSharedmemCarveoutMaxShared;
   int all = 0;
@@ -161,10 +186,12 @@ static int carveout_of(int device, size_t bytes, int blocks) {
   return int(std::min<size_t>(100, (size_t(blocks) * (bytes + 1024) * 100 + size_t(all) - 1) / size_t(all)));
 }
 
-static void prefer_carveout(const void* kernel, int percent) { LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent)); }
+static void prefer_carveout(const void* kernel, int percent) {
+  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent));
+}
 
-// Before a kernel's first launch, or before it becomes a node of a graph. Mutexes and maps here are never destroyed: a device's thread may still launch while the
-// process exits.
+// Before a kernel's first launch, or before it becomes a node of a graph. Mutexes and maps here are never destroyed: a
+// device's thread may still launch while the process exits.
 static void prefer_for_all(const void* kernel) {
   if (division() != Division::one_for_all) return;
   static std::mutex& mutex = *new std::mutex;
@@ -195,7 +222,9 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
   const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  if (status != cudaSuccess) fail(status, "allowing " + std::to_string(bytes) + " bytes of shared memory to a kernel (" + symbol_of(kernel) + ")");
+  if (status != cudaSuccess)
+    fail(status,
+         "allowing " + std::to_string(bytes) + " bytes of shared memory to a kernel (" + symbol_of(kernel) + ")");
   if (division() != Division::by_driver) prefer_carveout(kernel, carveout_of(device, bytes, blocks));
   most = bytes;
 }
@@ -217,7 +246,8 @@ void* allocate_pinned(size_t bytes) {
   const cudaError_t status = cudaHostAlloc(&pointer, bytes, cudaHostAllocDefault);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw_error("OUT_OF_MEMORY", {"cannot allocate ", mebibytes(bytes), " MiB of the machine's memory for copies to the GPU (pinned memory)"});
+    throw_error("OUT_OF_MEMORY", {"cannot allocate ", mebibytes(bytes),
+                                  " MiB of the machine's memory for copies to the GPU (pinned memory)"});
   }
   check(status, "cudaHostAlloc");
   return pointer;
@@ -234,7 +264,7 @@ void* create_event() {
 }
 void destroy_event(void* event) noexcept { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
 
-// ---- core/cuda_streams.h ------------------------------------------------------------------------------------------------------
+// ---- core/cuda_streams.h --------------------------------------------------------------------------------------------
 
 static cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 static cudaEvent_t as_event(void* event) { return static_cast<cudaEvent_t>(event); }
@@ -268,14 +298,16 @@ struct ArgumentList {
   void* pointers[most_parameters];
 
   explicit ArgumentList(const Launch& launch) {
-    for (int i = 0; i < launch.parameters->count; ++i) pointers[i] = const_cast<char*>(launch.arguments) + launch.parameters->offsets[i];
+    for (int i = 0; i < launch.parameters->count; ++i)
+      pointers[i] = const_cast<char*>(launch.arguments) + launch.parameters->offsets[i];
   }
 };
 
 static void check_launch(cudaError_t status, const Launch& launch) {
   if (status == cudaSuccess) return;
   const std::string symbol = symbol_of(launch.kernel);
-  fail(status, std::string("launching ") + launch.name + (symbol.empty() || symbol == launch.name ? "" : " = " + symbol));
+  fail(status,
+       std::string("launching ") + launch.name + (symbol.empty() || symbol == launch.name ? "" : " = " + symbol));
 }
 
 void load(const Launch& launch) {
@@ -289,14 +321,17 @@ void run(const Work& work, void* stream) {
       const Launch& launch = work.launch;
       prefer_for_all(launch.kernel);
       ArgumentList arguments(launch);
-      return check_launch(cudaLaunchKernel(launch.kernel, dim3_of(launch.grid), dim3_of(launch.block), arguments.pointers, launch.shared_bytes, as_stream(stream)), launch);
+      return check_launch(cudaLaunchKernel(launch.kernel, dim3_of(launch.grid), dim3_of(launch.block),
+                                           arguments.pointers, launch.shared_bytes, as_stream(stream)),
+                          launch);
     }
-    case Work::Kind::copy: return LGD_CUDA(cudaMemcpyAsync(work.to, work.from, work.bytes, cudaMemcpyDefault, as_stream(stream)));
+    case Work::Kind::copy:
+      return LGD_CUDA(cudaMemcpyAsync(work.to, work.from, work.bytes, cudaMemcpyDefault, as_stream(stream)));
     case Work::Kind::zero: return LGD_CUDA(cudaMemsetAsync(work.to, 0, work.bytes, as_stream(stream)));
   }
 }
 
-// ---- graphs -------------------------------------------------------------------------------------------------------------------
+// ---- graphs ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -349,7 +384,9 @@ static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaG
 #endif
 }
 #else
-static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw Refusal("DEVICE_ERROR", "this build has no programmatic launches: its CUDA toolkit is older than 12.3"); }
+static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) {
+  throw Refusal("DEVICE_ERROR", "this build has no programmatic launches: its CUDA toolkit is older than 12.3");
+}
 #endif
 
 #if CUDART_VERSION >= 13000
@@ -359,7 +396,9 @@ static void prefer_max_shared(cudaGraphNode_t node) {
   LGD_CUDA(cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributePreferredSharedMemoryCarveout, &value));
 }
 #else
-static void prefer_max_shared(cudaGraphNode_t) { throw Refusal("DEVICE_ERROR", "this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0"); }
+static void prefer_max_shared(cudaGraphNode_t) {
+  throw Refusal("DEVICE_ERROR", "this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0");
+}
 #endif
 
 void* build_graph(const Tape& tape, const GraphWay& way) {
@@ -385,7 +424,8 @@ void* build_graph(const Tape& tape, const GraphWay& way) {
         break;
       }
       case Work::Kind::copy:
-        LGD_CUDA(cudaGraphAddMemcpyNode1D(&node, built->graph, before.data(), before.size(), work.to, work.from, work.bytes, cudaMemcpyDefault));
+        LGD_CUDA(cudaGraphAddMemcpyNode1D(&node, built->graph, before.data(), before.size(), work.to, work.from,
+                                          work.bytes, cudaMemcpyDefault));
         break;
       case Work::Kind::zero: {
         const cudaMemsetParams made = zero_node(work);
@@ -409,7 +449,10 @@ bool change_graph(void* graph, size_t index, const Work& work) {
       status = cudaGraphExecKernelNodeSetParams(built.executable, node, &changed);
       break;
     }
-    case Work::Kind::copy: status = cudaGraphExecMemcpyNodeSetParams1D(built.executable, node, work.to, work.from, work.bytes, cudaMemcpyDefault); break;
+    case Work::Kind::copy:
+      status =
+          cudaGraphExecMemcpyNodeSetParams1D(built.executable, node, work.to, work.from, work.bytes, cudaMemcpyDefault);
+      break;
     case Work::Kind::zero: {
       const cudaMemsetParams changed = zero_node(work);
       status = cudaGraphExecMemsetNodeSetParams(built.executable, node, &changed);
@@ -424,7 +467,9 @@ bool change_graph(void* graph, size_t index, const Work& work) {
   return true;
 }
 
-void launch_graph(void* graph, void* stream) { LGD_CUDA(cudaGraphLaunch(static_cast<BuiltGraph*>(graph)->executable, as_stream(stream))); }
+void launch_graph(void* graph, void* stream) {
+  LGD_CUDA(cudaGraphLaunch(static_cast<BuiltGraph*>(graph)->executable, as_stream(stream)));
+}
 void destroy_graph(void* graph) noexcept { delete static_cast<BuiltGraph*>(graph); }
 
 }  // namespace lgd::cuda

@@ -1,5 +1,5 @@
-// Arithmetic shared by all kernels: storage types, activations and vectors of eight channels. Plain code over the names of
-// core/cuda_device.cuh, which includes it.
+// Arithmetic shared by all kernels: storage types, activations and vectors of eight channels. Plain code over the names
+// of core/cuda_device.cuh, which includes it.
 #pragma once
 #include "core/activation.h"
 
@@ -14,7 +14,8 @@ void with_type(DType type, Body&& body) {
 
 // The activation, if it has a gradient: choose_act below knows no other.
 inline Act with_gradient(Act act) {
-  if (act == Act::gelu || act == Act::gelu_tanh || act == Act::quick_gelu) throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
+  if (act == Act::gelu || act == Act::gelu_tanh || act == Act::quick_gelu)
+    throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
   return act;
 }
 
@@ -23,7 +24,7 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
   return unsigned(blocks < 1 ? 1 : blocks > most ? most : blocks);
 }
 
-// ---- activations (torch definitions; of a NaN they make a NaN) ----------------------------------------------------------------
+// ---- activations (torch definitions; of a NaN they make a NaN) ------------------------------------------------------
 __device__ __forceinline__ float exp_of(float u) { return exp2_approximate(u * 1.44269504f); }
 __device__ __forceinline__ float sigmoid_of(float u) { return reciprocal_approximate(1.f + exp_of(-u)); }
 // u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff.
@@ -36,7 +37,9 @@ __device__ __forceinline__ float gelu_of(float u) {
   const float tail = 0.5f * p * t * exp_of(-x * x);
   return u * (u > 0.f ? 1.f - tail : tail);
 }
-__device__ __forceinline__ float clamp_of(float u, float low, float high) { return min_or_nan(max_or_nan(u, low), high); }
+__device__ __forceinline__ float clamp_of(float u, float low, float high) {
+  return min_or_nan(max_or_nan(u, low), high);
+}
 
 template <Act act>
 __device__ __forceinline__ float act_of(float u) {
@@ -97,7 +100,8 @@ __device__ __forceinline__ float act_with_slope(float u, float& slope) {
   }
 }
 
-// The activation as a function, for one choice before many elements: choose_act(act, [&](auto function) { ... function(u) ... }).
+// The activation as a function, for one choice before many elements: choose_act(act, [&](auto function) { ...
+// function(u) ... }).
 template <Act act>
 struct ActFunction {
   __device__ __forceinline__ float operator()(float u) const { return act_of<act>(u); }
@@ -106,9 +110,15 @@ struct ActFunction {
 };
 struct SigmoidFunction {  // both of the rare ones
   bool hard;
-  __device__ __forceinline__ float operator()(float u) const { return hard ? act_of<Act::hardsigmoid>(u) : act_of<Act::sigmoid>(u); }
-  __device__ __forceinline__ float slope(float u) const { return hard ? act_slope<Act::hardsigmoid>(u) : act_slope<Act::sigmoid>(u); }
-  __device__ __forceinline__ float with_slope(float u, float& slope) const { return hard ? act_with_slope<Act::hardsigmoid>(u, slope) : act_with_slope<Act::sigmoid>(u, slope); }
+  __device__ __forceinline__ float operator()(float u) const {
+    return hard ? act_of<Act::hardsigmoid>(u) : act_of<Act::sigmoid>(u);
+  }
+  __device__ __forceinline__ float slope(float u) const {
+    return hard ? act_slope<Act::hardsigmoid>(u) : act_slope<Act::sigmoid>(u);
+  }
+  __device__ __forceinline__ float with_slope(float u, float& slope) const {
+    return hard ? act_with_slope<Act::hardsigmoid>(u, slope) : act_with_slope<Act::sigmoid>(u, slope);
+  }
 };
 template <class Body>
 __device__ __forceinline__ void choose_act(Act act, Body&& body) {
@@ -122,15 +132,18 @@ __device__ __forceinline__ void choose_act(Act act, Body&& body) {
   }
 }
 
-// ---- eight channels at a time -----------------------------------------------------------------------------------------------
-struct F8 { float v[8]; };
+// ---- eight channels at a time ---------------------------------------------------------------------------------------
+struct F8 {
+  float v[8];
+};
 
 __device__ __forceinline__ F8 load8(const float* p) {
   const float4 a = load_as<float4>(p), b = load_as<float4>(p + 4);
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
-// A table of numbers per channel in shared memory, of which lanes take eight neighbouring ones each: the first four of every eight lie in its
-// first half and the others in its second, so that the lanes' 16-byte loads do not meet in the banks.
+// A table of numbers per channel in shared memory, of which lanes take eight neighbouring ones each: the first four of
+// every eight lie in its first half and the others in its second, so that the lanes' 16-byte loads do not meet in the
+// banks.
 __device__ __forceinline__ int halved(int i, int half) { return i / 8 * 4 + (i % 8 < 4 ? 0 : half) + i % 4; }
 __device__ __forceinline__ F8 load_halves(const float* p, int half) {  // p: where the first of the eight lies
   const float4 a = load_as<float4>(p), b = load_as<float4>(p + half);
@@ -151,7 +164,8 @@ __device__ __forceinline__ F8 load8(const bf16* p) { return unpack8(load_as<uint
 __device__ __forceinline__ F8 load_raw8(const float* p) { return load8(p); }
 __device__ __forceinline__ uint4 load_raw8(const bf16* p) { return load_as<uint4>(p); }
 __device__ __forceinline__ const F8& unpack8(const F8& raw) { return raw; }
-template <class T> using Raw8 = decltype(load_raw8(static_cast<const T*>(nullptr)));
+template <class T>
+using Raw8 = decltype(load_raw8(static_cast<const T*>(nullptr)));
 __device__ __forceinline__ void store8(float* p, const F8& x) {
   store_as<float4>(p, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
   store_as<float4>(p + 4, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
@@ -166,17 +180,21 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
 __device__ __forceinline__ void store8(bf16* p, const F8& x) {
-  store_as<uint4>(p, make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
+  store_as<uint4>(
+      p, make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
 // What comes back after store8 as T.
 template <class T>
 __device__ __forceinline__ F8 rounded8(const F8& x) {
   if constexpr (sizeof(T) == 4) return x;
-  else return unpack8(make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
+  else
+    return unpack8(
+        make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
 __device__ __forceinline__ F8 zero8() { return {{0, 0, 0, 0, 0, 0, 0, 0}}; }
 // scale and shift of eight channels: 1 and 0 where there are none.
-__device__ __forceinline__ void load_affine(const float* scales, const float* shifts, int64_t channel, F8& scale, F8& shift) {
+__device__ __forceinline__ void load_affine(const float* scales, const float* shifts, int64_t channel, F8& scale,
+                                            F8& shift) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) scale.v[i] = 1;
   shift = zero8();
@@ -201,7 +219,7 @@ __device__ __forceinline__ void put8(T* p, F8 x, bool accumulate) {
   store8(p, x);
 }
 
-// ---- over the lanes of a warp, which all call it and get the result -----------------------------------------------------------
+// ---- over the lanes of a warp, which all call it and get the result -------------------------------------------------
 // most_of_warp passes over a NaN: it is for a softmax's peak, where a NaN among the scores still makes their sum one.
 __device__ __forceinline__ float sum_of_warp(float value) {
 #pragma unroll

@@ -34,7 +34,9 @@ struct Job {
 }  // namespace
 
 bool has_wanted_warpgroups(int index) { return is_wanted("LGDISTILL_WGMMA") && cuda::has_warpgroups(index); }
-bool has_wanted_programmatic_launches(int index) { return is_wanted("LGDISTILL_PDL") && is_wanted("LGDISTILL_GRAPHS") && cuda::has_programmatic_launches(index); }
+bool has_wanted_programmatic_launches(int index) {
+  return is_wanted("LGDISTILL_PDL") && is_wanted("LGDISTILL_GRAPHS") && cuda::has_programmatic_launches(index);
+}
 
 struct Context::Impl {
   explicit Impl(int threads) : pool(threads) {}
@@ -44,13 +46,13 @@ struct Context::Impl {
   std::condition_variable wake;
   std::deque<Job> jobs;
   bool stop = false;
-  std::exception_ptr error;        // the kept error; guarded by mutex
+  std::exception_ptr error;  // the kept error; guarded by mutex
   std::atomic<size_t> allocated{0}, peak{0};
   std::unique_ptr<Timeline> timeline;  // null on the CPU
-  void* scratch = nullptr;         // of the CPU
+  void* scratch = nullptr;             // of the CPU
   size_t scratch_bytes = 0;
-  int64_t lost = 0;                // of the thread alone, as is
-  std::exception_ptr last_loss;    // this
+  int64_t lost = 0;              // of the thread alone, as is
+  std::exception_ptr last_loss;  // this
   std::thread thread;
 
   void execute(Job& job) {
@@ -116,16 +118,16 @@ Context::Context(DeviceKind kind_, int index_, Impl& impl)
 Device::Device(DeviceKind kind_, int index_, int threads) : Device(kind_, index_, std::make_shared<Impl>(threads)) {}
 
 Device::Device(DeviceKind kind_, int index_, std::shared_ptr<Impl> impl)
-    : Context(kind_, index_, *impl), properties(kind_ == DeviceKind::cuda ? cuda::properties(index_) : cuda::DeviceProperties{}), shared_(std::move(impl)) {
+    : Context(kind_, index_, *impl),
+      properties(kind_ == DeviceKind::cuda ? cuda::properties(index_) : cuda::DeviceProperties{}),
+      shared_(std::move(impl)) {
   if (kind == DeviceKind::cuda) impl_.timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
   impl_.thread = start_thread([impl = shared_, kind = kind, index = index] {
     std::unique_lock lock(impl->mutex);
     try {
       if (kind == DeviceKind::cuda) cuda::set_device(index);
-    } catch (const Error&) {
-      impl->error = std::current_exception();
-    }
+    } catch (const Error&) { impl->error = std::current_exception(); }
     for (;;) {
       impl->wake.wait(lock, [&] { return impl->stop || !impl->jobs.empty(); });
       if (impl->jobs.empty()) return;
@@ -160,19 +162,20 @@ void* Context::allocate(size_t bytes) {
     cuda::set_device(index);
     pointer = cuda::allocate(bytes);
   } else {
-    // Large blocks stand on huge pages where the system grants them: streaming activations is about twice as fast as over 4 KiB pages.
+    // Large blocks stand on huge pages where the system grants them: streaming activations is about twice as fast as
+    // over 4 KiB pages.
     constexpr size_t huge_page = size_t(2) << 20;
     const size_t alignment = bytes >= 4 * huge_page ? huge_page : 256;
     pointer = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 #if defined(__linux__)
-    if (pointer && alignment == huge_page) madvise(pointer, bytes, MADV_HUGEPAGE);  // advice: nothing is lost where it is refused
+    // advice: nothing is lost where it is refused
+    if (pointer && alignment == huge_page) madvise(pointer, bytes, MADV_HUGEPAGE);
 #endif
     LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes / (1 << 20), " MiB of memory");
   }
   const size_t now = impl_.allocated += bytes;
   size_t peak = impl_.peak.load();
-  while (now > peak && !impl_.peak.compare_exchange_weak(peak, now)) {
-  }
+  while (now > peak && !impl_.peak.compare_exchange_weak(peak, now)) {}
   return pointer;
 }
 

@@ -64,12 +64,11 @@ CudaStatus cuda_status() {
     for (int index = 0; index < count; ++index) {
       const auto props = cuda::properties(index);
       status.devices.push_back({index, props.name, std::to_string(props.major) + "." + std::to_string(props.minor),
-                                double(props.memory_bytes), props.multiprocessors, has_wanted_warpgroups(index), has_wanted_programmatic_launches(index)});
+                                double(props.memory_bytes), props.multiprocessors, has_wanted_warpgroups(index),
+                                has_wanted_programmatic_launches(index)});
     }
     status.available = !status.devices.empty();
-  } catch (const std::exception& e) {
-    status.reason = e.what();
-  }
+  } catch (const std::exception& e) { status.reason = e.what(); }
   return status;
 }
 
@@ -81,7 +80,8 @@ DevicePtr open_device(const std::string& kind, int index, int threads, const Dev
   const int count = cuda::device_count(why);
   if (count == 0) throw Error("DEVICE_UNAVAILABLE", why);
   if (index < 0 || index >= count)
-    throw_error("DEVICE_UNAVAILABLE", {"there is no CUDA device ", index, "; devices 0 to ", count - 1, " are present"});
+    throw_error("DEVICE_UNAVAILABLE",
+                {"there is no CUDA device ", index, "; devices 0 to ", count - 1, " are present"});
   const auto props = cuda::properties(index);
   if (props.major < 8)
     throw_error("DEVICE_UNAVAILABLE", {props.name, " has compute capability ", props.major, ".", props.minor,
@@ -119,16 +119,19 @@ void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)
   submit(device, "synchronize", [device] { device->synchronize(); }, std::move(done));
 }
 
-void submit(const DevicePtr& device, std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
-  device->ask(std::move(stage), std::move(work), [device, done = std::move(done)](std::exception_ptr error) { done(error); });  // which lives until then
+void submit(const DevicePtr& device, std::string stage, std::function<void()> work,
+            std::function<void(std::exception_ptr)> done) {
+  // which lives until then
+  device->ask(std::move(stage), std::move(work),
+              [device, done = std::move(done)](std::exception_ptr error) { done(error); });
 }
 
-// ---- steps --------------------------------------------------------------------------------------------------------------------
+// ---- steps ----------------------------------------------------------------------------------------------------------
 
 struct DeviceStep {
   DevicePtr device;
   std::shared_ptr<StepGraph> graph = std::make_shared<StepGraph>();
-  int64_t lost_before = 0;   // of the device's thread
+  int64_t lost_before = 0;  // of the device's thread
   std::mutex mutex;
   std::exception_ptr loss;   // guarded by it: what cost the first step that is not whole
   bool from_before = false;  // so is this: had that failed before the step began, and so as no part of it?
@@ -154,16 +157,20 @@ static void submit_to_cuda(const DevicePtr& device, const char* stage, std::func
 }
 
 void begin_step(const DeviceStepPtr& step) {
-  step->device->submit("step.begin", [step] { step->device->begin_step(step->graph); }, [step](std::exception_ptr error) {
-    step->lost_before = step->device->lost();
-    if (error) step->lose(std::move(error), true);
-  });
+  step->device->submit(
+      "step.begin", [step] { step->device->begin_step(step->graph); },
+      [step](std::exception_ptr error) {
+        step->lost_before = step->device->lost();
+        if (error) step->lose(std::move(error), true);
+      });
 }
 void end_step(const DeviceStepPtr& step) {
-  step->device->submit("step.end", [step] { step->device->end_step(); }, [step](std::exception_ptr error) {
-    if (error) step->lose(std::move(error), false);
-    else if (step->device->lost() != step->lost_before) step->lose(step->device->last_loss(), false);
-  });
+  step->device->submit(
+      "step.end", [step] { step->device->end_step(); },
+      [step](std::exception_ptr error) {
+        if (error) step->lose(std::move(error), false);
+        else if (step->device->lost() != step->lost_before) step->lose(step->device->last_loss(), false);
+      });
 }
 
 void check_step(const DeviceStepPtr& step, bool is_told) {
@@ -178,15 +185,19 @@ void check_step(const DeviceStepPtr& step, bool is_told) {
   try {
     if (loss) std::rethrow_exception(loss);
   } catch (const Error& e) {
-    throw Error(e.code, std::string(from_before ? "a step was not taken, as other work on its device had failed: " : "a step is not whole, as work on its device failed meanwhile: ") + e.what());
+    throw Error(e.code, std::string(from_before ? "a step was not taken, as other work on its device had failed: "
+                                                : "a step is not whole, as work on its device failed meanwhile: ") +
+                            e.what());
   }
 }
 
 StepInfo step_info(const DeviceStepPtr& step) {
   const StepGraph& graph = *step->graph;
   const StepCounts& counts = graph.counts;
-  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes, counts.changed, counts.programmatic,
-          graph.way, graph.graph && !graph.tuner.done(), graph.tuner.times(), graph.refused};
+  return {counts.eager,        counts.launched, counts.interrupted,
+          counts.instantiated, counts.nodes,    counts.changed,
+          counts.programmatic, graph.way,       graph.graph && !graph.tuner.done(),
+          graph.tuner.times(), graph.refused};
 }
 
 void begin_branch(const DevicePtr& device) {
@@ -199,7 +210,7 @@ void join_branch(const DevicePtr& device) {
   submit_to_cuda(device, "branch.join", [device] { device->join_branch(); });
 }
 
-// ---- tensors ------------------------------------------------------------------------------------------------------------------
+// ---- tensors --------------------------------------------------------------------------------------------------------
 
 static TensorPtr make(const DevicePtr& device, std::vector<int64_t> shape, int stored, DType type) {
   auto tensor = std::make_shared<Tensor>();
@@ -217,7 +228,8 @@ TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape
   LGD_CHECK(!shape.empty(), "BAD_SHAPE", "a tensor needs at least one dimension");
   double elements = 1;
   for (int64_t size : shape) {
-    LGD_CHECK(size > 0 && size < int64_t(1) << 31, "BAD_SHAPE", "a tensor's sizes must be from 1 to 2^31 - 1, found ", size);
+    LGD_CHECK(size > 0 && size < int64_t(1) << 31, "BAD_SHAPE", "a tensor's sizes must be from 1 to 2^31 - 1, found ",
+              size);
     elements *= double(size);
   }
   LGD_CHECK(elements < double(int64_t(1) << 53), "BAD_SHAPE", "a tensor of ", elements, " values is too large");
@@ -225,17 +237,21 @@ TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape
 }
 
 TensorPtr make_images(const DevicePtr& device, int batch, int height, int width, bool bfloat16) {
-  LGD_CHECK(batch > 0 && height > 0 && width > 0, "BAD_SHAPE", "images need positive sizes, found ", batch, "x", height, "x", width);
+  LGD_CHECK(batch > 0 && height > 0 && width > 0, "BAD_SHAPE", "images need positive sizes, found ", batch, "x", height,
+            "x", width);
   LGD_CHECK(batch <= most_images, "BAD_SHAPE", "a batch of ", batch, " images. Allowed: ", most_images, " or fewer");
-  return make(device, {batch, height, width, 3}, stored_image_channels(device->kind, width), storage_type(device->kind, bfloat16));
+  return make(device, {batch, height, width, 3}, stored_image_channels(device->kind, width),
+              storage_type(device->kind, bfloat16));
 }
 
 const DevicePtr& device_of(const TensorPtr& tensor) { return tensor->device; }
 std::vector<int64_t> shape_of(const TensorPtr& tensor) { return tensor->shape; }
 
 void write_tensor(const TensorPtr& tensor, std::vector<float> values) {
-  LGD_CHECK(tensor->type == DType::f32 && tensor->stored == tensor->shape.back(), "BAD_SHAPE", "this tensor holds images; write it with write_images");
-  LGD_CHECK(int64_t(values.size()) == tensor->elements(), "BAD_SHAPE", "expected ", tensor->elements(), " values, found ", values.size());
+  LGD_CHECK(tensor->type == DType::f32 && tensor->stored == tensor->shape.back(), "BAD_SHAPE",
+            "this tensor holds images; write it with write_images");
+  LGD_CHECK(int64_t(values.size()) == tensor->elements(), "BAD_SHAPE", "expected ", tensor->elements(),
+            " values, found ", values.size());
   tensor->device->submit("tensor.write", [tensor, values = std::move(values)] {
     tensor->device->from_host(tensor->buffer.as<>(), values.data(), values.size() * 4);
   });
@@ -243,8 +259,10 @@ void write_tensor(const TensorPtr& tensor, std::vector<float> values) {
 
 void copy_tensor(const TensorPtr& from, const TensorPtr& to) {
   LGD_CHECK(from->device == to->device, "BAD_OPTION", "the tensors belong to different devices");
-  LGD_CHECK(from->shape == to->shape && from->type == to->type && from->stored == to->stored, "BAD_SHAPE", "the tensors differ in shape or type");
-  from->device->submit("tensor.copy", [from, to] { from->device->copy(to->buffer.as<>(), from->buffer.as<>(), from->buffer.bytes()); });
+  LGD_CHECK(from->shape == to->shape && from->type == to->type && from->stored == to->stored, "BAD_SHAPE",
+            "the tensors differ in shape or type");
+  from->device->submit(
+      "tensor.copy", [from, to] { from->device->copy(to->buffer.as<>(), from->buffer.as<>(), from->buffer.bytes()); });
 }
 
 void read_tensor(const TensorPtr& tensor, std::vector<float>& values) {
@@ -263,8 +281,8 @@ static float from_bf16(uint16_t bits) {
 void write_images(const TensorPtr& images, std::vector<float> nchw) {
   LGD_CHECK(images->shape.size() == 4, "BAD_SHAPE", "expected a batch of images");
   const int64_t batch = images->shape[0], pixels = images->shape[1] * images->shape[2];
-  LGD_CHECK(int64_t(nchw.size()) == batch * 3 * pixels, "BAD_SHAPE", "expected ", batch * 3 * pixels, " values ([", batch, ",3,", images->shape[1],
-            ",", images->shape[2], "]), found ", nchw.size());
+  LGD_CHECK(int64_t(nchw.size()) == batch * 3 * pixels, "BAD_SHAPE", "expected ", batch * 3 * pixels, " values ([",
+            batch, ",3,", images->shape[1], ",", images->shape[2], "]), found ", nchw.size());
   images->device->submit("images.write", [images, batch, pixels, nchw = std::move(nchw)] {
     const int stored = images->stored;
     std::vector<float> nhwc(size_t(images->elements()), 0.f);

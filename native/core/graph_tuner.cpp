@@ -36,9 +36,10 @@ GraphWay GraphTuner::next(const std::vector<GraphWay>& ways, bool repeated) {
     }
     stage_ = Stage::reading;
   }
-  if (stage_ == Stage::reading) or_give_up([&] {
-    if (read()) stage_ = Stage::settled;
-  });
+  if (stage_ == Stage::reading)
+    or_give_up([&] {
+      if (read()) stage_ = Stage::settled;
+    });
   return ways_[way_];
 }
 
@@ -46,8 +47,10 @@ void GraphTuner::refuse() {
   forget();
   const GraphWay refused = ways_[way_];
   // A driver to which nodes may not tell a carve-out takes it in no way.
-  std::erase_if(ways_, [&](const GraphWay& way) { return way == refused || (refused.one_carveout && way.one_carveout); });
-  if (stage_ != Stage::measuring) stage_ = Stage::settled;  // it was found before, and is refused for a step of another shape
+  std::erase_if(ways_,
+                [&](const GraphWay& way) { return way == refused || (refused.one_carveout && way.one_carveout); });
+  // it was found before, and is refused for a step of another shape
+  if (stage_ != Stage::measuring) stage_ = Stage::settled;
   times_.clear();
   way_ = launches_ = 0;
   timed_ = false;
@@ -62,12 +65,11 @@ void GraphTuner::settle() {
 }
 
 // Without times there is nothing to compare.
-template <class Body> void GraphTuner::or_give_up(Body&& body) {
+template <class Body>
+void GraphTuner::or_give_up(Body&& body) {
   try {
     body();
-  } catch (const cuda::Refusal&) {
-    settle();
-  }
+  } catch (const cuda::Refusal&) { settle(); }
 }
 
 void GraphTuner::begin(void* stream) {
@@ -101,7 +103,8 @@ bool GraphTuner::read() {
     std::nth_element(taken.begin(), middle, taken.end());
     times_.push_back({ways_[way], *middle});
   }
-  const auto fastest = std::min_element(times_.begin(), times_.end(), [](const Time& a, const Time& b) { return a.milliseconds < b.milliseconds; });
+  const auto fastest = std::min_element(times_.begin(), times_.end(),
+                                        [](const Time& a, const Time& b) { return a.milliseconds < b.milliseconds; });
   way_ = fastest->milliseconds < (1 - least_gain) * times_.front().milliseconds ? size_t(fastest - times_.begin()) : 0;
   forget();
   return true;

@@ -9,7 +9,9 @@
 
 namespace lgd {
 
-struct Extent { unsigned x = 1, y = 1, z = 1; };
+struct Extent {
+  unsigned x = 1, y = 1, z = 1;
+};
 
 // Where a kernel's arguments lie in a launch's bytes; one object for each list of parameter types.
 struct Parameters {
@@ -21,7 +23,7 @@ constexpr int most_parameters = 32;
 
 struct Launch {
   const char* name = nullptr;
-  const void* kernel = nullptr;     // the address of the __global__ function, which is the runtime's handle
+  const void* kernel = nullptr;  // the address of the __global__ function, which is the runtime's handle
   Extent grid, block;
   size_t shared_bytes = 0;
   const Parameters* parameters = nullptr;
@@ -29,7 +31,8 @@ struct Launch {
 };
 
 // Arguments converted to a kernel's parameter types and laid side by side.
-template <class... P> struct PackedArguments {
+template <class... P>
+struct PackedArguments {
   static_assert((std::is_trivially_copyable_v<P> && ...), "a kernel's arguments are copied byte by byte");
   static_assert(sizeof...(P) >= 1 && sizeof...(P) <= most_parameters);
   static constexpr size_t alignment = std::max({alignof(P)...});
@@ -58,7 +61,8 @@ template <class... P> struct PackedArguments {
   alignas(alignment) char bytes[offsets[sizeof...(P)]] = {};
 
  private:
-  template <class T> static void put(char* to, const T& argument) {
+  template <class T>
+  static void put(char* to, const T& argument) {
     [[maybe_unused]] T* placed = new (to) T(argument);
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_clear_padding)

@@ -1,5 +1,5 @@
-// Headers of the standard library that most files include. CMakeLists.txt and scripts/build.mjs compile them once for all (a precompiled header). Every file still
-// includes what it uses: node-gyp's build has none of this.
+// Headers of the standard library that most files include. CMakeLists.txt and scripts/build.mjs compile them once for
+// all (a precompiled header). Every file still includes what it uses: node-gyp's build has none of this.
 #pragma once
 #include <algorithm>
 #include <array>

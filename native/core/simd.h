@@ -25,9 +25,9 @@ const char* isa_name(Isa isa);
 }  // namespace lgd
 
 #if defined(__x86_64__)
-#define LGD_DISPATCH(name)                                   \
-  (::lgd::cpu_isa() == ::lgd::Isa::avx512 ? &avx512::name    \
-   : ::lgd::cpu_isa() == ::lgd::Isa::avx2 ? &avx2::name      \
+#define LGD_DISPATCH(name)                                \
+  (::lgd::cpu_isa() == ::lgd::Isa::avx512 ? &avx512::name \
+   : ::lgd::cpu_isa() == ::lgd::Isa::avx2 ? &avx2::name   \
                                           : &baseline::name)
 #else
 #define LGD_DISPATCH(name) (&baseline::name)

@@ -13,7 +13,9 @@ std::thread start_thread(Body&& body) {
   try {
     return std::thread(std::forward<Body>(body));
   } catch (const std::system_error& error) {
-    throw_error("DEVICE_UNAVAILABLE", {"the system starts no further thread (", error.what(), "). Ask for fewer by `threads`, or raise its limit (ulimit -u; the pids limit of a container)"});
+    throw_error("DEVICE_UNAVAILABLE",
+                {"the system starts no further thread (", error.what(),
+                 "). Ask for fewer by `threads`, or raise its limit (ulimit -u; the pids limit of a container)"});
   }
 }
 

@@ -12,12 +12,14 @@ void StepGraph::drop() noexcept {
   if (graph) cuda::destroy_graph(std::exchange(graph, nullptr));
 }
 
-GraphWay StepGraph::usual_way(const GraphChoices& choices) const { return {choices.programmatic && !serialized, false, false}; }
+GraphWay StepGraph::usual_way(const GraphChoices& choices) const {
+  return {choices.programmatic && !serialized, false, false};
+}
 
 // How the tape may run, as usual first.
 std::vector<GraphWay> StepGraph::ways(const Tape& tape, const GraphChoices& choices) const {
   std::vector<GraphWay> all{usual_way(choices)};
-  const auto twice = [&](bool GraphWay::*choice) {
+  const auto twice = [&](bool GraphWay::* choice) {
     for (size_t i = 0, count = all.size(); i < count; ++i) {
       all.push_back(all[i]);
       all.back().*choice = !(all.back().*choice);
@@ -32,7 +34,8 @@ std::vector<GraphWay> StepGraph::ways(const Tape& tape, const GraphChoices& choi
 
 bool StepGraph::launch(const Tape& tape, const GraphChoices& choices, void* stream) {
   const bool repeated = graph && tape.has_shape_of(built);
-  GraphWay chosen = tuner.done() ? tuner.found().value_or(usual_way(choices)) : tuner.next(ways(tape, choices), repeated);
+  GraphWay chosen =
+      tuner.done() ? tuner.found().value_or(usual_way(choices)) : tuner.next(ways(tape, choices), repeated);
   const bool tuned = repeated && chosen != way;
   bool ready = repeated && !tuned && take_over(tape);
   counts.instantiated += !ready && !tuned;
@@ -64,7 +67,8 @@ void StepGraph::launch_as(const Tape& tape, const GraphWay& chosen, bool ready, 
     graph = cuda::build_graph(tape, chosen);
     way = chosen;
     counts.programmatic = 0;
-    for (size_t i = 0; i < tape.size(); ++i) counts.programmatic += way.programmatic && tape.may_start_early(i, way.in_order);
+    for (size_t i = 0; i < tape.size(); ++i)
+      counts.programmatic += way.programmatic && tape.may_start_early(i, way.in_order);
     counts.changed = int64_t(tape.size());
   }
   tuner.begin(stream);
@@ -79,7 +83,8 @@ void StepGraph::launched(Tape& tape, void* stream) {
   tuner.end(stream);
 }
 
-// Sets in the graph, of the same shape, what differs from the time before; false: the driver cannot, and the graph must be built anew.
+// Sets in the graph, of the same shape, what differs from the time before; false: the driver cannot, and the graph must
+// be built anew.
 bool StepGraph::take_over(const Tape& tape) {
   counts.changed = 0;
   for (size_t i = 0; i < tape.size(); ++i) {

@@ -1,9 +1,10 @@
 // What is kept of a step from one time to the next: the CUDA graph that it is, built once and launched every time.
-//   - What a step enqueues is written down (core/tape.h) and compared with what the graph was built of. Of the same kernels in the same order those arguments are set in
-//     the graph that have changed; anything else is a graph to be built again.
+//   - What a step enqueues is written down (core/tape.h) and compared with what the graph was built of. Of the same
+//     kernels in the same order those arguments are set in the graph that have changed; anything else is a graph to be
+//     built again.
 //   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
-//   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time. It is built without early starts; where that is refused, too,
-//     none is built any more.
+//   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time. It is built
+//     without early starts; where that is refused, too, none is built any more.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -14,13 +15,14 @@
 
 namespace lgd {
 
-// How the steps of a StepGraph ran. Every step is one of: eager (as the first, and those that the driver takes no graph of), launched (as one graph), interrupted.
+// How the steps of a StepGraph ran. Every step is one of: eager (as the first, and those that the driver takes no graph
+// of), launched (as one graph), interrupted.
 struct StepCounts {
   int64_t eager = 0, launched = 0, interrupted = 0;
-  int64_t instantiated = 0;   // graphs whose shape was new; not those that the tuner built of the same
-  int64_t nodes = 0;          // of the last graph
-  int64_t changed = 0;        // of them those whose arguments were set for its last launch; all, if it was built for it
-  int64_t programmatic = 0;   // of them those that may start before the kernel that they come after ends
+  int64_t instantiated = 0;  // graphs whose shape was new; not those that the tuner built of the same
+  int64_t nodes = 0;         // of the last graph
+  int64_t changed = 0;       // of them those whose arguments were set for its last launch; all, if it was built for it
+  int64_t programmatic = 0;  // of them those that may start before the kernel that they come after ends
 };
 
 // What there is to choose from.
@@ -45,13 +47,13 @@ struct StepGraph {
   void drop() noexcept;
 
   void* graph = nullptr;
-  Tape built;                 // what the graph holds
-  GraphWay way;               // in which it was built
+  Tape built;    // what the graph holds
+  GraphWay way;  // in which it was built
   GraphTuner tuner;
-  bool warm = false;          // ran before
+  bool warm = false;  // ran before
   int interrupted_in_a_row = 0;
-  bool serialized = false;    // the driver took no graph whose kernels start early
-  std::string refused;        // why it took no graph, if it did not: none is built any more
+  bool serialized = false;  // the driver took no graph whose kernels start early
+  std::string refused;      // why it took no graph, if it did not: none is built any more
   StepCounts counts;
 
  private:

@@ -61,20 +61,25 @@ std::vector<int> Tape::before(size_t i, bool in_order) const {
 
 bool Tape::may_start_early(size_t i, bool in_order) const {
   const std::vector<int> others = before(i, in_order);
-  return entries_[i].work.kind == Work::Kind::kernel && others.size() == 1 && entries_[size_t(others[0])].work.kind == Work::Kind::kernel;
+  return entries_[i].work.kind == Work::Kind::kernel && others.size() == 1 &&
+         entries_[size_t(others[0])].work.kind == Work::Kind::kernel;
 }
 
 bool Tape::has_shape_of(const Tape& other) const {
-  return edges_ == other.edges_ && std::equal(entries_.begin(), entries_.end(), other.entries_.begin(), other.entries_.end(), [](const Entry& a, const Entry& b) {
-           return a.work.kind == b.work.kind && a.edges == b.edges && a.branch == b.branch && a.work.launch.kernel == b.work.launch.kernel &&
-                  (a.work.kind == Work::Kind::kernel || a.work.bytes == b.work.bytes);
-         });
+  return edges_ == other.edges_ &&
+         std::equal(entries_.begin(), entries_.end(), other.entries_.begin(), other.entries_.end(),
+                    [](const Entry& a, const Entry& b) {
+                      return a.work.kind == b.work.kind && a.edges == b.edges && a.branch == b.branch &&
+                             a.work.launch.kernel == b.work.launch.kernel &&
+                             (a.work.kind == Work::Kind::kernel || a.work.bytes == b.work.bytes);
+                    });
 }
 
 bool Tape::has_work_of(const Tape& other, size_t i) const {
   const Work a = (*this)[i], b = other[i];
   if (a.kind != Work::Kind::kernel) return a.to == b.to && a.from == b.from;
-  return same(a.launch.grid, b.launch.grid) && same(a.launch.block, b.launch.block) && a.launch.shared_bytes == b.launch.shared_bytes &&
+  return same(a.launch.grid, b.launch.grid) && same(a.launch.block, b.launch.block) &&
+         a.launch.shared_bytes == b.launch.shared_bytes &&
          std::memcmp(a.launch.arguments, b.launch.arguments, a.launch.parameters->bytes) == 0;
 }
 

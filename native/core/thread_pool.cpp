@@ -20,7 +20,8 @@ void relax() {
 #endif
 }
 
-// Waking a sleeping thread takes about 25 us, as long as many a loop; whoever waits looks around for that long before it sleeps.
+// Waking a sleeping thread takes about 25 us, as long as many a loop; whoever waits looks around for that long before
+// it sleeps.
 template <class Ready>
 bool spin(Ready&& ready) {
   using Clock = std::chrono::steady_clock;
@@ -42,7 +43,8 @@ struct ThreadPool::State {
   std::atomic<uint64_t> generation{0};  // of the loop that runs or ran last; written under mutex
   std::atomic<int> busy{0};             // threads besides the caller that joined it; joins under mutex
   std::atomic<bool> stop{false};
-  bool open = false;                    // may threads still join? The caller does not wait for those that come too late.
+  // may threads still join? The caller does not wait for those that come too late.
+  bool open = false;
   int asleep = 0;
   Call call = nullptr;
   void* context = nullptr;
@@ -77,7 +79,9 @@ struct ThreadPool::State {
   // One thread's life: wait for a loop that was not seen yet, join it, work, leave.
   void serve(int thread) {
     uint64_t seen = 0;
-    auto ready = [&] { return stop.load(std::memory_order_relaxed) || generation.load(std::memory_order_relaxed) != seen; };
+    auto ready = [&] {
+      return stop.load(std::memory_order_relaxed) || generation.load(std::memory_order_relaxed) != seen;
+    };
     for (;;) {
       spin(ready);
       {

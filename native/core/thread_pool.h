@@ -9,7 +9,8 @@ namespace lgd {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // threads >= 1; the calling thread counts as one of them. Throws where the system starts no more
+  // threads >= 1; the calling thread counts as one of them. Throws where the system starts no more
+  explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -22,7 +23,8 @@ class ThreadPool {
   template <class Body>
   void for_each(int64_t count, Body&& body) {
     using Fn = std::remove_reference_t<Body>;
-    run(count, [](void* context, int thread, int64_t index) { (*static_cast<Fn*>(context))(thread, index); },
+    run(
+        count, [](void* context, int thread, int64_t index) { (*static_cast<Fn*>(context))(thread, index); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 

@@ -12,12 +12,14 @@ namespace lgd {
 namespace {
 
 constexpr size_t block_bytes = size_t(8) << 20;
-constexpr size_t largest_staged = size_t(64) << 20;   // more goes block by block: input buffers stay as large as they once were
+// more goes block by block: input buffers stay as large as they once were
+constexpr size_t largest_staged = size_t(64) << 20;
 constexpr int most_interrupted_in_a_row = 3;
 
 thread_local Timeline* holding_here = nullptr;
 
-// Spare room, so that input that varies from step to step soon fits, and scratch memory that kernels ask for one by one.
+// Spare room, so that input that varies from step to step soon fits, and scratch memory that kernels ask for one by
+// one.
 size_t with_headroom(size_t bytes) { return bytes + bytes / 4; }
 
 }  // namespace
@@ -50,7 +52,7 @@ Timeline::~Timeline() {
   for (Input& input : inputs_) device_.release(input.device, input.bytes);
 }
 
-// ---- memory and copies --------------------------------------------------------------------------------------------------------
+// ---- memory and copies ----------------------------------------------------------------------------------------------
 
 bool Timeline::defer_release(void* pointer) {
   if (!defers_) return false;
@@ -67,7 +69,8 @@ void Timeline::free_deferred() noexcept {
     defers_ = false;
     pointers.swap(deferred_);
   }
-  for (void* pointer : pointers) cuda::release(pointer);  // waits for the device, so nobody else should wait for the lock
+  // waits for the device, so nobody else should wait for the lock
+  for (void* pointer : pointers) cuda::release(pointer);
 }
 
 void* Timeline::scratch(size_t bytes) {
@@ -141,7 +144,7 @@ void Timeline::synchronize() {
   cuda::synchronize(compute_);
 }
 
-// ---- input that travels ahead -------------------------------------------------------------------------------------------------
+// ---- input that travels ahead ---------------------------------------------------------------------------------------
 
 void* Timeline::stage(size_t bytes) {
   if (!step_) end_turn();
@@ -151,8 +154,8 @@ void* Timeline::stage(size_t bytes) {
   return staged_->host.data();
 }
 
-// Not one of this turn, which is in use, nor of the turn before, whose work the copy would have to wait for. Of the others the smallest
-// that fits, or the largest.
+// Not one of this turn, which is in use, nor of the turn before, whose work the copy would have to wait for. Of the
+// others the smallest that fits, or the largest.
 Timeline::Input& Timeline::idle_input(size_t bytes) {
   Input* best = nullptr;
   for (Input& input : inputs_) {
@@ -193,7 +196,7 @@ void Timeline::end_turn() {
   ++turn_;
 }
 
-// ---- branches -----------------------------------------------------------------------------------------------------------------
+// ---- branches -------------------------------------------------------------------------------------------------------
 
 void Timeline::begin_branch() {
   LGD_CHECK(!on_branch(), "NATIVE_ERROR", "a branch within a branch");
@@ -222,7 +225,7 @@ void Timeline::join_branch() {
   forked_ = false;
 }
 
-// ---- steps --------------------------------------------------------------------------------------------------------------------
+// ---- steps ----------------------------------------------------------------------------------------------------------
 
 Timeline* Timeline::holding_back() { return holding_here; }
 
@@ -243,7 +246,8 @@ void Timeline::end_step() {
   join_branch();
   if (holding_) {
     begin_release();
-    if (!eager_ && step_->launch(tape_, {device_.programmatic_launches, tuning_wanted_, !carveout_settled_}, compute_)) {
+    if (!eager_ &&
+        step_->launch(tape_, {device_.programmatic_launches, tuning_wanted_, !carveout_settled_}, compute_)) {
       started_ = SIZE_MAX;
       step_->launched(tape_, compute_);
     } else {
@@ -271,7 +275,8 @@ void Timeline::hold_back() {
   holding_here = this;
 }
 
-// Around the start of what was held back, as a graph or piece by piece: all that was promised to come before and behind it.
+// Around the start of what was held back, as a graph or piece by piece: all that was promised to come before and behind
+// it.
 void Timeline::begin_release() {
   holding_here = nullptr;
   holding_ = false;
@@ -343,11 +348,12 @@ void Timeline::undo_if_dropped(std::function<void()> undo) {
   if (holding_) undo_.push_back({tape_.size(), std::move(undo)});
 }
 
-// ---- events -------------------------------------------------------------------------------------------------------------------
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 void Timeline::record_event(void* event) {
   if (!holding_) return cuda::enqueue_event(event, stream_);
-  if (std::find(behind_.begin(), behind_.end(), event) == behind_.end()) behind_.push_back(event);  // the last place counts, and there is one
+  // the last place counts, and there is one
+  if (std::find(behind_.begin(), behind_.end(), event) == behind_.end()) behind_.push_back(event);
 }
 
 void Timeline::before_wait(void* event) {

@@ -1,4 +1,5 @@
-// engine.h: encoders. Checks arguments on the caller's thread, then queues the work with shared pointers to all that it uses.
+// engine.h: encoders. Checks arguments on the caller's thread, then queues the work with shared pointers to all that it
+// uses.
 #include <cstdlib>
 #include <exception>
 #include <functional>
@@ -16,13 +17,17 @@ using Written = std::pair<int, Slot>;  // a parameter, or none: all that an enco
 
 struct Encoder {
   Encoder(const DevicePtr& device_, Program compiled, const EncoderOptions& options_)
-      : device(device_), options(options_), program(std::move(compiled)),
-        parameters(device_, program.graph, program.shapes, options_), executor(device_, program, parameters) {}
+      : device(device_),
+        options(options_),
+        program(std::move(compiled)),
+        parameters(device_, program.graph, program.shapes, options_),
+        executor(device_, program, parameters) {}
 
   std::string stage(const char* what) const { return program.graph.name + "." + what; }
   int64_t output_size() const {
     int64_t size = 0;
-    for (const int output : program.outputs) size += program.shapes.values[size_t(output)].pixels() * program.shapes.values[size_t(output)].c;
+    for (const int output : program.outputs)
+      size += program.shapes.values[size_t(output)].pixels() * program.shapes.values[size_t(output)].c;
     return size;
   }
   std::vector<int64_t> output_shape() const {
@@ -36,9 +41,9 @@ struct Encoder {
   ParameterTable parameters;
   Executor executor;
   TensorPtr output;
-  bool can_backward = false;   // caller's side: the last forward queued was a training one
-  TensorPtr images;            // device's side: of the last training forward
-  std::set<Written> unwritten; // device's side: what was to be written last and is not
+  bool can_backward = false;    // caller's side: the last forward queued was a training one
+  TensorPtr images;             // device's side: of the last training forward
+  std::set<Written> unwritten;  // device's side: what was to be written last and is not
 };
 
 namespace {
@@ -47,7 +52,8 @@ namespace {
 Fusion fusion_for(DeviceKind kind) {
   const char* text = std::getenv("LGDISTILL_FUSION");
   const std::string asked = text ? text : "";
-  for (const auto& [name, fusion] : {std::pair{"nodes", Fusion::nodes}, {"steps", Fusion::steps}, {"layers", Fusion::layers}})
+  for (const auto& [name, fusion] :
+       {std::pair{"nodes", Fusion::nodes}, {"steps", Fusion::steps}, {"layers", Fusion::layers}})
     if (asked == name) return fusion;
   LGD_CHECK(asked.empty(), "BAD_OPTION", "LGDISTILL_FUSION is ", asked, ". Allowed: nodes, steps, layers.");
   return kind == DeviceKind::cuda ? Fusion::layers : Fusion::steps;
@@ -71,17 +77,20 @@ int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
   const auto& parameters = encoder.program.graph.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
     if (parameters[i].name != name) continue;
-    LGD_CHECK(slot == Slot::value || parameters[i].trainable, "BAD_OPTION", name, " is a buffer: it has no gradient and no momentum.");
+    LGD_CHECK(slot == Slot::value || parameters[i].trainable, "BAD_OPTION", name,
+              " is a buffer: it has no gradient and no momentum.");
     LGD_CHECK(slot == Slot::value || encoder.options.training, "BAD_OPTION", encoder.program.graph.name,
               " is forward only: it has no gradients and no momentum.");
-    LGD_CHECK(slot != Slot::second_moment || encoder.options.optimizer == Optimizer::adamw, "BAD_OPTION", encoder.program.graph.name, " is trained by SGD: it has no second moment.");
+    LGD_CHECK(slot != Slot::second_moment || encoder.options.optimizer == Optimizer::adamw, "BAD_OPTION",
+              encoder.program.graph.name, " is trained by SGD: it has no second moment.");
     return int(i);
   }
   throw_error("BAD_MODEL", {encoder.program.graph.name, " has no parameter ", name, "."});
 }
 
-// Work that sets numbers and that nobody waits for: where it fails, is skipped behind an earlier error or dropped with its step, whoever happens to wait next
-// hears of it, perhaps for something else. So no pass may take the numbers for what they should be until they are written again.
+// Work that sets numbers and that nobody waits for: where it fails, is skipped behind an earlier error or dropped with
+// its step, whoever happens to wait next hears of it, perhaps for something else. So no pass may take the numbers for
+// what they should be until they are written again.
 void submit_write(const EncoderPtr& encoder, const char* what, Written written, std::function<void()> write) {
   encoder->device->submit(
       encoder->stage(what),
@@ -99,19 +108,24 @@ void require_written(const Encoder& encoder) {
   if (encoder.unwritten.empty()) return;
   const int first = encoder.unwritten.begin()->first;
   const std::string name = first < 0 ? "all" : encoder.program.graph.parameters[size_t(first)].name;
-  throw_error("DEVICE_ERROR", {encoder.program.graph.name, " lacks numbers that it was given (", name, "): writing them failed, or work before it. Load them again, or make the encoder again."});
+  throw_error("DEVICE_ERROR",
+              {encoder.program.graph.name, " lacks numbers that it was given (", name,
+               "): writing them failed, or work before it. Load them again, or make the encoder again."});
 }
 
 void require_training(const Encoder& encoder, const char* what) {
-  LGD_CHECK(encoder.options.training, "BAD_OPTION", encoder.program.graph.name, " is forward only: it has no ", what, ".");
+  LGD_CHECK(encoder.options.training, "BAD_OPTION", encoder.program.graph.name, " is forward only: it has no ", what,
+            ".");
 }
 
 }  // namespace
 
 EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options) {
-  LGD_CHECK(options.batch >= 1 && options.height >= 1 && options.width >= 1, "BAD_OPTION", "an encoder needs positive sizes, found batch ",
-            options.batch, ", ", options.height, "x", options.width, " pixels.");
-  LGD_CHECK(options.batch <= most_images, "BAD_OPTION", "a batch of ", options.batch, " images. Allowed: ", most_images, " or fewer.");
+  LGD_CHECK(options.batch >= 1 && options.height >= 1 && options.width >= 1, "BAD_OPTION",
+            "an encoder needs positive sizes, found batch ", options.batch, ", ", options.height, "x", options.width,
+            " pixels.");
+  LGD_CHECK(options.batch <= most_images, "BAD_OPTION", "a batch of ", options.batch, " images. Allowed: ", most_images,
+            " or fewer.");
   auto encoder = std::make_shared<Encoder>(device, compile_for(device, graph, options), options);
   encoder->output = make_tensor(device, encoder->output_shape());
   submit_write(encoder, "create", {-1, Slot::value}, [encoder = encoder.get()] { encoder->parameters.zero_all(); });
@@ -138,10 +152,11 @@ void write_parameter(const EncoderPtr& encoder, const std::string& name, Slot sl
   const int parameter = find_parameter(*encoder, name, slot);
   LGD_CHECK(int64_t(values.size()) == encoder->parameters.elements(parameter), "BAD_SHAPE", "parameter ", name, " has ",
             encoder->parameters.elements(parameter), " values, found ", values.size(), ".");
-  submit_write(encoder, "write", {parameter, slot}, [encoder = encoder.get(), parameter, slot, values = std::move(values)] {
-    encoder->parameters.write(parameter, slot, values);
-    if (slot == Slot::value) encoder->executor.parameters_changed();
-  });
+  submit_write(encoder, "write", {parameter, slot},
+               [encoder = encoder.get(), parameter, slot, values = std::move(values)] {
+                 encoder->parameters.write(parameter, slot, values);
+                 if (slot == Slot::value) encoder->executor.parameters_changed();
+               });
 }
 
 void read_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float>& values) {
@@ -155,10 +170,10 @@ void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOp
   const std::vector<int64_t> expected = {plan.batch, plan.height, plan.width, 3};
   const DType type = encoder->program.shapes.type;
   LGD_CHECK(images->device == encoder->device, "BAD_OPTION", "the images and the encoder are on different devices.");
-  LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ", text_of(images->shape), ". Allowed: ",
-            text_of(expected), ".");
-  LGD_CHECK(images->type == type && images->stored == stored_image_channels(encoder->device->kind, plan.width), "BAD_SHAPE",
-            "the images are stored in another precision than the encoder's.");
+  LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ",
+            text_of(images->shape), ". Allowed: ", text_of(expected), ".");
+  LGD_CHECK(images->type == type && images->stored == stored_image_channels(encoder->device->kind, plan.width),
+            "BAD_SHAPE", "the images are stored in another precision than the encoder's.");
   encoder->can_backward = options.training;
   encoder->device->submit(encoder->stage("forward"), [encoder, images, options] {
     encoder->images = nullptr;
@@ -177,10 +192,12 @@ void zero_gradients(const EncoderPtr& encoder) {
 
 void backward(const EncoderPtr& encoder, const TensorPtr& d_output) {
   require_training(*encoder, "backward");
-  LGD_CHECK(d_output->device == encoder->device, "BAD_OPTION", "the gradient and the encoder are on different devices.");
-  LGD_CHECK(d_output->elements() == encoder->output->elements() && d_output->type == DType::f32, "BAD_SHAPE", "the gradient of the output must be [",
-            encoder->options.batch, ",", encoder->output_size(), "] float32.");
-  LGD_CHECK(encoder->can_backward, "BAD_OPTION", "backward of ", encoder->program.graph.name, " needs a training forward right before it.");
+  LGD_CHECK(d_output->device == encoder->device, "BAD_OPTION",
+            "the gradient and the encoder are on different devices.");
+  LGD_CHECK(d_output->elements() == encoder->output->elements() && d_output->type == DType::f32, "BAD_SHAPE",
+            "the gradient of the output must be [", encoder->options.batch, ",", encoder->output_size(), "] float32.");
+  LGD_CHECK(encoder->can_backward, "BAD_OPTION", "backward of ", encoder->program.graph.name,
+            " needs a training forward right before it.");
   encoder->can_backward = false;  // backward reuses the activations' memory
   encoder->device->submit(encoder->stage("backward"), [encoder, d_output] {
     LGD_CHECK(encoder->images, "BAD_OPTION", "the forward before this backward did not run.");

@@ -18,7 +18,8 @@ void* Executor::gradient(int number) const {
 
 void Executor::round_gradient(int number) {
   if (!program_.shapes.rounds || program_.gradients.storage[size_t(number)] < 0) return;
-  kernels_.cast(*device_, program_.shapes.stored_elements(number), DType::bf16, static_cast<float*>(gradient(number)), gradient(number));
+  kernels_.cast(*device_, program_.shapes.stored_elements(number), DType::bf16, static_cast<float*>(gradient(number)),
+                gradient(number));
 }
 
 int Executor::kernels_backward() const {
@@ -40,7 +41,8 @@ void Executor::backward(const void* images, const float* d_output) {
   kernels_.defer_sums(*device_);
   for (const int number : program_.outputs) {
     const ValueShape& shape = program_.shapes.values[size_t(number)];
-    kernels_.pack_gradient(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, d_output, gradient(number));
+    kernels_.pack_gradient(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type,
+                           d_output, gradient(number));
     round_gradient(number);
     d_output += program_.shapes.rows(number) * shape.c;
   }
@@ -76,19 +78,23 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   switch (step.op) {
     case OpKind::activation:
       return kernels_.act_backward(*device_, shapes.stored_elements(first), shapes.type, step.act, x, dy, dx, add);
-    case OpKind::dropout: case OpKind::stochastic_depth:
+    case OpKind::dropout:
+    case OpKind::stochastic_depth:
       return kernels_.drop_backward(*device_, drop_shape(step.node, step.output), shapes.type, dy, dx, add);
     case OpKind::channel_scale:
-      return kernels_.channel_scale_backward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x, value(step.inputs[1]), dy,
-                                             dx, add, gradient(step.inputs[1]));
+      return kernels_.channel_scale_backward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x,
+                                             value(step.inputs[1]), dy, dx, add, gradient(step.inputs[1]));
     case OpKind::max_pool:
-      return kernels_.max_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, dy, dx, add);
+      return kernels_.max_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, dy, dx,
+                                        add);
     case OpKind::avg_pool:
-      return kernels_.avg_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, dy, dx, add);
+      return kernels_.avg_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, dy, dx,
+                                        add);
     case OpKind::global_pool:
       return kernels_.global_pool_backward(*device_, shapes.batch, in.pixels(), in.stored, shapes.type, dy, dx, add);
     case OpKind::resize:
-      return kernels_.resize_backward(*device_, resize_shape(program_.graph, shapes, step.node), shapes.type, dy, dx, add);
+      return kernels_.resize_backward(*device_, resize_shape(program_.graph, shapes, step.node), shapes.type, dy, dx,
+                                      add);
     default: throw Error("NATIVE_ERROR", "no backward for node " + node_of(step).name);
   }
 }
@@ -101,8 +107,9 @@ void Executor::backward_conv(const Step& step, const StepGradient& writes) {
   const void* dy = gradient(step.output);
   const int weight = node.parameters[conv_weight];
   if (node.groups > 1) kernels_.depthwise_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight));
-  else kernels_.conv_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight),
-                                     node.has_bias() ? parameters_.gradient(node.parameters[conv_bias]) : nullptr);
+  else
+    kernels_.conv_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight),
+                                  node.has_bias() ? parameters_.gradient(node.parameters[conv_bias]) : nullptr);
   if (!wanted(writes.inputs[0])) return;
   const auto run = node.groups > 1 ? kernels_.depthwise_backward_data : kernels_.conv_backward_data;
   run(*device_, shape, type, dy, parameters_.operand(weight), gradient(step.inputs[0]), adds(writes.inputs[0]));
@@ -127,8 +134,8 @@ void Executor::backward_norm(const Step& step, const StepGradient& writes) {
   arguments.d_residual = computed(writes.residual) ? gradient(step.residual) : nullptr;
   arguments.accumulate_residual = adds(writes.residual);
   kernels_.norm_act_backward(*device_,
-                             {program_.shapes.rows(step.output), program_.shapes.values[size_t(step.output)].stored, node.eps,
-                              node.momentum, step.act},
+                             {program_.shapes.rows(step.output), program_.shapes.values[size_t(step.output)].stored,
+                              node.eps, node.momentum, step.act},
                              program_.shapes.type, arguments);
 }
 
@@ -140,7 +147,8 @@ void Executor::backward_add(const Step& step, const StepGradient& writes) {
 void Executor::pass_on(int from, int to, GradientWrite write) {
   const void* dy = gradient(from);
   if (write == GradientWrite::accumulate) {
-    kernels_.add_forward(*device_, program_.shapes.stored_elements(from), program_.shapes.type, gradient(to), dy, gradient(to));
+    kernels_.add_forward(*device_, program_.shapes.stored_elements(from), program_.shapes.type, gradient(to), dy,
+                         gradient(to));
   } else if (write == GradientWrite::write) {
     device_->copy(gradient(to), dy, program_.shapes.bytes(from));
   }

@@ -13,7 +13,11 @@ static ConvSumShape sum_shape(const Program& program, const Step& step) {
 }
 
 Executor::Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters)
-    : device_(device), kernels_(*device->kernels), program_(program), parameters_(parameters), arena_(device, program.memory.bytes) {
+    : device_(device),
+      kernels_(*device->kernels),
+      program_(program),
+      parameters_(parameters),
+      arena_(device, program.memory.bytes) {
   int64_t floats = 0, widest = 0, gates = 0;
   for (size_t i = 0; i < program.graph.nodes.size(); ++i) {
     const bool norm = program.graph.nodes[i].op == OpKind::batch_norm;
@@ -24,8 +28,10 @@ Executor::Executor(const DevicePtr& device, const Program& program, ParameterTab
     widest = std::max<int64_t>(widest, channels);
   }
   for (const Step& step : program.steps)
-    if (step.kind == StepKind::gate) gates = std::max(gates, 5 * int64_t(program.shapes.batch) * program.shapes.values[size_t(step.output)].stored);
-  const bool layers = std::any_of(program.steps.begin(), program.steps.end(), [](const Step& step) { return step.kind == StepKind::conv_norm; });
+    if (step.kind == StepKind::gate)
+      gates = std::max(gates, 5 * int64_t(program.shapes.batch) * program.shapes.values[size_t(step.output)].stored);
+  const bool layers = std::any_of(program.steps.begin(), program.steps.end(),
+                                  [](const Step& step) { return step.kind == StepKind::conv_norm; });
   int64_t bytes = 0;
   sum_offsets_.assign(program.graph.nodes.size(), nowhere);
   for (const Step& step : program.steps) {
@@ -58,8 +64,8 @@ void Executor::fold_norms() {
     if (node.op != OpKind::batch_norm) continue;
     const NormNumbers numbers = norm_numbers(int(i));
     const auto parameter = [&](NormParameter which) { return parameters_.value(node.parameters[which]); };
-    kernels_.norm_fold(*device_, program_.shapes.values[i + 1].stored, node.eps, parameter(norm_weight), parameter(norm_bias),
-                       parameter(norm_mean), parameter(norm_var), numbers.scale, numbers.shift);
+    kernels_.norm_fold(*device_, program_.shapes.values[i + 1].stored, node.eps, parameter(norm_weight),
+                       parameter(norm_bias), parameter(norm_mean), parameter(norm_var), numbers.scale, numbers.shift);
   }
   fold_sums();
   folded_ = device_->lost();
@@ -76,23 +82,27 @@ void Executor::fold_sums() {
     if (!step.adds_convolution()) continue;
     const auto folded = [&](int conv, int norm) {
       const NormNumbers numbers = norm_numbers(norm);
-      return FoldedConv{parameters_.value(program_.graph.nodes[size_t(conv)].parameters[conv_weight]), numbers.scale, numbers.shift};
+      return FoldedConv{parameters_.value(program_.graph.nodes[size_t(conv)].parameters[conv_weight]), numbers.scale,
+                        numbers.shift};
     };
     const auto [shape, shift, w] = sum_of(step);
-    kernels_.conv_sum_fold(*device_, shape, program_.shapes.type, folded(step.node, step.norm), folded(step.second, step.second_norm), w, shift);
+    kernels_.conv_sum_fold(*device_, shape, program_.shapes.type, folded(step.node, step.norm),
+                           folded(step.second, step.second_norm), w, shift);
   }
 }
 
 const void* Executor::take_images(const void* images) {
   const Shapes& shapes = program_.shapes;
-  if (shapes.rounds) kernels_.cast(*device_, shapes.stored_elements(0), DType::bf16, static_cast<const float*>(images), taken_.as<>());
+  if (shapes.rounds)
+    kernels_.cast(*device_, shapes.stored_elements(0), DType::bf16, static_cast<const float*>(images), taken_.as<>());
   if (shapes.widens_images) kernels_.widen_images(*device_, shapes.rows(0), shapes.type, images, taken_.as<>());
   return taken_ ? taken_.as<>() : images;
 }
 
 void Executor::round_value(int number) {
   if (!program_.shapes.rounds || program_.memory.value[size_t(number)] == nowhere) return;
-  kernels_.cast(*device_, program_.shapes.stored_elements(number), DType::bf16, static_cast<float*>(value(number)), value(number));
+  kernels_.cast(*device_, program_.shapes.stored_elements(number), DType::bf16, static_cast<float*>(value(number)),
+                value(number));
 }
 
 void Executor::forward(const void* images, float* output, const ForwardOptions& options) {
@@ -111,7 +121,8 @@ void Executor::forward(const void* images, float* output, const ForwardOptions& 
   }
   for (const int number : program_.outputs) {
     const ValueShape& shape = program_.shapes.values[size_t(number)];
-    kernels_.unpack_output(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, value(number), output);
+    kernels_.unpack_output(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type,
+                           value(number), output);
     output += program_.shapes.rows(number) * shape.c;
   }
   if (!program_.training) pass(steps);
@@ -122,7 +133,8 @@ void Executor::pass(int time) {
   for (size_t i = 0; memory.clears && i < memory.lives.size(); ++i) {
     const Life& life = memory.lives[i];
     const int64_t offset = i < memory.value.size() ? memory.value[i] : memory.gradient[i - memory.value.size()];
-    if (offset != nowhere && (life.last == time || life.first == time + 1)) device_->zero(arena_.as<char>() + offset, life.bytes);
+    if (offset != nowhere && (life.last == time || life.first == time + 1))
+      device_->zero(arena_.as<char>() + offset, life.bytes);
   }
 }
 
@@ -134,17 +146,28 @@ void Executor::forward_step(const Step& step) {
   const void* x = value(first);
   void* y = value(step.output);
   switch (step.op) {
-    case OpKind::conv: case OpKind::linear: return forward_conv(step);
+    case OpKind::conv:
+    case OpKind::linear: return forward_conv(step);
     case OpKind::batch_norm: return forward_norm(step);
-    case OpKind::dropout: case OpKind::stochastic_depth: return forward_drop(step);
-    case OpKind::tokens: case OpKind::first_token: case OpKind::query_attention: case OpKind::repeat: case OpKind::positions: case OpKind::words:
-    case OpKind::layer_norm: case OpKind::self_attention: case OpKind::end_token: return forward_sequence(step);
+    case OpKind::dropout:
+    case OpKind::stochastic_depth: return forward_drop(step);
+    case OpKind::tokens:
+    case OpKind::first_token:
+    case OpKind::query_attention:
+    case OpKind::repeat:
+    case OpKind::positions:
+    case OpKind::words:
+    case OpKind::layer_norm:
+    case OpKind::self_attention:
+    case OpKind::end_token: return forward_sequence(step);
     case OpKind::activation:
       return kernels_.act_forward(*device_, shapes.stored_elements(step.output), shapes.type, step.act, x, y);
     case OpKind::add:
-      return kernels_.add_forward(*device_, shapes.stored_elements(step.output), shapes.type, x, value(step.inputs[1]), y);
+      return kernels_.add_forward(*device_, shapes.stored_elements(step.output), shapes.type, x, value(step.inputs[1]),
+                                  y);
     case OpKind::channel_scale:
-      return kernels_.channel_scale_forward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x, value(step.inputs[1]), y);
+      return kernels_.channel_scale_forward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x,
+                                            value(step.inputs[1]), y);
     case OpKind::max_pool:
       return kernels_.max_pool_forward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, y);
     case OpKind::avg_pool:
@@ -158,7 +181,8 @@ void Executor::forward_step(const Step& step) {
 
 void Executor::forward_conv_sum(const Step& step) {
   const auto [shape, shift, w] = sum_of(step);
-  kernels_.conv_sum_forward(*device_, shape, program_.shapes.type, value(step.inputs[0]), value(step.inputs[1]), w, shift, step.act, value(step.output));
+  kernels_.conv_sum_forward(*device_, shape, program_.shapes.type, value(step.inputs[0]), value(step.inputs[1]), w,
+                            shift, step.act, value(step.output));
 }
 
 void Executor::forward_conv(const Step& step) {
@@ -177,7 +201,8 @@ void Executor::forward_conv(const Step& step) {
   }
   const auto run = node.groups > 1 ? kernels_.depthwise_forward : kernels_.conv_forward;
   run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, value(step.inputs[0]),
-      parameters_.operand(node.parameters[conv_weight]), epilogue, step.mean == step.output ? nullptr : value(step.output));
+      parameters_.operand(node.parameters[conv_weight]), epilogue,
+      step.mean == step.output ? nullptr : value(step.output));
 }
 
 void Executor::forward_norm(const Step& step) {
@@ -188,26 +213,29 @@ void Executor::forward_norm(const Step& step) {
   const void* x = value(step.inputs[0]);
   const void* residual = step.residual >= 0 ? value(step.residual) : nullptr;
   if (!options_.training) {
-    kernels_.affine_act_forward(*device_, rows, channels, program_.shapes.type, x, numbers.scale, numbers.shift, residual, step.act,
-                                value(step.output));
+    kernels_.affine_act_forward(*device_, rows, channels, program_.shapes.type, x, numbers.scale, numbers.shift,
+                                residual, step.act, value(step.output));
     return;
   }
   const auto parameter = [&](NormParameter which) { return parameters_.value(node.parameters[which]); };
   kernels_.norm_act_forward(*device_, {rows, channels, node.eps, node.momentum, step.act}, program_.shapes.type,
-                            {x, residual, parameter(norm_weight), parameter(norm_bias), parameter(norm_mean), parameter(norm_var),
-                             numbers.mean, numbers.rstd, value(step.output)});
+                            {x, residual, parameter(norm_weight), parameter(norm_bias), parameter(norm_mean),
+                             parameter(norm_var), numbers.mean, numbers.rstd, value(step.output)});
 }
 
 DropShape Executor::drop_shape(int node, int value) const {
   const Node& drop = program_.graph.nodes[size_t(node)];
   const int64_t count = program_.shapes.stored_elements(value);
-  if (drop.op == OpKind::stochastic_depth) return {count, count / program_.shapes.batch, drop.p, options_.seed, options_.step, node};
+  if (drop.op == OpKind::stochastic_depth)
+    return {count, count / program_.shapes.batch, drop.p, options_.seed, options_.step, node};
   const ValueShape& shape = program_.shapes.values[size_t(value)];
   return {count, 1, drop.p, options_.seed, options_.step, node, shape.c, shape.stored};
 }
 
 void Executor::forward_drop(const Step& step) {
-  if (options_.training) kernels_.drop_forward(*device_, drop_shape(step.node, step.output), program_.shapes.type, value(step.inputs[0]), value(step.output));
+  if (options_.training)
+    kernels_.drop_forward(*device_, drop_shape(step.node, step.output), program_.shapes.type, value(step.inputs[0]),
+                          value(step.output));
   else device_->copy(value(step.output), value(step.inputs[0]), program_.shapes.bytes(step.output));
 }
 

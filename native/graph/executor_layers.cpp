@@ -94,10 +94,11 @@ void Executor::forward_layer(const Step& step) {
     case StepKind::gate: return forward_gate(step);
     case StepKind::excitation: return forward_excitation(step);
     case StepKind::squeeze:
-      return kernels_.squeeze_forward(*device_, rows_shape(step.inputs[0]), program_.shapes.type, lazy_input(step.inputs[0]), value(step.output));
+      return kernels_.squeeze_forward(*device_, rows_shape(step.inputs[0]), program_.shapes.type,
+                                      lazy_input(step.inputs[0]), value(step.output));
     case StepKind::lazy_max_pool:
-      return kernels_.lazy_max_pool_forward(*device_, pool_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
-                                            lazy_input(step.inputs[0]), value(step.output));
+      return kernels_.lazy_max_pool_forward(*device_, pool_shape(program_.graph, program_.shapes, step.node),
+                                            program_.shapes.type, lazy_input(step.inputs[0]), value(step.output));
   }
 }
 
@@ -127,8 +128,8 @@ void Executor::forward_conv_norm(const Step& step) {
   target.shift = numbers.shift;
   const Node& conv = node_of(step);
   const auto run = conv.groups > 1 ? kernels_.depthwise_norm_forward : kernels_.conv_norm_forward;
-  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, lazy_input(step.inputs[0]),
-      parameters_.operand(conv.parameters[conv_weight]), target, value(step.output));
+  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
+      lazy_input(step.inputs[0]), parameters_.operand(conv.parameters[conv_weight]), target, value(step.output));
 }
 
 void Executor::forward_join(const Step& step) {
@@ -138,13 +139,15 @@ void Executor::forward_join(const Step& step) {
   const bool drops = activation.drop >= 0 && options_.training;
   const DropShape drop = drops ? drop_shape(activation.drop, step.output) : DropShape{};
   const LazyInput residual = step.residual >= 0 ? lazy_input(step.residual) : LazyInput{};
-  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x, step.residual >= 0 ? &residual : nullptr, drops ? &drop : nullptr,
-                        activation.act, value(step.output));
+  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x,
+                        step.residual >= 0 ? &residual : nullptr, drops ? &drop : nullptr, activation.act,
+                        value(step.output));
 }
 
 void Executor::forward_gate(const Step& step) {
   if (!program_.activations[size_t(step.output)].stored) return;  // its reader does the work
-  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output), nullptr, nullptr, Act::none, value(step.output));
+  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output), nullptr,
+                        nullptr, Act::none, value(step.output));
 }
 
 void Executor::backward_layer(const Step& step, const StepGradient& writes) {
@@ -157,8 +160,9 @@ void Executor::backward_layer(const Step& step, const StepGradient& writes) {
     case StepKind::gate: return backward_gate(step, writes);
     case StepKind::lazy_max_pool:
       if (writes.inputs[0] == GradientWrite::none) return;
-      return kernels_.lazy_max_pool_backward(*device_, pool_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
-                                             lazy_input(step.inputs[0]), gradient(step.output), input_target(step, writes));
+      return kernels_.lazy_max_pool_backward(*device_, pool_shape(program_.graph, program_.shapes, step.node),
+                                             program_.shapes.type, lazy_input(step.inputs[0]), gradient(step.output),
+                                             input_target(step, writes));
   }
 }
 
@@ -167,7 +171,8 @@ void Executor::finish_activation(int number, const void* dy, void* g) {
   GradientTarget target = gradient_target(number);
   target.g = g;
   const DropShape drop = activation.drop >= 0 ? drop_shape(activation.drop, number) : DropShape{};
-  kernels_.norm_gradient(*device_, rows_shape(number), program_.shapes.type, dy, activation.drop >= 0 ? &drop : nullptr, target);
+  kernels_.norm_gradient(*device_, rows_shape(number), program_.shapes.type, dy, activation.drop >= 0 ? &drop : nullptr,
+                         target);
 }
 
 void Executor::backward_conv_norm(const Step& step, const StepGradient& writes) {
@@ -177,8 +182,9 @@ void Executor::backward_conv_norm(const Step& step, const StepGradient& writes) 
   const GradientTarget target = wanted ? input_target(step, writes) : GradientTarget{};
   const int weight = conv.parameters[conv_weight];
   const auto run = conv.groups > 1 ? kernels_.depthwise_norm_backward : kernels_.conv_norm_backward;
-  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, lazy_input(step.inputs[0]), lazy_gradient(step),
-      parameters_.operand(weight), parameters_.gradient(weight), wanted ? &target : nullptr);
+  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
+      lazy_input(step.inputs[0]), lazy_gradient(step), parameters_.operand(weight), parameters_.gradient(weight),
+      wanted ? &target : nullptr);
 }
 
 // The gradient of the sum before the activation is the residual's, and, with stochastic depth behind it, the norm's.
@@ -194,23 +200,27 @@ void Executor::backward_squeeze(const Step& step, const StepGradient& writes) {
   const RowsShape shape = rows_shape(input);
   if (!program_.activations[size_t(input)].gated) {
     if (writes.inputs[0] == GradientWrite::none) return;
-    kernels_.global_pool_backward(*device_, shape.images, shape.pixels, shape.channels, program_.shapes.type, gradient(step.output), gradient(input),
+    kernels_.global_pool_backward(*device_, shape.images, shape.pixels, shape.channels, program_.shapes.type,
+                                  gradient(step.output), gradient(input),
                                   writes.inputs[0] == GradientWrite::accumulate);
     return;
   }
-  kernels_.gate_finish(*device_, shape, program_.shapes.type, value(gate_of(program_, input)), gradient(step.output), gates_.as<float>(), gate_pooled(shape),
-                       norm_gradient(program_.activations[size_t(input)].norm));
+  kernels_.gate_finish(*device_, shape, program_.shapes.type, value(gate_of(program_, input)), gradient(step.output),
+                       gates_.as<float>(), gate_pooled(shape), norm_gradient(program_.activations[size_t(input)].norm));
 }
 
 void Executor::backward_gate(const Step& step, const StepGradient& writes) {
-  LGD_CHECK(writes.inputs[1] == GradientWrite::write, "NATIVE_ERROR", "the gate of ", node_of(step).name, " has another use");
+  LGD_CHECK(writes.inputs[1] == GradientWrite::write, "NATIVE_ERROR", "the gate of ", node_of(step).name,
+            " has another use");
   const NormNumbers numbers = norm_numbers(program_.activations[size_t(step.output)].norm);
-  kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output), numbers.mean, numbers.rstd, gradient(step.output),
-                         gradient(step.inputs[1]), gates_.as<float>());
+  kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output),
+                         numbers.mean, numbers.rstd, gradient(step.output), gradient(step.inputs[1]),
+                         gates_.as<float>());
 }
 
 Excitation Executor::excitation(const Step& step) const {
-  const std::vector<int> &first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
+  const std::vector<int>&first = node_of(step).parameters,
+        &second = program_.graph.nodes[size_t(step.second)].parameters;
   const auto stored = [&](int value) { return program_.shapes.values[size_t(value)].stored; };
   Excitation e;
   e.images = program_.shapes.batch;
@@ -226,15 +236,20 @@ Excitation Executor::excitation(const Step& step) const {
 }
 
 void Executor::forward_excitation(const Step& step) {
-  kernels_.excitation_forward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]), value(step.node + 1), value(step.second + 1), value(step.output));
+  kernels_.excitation_forward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]),
+                              value(step.node + 1), value(step.second + 1), value(step.output));
 }
 
 void Executor::backward_excitation(const Step& step, const StepGradient& writes) {
-  LGD_CHECK(writes.inputs[0] == GradientWrite::write, "NATIVE_ERROR", "what ", node_of(step).name, " reads has another use");
-  const std::vector<int> &first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
-  const ExcitationGradients gradients{parameters_.gradient(first[conv_weight]), parameters_.gradient(first[conv_bias]), parameters_.gradient(second[conv_weight]),
+  LGD_CHECK(writes.inputs[0] == GradientWrite::write, "NATIVE_ERROR", "what ", node_of(step).name,
+            " reads has another use");
+  const std::vector<int>&first = node_of(step).parameters,
+        &second = program_.graph.nodes[size_t(step.second)].parameters;
+  const ExcitationGradients gradients{parameters_.gradient(first[conv_weight]), parameters_.gradient(first[conv_bias]),
+                                      parameters_.gradient(second[conv_weight]),
                                       parameters_.gradient(second[conv_bias])};
-  kernels_.excitation_backward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]), value(step.node + 1), value(step.second + 1), gradient(step.output),
+  kernels_.excitation_backward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]),
+                               value(step.node + 1), value(step.second + 1), gradient(step.output),
                                gradient(step.inputs[0]), gradients);
 }
 

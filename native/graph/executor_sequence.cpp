@@ -20,23 +20,33 @@ void Executor::forward_sequence(const Step& step) {
       const ValueShape& of = shapes.values[size_t(step.inputs[1])];
       const int tokens = int(of.pixels());
       if (step.second >= 0) {
-        const std::vector<int> &keys = program_.graph.nodes[size_t(step.second)].parameters, &values = program_.graph.nodes[size_t(step.third)].parameters;
-        return kernels_.absorbed_attention_forward(*device_, {batch, tokens, of.stored, node.heads}, shapes.type, x, operand(1), parameters_.operand(keys[conv_weight]),
-                                                   parameters_.operand(values[conv_weight]), values.size() > conv_bias ? parameters_.value(values[conv_bias]) : nullptr, y);
+        const std::vector<int>&keys = program_.graph.nodes[size_t(step.second)].parameters,
+              &values = program_.graph.nodes[size_t(step.third)].parameters;
+        return kernels_.absorbed_attention_forward(
+            *device_, {batch, tokens, of.stored, node.heads}, shapes.type, x, operand(1),
+            parameters_.operand(keys[conv_weight]), parameters_.operand(values[conv_weight]),
+            values.size() > conv_bias ? parameters_.value(values[conv_bias]) : nullptr, y);
       }
-      return kernels_.query_attention_forward(*device_, {batch, tokens, in.stored, node.heads}, shapes.type, x, operand(1), operand(2), y);
+      return kernels_.query_attention_forward(*device_, {batch, tokens, in.stored, node.heads}, shapes.type, x,
+                                              operand(1), operand(2), y);
     }
     case OpKind::repeat: return kernels_.repeat_forward(*device_, batch, out.stored, shapes.type, table(0), y);
     case OpKind::positions:
-      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, x, node.parameters.size() > 1 ? table(1) : nullptr, table(0), y);
+      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, x,
+                                        node.parameters.size() > 1 ? table(1) : nullptr, table(0), y);
     case OpKind::words:
-      return kernels_.words_forward(*device_, {batch, out.h, out.stored}, shapes.type, in.stored, int(program_.graph.parameters[size_t(node.parameters[0])].shape[0]), x,
-                                    table(0), table(1), y);
-    case OpKind::layer_norm: return kernels_.layer_norm_forward(*device_, {shapes.rows(step.output), in.stored, node.eps}, shapes.type, x, table(0), table(1), y);
+      return kernels_.words_forward(*device_, {batch, out.h, out.stored}, shapes.type, in.stored,
+                                    int(program_.graph.parameters[size_t(node.parameters[0])].shape[0]), x, table(0),
+                                    table(1), y);
+    case OpKind::layer_norm:
+      return kernels_.layer_norm_forward(*device_, {shapes.rows(step.output), in.stored, node.eps}, shapes.type, x,
+                                         table(0), table(1), y);
     case OpKind::self_attention:
-      return kernels_.self_attention_forward(*device_, {batch, in.h, out.stored, node.heads, node.causal != 0}, shapes.type, x, y);
+      return kernels_.self_attention_forward(*device_, {batch, in.h, out.stored, node.heads, node.causal != 0},
+                                             shapes.type, x, y);
     case OpKind::end_token:
-      return kernels_.end_token_forward(*device_, {batch, in.h, in.stored}, shapes.type, shapes.values[size_t(step.inputs[1])].stored, node.id, x, operand(1), y);
+      return kernels_.end_token_forward(*device_, {batch, in.h, in.stored}, shapes.type,
+                                        shapes.values[size_t(step.inputs[1])].stored, node.id, x, operand(1), y);
     default: throw Error("NATIVE_ERROR", "unreachable operation");
   }
 }

@@ -1,9 +1,9 @@
 // Which nodes become one step.
 //
-// A chain starts at a batchNorm (training), or at a convolution, linear layer or lone batchNorm (forward only), and takes in, each
-// only when nothing else reads the value between: a batchNorm behind a convolution without a bias (forward only), then an add, whose
-// other operand becomes the residual, then an activation (a GELU only behind a convolution or linear layer). The step stands where the chain's
-// last node stood, so the residual is there.
+// A chain starts at a batchNorm (training), or at a convolution, linear layer or lone batchNorm (forward only), and
+// takes in, each only when nothing else reads the value between: a batchNorm behind a convolution without a bias
+// (forward only), then an add, whose other operand becomes the residual, then an activation (a GELU only behind a
+// convolution or linear layer). The step stands where the chain's last node stood, so the residual is there.
 #include "graph/program.h"
 
 namespace lgd {
@@ -11,7 +11,8 @@ namespace {
 
 class StepFusion {
  public:
-  StepFusion(Program& program, Fusion fusion) : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes) {
+  StepFusion(Program& program, Fusion fusion)
+      : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes) {
     const size_t nodes = graph_.nodes.size();
     resolved_.resize(nodes + 1);
     readers_.resize(nodes + 1);
@@ -78,7 +79,8 @@ class StepFusion {
       const auto& operands = graph_.nodes[size_t(add)].inputs;
       const int first = resolved_[size_t(operands[0])], second = resolved_[size_t(operands[1])];
       const int other = first == last + 1 ? second : first;
-      if (!program_.training || other != step.inputs[0]) {  // else backward would write one gradient twice in one kernel
+      // else backward would write one gradient twice in one kernel
+      if (!program_.training || other != step.inputs[0]) {
         step.residual = other;
         last = take(last, OpKind::add);
       }
@@ -97,14 +99,14 @@ class StepFusion {
     return node;
   }
 
-  static constexpr int outside = -1;           // the reader of the graph's outputs
+  static constexpr int outside = -1;  // the reader of the graph's outputs
   Program& program_;
   const Graph& graph_;
   const bool fused_;
-  std::vector<int> resolved_;                  // value -> the value that holds it
-  std::vector<std::vector<int>> readers_;      // value -> nodes, once for each operand
+  std::vector<int> resolved_;              // value -> the value that holds it
+  std::vector<std::vector<int>> readers_;  // value -> nodes, once for each operand
   std::vector<bool> absorbed_;
-  std::vector<int> ends_at_;                   // node -> the chain that ends there, or -1
+  std::vector<int> ends_at_;  // node -> the chain that ends there, or -1
   std::vector<Step> chains_;
 };
 

@@ -1,5 +1,5 @@
-// Training plans for CUDA: a convolution with the norm behind it becomes one step, and the norm's activation stays unstored where all
-// its readers can make it themselves. From the steps of fuse.cpp:
+// Training plans for CUDA: a convolution with the norm behind it becomes one step, and the norm's activation stays
+// unstored where all its readers can make it themselves. From the steps of fuse.cpp:
 //
 //   conv -> norm                   conv_norm; what reads the norm reads a lazy activation
 //   ... -> conv_norm (1x1 or depthwise), global pool, max pool
@@ -46,7 +46,9 @@ class LayerFusion {
 
  private:
   const Node& node_of(const Step& step) const { return program_.graph.nodes[size_t(step.node)]; }
-  int sole_reader(int value) const { return readers_[size_t(value)].size() == 1 ? readers_[size_t(value)][0] : outside; }
+  int sole_reader(int value) const {
+    return readers_[size_t(value)].size() == 1 ? readers_[size_t(value)][0] : outside;
+  }
 
   // Can the convolution's kernel take a norm's statistics and lazy inputs?
   bool suits(const Step& step) const {
@@ -78,7 +80,8 @@ class LayerFusion {
     activation.joined = join.residual >= 0;
   }
 
-  // norm -> stochastic depth -> add, each read by the next alone: the norm moves to where the add stood. Returns the join's place.
+  // norm -> stochastic depth -> add, each read by the next alone: the norm moves to where the add stood. Returns the
+  // join's place.
   int absorb_drop(int index) {
     const Step norm = steps_[size_t(index)];
     if (norm.residual >= 0 || norm.act != Act::none) return index;
@@ -98,8 +101,9 @@ class LayerFusion {
     return add;
   }
 
-  // A join without a residual whose readers all read lazily is not needed. A dense convolution of several taps can read lazily, too, but makes each element once
-  // for each tap that meets it, forward and for its weights: that costs more than storing it once, or as much where a stride leaves 2.25 of 9 taps.
+  // A join without a residual whose readers all read lazily is not needed. A dense convolution of several taps can read
+  // lazily, too, but makes each element once for each tap that meets it, forward and for its weights: that costs more
+  // than storing it once, or as much where a stride leaves 2.25 of 9 taps.
   void make_lazy(int index) {
     const Step& join = steps_[size_t(index)];
     Activation& activation = program_.activations[size_t(join.output)];
@@ -109,7 +113,8 @@ class LayerFusion {
     const auto reads_lazily = [&](int reader) {
       if (reader == outside) return false;
       const Step& step = steps_[size_t(reader)];
-      if (step.kind == StepKind::conv_norm) return node_of(step).groups > 1 || conv_shape(program_.graph, program_.shapes, step.node).taps() == 1;
+      if (step.kind == StepKind::conv_norm)
+        return node_of(step).groups > 1 || conv_shape(program_.graph, program_.shapes, step.node).taps() == 1;
       if (step.kind == StepKind::join) return step.residual == join.output && activation.act == Act::none;
       return reader == gate || step.op == OpKind::global_pool || step.op == OpKind::max_pool;
     };
@@ -124,17 +129,23 @@ class LayerFusion {
     if (gate >= 0) make_gate(join.output, gate);
   }
 
-  // The channel scale of squeeze and excitation that reads `value`, or -1: value has two readers, a pool and the scale; the scale feeds one
-  // dense convolution; a depthwise one stands before it all. No other gate may lie between the two: backward, the executor keeps the sums of one.
+  // The channel scale of squeeze and excitation that reads `value`, or -1: value has two readers, a pool and the scale;
+  // the scale feeds one dense convolution; a depthwise one stands before it all. No other gate may lie between the two:
+  // backward, the executor keeps the sums of one.
   int gate_among(int value) const {
     const std::vector<int>& readers = readers_[size_t(value)];
     if (readers.size() != 2 || readers[0] == outside || readers[1] == outside) return -1;
     const Step &first = steps_[size_t(readers[0])], &second = steps_[size_t(readers[1])];
-    if (first.op != OpKind::global_pool || second.op != OpKind::channel_scale || second.inputs[0] != value || second.inputs[1] == value) return -1;
+    if (first.op != OpKind::global_pool || second.op != OpKind::channel_scale || second.inputs[0] != value ||
+        second.inputs[1] == value)
+      return -1;
     const int reader = sole_reader(second.output);
-    if (reader < 0 || steps_[size_t(reader)].kind != StepKind::conv_norm || node_of(steps_[size_t(reader)]).groups != 1) return -1;
+    if (reader < 0 || steps_[size_t(reader)].kind != StepKind::conv_norm || node_of(steps_[size_t(reader)]).groups != 1)
+      return -1;
     const int maker = makers_[size_t(program_.activations[size_t(value)].raw)];
-    const bool alone = std::none_of(gates_.begin(), gates_.end(), [&](const auto& other) { return maker < other.second && other.first < readers[1]; });
+    const bool alone = std::none_of(gates_.begin(), gates_.end(), [&](const auto& other) {
+      return maker < other.second && other.first < readers[1];
+    });
     return alone && node_of(steps_[size_t(maker)]).groups > 1 ? readers[1] : -1;
   }
 
@@ -154,17 +165,20 @@ class LayerFusion {
     fuse_excitation(gate);
   }
 
-  // Does a dense convolution use each element of its input many times? One with more than 64 output channels has several tiles of columns forward, and so has its
-  // weights' gradient of rows: each would make the activation and fetch the gate again.
+  // Does a dense convolution use each element of its input many times? One with more than 64 output channels has
+  // several tiles of columns forward, and so has its weights' gradient of rows: each would make the activation and
+  // fetch the gate again.
   bool read_often(const Step& conv) const {
     const ConvShape shape = conv_shape(program_.graph, program_.shapes, conv.node);
     return !is_pointwise(shape) || shape.k > 64;
   }
 
-  // pool -> layer -> activation -> layer -> activation -> the gate, each read by the next alone: one step, in place of the last.
+  // pool -> layer -> activation -> layer -> activation -> the gate, each read by the next alone: one step, in place of
+  // the last.
   void fuse_excitation(int gate) {
     const int outer = only_above(steps_[size_t(gate)].inputs[1], gate), second = layer_above(outer);
-    const int inner = second < 0 ? -1 : only_above(steps_[size_t(second)].inputs[0], second), first = layer_above(inner);
+    const int inner = second < 0 ? -1 : only_above(steps_[size_t(second)].inputs[0], second),
+              first = layer_above(inner);
     if (first < 0) return;
     const int squeeze = only_above(steps_[size_t(first)].inputs[0], first);
     if (squeeze < 0 || steps_[size_t(squeeze)].kind != StepKind::squeeze) return;
@@ -187,19 +201,21 @@ class LayerFusion {
   int layer_above(int index) const {
     if (index < 0 || steps_[size_t(index)].op != OpKind::activation) return -1;
     const int maker = only_above(steps_[size_t(index)].inputs[0], index);
-    if (maker < 0 || !node_of(steps_[size_t(maker)]).is_conv() || !node_of(steps_[size_t(maker)]).has_bias() || node_of(steps_[size_t(maker)]).groups > 1) return -1;
+    if (maker < 0 || !node_of(steps_[size_t(maker)]).is_conv() || !node_of(steps_[size_t(maker)]).has_bias() ||
+        node_of(steps_[size_t(maker)]).groups > 1)
+      return -1;
     const ConvShape shape = conv_shape(program_.graph, program_.shapes, steps_[size_t(maker)].node);
     return shape.h * shape.w * shape.taps() == 1 ? maker : -1;
   }
 
-  static constexpr int outside = -1;           // the reader of the graph's outputs
+  static constexpr int outside = -1;  // the reader of the graph's outputs
   Program& program_;
   std::vector<Step>& steps_;
   std::vector<bool> gone_;
-  std::vector<std::vector<int>> readers_;      // value -> steps, once for each operand
-  std::vector<int> makers_;                    // value -> step, or -1
-  int drop_ = -1;                              // node that absorb_drop took in last
-  std::vector<std::pair<int, int>> gates_;     // steps: of each the depthwise convolution before it, and the gate
+  std::vector<std::vector<int>> readers_;   // value -> steps, once for each operand
+  std::vector<int> makers_;                 // value -> step, or -1
+  int drop_ = -1;                           // node that absorb_drop took in last
+  std::vector<std::pair<int, int>> gates_;  // steps: of each the depthwise convolution before it, and the gate
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
-// Which kernel writes each gradient. The steps are walked from their end: the first that reaches the gradient of a value writes it and later ones add to it; a sum hands its
-// own gradient on as it is, so both share memory. The gradient of an activation over a norm is finished, too: times act', with the norm's sums (ops/fused.h). The last
+// Which kernel writes each gradient. The steps are walked from their end: the first that reaches the gradient of a
+// value writes it and later ones add to it; a sum hands its own gradient on as it is, so both share memory. The
+// gradient of an activation over a norm is finished, too: times act', with the norm's sums (ops/fused.h). The last
 // kernel that adds to it does that on the way, where it can, else norm_gradient.
 #include <algorithm>
 
@@ -29,7 +30,10 @@ bool writes_all(const Step& step) { return step.op == OpKind::batch_norm || step
 class GradientPlanner {
  public:
   explicit GradientPlanner(Program& program)
-      : program_(program), plan_(program.gradients), wants_(wants_gradient(program)), ends_(program.shapes.values.size(), -1) {}
+      : program_(program),
+        plan_(program.gradients),
+        wants_(wants_gradient(program)),
+        ends_(program.shapes.values.size(), -1) {}
 
   void run() {
     plan_.steps.resize(program_.steps.size());
@@ -55,16 +59,18 @@ class GradientPlanner {
     for (size_t j = 0; j < step.inputs.size(); ++j) {
       const int input = step.inputs[j];
       if (program_.activations[size_t(input)].gated) continue;  // the gate and the squeeze leave sums instead
-      gradient.inputs[j] = reach(i, input, writes_all(step) && step.kind == StepKind::node, step.op == OpKind::add, own, shared);
+      gradient.inputs[j] =
+          reach(i, input, writes_all(step) && step.kind == StepKind::node, step.op == OpKind::add, own, shared);
     }
     if (step.residual >= 0) gradient.residual = reach(i, step.residual, false, step.act == Act::none, own, shared);
     LGD_CHECK(step.op != OpKind::channel_scale || gradient.inputs[1] != GradientWrite::accumulate, "BAD_MODEL", "node ",
               program_.graph.nodes[size_t(step.node)].name, ": the scale of a channelScale has another use.");
   }
 
-  // The convolution below reads the join's gradient later, as its own step, so the residual may share the memory only when nothing else
-  // happens to the residual's gradient before that, and when that step adds nothing to it: in y = x + norm(conv(x)) its kernel still reads
-  // dL/dy of other tiles when it adds to dL/dx. With stochastic depth the convolution has a gradient of its own.
+  // The convolution below reads the join's gradient later, as its own step, so the residual may share the memory only
+  // when nothing else happens to the residual's gradient before that, and when that step adds nothing to it: in y = x +
+  // norm(conv(x)) its kernel still reads dL/dy of other tiles when it adds to dL/dx. With stochastic depth the
+  // convolution has a gradient of its own.
   void plan_join(int i, int own) {
     const Step& step = program_.steps[size_t(i)];
     const Activation& activation = program_.activations[size_t(step.output)];
@@ -74,7 +80,8 @@ class GradientPlanner {
     plan_.steps[size_t(i)].residual = reach(i, step.residual, false, true, own, shared);
   }
 
-  // Is the gradient of `value` written by `first` or a step after it and before `last`, or finished there? -1: by any step before `last`.
+  // Is the gradient of `value` written by `first` or a step after it and before `last`, or finished there? -1: by any
+  // step before `last`.
   bool touched_from(int value, int first, int last) const {
     for (int i = std::max(first, 0); i < last; ++i) {
       const Step& step = program_.steps[size_t(i)];
@@ -103,20 +110,23 @@ class GradientPlanner {
     return share ? GradientWrite::share : GradientWrite::write;
   }
 
-  // The gradient of an activation over a norm is finished (times act', with the norm's sums) by the last kernel that adds to it if that is a
-  // convolution, or a pool that makes the activation itself; else where the activation's own gradient is taken up.
+  // The gradient of an activation over a norm is finished (times act', with the norm's sums) by the last kernel that
+  // adds to it if that is a convolution, or a pool that makes the activation itself; else where the activation's own
+  // gradient is taken up.
   void finish_activations() {
     for (size_t v = 0; v < program_.activations.size(); ++v) {
       const Activation& activation = program_.activations[v];
       if (activation.raw < 0 || activation.gated || activation.gate >= 0 || plan_.storage[v] < 0) continue;
       const StepKind last = ends_[v] >= 0 ? program_.steps[size_t(ends_[v])].kind : StepKind::node;
-      if ((last == StepKind::conv_norm || (last == StepKind::lazy_max_pool && activation.lazy())) && activation.drop < 0) {
+      if ((last == StepKind::conv_norm || (last == StepKind::lazy_max_pool && activation.lazy())) &&
+          activation.drop < 0) {
         plan_.steps[size_t(ends_[v])].finish_input = true;
         continue;
       }
       for (size_t i = 0; i < program_.steps.size(); ++i) {
         const Step& step = program_.steps[i];
-        const bool owner = activation.stored ? step.kind == StepKind::join && step.output == int(v) : step.activation == int(v);
+        const bool owner =
+            activation.stored ? step.kind == StepKind::join && step.output == int(v) : step.activation == int(v);
         if (owner) plan_.steps[i].finish_own = true;
       }
     }
@@ -125,7 +135,8 @@ class GradientPlanner {
   Program& program_;
   GradientPlan& plan_;
   const std::vector<bool> wants_;
-  std::vector<int> ends_;   // value -> the last step, backward, that adds to its gradient; -1: an output that nothing else reads
+  // value -> the last step, backward, that adds to its gradient; -1: an output that nothing else reads
+  std::vector<int> ends_;
 };
 
 }  // namespace
@@ -143,9 +154,12 @@ int gate_of(const Program& program, int gated) {
 
 bool backward_reads_inputs(const Step& step) {
   switch (step.op) {
-    case OpKind::conv: case OpKind::linear: case OpKind::batch_norm: case OpKind::activation: case OpKind::channel_scale:
-    case OpKind::max_pool:
-      return true;
+    case OpKind::conv:
+    case OpKind::linear:
+    case OpKind::batch_norm:
+    case OpKind::activation:
+    case OpKind::channel_scale:
+    case OpKind::max_pool: return true;
     default: return false;
   }
 }

@@ -1,7 +1,9 @@
-// What a model file may be made of. A GraphSpec (engine.h) lists nodes in execution order; each names one of these operations.
+// What a model file may be made of. A GraphSpec (engine.h) lists nodes in execution order; each names one of these
+// operations.
 //
-// Values are images [B,h,w,c], outputs among them, except that `tokens` makes [B,T,1,c]: a sequence is an image one position wide.
-// "parameters" gives the order expected in GraphNode::parameters, with torchvision's shapes; [..] may be left out.
+// Values are images [B,h,w,c], outputs among them, except that `tokens` makes [B,T,1,c]: a sequence is an image one
+// position wide. "parameters" gives the order expected in GraphNode::parameters, with torchvision's shapes; [..] may be
+// left out.
 //
 //   op               inputs  parameters                       attributes (default)
 //   conv             x       weight [K,C/groups,R,S] [bias K] stride (1) padding (0) dilation (1) groups (1): 1 or C,
@@ -54,8 +56,27 @@
 namespace lgd {
 
 enum class OpKind : uint8_t {
-  conv, linear, batch_norm, activation, add, channel_scale, max_pool, avg_pool, global_pool, resize, dropout, stochastic_depth,
-  tokens, first_token, query_attention, repeat, positions, words, layer_norm, self_attention, end_token
+  conv,
+  linear,
+  batch_norm,
+  activation,
+  add,
+  channel_scale,
+  max_pool,
+  avg_pool,
+  global_pool,
+  resize,
+  dropout,
+  stochastic_depth,
+  tokens,
+  first_token,
+  query_attention,
+  repeat,
+  positions,
+  words,
+  layer_norm,
+  self_attention,
+  end_token
 };
 // Has no backward: works in forward-only plans.
 constexpr bool is_forward_only(OpKind op) { return op >= OpKind::tokens; }
@@ -67,8 +88,8 @@ enum ConvParameter { conv_weight = 0, conv_bias = 1 };
 struct Node {
   OpKind op{};
   std::string name;
-  std::vector<int> inputs;       // value numbers
-  std::vector<int> parameters;   // indices into Graph::parameters
+  std::vector<int> inputs;      // value numbers
+  std::vector<int> parameters;  // indices into Graph::parameters
   int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0, factor = 1;
   float eps = 0, momentum = 0, p = 0;
   Act act = Act::none;
@@ -79,9 +100,9 @@ struct Node {
 
 struct Graph {
   std::string name;
-  std::vector<Node> nodes;                  // node i writes value i + 1
+  std::vector<Node> nodes;  // node i writes value i + 1
   std::vector<GraphParameter> parameters;
-  std::vector<int> outputs;                 // values
+  std::vector<int> outputs;  // values
 
   const Node& node_of(int value) const { return nodes[size_t(value - 1)]; }
 };

@@ -1,5 +1,5 @@
-// One arena for all values and gradients. Time runs over the forward steps, the output, and the backward steps; each buffer lives
-// from its first write to its last read, and two buffers share bytes only when their lives do not meet.
+// One arena for all values and gradients. Time runs over the forward steps, the output, and the backward steps; each
+// buffer lives from its first write to its last read, and two buffers share bytes only when their lives do not meet.
 #include <algorithm>
 #include <numeric>
 
@@ -42,14 +42,19 @@ std::vector<int64_t> place(const std::vector<Life>& lives, size_t& total) {
 class Lives {
  public:
   explicit Lives(const Program& program)
-      : program_(program), steps_(int(program.steps.size())), values(program.shapes.values.size()), gradients(program.shapes.values.size()) {
-    for (size_t v = 0; v < values.size(); ++v) values[v].bytes = gradients[v].bytes = aligned(program.shapes.bytes(int(v)));
+      : program_(program),
+        steps_(int(program.steps.size())),
+        values(program.shapes.values.size()),
+        gradients(program.shapes.values.size()) {
+    for (size_t v = 0; v < values.size(); ++v)
+      values[v].bytes = gradients[v].bytes = aligned(program.shapes.bytes(int(v)));
     for (int i = 0; i < steps_; ++i) forward(program.steps[size_t(i)], i);
     for (const int output : program.outputs) read(output, steps_);
     if (!program.training) return;
     for (const int output : program.outputs) touch_gradient(output, steps_);
     for (int i = steps_ - 1; i >= 0; --i)
-      if (program.gradients.steps[size_t(i)].needed) backward(program.steps[size_t(i)], program.gradients.steps[size_t(i)], 2 * steps_ - i);
+      if (program.gradients.steps[size_t(i)].needed)
+        backward(program.steps[size_t(i)], program.gradients.steps[size_t(i)], 2 * steps_ - i);
   }
 
  private:

@@ -5,7 +5,7 @@
 namespace lgd {
 namespace {
 
-constexpr int64_t alignment = 128;   // floats: 256 bytes of the bf16 shadow too
+constexpr int64_t alignment = 128;  // floats: 256 bytes of the bf16 shadow too
 int64_t aligned(int64_t floats) { return (floats + alignment - 1) / alignment * alignment; }
 
 // torchvision's order -> stored order, padding zero.
@@ -14,7 +14,8 @@ std::vector<float> pack(const ParameterLayout& layout, const std::vector<float>&
   for (int64_t row = 0; row < layout.rows; ++row)
     for (int64_t column = 0; column < layout.columns; ++column)
       for (int64_t tap = 0; tap < layout.taps; ++tap)
-        stored[size_t(layout.place(row, column, tap))] = values[size_t((row * layout.columns + column) * layout.taps + tap)];
+        stored[size_t(layout.place(row, column, tap))] =
+            values[size_t((row * layout.columns + column) * layout.taps + tap)];
   return stored;
 }
 
@@ -23,13 +24,15 @@ std::vector<float> unpack(const ParameterLayout& layout, const std::vector<float
   for (int64_t row = 0; row < layout.rows; ++row)
     for (int64_t column = 0; column < layout.columns; ++column)
       for (int64_t tap = 0; tap < layout.taps; ++tap)
-        values[size_t((row * layout.columns + column) * layout.taps + tap)] = stored[size_t(layout.place(row, column, tap))];
+        values[size_t((row * layout.columns + column) * layout.taps + tap)] =
+            stored[size_t(layout.place(row, column, tap))];
   return values;
 }
 
 }  // namespace
 
-ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, const EncoderOptions& options)
+ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes,
+                               const EncoderOptions& options)
     : device_(device), type_(shapes.type), optimizer_(options.optimizer), places_(graph.parameters.size()) {
   const auto lay_out = [&](bool trainable, bool decay, int64_t& table) {
     for (size_t i = 0; i < places_.size(); ++i) {
@@ -53,8 +56,8 @@ ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, cons
 }
 
 size_t ParameterTable::bytes() const {
-  return value_table_.bytes() + gradient_table_.bytes() + momentum_table_.bytes() + second_moment_table_.bytes() + shadow_table_.bytes() +
-         buffer_table_.bytes();
+  return value_table_.bytes() + gradient_table_.bytes() + momentum_table_.bytes() + second_moment_table_.bytes() +
+         shadow_table_.bytes() + buffer_table_.bytes();
 }
 
 float* ParameterTable::value(int parameter) const {
@@ -86,7 +89,8 @@ void ParameterTable::write(int parameter, Slot slot, const std::vector<float>& v
   const std::vector<float> stored = pack(place.layout, values);
   device_->from_host(slot_of(place, slot), stored.data(), stored.size() * 4);
   if (slot == Slot::value && place.trainable && shadow_table_)
-    device_->kernels->cast(*device_, int64_t(stored.size()), DType::bf16, value(parameter), const_cast<void*>(operand(parameter)));
+    device_->kernels->cast(*device_, int64_t(stored.size()), DType::bf16, value(parameter),
+                           const_cast<void*>(operand(parameter)));
 }
 
 void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) {
@@ -99,18 +103,22 @@ void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) 
 void ParameterTable::zero_gradients() { device_->zero(gradient_table_.as<>(), gradient_table_.bytes()); }
 
 void ParameterTable::zero_all() {
-  for (const Buffer* table : {&value_table_, &buffer_table_, &gradient_table_, &momentum_table_, &second_moment_table_, &shadow_table_})
+  for (const Buffer* table :
+       {&value_table_, &buffer_table_, &gradient_table_, &momentum_table_, &second_moment_table_, &shadow_table_})
     if (*table) device_->zero(table->as<>(), table->bytes());
 }
 
-void* ParameterTable::shadow_from(int64_t place) const { return type_ == DType::bf16 ? shadow_table_.as<char>() + size_t(place) * size_of(type_) : nullptr; }
+void* ParameterTable::shadow_from(int64_t place) const {
+  return type_ == DType::bf16 ? shadow_table_.as<char>() + size_t(place) * size_of(type_) : nullptr;
+}
 
 void ParameterTable::sgd(const OptimizerStep& step) {
   const auto range = [&](int64_t from, int64_t to, double weight_decay) {
     if (from == to) return;
-    const SgdStep numbers{float(step.learning_rate), float(step.momentum), float(weight_decay), float(step.gradient_scale)};
-    device_->kernels->sgd(*device_, to - from, numbers, gradient_table_.as<float>() + from, momentum_table_.as<float>() + from,
-                          value_table_.as<float>() + from, shadow_from(from));
+    const SgdStep numbers{float(step.learning_rate), float(step.momentum), float(weight_decay),
+                          float(step.gradient_scale)};
+    device_->kernels->sgd(*device_, to - from, numbers, gradient_table_.as<float>() + from,
+                          momentum_table_.as<float>() + from, value_table_.as<float>() + from, shadow_from(from));
   };
   if (step.decay_norm_and_bias) {
     range(0, values_, step.weight_decay);
@@ -121,15 +129,16 @@ void ParameterTable::sgd(const OptimizerStep& step) {
 }
 
 void ParameterTable::adamw(const OptimizerStep& step) {
-  const AdamwStep numbers = adamw_step(step.learning_rate, step.beta1, step.beta2, step.epsilon, step.weight_decay, step.gradient_scale, step.count,
-                                       step.decay_norm_and_bias ? values_ : decayed_);
-  device_->kernels->adamw(*device_, values_, numbers, gradient_table_.as<float>(), momentum_table_.as<float>(), second_moment_table_.as<float>(),
-                          value_table_.as<float>(), shadow_from(0));
+  const AdamwStep numbers = adamw_step(step.learning_rate, step.beta1, step.beta2, step.epsilon, step.weight_decay,
+                                       step.gradient_scale, step.count, step.decay_norm_and_bias ? values_ : decayed_);
+  device_->kernels->adamw(*device_, values_, numbers, gradient_table_.as<float>(), momentum_table_.as<float>(),
+                          second_moment_table_.as<float>(), value_table_.as<float>(), shadow_from(0));
 }
 
 void ParameterTable::optimise(const OptimizerStep& step) {
   optimizer_ == Optimizer::adamw ? adamw(step) : sgd(step);
-  if (shadow_table_ && type_ == DType::f32) device_->kernels->cast(*device_, values_, DType::bf16, value_table_.as<float>(), shadow_table_.as<>());
+  if (shadow_table_ && type_ == DType::f32)
+    device_->kernels->cast(*device_, values_, DType::bf16, value_table_.as<float>(), shadow_table_.as<>());
 }
 
 }  // namespace lgd

@@ -15,7 +15,9 @@ std::string text_of(const std::vector<int64_t>& shape) {
   return text += ']';
 }
 
-static std::string text_of(const ValueShape& value) { return concat({value.h, "x", value.w, " with ", value.c, " channels"}); }
+static std::string text_of(const ValueShape& value) {
+  return concat({value.h, "x", value.w, " with ", value.c, " channels"});
+}
 
 namespace {
 
@@ -50,7 +52,9 @@ class Inference {
     if (stored != 4) return {h, w, 3, stored};
     for (const Node& node : graph_.nodes)
       for (const int input : node.inputs)
-        shapes_.widens_images |= input == 0 && node.op != OpKind::repeat && !(node.op == OpKind::conv && node.groups == 1 && node.stride % 2 == 0 && node.dilation == 1);
+        shapes_.widens_images |=
+            input == 0 && node.op != OpKind::repeat &&
+            !(node.op == OpKind::conv && node.groups == 1 && node.stride % 2 == 0 && node.dilation == 1);
     return {h, w, 3, shapes_.widens_images ? 8 : 4};
   }
   ValueShape value(int h, int w, int c) const { return {h, w, c, stored_channels(kind_, c)}; }
@@ -64,11 +68,13 @@ class Inference {
       case OpKind::batch_norm:
         for (size_t i = norm_weight; i <= norm_var; ++i) vector_parameter(node, i, x.c);
         return x;
-      case OpKind::activation: case OpKind::dropout: case OpKind::stochastic_depth: return x;
+      case OpKind::activation:
+      case OpKind::dropout:
+      case OpKind::stochastic_depth: return x;
       case OpKind::add: return add(node);
       case OpKind::channel_scale: return channel_scale(node);
-      case OpKind::max_pool: case OpKind::avg_pool:
-        return value(window(node, x.h, node.kernel), window(node, x.w, node.kernel), x.c);
+      case OpKind::max_pool:
+      case OpKind::avg_pool: return value(window(node, x.h, node.kernel), window(node, x.w, node.kernel), x.c);
       case OpKind::global_pool: return value(1, 1, x.c);
       case OpKind::resize:
         check_side(node, std::max(x.h, x.w) * int64_t(node.factor));
@@ -92,15 +98,17 @@ class Inference {
   // Kernels number the pixels of a batch in 32 bits, and a little beyond; columns of tiles of channels in 16.
   void check_size(const std::string& what, const ValueShape& x) const {
     constexpr int64_t most = (int64_t(1) << 31) - (1 << 16), widest = 1 << 20;
-    LGD_CHECK(x.pixels() <= most / shapes_.batch, "BAD_SHAPE", graph_.name, ", ", what, ": a batch of ", shapes_.batch, " images has more than ", most, " pixels in all of ",
-              text_of(x), ". Use a smaller batch or smaller images.");
-    LGD_CHECK(x.c <= widest, "BAD_SHAPE", graph_.name, ", ", what, ": ", x.c, " channels. Allowed: ", widest, " or fewer.");
+    LGD_CHECK(x.pixels() <= most / shapes_.batch, "BAD_SHAPE", graph_.name, ", ", what, ": a batch of ", shapes_.batch,
+              " images has more than ", most, " pixels in all of ", text_of(x),
+              ". Use a smaller batch or smaller images.");
+    LGD_CHECK(x.c <= widest, "BAD_SHAPE", graph_.name, ", ", what, ": ", x.c, " channels. Allowed: ", widest,
+              " or fewer.");
   }
   // Kernels have 15 bits for a coordinate of a pixel that a convolution reads.
   void check_side(const Node& node, int64_t side) const {
     constexpr int64_t longest = 30000;
-    LGD_CHECK(side < longest, "BAD_SHAPE", "node ", node.name, ": a side of ", side, " pixels, with what its window takes around. Allowed: less than ", longest,
-              ". Use smaller images.");
+    LGD_CHECK(side < longest, "BAD_SHAPE", "node ", node.name, ": a side of ", side,
+              " pixels, with what its window takes around. Allowed: less than ", longest, ". Use smaller images.");
   }
 
   // Positions of a window along one axis.
@@ -114,19 +122,21 @@ class Inference {
   ValueShape conv(const Node& node) {
     const ValueShape& x = input(node);
     const auto& shape = parameter(node, conv_weight).shape;
-    LGD_CHECK(shape.size() == 4, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ", text_of(shape),
-              ". Allowed: 4 sizes, [K,C/groups,R,S].");
-    LGD_CHECK(node.groups == 1 || node.groups == x.c, "BAD_SHAPE", "node ", node.name, " has ", node.groups, " groups. Allowed: 1 or ",
-              x.c, ", the channels of its input.");
+    LGD_CHECK(shape.size() == 4, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ",
+              text_of(shape), ". Allowed: 4 sizes, [K,C/groups,R,S].");
+    LGD_CHECK(node.groups == 1 || node.groups == x.c, "BAD_SHAPE", "node ", node.name, " has ", node.groups,
+              " groups. Allowed: 1 or ", x.c, ", the channels of its input.");
     const int k = int(shape[0]), r = int(shape[2]), s = int(shape[3]);
     const bool depthwise = node.groups > 1;
     if (depthwise)
-      LGD_CHECK(r == s && (r == 3 || r == 5) && node.stride <= 2, "BAD_SHAPE", "node ", node.name, ": a depthwise kernel is ", r, "x", s,
-                " with stride ", node.stride, ". Allowed: 3x3 or 5x5, stride 1 or 2.");
+      LGD_CHECK(r == s && (r == 3 || r == 5) && node.stride <= 2, "BAD_SHAPE", "node ", node.name,
+                ": a depthwise kernel is ", r, "x", s, " with stride ", node.stride,
+                ". Allowed: 3x3 or 5x5, stride 1 or 2.");
     expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
     const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
     check_side(node, std::max({x.h, x.w, y.h, y.w}) + int64_t(node.dilation) * (std::max(r, s) - 1) + node.padding);
-    LGD_CHECK(!depthwise || int64_t(shapes_.batch) * k < int64_t(1) << 31, "BAD_SHAPE", "node ", node.name, ": a batch of ", shapes_.batch, " images with ", k,
+    LGD_CHECK(!depthwise || int64_t(shapes_.batch) * k < int64_t(1) << 31, "BAD_SHAPE", "node ", node.name,
+              ": a batch of ", shapes_.batch, " images with ", k,
               " channels is too large for a depthwise convolution. Use a smaller batch.");
     if (depthwise) lay(node, conv_weight, {1, int64_t(r) * s, k, 1, y.stored});
     else if (x.by_pairs()) lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, 8, s, node.padding % 2});
@@ -138,10 +148,11 @@ class Inference {
 
   ValueShape linear(const Node& node) {
     const ValueShape& x = input(node);
-    LGD_CHECK(x.w == 1, "BAD_SHAPE", "node ", node.name, " (linear) has an input of ", text_of(x), ". Allowed: 1x1 images or a sequence.");
+    LGD_CHECK(x.w == 1, "BAD_SHAPE", "node ", node.name, " (linear) has an input of ", text_of(x),
+              ". Allowed: 1x1 images or a sequence.");
     const auto& shape = parameter(node, conv_weight).shape;
-    LGD_CHECK(shape.size() == 2, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ", text_of(shape),
-              ". Allowed: 2 sizes, [O,I].");
+    LGD_CHECK(shape.size() == 2, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ",
+              text_of(shape), ". Allowed: 2 sizes, [O,I].");
     const int k = int(shape[0]);
     expect(node, conv_weight, {k, x.c});
     const ValueShape y = value(x.h, 1, k);
@@ -153,14 +164,15 @@ class Inference {
 
   ValueShape add(const Node& node) const {
     const ValueShape &a = input(node, 0), &b = input(node, 1);
-    LGD_CHECK(a.h == b.h && a.w == b.w && a.c == b.c, "BAD_SHAPE", "node ", node.name, " adds ", text_of(a), " and ", text_of(b), ".");
+    LGD_CHECK(a.h == b.h && a.w == b.w && a.c == b.c, "BAD_SHAPE", "node ", node.name, " adds ", text_of(a), " and ",
+              text_of(b), ".");
     return a;
   }
 
   ValueShape channel_scale(const Node& node) const {
     const ValueShape &x = input(node, 0), &s = input(node, 1);
-    LGD_CHECK(s.pixels() == 1 && s.c == x.c, "BAD_SHAPE", "node ", node.name, " scales ", text_of(x), " by ", text_of(s),
-              ". Allowed: 1x1 with as many channels.");
+    LGD_CHECK(s.pixels() == 1 && s.c == x.c, "BAD_SHAPE", "node ", node.name, " scales ", text_of(x), " by ",
+              text_of(s), ". Allowed: 1x1 with as many channels.");
     return x;
   }
 
@@ -172,9 +184,11 @@ class Inference {
 
   ValueShape attention(const Node& node) {
     const ValueShape &q = input(node, 0), &k = input(node, 1), &v = input(node, 2);
-    LGD_CHECK(q.pixels() == 1 && k.w == 1 && v.w == 1 && k.h == v.h && q.c == k.c && q.c == v.c, "BAD_SHAPE", "node ", node.name,
-              " attends with a query of ", text_of(q), ", keys of ", text_of(k), ", values of ", text_of(v), ".");
-    LGD_CHECK(q.c % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ", node.heads, " heads. Allowed: a divisor of ", q.c, ".");
+    LGD_CHECK(q.pixels() == 1 && k.w == 1 && v.w == 1 && k.h == v.h && q.c == k.c && q.c == v.c, "BAD_SHAPE", "node ",
+              node.name, " attends with a query of ", text_of(q), ", keys of ", text_of(k), ", values of ", text_of(v),
+              ".");
+    LGD_CHECK(q.c % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ", node.heads,
+              " heads. Allowed: a divisor of ", q.c, ".");
     whole_vectors(node, q);
     shapes_.macs_per_image += 2.0 * k.h * k.c;
     return q;
@@ -182,7 +196,8 @@ class Inference {
 
   ValueShape repeat(const Node& node) {
     const auto& shape = parameter(node, 0).shape;
-    LGD_CHECK(shape.size() == 1, "BAD_SHAPE", "parameter ", parameter(node, 0).name, " has the shape ", text_of(shape), ". Allowed: 1 size, [C].");
+    LGD_CHECK(shape.size() == 1, "BAD_SHAPE", "parameter ", parameter(node, 0).name, " has the shape ", text_of(shape),
+              ". Allowed: 1 size, [C].");
     vector_parameter(node, 0, int(shape[0]));
     return value(1, 1, int(shape[0]));
   }
@@ -198,11 +213,13 @@ class Inference {
 
   ValueShape words(const Node& node) {
     const ValueShape& ids = input(node);
-    LGD_CHECK(ids.w == 1 && ids.c == 3, "BAD_SHAPE", "node ", node.name, " reads token ids from ", text_of(ids), ". Allowed: a sequence with 3 channels.");
+    LGD_CHECK(ids.w == 1 && ids.c == 3, "BAD_SHAPE", "node ", node.name, " reads token ids from ", text_of(ids),
+              ". Allowed: a sequence with 3 channels.");
     const auto &word = parameter(node, 0).shape, &position = parameter(node, 1).shape;
-    LGD_CHECK(word.size() == 2 && position.size() == 2 && word[1] == position[1], "BAD_SHAPE", "node ", node.name, " has words of ", text_of(word),
-              " and positions of ", text_of(position), ". Allowed: [V,C] and [P,C].");
-    LGD_CHECK(ids.h <= position[0], "BAD_SHAPE", "node ", node.name, " has ", ids.h, " tokens. Allowed: at most its ", position[0], " positions.");
+    LGD_CHECK(word.size() == 2 && position.size() == 2 && word[1] == position[1], "BAD_SHAPE", "node ", node.name,
+              " has words of ", text_of(word), " and positions of ", text_of(position), ". Allowed: [V,C] and [P,C].");
+    LGD_CHECK(ids.h <= position[0], "BAD_SHAPE", "node ", node.name, " has ", ids.h, " tokens. Allowed: at most its ",
+              position[0], " positions.");
     const ValueShape y = value(ids.h, 1, int(word[1]));
     table(node, 0, word[0], y.c, y.stored);
     table(node, 1, position[0], y.c, y.stored);
@@ -212,25 +229,28 @@ class Inference {
   ValueShape self_attention(const Node& node) {
     const ValueShape& qkv = input(node);
     const int channels = qkv.c / 3;
-    LGD_CHECK(qkv.w == 1 && qkv.c % 3 == 0 && channels % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ", node.heads, " heads over ", text_of(qkv),
+    LGD_CHECK(qkv.w == 1 && qkv.c % 3 == 0 && channels % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ",
+              node.heads, " heads over ", text_of(qkv),
               ". Allowed: a sequence with three times a multiple of the heads as channels.");
     const ValueShape y = value(qkv.h, 1, channels);
     whole_vectors(node, y);
     const int width = channels / node.heads;
-    LGD_CHECK(kind_ == DeviceKind::cpu || (width % 8 == 0 && width <= 128), "BAD_SHAPE", "node ", node.name, ": a head is ", width,
-              " channels wide. Allowed on this device: a multiple of 8 up to 128.");
+    LGD_CHECK(kind_ == DeviceKind::cpu || (width % 8 == 0 && width <= 128), "BAD_SHAPE", "node ", node.name,
+              ": a head is ", width, " channels wide. Allowed on this device: a multiple of 8 up to 128.");
     shapes_.macs_per_image += 2.0 * qkv.h * qkv.h * channels;
     return y;
   }
 
   ValueShape end_token(const Node& node) const {
     const ValueShape &x = input(node, 0), &ids = input(node, 1);
-    LGD_CHECK(x.w == 1 && ids.w == 1 && x.h == ids.h && ids.c == 3, "BAD_SHAPE", "node ", node.name, " looks in ", text_of(ids), " for a token of ", text_of(x), ".");
+    LGD_CHECK(x.w == 1 && ids.w == 1 && x.h == ids.h && ids.c == 3, "BAD_SHAPE", "node ", node.name, " looks in ",
+              text_of(ids), " for a token of ", text_of(x), ".");
     return value(1, 1, x.c);
   }
 
   void whole_vectors(const Node& node, const ValueShape& x) const {
-    LGD_CHECK(x.c == x.stored, "BAD_SHAPE", "node ", node.name, " has ", x.c, " channels. Allowed on this device: multiples of 8.");
+    LGD_CHECK(x.c == x.stored, "BAD_SHAPE", "node ", node.name, " has ", x.c,
+              " channels. Allowed on this device: multiples of 8.");
   }
 
   // A table of `count` rows of channels.
@@ -239,21 +259,25 @@ class Inference {
     lay(node, i, {count, 1, channels, count, stored});
   }
 
-  const GraphParameter& parameter(const Node& node, size_t i) const { return graph_.parameters[size_t(node.parameters[i])]; }
+  const GraphParameter& parameter(const Node& node, size_t i) const {
+    return graph_.parameters[size_t(node.parameters[i])];
+  }
 
   void expect(const Node& node, size_t i, const std::vector<int64_t>& shape) const {
     const GraphParameter& found = parameter(node, i);
-    LGD_CHECK(found.shape == shape, "BAD_SHAPE", "node ", node.name, ": parameter ", found.name, " has the shape ", text_of(found.shape),
-              ". Allowed: ", text_of(shape), ".");
+    LGD_CHECK(found.shape == shape, "BAD_SHAPE", "node ", node.name, ": parameter ", found.name, " has the shape ",
+              text_of(found.shape), ". Allowed: ", text_of(shape), ".");
   }
 
   void lay(const Node& node, size_t i, const ParameterLayout& layout) {
     ParameterLayout& place = shapes_.parameters[size_t(node.parameters[i])];
     constexpr double most = 1u << 31, longest = 1 << 22;
     const double columns = double(layout.stored_taps()) * double(layout.stored_columns);
-    LGD_CHECK(columns <= longest && double(layout.stored_rows) * columns < most, "BAD_SHAPE", "node ", node.name, ": parameter ", parameter(node, i).name, " of ",
-              text_of(parameter(node, i).shape), " is too large. Allowed: less than 2^31 numbers, and 2^22 in a row.");
-    LGD_CHECK(place.rows == 0 || place == layout, "BAD_MODEL", "parameter ", parameter(node, i).name, " is used in two ways that differ.");
+    LGD_CHECK(columns <= longest && double(layout.stored_rows) * columns < most, "BAD_SHAPE", "node ", node.name,
+              ": parameter ", parameter(node, i).name, " of ", text_of(parameter(node, i).shape),
+              " is too large. Allowed: less than 2^31 numbers, and 2^22 in a row.");
+    LGD_CHECK(place.rows == 0 || place == layout, "BAD_MODEL", "parameter ", parameter(node, i).name,
+              " is used in two ways that differ.");
     place = layout;
   }
 
@@ -263,12 +287,14 @@ class Inference {
   }
 
   void check_trainable(const Node& node) const {
-    LGD_CHECK(!is_forward_only(node.op) && !is_gelu(node.act), "BAD_MODEL", "node ", node.name, " has no backward: it works in forward-only plans.");
+    LGD_CHECK(!is_forward_only(node.op) && !is_gelu(node.act), "BAD_MODEL", "node ", node.name,
+              " has no backward: it works in forward-only plans.");
     LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && node.has_bias()), "BAD_MODEL", "node ", node.name,
               ": a depthwise convolution with a bias works in forward-only plans.");
     if (node.op == OpKind::batch_norm)
-      LGD_CHECK(int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,
-                " has one value a channel, which has no variance. Use a larger batch, larger images or a forward-only plan.");
+      LGD_CHECK(
+          int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,
+          " has one value a channel, which has no variance. Use a larger batch, larger images or a forward-only plan.");
   }
 
   // Padded channels must stay zero, or weights behind them would learn from them; sigmoids make 0.5 of a zero.
@@ -279,8 +305,9 @@ class Inference {
       if (y.c == y.stored || (node.act != Act::sigmoid && node.act != Act::hardsigmoid)) continue;
       for (const Node& user : graph_.nodes)
         for (size_t j = 0; j < user.inputs.size(); ++j)
-          LGD_CHECK(user.inputs[j] != int(i) + 1 || (user.op == OpKind::channel_scale && j == 1), "BAD_MODEL", "node ", node.name,
-                    " (sigmoid) has ", y.c, " channels and feeds ", user.name, ". Allowed on this device: multiples of 8.");
+          LGD_CHECK(user.inputs[j] != int(i) + 1 || (user.op == OpKind::channel_scale && j == 1), "BAD_MODEL", "node ",
+                    node.name, " (sigmoid) has ", y.c, " channels and feeds ", user.name,
+                    ". Allowed on this device: multiples of 8.");
     }
   }
 
@@ -302,7 +329,8 @@ ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
   const ValueShape& y = shapes.values[size_t(index) + 1];
   const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
   if (node.op == OpKind::linear) return linear_shape(shapes.batch * x.h, x.stored, y.stored);
-  const ConvShape shape{shapes.batch, x.h, x.w, x.stored, y.stored, int(weight[2]), int(weight[3]), node.stride, node.padding, node.dilation, y.h, y.w};
+  const ConvShape shape{shapes.batch,   x.h,         x.w,          x.stored,      y.stored, int(weight[2]),
+                        int(weight[3]), node.stride, node.padding, node.dilation, y.h,      y.w};
   return x.by_pairs() ? by_pairs(shape) : shape;
 }
 

@@ -14,13 +14,14 @@ std::string text_of(const std::vector<int64_t>& shape);  // "[256,224,224,3]", f
 
 struct ValueShape {
   int h = 0, w = 0, c = 0;
-  int stored = 0;                // channels as stored (ops/layout.h)
+  int stored = 0;  // channels as stored (ops/layout.h)
   int64_t pixels() const { return int64_t(h) * w; }
-  bool by_pairs() const { return c == 3 && stored == 4; }   // images that convolutions read by pairs of pixels
+  bool by_pairs() const { return c == 3 && stored == 4; }  // images that convolutions read by pairs of pixels
 };
 
-// How a parameter lies in device memory. Torchvision's order is [rows][columns][taps] (OIHW, with taps = H W); stored is
-// [stored_rows][taps][stored_columns], padding zero. A vector is one row of one tap; a depthwise kernel one row of C columns.
+// How a parameter lies in device memory. Torchvision's order is [rows][columns][taps] (OIHW, with taps = H W); stored
+// is [stored_rows][taps][stored_columns], padding zero. A vector is one row of one tap; a depthwise kernel one row of C
+// columns.
 struct ParameterLayout {
   int64_t rows = 0, taps = 1, columns = 0, stored_rows = 0, stored_columns = 0;
   // Of a kernel over pairs of pixels (ConvShape::pair_taps): [stored_rows][H][pairs][2][4].
@@ -40,11 +41,12 @@ struct ParameterLayout {
 struct Shapes {
   int batch = 0;
   DType type = DType::f32;
-  bool rounds = false;                       // on the CPU: float32 that is rounded wherever CUDA would store bfloat16
-  std::vector<ValueShape> values;            // values[0]: the image batch
-  std::vector<ParameterLayout> parameters;   // like Graph::parameters
-  bool widens_images = false;                // the graph needs images of eight channels where they are stored with four (ops/layout.h)
-  double macs_per_image = 0;                 // multiply-adds of convolutions, linear layers and attention
+  bool rounds = false;                      // on the CPU: float32 that is rounded wherever CUDA would store bfloat16
+  std::vector<ValueShape> values;           // values[0]: the image batch
+  std::vector<ParameterLayout> parameters;  // like Graph::parameters
+  // the graph needs images of eight channels where they are stored with four (ops/layout.h)
+  bool widens_images = false;
+  double macs_per_image = 0;  // multiply-adds of convolutions, linear layers and attention
 
   int64_t rows(int value) const { return batch * values[size_t(value)].pixels(); }
   int64_t stored_elements(int value) const { return rows(value) * values[size_t(value)].stored; }

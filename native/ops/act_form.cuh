@@ -1,8 +1,8 @@
 // Activations chosen at run time, in few instructions.
 //
-// Every activation is clamp(u), s(u) or u s(u), with s a logistic function or a ramp from 0 to 1; so one branch, the same for a whole
-// launch, serves several values. A clamp's bounds are the last numbers that have a slope (so relu gives the smallest normal number where
-// torch gives 0), which makes "the slope is 1" the same as "the value is u".
+// Every activation is clamp(u), s(u) or u s(u), with s a logistic function or a ramp from 0 to 1; so one branch, the
+// same for a whole launch, serves several values. A clamp's bounds are the last numbers that have a slope (so relu
+// gives the smallest normal number where torch gives 0), which makes "the slope is 1" the same as "the value is u".
 #pragma once
 #include <cmath>
 #include <limits>
@@ -13,7 +13,7 @@ namespace lgd {
 
 struct ActForm {
   enum Kind : int { clamp, ramp, logistic, u_ramp, u_logistic } kind;
-  float low, high;           // of a clamp: from the first number to the last where the slope is not 0
+  float low, high;  // of a clamp: from the first number to the last where the slope is not 0
 };
 inline ActForm form_of(Act act) {
   constexpr float infinity = std::numeric_limits<float>::infinity(), above_0 = std::numeric_limits<float>::min();

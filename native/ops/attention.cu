@@ -1,5 +1,6 @@
-// CLIP's attention pooling (ops/attention.h), forward only. Memory-bound, bytes at least: tokens  read x, write as much and a row more;  attention  read k and v,
-// with one multiply-add for each of their elements, as there is one query. In bfloat16 a plan has absorbed_attention.cu instead, where it can.
+// CLIP's attention pooling (ops/attention.h), forward only. Memory-bound, bytes at least: tokens read x, write as much
+// and a row more; attention read k and v, with one multiply-add for each of their elements, as there is one query. In
+// bfloat16 a plan has absorbed_attention.cu instead, where it can.
 #include "core/cuda_device.cuh"
 #include "ops/attention.h"
 
@@ -9,7 +10,8 @@ namespace {
 
 // A thread has 8 channels of one image and walks over its pixels: x is read once.
 template <class T>
-__global__ void __launch_bounds__(128) tokens_kernel(int pixels, int chunks, const T* x, const float* position, T* tokens) {
+__global__ void __launch_bounds__(128)
+    tokens_kernel(int pixels, int chunks, const T* x, const float* position, T* tokens) {
   wait_for_inputs();
   const int chunk = blockIdx.x * 128 + threadIdx.x, n = blockIdx.y;
   if (chunk >= chunks) return;
@@ -31,7 +33,8 @@ __global__ void __launch_bounds__(128) tokens_kernel(int pixels, int chunks, con
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) first_token_kernel(int64_t vectors, int count, int chunks, const T* tokens, T* y) {
+__global__ void __launch_bounds__(256)
+    first_token_kernel(int64_t vectors, int count, int chunks, const T* tokens, T* y) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256)
     store8(y + e * 8, load8(tokens + (e / chunks * count * chunks + e % chunks) * 8));
@@ -42,7 +45,8 @@ template <class T>
 __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const T* q, const T* k, const T* v, T* out) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, scores);  // [tokens]
-  const int head = blockIdx.x, n = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, size = s.channels / s.heads;
+  const int head = blockIdx.x, n = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+            size = s.channels / s.heads;
   const int64_t offset = int64_t(head) * size;
   const T* query = q + int64_t(n) * s.channels + offset;
   const float scale = rsqrtf(float(size));
@@ -67,24 +71,29 @@ __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const 
 
 }  // namespace
 
-void tokens_forward_cuda(Context& ctx, int n, int pixels, int c, DType type, const void* x, const float* position, void* tokens) {
+void tokens_forward_cuda(Context& ctx, int n, int pixels, int c, DType type, const void* x, const float* position,
+                         void* tokens) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, tokens_kernel<T>, dim3((c / 8 + 127) / 128, n), 128, 0, pixels, c / 8, static_cast<const T*>(x), position, static_cast<T*>(tokens));
+    LGD_LAUNCH(ctx, tokens_kernel<T>, dim3((c / 8 + 127) / 128, n), 128, 0, pixels, c / 8, static_cast<const T*>(x),
+               position, static_cast<T*>(tokens));
   });
 }
 
 void first_token_forward_cuda(Context& ctx, int n, int tokens_count, int c, DType type, const void* tokens, void* y) {
   const int64_t vectors = int64_t(n) * c / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, first_token_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, tokens_count, c / 8, static_cast<const T*>(tokens), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, first_token_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, tokens_count, c / 8,
+               static_cast<const T*>(tokens), static_cast<T*>(y));
   });
 }
 
-void query_attention_forward_cuda(Context& ctx, const AttentionShape& s, DType type, const void* q, const void* k, const void* v, void* out) {
-  LGD_CHECK(s.tokens * 4 <= 48 * 1024, "BAD_SHAPE", "attention pooling holds at most 12,288 tokens on CUDA, found ", s.tokens);
+void query_attention_forward_cuda(Context& ctx, const AttentionShape& s, DType type, const void* q, const void* k,
+                                  const void* v, void* out) {
+  LGD_CHECK(s.tokens * 4 <= 48 * 1024, "BAD_SHAPE", "attention pooling holds at most 12,288 tokens on CUDA, found ",
+            s.tokens);
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, attention_kernel<T>, dim3(s.heads, s.n), 128, size_t(s.tokens) * 4, s, static_cast<const T*>(q), static_cast<const T*>(k),
-               static_cast<const T*>(v), static_cast<T*>(out));
+    LGD_LAUNCH(ctx, attention_kernel<T>, dim3(s.heads, s.n), 128, size_t(s.tokens) * 4, s, static_cast<const T*>(q),
+               static_cast<const T*>(k), static_cast<const T*>(v), static_cast<T*>(out));
   });
 }
 

@@ -11,7 +11,8 @@
 
 namespace lgd {
 
-void tokens_forward_cpu(Context& ctx, int n, int pixels, int c, DType type, const void* x_, const float* position, void* tokens_) {
+void tokens_forward_cpu(Context& ctx, int n, int pixels, int c, DType type, const void* x_, const float* position,
+                        void* tokens_) {
   const float* x = as_f32(type, x_);
   float* tokens = as_f32(type, tokens_);
   const int64_t in = int64_t(pixels) * c, out = in + c;
@@ -26,19 +27,22 @@ void first_token_forward_cpu(Context&, int n, int tokens_count, int c, DType typ
   for (int64_t i = 0; i < n; ++i) std::copy_n(tokens + i * tokens_count * c, c, y + i * c);
 }
 
-void query_attention_forward_cpu(Context& ctx, const AttentionShape& s, DType type, const void* q_, const void* k_, const void* v_, void* out_) {
+void query_attention_forward_cpu(Context& ctx, const AttentionShape& s, DType type, const void* q_, const void* k_,
+                                 const void* v_, void* out_) {
   const float *q = as_f32(type, q_), *k = as_f32(type, k_), *v = as_f32(type, v_);
   float* out = as_f32(type, out_);
   const int64_t image = int64_t(s.tokens) * s.channels;
   ctx.pool.for_range(s.n, ceil_div(8192, image), [&](int64_t begin, int64_t end) {
     std::vector<float> score(s.tokens);
     for (int64_t i = begin; i < end; ++i)
-      LGD_DISPATCH(query_attention_image)(s, q + i * s.channels, k + i * image, v + i * image, out + i * s.channels, score.data());
+      LGD_DISPATCH(query_attention_image)(s, q + i * s.channels, k + i * image, v + i * image, out + i * s.channels,
+                                          score.data());
   });
 }
 
 // For checks: no plan for the CPU has it. Forms the keys and values.
-void absorbed_attention_forward_cpu(Context& ctx, const AbsorbedShape& s, DType type, const void* q, const void* x, const void* wk, const void* wv, const float* bv, void* out) {
+void absorbed_attention_forward_cpu(Context& ctx, const AbsorbedShape& s, DType type, const void* q, const void* x,
+                                    const void* wk, const void* wv, const float* bv, void* out) {
   const int rows = s.n * s.tokens;
   const ConvShape linear = linear_shape(rows, s.channels, s.inner());
   std::vector<float> k(size_t(rows) * s.inner()), v(k.size());

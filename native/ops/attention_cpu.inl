@@ -2,7 +2,8 @@
 namespace lgd::LGD_ISA {
 namespace {
 
-void tokens_image(int pixels, int c, const float* __restrict x, const float* __restrict position, float* __restrict tokens) {
+void tokens_image(int pixels, int c, const float* __restrict x, const float* __restrict position,
+                  float* __restrict tokens) {
   const float factor = 1.0f / float(pixels);
   for (int i = 0; i < c; ++i) tokens[i] = 0;
   for (int p = 0; p < pixels; ++p) {
@@ -17,7 +18,8 @@ void tokens_image(int pixels, int c, const float* __restrict x, const float* __r
 }
 
 // `score` [tokens]: room for one head's weights.
-void query_attention_image(const AttentionShape& s, const float* __restrict q, const float* __restrict k, const float* __restrict v, float* __restrict out, float* __restrict score) {
+void query_attention_image(const AttentionShape& s, const float* __restrict q, const float* __restrict k,
+                           const float* __restrict v, float* __restrict out, float* __restrict score) {
   const int width = s.channels / s.heads;
   const float scale = 1.0f / __builtin_sqrtf(float(width));
   for (int h = 0; h < s.heads; ++h) {

@@ -19,11 +19,12 @@ inline float* as_f32(DType type, void* p) { return require_f32(type), static_cas
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// [0, count) cut into parts that depend on `count` and `per_part` alone, never on the number of threads: partial results
-// that are combined in the order of the parts give the same bits on every machine of one instruction set.
+// [0, count) cut into parts that depend on `count` and `per_part` alone, never on the number of threads: partial
+// results that are combined in the order of the parts give the same bits on every machine of one instruction set.
 struct Partition {
   int64_t count, parts;
-  Partition(int64_t count_, int64_t per_part, int64_t most) : count(count_), parts(std::clamp<int64_t>(ceil_div(count_, std::max<int64_t>(per_part, 1)), 1, most)) {}
+  Partition(int64_t count_, int64_t per_part, int64_t most)
+      : count(count_), parts(std::clamp<int64_t>(ceil_div(count_, std::max<int64_t>(per_part, 1)), 1, most)) {}
   int64_t begin(int64_t part) const { return count * part / parts; }
   int64_t end(int64_t part) const { return count * (part + 1) / parts; }
 };

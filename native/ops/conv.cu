@@ -1,12 +1,13 @@
 // Dense convolution and linear layers on the matrix core (ops/matrix_core.cuh), and the training forms of ops/fused.h.
 //
-// forward:          M = N*OH*OW output pixels, N = K channels, reduction over (r, s, c):  A gathers patches of x, B = weights [K][RSC].
+// forward:          M = N*OH*OW output pixels, N = K channels, reduction over (r, s, c):  A gathers patches of x, B =
+//   weights [K][RSC].
 // A 1x1 kernel of stride 1 without padding needs no gathering: its operands are plain matrices.
 //
-// What limits it: 1x1 layers of mobile networks read x and write y once and are bound by memory (2 C K / (2 C + 2 K) operations a byte
-// stay below an H100's 150), so blocks keep copies in flight while they store; 3x3 layers are bound by the tensor cores. The norm's
-// statistics cost no pass: a lane adds up the columns it stores. Nor does the mean of 2x2 windows behind a convolution: with its output pixels
-// taken window by window, four rows of a tile are one value.
+// What limits it: 1x1 layers of mobile networks read x and write y once and are bound by memory (2 C K / (2 C + 2 K)
+// operations a byte stay below an H100's 150), so blocks keep copies in flight while they store; 3x3 layers are bound
+// by the tensor cores. The norm's statistics cost no pass: a lane adds up the columns it stores. Nor does the mean of
+// 2x2 windows behind a convolution: with its output pixels taken window by window, four rows of a tile are one value.
 #include "ops/conv_epilogues.cuh"
 #include "ops/conv_gradients.h"
 #include "ops/conv_loaders.cuh"
@@ -32,8 +33,9 @@ void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, con
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
   with_patches(s, [&](auto patches) {
-    matrix::with_tile<T, 4, decltype(patches)::overlaps>(
-        ctx, s.rows(), s.k, K, [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, s.rows(), s.k, K, prepare); });
+    matrix::with_tile<T, 4, decltype(patches)::overlaps>(ctx, s.rows(), s.k, K, [&](auto tile) {
+      matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, s.rows(), s.k, K, prepare);
+    });
   });
 }
 
@@ -43,22 +45,28 @@ void forward_windows(Context& ctx, const ConvShape& s, const read::Stored<T>& x,
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
   const where::WindowPatches patches(s);
-  matrix::with_tile<T, 4, true>(ctx, patches.rows(), s.k, K,
-                                [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K, [](auto&, int) {}); });
+  matrix::with_tile<T, 4, true>(ctx, patches.rows(), s.k, K, [&](auto tile) {
+    matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K,
+                                              [](auto&, int) {});
+  });
 }
 
 template <class T>
-void forward_sum(Context& ctx, const ConvSumShape& s, const void* x, const void* x2, const void* w, const StoreOutput<T>& out) {
+void forward_sum(Context& ctx, const ConvSumShape& s, const void* x, const void* x2, const void* w,
+                 const StoreOutput<T>& out) {
   const int width = s.c + s.c2;
-  const Loader both{where::RowsOfTwo{int(s.rows), s.c, s.c2}, read::StoredTwo<T>{static_cast<const T*>(x), static_cast<const T*>(x2)}};
+  const Loader both{where::RowsOfTwo{int(s.rows), s.c, s.c2},
+                    read::StoredTwo<T>{static_cast<const T*>(x), static_cast<const T*>(x2)}};
   const Loader weights{where::Rows{s.k, width}, read::Stored<T>{static_cast<const T*>(w)}};
-  matrix::with_tile<T, 4, false>(ctx, s.rows, s.k, width,
-                                 [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, both, weights, out, s.rows, s.k, width, [](auto&, int) {}); });
+  matrix::with_tile<T, 4, false>(ctx, s.rows, s.k, width, [&](auto tile) {
+    matrix::launch_walking<T, decltype(tile)>(ctx, both, weights, out, s.rows, s.k, width, [](auto&, int) {});
+  });
 }
 
 // A thread: eight weights of a row of both.
 template <class T>
-__global__ void __launch_bounds__(256) sum_fold_kernel(ConvSumShape s, FoldedConv first, FoldedConv second, T* w, float* shift) {
+__global__ void __launch_bounds__(256)
+    sum_fold_kernel(ConvSumShape s, FoldedConv first, FoldedConv second, T* w, float* shift) {
   wait_for_inputs();
   const int chunks = (s.c + s.c2) / 8, at = int(blockIdx.x) * 256 + int(threadIdx.x);
   if (at >= s.k * chunks) return;
@@ -79,7 +87,8 @@ __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t row
   int chunk;
   F8 sum = zero8();
   if (chunk_of(walk, chunk))
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows;
+         row += int64_t(gridDim.x) * walk.rows_per_pass) {
       const F8 v = load8(x + (row * walk.chunks + chunk) * 8);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
@@ -89,48 +98,64 @@ __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t row
 
 }  // namespace
 
-void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
+void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e,
+                       void* y) {
   check_dense(s);
-  LGD_CHECK(!e.mean || (is_clamp(e.act) && s.oh > 1 && s.ow > 1 && (y ? s.oh % 2 == 0 && s.ow % 2 == 0 : !e.residual)), "BAD_SHAPE",
-            "a convolution stores the mean of 2x2 windows through relu, relu6 or nothing, and beside its output of even sides alone; found an output of ", s.oh, "x", s.ow);
+  LGD_CHECK(!e.mean || (is_clamp(e.act) && s.oh > 1 && s.ow > 1 && (y ? s.oh % 2 == 0 && s.ow % 2 == 0 : !e.residual)),
+            "BAD_SHAPE",
+            "a convolution stores the mean of 2x2 windows through relu, relu6 or nothing, and beside its output of "
+            "even sides alone; found an output of ",
+            s.oh, "x", s.ow);
   with_type(type, [&]<class T>(T) {
     const read::Stored<T> input{static_cast<const T*>(x)};
     T* const mean = static_cast<T*>(e.mean);
     if (mean && !y) return forward_windows<T>(ctx, s, input, w, StoreMean<T>{mean, s.k, e.scale, e.shift, e.act});
-    if (mean) return forward_windows<T>(ctx, s, input, w, StoreBoth<T>{static_cast<T*>(y), mean, s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, where::WindowGeometry(s)});
-    const StoreOutput<T> out{static_cast<T*>(y), s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
+    if (mean)
+      return forward_windows<T>(ctx, s, input, w,
+                                StoreBoth<T>{static_cast<T*>(y), mean, s.k, e.scale, e.shift,
+                                             static_cast<const T*>(e.residual), e.act, where::WindowGeometry(s)});
+    const StoreOutput<T> out{
+        static_cast<T*>(y), s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
     forward<T>(ctx, s, input, w, out, [](auto&, int) {});
   });
 }
 
-void conv_sum_fold_cuda(Context& ctx, const ConvSumShape& s, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift) {
+void conv_sum_fold_cuda(Context& ctx, const ConvSumShape& s, DType type, const FoldedConv& first,
+                        const FoldedConv& second, void* w, float* shift) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, sum_fold_kernel<T>, blocks_for(int64_t(s.k) * (s.c + s.c2) / 8, 256), 256, 0, s, first, second, static_cast<T*>(w), shift);
+    LGD_LAUNCH(ctx, sum_fold_kernel<T>, blocks_for(int64_t(s.k) * (s.c + s.c2) / 8, 256), 256, 0, s, first, second,
+               static_cast<T*>(w), shift);
   });
 }
 
-void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y) {
-  LGD_CHECK(s.c % 32 == 0 && s.c2 % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE", "a sum of two convolutions takes multiples of 32, 8 and 8 channels; found ", s.c, ", ", s.c2, " and ", s.k);
+void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2,
+                           const void* w, const float* shift, Act act, void* y) {
+  LGD_CHECK(s.c % 32 == 0 && s.c2 % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE",
+            "a sum of two convolutions takes multiples of 32, 8 and 8 channels; found ", s.c, ", ", s.c2, " and ", s.k);
   with_type(type, [&]<class T>(T) {
     forward_sum<T>(ctx, s, x, x2, w, StoreOutput<T>{static_cast<T*>(y), s.k, nullptr, shift, nullptr, act, false});
   });
 }
 
-void conv_norm_forward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w, const NormTarget& norm, void* y) {
+void conv_norm_forward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w,
+                            const NormTarget& norm, void* y) {
   check_dense(s);
   check_gate(s, x);
   with_type(type, [&]<class T>(T) {
     float* partial = nullptr;
     int parts = 0;
-    forward<T>(ctx, s, read::Activation<T>(x), w, StoreStatistics<T>{static_cast<T*>(y), s.k, norm.running_mean, nullptr}, [&](StoreStatistics<T>& out, int blocks) {
-      parts = blocks;
-      out.partial = partial = static_cast<float*>(ctx.scratch(size_t(parts) * 2 * s.k * 4));
-    });
+    forward<T>(ctx, s, read::Activation<T>(x), w,
+               StoreStatistics<T>{static_cast<T*>(y), s.k, norm.running_mean, nullptr},
+               [&](StoreStatistics<T>& out, int blocks) {
+                 parts = blocks;
+                 out.partial = partial = static_cast<float*>(ctx.scratch(size_t(parts) * 2 * s.k * 4));
+               });
     finish_statistics(ctx, partial, parts, s.k, s.rows(), norm);
   });
 }
 
-void conv_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx, bool accumulate) {
+void conv_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx,
+                             bool accumulate) {
   GradientTarget target;
   target.g = dx;
   target.accumulate = accumulate;
@@ -139,7 +164,8 @@ void conv_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const
   data_gradient(ctx, s, type, gradient, w, target);
 }
 
-void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* dy, float* dw, float* d_bias) {
+void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* dy, float* dw,
+                               float* d_bias) {
   LazyInput input;
   input.y = x;
   LazyGradient gradient;
@@ -149,7 +175,8 @@ void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, con
   with_type(type, [&]<class T>(T) {
     const ColumnWalk walk = column_walk(ctx, s.rows(), s.k);
     float* partial = partial_sums(ctx).take(ctx, walk.splits, s.k);
-    LGD_LAUNCH(ctx, column_sum_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, static_cast<const T*>(dy), s.rows(), walk, partial);
+    LGD_LAUNCH(ctx, column_sum_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, static_cast<const T*>(dy), s.rows(),
+               walk, partial);
     partial_sums(ctx).add(ctx, {partial, d_bias, s.k, walk.splits});
   });
 }

@@ -40,8 +40,9 @@ Patches input_patches(const ConvShape& s, const float* x, const Taps& taps) {
   return {x, s.n, s.h, s.w, s.c, s.oh, s.ow, s.stride, taps.count(), taps.y.data(), taps.x.data()};
 }
 
-// Input pixels (py + stride * i, px + stride * j) meet output pixels through the taps with p + pad - r * dilation divisible by the
-// stride, and then at (p + pad - r * dilation) / stride + i: for each of the stride^2 phases a convolution of stride 1.
+// Input pixels (py + stride * i, px + stride * j) meet output pixels through the taps with p + pad - r * dilation
+// divisible by the stride, and then at (p + pad - r * dilation) / stride + i: for each of the stride^2 phases a
+// convolution of stride 1.
 Taps phase_taps(const ConvShape& s, int py, int px) {
   Taps taps;
   for (int r = 0; r < s.r; ++r)
@@ -63,7 +64,8 @@ void zero_phase(const ConvShape& s, int py, int px, float* dx) {
 
 }  // namespace
 
-void conv_forward_cpu(Context& ctx, const ConvShape& shape, DType type, const void* x, const void* w, const Epilogue& epilogue, void* y) {
+void conv_forward_cpu(Context& ctx, const ConvShape& shape, DType type, const void* x, const void* w,
+                      const Epilogue& epilogue, void* y) {
   const ConvShape s = by_pixels(shape);
   if (epilogue.mean) {  // for checks: no plan for the CPU has it
     std::vector<float> discarded(y ? 0 : size_t(s.rows()) * s.k);
@@ -91,7 +93,8 @@ void conv_forward_cpu(Context& ctx, const ConvShape& shape, DType type, const vo
 }
 
 // For checks: no plan for the CPU has it.
-void conv_sum_fold_cpu(Context&, const ConvSumShape& s, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift) {
+void conv_sum_fold_cpu(Context&, const ConvSumShape& s, DType type, const FoldedConv& first, const FoldedConv& second,
+                       void* w, float* shift) {
   float* to = as_f32(type, w);
   for (int k = 0; k < s.k; ++k) {
     for (int c = 0; c < s.c; ++c) *to++ = first.scale[k] * first.w[int64_t(k) * s.c + c];
@@ -100,7 +103,8 @@ void conv_sum_fold_cpu(Context&, const ConvSumShape& s, DType type, const Folded
   }
 }
 
-void conv_sum_forward_cpu(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y) {
+void conv_sum_forward_cpu(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2, const void* w,
+                          const float* shift, Act act, void* y) {
   const int64_t width = s.c + s.c2;
   std::vector<float> both(size_t(s.rows * width));
   const float *first = as_f32(type, x), *second = as_f32(type, x2);
@@ -108,10 +112,12 @@ void conv_sum_forward_cpu(Context& ctx, const ConvSumShape& s, DType type, const
     std::copy_n(first + row * s.c, s.c, both.data() + row * width);
     std::copy_n(second + row * s.c2, s.c2, both.data() + row * width + s.c);
   }
-  conv_forward_cpu(ctx, linear_shape(int(s.rows), int(width), s.k), type, both.data(), w, {nullptr, shift, nullptr, act}, y);
+  conv_forward_cpu(ctx, linear_shape(int(s.rows), int(width), s.k), type, both.data(), w,
+                   {nullptr, shift, nullptr, act}, y);
 }
 
-void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_, bool accumulate) {
+void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_,
+                            bool accumulate) {
   LGD_CHECK(!s.pair_taps, "BAD_SHAPE", "images have no gradient");
   const float *dy = as_f32(type, dy_), *w = as_f32(type, w_);
   float* dx = as_f32(type, dx_);
@@ -123,25 +129,27 @@ void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const 
         continue;
       }
       const int grid_h = int(ceil_div(s.h - py, s.stride)), grid_w = int(ceil_div(s.w - px, s.stride));
-      patch_gemm(ctx, {.patches = {dy, s.n, s.oh, s.ow, s.k, grid_h, grid_w, 1, taps.count(), taps.y.data(), taps.x.data()},
-                       .w = w,
-                       .tap_weight = taps.weight.data(),
-                       .w_depth = int64_t(s.r) * s.s * s.c,
-                       .w_column = 1,
-                       .out = dx,
-                       .columns = s.c,
-                       .out_h = s.h,
-                       .out_w = s.w,
-                       .out_step = s.stride,
-                       .out_y = py,
-                       .out_x = px,
-                       .accumulate = accumulate,
-                       .epilogue = {}});
+      patch_gemm(ctx,
+                 {.patches = {dy, s.n, s.oh, s.ow, s.k, grid_h, grid_w, 1, taps.count(), taps.y.data(), taps.x.data()},
+                  .w = w,
+                  .tap_weight = taps.weight.data(),
+                  .w_depth = int64_t(s.r) * s.s * s.c,
+                  .w_column = 1,
+                  .out = dx,
+                  .columns = s.c,
+                  .out_h = s.h,
+                  .out_w = s.w,
+                  .out_step = s.stride,
+                  .out_y = py,
+                  .out_x = px,
+                  .accumulate = accumulate,
+                  .epilogue = {}});
     }
   }
 }
 
-void conv_backward_weight_cpu(Context& ctx, const ConvShape& shape, DType type, const void* x, const void* dy_, float* dw, float* d_bias) {
+void conv_backward_weight_cpu(Context& ctx, const ConvShape& shape, DType type, const void* x, const void* dy_,
+                              float* dw, float* d_bias) {
   const ConvShape s = by_pixels(shape);
   const float* dy = as_f32(type, dy_);
   const Taps taps = forward_taps(s);

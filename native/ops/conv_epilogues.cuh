@@ -1,6 +1,7 @@
-// Epilogues of the matrix core (ops/store_output.cuh has the plain one): a raw output with its norm's statistics and the gradient of an activation, which leave sums per channel, and an output
-// together with the means of its windows.
-// Sums are of the values as stored, in float32, over the rows of a block; parts of blocks are added by ops/norm_finish.cuh.
+// Epilogues of the matrix core (ops/store_output.cuh has the plain one): a raw output with its norm's statistics and
+// the gradient of an activation, which leave sums per channel, and an output together with the means of its windows.
+// Sums are of the values as stored, in float32, over the rows of a block; parts of blocks are added by
+// ops/norm_finish.cuh.
 #pragma once
 #include <limits>
 
@@ -24,7 +25,8 @@ struct StoreStatistics {
 
   __device__ __forceinline__ void fill(float* table, int, int column) const { table[0] = running_mean[column]; }
   __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
-  __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const float* table, int count, F8& sum, F8& squares) const {
+  __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const float* table, int count,
+                                        F8& sum, F8& squares) const {
     store8(y + int64_t(row) * channels + column, x);
     const F8 stored = rounded8<T>(x), mean = load_halves(table, count / 2);
 #pragma unroll
@@ -43,12 +45,14 @@ struct StoreBoth {
   static constexpr bool sums = false, means = true;
   T *out, *mean;
   int channels;
-  const float *scale, *shift;    // [channels] or null
-  const T* residual;             // like out, or null
-  OutputAct act;                 // none, relu or relu6
+  const float *scale, *shift;  // [channels] or null
+  const T* residual;           // like out, or null
+  OutputAct act;               // none, relu or relu6
   where::WindowGeometry windows;
 
-  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const {
+    load_affine(scale, shift, column, scales, shifts);
+  }
   // Of an output pixel, by its row of the product.
   __device__ __forceinline__ int64_t at(int row, int column) const {
     int y, x;
@@ -58,7 +62,8 @@ struct StoreBoth {
   __device__ __forceinline__ void prefetch(int row, int column) const {
     if (residual) prefetch_far(residual + at(row, column));
   }
-  __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
+  __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales,
+                                        const F8& shifts) const {
     const int width = windows.shape.ow;
     const int64_t first = at(window * 4, column);
     const auto of = [&](int row) { return first + int64_t(row / 2 * width + row % 2) * channels; };
@@ -92,7 +97,8 @@ struct StoreBoth {
 struct PhaseRows {
   int stride, py, px, h, w;
   FastDivide by_width, by_height;
-  PhaseRows(const ConvShape& s, const where::Phase& p) : stride(s.stride), py(p.py), px(p.px), h(s.h), w(s.w), by_width(p.x.size), by_height(p.y.size) {}
+  PhaseRows(const ConvShape& s, const where::Phase& p)
+      : stride(s.stride), py(p.py), px(p.px), h(s.h), w(s.w), by_width(p.x.size), by_height(p.y.size) {}
   __device__ __forceinline__ int pixel(int row) const {
     if (stride == 1) return row;
     uint32_t j, i;
@@ -115,11 +121,22 @@ struct ReachTarget {
   float low = 0, high = 0;  // between them the slope of relu and relu6 is 1; equal for other functions
   PhaseRows rows;
   float* partial = nullptr;
-  struct Fetched { Raw8<T> old, y, activated; };
+  struct Fetched {
+    Raw8<T> old, y, activated;
+  };
 
   ReachTarget(const ConvShape& s, const where::Phase& phase, const GradientTarget& t)
-      : g(static_cast<T*>(t.g)), channels(s.c), accumulate(t.accumulate), y(static_cast<const T*>(t.y)), activated(static_cast<const T*>(t.activated)),
-        scale(t.scale), shift(t.shift), mean(t.norm.mean), rstd(t.norm.rstd), act(t.act), rows(s, phase) {
+      : g(static_cast<T*>(t.g)),
+        channels(s.c),
+        accumulate(t.accumulate),
+        y(static_cast<const T*>(t.y)),
+        activated(static_cast<const T*>(t.activated)),
+        scale(t.scale),
+        shift(t.shift),
+        mean(t.norm.mean),
+        rstd(t.norm.rstd),
+        act(t.act),
+        rows(s, phase) {
     if (act == Act::relu) high = std::numeric_limits<float>::infinity();
     if (act == Act::relu6) high = 6;
   }
@@ -131,7 +148,9 @@ struct ReachTarget {
     table[count] = argument ? shift[column] : 0.f;
     table[2 * count] = mean[column];
   }
-  __device__ __forceinline__ int64_t at(int row, int column) const { return int64_t(rows.pixel(row)) * channels + column; }
+  __device__ __forceinline__ int64_t at(int row, int column) const {
+    return int64_t(rows.pixel(row)) * channels + column;
+  }
   __device__ __forceinline__ void prefetch(int row, int column) const {
     const int64_t from = at(row, column);
     if (accumulate) prefetch_far(g + from);
@@ -146,7 +165,8 @@ struct ReachTarget {
     if (activated) f.activated = load_raw8(activated + from);
     return f;
   }
-  __device__ __forceinline__ void store(int row, int column, F8 x, const Fetched& f, const float* table, int count, F8& sum, F8& product) const {
+  __device__ __forceinline__ void store(int row, int column, F8 x, const Fetched& f, const float* table, int count,
+                                        F8& sum, F8& product) const {
     if (accumulate) {
       const F8 old = unpack8(f.old);
 #pragma unroll
@@ -190,7 +210,9 @@ struct ReachTarget {
       for (int i = 0; i < 8; ++i) x.v[i] *= function.slope(u.v[i]);
     }
   }
-  __device__ __forceinline__ float finish(int which, int column, float total) const { return which == 0 ? total : total * rstd[column]; }
+  __device__ __forceinline__ float finish(int which, int column, float total) const {
+    return which == 0 ? total : total * rstd[column];
+  }
 };
 
 }  // namespace lgd

@@ -1,13 +1,18 @@
-// Where the operands of the convolutions lie in memory, for the matrix core. A loader is a Where and a Read (ops/lazy_operands.cuh).
+// Where the operands of the convolutions lie in memory, for the matrix core. A loader is a Where and a Read
+// (ops/lazy_operands.cuh).
 //
-// Where:  k_outer;  overlaps: do neighbouring rows or k tiles read the same bytes again;  channels(): of a k-inner operand;  channel(i): of
-//   element i along the rows of a k-outer one that a Read makes;  pitch(): elements of a row in memory, of at most 2^31 rows;
+// Where: k_outer; overlaps: do neighbouring rows or k tiles read the same bytes again; channels(): of a k-inner
+// operand; channel(i): of
+//   element i along the rows of a k-outer one that a Read makes;  pitch(): elements of a row in memory, of at most 2^31
+//     rows;
 //   in_second(k), pitch(second): of two matrices side by side, instead of pitch();
 //   State<Mine>, what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
 //     init(where, first row of the block, thread),  begin(where, k tile), for all lanes of a warp,
-//     column(where, k tile): where in a row in memory all its chunks begin,  row(where, k tile, slot, inside): that row, anything unless inside,
+//     column(where, k tile): where in a row in memory all its chunks begin,  row(where, k tile, slot, inside): that
+//       row, anything unless inside,
 //     entry(where, k tile): of its column of chunks in the table of numbers per channel,
-//     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C]; without it there are no gates.
+//     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C];
+//       without it there are no gates.
 #pragma once
 #include "core/cuda_device.cuh"
 #include "ops/conv.h"
@@ -30,16 +35,21 @@ struct FastDivide {
   }
 };
 
-// Two coordinates in one register, y in the upper half, each plus 2^15: steps are added to both at once, and a half's highest bit says whether its
-// coordinate is negative. `outside` lies beyond every image whatever tap is added.
+// Two coordinates in one register, y in the upper half, each plus 2^15: steps are added to both at once, and a half's
+// highest bit says whether its coordinate is negative. `outside` lies beyond every image whatever tap is added.
 struct Place2 {
   uint32_t word;
   static constexpr int middle = 1 << 15, outside = -middle;
   static constexpr uint32_t signs = uint32_t(middle) << 16 | uint32_t(middle);
-  static __device__ __forceinline__ Place2 of(int y, int x) { return {uint32_t(y + middle) << 16 | uint32_t(x + middle)}; }
+  static __device__ __forceinline__ Place2 of(int y, int x) {
+    return {uint32_t(y + middle) << 16 | uint32_t(x + middle)};
+  }
   static __device__ __forceinline__ uint32_t step(int y, int x) { return (uint32_t(y) << 16) + uint32_t(x); }
-  // Of images of h x w: h - 1 - y and w - 1 - x are not negative either. The lower half of a difference always borrows from the upper, hence h.
-  __device__ __forceinline__ bool inside(int h, int w) const { return (word & ((uint32_t(h) << 16) + uint32_t(w - 1) - word) & signs) == signs; }
+  // Of images of h x w: h - 1 - y and w - 1 - x are not negative either. The lower half of a difference always borrows
+  // from the upper, hence h.
+  __device__ __forceinline__ bool inside(int h, int w) const {
+    return (word & ((uint32_t(h) << 16) + uint32_t(w - 1) - word) & signs) == signs;
+  }
   __device__ __forceinline__ Place2 operator+(uint32_t step) const { return {word + step}; }
   __device__ __forceinline__ Place2 operator-(uint32_t step) const { return {word - step}; }
 };
@@ -54,7 +64,8 @@ struct Rows {
   constexpr int channels() const { return width; }
   constexpr int pitch() const { return width; }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     int row0, k;
     __device__ __forceinline__ void init(const Rows&, int first, int thread) {
       row0 = first + thread / Mine::chunks;
@@ -78,8 +89,8 @@ struct Rows {
   };
 };
 
-// Two matrices with rows alike side by side, [rows][width] and [rows][width2], as if they were one (k inner); read with read::StoredTwo. Where one ends the
-// next k tile begins: width is a multiple of BK.
+// Two matrices with rows alike side by side, [rows][width] and [rows][width2], as if they were one (k inner); read with
+// read::StoredTwo. Where one ends the next k tile begins: width is a multiple of BK.
 struct RowsOfTwo {
   static constexpr bool k_outer = false, overlaps = false;
   int rows, width, width2;
@@ -87,7 +98,8 @@ struct RowsOfTwo {
   __device__ __forceinline__ bool in_second(int k) const { return k >= width; }
   __device__ __forceinline__ int pitch(bool second) const { return second ? width2 : width; }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     int row0, k;
     __device__ __forceinline__ void init(const RowsOfTwo&, int first, int thread) {
       row0 = first + thread / Mine::chunks;
@@ -115,7 +127,8 @@ struct Columns {
   constexpr int pitch() const { return width; }
   __device__ __forceinline__ int channel(int i) const { return min(i, width - 1); }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     int column0, row0;
     __device__ __forceinline__ void init(const Columns&, int first, int thread) {
       column0 = first + thread % Mine::chunks * Mine::chunk;
@@ -128,7 +141,9 @@ struct Columns {
       inside = row < of.rows && column0 < of.width;
       return uint32_t(row);
     }
-    __device__ __forceinline__ int entry(const Columns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
+    __device__ __forceinline__ int entry(const Columns&, int) const {
+      return int(threadIdx.x) % Mine::chunks * Mine::chunk;
+    }
     __device__ __forceinline__ int64_t image_channel(const Columns& of, int, int tile, int slot) const {
       return int64_t(of.by_pixels.divide(uint32_t(tile * Mine::BK + row0 + slot * Mine::step))) * of.width + column0;
     }
@@ -150,10 +165,12 @@ struct Geometry {
   }
 };
 
-// Output pixels by 2x2 windows, four rows a window; those that no window holds (the last row or column of an odd number) are left out.
+// Output pixels by 2x2 windows, four rows a window; those that no window holds (the last row or column of an odd
+// number) are left out.
 struct WindowGeometry : Geometry {
   FastDivide by_columns, by_windows;
-  explicit WindowGeometry(const ConvShape& c) : Geometry(c), by_columns(uint32_t(c.ow / 2)), by_windows(uint32_t(c.oh / 2)) {}
+  explicit WindowGeometry(const ConvShape& c)
+      : Geometry(c), by_columns(uint32_t(c.ow / 2)), by_windows(uint32_t(c.oh / 2)) {}
   constexpr int64_t rows() const { return int64_t(4) * shape.n * (shape.oh / 2) * (shape.ow / 2); }
   __device__ __forceinline__ int pixel(int at, int& y, int& x) const {
     uint32_t column, row;
@@ -173,11 +190,12 @@ struct PatchesBy : Order {
   constexpr int channels() const { return shape.c; }
   constexpr int pitch() const { return shape.c; }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     uint32_t base[Mine::slots];  // pixel of tap (0, 0)
     Place2 at[Mine::slots];
     int k, c;
-    uint32_t step, pixels;       // from tap (0, 0) to that of the k tile
+    uint32_t step, pixels;  // from tap (0, 0) to that of the k tile
     bool k_inside;
     __device__ __forceinline__ void init(const PatchesBy& of, int first, int thread) {
       const ConvShape& s = of.shape;
@@ -217,15 +235,20 @@ struct PatchesBy : Order {
   };
 };
 
-struct Patches : PatchesBy<Geometry> { using PatchesBy::PatchesBy; };
-struct WindowPatches : PatchesBy<WindowGeometry> { using PatchesBy::PatchesBy; };
+struct Patches : PatchesBy<Geometry> {
+  using PatchesBy::PatchesBy;
+};
+struct WindowPatches : PatchesBy<WindowGeometry> {
+  using PatchesBy::PatchesBy;
+};
 
-// How the columns (r, s, c) of a weight gradient are dealt out to tiles: 32 channels with all taps, then the next 32. So a tile has several taps of the
-// same channels, and level-1 cache what one of them has read for the next.
+// How the columns (r, s, c) of a weight gradient are dealt out to tiles: 32 channels with all taps, then the next 32.
+// So a tile has several taps of the same channels, and level-1 cache what one of them has read for the next.
 struct TapColumns {
   int channels, group;
   FastDivide by_group, by_all_taps;
-  TapColumns(int taps, int c) : channels(c), group(c % 32 == 0 ? 32 : c), by_group(uint32_t(group)), by_all_taps(uint32_t(taps * group)) {}
+  TapColumns(int taps, int c)
+      : channels(c), group(c % 32 == 0 ? 32 : c), by_group(uint32_t(group)), by_all_taps(uint32_t(taps * group)) {}
   // The tap r S + s; beyond the last column c is beyond the channels.
   __device__ __forceinline__ uint32_t tap(int column, int& c) const {
     uint32_t in_group, rest;
@@ -254,11 +277,12 @@ struct PatchColumns : Geometry {
     return min(c, shape.c - 1);
   }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     int c, row0;
-    uint32_t step, pixels;   // from tap (0, 0) to that of the chunks
+    uint32_t step, pixels;  // from tap (0, 0) to that of the chunks
     bool c_inside;
-    uint32_t lane_base;      // of the pixel of the k tile that has this lane's number: each is worked out once a warp
+    uint32_t lane_base;  // of the pixel of the k tile that has this lane's number: each is worked out once a warp
     Place2 lane_at;
     __device__ __forceinline__ void init(const PatchColumns& of, int first, int thread) {
       const ConvShape& s = of.shape;
@@ -286,19 +310,23 @@ struct PatchColumns : Geometry {
       inside = c_inside && (at + step).inside(of.shape.h, of.shape.w);
       return shfl(lane_base, row0 + slot * Mine::step) + pixels;
     }
-    __device__ __forceinline__ int entry(const PatchColumns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
+    __device__ __forceinline__ int entry(const PatchColumns&, int) const {
+      return int(threadIdx.x) % Mine::chunks * Mine::chunk;
+    }
   };
 };
 
-// The input pixels whose coordinates leave the same rests (py, px) by the stride, and the taps that reach them: the output pixel of
-// tap r at input row y is (y + pad - r dilation) / stride, whole for r = first + t step only. In numbers of the grid of these pixels
-// and of their taps that is a convolution of stride 1:  output row = i + base - t reach.
+// The input pixels whose coordinates leave the same rests (py, px) by the stride, and the taps that reach them: the
+// output pixel of tap r at input row y is (y + pad - r dilation) / stride, whole for r = first + t step only. In
+// numbers of the grid of these pixels and of their taps that is a convolution of stride 1: output row = i + base - t
+// reach.
 struct Phase {
   struct Axis {
-    int size;                      // pixels of this rest
+    int size;  // pixels of this rest
     int taps, first, step;
     int base, reach;
-    Axis(int length, int rest, int kernel, int stride, int pad, int dilation) : size((length - rest + stride - 1) / stride), taps(0), first(0), step(1), base(0), reach(0) {
+    Axis(int length, int rest, int kernel, int stride, int pad, int dilation)
+        : size((length - rest + stride - 1) / stride), taps(0), first(0), step(1), base(0), reach(0) {
       const auto whole = [&](int r) { return (rest + pad - r * dilation) % stride == 0; };
       while (first < kernel && !whole(first)) ++first;
       if (first == kernel) return;
@@ -311,7 +339,10 @@ struct Phase {
   Axis y, x;
   int py, px;
   Phase(const ConvShape& s, int py_, int px_)
-      : y(s.h, py_, s.r, s.stride, s.pad, s.dilation), x(s.w, px_, s.s, s.stride, s.pad, s.dilation), py(py_), px(px_) {}
+      : y(s.h, py_, s.r, s.stride, s.pad, s.dilation),
+        x(s.w, px_, s.s, s.stride, s.pad, s.dilation),
+        py(py_),
+        px(px_) {}
   int taps() const { return y.taps * x.taps; }
   int64_t rows(int images) const { return int64_t(images) * y.size * x.size; }
 };
@@ -323,11 +354,20 @@ struct Reaching {
   Phase phase;
   FastDivide by_width, by_height, by_k, by_taps;
   Reaching(const ConvShape& s, const Phase& p)
-      : oh(s.oh), ow(s.ow), k(s.k), rows(int(p.rows(s.n))), phase(p), by_width(p.x.size), by_height(p.y.size), by_k(s.k), by_taps(p.x.taps ? p.x.taps : 1) {}
+      : oh(s.oh),
+        ow(s.ow),
+        k(s.k),
+        rows(int(p.rows(s.n))),
+        phase(p),
+        by_width(p.x.size),
+        by_height(p.y.size),
+        by_k(s.k),
+        by_taps(p.x.taps ? p.x.taps : 1) {}
   constexpr int channels() const { return k; }
   constexpr int pitch() const { return k; }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     uint32_t base[Mine::slots];
     Place2 at[Mine::slots];
     int k, channel;
@@ -374,11 +414,13 @@ struct PhaseWeights {
   int r, s, c;
   Phase phase;
   FastDivide by_k, by_taps;
-  PhaseWeights(const ConvShape& of, const Phase& p) : r(of.r), s(of.s), c(of.c), phase(p), by_k(of.k), by_taps(p.x.taps ? p.x.taps : 1) {}
+  PhaseWeights(const ConvShape& of, const Phase& p)
+      : r(of.r), s(of.s), c(of.c), phase(p), by_k(of.k), by_taps(p.x.taps ? p.x.taps : 1) {}
   constexpr int channels() const { return c; }
   constexpr int pitch() const { return c; }
 
-  template <class Mine> struct State {
+  template <class Mine>
+  struct State {
     int c, row0;
     int lane_row;  // in memory, of the row of the k tile that has this lane's number; negative: there is none
     __device__ __forceinline__ void init(const PhaseWeights&, int first, int thread) {
@@ -387,8 +429,10 @@ struct PhaseWeights {
     }
     __device__ __forceinline__ void begin(const PhaseWeights& of, int tile) {
       uint32_t k, tap_x;
-      const uint32_t tap_y = of.by_taps.divide(of.by_k.divide(uint32_t(tile * Mine::BK + int(threadIdx.x) % Mine::BK), k), tap_x);
-      const int tap = (of.phase.y.first + int(tap_y) * of.phase.y.step) * of.s + of.phase.x.first + int(tap_x) * of.phase.x.step;
+      const uint32_t tap_y =
+          of.by_taps.divide(of.by_k.divide(uint32_t(tile * Mine::BK + int(threadIdx.x) % Mine::BK), k), tap_x);
+      const int tap =
+          (of.phase.y.first + int(tap_y) * of.phase.y.step) * of.s + of.phase.x.first + int(tap_x) * of.phase.x.step;
       lane_row = int(tap_y) < of.phase.y.taps ? int(k) * (of.r * of.s) + tap : -1;
     }
     __device__ __forceinline__ int column(const PhaseWeights&, int) const { return c; }
@@ -409,6 +453,7 @@ struct Loader {
   Where where;
   Read read;
 };
-template <class Where, class Read> Loader(Where, Read) -> Loader<Where, Read>;
+template <class Where, class Read>
+Loader(Where, Read) -> Loader<Where, Read>;
 
 }  // namespace lgd

@@ -1,8 +1,9 @@
-// Depthwise convolution (ops/depthwise.h). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds an element.
-// Forward, in forward-only plans: a thread has 8 channels of an output pixel, or at stride 1 of a strip of `strip` in a row, so that each loaded column serves
-// up to R taps: 4 % of a forward pass of mobilenet_v2 at 224 px by the clock, 13 % of efficientnet_b0; at stride 2, where fewer taps share a column, strips take longer.
-// Gradients are for training whose layers are not fused (ops/fused_depthwise.cuh has the others). Data: an input pixel a thread. Weights: a warp has 64 channels, two
-// a lane, and rows of output pixels; partial sums are added in a fixed order.
+// Depthwise convolution (ops/depthwise.h). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds
+// an element. Forward, in forward-only plans: a thread has 8 channels of an output pixel, or at stride 1 of a strip of
+// `strip` in a row, so that each loaded column serves up to R taps: 4 % of a forward pass of mobilenet_v2 at 224 px by
+// the clock, 13 % of efficientnet_b0; at stride 2, where fewer taps share a column, strips take longer. Gradients are
+// for training whose layers are not fused (ops/fused_depthwise.cuh has the others). Data: an input pixel a thread.
+// Weights: a warp has 64 channels, two a lane, and rows of output pixels; partial sums are added in a fixed order.
 #include "core/cuda_device.cuh"
 #include "ops/depthwise.h"
 #include "ops/partial_sums.h"
@@ -16,8 +17,9 @@ constexpr int strip = 4;
 
 // R: kernel size. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
 template <class T, int R>
-__global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out,
-                                                       int strips, int64_t threads) {
+__global__ void __launch_bounds__(256, 2)
+    strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w,
+                 const __grid_constant__ StoreOutput<T> out, int strips, int64_t threads) {
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
@@ -59,7 +61,8 @@ __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ C
 
 // Any stride, dilation and kernel: one output pixel a thread.
 template <class T>
-__global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out, int64_t threads) {
+__global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w,
+                                                    const __grid_constant__ StoreOutput<T> out, int64_t threads) {
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
@@ -71,7 +74,8 @@ __global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ Conv
       for (int q = 0; q < s.s; ++q) {
         const int iy = oy * s.stride - s.pad + r * s.dilation, ix = ox * s.stride - s.pad + q * s.dilation;
         if (unsigned(iy) >= unsigned(s.h) || unsigned(ix) >= unsigned(s.w)) continue;
-        const F8 v = load8(x + ((int64_t(n) * s.h + iy) * s.w + ix) * s.c + channel), tap = load8(w + int64_t(r * s.s + q) * s.c + channel);
+        const F8 v = load8(x + ((int64_t(n) * s.h + iy) * s.w + ix) * s.c + channel),
+                 tap = load8(w + int64_t(r * s.s + q) * s.c + channel);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(v.v[i], tap.v[i], sum.v[i]);
       }
@@ -81,7 +85,8 @@ __global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ Conv
 
 // Data gradient for any stride: an input pixel gathers the outputs it took part in.
 template <class T>
-__global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ ConvShape s, const T* dy, const T* w, T* dx, bool accumulate, int64_t threads) {
+__global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ ConvShape s, const T* dy, const T* w,
+                                                     T* dx, bool accumulate, int64_t threads) {
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
@@ -113,7 +118,8 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 
 // dw[r,q,c] = sum over output pixels of dy * x. Block: 8 warps; grid.x parts of the rows, grid.y groups of 64 channels.
 template <class T, int R>
-__global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ ConvShape s, const T* x, const T* dy, float* partial) {
+__global__ void __launch_bounds__(256)
+    weight_kernel(const __grid_constant__ ConvShape s, const T* x, const T* dy, float* partial) {
   wait_for_inputs();
   __shared__ float2 sums[8][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.y * 64 + lane * 2;
@@ -161,20 +167,24 @@ __global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ Con
 }
 
 void check_shape(const ConvShape& s) {
-  LGD_CHECK(s.c % 8 == 0 && s.k == s.c, "BAD_SHAPE", "a depthwise convolution on CUDA needs equal channels in multiples of 8, found ", s.c, " and ", s.k);
+  LGD_CHECK(s.c % 8 == 0 && s.k == s.c, "BAD_SHAPE",
+            "a depthwise convolution on CUDA needs equal channels in multiples of 8, found ", s.c, " and ", s.k);
 }
 
 }  // namespace
 
-void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
+void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w,
+                            const Epilogue& e, void* y) {
   check_shape(s);
   with_type(type, [&]<class T>(T) {
     const T *from = static_cast<const T*>(x), *taps = static_cast<const T*>(w);
-    const StoreOutput<T> out{static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
+    const StoreOutput<T> out{
+        static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
     if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
       const int strips = (s.ow + strip - 1) / strip;
       const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
-      if (s.r == 3) LGD_LAUNCH(ctx, (strip_kernel<T, 3>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
+      if (s.r == 3)
+        LGD_LAUNCH(ctx, (strip_kernel<T, 3>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
       else LGD_LAUNCH(ctx, (strip_kernel<T, 5>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
     } else {
       const int64_t threads = s.rows() * (s.c / 8);
@@ -183,21 +193,25 @@ void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const 
   });
 }
 
-void depthwise_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx, bool accumulate) {
+void depthwise_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx,
+                                  bool accumulate) {
   check_shape(s);
   with_type(type, [&]<class T>(T) {
     const int64_t threads = int64_t(s.n) * s.h * s.w * (s.c / 8);
-    LGD_LAUNCH(ctx, gather_kernel<T>, blocks_for(threads, 256), 256, 0, s, static_cast<const T*>(dy), static_cast<const T*>(w), static_cast<T*>(dx), accumulate,
-               threads);
+    LGD_LAUNCH(ctx, gather_kernel<T>, blocks_for(threads, 256), 256, 0, s, static_cast<const T*>(dy),
+               static_cast<const T*>(w), static_cast<T*>(dx), accumulate, threads);
   });
 }
 
-void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* dy, float* dw) {
+void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* dy,
+                                    float* dw) {
   check_shape(s);
-  LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5), "BAD_SHAPE", "depthwise kernels are 3x3 or 5x5 on CUDA, found ", s.r, "x", s.s);
+  LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5), "BAD_SHAPE", "depthwise kernels are 3x3 or 5x5 on CUDA, found ", s.r,
+            "x", s.s);
   const int groups = (s.c + 63) / 64;
   const int64_t rows = int64_t(s.n) * s.oh;
-  const int splits = int(std::max<int64_t>(1, std::min<int64_t>((rows + 7) / 8, ctx.card.multiprocessors * 8 / groups)));
+  const int splits =
+      int(std::max<int64_t>(1, std::min<int64_t>((rows + 7) / 8, ctx.card.multiprocessors * 8 / groups)));
   const int64_t count = int64_t(s.r) * s.s * s.c;
   float* partial = partial_sums(ctx).take(ctx, splits, count);
   with_type(type, [&]<class T>(T) {

@@ -8,11 +8,17 @@
 
 namespace lgd {
 
-void depthwise_forward_cpu(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&, void* y);
-void depthwise_forward_cuda(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&, void* y);
-void depthwise_backward_data_cpu(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx, bool accumulate);
-void depthwise_backward_data_cuda(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx, bool accumulate);
-void depthwise_backward_weight_cpu(Context&, const ConvShape&, DType type, const void* x, const void* dy, float* dw);   // +=
-void depthwise_backward_weight_cuda(Context&, const ConvShape&, DType type, const void* x, const void* dy, float* dw);  // +=
+void depthwise_forward_cpu(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&,
+                           void* y);
+void depthwise_forward_cuda(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&,
+                            void* y);
+void depthwise_backward_data_cpu(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx,
+                                 bool accumulate);
+void depthwise_backward_data_cuda(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx,
+                                  bool accumulate);
+// +=
+void depthwise_backward_weight_cpu(Context&, const ConvShape&, DType type, const void* x, const void* dy, float* dw);
+// +=
+void depthwise_backward_weight_cuda(Context&, const ConvShape&, DType type, const void* x, const void* dy, float* dw);
 
 }  // namespace lgd

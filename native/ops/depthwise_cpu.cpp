@@ -26,7 +26,8 @@ int64_t task_rows(int64_t row_elements) { return ceil_div(16384, row_elements); 
 
 }  // namespace
 
-void depthwise_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* w_, const Epilogue& epilogue, void* y_) {
+void depthwise_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* w_,
+                           const Epilogue& epilogue, void* y_) {
   const float *x = as_f32(type, x_), *w = as_f32(type, w_);
   float* y = as_f32(type, y_);
   require_kernel(s);
@@ -38,7 +39,8 @@ void depthwise_forward_cpu(Context& ctx, const ConvShape& s, DType type, const v
   });
 }
 
-void depthwise_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_, bool accumulate) {
+void depthwise_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_,
+                                 void* dx_, bool accumulate) {
   const float *dy = as_f32(type, dy_), *w = as_f32(type, w_);
   float* dx = as_f32(type, dx_);
   require_kernel(s);
@@ -47,16 +49,19 @@ void depthwise_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, c
   if (s.stride == 1 && s.dilation == 1) {
     float* out = turned.floats(int64_t(s.r) * s.s * s.c);
     for (int r = 0; r < s.r; ++r)
-      for (int q = 0; q < s.s; ++q) std::copy_n(w + (int64_t(r) * s.s + s.s - 1 - q) * s.c, s.c, out + (int64_t(r) * s.s + q) * s.c);
+      for (int q = 0; q < s.s; ++q)
+        std::copy_n(w + (int64_t(r) * s.s + s.s - 1 - q) * s.c, s.c, out + (int64_t(r) * s.s + q) * s.c);
     w = out;
   }
   const int64_t rows = int64_t(s.n) * s.h, step = task_rows(int64_t(s.w) * s.c);
   ctx.pool.for_each(ceil_div(rows, step), [&](int, int64_t task) {
-    LGD_DISPATCH(depthwise_gradient_rows)(s, task * step, std::min(rows, (task + 1) * step), dy, w, zeros, dx, accumulate);
+    LGD_DISPATCH(depthwise_gradient_rows)(s, task * step, std::min(rows, (task + 1) * step), dy, w, zeros, dx,
+                                          accumulate);
   });
 }
 
-void depthwise_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* dy_, float* dw) {
+void depthwise_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* dy_,
+                                   float* dw) {
   const float *x = as_f32(type, x_), *dy = as_f32(type, dy_);
   require_kernel(s);
   const int64_t weights = int64_t(s.r) * s.s * s.c, row = int64_t(s.ow) * s.c + int64_t(s.stride) * s.w * s.c;
@@ -68,7 +73,8 @@ void depthwise_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type,
   const int64_t block = std::max<int64_t>((64 << 10) / (row * unit), unit == 1 ? 4 : 1) * unit;
   float* partial = sums.floats(parts.parts * weights);
   ctx.pool.for_each(parts.parts, [&](int, int64_t part) {
-    LGD_DISPATCH(depthwise_weight_rows)(s, parts.begin(part) * unit, parts.end(part) * unit, block, x, dy, zeros, partial + part * weights);
+    LGD_DISPATCH(depthwise_weight_rows)(s, parts.begin(part) * unit, parts.end(part) * unit, block, x, dy, zeros,
+                                        partial + part * weights);
   });
   for (int64_t part = 0; part < parts.parts; ++part)
     for (int64_t i = 0; i < weights; ++i) dw[i] += partial[part * weights + i];

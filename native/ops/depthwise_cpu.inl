@@ -1,7 +1,8 @@
 // Vector code of ops/depthwise.h, once per instruction set: channels lie along the vectors.
 //
-// Forward and the data gradient are one gathering kernel. A block of `block` neighbouring outputs of one row is computed at a time:
-// for each row of taps its columns are loaded once and used by all outputs that meet them. Columns outside of the image point at zeros.
+// Forward and the data gradient are one gathering kernel. A block of `block` neighbouring outputs of one row is
+// computed at a time: for each row of taps its columns are loaded once and used by all outputs that meet them. Columns
+// outside of the image point at zeros.
 #include "ops/vector_cpu.inl"
 #include "ops/epilogue_cpu.inl"
 
@@ -20,8 +21,8 @@ struct BlockRange {
   int begin, end;
 };
 
-// Which columns an output and a tap meet, relative to the first column of the block; -1: none.
-// spread == false: column = step * output + tap.  spread == true (data gradient, stride 2): 2 * column = output + pad - tap.
+// Which columns an output and a tap meet, relative to the first column of the block; -1: none. spread == false: column
+// = step * output + tap. spread == true (data gradient, stride 2): 2 * column = output + pad - tap.
 template <int S, int step, bool spread>
 static constexpr int column_of(int output, int tap) {
   if (!spread) return output * step + tap;
@@ -29,7 +30,10 @@ static constexpr int column_of(int output, int tap) {
 }
 
 template <int S, int step, bool spread, int block, bool whole>
-static inline __attribute__((always_inline)) void gather_block(const TapRows& rows, const float* const (*columns)[(block - 1) * step + S], int64_t channels, int64_t c, int width, BlockRange range, float* out, bool accumulate) {
+static inline __attribute__((always_inline)) void gather_block(const TapRows& rows,
+                                                               const float* const (*columns)[(block - 1) * step + S],
+                                                               int64_t channels, int64_t c, int width, BlockRange range,
+                                                               float* out, bool accumulate) {
   constexpr int used = column_of<S, step, spread>(block - 1, spread ? (block - 1) % 2 : S - 1) + 1;
   auto get = [&](const float* p) { return whole ? load(p) : load_n(p, width); };
   Vec sum[block] = {};
@@ -57,7 +61,8 @@ static inline __attribute__((always_inline)) void gather_block(const TapRows& ro
 
 // One output row of `count` pixels. in_width: pixels of a row that is read.
 template <int S, int step, bool spread, int block>
-void gather_row(const TapRows& rows, int in_width, int64_t channels, int pad, int count, const float* zeros, float* out, bool accumulate) {
+void gather_row(const TapRows& rows, int in_width, int64_t channels, int pad, int count, const float* zeros, float* out,
+                bool accumulate) {
   constexpr int reach = (block - 1) * step + S;
   const int start = spread ? -(pad % 2) : 0;  // a block starts where output + pad is even
   for (int first = start; first < count; first += block) {
@@ -65,12 +70,15 @@ void gather_row(const TapRows& rows, int in_width, int64_t channels, int pad, in
     const float* columns[5][reach];
     for (int r = 0; r < rows.count; ++r)
 #pragma GCC unroll 16
-      for (int i = 0; i < reach; ++i) columns[r][i] = unsigned(column + i) < unsigned(in_width) ? rows.in[r] + (column + i) * channels : zeros;
+      for (int i = 0; i < reach; ++i)
+        columns[r][i] = unsigned(column + i) < unsigned(in_width) ? rows.in[r] + (column + i) * channels : zeros;
     const BlockRange range{first < 0 ? -first : 0, count - first};
     float* at = out + first * channels;
     int64_t c = 0;
-    for (; c + lanes <= channels; c += lanes) gather_block<S, step, spread, block, true>(rows, columns, channels, c, lanes, range, at, accumulate);
-    if (c < channels) gather_block<S, step, spread, block, false>(rows, columns, channels, c, int(channels - c), range, at, accumulate);
+    for (; c + lanes <= channels; c += lanes)
+      gather_block<S, step, spread, block, true>(rows, columns, channels, c, lanes, range, at, accumulate);
+    if (c < channels)
+      gather_block<S, step, spread, block, false>(rows, columns, channels, c, int(channels - c), range, at, accumulate);
   }
 }
 
@@ -93,7 +101,8 @@ void gather_row_dilated(const TapRows& rows, const ConvShape& s, bool spread, in
 }
 
 template <int S>
-static void gather_row_of(const TapRows& rows, const ConvShape& s, bool spread, const float* zeros, float* out, bool accumulate) {
+static void gather_row_of(const TapRows& rows, const ConvShape& s, bool spread, const float* zeros, float* out,
+                          bool accumulate) {
   const int count = spread ? s.w : s.ow, in_width = spread ? s.ow : s.w;
   if (s.dilation != 1) return gather_row_dilated(rows, s, spread, count, out, accumulate);
   const bool narrow = count <= 2;
@@ -112,7 +121,8 @@ static void gather_row_of(const TapRows& rows, const ConvShape& s, bool spread, 
 }
 
 // Output rows [row, end), counted over the batch.  zeros: [C].
-void depthwise_rows(const ConvShape& s, int64_t row, int64_t end, const float* x, const float* w, const float* zeros, const Epilogue& epilogue, float* y) {
+void depthwise_rows(const ConvShape& s, int64_t row, int64_t end, const float* x, const float* w, const float* zeros,
+                    const Epilogue& epilogue, float* y) {
   for (; row < end; ++row) {
     const int64_t n = row / s.oh;
     const int oy = int(row % s.oh);
@@ -132,7 +142,8 @@ void depthwise_rows(const ConvShape& s, int64_t row, int64_t end, const float* x
 }
 
 // Input rows [row, end) of dx. w: for stride 1 and dilation 1 with each row of taps turned around, else as it is.
-void depthwise_gradient_rows(const ConvShape& s, int64_t row, int64_t end, const float* dy, const float* w, const float* zeros, float* dx, bool accumulate) {
+void depthwise_gradient_rows(const ConvShape& s, int64_t row, int64_t end, const float* dy, const float* w,
+                             const float* zeros, float* dx, bool accumulate) {
   for (; row < end; ++row) {
     const int64_t n = row / s.h;
     const int iy = int(row % s.h);
@@ -153,7 +164,8 @@ void depthwise_gradient_rows(const ConvShape& s, int64_t row, int64_t end, const
 
 // Taps [r0, r0 + R) x [0, S) of channels [c, c + width) over output rows [row, end): dw (set, or added to).
 template <int R, int S, bool whole>
-__attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c, int width, int64_t row, int64_t end, const float* x, const float* dy, const float* zeros, float* dw, bool add) {
+__attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c, int width, int64_t row, int64_t end,
+                                           const float* x, const float* dy, const float* zeros, float* dw, bool add) {
   auto get = [&](const float* p) { return whole ? load(p) : load_n(p, width); };
   const int64_t channels = s.c;
   // Outputs whose columns all lie inside of the image.
@@ -243,7 +255,9 @@ struct PaddedImage {
 
 // weight_sums for images [n, end) through a padded copy: no tap is out of bounds.
 template <int R, int S, bool whole>
-__attribute__((noinline)) void weight_sums_padded(const ConvShape& s, PaddedImage& image, int r0, int64_t c, int width, int64_t n, int64_t end, const float* x, const float* dy, float* dw, bool add) {
+__attribute__((noinline)) void weight_sums_padded(const ConvShape& s, PaddedImage& image, int r0, int64_t c, int width,
+                                                  int64_t n, int64_t end, const float* x, const float* dy, float* dw,
+                                                  bool add) {
   auto get = [&](const float* p) { return whole ? load(p) : load_n(p, width); };
   Vec sum[R][S];
 #pragma GCC unroll 5
@@ -277,11 +291,13 @@ __attribute__((noinline)) void weight_sums_padded(const ConvShape& s, PaddedImag
 
 // Output rows [row, end) of the batch; whole images where they are copied.
 template <int R, int S>
-static void weight_taps(const ConvShape& s, int r0, int64_t row, int64_t end, const float* x, const float* dy, const float* zeros, float* dw, bool add) {
+static void weight_taps(const ConvShape& s, int r0, int64_t row, int64_t end, const float* x, const float* dy,
+                        const float* zeros, float* dw, bool add) {
   int64_t c = 0;
   if (PaddedImage::fits(s) && row % s.oh == 0 && end % s.oh == 0) {
     PaddedImage image(s);
-    for (; c + lanes <= s.c; c += lanes) weight_sums_padded<R, S, true>(s, image, r0, c, lanes, row / s.oh, end / s.oh, x, dy, dw, add);
+    for (; c + lanes <= s.c; c += lanes)
+      weight_sums_padded<R, S, true>(s, image, r0, c, lanes, row / s.oh, end / s.oh, x, dy, dw, add);
     if (c < s.c) weight_sums_padded<R, S, false>(s, image, r0, c, int(s.c - c), row / s.oh, end / s.oh, x, dy, dw, add);
     return;
   }
@@ -289,8 +305,10 @@ static void weight_taps(const ConvShape& s, int r0, int64_t row, int64_t end, co
   if (c < s.c) weight_sums<R, S, false>(s, r0, c, int(s.c - c), row, end, x, dy, zeros, dw, add);
 }
 
-// Output rows [row, end) in blocks of `block` rows that stay in the second-level cache. dw [R][S][C] is set. zeros: [((S - 1) * dilation + 1) * C].
-void depthwise_weight_rows(const ConvShape& s, int64_t row, int64_t end, int64_t block, const float* x, const float* dy, const float* zeros, float* dw) {
+// Output rows [row, end) in blocks of `block` rows that stay in the second-level cache. dw [R][S][C] is set. zeros:
+// [((S - 1) * dilation + 1) * C].
+void depthwise_weight_rows(const ConvShape& s, int64_t row, int64_t end, int64_t block, const float* x, const float* dy,
+                           const float* zeros, float* dw) {
   for (bool add = false; row < end; row += block, add = true) {
     const int64_t last = end - row < block ? end : row + block;
     if (s.s == 3) {

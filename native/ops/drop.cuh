@@ -1,4 +1,5 @@
-// The draw of dropout and of stochastic depth on the device (elementwise.h, DropShape): whoever needs a unit's factor draws it again.
+// The draw of dropout and of stochastic depth on the device (elementwise.h, DropShape): whoever needs a unit's factor
+// draws it again.
 #pragma once
 #include "core/cuda_device.cuh"
 #include "core/philox.h"
@@ -7,14 +8,17 @@
 namespace lgd {
 
 // 1 / (1 - p) or 0.
-__device__ __forceinline__ float keep_of(const DropShape& shape, uint32_t word) { return unit_float(word) >= shape.p ? 1.f / (1.f - shape.p) : 0.f; }
+__device__ __forceinline__ float keep_of(const DropShape& shape, uint32_t word) {
+  return unit_float(word) >= shape.p ? 1.f / (1.f - shape.p) : 0.f;
+}
 // Of units 4 quad to 4 quad + 3.
 __device__ __forceinline__ Philox4 draw_four(const DropShape& shape, int64_t quad) {
   return philox(shape.seed, shape.step * (uint64_t(1) << 20) + uint64_t(shape.node), uint64_t(quad));
 }
 __device__ __forceinline__ float keep_of_unit(const DropShape& shape, int64_t unit) {
   const Philox4 draw = draw_four(shape, unit / 4);
-  const uint32_t low = unit % 2 ? draw.word[1] : draw.word[0], high = unit % 2 ? draw.word[3] : draw.word[2];  // no array: it would go to memory
+  // no array: it would go to memory
+  const uint32_t low = unit % 2 ? draw.word[1] : draw.word[0], high = unit % 2 ? draw.word[3] : draw.word[2];
   return keep_of(shape, unit % 4 < 2 ? low : high);
 }
 

@@ -1,5 +1,6 @@
-// Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride. All bound by memory: each reads its inputs and writes its
-// result once (a sum is read besides); channel_scale_backward reads dy twice, for dx and for ds.
+// Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride. All bound by memory:
+// each reads its inputs and writes its result once (a sum is read besides); channel_scale_backward reads dy twice, for
+// dx and for ds.
 #include "ops/drop.cuh"
 #include "ops/grids.cuh"
 #include "ops/reduce.cuh"
@@ -20,7 +21,8 @@ __global__ void __launch_bounds__(256) act_kernel(int64_t vectors, OutputAct act
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) act_backward_kernel(int64_t vectors, Act act, const T* x, const T* dy, T* dx, bool accumulate) {
+__global__ void __launch_bounds__(256)
+    act_backward_kernel(int64_t vectors, Act act, const T* x, const T* dy, T* dx, bool accumulate) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const F8 v = load8(x + e * 8);
@@ -46,7 +48,8 @@ __global__ void __launch_bounds__(256) add_kernel(int64_t vectors, const T* a, c
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) scale_kernel(ScaleShape shape, int64_t vectors, const T* x, const T* s, T* y, bool accumulate) {
+__global__ void __launch_bounds__(256)
+    scale_kernel(ScaleShape shape, int64_t vectors, const T* x, const T* s, T* y, bool accumulate) {
   wait_for_inputs();
   const int chunks = shape.channels / 8;
   const int64_t per_image = shape.pixels * chunks;
@@ -86,7 +89,8 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
     if (shape.channels != shape.stored) {
       const int64_t row = e * 8 / shape.stored, first = e * 8 - row * (shape.stored - shape.channels);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v.v[i] *= keep_of_unit(shape, first + i);  // what fills the row up is zero, whatever is drawn
+      // what fills the row up is zero, whatever is drawn
+      for (int i = 0; i < 8; ++i) v.v[i] *= keep_of_unit(shape, first + i);
     } else if (shape.elements_per_unit == 1) {
       const Philox4 first = draw_four(shape, e * 2), second = draw_four(shape, e * 2 + 1);
 #pragma unroll
@@ -104,50 +108,57 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
 
 void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, void* y) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, act_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, OutputAct(act), static_cast<const T*>(x), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, act_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, OutputAct(act),
+               static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 
-void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx, bool accumulate) {
+void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx,
+                       bool accumulate) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, act_backward_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, with_gradient(act), static_cast<const T*>(x),
-               static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+    LGD_LAUNCH(ctx, act_backward_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, with_gradient(act),
+               static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }
 
 void add_forward_cuda(Context& ctx, int64_t count, DType type, const void* a, const void* b, void* y) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, add_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, add_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(a),
+               static_cast<const T*>(b), static_cast<T*>(y));
   });
 }
 
-void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s, void* y) {
+void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s,
+                                void* y) {
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(x), static_cast<const T*>(s), static_cast<T*>(y), false);
+    LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(x),
+               static_cast<const T*>(s), static_cast<T*>(y), false);
   });
 }
 
-void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s, const void* dy, void* dx,
-                                 bool accumulate_dx, void* ds) {
+void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s,
+                                 const void* dy, void* dx, bool accumulate_dx, void* ds) {
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx),
-               accumulate_dx);
-    LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3((shape.channels / 8 + 31) / 32, shape.n), dim3(32, 8), 0, shape, static_cast<const T*>(x),
-               static_cast<const T*>(dy), static_cast<T*>(ds));
+    LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors,
+               static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx), accumulate_dx);
+    LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3((shape.channels / 8 + 31) / 32, shape.n), dim3(32, 8), 0, shape,
+               static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(ds));
   });
 }
 
 void drop_forward_cuda(Context& ctx, const DropShape& shape, DType type, const void* x, void* y) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(x), static_cast<T*>(y), false);
+    LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(x),
+               static_cast<T*>(y), false);
   });
 }
 
 void drop_backward_cuda(Context& ctx, const DropShape& shape, DType type, const void* dy, void* dx, bool accumulate) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+    LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(dy),
+               static_cast<T*>(dx), accumulate);
   });
 }
 

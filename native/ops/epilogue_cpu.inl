@@ -1,4 +1,5 @@
-// The epilogue of a convolution (ops/conv.h) over values that were just stored; once per instruction set, after ops/vector_cpu.inl.
+// The epilogue of a convolution (ops/conv.h) over values that were just stored; once per instruction set, after
+// ops/vector_cpu.inl.
 namespace lgd::LGD_ISA {
 namespace {
 
@@ -6,7 +7,8 @@ static inline bool has_work(const Epilogue& e) { return e.scale || e.shift || e.
 
 // `rows` rows of `columns` values, `stride` apart; the first value belongs to channel `channel`.
 template <Act act>
-static void finish_rows_of(const Epilogue& e, const float* residual, int64_t channel, int64_t rows, int64_t columns, int64_t stride, float* out) {
+static void finish_rows_of(const Epilogue& e, const float* residual, int64_t channel, int64_t rows, int64_t columns,
+                           int64_t stride, float* out) {
   for (int64_t row = 0; row < rows; ++row, out += stride) {
     LGD_FOR_VECTORS(i, width, columns) {
       Vec u = load_n(out + i, width);
@@ -19,8 +21,10 @@ static void finish_rows_of(const Epilogue& e, const float* residual, int64_t cha
 }
 
 // residual: at the place of `out`, or null.
-static void finish_rows(const Epilogue& e, const float* residual, int64_t channel, int64_t rows, int64_t columns, int64_t stride, float* out) {
-  with_forward_act(e.act, [&](auto tag) { finish_rows_of<tag.value>(e, residual, channel, rows, columns, stride, out); });
+static void finish_rows(const Epilogue& e, const float* residual, int64_t channel, int64_t rows, int64_t columns,
+                        int64_t stride, float* out) {
+  with_forward_act(e.act,
+                   [&](auto tag) { finish_rows_of<tag.value>(e, residual, channel, rows, columns, stride, out); });
 }
 
 }  // namespace

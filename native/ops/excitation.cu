@@ -1,12 +1,13 @@
 // Squeeze-and-excitation's two layers (ops/excitation.h): one kernel forward, two backward.
 //
-// A gate of mobilenet_v3_large's widest block multiplies 256 x 960 by 960 x 240 and back: 0.24 GFLOP and 0.9 MB of weights, which stay in L2. As
-// separate matrix products each is a handful of tiles with a long reduction; here
-//   - a block takes eight images through both layers (forward; backward to d_x), their vectors in shared memory. It reads all weights once, straight into
-//     the registers of mma.sync, which has the weights as rows and the images as columns. What bounds it is the 64 bytes a cycle that a multiprocessor gets
-//     from L2, so that warps have many 16-byte loads in flight: where a layer has few outputs, warps share their reduction;
-//   - the weights' gradients, sums over images, are the matrix core's product of a tile (ops/matrix_core.cuh): 64 x 64 weights a block, and all images, so
-//     that there are no parts to be added up.
+// A gate of mobilenet_v3_large's widest block multiplies 256 x 960 by 960 x 240 and back: 0.24 GFLOP and 0.9 MB of
+// weights, which stay in L2. As separate matrix products each is a handful of tiles with a long reduction; here
+//   - a block takes eight images through both layers (forward; backward to d_x), their vectors in shared memory. It
+//     reads all weights once, straight into the registers of mma.sync, which has the weights as rows and the images as
+//     columns. What bounds it is the 64 bytes a cycle that a multiprocessor gets from L2, so that warps have many
+//     16-byte loads in flight: where a layer has few outputs, warps share their reduction;
+//   - the weights' gradients, sums over images, are the matrix core's product of a tile (ops/matrix_core.cuh): 64 x 64
+//     weights a block, and all images, so that there are no parts to be added up.
 #include "core/cuda_device.cuh"
 #include "ops/excitation.h"
 #include "ops/lazy_operands.cuh"
@@ -16,14 +17,16 @@ namespace lgd {
 
 namespace {
 
-constexpr int warps = 18, threads = warps * 32, images_per_block = 8;  // warps: efficientnet_b0's widest gate has 18 groups; of more, as B1 to B3 have, a warp takes one after another
+// warps: efficientnet_b0's widest gate has 18 groups; of more, as B1 to B3 have, a warp takes one after another
+constexpr int warps = 18, threads = warps * 32, images_per_block = 8;
 constexpr int threads_an_image = threads / images_per_block;
-constexpr int group = 64;                           // outputs of a warp
-constexpr int sums_pitch = warps * group + 4;       // floats from image to image: eight lanes' outputs and four lanes' images lie in 32 banks
+constexpr int group = 64;  // outputs of a warp
+// floats from image to image: eight lanes' outputs and four lanes' images lie in 32 banks
+constexpr int sums_pitch = warps * group + 4;
 using matrix::chunk;
 
-// Vectors of eight images in shared memory, [image][pitch], zeros behind the last element. `line`: bytes that a step of the reduction reads of each at
-// once; an odd number of lines lies between images, so that these meet in no bank.
+// Vectors of eight images in shared memory, [image][pitch], zeros behind the last element. `line`: bytes that a step of
+// the reduction reads of each at once; an odd number of lines lies between images, so that these meet in no bank.
 template <class T>
 struct Vectors {
   T* data;
@@ -32,7 +35,8 @@ struct Vectors {
     const int elements = line / int(sizeof(T)), lines = (length + elements - 1) / elements;
     return (lines + (lines % 2 == 0)) * elements;
   }
-  __device__ __forceinline__ Vectors(T* memory, int elements, int line) : data(memory), length(elements), pitch(pitch_of(elements, line)) {
+  __device__ __forceinline__ Vectors(T* memory, int elements, int line)
+      : data(memory), length(elements), pitch(pitch_of(elements, line)) {
     const int in_pad = length + int(threadIdx.x) % threads_an_image;
     if (in_pad < pitch) store1(at(int(threadIdx.x) / threads_an_image, in_pad), 0.f);
   }
@@ -40,15 +44,17 @@ struct Vectors {
   __device__ __forceinline__ T* behind() const { return data + images_per_block * pitch; }
 };
 
-// What a warp has of 64 outputs and eight images. Lane 4 g + t: of outputs 8 g to 8 g + 7 the sums of images 2 t and 2 t + 1.
-template <class T> struct Sums;
+// What a warp has of 64 outputs and eight images. Lane 4 g + t: of outputs 8 g to 8 g + 7 the sums of images 2 t and 2
+// t + 1.
+template <class T>
+struct Sums;
 
 template <>
 struct Sums<bf16> {
-  float c[4][4] = {};   // [j]: output 8 g + 2 j of both images, then output 8 g + 2 j + 1
+  float c[4][4] = {};  // [j]: output 8 g + 2 j of both images, then output 8 g + 2 j + 1
 
-  // w: row 8 g of [outputs][K]. Elements k + 8 t to k + 8 t + 7 of it and the seven behind it; beyond K any, which meet zeros. The order of k does not
-  // matter as long as both factors have it.
+  // w: row 8 g of [outputs][K]. Elements k + 8 t to k + 8 t + 7 of it and the seven behind it; beyond K any, which meet
+  // zeros. The order of k does not matter as long as both factors have it.
   static constexpr int row_step = 32;
   __device__ __forceinline__ void add_rows(const bf16* w, int K, int k, const Vectors<bf16>& v, int g, int t) {
     uint4 rows[8];
@@ -65,7 +71,8 @@ struct Sums<bf16> {
   }
 
   // w: column 8 g of [K][outputs]. It and the seven behind it of rows k + 4 t to k + 4 t + 3.
-  __device__ __forceinline__ void add_columns(const bf16* w, int outputs, int K, int k, const Vectors<bf16>& v, int g, int t) {
+  __device__ __forceinline__ void add_columns(const bf16* w, int outputs, int K, int k, const Vectors<bf16>& v, int g,
+                                              int t) {
     uint32_t rows[4][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -75,7 +82,10 @@ struct Sums<bf16> {
     const uint2 x = load_as<uint2>(v.at(g, k + 4 * t));
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      mma_bf16_16816(c[j], {low_halves(rows[0][j], rows[1][j]), high_halves(rows[0][j], rows[1][j]), low_halves(rows[2][j], rows[3][j]), high_halves(rows[2][j], rows[3][j])}, {x.x, x.y});
+      mma_bf16_16816(c[j],
+                     {low_halves(rows[0][j], rows[1][j]), high_halves(rows[0][j], rows[1][j]),
+                      low_halves(rows[2][j], rows[3][j]), high_halves(rows[2][j], rows[3][j])},
+                     {x.x, x.y});
   }
 
   // To sums [image][sums_pitch], output 8 g + i at 8 i + g.
@@ -102,7 +112,8 @@ struct Sums<float> {
       add(factors, v, at, t);
     }
   }
-  __device__ __forceinline__ void add_columns(const float* w, int outputs, int K, int k, const Vectors<float>& v, int, int t) {
+  __device__ __forceinline__ void add_columns(const float* w, int outputs, int K, int k, const Vectors<float>& v, int,
+                                              int t) {
 #pragma unroll 1
     for (int at = k; at < min(k + 16, K); ++at) add(load8(w + at * outputs), v, at, t);
   }
@@ -122,9 +133,10 @@ struct Sums<float> {
   }
 };
 
-// emit(image, output, F8) for eight outputs of an image at a time, each once, by some thread: sums over k of w v. by_rows: w is [outputs][K], else
-// [K][outputs]. sums: [images_per_block][sums_pitch]. Every thread calls it; what emit writes may be read when it returns. Where there are fewer groups of
-// outputs than warps, 2^part_bits parts of the reduction are formed side by side; powers of two, as a division is twenty instructions.
+// emit(image, output, F8) for eight outputs of an image at a time, each once, by some thread: sums over k of w v.
+// by_rows: w is [outputs][K], else [K][outputs]. sums: [images_per_block][sums_pitch]. Every thread calls it; what emit
+// writes may be read when it returns. Where there are fewer groups of outputs than warps, 2^part_bits parts of the
+// reduction are formed side by side; powers of two, as a division is twenty instructions.
 template <bool by_rows, class T, class Emit>
 __device__ __forceinline__ void multiply(const T* w, int outputs, const Vectors<T>& v, float* sums, const Emit& emit) {
   constexpr int step = by_rows ? Sums<T>::row_step : 16;
@@ -132,10 +144,12 @@ __device__ __forceinline__ void multiply(const T* w, int outputs, const Vectors<
   const int groups = (outputs + group - 1) / group, steps = (v.length + step - 1) / step;
   for (int first = 0; first < groups; first += warps) {
     const int here = min(warps, groups - first), bits = (here > 1) + (here > 2) + (here > 4) + (here > 8) + (here > 16);
-    const int part_bits = max(4 - bits, 0), parts = 1 << part_bits, part = warp >> bits, in_part = warp - (part << bits);
+    const int part_bits = max(4 - bits, 0), parts = 1 << part_bits, part = warp >> bits,
+              in_part = warp - (part << bits);
     if (in_part < here && part < parts) {
       Sums<T> mine;
-      const int output = min((first + in_part) * group + 8 * g, outputs - 8), each = (steps + parts - 1) >> part_bits, end = min((part + 1) * each, steps);
+      const int output = min((first + in_part) * group + 8 * g, outputs - 8), each = (steps + parts - 1) >> part_bits,
+                end = min((part + 1) * each, steps);
       const T* const from = by_rows ? w + int64_t(output) * v.length : w + output;
 #pragma unroll(by_rows ? 1 : 2)
       for (int at = part * each; at < end; ++at) {
@@ -168,18 +182,23 @@ __device__ __forceinline__ void multiply(const T* w, int outputs, const Vectors<
 // Calls body(image, first of eight elements) for the eights of a thread.
 template <class Body>
 __device__ __forceinline__ void each_eight(int length, const Body& body) {
-  for (int at = int(threadIdx.x) % threads_an_image * 8; at < length; at += threads_an_image * 8) body(int(threadIdx.x) / threads_an_image, at);
+  for (int at = int(threadIdx.x) % threads_an_image * 8; at < length; at += threads_an_image * 8)
+    body(int(threadIdx.x) / threads_an_image, at);
 }
 
 constexpr int row_line = 64, column_line = 32;  // bytes of a vector in a step by rows and by columns of bfloat16
 
 template <class T>
-__global__ void __launch_bounds__(threads, 1) excitation_forward_kernel(const __grid_constant__ Excitation e, const T* x, T* hidden, T* excited, T* gate) {
+__global__ void __launch_bounds__(threads, 1)
+    excitation_forward_kernel(const __grid_constant__ Excitation e, const T* x, T* hidden, T* excited, T* gate) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, sums);
-  const Vectors<T> in(reinterpret_cast<T*>(sums + images_per_block * sums_pitch), e.channels, row_line), inner(in.behind(), e.squeezed, row_line);
+  const Vectors<T> in(reinterpret_cast<T*>(sums + images_per_block * sums_pitch), e.channels, row_line),
+      inner(in.behind(), e.squeezed, row_line);
   const int first = int(blockIdx.x) * images_per_block, images = min(images_per_block, e.images - first);
-  each_eight(e.channels, [&](int image, int c) { store8(in.at(image, c), image < images ? load8(x + int64_t(first + image) * e.channels + c) : zero8()); });
+  each_eight(e.channels, [&](int image, int c) {
+    store8(in.at(image, c), image < images ? load8(x + int64_t(first + image) * e.channels + c) : zero8());
+  });
   __syncthreads();
   multiply<true>(static_cast<const T*>(e.w1), e.squeezed, in, sums, [&](int image, int s, F8 h) {
     const F8 bias = load8(e.b1 + s);
@@ -212,10 +231,12 @@ __global__ void __launch_bounds__(threads, 1) excitation_forward_kernel(const __
 // d_excited [N,C] and d_hidden [N,S]: gradients of what stands before the activations, for the kernel below.
 template <class T>
 __global__ void __launch_bounds__(threads, 1)
-    excitation_backward_kernel(const __grid_constant__ Excitation e, const T* hidden, const T* excited, const T* d_gate, T* d_excited, T* d_hidden, T* d_x) {
+    excitation_backward_kernel(const __grid_constant__ Excitation e, const T* hidden, const T* excited, const T* d_gate,
+                               T* d_excited, T* d_hidden, T* d_x) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, sums);
-  const Vectors<T> outer(reinterpret_cast<T*>(sums + images_per_block * sums_pitch), e.channels, column_line), inner(outer.behind(), e.squeezed, column_line);
+  const Vectors<T> outer(reinterpret_cast<T*>(sums + images_per_block * sums_pitch), e.channels, column_line),
+      inner(outer.behind(), e.squeezed, column_line);
   const int first = int(blockIdx.x) * images_per_block, images = min(images_per_block, e.images - first);
   // d times act' of u, for eight elements at `at`.
   const auto before = [](Act of, F8 d, const T* u) {
@@ -263,15 +284,19 @@ constexpr int k_tiles_at_once = WeightTile::stages;
 
 template <class T>
 __global__ void __launch_bounds__(WeightTile::threads, WeightTile::resident)
-    excitation_weights_kernel(int images, const __grid_constant__ OuterProduct<T> first, const __grid_constant__ OuterProduct<T> second) {
+    excitation_weights_kernel(int images, const __grid_constant__ OuterProduct<T> first,
+                              const __grid_constant__ OuterProduct<T> second) {
   wait_for_inputs();
   using Tile = WeightTile;
   using Side = matrix::Operand<T, Tile::BM, true>;
-  static_assert(Tile::BM == Tile::BN && Side::tile_rows * Side::chunks == Tile::threads);  // a thread has 16 bytes of a k tile
+  // a thread has 16 bytes of a k tile
+  static_assert(Tile::BM == Tile::BN && Side::tile_rows * Side::chunks == Tile::threads);
   alignas(128) __shared__ T stage[2][k_tiles_at_once][Side::tile_elements];
   const OuterProduct<T>& p = blockIdx.z == 0 ? first : second;
-  const int row0 = int(blockIdx.z == 0 ? blockIdx.x : blockIdx.y) * Tile::BM, column0 = int(blockIdx.z == 0 ? blockIdx.y : blockIdx.x) * Tile::BN;
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, wm = warp % Tile::WM * Tile::TM, wn = warp / Tile::WM * Tile::TN;
+  const int row0 = int(blockIdx.z == 0 ? blockIdx.x : blockIdx.y) * Tile::BM,
+            column0 = int(blockIdx.z == 0 ? blockIdx.y : blockIdx.x) * Tile::BN;
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, wm = warp % Tile::WM * Tile::TM,
+            wn = warp / Tile::WM * Tile::TN;
   const int image = int(threadIdx.x) / Side::chunks, mine = int(threadIdx.x) % Side::chunks, at = mine * chunk<T>;
   uint4 left[k_tiles_at_once], right[k_tiles_at_once];
   const auto fetch = [&](int n) {
@@ -279,7 +304,9 @@ __global__ void __launch_bounds__(WeightTile::threads, WeightTile::resident)
     for (int i = 0; i < k_tiles_at_once; ++i) {
       const int of = n + i * Side::tile_rows + image;
       left[i] = of < images && row0 + at < p.rows ? load_as<uint4>(p.left + int64_t(of) * p.rows + row0 + at) : uint4{};
-      right[i] = of < images && column0 + at < p.columns ? load_as<uint4>(p.right + int64_t(of) * p.columns + column0 + at) : uint4{};
+      right[i] = of < images && column0 + at < p.columns
+                     ? load_as<uint4>(p.right + int64_t(of) * p.columns + column0 + at)
+                     : uint4{};
     }
   };
   // What there is of this thread's weights, two columns of a row each, and of its bias.
@@ -316,7 +343,8 @@ __global__ void __launch_bounds__(WeightTile::threads, WeightTile::resident)
     __syncthreads();
     fetch(n + k_tiles_at_once * Side::tile_rows);
 #pragma unroll 1
-    for (int i = 0; i < k_tiles_at_once; ++i) matrix::multiply<Tile, true, true>(stage[0][i], stage[1][i], wm, wn, lane, acc);
+    for (int i = 0; i < k_tiles_at_once; ++i)
+      matrix::multiply<Tile, true, true>(stage[0][i], stage[1][i], wm, wn, lane, acc);
     __syncthreads();
   }
   float* const biases = reinterpret_cast<float*>(stage);  // [images of a k tile][rows]
@@ -327,7 +355,10 @@ __global__ void __launch_bounds__(WeightTile::threads, WeightTile::resident)
   for (int j = 0; j < Tile::NI; ++j)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      own(j, half, [&](float* out) { store_as<float2>(out, make_float2(old[j][half].x + acc[0][j][2 * half], old[j][half].y + acc[0][j][2 * half + 1])); });
+      own(j, half, [&](float* out) {
+        store_as<float2>(out,
+                         make_float2(old[j][half].x + acc[0][j][2 * half], old[j][half].y + acc[0][j][2 * half + 1]));
+      });
   __syncthreads();
   if (!has_bias) return;
   float total = 0;
@@ -345,25 +376,34 @@ static_assert(images_per_block * (sums_pitch * sizeof(float) + excitation_widest
 
 }  // namespace
 
-void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited, void* gate) {
+void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited,
+                             void* gate) {
   with_type(type, [&]<class T>(T) {
     const size_t shared = shared_bytes<T>(e, row_line);
     allow_shared_memory(excitation_forward_kernel<T>, shared);
-    LGD_LAUNCH(ctx, excitation_forward_kernel<T>, blocks_for(e.images, images_per_block), threads, shared, e, static_cast<const T*>(x), static_cast<T*>(hidden), static_cast<T*>(excited), static_cast<T*>(gate));
+    LGD_LAUNCH(ctx, excitation_forward_kernel<T>, blocks_for(e.images, images_per_block), threads, shared, e,
+               static_cast<const T*>(x), static_cast<T*>(hidden), static_cast<T*>(excited), static_cast<T*>(gate));
   });
 }
 
-void excitation_backward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, const void* hidden, const void* excited, const void* d_gate, void* d_x, const ExcitationGradients& gradients) {
+void excitation_backward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, const void* hidden,
+                              const void* excited, const void* d_gate, void* d_x,
+                              const ExcitationGradients& gradients) {
   with_type(type, [&]<class T>(T) {
     T* d_excited = static_cast<T*>(ctx.scratch(size_t(e.images) * (e.channels + e.squeezed) * sizeof(T)));
     T* d_hidden = d_excited + int64_t(e.images) * e.channels;
     const size_t shared = shared_bytes<T>(e, column_line);
     allow_shared_memory(excitation_backward_kernel<T>, shared);
-    LGD_LAUNCH(ctx, excitation_backward_kernel<T>, blocks_for(e.images, images_per_block), threads, shared, e, static_cast<const T*>(hidden), static_cast<const T*>(excited),
-               static_cast<const T*>(d_gate), d_excited, d_hidden, static_cast<T*>(d_x));
-    const OuterProduct<T> second{d_excited, static_cast<const T*>(hidden), e.inner, gradients.w2, gradients.b2, e.channels, e.squeezed};
-    const OuterProduct<T> first{d_hidden, static_cast<const T*>(x), Act::none, gradients.w1, gradients.b1, e.squeezed, e.channels};
-    LGD_LAUNCH(ctx, excitation_weights_kernel<T>, dim3(blocks_for(e.channels, WeightTile::BM), blocks_for(e.squeezed, WeightTile::BN), 2), WeightTile::threads, 0, e.images, second, first);
+    LGD_LAUNCH(ctx, excitation_backward_kernel<T>, blocks_for(e.images, images_per_block), threads, shared, e,
+               static_cast<const T*>(hidden), static_cast<const T*>(excited), static_cast<const T*>(d_gate), d_excited,
+               d_hidden, static_cast<T*>(d_x));
+    const OuterProduct<T> second{
+        d_excited, static_cast<const T*>(hidden), e.inner, gradients.w2, gradients.b2, e.channels, e.squeezed};
+    const OuterProduct<T> first{d_hidden,  static_cast<const T*>(x), Act::none, gradients.w1, gradients.b1, e.squeezed,
+                                e.channels};
+    LGD_LAUNCH(ctx, excitation_weights_kernel<T>,
+               dim3(blocks_for(e.channels, WeightTile::BM), blocks_for(e.squeezed, WeightTile::BN), 2),
+               WeightTile::threads, 0, e.images, second, first);
   });
 }
 

@@ -6,18 +6,22 @@
 
 namespace lgd {
 
-void excitation_forward_cpu(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited, void* gate) {
+void excitation_forward_cpu(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited,
+                            void* gate) {
   const int64_t inner = int64_t(e.images) * e.squeezed;
   std::vector<float> activated(static_cast<size_t>(inner));
   conv_forward_cpu(ctx, linear_shape(e.images, e.channels, e.squeezed), type, x, e.w1, {nullptr, e.b1}, hidden);
   act_forward_cpu(ctx, inner, type, e.inner, hidden, activated.data());
-  conv_forward_cpu(ctx, linear_shape(e.images, e.squeezed, e.channels), type, activated.data(), e.w2, {nullptr, e.b2}, excited);
+  conv_forward_cpu(ctx, linear_shape(e.images, e.squeezed, e.channels), type, activated.data(), e.w2, {nullptr, e.b2},
+                   excited);
   act_forward_cpu(ctx, int64_t(e.images) * e.channels, type, e.outer, excited, gate);
 }
 
-void excitation_backward_cpu(Context& ctx, const Excitation& e, DType type, const void* x, const void* hidden, const void* excited, const void* d_gate, void* d_x, const ExcitationGradients& gradients) {
+void excitation_backward_cpu(Context& ctx, const Excitation& e, DType type, const void* x, const void* hidden,
+                             const void* excited, const void* d_gate, void* d_x, const ExcitationGradients& gradients) {
   const int64_t inner = int64_t(e.images) * e.squeezed, outer = int64_t(e.images) * e.channels;
-  const ConvShape first = linear_shape(e.images, e.channels, e.squeezed), second = linear_shape(e.images, e.squeezed, e.channels);
+  const ConvShape first = linear_shape(e.images, e.channels, e.squeezed),
+                  second = linear_shape(e.images, e.squeezed, e.channels);
   std::vector<float> activated(static_cast<size_t>(inner)), d_hidden(activated), d_excited(static_cast<size_t>(outer));
   act_forward_cpu(ctx, inner, type, e.inner, hidden, activated.data());
   act_backward_cpu(ctx, outer, type, e.outer, excited, d_gate, d_excited.data(), false);

@@ -1,5 +1,6 @@
-// ops/fused.h in plain loops over the unfused operations: what the fused kernels are held to, and what runs on the CPU when its
-// graphs are compiled the fused way (LGDISTILL_FUSION=layers). Written to be read, not to be fast: on the CPU the unfused operations are.
+// ops/fused.h in plain loops over the unfused operations: what the fused kernels are held to, and what runs on the CPU
+// when its graphs are compiled the fused way (LGDISTILL_FUSION=layers). Written to be read, not to be fast: on the CPU
+// the unfused operations are.
 #include <cmath>
 #include <vector>
 
@@ -21,7 +22,9 @@ double act_of(Act act, double u) {
     case Act::hardswish: return u * std::min(std::max(u + 3, 0.0), 6.0) / 6;
     case Act::sigmoid: return sigmoid(u);
     case Act::hardsigmoid: return std::min(std::max(u + 3, 0.0), 6.0) / 6;
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;  // forward-only plans, which have no layers
+    case Act::gelu:
+    case Act::gelu_tanh:
+    case Act::quick_gelu: break;  // forward-only plans, which have no layers
   }
   return u;
 }
@@ -35,7 +38,9 @@ double slope_of(Act act, double u) {
     case Act::hardswish: return u < -3 ? 0 : u > 3 ? 1 : u / 3 + 0.5;
     case Act::sigmoid: return sigmoid(u) * (1 - sigmoid(u));
     case Act::hardsigmoid: return u > -3 && u < 3 ? 1.0 / 6 : 0;
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
+    case Act::gelu:
+    case Act::gelu_tanh:
+    case Act::quick_gelu: break;
   }
   return 1;
 }
@@ -69,7 +74,8 @@ std::vector<float> activation(const RowsShape& s, DType type, const LazyInput& x
 }
 
 std::vector<float> raw_gradient(const RowsShape& s, DType type, const LazyGradient& dy) {
-  const float *g = as_f32(type, dy.g), *y = dy.y ? as_f32(type, dy.y) : nullptr, *gate = dy.gate ? as_f32(type, dy.gate) : nullptr;
+  const float *g = as_f32(type, dy.g), *y = dy.y ? as_f32(type, dy.y) : nullptr,
+              *gate = dy.gate ? as_f32(type, dy.gate) : nullptr;
   std::vector<float> out(size_t(s.rows()) * s.channels);
   for_elements(s, [&](int n, int c, int64_t at) {
     double h = g[at];
@@ -112,12 +118,15 @@ void finish(int64_t rows, int c, double sum, double product, const NormGradient&
 // dx is the new contribution; what the target says happens to it.
 void reach_target(const RowsShape& s, DType type, const std::vector<float>& dx, const GradientTarget& target) {
   float* g = as_f32(type, target.g);
-  const float *y = target.y ? as_f32(type, target.y) : nullptr, *activated = target.activated ? as_f32(type, target.activated) : nullptr;
+  const float *y = target.y ? as_f32(type, target.y) : nullptr,
+              *activated = target.activated ? as_f32(type, target.activated) : nullptr;
   std::vector<double> sums(size_t(s.channels)), products(size_t(s.channels));
   for_elements(s, [&](int, int c, int64_t at) {
     double v = double(dx[size_t(at)]) + (target.accumulate ? g[at] : 0);
     if (y) {
-      const double u = activated ? activated[at] : target.act == Act::none ? 0 : argument(y, target.scale, target.shift, c, at);
+      const double u = activated                 ? activated[at]
+                       : target.act == Act::none ? 0
+                                                 : argument(y, target.scale, target.shift, c, at);
       v *= slope_of(target.act, u);
       sums[size_t(c)] += v;
       products[size_t(c)] += v * (double(y[at]) - target.norm.mean[c]) * target.norm.rstd[c];
@@ -130,23 +139,27 @@ void reach_target(const RowsShape& s, DType type, const std::vector<float>& dx, 
 
 double keep_of(const DropShape* drop, int image) {
   if (!drop) return 1;
-  const uint32_t word = philox(drop->seed, (drop->step << 20) + uint64_t(drop->node), uint64_t(image) / 4).word[image % 4];
+  const uint32_t word =
+      philox(drop->seed, (drop->step << 20) + uint64_t(drop->node), uint64_t(image) / 4).word[image % 4];
   return unit_float(word) >= drop->p ? 1 / (1 - double(drop->p)) : 0;
 }
 
 }  // namespace
 
-void conv_norm_forward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w, const NormTarget& norm, void* y) {
+void conv_norm_forward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w,
+                           const NormTarget& norm, void* y) {
   conv_forward_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), w, {}, y);
   take_statistics(output_rows(s), as_f32(type, y), norm);
 }
 
-void depthwise_norm_forward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w, const NormTarget& norm, void* y) {
+void depthwise_norm_forward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w,
+                                const NormTarget& norm, void* y) {
   depthwise_forward_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), w, {}, y);
   take_statistics(output_rows(s), as_f32(type, y), norm);
 }
 
-void conv_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
+void conv_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy,
+                            const void* w, float* dw, const GradientTarget* target) {
   const std::vector<float> gradient = raw_gradient(output_rows(s), type, dy);
   conv_backward_weight_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), gradient.data(), dw, nullptr);
   if (!target) return;
@@ -155,7 +168,8 @@ void conv_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const 
   reach_target(input_rows(s), type, dx, *target);
 }
 
-void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
+void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x,
+                                 const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   const std::vector<float> gradient = raw_gradient(output_rows(s), type, dy);
   depthwise_backward_weight_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), gradient.data(), dw);
   if (!target) return;
@@ -164,13 +178,18 @@ void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, c
   reach_target(input_rows(s), type, dx, *target);
 }
 
-void join_forward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual_, const DropShape* drop, Act act, void* out_) {
-  const std::vector<float> main = activation(s, type, x), residual = residual_ ? activation(s, type, *residual_) : std::vector<float>(main.size());
+void join_forward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual_,
+                      const DropShape* drop, Act act, void* out_) {
+  const std::vector<float> main = activation(s, type, x),
+                           residual = residual_ ? activation(s, type, *residual_) : std::vector<float>(main.size());
   float* out = as_f32(type, out_);
-  for_elements(s, [&](int n, int, int64_t at) { out[at] = float(act_of(act, keep_of(drop, n) * main[size_t(at)] + residual[size_t(at)])); });
+  for_elements(s, [&](int n, int, int64_t at) {
+    out[at] = float(act_of(act, keep_of(drop, n) * main[size_t(at)] + residual[size_t(at)]));
+  });
 }
 
-void norm_gradient_cpu(Context&, const RowsShape& s, DType type, const void* dy_, const DropShape* drop, const GradientTarget& target) {
+void norm_gradient_cpu(Context&, const RowsShape& s, DType type, const void* dy_, const DropShape* drop,
+                       const GradientTarget& target) {
   const float* dy = as_f32(type, dy_);
   std::vector<float> kept(size_t(s.rows()) * s.channels);
   for_elements(s, [&](int n, int, int64_t at) { kept[size_t(at)] = float(keep_of(drop, n) * dy[at]); });
@@ -183,13 +202,15 @@ void squeeze_forward_cpu(Context& ctx, const RowsShape& s, DType type, const Laz
   global_pool_forward_cpu(ctx, s.images, s.pixels, s.channels, type, activation(s, type, x).data(), pooled);
 }
 
-void gate_backward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const float* mean, const float* rstd, const void* g_, void* d_gate_, float* sums) {
+void gate_backward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const float* mean,
+                       const float* rstd, const void* g_, void* d_gate_, float* sums) {
   const float *g = as_f32(type, g_), *y = as_f32(type, x.y);
   float* d_gate = as_f32(type, d_gate_);
   const int64_t plane = int64_t(s.images) * s.channels;
   std::vector<double> all(size_t(5 * plane));
   for_elements(s, [&](int n, int c, int64_t at) {
-    const double u = argument(y, x.scale, x.shift, c, at), slope = slope_of(x.act, u), xhat = (double(y[at]) - mean[c]) * rstd[c];
+    const double u = argument(y, x.scale, x.shift, c, at), slope = slope_of(x.act, u),
+                 xhat = (double(y[at]) - mean[c]) * rstd[c];
     double* sum = all.data() + int64_t(n) * s.channels + c;
     sum[0] += g[at] * slope;
     sum[plane] += g[at] * slope * xhat;
@@ -201,7 +222,8 @@ void gate_backward_cpu(Context&, const RowsShape& s, DType type, const LazyInput
   for (int64_t i = 0; i < plane; ++i) d_gate[i] = float(all[size_t(4 * plane + i)]);
 }
 
-void gate_finish_cpu(Context&, const RowsShape& s, DType type, const void* gate_, const void* d_pooled_, const float* sums, float* pooled, const NormGradient& norm) {
+void gate_finish_cpu(Context&, const RowsShape& s, DType type, const void* gate_, const void* d_pooled_,
+                     const float* sums, float* pooled, const NormGradient& norm) {
   const float *gate = as_f32(type, gate_), *d_pooled = as_f32(type, d_pooled_);
   const int64_t plane = int64_t(s.images) * s.channels;
   for (int64_t i = 0; i < plane; ++i) pooled[i] = d_pooled[i] / float(s.pixels);
@@ -219,7 +241,8 @@ void lazy_max_pool_forward_cpu(Context& ctx, const PoolShape& s, DType type, con
   max_pool_forward_cpu(ctx, s, type, activation({s.n, int64_t(s.h) * s.w, s.c}, type, x).data(), out);
 }
 
-void lazy_max_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, const GradientTarget& target) {
+void lazy_max_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out,
+                                const GradientTarget& target) {
   const RowsShape rows{s.n, int64_t(s.h) * s.w, s.c};
   std::vector<float> dx(size_t(rows.rows()) * s.c);
   max_pool_backward_cpu(ctx, s, type, activation(rows, type, x).data(), d_out, dx.data(), false);

@@ -1,10 +1,11 @@
-// Squeeze and excitation around a norm (ops/fused.h): the mean over an image's pixels, and the sums over them that its gradient needs.
-// Memory-bound: squeeze reads y once, gate_backward y and g once; what they write is [N,C].
+// Squeeze and excitation around a norm (ops/fused.h): the mean over an image's pixels, and the sums over them that its
+// gradient needs. Memory-bound: squeeze reads y once, gate_backward y and g once; what they write is [N,C].
 //
-// A block has one image, or a stretch of one, and `width` 8-channel chunks of it (ColumnWalk); a thread keeps its channels, so that the
-// norm's numbers and the sums (40 of them backward) stay in registers. Two blocks on a multiprocessor with four 16-byte loads a thread at
-// once keep 32 KiB in flight there. With fewer images than that needs, images are split and a second kernel adds the stretches in order.
-// gate_finish reads [N,C] numbers that still lie in L2: 8 channels a block, all images at once, as norm_finish.cuh does.
+// A block has one image, or a stretch of one, and `width` 8-channel chunks of it (ColumnWalk); a thread keeps its
+// channels, so that the norm's numbers and the sums (40 of them backward) stay in registers. Two blocks on a
+// multiprocessor with four 16-byte loads a thread at once keep 32 KiB in flight there. With fewer images than that
+// needs, images are split and a second kernel adds the stretches in order. gate_finish reads [N,C] numbers that still
+// lie in L2: 8 channels a block, all images at once, as norm_finish.cuh does.
 #include <algorithm>
 
 #include "ops/grids.cuh"
@@ -18,14 +19,15 @@ constexpr int gate_sums = 5;  // fused.h's four, and d_gate
 
 struct ImageWalk {
   ColumnWalk columns;
-  int stretches;        // of an image
-  bool back;            // from the last image to the first (Context::turn)
-  int64_t pixels, each; // of an image, of a stretch
+  int stretches;         // of an image
+  bool back;             // from the last image to the first (Context::turn)
+  int64_t pixels, each;  // of an image, of a stretch
 };
 
 ImageWalk image_walk(Context& ctx, const RowsShape& s) {
   ImageWalk walk{column_walk(ctx, s.rows(), s.channels), 1, ctx.turn(), s.pixels, s.pixels};
-  const int64_t blocks = int64_t(s.images) * walk.columns.groups, most = s.pixels / (walk.columns.rows_per_pass * 8);  // at least eight rows a thread
+  // at least eight rows a thread
+  const int64_t blocks = int64_t(s.images) * walk.columns.groups, most = s.pixels / (walk.columns.rows_per_pass * 8);
   walk.stretches = int(std::max<int64_t>(1, std::min<int64_t>(ctx.card.multiprocessors * 2 / blocks, most)));
   walk.each = (s.pixels + walk.stretches - 1) / walk.stretches;
   return walk;
@@ -35,10 +37,11 @@ ImageWalk image_walk(Context& ctx, const RowsShape& s) {
 struct Stretch {
   int chunk;
   bool valid, writes;
-  int64_t begin, first, last;   // rows: of the image; of this thread
-  int64_t slot;                 // [stretch][image]: of the sums
+  int64_t begin, first, last;  // rows: of the image; of this thread
+  int64_t slot;                // [stretch][image]: of the sums
   __device__ __forceinline__ Stretch(const ImageWalk& walk, int images) {
-    const int place = walk.back ? int(gridDim.x - 1 - blockIdx.x) : int(blockIdx.x), image = place / walk.stretches, stretch = place % walk.stretches;
+    const int place = walk.back ? int(gridDim.x - 1 - blockIdx.x) : int(blockIdx.x), image = place / walk.stretches,
+              stretch = place % walk.stretches;
     valid = chunk_of(walk.columns, chunk);
     writes = valid && int(threadIdx.x) < walk.columns.width;
     begin = image * walk.pixels;
@@ -50,7 +53,8 @@ struct Stretch {
 
 template <class T>
 __global__ void __launch_bounds__(256, 2)
-    squeeze_kernel(const T* y, const float* scales, const float* shifts, Act act, const __grid_constant__ ImageWalk walk, int images, float* partial, T* pooled) {
+    squeeze_kernel(const T* y, const float* scales, const float* shifts, Act act,
+                   const __grid_constant__ ImageWalk walk, int images, float* partial, T* pooled) {
   wait_for_inputs();
   const Stretch block(walk, images);
   const int64_t pitch = int64_t(walk.columns.chunks) * 8;
@@ -118,7 +122,8 @@ struct GateInput {
 // sums: [stretch][5][N][C] where images are split; else [4][N][C], and d_gate takes the fifth.
 template <class T>
 __global__ void __launch_bounds__(256, 2)
-    gate_backward_kernel(const __grid_constant__ GateInput in, const __grid_constant__ ImageWalk walk, int images, float* sums, T* d_gate) {
+    gate_backward_kernel(const __grid_constant__ GateInput in, const __grid_constant__ ImageWalk walk, int images,
+                         float* sums, T* d_gate) {
   wait_for_inputs();
   const Stretch block(walk, images);
   const int64_t pitch = int64_t(walk.columns.chunks) * 8, plane = images * pitch;
@@ -159,9 +164,11 @@ __global__ void __launch_bounds__(256, 2)
   else store8(d_gate + at, all.g_value);
 }
 
-// Adds the stretches of `vectors` groups of eight sums in order. The first `kept` of them go to sums, the others, times factor, to last.
+// Adds the stretches of `vectors` groups of eight sums in order. The first `kept` of them go to sums, the others, times
+// factor, to last.
 template <class T>
-__global__ void __launch_bounds__(256) add_stretches_kernel(const float* partial, int stretches, int64_t vectors, int64_t kept, float* sums, T* last, float factor) {
+__global__ void __launch_bounds__(256) add_stretches_kernel(const float* partial, int stretches, int64_t vectors,
+                                                            int64_t kept, float* sums, T* last, float factor) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 total = load8(partial + e * 8);
@@ -181,8 +188,9 @@ __global__ void __launch_bounds__(256) add_stretches_kernel(const float* partial
 }
 
 template <class T>
-__global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* gate, const T* d_pooled, const float* sums, float* pooled, int images, int channels,
-                                                                     float pixels, float rows, const __grid_constant__ NormGradient norm) {
+__global__ void __launch_bounds__(finish_threads)
+    gate_finish_kernel(const T* gate, const T* d_pooled, const float* sums, float* pooled, int images, int channels,
+                       float pixels, float rows, const __grid_constant__ NormGradient norm) {
   wait_for_inputs();
   const int c = finish_channel();
   const GradientWriter writer(norm, c);
@@ -193,7 +201,8 @@ __global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* ga
     pair.sum += fmaf(open, sums[at], mean * sums[2 * plane + at]);
     pair.product += fmaf(open, sums[plane + at], mean * sums[3 * plane + at]);
   });
-  constexpr int at_once = 4, step = finish_threads / finish_channels;  // apart from the sums, whose loads would wait for these stores
+  // apart from the sums, whose loads would wait for these stores
+  constexpr int at_once = 4, step = finish_threads / finish_channels;
 #pragma unroll 1
   for (int first = int(threadIdx.x) / finish_channels; first < images; first += at_once * step) {
     T of[at_once];
@@ -211,34 +220,45 @@ __global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* ga
 void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, void* pooled) {
   const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
-  float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * vectors * 8 * sizeof(float))) : nullptr;
+  float* partial = walk.stretches > 1
+                       ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * vectors * 8 * sizeof(float)))
+                       : nullptr;
   with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(pooled);
-    LGD_LAUNCH(ctx, squeeze_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y), x.scale, x.shift,
-               with_gradient(x.act), walk, s.images, partial, out);
-    if (partial) LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches, vectors, 0, nullptr, out, 1.f / float(s.pixels));
+    LGD_LAUNCH(ctx, squeeze_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0,
+               static_cast<const T*>(x.y), x.scale, x.shift, with_gradient(x.act), walk, s.images, partial, out);
+    if (partial)
+      LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches,
+                 vectors, 0, nullptr, out, 1.f / float(s.pixels));
   });
 }
 
-void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const float* mean, const float* rstd, const void* g, void* d_gate, float* sums) {
+void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const float* mean,
+                        const float* rstd, const void* g, void* d_gate, float* sums) {
   const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
-  float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float))) : nullptr;
+  float* partial =
+      walk.stretches > 1
+          ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float)))
+          : nullptr;
   const GateInput in{x.y, g, x.scale, x.shift, mean, rstd, with_gradient(x.act)};
   with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(d_gate);
-    LGD_LAUNCH(ctx, gate_backward_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images, partial ? partial : sums, out);
+    LGD_LAUNCH(ctx, gate_backward_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk,
+               s.images, partial ? partial : sums, out);
     if (partial) {
-      LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, gate_sums * vectors), 256, 0, partial, walk.stretches, gate_sums * vectors, 4 * vectors,
-                 sums, out, 1.f);
+      LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, gate_sums * vectors), 256, 0, partial,
+                 walk.stretches, gate_sums * vectors, 4 * vectors, sums, out, 1.f);
     }
   });
 }
 
-void gate_finish_cuda(Context& ctx, const RowsShape& s, DType type, const void* gate, const void* d_pooled, const float* sums, float* pooled, const NormGradient& norm) {
+void gate_finish_cuda(Context& ctx, const RowsShape& s, DType type, const void* gate, const void* d_pooled,
+                      const float* sums, float* pooled, const NormGradient& norm) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, gate_finish_kernel<T>, s.channels / finish_channels, finish_threads, 0, static_cast<const T*>(gate), static_cast<const T*>(d_pooled), sums, pooled,
-               s.images, s.channels, float(s.pixels), float(s.rows()), norm);
+    LGD_LAUNCH(ctx, gate_finish_kernel<T>, s.channels / finish_channels, finish_threads, 0, static_cast<const T*>(gate),
+               static_cast<const T*>(d_pooled), sums, pooled, s.images, s.channels, float(s.pixels), float(s.rows()),
+               norm);
   });
 }
 

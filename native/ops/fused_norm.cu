@@ -1,10 +1,12 @@
-// Joins, the gradient of a norm that no convolution finished, and that of a raw output where it is stored (ops/fused.h). Memory-bound all; bytes at
-// least, in tensors of the activation's size:  join  read y [and the residual], write out;  norm gradient  read dy, y [and the stored activation],
-// write g unless it is dy;  stored gradient  read g, y, write dy.
+// Joins, the gradient of a norm that no convolution finished, and that of a raw output where it is stored
+// (ops/fused.h). Memory-bound all; bytes at least, in tensors of the activation's size: join read y [and the residual],
+// write out; norm gradient read dy, y [and the stored activation], write g unless it is dy; stored gradient read g, y,
+// write dy.
 //
-// A block takes strips of neighbouring rows, one in as many as there are blocks, and of them `width` 8-channel chunks (ColumnWalk): a thread keeps its
-// channels, so scale, shift and sums stay in registers; all blocks together walk over the rows to or fro (Context::turn). Two blocks on a multiprocessor with
-// four rows a thread at once keep 32 KiB of loads a tensor in flight there, so 32 to 96; 32 are enough for 3.3 TB/s.
+// A block takes strips of neighbouring rows, one in as many as there are blocks, and of them `width` 8-channel chunks
+// (ColumnWalk): a thread keeps its channels, so scale, shift and sums stay in registers; all blocks together walk over
+// the rows to or fro (Context::turn). Two blocks on a multiprocessor with four rows a thread at once keep 32 KiB of
+// loads a tensor in flight there, so 32 to 96; 32 are enough for 3.3 TB/s.
 #include "ops/conv_gradients.h"
 #include "ops/drop.cuh"
 #include "ops/norm_finish.cuh"
@@ -13,7 +15,8 @@ namespace lgd {
 
 namespace {
 
-template <class T> constexpr int rows_at_once = 8 / sizeof(T);
+template <class T>
+constexpr int rows_at_once = 8 / sizeof(T);
 
 // Strips of rows_at_once rows a thread. Each block has as many, give or take one.
 struct StripWalk : ColumnWalk {
@@ -31,8 +34,9 @@ StripWalk strip_walk(Context& ctx, int64_t rows, int channels) {
   return walk;
 }
 
-// Calls body(row, count) for this thread's rows [row, row + step, ... row + (count-1) step] of each of the block's strips, rows_at_once or fewer. One body
-// for both: what stands there twice has to be fetched twice (docs/kernel-costs.md, Code).
+// Calls body(row, count) for this thread's rows [row, row + step, ... row + (count-1) step] of each of the block's
+// strips, rows_at_once or fewer. One body for both: what stands there twice has to be fetched twice
+// (docs/kernel-costs.md, Code).
 template <class T, class Body>
 __device__ __forceinline__ void walk_rows(const StripWalk& walk, int rows, Body&& body) {
   const int step = walk.rows_per_pass;
@@ -48,7 +52,8 @@ __device__ __forceinline__ void walk_rows(const StripWalk& walk, int rows, Body&
 
 // Starts the loads of eight channels in each of `count` rows, `step` elements apart.
 template <class T>
-__device__ __forceinline__ void load_rows(const void* from, int64_t at, int64_t step, int count, Raw8<T> (&rows)[rows_at_once<T>]) {
+__device__ __forceinline__ void load_rows(const void* from, int64_t at, int64_t step, int count,
+                                          Raw8<T> (&rows)[rows_at_once<T>]) {
 #pragma unroll
   for (int r = 0; r < rows_at_once<T>; ++r)
     if (r < count) rows[r] = load_raw8(static_cast<const T*>(from) + at + r * step);
@@ -101,7 +106,9 @@ __device__ __forceinline__ void activate(Act act, F8& x) {
 // scale x + shift of a thread's channels; x where there is neither.
 struct Scaling {
   F8 scale, shift;
-  __device__ __forceinline__ Scaling(const LazyInput& x, int chunk) { load_affine(x.scale, x.shift, chunk * 8, scale, shift); }
+  __device__ __forceinline__ Scaling(const LazyInput& x, int chunk) {
+    load_affine(x.scale, x.shift, chunk * 8, scale, shift);
+  }
   __device__ __forceinline__ void apply(F8& x) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
@@ -109,7 +116,8 @@ struct Scaling {
 };
 
 template <class T>
-__global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int rows, int pixels, const __grid_constant__ StripWalk walk) {
+__global__ void __launch_bounds__(256, 2)
+    join_kernel(const __grid_constant__ Join job, int rows, int pixels, const __grid_constant__ StripWalk walk) {
   wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
@@ -124,7 +132,9 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
     if (job.x.gate)
 #pragma unroll
       for (int r = 0; r < n; ++r)
-        if (r < count) gate[r] = load_raw8(static_cast<const T*>(job.x.gate) + (row + r * walk.rows_per_pass) / pixels * pitch + chunk * 8);
+        if (r < count)
+          gate[r] = load_raw8(static_cast<const T*>(job.x.gate) + (row + r * walk.rows_per_pass) / pixels * pitch +
+                              chunk * 8);
     if (job.residual.y) load_rows<T>(job.residual.y, at, step, count, residual);
     float kept[n];
     keep.of(row, walk.rows_per_pass, kept);
@@ -162,7 +172,8 @@ struct NormGradientJob {
 // stored: act'(u) is seen in the stored activation.
 template <class T, bool stored>
 __global__ void __launch_bounds__(256, 2)
-    norm_gradient_kernel(const __grid_constant__ NormGradientJob job, int rows, int pixels, const __grid_constant__ StripWalk walk, float* partial) {
+    norm_gradient_kernel(const __grid_constant__ NormGradientJob job, int rows, int pixels,
+                         const __grid_constant__ StripWalk walk, float* partial) {
   wait_for_inputs();
   int chunk;
   const bool valid = chunk_of(walk, chunk);
@@ -220,7 +231,8 @@ __global__ void __launch_bounds__(256, 2)
 
 // out = a g + b y + c
 template <class T>
-__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ LazyGradient gradient, int rows, const __grid_constant__ StripWalk walk, T* out) {
+__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ LazyGradient gradient, int rows,
+                                                                const __grid_constant__ StripWalk walk, T* out) {
   wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
@@ -249,11 +261,13 @@ __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_con
 void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const LazyGradient& dy, void* out) {
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, rows, channels);
-    LGD_LAUNCH(ctx, store_gradient_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, dy, int(rows), walk, static_cast<T*>(out));
+    LGD_LAUNCH(ctx, store_gradient_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, dy, int(rows), walk,
+               static_cast<T*>(out));
   });
 }
 
-void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out) {
+void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual,
+                       const DropShape* drop, Act act, void* out) {
   const Join job{x, residual ? *residual : LazyInput{}, with_gradient(act), out, drop ? *drop : DropShape{}};
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
@@ -261,18 +275,22 @@ void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyI
   });
 }
 
-void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop, const GradientTarget& target) {
+void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop,
+                        const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
   const Act act = with_gradient(target.act);
-  const bool as_it_is = dy == target.g && act == Act::none && !drop, stored = target.activated && (act == Act::relu || act == Act::relu6);
+  const bool as_it_is = dy == target.g && act == Act::none && !drop,
+             stored = target.activated && (act == Act::relu || act == Act::relu6);
   NormGradientJob job{dy, target, drop ? *drop : DropShape{}};
   if (as_it_is) job.target.g = nullptr;
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
     const dim3 grid(walk.splits, walk.groups);
-    if (stored) LGD_LAUNCH(ctx, (norm_gradient_kernel<T, true>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
-    else LGD_LAUNCH(ctx, (norm_gradient_kernel<T, false>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
+    if (stored)
+      LGD_LAUNCH(ctx, (norm_gradient_kernel<T, true>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
+    else
+      LGD_LAUNCH(ctx, (norm_gradient_kernel<T, false>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
     finish_gradient(ctx, partial, walk.splits, s.channels, s.rows(), target.norm);
   });
 }

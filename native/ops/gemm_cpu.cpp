@@ -17,14 +17,17 @@ void patch_gemm(Context& ctx, const PatchGemm& g) {
   float* packed = weights.floats(panels * panel_floats);
   float* zeros = zero.floats(patch);
   std::fill_n(zeros, patch, 0.0f);
-  // The weights that a task uses stay in its core's second-level cache (512 KiB of it); rows are read once for each such part.
+  // The weights that a task uses stay in its core's second-level cache (512 KiB of it); rows are read once for each
+  // such part.
   const int together = int(std::clamp<int64_t>((512 << 10) / (panel_floats * 4), 1, panels));
   const int groups = int(ceil_div(panels, together));
   // About 2 million multiplications a task: short enough to share, long enough to be worth handing out.
   const int64_t tile_work = patch * together * tile.columns * tile.rows;
-  const int64_t task_rows = tile.rows * std::clamp<int64_t>((2 << 20) / tile_work, 1, 256), row_tasks = ceil_div(rows, task_rows);
+  const int64_t task_rows = tile.rows * std::clamp<int64_t>((2 << 20) / tile_work, 1, 256),
+                row_tasks = ceil_div(rows, task_rows);
   ctx.pool.for_range(panels, ceil_div(32768, panel_floats), [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) LGD_DISPATCH(pack_panel)(g, int(panel), packed + panel * panel_floats);
+    for (int64_t panel = begin; panel < end; ++panel)
+      LGD_DISPATCH(pack_panel)(g, int(panel), packed + panel * panel_floats);
   });
   ctx.pool.for_each(row_tasks * groups, [&](int, int64_t task) {
     thread_local std::vector<const float*> pixels;
@@ -34,7 +37,8 @@ void patch_gemm(Context& ctx, const PatchGemm& g) {
     taps.resize(std::max<size_t>(taps.size(), p.taps));
     const int64_t group = task / row_tasks, row = task % row_tasks * task_rows;
     const int first = int(group) * together, last = std::min(first + together, panels);
-    LGD_DISPATCH(multiply_rows)(g, packed, zeros, row, std::min(row + task_rows, rows), first, last, pixels.data(), taps.data(), p.copied() ? copies.floats(tile.rows * patch) : nullptr);
+    LGD_DISPATCH(multiply_rows)(g, packed, zeros, row, std::min(row + task_rows, rows), first, last, pixels.data(),
+                                taps.data(), p.copied() ? copies.floats(tile.rows * patch) : nullptr);
   });
 }
 

@@ -5,7 +5,8 @@
 namespace lgd::LGD_ISA {
 namespace {
 
-// Packed weights: [panel of tile_columns][tap][depth][tile_columns]; the last panel is one vector wide if that is enough.
+// Packed weights: [panel of tile_columns][tap][depth][tile_columns]; the last panel is one vector wide if that is
+// enough.
 void pack_panel(const PatchGemm& g, int panel, float* out) {
   const int64_t first = int64_t(panel) * tile_columns, left = g.columns - first, depth = g.patches.depth;
   const int64_t width = left <= lanes ? lanes : tile_columns, used = left < width ? left : width;
@@ -23,7 +24,8 @@ void pack_panel(const PatchGemm& g, int panel, float* out) {
       if (g.w_column == 1)
         for (int64_t column = 0; column < used; ++column) out[d * width + column] = w[d * g.w_depth + column];
       else
-        for (int64_t column = done; column < used; ++column) out[d * width + column] = w[d * g.w_depth + column * g.w_column];
+        for (int64_t column = done; column < used; ++column)
+          out[d * width + column] = w[d * g.w_depth + column * g.w_column];
       for (int64_t column = used; column < width; ++column) out[d * width + column] = 0;
     }
   }
@@ -31,17 +33,18 @@ void pack_panel(const PatchGemm& g, int panel, float* out) {
 
 // What one tile of rows reads: for each tap that any row meets, `tile_rows` pointers; and where the rows are written.
 struct TileRows {
-  int count, taps;        // rows in use; taps in use
+  int count, taps;  // rows in use; taps in use
   int64_t depth;
-  const float** pixels;   // [taps][tile_rows]
-  int* tap;               // which taps
+  const float** pixels;  // [taps][tile_rows]
+  int* tap;              // which taps
   float* out[tile_rows];
-  const float* ahead;     // plain matrices: the rows of the next tile; else null
+  const float* ahead;  // plain matrices: the rows of the next tile; else null
 };
 
 // `ahead` is fetched into the cache, one line a step (a step of 0 fetches nothing new).
 template <int R, int V>
-static inline __attribute__((always_inline)) void multiply(const TileRows& rows, const float* panel, const float* ahead, int64_t ahead_step, Vec (&sum)[R][V]) {
+static inline __attribute__((always_inline)) void multiply(const TileRows& rows, const float* panel, const float* ahead,
+                                                           int64_t ahead_step, Vec (&sum)[R][V]) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
@@ -64,9 +67,11 @@ static inline __attribute__((always_inline)) void multiply(const TileRows& rows,
   }
 }
 
-// While the tile is multiplied, its places in the output come into the cache; with `fetch`, the rows of the next tile as well.
+// While the tile is multiplied, its places in the output come into the cache; with `fetch`, the rows of the next tile
+// as well.
 template <int R, int V>
-__attribute__((noinline)) void multiply_tile(const TileRows& rows, const float* panel, bool fetch, int64_t column, int width, bool accumulate) {
+__attribute__((noinline)) void multiply_tile(const TileRows& rows, const float* panel, bool fetch, int64_t column,
+                                             int width, bool accumulate) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     const float* to = i < rows.count ? rows.out[i] + column : panel;
@@ -153,16 +158,21 @@ static void fill_tile(const PatchGemm& g, RowWalk& at, int count, const float* z
 static void finish_tile(const PatchGemm& g, const TileRows& tile, int64_t first, int64_t count) {
   if (!has_work(g.epilogue)) return;
   const float* residual = static_cast<const float*>(g.epilogue.residual);
-  for (int i = 0; i < tile.count; ++i) finish_rows(g.epilogue, residual ? residual + (tile.out[i] - g.out) + first : nullptr, first, 1, count, g.columns, tile.out[i] + first);
+  for (int i = 0; i < tile.count; ++i)
+    finish_rows(g.epilogue, residual ? residual + (tile.out[i] - g.out) + first : nullptr, first, 1, count, g.columns,
+                tile.out[i] + first);
 }
 
-// Rows [row, end) and panels [first, last). `pixels` [taps * tile_rows] and `taps` [taps]: room; `copies`: room for tile_rows patches.
-void multiply_rows(const PatchGemm& g, const float* packed, const float* zeros, int64_t row, int64_t end, int first, int last, const float** pixels, int* taps, float* copies) {
+// Rows [row, end) and panels [first, last). `pixels` [taps * tile_rows] and `taps` [taps]: room; `copies`: room for
+// tile_rows patches.
+void multiply_rows(const PatchGemm& g, const float* packed, const float* zeros, int64_t row, int64_t end, int first,
+                   int last, const float** pixels, int* taps, float* copies) {
   TileRows tile;
   tile.pixels = pixels;
   tile.tap = taps;
   const int64_t column = int64_t(first) * tile_columns;
-  const int64_t columns = int64_t(last) * tile_columns < g.columns ? int64_t(last - first) * tile_columns : g.columns - column;
+  const int64_t columns =
+      int64_t(last) * tile_columns < g.columns ? int64_t(last - first) * tile_columns : g.columns - column;
   RowWalk at = row_at(g.patches, row, small_images(g.patches));
   while (row < end) {
     const int count = end - row < tile_rows ? int(end - row) : tile_rows;

@@ -5,8 +5,7 @@ namespace lgd::cuda {
 const Kernels* kernels() {
   static const Kernels table = {
 #define LGD_ENTRY(name) &name##_cuda,
-      LGD_OPERATIONS(LGD_ENTRY)
-      LGD_FUSED_OPERATIONS(LGD_ENTRY)
+      LGD_OPERATIONS(LGD_ENTRY) LGD_FUSED_OPERATIONS(LGD_ENTRY)
 #undef LGD_ENTRY
   };
   return &table;

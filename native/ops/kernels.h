@@ -1,4 +1,5 @@
-// The table of operations of a backend: what the graph executor calls. One row an operation; its contract stands in the op's header.
+// The table of operations of a backend: what the graph executor calls. One row an operation; its contract stands in the
+// op's header.
 #pragma once
 #include "ops/conv.h"
 #include "ops/depthwise.h"
@@ -18,53 +19,53 @@
 #include "optimizer/sgd.h"
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
-#define LGD_OPERATIONS(X) \
-  X(conv_forward) \
-  X(conv_sum_fold) \
-  X(conv_sum_forward) \
-  X(conv_backward_data) \
-  X(conv_backward_weight) \
-  X(depthwise_forward) \
-  X(depthwise_backward_data) \
-  X(depthwise_backward_weight) \
-  X(norm_act_forward) \
-  X(norm_act_backward) \
-  X(norm_fold) \
-  X(affine_act_forward) \
-  X(act_forward) \
-  X(act_backward) \
-  X(add_forward) \
-  X(channel_scale_forward) \
-  X(channel_scale_backward) \
-  X(excitation_forward) \
-  X(excitation_backward) \
-  X(drop_forward) \
-  X(drop_backward) \
-  X(max_pool_forward) \
-  X(max_pool_backward) \
-  X(avg_pool_forward) \
-  X(avg_pool_backward) \
-  X(global_pool_forward) \
-  X(global_pool_backward) \
-  X(resize_forward) \
-  X(resize_backward) \
-  X(tokens_forward) \
-  X(first_token_forward) \
-  X(query_attention_forward) \
+#define LGD_OPERATIONS(X)       \
+  X(conv_forward)               \
+  X(conv_sum_fold)              \
+  X(conv_sum_forward)           \
+  X(conv_backward_data)         \
+  X(conv_backward_weight)       \
+  X(depthwise_forward)          \
+  X(depthwise_backward_data)    \
+  X(depthwise_backward_weight)  \
+  X(norm_act_forward)           \
+  X(norm_act_backward)          \
+  X(norm_fold)                  \
+  X(affine_act_forward)         \
+  X(act_forward)                \
+  X(act_backward)               \
+  X(add_forward)                \
+  X(channel_scale_forward)      \
+  X(channel_scale_backward)     \
+  X(excitation_forward)         \
+  X(excitation_backward)        \
+  X(drop_forward)               \
+  X(drop_backward)              \
+  X(max_pool_forward)           \
+  X(max_pool_backward)          \
+  X(avg_pool_forward)           \
+  X(avg_pool_backward)          \
+  X(global_pool_forward)        \
+  X(global_pool_backward)       \
+  X(resize_forward)             \
+  X(resize_backward)            \
+  X(tokens_forward)             \
+  X(first_token_forward)        \
+  X(query_attention_forward)    \
   X(absorbed_attention_forward) \
-  X(layer_norm_forward) \
-  X(self_attention_forward) \
-  X(positions_forward) \
-  X(words_forward) \
-  X(end_token_forward) \
-  X(repeat_forward) \
-  X(widen_images) \
-  X(unpack_output) \
-  X(pack_gradient) \
-  X(defer_sums) \
-  X(finish_sums) \
-  X(cast) \
-  X(sgd) \
+  X(layer_norm_forward)         \
+  X(self_attention_forward)     \
+  X(positions_forward)          \
+  X(words_forward)              \
+  X(end_token_forward)          \
+  X(repeat_forward)             \
+  X(widen_images)               \
+  X(unpack_output)              \
+  X(pack_gradient)              \
+  X(defer_sums)                 \
+  X(finish_sums)                \
+  X(cast)                       \
+  X(sgd)                        \
   X(adamw)
 
 namespace lgd {

@@ -1,5 +1,5 @@
-// Layer norm (ops/layer_norm.h): a warp a row, 8 channels a lane at a time. It must read x and write y once, 4 bytes a value in bfloat16;
-// the second and the third pass find the row, some kilobytes, in the first-level cache.
+// Layer norm (ops/layer_norm.h): a warp a row, 8 channels a lane at a time. It must read x and write y once, 4 bytes a
+// value in bfloat16; the second and the third pass find the row, some kilobytes, in the first-level cache.
 #include "core/cuda_device.cuh"
 #include "ops/layer_norm.h"
 
@@ -7,7 +7,8 @@ namespace lgd {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const T* x, const float* weight, const float* bias, T* y) {
+__global__ void __launch_bounds__(128)
+    layer_norm_kernel(LayerNormShape s, const T* x, const float* weight, const float* bias, T* y) {
   wait_for_inputs();
   const int lane = threadIdx.x % 32;
   const int64_t row = int64_t(blockIdx.x) * 4 + threadIdx.x / 32;
@@ -38,9 +39,11 @@ __global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const
 
 }  // namespace
 
-void layer_norm_forward_cuda(Context& ctx, const LayerNormShape& s, DType type, const void* x, const float* weight, const float* bias, void* y) {
+void layer_norm_forward_cuda(Context& ctx, const LayerNormShape& s, DType type, const void* x, const float* weight,
+                             const float* bias, void* y) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, layer_norm_kernel<T>, unsigned((s.rows + 3) / 4), 128, 0, s, static_cast<const T*>(x), weight, bias, static_cast<T*>(y));
+    LGD_LAUNCH(ctx, layer_norm_kernel<T>, unsigned((s.rows + 3) / 4), 128, 0, s, static_cast<const T*>(x), weight, bias,
+               static_cast<T*>(y));
   });
 }
 

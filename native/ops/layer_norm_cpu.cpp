@@ -8,7 +8,8 @@
 
 namespace lgd {
 
-void layer_norm_forward_cpu(Context& ctx, const LayerNormShape& s, DType type, const void* x_, const float* weight, const float* bias, void* y_) {
+void layer_norm_forward_cpu(Context& ctx, const LayerNormShape& s, DType type, const void* x_, const float* weight,
+                            const float* bias, void* y_) {
   const float* x = as_f32(type, x_);
   float* y = as_f32(type, y_);
   ctx.pool.for_range(s.rows, ceil_div(16384, s.channels), [&](int64_t begin, int64_t end) {

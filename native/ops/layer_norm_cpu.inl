@@ -10,7 +10,8 @@ static inline float sum_of(Vec v) {
   return sum;
 }
 
-void layer_norm_rows(const LayerNormShape& s, int64_t rows, const float* x, const float* weight, const float* bias, float* y) {
+void layer_norm_rows(const LayerNormShape& s, int64_t rows, const float* x, const float* weight, const float* bias,
+                     float* y) {
   const int64_t whole = s.channels / lanes * lanes;
   for (int64_t row = 0; row < rows; ++row, x += s.channels, y += s.channels) {
     Vec sums = {};

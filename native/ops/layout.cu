@@ -34,26 +34,31 @@ __global__ void pack_kernel(int64_t count, int channels, int stored, const float
 
 __global__ void cast_kernel(int64_t count, const float* from, bf16* out) {
   wait_for_inputs();
-  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) out[e] = __float2bfloat16_rn(from[e]);
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256)
+    out[e] = __float2bfloat16_rn(from[e]);
 }
 
 }  // namespace
 
 void widen_images_cuda(Context& ctx, int64_t pixels, DType type, const void* x, void* out) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, widen_kernel<T>, blocks_for(pixels, 256), 256, 0, pixels, static_cast<const T*>(x), static_cast<T*>(out));
+    LGD_LAUNCH(ctx, widen_kernel<T>, blocks_for(pixels, 256), 256, 0, pixels, static_cast<const T*>(x),
+               static_cast<T*>(out));
   });
 }
 
 void unpack_output_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const void* x, float* out) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, unpack_kernel<T>, blocks_for(rows * channels, 256), 256, 0, rows * channels, channels, stored, static_cast<const T*>(x), out);
+    LGD_LAUNCH(ctx, unpack_kernel<T>, blocks_for(rows * channels, 256), 256, 0, rows * channels, channels, stored,
+               static_cast<const T*>(x), out);
   });
 }
 
-void pack_gradient_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx) {
+void pack_gradient_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out,
+                        void* dx) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, pack_kernel<T>, blocks_for(rows * stored, 256), 256, 0, rows * stored, channels, stored, d_out, static_cast<T*>(dx));
+    LGD_LAUNCH(ctx, pack_kernel<T>, blocks_for(rows * stored, 256), 256, 0, rows * stored, channels, stored, d_out,
+               static_cast<T*>(dx));
   });
 }
 

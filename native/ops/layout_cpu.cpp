@@ -31,7 +31,8 @@ void unpack_output_cpu(Context& ctx, int64_t rows, int channels, int stored, DTy
   });
 }
 
-void pack_gradient_cpu(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx_) {
+void pack_gradient_cpu(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out,
+                       void* dx_) {
   float* dx = as_f32(type, dx_);
   ctx.pool.for_range(rows, ceil_div(grain, stored), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

@@ -1,9 +1,12 @@
-// Prologues of the matrix core: what becomes of the 16-byte chunks of an operand before they are multiplied. Nothing, an activation made from a raw output, or the
-// gradient of a raw output (ops/fused.h).
+// Prologues of the matrix core: what becomes of the 16-byte chunks of an operand before they are multiplied. Nothing,
+// an activation made from a raw output, or the gradient of a raw output (ops/fused.h).
 //
-// Read:  tables: numbers per channel that it needs (0: the operand is what is stored);  active();  first(), second() tensor and pair():
-//   is there a second;  fill(table, count, channel);  make<Mine>(own, paired, apart, bits, table, count, image_channel): turns the chunks
-//   of one tile, slot s at own + s apart, into the operand. Padding (bit s of bits is 0) stays zero whatever the numbers are.
+// Read: tables: numbers per channel that it needs (0: the operand is what is stored); active(); first(), second()
+// tensor and pair():
+//   is there a second;  fill(table, count, channel);  make<Mine>(own, paired, apart, bits, table, count,
+//     image_channel): turns the chunks
+//   of one tile, slot s at own + s apart, into the operand. Padding (bit s of bits is 0) stays zero whatever the
+//     numbers are.
 #pragma once
 #include <type_traits>
 
@@ -35,7 +38,8 @@ __device__ __forceinline__ void take_numbers(const float* p, int half, float (&v
 // Writes the chunk, or zeros where it is padding.
 __device__ __forceinline__ void put(bf16* p, const float (&v)[8], bool inside) {
   const uint32_t keep = inside ? ~0u : 0u;
-  store_as<uint4>(p, make_uint4(pack2(v[0], v[1]) & keep, pack2(v[2], v[3]) & keep, pack2(v[4], v[5]) & keep, pack2(v[6], v[7]) & keep));
+  store_as<uint4>(p, make_uint4(pack2(v[0], v[1]) & keep, pack2(v[2], v[3]) & keep, pack2(v[4], v[5]) & keep,
+                                pack2(v[6], v[7]) & keep));
 }
 __device__ __forceinline__ void put(float* p, const float (&v)[4], bool inside) {
   store_as<float4>(p, inside ? make_float4(v[0], v[1], v[2], v[3]) : make_float4(0, 0, 0, 0));
@@ -69,7 +73,12 @@ struct Activation {
   const float *scale, *shift;
   const T* gate;
   Act act;
-  explicit Activation(const LazyInput& x) : y(static_cast<const T*>(x.y)), scale(x.scale), shift(x.shift), gate(static_cast<const T*>(x.gate)), act(x.act) {}
+  explicit Activation(const LazyInput& x)
+      : y(static_cast<const T*>(x.y)),
+        scale(x.scale),
+        shift(x.shift),
+        gate(static_cast<const T*>(x.gate)),
+        act(x.act) {}
   constexpr bool active() const { return scale != nullptr; }
   constexpr bool pair() const { return false; }
   __device__ __forceinline__ const T* first() const { return y; }
@@ -79,13 +88,15 @@ struct Activation {
     table[count] = shift[channel];
   }
   template <class Mine, class ImageChannel>
-  __device__ __forceinline__ void make(T* own, const T*, int apart, uint32_t bits, const float* table, int count, ImageChannel&& image_channel) const {
+  __device__ __forceinline__ void make(T* own, const T*, int apart, uint32_t bits, const float* table, int count,
+                                       ImageChannel&& image_channel) const {
     constexpr bool may_have_gate = std::is_integral_v<decltype(image_channel(0))>;
     uint4 gates[may_have_gate ? Mine::slots : 1];  // all on their way together, from level-2 cache
     if constexpr (may_have_gate) {
       if (gate) [[unlikely]] {
 #pragma unroll
-        for (int slot = 0; slot < Mine::slots; ++slot) gates[slot] = load_as<uint4>(gate + (bits >> slot & 1 ? image_channel(slot) : 0));
+        for (int slot = 0; slot < Mine::slots; ++slot)
+          gates[slot] = load_as<uint4>(gate + (bits >> slot & 1 ? image_channel(slot) : 0));
       }
     }
     float a[Mine::chunk], b[Mine::chunk];
@@ -118,7 +129,8 @@ struct Gradient {
   static constexpr int tables = 3;
   const T *g, *y;
   const float *a, *b, *c;
-  explicit Gradient(const LazyGradient& dy) : g(static_cast<const T*>(dy.g)), y(static_cast<const T*>(dy.y)), a(dy.a), b(dy.b), c(dy.c) {}
+  explicit Gradient(const LazyGradient& dy)
+      : g(static_cast<const T*>(dy.g)), y(static_cast<const T*>(dy.y)), a(dy.a), b(dy.b), c(dy.c) {}
   constexpr bool active() const { return y != nullptr; }
   constexpr bool pair() const { return y != nullptr; }
   __device__ __forceinline__ const T* first() const { return g; }
@@ -129,7 +141,8 @@ struct Gradient {
     table[2 * count] = c[channel];
   }
   template <class Mine, class ImageChannel>
-  __device__ __forceinline__ void make(T* own, const T* paired, int apart, uint32_t bits, const float* table, int count, ImageChannel&&) const {
+  __device__ __forceinline__ void make(T* own, const T* paired, int apart, uint32_t bits, const float* table, int count,
+                                       ImageChannel&&) const {
     float ka[Mine::chunk], kb[Mine::chunk], kc[Mine::chunk];
     take_numbers(table, Mine::half, ka);
     take_numbers(table + count, Mine::half, kb);

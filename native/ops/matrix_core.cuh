@@ -2,24 +2,27 @@
 //
 //   out[m,n] = sum_k A(m,k) B(n,k)
 //
-// A block of WM x WN warps forms tiles of BM x BN results (Tile, ops/matrix_tiles.cuh), a warp TM x TN of them, which stay in its registers as MI x NI fragments of
-// 16 x 8. It goes over the reduction by k tiles of 64 bytes a row (BK: 32 of bfloat16): each is copied to a stage of shared memory while those before it are multiplied,
-// and there is one barrier a k tile. What bounds it: the tensor cores where tiles are large and K is, memory in 1x1 layers of few channels, and between the two the
-// bytes that tiles read from level-2 cache, (BM + BN) BK elements for BM BN BK multiply-adds.
+// A block of WM x WN warps forms tiles of BM x BN results (Tile, ops/matrix_tiles.cuh), a warp TM x TN of them, which
+// stay in its registers as MI x NI fragments of 16 x 8. It goes over the reduction by k tiles of 64 bytes a row (BK: 32
+// of bfloat16): each is copied to a stage of shared memory while those before it are multiplied, and there is one
+// barrier a k tile. What bounds it: the tensor cores where tiles are large and K is, memory in 1x1 layers of few
+// channels, and between the two the bytes that tiles read from level-2 cache, (BM + BN) BK elements for BM BN BK
+// multiply-adds.
 //
-// A and B come through loaders (ops/conv_loaders.cuh) that say where 16 bytes of an operand lie (implicit GEMM: nothing is unfolded
-// in memory) and go to shared memory by cp.async, `stages` tiles deep. A lazy operand is made from what arrives: each thread works
-// on the chunks it copied itself, in place, between its own wait and the barrier that is there anyway. An operand tile is either
-// "k inner" ([rows][BK], 16 bytes along k) or "k outer" ([BK][rows], 16 bytes along the rows: read with ldmatrix.trans). Rows are
-// XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once. bf16 operands go to mma.sync m16n8k16, or in tiles of a
-// warpgroup to wgmma, which knows these swizzles as its own (64 bytes with k inner, 128 with k outer) and is the only difference; float32
-// ones (checking mode) to fused multiply-adds in the same register layout.
+// A and B come through loaders (ops/conv_loaders.cuh) that say where 16 bytes of an operand lie (implicit GEMM: nothing
+// is unfolded in memory) and go to shared memory by cp.async, `stages` tiles deep. A lazy operand is made from what
+// arrives: each thread works on the chunks it copied itself, in place, between its own wait and the barrier that is
+// there anyway. An operand tile is either "k inner" ([rows][BK], 16 bytes along k) or "k outer" ([BK][rows], 16 bytes
+// along the rows: read with ldmatrix.trans). Rows are XOR-swizzled in 16-byte chunks, so that ldmatrix touches every
+// bank once. bf16 operands go to mma.sync m16n8k16, or in tiles of a warpgroup to wgmma, which knows these swizzles as
+// its own (64 bytes with k inner, 128 with k outer) and is the only difference; float32 ones (checking mode) to fused
+// multiply-adds in the same register layout.
 //
-// Where a reduction goes over taps and channels, a block takes the taps of the same channels one after the other: what they read again is then
-// still in level-1 cache.
+// Where a reduction goes over taps and channels, a block takes the taps of the same channels one after the other: what
+// they read again is then still in level-1 cache.
 //
-// Blocks stay (persistent blocks): each keeps its columns and walks over row tiles, to or fro (Context::turn), and the copies of the next tile start before the last one is
-// stored (ops/matrix_out.cuh).
+// Blocks stay (persistent blocks): each keeps its columns and walks over row tiles, to or fro (Context::turn), and the
+// copies of the next tile start before the last one is stored (ops/matrix_out.cuh).
 #pragma once
 #include <algorithm>
 
@@ -31,10 +34,13 @@
 
 namespace lgd::matrix {
 
-template <class T> constexpr int chunk = 16 / sizeof(T);       // elements of 16 bytes
-template <class T> constexpr int BK = 64 / sizeof(T);          // reduction elements of a k tile
+template <class T>
+constexpr int chunk = 16 / sizeof(T);  // elements of 16 bytes
+template <class T>
+constexpr int BK = 64 / sizeof(T);  // reduction elements of a k tile
 
-// Shared-memory place of 16-byte chunk `c` of row `r` in a tile of `rows` rows with `chunks` chunks each; more than eight lie in parts of eight.
+// Shared-memory place of 16-byte chunk `c` of row `r` in a tile of `rows` rows with `chunks` chunks each; more than
+// eight lie in parts of eight.
 template <int rows, int chunks>
 __device__ __forceinline__ int swizzled(int r, int c) {
   if constexpr (chunks == 4) return r * 4 + (c ^ ((r >> 1) & 3));
@@ -49,23 +55,34 @@ struct Operand {
   static constexpr int pitch = (chunks < 8 ? chunks : 8) * chunk<T>;  // elements from row to row
   static_assert(chunks == 4 || chunks % 8 == 0);
 
-  static __device__ __forceinline__ T* at(T* tile, int r, int c) { return tile + swizzled<tile_rows, chunks>(r, c) * chunk<T>; }
-  static __device__ __forceinline__ SharedPlace place(SharedPlace tile, int r, int c) { return tile + swizzled<tile_rows, chunks>(r, c) * 16; }
+  static __device__ __forceinline__ T* at(T* tile, int r, int c) {
+    return tile + swizzled<tile_rows, chunks>(r, c) * chunk<T>;
+  }
+  static __device__ __forceinline__ SharedPlace place(SharedPlace tile, int r, int c) {
+    return tile + swizzled<tile_rows, chunks>(r, c) * 16;
+  }
   // Element (row, k), whichever way the tile lies.
   static __device__ __forceinline__ T element(T* tile, int row, int k) {
     const int r = k_outer ? k : row, e = k_outer ? row : k;
     return at(tile, r, e / chunk<T>)[e % chunk<T>];
   }
-  // For wgmma: the first rows and elements k = 0 to 15, and how much is added to that for those from row `row`, a multiple of 64, and k = 16 ks on.
+  // For wgmma: the first rows and elements k = 0 to 15, and how much is added to that for those from row `row`, a
+  // multiple of 64, and k = 16 ks on.
   static __device__ __forceinline__ uint64_t matrix(const T* tile) {
-    return k_outer ? shared_matrix(tile, Swizzle::b128, 8 * 128, BK<T> * 128) : shared_matrix(tile, Swizzle::b64, 8 * 64, 16);
+    return k_outer ? shared_matrix(tile, Swizzle::b128, 8 * 128, BK<T> * 128)
+                   : shared_matrix(tile, Swizzle::b64, 8 * 64, 16);
   }
-  static __device__ __forceinline__ constexpr uint64_t further(int row, int ks) { return shared_matrix_step(uint32_t(k_outer ? row * BK<T> + ks * 16 * pitch : row * pitch + ks * 16) * uint32_t(sizeof(T))); }
+  static __device__ __forceinline__ constexpr uint64_t further(int row, int ks) {
+    return shared_matrix_step(uint32_t(k_outer ? row * BK<T> + ks * 16 * pitch : row * pitch + ks * 16) *
+                              uint32_t(sizeof(T)));
+  }
 };
 
-// acc += A tile x B tile. Accumulator fragments as mma.sync lays them out: acc[i][j][q] is row lane/4 + 8*(q/2), column (lane%4)*2 + q%2.
+// acc += A tile x B tile. Accumulator fragments as mma.sync lays them out: acc[i][j][q] is row lane/4 + 8*(q/2), column
+// (lane%4)*2 + q%2.
 template <class Tile, bool a_outer, bool b_outer>
-__device__ __forceinline__ void multiply(SharedPlace a_tile, SharedPlace b_tile, int wm, int wn, int lane, float (&acc)[Tile::MI][Tile::NI][4]) {
+__device__ __forceinline__ void multiply(SharedPlace a_tile, SharedPlace b_tile, int wm, int wn, int lane,
+                                         float (&acc)[Tile::MI][Tile::NI][4]) {
   using A = Operand<bf16, Tile::BM, a_outer>;
   using B = Operand<bf16, Tile::BN, b_outer>;
 #pragma unroll
@@ -74,8 +91,11 @@ __device__ __forceinline__ void multiply(SharedPlace a_tile, SharedPlace b_tile,
 #pragma unroll
     for (int i = 0; i < Tile::MI; ++i) {
       const int row = wm + i * 16;
-      if constexpr (a_outer) ldmatrix_x4_trans(a[i], A::place(a_tile, ks * 16 + (lane / 16) * 8 + lane % 8, row / 8 + (lane / 8) % 2));
-      else ldmatrix_x4(a[i], A::place(a_tile, lane % 16, ks * 2 + lane / 16) + row * 64);  // sixteen rows on the swizzle is the same
+      if constexpr (a_outer)
+        ldmatrix_x4_trans(a[i], A::place(a_tile, ks * 16 + (lane / 16) * 8 + lane % 8, row / 8 + (lane / 8) % 2));
+      else
+        ldmatrix_x4(a[i], A::place(a_tile, lane % 16, ks * 2 + lane / 16) +
+                              row * 64);  // sixteen rows on the swizzle is the same
     }
 #pragma unroll
     for (int j = 0; j < Tile::NI; j += 2) {
@@ -105,7 +125,8 @@ __device__ __forceinline__ void begin_multiply(uint64_t a_tile, uint64_t b_tile,
   for (int ks = 0; ks < BK<bf16> / 16; ++ks)
 #pragma unroll
     for (int i = 0; i < Tile::MI; ++i)
-      warpgroup_multiply<a_outer, b_outer>(acc[i], a_tile + Operand<bf16, Tile::BM, a_outer>::further(i * 64, ks), b_tile + Operand<bf16, Tile::BN, b_outer>::further(0, ks));
+      warpgroup_multiply<a_outer, b_outer>(acc[i], a_tile + Operand<bf16, Tile::BM, a_outer>::further(i * 64, ks),
+                                           b_tile + Operand<bf16, Tile::BN, b_outer>::further(0, ks));
   warpgroup_commit();
 }
 template <class Tile>
@@ -116,7 +137,8 @@ __device__ __forceinline__ void end_multiply(float (&acc)[Tile::MI][Tile::NI][4]
 }
 
 template <class Tile, bool a_outer, bool b_outer>
-__device__ __forceinline__ void multiply(float* a_tile, float* b_tile, int wm, int wn, int lane, float (&acc)[Tile::MI][Tile::NI][4]) {
+__device__ __forceinline__ void multiply(float* a_tile, float* b_tile, int wm, int wn, int lane,
+                                         float (&acc)[Tile::MI][Tile::NI][4]) {
   using A = Operand<float, Tile::BM, a_outer>;
   using B = Operand<float, Tile::BN, b_outer>;
   for (int k = 0; k < BK<float>; ++k) {
@@ -138,12 +160,14 @@ __device__ __forceinline__ void multiply(float* a_tile, float* b_tile, int wm, i
   }
 }
 
-// How a tile's 16-byte chunks are dealt out: a thread has `slots` of them, all in one column of chunks, `step` rows apart. Where lanes beside
-// each other have other channels (outer 0: the reduction is the inner dimension, and only four do), tables of `outer` numbers are halved.
+// How a tile's 16-byte chunks are dealt out: a thread has `slots` of them, all in one column of chunks, `step` rows
+// apart. Where lanes beside each other have other channels (outer 0: the reduction is the inner dimension, and only
+// four do), tables of `outer` numbers are halved.
 template <class T, int chunks_, int slots_, int step_, int outer>
 struct Share {
   static constexpr int chunk = matrix::chunk<T>, BK = matrix::BK<T>, chunks = chunks_, slots = slots_, step = step_;
-  static constexpr int half = outer == 0 ? 4 : outer / 2;  // from the first four of a lane's eight numbers to the others
+  // from the first four of a lane's eight numbers to the others
+  static constexpr int half = outer == 0 ? 4 : outer / 2;
   static __device__ __forceinline__ int entry(int i) { return outer == 0 ? i : halved(i, half); }
 };
 
@@ -152,9 +176,11 @@ template <class T, class Tile, int rows, class Loader>
 struct Side {
   static constexpr bool k_outer = Loader::Where::k_outer, lazy = Loader::Read::tables > 0;
   using Place = Operand<T, rows, k_outer>;
-  using Mine = Share<T, Place::chunks, Place::tile_rows * Place::chunks / Tile::threads, Tile::threads / Place::chunks, k_outer ? rows : 0>;
+  using Mine = Share<T, Place::chunks, Place::tile_rows * Place::chunks / Tile::threads, Tile::threads / Place::chunks,
+                     k_outer ? rows : 0>;
   static constexpr int slots = Mine::slots, apart = Mine::step * Place::pitch;
-  static_assert(slots * Tile::threads == Place::tile_rows * Place::chunks && Mine::step % 8 == 0);  // the swizzle is the same in every slot
+  // the swizzle is the same in every slot
+  static_assert(slots * Tile::threads == Place::tile_rows * Place::chunks && Mine::step % 8 == 0);
   static_assert(!lazy || slots * (Tile::stages - 1) <= 32);
   static constexpr uint32_t own_bytes = Place::tile_elements * sizeof(T);
   static constexpr size_t stage_bytes(bool pair) { return size_t(own_bytes) * (pair ? 2 : 1); }
@@ -162,16 +188,18 @@ struct Side {
     return loader.read.active() ? size_t(Loader::Read::tables) * (k_outer ? rows : loader.where.channels()) * 4 : 0;
   }
 
-  T *own, *paired = nullptr;         // this thread's first chunk in stage 0; of the second tensor
-  float* table = nullptr;            // numbers per channel
-  uint32_t valid = 0;                // a bit a slot, the newest tile lowest
+  T *own, *paired = nullptr;  // this thread's first chunk in stage 0; of the second tensor
+  float* table = nullptr;     // numbers per channel
+  uint32_t valid = 0;         // a bit a slot, the newest tile lowest
   typename Loader::Where::template State<Mine> state{};
 
-  // Takes its part of the shared memory at `shared`, which is moved to where the tiles begin; returns what is behind it.
+  // Takes its part of the shared memory at `shared`, which is moved to where the tiles begin; returns what is behind
+  // it.
   __device__ __forceinline__ char* place(const Loader& loader, char*& begin, int first_row, int thread) {
     if constexpr (Tile::warpgroup) begin = aligned_for_warpgroup(begin);
     char* shared = begin;
-    const int offset = swizzled<Place::tile_rows, Place::chunks>(thread / Place::chunks, thread % Place::chunks) * chunk<T>;
+    const int offset =
+        swizzled<Place::tile_rows, Place::chunks>(thread / Place::chunks, thread % Place::chunks) * chunk<T>;
     own = reinterpret_cast<T*>(shared) + offset;
     shared += Tile::stages * stage_bytes(false);
     if constexpr (lazy) {
@@ -244,19 +272,22 @@ struct Side {
       const uint32_t bits = valid >> (slots * (Tile::stages - 2));
       const int count = k_outer ? rows : loader.where.channels(), entry = state.entry(loader.where, tile);
       const auto image_channel = [&](int slot) {
-        if constexpr (requires { state.image_channel(loader.where, 0, 0, 0); }) return state.image_channel(loader.where, first_row, tile, slot);
+        if constexpr (requires { state.image_channel(loader.where, 0, 0, 0); })
+          return state.image_channel(loader.where, first_row, tile, slot);
         else return nullptr;
       };
-      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart, bits, table + Mine::entry(entry), count, image_channel);
+      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart,
+                                      bits, table + Mine::entry(entry), count, image_channel);
     }
   }
 };
 
-// ---- the kernel --------------------------------------------------------------------------------------------------------------
+// ---- the kernel -----------------------------------------------------------------------------------------------------
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resident))
-    matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,
-                  int k_tiles_per_split, int k_step, bool back) {
+    matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b,
+                  const __grid_constant__ Out out, int M, int N, int k_tiles, int k_tiles_per_split, int k_step,
+                  bool back) {
   wait_for_inputs();
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
@@ -269,7 +300,8 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
 
   A a;
   B b;
-  char *a_begin = shared, *b_begin = a.place(loader_a, a_begin, int(blockIdx.x) * Tile::BM, thread), *behind = b.place(loader_b, b_begin, n0, thread);
+  char *a_begin = shared, *b_begin = a.place(loader_a, a_begin, int(blockIdx.x) * Tile::BM, thread),
+       *behind = b.place(loader_b, b_begin, n0, thread);
   T *a_tiles = reinterpret_cast<T*>(a_begin), *b_tiles = reinterpret_cast<T*>(b_begin);
   uint64_t a_matrix = 0, b_matrix = 0;
   if constexpr (Tile::warpgroup) a_matrix = A::Place::matrix(a_tiles), b_matrix = B::Place::matrix(b_tiles);
@@ -317,7 +349,8 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
     if constexpr (requires { out.prefetch(0, 0); }) {
       constexpr int columns = far_piece / int(sizeof(T)), pieces = Tile::BN / columns;
       const int column = n0 + thread % pieces * columns;  // neighbours have neighbouring pieces
-      for (int row = row_of(rows) + thread / pieces, end = min(row_of(rows) + Tile::BM, M); row < end; row += Tile::threads / pieces)
+      for (int row = row_of(rows) + thread / pieces, end = min(row_of(rows) + Tile::BM, M); row < end;
+           row += Tile::threads / pieces)
         if (column < N) out.prefetch(row, column);
     }
     float acc[Tile::MI][Tile::NI][4] = {};
@@ -329,7 +362,9 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
       if constexpr (Tile::warpgroup) fence_shared_for_warpgroup();
       __syncthreads();
       if constexpr (Tile::warpgroup) {
-        begin_multiply<Tile, A::k_outer, B::k_outer>(a_matrix + shared_matrix_step(uint32_t(stage) * A::own_bytes), b_matrix + shared_matrix_step(uint32_t(stage) * B::own_bytes), acc);
+        begin_multiply<Tile, A::k_outer, B::k_outer>(a_matrix + shared_matrix_step(uint32_t(stage) * A::own_bytes),
+                                                     b_matrix + shared_matrix_step(uint32_t(stage) * B::own_bytes),
+                                                     acc);
         fetch(free_stage);  // its last product was waited for before the barrier
         end_multiply<Tile>(acc);
       } else {
@@ -350,15 +385,18 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   }
 }
 
-// ---- launching ---------------------------------------------------------------------------------------------------------------
+// ---- launching ------------------------------------------------------------------------------------------------------
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 size_t shared_bytes(const LoaderA& a, const LoaderB& b) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
-  size_t bytes = Tile::stages * (A::stage_bytes(a.read.pair()) + B::stage_bytes(b.read.pair())) + A::table_bytes(a) + B::table_bytes(b);
-  bytes += size_t(Tile::WM) * Tile::WN * strip_floats<Tile> * 4 + (Tile::warpgroup ? 2 * 1024 : 0);  // two beginnings of tiles to align
+  size_t bytes = Tile::stages * (A::stage_bytes(a.read.pair()) + B::stage_bytes(b.read.pair())) + A::table_bytes(a) +
+                 B::table_bytes(b);
+  // two beginnings of tiles to align
+  bytes += size_t(Tile::WM) * Tile::WN * strip_floats<Tile> * 4 + (Tile::warpgroup ? 2 * 1024 : 0);
   if constexpr (Out::sums) bytes += size_t(Out::tables) * Tile::BN * 4;
-  static_assert(size_t(Tile::WM) * 2 * Tile::BN <= size_t(Tile::WM) * Tile::WN * strip_floats<Tile>);  // write_sums fits the strips
+  // write_sums fits the strips
+  static_assert(size_t(Tile::WM) * 2 * Tile::BN <= size_t(Tile::WM) * Tile::WN * strip_floats<Tile>);
   return bytes;
 }
 
@@ -375,13 +413,15 @@ int64_t blocks_at_once(const Context& ctx, size_t shared) {
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 int walkers(const Context& ctx, int64_t M, int64_t N, size_t shared) {
   const int64_t row_tiles = (M + Tile::BM - 1) / Tile::BM, column_tiles = (N + Tile::BN - 1) / Tile::BN;
-  const int64_t most = std::max<int64_t>(1, blocks_at_once<T, Tile, LoaderA, LoaderB, Out>(ctx, shared) / column_tiles), each = (row_tiles + most - 1) / most;
+  const int64_t most = std::max<int64_t>(1, blocks_at_once<T, Tile, LoaderA, LoaderB, Out>(ctx, shared) / column_tiles),
+                each = (row_tiles + most - 1) / most;
   return int((row_tiles + each - 1) / each);
 }
 
 // Behind blocks_at_once() of the same.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
-void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, dim3 grid, size_t shared, bool back) {
+void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K,
+            dim3 grid, size_t shared, bool back) {
   auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
   const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + int(grid.z) - 1) / int(grid.z);
   int k_step = 1;
@@ -390,25 +430,33 @@ void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, in
   LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split, k_step, back);
 }
 
-// The whole product by walking blocks. prepare(out, blocks) is called before the launch: an epilogue with sums needs as many parts.
+// The whole product by walking blocks. prepare(out, blocks) is called before the launch: an epilogue with sums needs as
+// many parts.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
-void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {
+void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K,
+                    Prepare&& prepare) {
   const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
   const int blocks = walkers<T, Tile, LoaderA, LoaderB, Out>(ctx, M, N, shared);
   prepare(out, blocks);
-  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared, ctx.turn());
+  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared,
+                  ctx.turn());
 }
 
-// The reduction in parts (split-K, grid.z), a tile a block, as many as run at once and none with less than eight k tiles. prepare(out, parts) is called before the
-// launch: the epilogue gets partial sums and looks at blockIdx.z.
+// The reduction in parts (split-K, grid.z), a tile a block, as many as run at once and none with less than eight k
+// tiles. prepare(out, parts) is called before the launch: the epilogue gets partial sums and looks at blockIdx.z.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
-void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {
+void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K,
+                  Prepare&& prepare) {
   const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
-  const int64_t row_tiles = (M + Tile::BM - 1) / Tile::BM, column_tiles = (N + Tile::BN - 1) / Tile::BN, k_tiles = (K + BK<T> - 1) / BK<T>;
-  const int64_t wanted = std::max<int64_t>(1, std::min(blocks_at_once<T, Tile, LoaderA, LoaderB, Out>(ctx, shared) / (row_tiles * column_tiles), k_tiles / 8));
+  const int64_t row_tiles = (M + Tile::BM - 1) / Tile::BM, column_tiles = (N + Tile::BN - 1) / Tile::BN,
+                k_tiles = (K + BK<T> - 1) / BK<T>;
+  const int64_t wanted = std::max<int64_t>(
+      1,
+      std::min(blocks_at_once<T, Tile, LoaderA, LoaderB, Out>(ctx, shared) / (row_tiles * column_tiles), k_tiles / 8));
   const int64_t each = (k_tiles + wanted - 1) / wanted, parts = (k_tiles + each - 1) / each;  // no empty part
   prepare(out, int(parts));
-  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(row_tiles), unsigned(column_tiles), unsigned(parts)), shared, false);
+  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(row_tiles), unsigned(column_tiles), unsigned(parts)), shared,
+                  false);
 }
 
 }  // namespace lgd::matrix

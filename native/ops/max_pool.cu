@@ -1,16 +1,19 @@
-// Max-pooling of an activation as stored, or made from a raw output by a norm and an activation on the way (ops/pool.h, ops/fused.h).
-// Memory-bound; bytes at least, with x the input and y the output (a quarter of it in a ResNet): forward x + y, backward 2 x + y, also where it
-// finishes the gradient of an activation over a norm, whose values the windows have brought into L1 and L2.
+// Max-pooling of an activation as stored, or made from a raw output by a norm and an activation on the way (ops/pool.h,
+// ops/fused.h). Memory-bound; bytes at least, with x the input and y the output (a quarter of it in a ResNet): forward
+// x + y, backward 2 x + y, also where it finishes the gradient of an activation over a norm, whose values the windows
+// have brought into L1 and L2.
 //
-// Forward: a thread has 8 channels of one output and loads its whole window before it looks at it; windows overlap in L1 and L2. With 3 x 3 and
-// relu that is about 310 lane instructions for 80 bytes of bfloat16, which an H100 brings in the time of 790.
-// Backward: a block has 16 x 16 input pixels of up to 64 channels. First it finds, once for each window that reaches into its pixels,
-// which position won, and leaves that with the window's gradient in shared memory; then each pixel gathers from its windows (at most four
-// with 3 x 3 and stride 2, where a thread has 2 x 2 pixels, which look at four windows in all). Were every pixel to search its windows itself,
-// each input would be read 36 times, not 9/4. Blocks stay and take tile after tile, each thread with channels of its own (ColumnWalk); between
-// tiles its sums of a norm's gradient wait in shared memory, as the window's values want the registers. A ResNet's stem takes about 350 lane
-// instructions for a pixel's 36 bytes of 8 channels (a window 510, a pixel 190), as long as these bytes.
-// Positions of a window outside the image are clamped to its border: they stand for elements that the window has anyway, in the same order.
+// Forward: a thread has 8 channels of one output and loads its whole window before it looks at it; windows overlap in
+// L1 and L2. With 3 x 3 and relu that is about 310 lane instructions for 80 bytes of bfloat16, which an H100 brings in
+// the time of 790. Backward: a block has 16 x 16 input pixels of up to 64 channels. First it finds, once for each
+// window that reaches into its pixels, which position won, and leaves that with the window's gradient in shared memory;
+// then each pixel gathers from its windows (at most four with 3 x 3 and stride 2, where a thread has 2 x 2 pixels,
+// which look at four windows in all). Were every pixel to search its windows itself, each input would be read 36 times,
+// not 9/4. Blocks stay and take tile after tile, each thread with channels of its own (ColumnWalk); between tiles its
+// sums of a norm's gradient wait in shared memory, as the window's values want the registers. A ResNet's stem takes
+// about 350 lane instructions for a pixel's 36 bytes of 8 channels (a window 510, a pixel 190), as long as these bytes.
+// Positions of a window outside the image are clamped to its border: they stand for elements that the window has
+// anyway, in the same order.
 #include <algorithm>
 #include <type_traits>
 
@@ -21,11 +24,13 @@ namespace lgd {
 
 namespace {
 
-constexpr int tile = 16;                       // input pixels a side of a backward block
+constexpr int tile = 16;  // input pixels a side of a backward block
 constexpr int largest_window = 8;
-// What a block may have unasked, less what sum_walk_rows keeps beside it. Windows of 8 pixels and stride 1 take 37 KiB for one chunk of channels in float32.
+// What a block may have unasked, less what sum_walk_rows keeps beside it. Windows of 8 pixels and stride 1 take 37 KiB
+// for one chunk of channels in float32.
 constexpr size_t shared_most = (48 << 10) - 8 * 128 * sizeof(float);
-template <int kernel> using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at run time only
+template <int kernel>
+using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at run time only
 
 struct AnyAct {
   Act act;
@@ -44,23 +49,27 @@ struct Reader {
   static constexpr bool is_relu = std::is_same_v<Function, ActFunction<Act::relu>>;
   static constexpr float least = is_relu ? 0.f : -INFINITY;
   static constexpr bool as_stored = std::is_same_v<Function, ActFunction<Act::none>>;  // with no norm
-  const float *scales, *shifts;  // null: 1 and 0
+  const float *scales, *shifts;                                                        // null: 1 and 0
   Function act;
   F8 scale, shift;
   __device__ __forceinline__ void choose(int chunk) { load_affine(scales, shifts, chunk * 8, scale, shift); }
-  __device__ __forceinline__ float input(float y, int i) const { return as_stored ? y : fmaf(y, scale.v[i], shift.v[i]); }
-  // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and stays; only backward through relu, whose slope there is 0, it
-  // does not matter who has won.
+  __device__ __forceinline__ float input(float y, int i) const {
+    return as_stored ? y : fmaf(y, scale.v[i], shift.v[i]);
+  }
+  // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and
+  // stays; only backward through relu, whose slope there is 0, it does not matter who has won.
   __device__ __forceinline__ float operator()(float y, int i) const { return is_relu ? input(y, i) : act(input(y, i)); }
   static __device__ __forceinline__ bool more(float v, float best) { return is_relu ? v > best : v > best || v != v; }
-  static __device__ __forceinline__ float larger(float v, float best) { return is_relu ? max_or_nan(best, v) : more(v, best) ? v : best; }
+  static __device__ __forceinline__ float larger(float v, float best) {
+    return is_relu ? max_or_nan(best, v) : more(v, best) ? v : best;
+  }
   __device__ __forceinline__ float slope(float y, int i) const { return act.slope(input(y, i)); }
 };
 
 __device__ __forceinline__ int within(int i, int size) { return min(max(i, 0), size - 1); }
 
-// Calls body(position, values as stored) for the positions of window (oy, ox), in row-major order; image: the image's pixels from the
-// thread's channel on. A window's first position is first_position().
+// Calls body(position, values as stored) for the positions of window (oy, ox), in row-major order; image: the image's
+// pixels from the thread's channel on. A window's first position is first_position().
 template <int kernel, class T, class Body>
 __device__ __forceinline__ void for_window(const PoolShape& s, const T* image, int oy, int ox, const Body& body) {
   const int top = oy * s.stride - s.pad, left = ox * s.stride - s.pad;
@@ -75,7 +84,8 @@ __device__ __forceinline__ void for_window(const PoolShape& s, const T* image, i
 #pragma unroll
     for (int e = 0; e < kernel * kernel; ++e) raw[e] = load_raw8(rows[e / kernel] + columns[e % kernel]);
 #pragma unroll
-    for (int e = 0; e < kernel * kernel; ++e) body((within(top + e / kernel, s.h) - top) * kernel + within(left + e % kernel, s.w) - left, unpack8(raw[e]));
+    for (int e = 0; e < kernel * kernel; ++e)
+      body((within(top + e / kernel, s.h) - top) * kernel + within(left + e % kernel, s.w) - left, unpack8(raw[e]));
   } else {
     for (int r = 0; r < s.kernel; ++r)
       for (int q = 0; q < s.kernel; ++q) {
@@ -91,7 +101,8 @@ __device__ __forceinline__ int first_position(const PoolShape& s, int kernel, in
 // An output pixel. A thread's next one lies a fixed number of pixels on, which needs no division.
 struct OutputPlace {
   int image, y, x;
-  __device__ __forceinline__ OutputPlace(const PoolShape& s, int pixel) : image(pixel / s.ow / s.oh), y(pixel / s.ow % s.oh), x(pixel % s.ow) {}
+  __device__ __forceinline__ OutputPlace(const PoolShape& s, int pixel)
+      : image(pixel / s.ow / s.oh), y(pixel / s.ow % s.oh), x(pixel % s.ow) {}
   __device__ __forceinline__ void advance(const PoolShape& s, const OutputPlace& by) {
     x += by.x;
     y += by.y;
@@ -102,9 +113,11 @@ struct OutputPlace {
 };
 
 template <class T, int kernel, class Function>
-__global__ void __launch_bounds__(256, 2) max_pool_kernel(const __grid_constant__ PoolShape s, int64_t vectors, const T* x, Reader<Function> read, T* y) {
+__global__ void __launch_bounds__(256, 2)
+    max_pool_kernel(const __grid_constant__ PoolShape s, int64_t vectors, const T* x, Reader<Function> read, T* y) {
   wait_for_inputs();
-  const int chunks = s.c / 8, threads = gridDim.x * 256, stride = threads - threads % chunks;  // so a thread keeps its channels
+  // so a thread keeps its channels
+  const int chunks = s.c / 8, threads = gridDim.x * 256, stride = threads - threads % chunks;
   const int first = blockIdx.x * 256 + threadIdx.x, chunk = first % chunks;
   if (first >= stride) return;
   read.choose(chunk);
@@ -114,18 +127,19 @@ __global__ void __launch_bounds__(256, 2) max_pool_kernel(const __grid_constant_
     F8 best;
 #pragma unroll
     for (int i = 0; i < 8; ++i) best.v[i] = read.least;
-    for_window<kernel>(s, x + int64_t(place.image) * s.h * s.w * s.c + chunk * 8, place.y, place.x, [&](int, const F8& stored) {
+    for_window<kernel>(s, x + int64_t(place.image) * s.h * s.w * s.c + chunk * 8, place.y, place.x,
+                       [&](int, const F8& stored) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) best.v[i] = read.larger(read(stored.v[i], i), best.v[i]);
-    });
+                         for (int i = 0; i < 8; ++i) best.v[i] = read.larger(read(stored.v[i], i), best.v[i]);
+                       });
     store8(y + e * 8, best);
   }
 }
 
 struct BackwardTiles {
-  int rows, columns, images;     // tiles of an image
-  int windows;                   // that can reach into a tile, a side
-  ColumnWalk walk;               // channels: groups of chunks, and blocks that share a group's tiles
+  int rows, columns, images;  // tiles of an image
+  int windows;                // that can reach into a tile, a side
+  ColumnWalk walk;            // channels: groups of chunks, and blocks that share a group's tiles
   constexpr int count() const { return windows * windows * walk.width; }
 };
 constexpr size_t sums_bytes = 16 * 256 * sizeof(float);
@@ -140,12 +154,17 @@ struct PoolTarget {
 };
 
 // First window that holds input row or column i.
-__device__ __forceinline__ int first_window(const PoolShape& s, int i) { return max(0, i + s.pad - s.kernel + s.stride) / s.stride; }
-__device__ __forceinline__ int last_window(const PoolShape& s, int i, int outputs) { return min(outputs - 1, (i + s.pad) / s.stride); }
+__device__ __forceinline__ int first_window(const PoolShape& s, int i) {
+  return max(0, i + s.pad - s.kernel + s.stride) / s.stride;
+}
+__device__ __forceinline__ int last_window(const PoolShape& s, int i, int outputs) {
+  return min(outputs - 1, (i + s.pad) / s.stride);
+}
 
 // Which position of the window won, a byte a channel.
 template <int kernel, class T, class Function>
-__device__ __forceinline__ uint2 winners(const PoolShape& s, const T* image, int oy, int ox, const Reader<Function>& read) {
+__device__ __forceinline__ uint2 winners(const PoolShape& s, const T* image, int oy, int ox,
+                                         const Reader<Function>& read) {
   const uint32_t first = uint32_t(first_position(s, kernel > 0 ? kernel : s.kernel, oy, ox));
   float best[8];
   uint32_t won[8];
@@ -167,13 +186,16 @@ __device__ __forceinline__ uint2 winners(const PoolShape& s, const T* image, int
 }
 __device__ __forceinline__ void store_raw8(uint4* to, const uint4& raw) { store_as<uint4>(to, raw); }
 __device__ __forceinline__ void store_raw8(F8* to, const F8& raw) { store8(to->v, raw); }
-__device__ __forceinline__ uint32_t winner_of(const uint2& won, int i) { return (i < 4 ? won.x : won.y) >> i % 4 * 8 & 255; }
+__device__ __forceinline__ uint32_t winner_of(const uint2& won, int i) {
+  return (i < 4 ? won.x : won.y) >> i % 4 * 8 & 255;
+}
 
-// kernel 3: with stride 2 and padding 1. Window j then holds pixels 2j - 1, 2j and 2j + 1, so the four windows from (j, k) on hold the 2 x 2 pixels
-// from (2j, 2k) on; a thread finishes these together.
+// kernel 3: with stride 2 and padding 1. Window j then holds pixels 2j - 1, 2j and 2j + 1, so the four windows from (j,
+// k) on hold the 2 x 2 pixels from (2j, 2k) on; a thread finishes these together.
 template <class T, int kernel, class Function>
 __global__ void __launch_bounds__(256, 2)
-    max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles, const T* x, Reader<Function> read, const T* dy,
+    max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles,
+                             const T* x, Reader<Function> read, const T* dy,
                              const __grid_constant__ PoolTarget<T> target) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(Raw8<T>, gradients);  // [window row][window column][chunk], as are the winners
@@ -207,7 +229,8 @@ __global__ void __launch_bounds__(256, 2)
 
     F8 mean = zero8(), sum = zero8(), product = zero8();
     if (valid && target.mean) mean = load8(target.mean + chunk * 8);
-    // What lies at an offset of the image, if the gradient of its norm is wanted; and what becomes of the gradient g there.
+    // What lies at an offset of the image, if the gradient of its norm is wanted; and what becomes of the gradient g
+    // there.
     const auto stored_at = [&](int64_t offset) { return target.mean ? load_raw8(pixels + offset) : Raw8<T>{}; };
     const auto finish = [&](int64_t offset, F8 g, const Raw8<T>& raw) {
       if (!target.mean) return put8(to + offset, g, target.accumulate);
@@ -300,8 +323,8 @@ __global__ void __launch_bounds__(256, 2)
   write_column_sums(product, walk, target.partial, 2 * s.c, s.c);
 }
 
-// Calls launch(size, function) with what is known of the window (`three`: that it has 3 pixels a side) and the activation at compile time: of
-// networks with both at their stem, and of a pool that stands alone.
+// Calls launch(size, function) with what is known of the window (`three`: that it has 3 pixels a side) and the
+// activation at compile time: of networks with both at their stem, and of a pool that stands alone.
 template <class Launch>
 void with_window(bool three, const LazyInput& x, Launch&& launch) {
   if (three && x.act == Act::none && !x.scale) launch(Size<3>{}, ActFunction<Act::none>{});
@@ -329,35 +352,44 @@ void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, co
     with_window(s.kernel == 3, x, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
-      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), elementwise_blocks(ctx, vectors), 256, 0, s, vectors,
-                 static_cast<const T*>(x.y), read, static_cast<T*>(out));
+      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), elementwise_blocks(ctx, vectors), 256, 0,
+                 s, vectors, static_cast<const T*>(x.y), read, static_cast<T*>(out));
     });
   });
 }
 
-void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, const GradientTarget& target) {
-  LGD_CHECK(s.kernel <= largest_window, "BAD_SHAPE", "max-pooling windows are at most ", largest_window, " pixels a side, found ", s.kernel);
-  LGD_CHECK(!target.y || (target.y == x.y && target.act == x.act && !target.activated), "NATIVE_ERROR", "max-pooling finishes the gradient of what it reads alone");
+void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out,
+                                 const GradientTarget& target) {
+  LGD_CHECK(s.kernel <= largest_window, "BAD_SHAPE", "max-pooling windows are at most ", largest_window,
+            " pixels a side, found ", s.kernel);
+  LGD_CHECK(!target.y || (target.y == x.y && target.act == x.act && !target.activated), "NATIVE_ERROR",
+            "max-pooling finishes the gradient of what it reads alone");
   with_type(type, [&]<class T>(T) {
     const size_t bytes = sizeof(Raw8<T>) + sizeof(uint2);
     const BackwardTiles tiles = backward_tiles(ctx, s, bytes);
     const int splits = tiles.walk.splits;
     PoolTarget<T> to{static_cast<T*>(target.g), target.accumulate, nullptr, nullptr, nullptr};
-    if (target.y) to = {to.g, to.accumulate, target.norm.mean, target.norm.rstd, static_cast<float*>(ctx.scratch(size_t(splits) * 2 * s.c * sizeof(float)))};
+    if (target.y)
+      to = {to.g, to.accumulate, target.norm.mean, target.norm.rstd,
+            static_cast<float*>(ctx.scratch(size_t(splits) * 2 * s.c * sizeof(float)))};
     with_window(s.kernel == 3 && s.stride == 2 && s.pad == 1, x, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
       const auto kernel = max_pool_backward_kernel<T, decltype(size)::value, Function>;
       const size_t shared = tiles.count() * bytes + (target.y ? sums_bytes : 0);
-      LGD_LAUNCH(ctx, kernel, dim3(splits, tiles.walk.groups), 256, shared, s, tiles, static_cast<const T*>(x.y), read, static_cast<const T*>(d_out), to);
+      LGD_LAUNCH(ctx, kernel, dim3(splits, tiles.walk.groups), 256, shared, s, tiles, static_cast<const T*>(x.y), read,
+                 static_cast<const T*>(d_out), to);
     });
     if (target.y) finish_gradient(ctx, to.partial, splits, s.c, int64_t(s.n) * s.h * s.w, target.norm);
   });
 }
 
-void max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, void* y) { lazy_max_pool_forward_cuda(ctx, s, type, {x}, y); }
+void max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, void* y) {
+  lazy_max_pool_forward_cuda(ctx, s, type, {x}, y);
+}
 
-void max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, const void* dy, void* dx, bool accumulate) {
+void max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, const void* dy, void* dx,
+                            bool accumulate) {
   GradientTarget target;
   target.g = dx;
   target.accumulate = accumulate;

@@ -1,6 +1,7 @@
-// Batch normalisation with activation (ops/norm_act.h). Two passes over x forward (sums, apply), two backward (sums, apply).
-// Bytes at least: forward 2 reads + 1 write of x; backward 2 (x, dy) reads twice + 1 write. A thread holds 8 channels (16 bytes of bf16)
-// and walks down the rows; partial sums per block are added in a fixed order, so the same input gives the same bits.
+// Batch normalisation with activation (ops/norm_act.h). Two passes over x forward (sums, apply), two backward (sums,
+// apply). Bytes at least: forward 2 reads + 1 write of x; backward 2 (x, dy) reads twice + 1 write. A thread holds 8
+// channels (16 bytes of bf16) and walks down the rows; partial sums per block are added in a fixed order, so the same
+// input gives the same bits.
 #include "ops/grids.cuh"
 #include "ops/norm_act.h"
 #include "ops/reduce.cuh"
@@ -11,19 +12,22 @@ namespace {
 
 // Rows that block `block` of `splits` walks over.
 __device__ __forceinline__ int64_t rows_of_block(int64_t rows, const ColumnWalk& walk, int splits, int block) {
-  const int64_t stride = int64_t(walk.rows_per_pass) * splits, rest = rows % stride - int64_t(block) * walk.rows_per_pass;
+  const int64_t stride = int64_t(walk.rows_per_pass) * splits,
+                rest = rows % stride - int64_t(block) * walk.rows_per_pass;
   return rows / stride * walk.rows_per_pass + (rest < 0 ? 0 : rest < walk.rows_per_pass ? rest : walk.rows_per_pass);
 }
 
-// Per block: the sum of x and the sum of squared deviations from the block's own mean. A thread measures its rows from the first of them,
-// so that no sum of squares is ever much larger than what it stands for: float32 does not cancel, whatever the mean.
+// Per block: the sum of x and the sum of squared deviations from the block's own mean. A thread measures its rows from
+// the first of them, so that no sum of squares is ever much larger than what it stands for: float32 does not cancel,
+// whatever the mean.
 template <class T>
 __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
   int chunk;
   const bool valid = chunk_of(walk, chunk);
   const int channels = walk.chunks * 8;
-  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width, stride = int64_t(gridDim.x) * walk.rows_per_pass;
+  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width,
+                stride = int64_t(gridDim.x) * walk.rows_per_pass;
   F8 shift = zero8(), sum = zero8(), squares = zero8();
   float count = 0;
   if (valid && first < rows) {
@@ -56,7 +60,8 @@ __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, 
 }
 
 // Mean and variance of all rows from those of the blocks (Chan, Golub and LeVeque 1983), and the running statistics.
-__global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, NormShape shape, float* running_mean, float* running_var, float* mean, float* rstd) {
+__global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, NormShape shape, float* running_mean,
+                                      float* running_var, float* mean, float* rstd) {
   wait_for_inputs();
   const int c = blockIdx.x * reduce_columns + threadIdx.x, channels = shape.channels;
   const bool valid = c < channels;
@@ -85,7 +90,8 @@ __global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, Nor
 
 // y = act(x * scale + shift + residual) for 8 channels a thread; scale and shift come from a functor.
 template <class T, class Coefficients>
-__global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* residual, Act act, T* y, int64_t vectors, int chunks, Coefficients of) {
+__global__ void __launch_bounds__(256, 2)
+    affine_kernel(const T* x, const T* residual, Act act, T* y, int64_t vectors, int chunks, Coefficients of) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
@@ -107,7 +113,8 @@ __global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* res
 struct FromStatistics {
   const float *gamma, *beta, *mean, *rstd;
   __device__ __forceinline__ void get(int channel, F8& scale, F8& shift) const {
-    const F8 g = load8(gamma + channel), b = load8(beta + channel), m = load8(mean + channel), r = load8(rstd + channel);
+    const F8 g = load8(gamma + channel), b = load8(beta + channel), m = load8(mean + channel),
+             r = load8(rstd + channel);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       scale.v[i] = g.v[i] * r.v[i];
@@ -125,7 +132,10 @@ template <class T>
 struct NormElement {
   F8 gamma, beta, mean, rstd;
   __device__ NormElement(const NormBackward& b, int channel)
-      : gamma(load8(b.gamma + channel)), beta(load8(b.beta + channel)), mean(load8(b.mean + channel)), rstd(load8(b.rstd + channel)) {}
+      : gamma(load8(b.gamma + channel)),
+        beta(load8(b.beta + channel)),
+        mean(load8(b.mean + channel)),
+        rstd(load8(b.rstd + channel)) {}
   __device__ __forceinline__ void get(const NormBackward& b, Act act, int64_t at, F8& xhat, F8& g) const {
     const F8 x = load8(static_cast<const T*>(b.x) + at);
     g = load8(static_cast<const T*>(b.dy) + at);
@@ -145,13 +155,15 @@ struct NormElement {
 };
 
 template <class T>
-__global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, Act act, int64_t rows, ColumnWalk walk, float* partial) {
+__global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, Act act,
+                                                               int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
   int chunk;
   F8 sum = zero8(), products = zero8();
   if (chunk_of(walk, chunk)) {
     const NormElement<T> element(b, chunk * 8);
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows;
+         row += int64_t(gridDim.x) * walk.rows_per_pass) {
       F8 xhat, g;
       element.get(b, act, (row * walk.chunks + chunk) * 8, xhat, g);
 #pragma unroll
@@ -166,7 +178,8 @@ __global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_cons
   write_column_sums(products, walk, partial, 2 * channels, channels);
 }
 
-__global__ void backward_finish_kernel(const float* partial, int splits, int channels, float* sums, float* d_gamma, float* d_beta) {
+__global__ void backward_finish_kernel(const float* partial, int splits, int channels, float* sums, float* d_gamma,
+                                       float* d_beta) {
   wait_for_inputs();
   const int c = blockIdx.x * reduce_columns + threadIdx.x;
   const bool valid = c < channels;
@@ -180,8 +193,9 @@ __global__ void backward_finish_kernel(const float* partial, int splits, int cha
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) backward_apply_kernel(const __grid_constant__ NormBackward b, Act act, int64_t vectors, int chunks, float inverse_rows,
-                                                             const float* sums) {
+__global__ void __launch_bounds__(256)
+    backward_apply_kernel(const __grid_constant__ NormBackward b, Act act, int64_t vectors, int chunks,
+                          float inverse_rows, const float* sums) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
@@ -191,13 +205,15 @@ __global__ void __launch_bounds__(256) backward_apply_kernel(const __grid_consta
     element.get(b, act, e * 8, xhat, g);
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-      dx.v[i] = element.gamma.v[i] * element.rstd.v[i] * (g.v[i] - (sum.v[i] + xhat.v[i] * products.v[i]) * inverse_rows);
+      dx.v[i] =
+          element.gamma.v[i] * element.rstd.v[i] * (g.v[i] - (sum.v[i] + xhat.v[i] * products.v[i]) * inverse_rows);
     put8(static_cast<T*>(b.dx) + e * 8, dx, b.accumulate_dx);
     if (b.d_residual) put8(static_cast<T*>(b.d_residual) + e * 8, g, b.accumulate_residual);
   }
 }
 
-__global__ void fold_kernel(int channels, float eps, const float* gamma, const float* beta, const float* mean, const float* var, float* scale, float* shift) {
+__global__ void fold_kernel(int channels, float eps, const float* gamma, const float* beta, const float* mean,
+                            const float* var, float* scale, float* shift) {
   wait_for_inputs();
   const int c = blockIdx.x * 256 + threadIdx.x;
   if (c >= channels) return;
@@ -207,11 +223,13 @@ __global__ void fold_kernel(int channels, float eps, const float* gamma, const f
 }
 
 template <class Coefficients>
-void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y, const Coefficients& of) {
+void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y,
+           const Coefficients& of) {
   const int64_t vectors = rows * channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, (affine_kernel<T, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
-               with_gradient(act), static_cast<T*>(y), vectors, channels / 8, of);
+    LGD_LAUNCH(ctx, (affine_kernel<T, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0,
+               static_cast<const T*>(x), static_cast<const T*>(residual), with_gradient(act), static_cast<T*>(y),
+               vectors, channels / 8, of);
   });
 }
 
@@ -224,9 +242,10 @@ void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, con
     const T* x = static_cast<const T*>(f.x);
     LGD_LAUNCH(ctx, moments_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, x, shape.rows, walk, partial);
   });
-  LGD_LAUNCH(ctx, moments_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk, shape,
-             f.running_mean, f.running_var, f.mean, f.rstd);
-  apply(ctx, shape.rows, shape.channels, type, f.x, f.residual, shape.act, f.y, FromStatistics{f.gamma, f.beta, f.mean, f.rstd});
+  LGD_LAUNCH(ctx, moments_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts),
+             0, partial, walk, shape, f.running_mean, f.running_var, f.mean, f.rstd);
+  apply(ctx, shape.rows, shape.channels, type, f.x, f.residual, shape.act, f.y,
+        FromStatistics{f.gamma, f.beta, f.mean, f.rstd});
 }
 
 void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, const NormBackward& b) {
@@ -237,19 +256,21 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
   with_type(type, [&]<class T>(T) {
     const Act act = with_gradient(shape.act);
     LGD_LAUNCH(ctx, backward_sums_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, b, act, shape.rows, walk, partial);
-    LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk.splits,
-               shape.channels, sums, b.d_gamma, b.d_beta);
-    LGD_LAUNCH(ctx, backward_apply_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, b, act, vectors, shape.channels / 8, 1.f / float(shape.rows), sums);
+    LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns),
+               dim3(reduce_columns, reduce_parts), 0, partial, walk.splits, shape.channels, sums, b.d_gamma, b.d_beta);
+    LGD_LAUNCH(ctx, backward_apply_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, b, act, vectors,
+               shape.channels / 8, 1.f / float(shape.rows), sums);
   });
 }
 
-void norm_fold_cuda(Context& ctx, int channels, float eps, const float* gamma, const float* beta, const float* running_mean, const float* running_var,
-                    float* scale, float* shift) {
-  LGD_LAUNCH(ctx, fold_kernel, blocks_for(channels, 256), 256, 0, channels, eps, gamma, beta, running_mean, running_var, scale, shift);
+void norm_fold_cuda(Context& ctx, int channels, float eps, const float* gamma, const float* beta,
+                    const float* running_mean, const float* running_var, float* scale, float* shift) {
+  LGD_LAUNCH(ctx, fold_kernel, blocks_for(channels, 256), 256, 0, channels, eps, gamma, beta, running_mean, running_var,
+             scale, shift);
 }
 
-void affine_act_forward_cuda(Context& ctx, int64_t rows, int channels, DType type, const void* x, const float* scale, const float* shift,
-                             const void* residual, Act act, void* y) {
+void affine_act_forward_cuda(Context& ctx, int64_t rows, int channels, DType type, const void* x, const float* scale,
+                             const float* shift, const void* residual, Act act, void* y) {
   apply(ctx, rows, channels, type, x, residual, act, y, Given{scale, shift});
 }
 

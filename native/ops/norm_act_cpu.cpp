@@ -34,7 +34,12 @@ struct NormView {
   int64_t channels, fold, wide, wide_rows, rest;  // rest: elements behind the last wide row
   Partition parts;
   NormView(int64_t rows, int channels_)
-      : channels(channels_), fold(LGD_DISPATCH(norm_fold_count)(channels_)), wide(fold * channels), wide_rows(rows / fold), rest(rows % fold * channels), parts(wide_rows, ceil_div(32768, wide), 64) {}
+      : channels(channels_),
+        fold(LGD_DISPATCH(norm_fold_count)(channels_)),
+        wide(fold * channels),
+        wide_rows(rows / fold),
+        rest(rows % fold * channels),
+        parts(wide_rows, ceil_div(32768, wide), 64) {}
 
   int64_t begin(int64_t part) const { return parts.begin(part) * wide; }
   int64_t end(int64_t part) const { return part + 1 == parts.parts ? wide_rows * wide + rest : parts.end(part) * wide; }
@@ -95,7 +100,8 @@ void norm_act_forward_cpu(Context& ctx, const NormShape& shape, DType type, cons
   // Backwards: the parts that the statistics read last are still in the caches.
   ctx.pool.for_each(view.parts.parts, [&](int, int64_t index) {
     const int64_t part = view.parts.parts - 1 - index, at = view.begin(part);
-    LGD_DISPATCH(norm_apply)(shape.act, view.wide, view.end(part) - at, x + at, residual ? residual + at : nullptr, mean, scale, shift, y + at);
+    LGD_DISPATCH(norm_apply)(shape.act, view.wide, view.end(part) - at, x + at, residual ? residual + at : nullptr,
+                             mean, scale, shift, y + at);
   });
 }
 
@@ -105,19 +111,24 @@ void norm_act_backward_cpu(Context& ctx, const NormShape& shape, DType type, con
   thread_local Workspace workspace;
   float* partial = workspace.floats((2 * view.parts.parts + 7) * view.wide);
   float* rest = partial + 2 * view.parts.parts * view.wide;
-  float *mean = rest + 2 * view.wide, *scale = mean + view.wide, *shift = scale + view.wide, *slope = shift + view.wide, *offset = slope + view.wide;
+  float *mean = rest + 2 * view.wide, *scale = mean + view.wide, *shift = scale + view.wide, *slope = shift + view.wide,
+        *offset = slope + view.wide;
   repeat(view, mean, [&](int64_t c) { return op.mean[c]; });
   repeat(view, scale, [&](int64_t c) { return op.gamma[c] * op.rstd[c]; });
   repeat(view, shift, [&](int64_t c) { return op.beta[c]; });
-  auto input_at = [&](int64_t at) { return NormGradient{x + at, residual ? residual + at : nullptr, dy + at, mean, scale, shift}; };
+  auto input_at = [&](int64_t at) {
+    return NormGradient{x + at, residual ? residual + at : nullptr, dy + at, mean, scale, shift};
+  };
   float *dx = as_f32(type, op.dx), *d_residual = as_f32(type, op.d_residual);
   auto output_at = [&](int64_t at) {
-    return NormGradientOut{slope, offset, dx + at, d_residual ? d_residual + at : nullptr, op.accumulate_dx, op.accumulate_residual};
+    return NormGradientOut{
+        slope, offset, dx + at, d_residual ? d_residual + at : nullptr, op.accumulate_dx, op.accumulate_residual};
   };
 
   ctx.pool.for_each(view.parts.parts, [&](int, int64_t part) {
     float* own = partial + 2 * part * view.wide;
-    LGD_DISPATCH(norm_sums)(shape.act, view.wide, view.parts.end(part) - view.parts.begin(part), input_at(view.begin(part)), own, own + view.wide);
+    LGD_DISPATCH(norm_sums)(shape.act, view.wide, view.parts.end(part) - view.parts.begin(part),
+                            input_at(view.begin(part)), own, own + view.wide);
   });
   LGD_DISPATCH(norm_sums_rest)(shape.act, view.rest, input_at(view.tail()), rest, rest + view.wide);
   for (int64_t c = 0; c < view.channels; ++c) {
@@ -142,14 +153,16 @@ void norm_act_backward_cpu(Context& ctx, const NormShape& shape, DType type, con
   });
 }
 
-void norm_fold_cpu(Context&, int channels, float eps, const float* gamma, const float* beta, const float* running_mean, const float* running_var, float* scale, float* shift) {
+void norm_fold_cpu(Context&, int channels, float eps, const float* gamma, const float* beta, const float* running_mean,
+                   const float* running_var, float* scale, float* shift) {
   for (int c = 0; c < channels; ++c) {
     scale[c] = float(gamma[c] / std::sqrt(double(running_var[c]) + eps));
     shift[c] = beta[c] - running_mean[c] * scale[c];
   }
 }
 
-void affine_act_forward_cpu(Context& ctx, int64_t rows, int channels, DType type, const void* x_, const float* scale_, const float* shift_, const void* residual_, Act act, void* y_) {
+void affine_act_forward_cpu(Context& ctx, int64_t rows, int channels, DType type, const void* x_, const float* scale_,
+                            const float* shift_, const void* residual_, Act act, void* y_) {
   const float *x = as_f32(type, x_), *residual = as_f32(type, residual_);
   float* y = as_f32(type, y_);
   const NormView view(rows, channels);
@@ -160,7 +173,8 @@ void affine_act_forward_cpu(Context& ctx, int64_t rows, int channels, DType type
   repeat(view, shift, [&](int64_t c) { return shift_ ? shift_[c] : 0.0f; });
   ctx.pool.for_each(view.parts.parts, [&](int, int64_t part) {
     const int64_t at = view.begin(part);
-    LGD_DISPATCH(norm_apply)(act, view.wide, view.end(part) - at, x + at, residual ? residual + at : nullptr, mean, scale, shift, y + at);
+    LGD_DISPATCH(norm_apply)(act, view.wide, view.end(part) - at, x + at, residual ? residual + at : nullptr, mean,
+                             scale, shift, y + at);
   });
 }
 

@@ -1,7 +1,8 @@
 // Vector code of ops/norm_act.h, once per instruction set.
 //
-// Rows are seen through NormView: `fold` rows side by side make one wide row whose length is a multiple of the vector, so that
-// 24 channels cost no half-empty vectors; per-channel arrays are repeated `fold` times. What is left over is less than a wide row.
+// Rows are seen through NormView: `fold` rows side by side make one wide row whose length is a multiple of the vector,
+// so that 24 channels cost no half-empty vectors; per-channel arrays are repeated `fold` times. What is left over is
+// less than a wide row.
 #include "ops/vector_cpu.inl"
 
 namespace lgd::LGD_ISA {
@@ -13,8 +14,8 @@ int64_t norm_fold_count(int64_t channels) {
   return fold;
 }
 
-// Batch statistics of wide rows [begin, end), a column each: mean and sum of squared distances from it. Short blocks are summed
-// relative to their first row and merged by Chan's formula, so that a large mean costs no precision.
+// Batch statistics of wide rows [begin, end), a column each: mean and sum of squared distances from it. Short blocks
+// are summed relative to their first row and merged by Chan's formula, so that a large mean costs no precision.
 void norm_statistics(int64_t wide, int64_t begin, int64_t end, const float* x, float* mean, float* spread) {
   constexpr int64_t block = 32;
   for (int64_t first = begin; first < end; first += block) {
@@ -61,7 +62,8 @@ static inline __attribute__((always_inline)) Vec norm_value(Vec x, Vec mean, Vec
 
 // `count` elements from a column 0 on; `count` may end within a wide row.
 template <Act act>
-void norm_apply_of(int64_t wide, int64_t count, const float* x, const float* residual, const float* mean, const float* scale, const float* shift, float* y) {
+void norm_apply_of(int64_t wide, int64_t count, const float* x, const float* residual, const float* mean,
+                   const float* scale, const float* shift, float* y) {
   for (; count >= wide; count -= wide, x += wide, y += wide) {
     for (int64_t c = 0; c < wide; c += lanes) {
       const Vec add = residual ? load(residual + c) : Vec{};
@@ -75,17 +77,20 @@ void norm_apply_of(int64_t wide, int64_t count, const float* x, const float* res
   }
 }
 
-void norm_apply(Act act, int64_t wide, int64_t count, const float* x, const float* residual, const float* mean, const float* scale, const float* shift, float* y) {
+void norm_apply(Act act, int64_t wide, int64_t count, const float* x, const float* residual, const float* mean,
+                const float* scale, const float* shift, float* y) {
   with_act(act, [&](auto tag) { norm_apply_of<tag.value>(wide, count, x, residual, mean, scale, shift, y); });
 }
 
 template <Act act>
-static inline __attribute__((always_inline)) Vec norm_gradient(const NormGradient& in, Vec x, Vec dy, Vec residual, int64_t c) {
+static inline __attribute__((always_inline)) Vec norm_gradient(const NormGradient& in, Vec x, Vec dy, Vec residual,
+                                                               int64_t c) {
   if constexpr (act == Act::none) return dy;
   return act_gradient<act>((x - load(in.mean + c)) * load(in.scale + c) + (load(in.shift + c) + residual), dy);
 }
 
-// sum_g[c] = sum of g, sum_gx[c] = sum of g * (x - mean), over `rows` wide rows. Partial sums of 32 rows keep the rounding small.
+// sum_g[c] = sum of g, sum_gx[c] = sum of g * (x - mean), over `rows` wide rows. Partial sums of 32 rows keep the
+// rounding small.
 template <Act act>
 void norm_sums_of(int64_t wide, int64_t rows, const NormGradient& in, float* sum_g, float* sum_gx) {
   constexpr int64_t block = 32;
@@ -118,7 +123,8 @@ void norm_sums_rest(Act act, int64_t count, const NormGradient& in, float* sum_g
   with_act(act, [&](auto tag) {
     LGD_FOR_VECTORS(c, width, count) {
       const Vec x = load_n(in.x + c, width);
-      const Vec g = norm_gradient<tag.value>(in, x, load_n(in.dy + c, width), in.residual ? load_n(in.residual + c, width) : Vec{}, c);
+      const Vec g = norm_gradient<tag.value>(in, x, load_n(in.dy + c, width),
+                                             in.residual ? load_n(in.residual + c, width) : Vec{}, c);
       store_n(sum_g + c, g, width);
       store_n(sum_gx + c, g * (x - load(in.mean + c)), width);
     }
@@ -126,7 +132,9 @@ void norm_sums_rest(Act act, int64_t count, const NormGradient& in, float* sum_g
 }
 
 template <Act act>
-static inline __attribute__((always_inline)) void norm_gradient_store(const NormGradient& in, const NormGradientOut& out, int64_t at, int64_t c, int64_t width) {
+static inline __attribute__((always_inline)) void norm_gradient_store(const NormGradient& in,
+                                                                      const NormGradientOut& out, int64_t at, int64_t c,
+                                                                      int64_t width) {
   auto get = [&](const float* p) { return width == lanes ? load(p + at) : load_n(p + at, width); };
   auto put = [&](float* p, Vec v, bool accumulate) {
     if (accumulate) v += get(p);
@@ -135,7 +143,8 @@ static inline __attribute__((always_inline)) void norm_gradient_store(const Norm
   };
   const Vec x = get(in.x);
   const Vec g = norm_gradient<act>(in, x, get(in.dy), in.residual ? get(in.residual) : Vec{}, c);
-  put(out.dx, load(in.scale + c) * g + (load(out.slope + c) * (x - load(in.mean + c)) + load(out.offset + c)), out.accumulate_dx);
+  put(out.dx, load(in.scale + c) * g + (load(out.slope + c) * (x - load(in.mean + c)) + load(out.offset + c)),
+      out.accumulate_dx);
   if (out.d_residual) put(out.d_residual, g, out.accumulate_residual);
 }
 

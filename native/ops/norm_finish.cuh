@@ -1,7 +1,8 @@
-// How the sums that fused kernels leave become a norm's numbers: one small kernel behind each of them.
-// Partial sums lie as partial[part][2][channels], one part a block of the kernel that made them; parts are added in a fixed order.
-// There are about a hundred such launches in a step and each moves next to nothing: what counts is that all loads of a thread are in
-// flight at once, those of the norm's own numbers too. A block has 8 channels (32 bytes of a part, one sector) and 64 parts at a time. Channels are a multiple of 8.
+// How the sums that fused kernels leave become a norm's numbers: one small kernel behind each of them. Partial sums lie
+// as partial[part][2][channels], one part a block of the kernel that made them; parts are added in a fixed order. There
+// are about a hundred such launches in a step and each moves next to nothing: what counts is that all loads of a thread
+// are in flight at once, those of the norm's own numbers too. A block has 8 channels (32 bytes of a part, one sector)
+// and 64 parts at a time. Channels are a multiple of 8.
 #pragma once
 #include "ops/fused.h"
 #include "ops/reduce.cuh"
@@ -10,16 +11,22 @@ namespace lgd {
 
 constexpr int finish_threads = 512, finish_channels = 8;
 
-struct SumPair { float sum, product; };
+struct SumPair {
+  float sum, product;
+};
 
-__device__ __forceinline__ int finish_channel() { return int(blockIdx.x * finish_channels + threadIdx.x % finish_channels); }
+__device__ __forceinline__ int finish_channel() {
+  return int(blockIdx.x * finish_channels + threadIdx.x % finish_channels);
+}
 
-// Adds up what load(part, pair) adds for every part < parts; threads 0-7 get the sums of the block's channels. Every thread calls it.
+// Adds up what load(part, pair) adds for every part < parts; threads 0-7 get the sums of the block's channels. Every
+// thread calls it.
 template <class Load>
 __device__ __forceinline__ SumPair sum_pairs(int parts, const Load& load) {
   SumPair mine{0, 0};
 #pragma unroll 4
-  for (int part = threadIdx.x / finish_channels; part < parts; part += finish_threads / finish_channels) load(part, mine);
+  for (int part = threadIdx.x / finish_channels; part < parts; part += finish_threads / finish_channels)
+    load(part, mine);
   for (int lanes = finish_channels; lanes < 32; lanes *= 2) {
     mine.sum += shfl_xor(mine.sum, lanes);
     mine.product += shfl_xor(mine.product, lanes);
@@ -69,9 +76,11 @@ struct GradientWriter {
   }
 };
 
-// partial: sums over rows of d and of d^2, d = y - running_mean (as it stands before this call): near the mean, so that float32 does not cancel.
-static __global__ void __launch_bounds__(finish_threads) finish_statistics_kernel(const float* partial, int parts, int channels, float rows,
-                                                                                  const __grid_constant__ NormTarget norm) {
+// partial: sums over rows of d and of d^2, d = y - running_mean (as it stands before this call): near the mean, so that
+// float32 does not cancel.
+static __global__ void __launch_bounds__(finish_threads)
+    finish_statistics_kernel(const float* partial, int parts, int channels, float rows,
+                             const __grid_constant__ NormTarget norm) {
   wait_for_inputs();
   const int c = finish_channel();
   float gamma = 0, beta = 0, running_mean = 0, running_var = 0;
@@ -83,7 +92,8 @@ static __global__ void __launch_bounds__(finish_threads) finish_statistics_kerne
   }
   const SumPair sums = sum_partial_pairs(partial, parts, channels);
   if (threadIdx.x >= finish_channels) return;
-  const float off = sums.sum / rows, deviations = max_or_nan(sums.product - off * sums.sum, 0.f), variance = deviations / rows;
+  const float off = sums.sum / rows, deviations = max_or_nan(sums.product - off * sums.sum, 0.f),
+              variance = deviations / rows;
   const float mean = running_mean + off, rstd = rsqrtf(variance + norm.eps), scale = gamma * rstd;
   norm.mean[c] = mean;
   norm.rstd[c] = rstd;
@@ -94,18 +104,23 @@ static __global__ void __launch_bounds__(finish_threads) finish_statistics_kerne
 }
 
 // partial: sums over rows of g and of g xhat.
-static __global__ void __launch_bounds__(finish_threads) finish_gradient_kernel(const float* partial, int parts, int channels, float rows,
-                                                                                const __grid_constant__ NormGradient norm) {
+static __global__ void __launch_bounds__(finish_threads)
+    finish_gradient_kernel(const float* partial, int parts, int channels, float rows,
+                           const __grid_constant__ NormGradient norm) {
   wait_for_inputs();
   const GradientWriter writer(norm, finish_channel());
   writer.write(sum_partial_pairs(partial, parts, channels), rows);
 }
 
-inline void finish_statistics(Context& ctx, const float* partial, int parts, int channels, int64_t rows, const NormTarget& norm) {
-  LGD_LAUNCH(ctx, finish_statistics_kernel, channels / finish_channels, finish_threads, 0, partial, parts, channels, float(rows), norm);
+inline void finish_statistics(Context& ctx, const float* partial, int parts, int channels, int64_t rows,
+                              const NormTarget& norm) {
+  LGD_LAUNCH(ctx, finish_statistics_kernel, channels / finish_channels, finish_threads, 0, partial, parts, channels,
+             float(rows), norm);
 }
-inline void finish_gradient(Context& ctx, const float* partial, int parts, int channels, int64_t rows, const NormGradient& norm) {
-  LGD_LAUNCH(ctx, finish_gradient_kernel, channels / finish_channels, finish_threads, 0, partial, parts, channels, float(rows), norm);
+inline void finish_gradient(Context& ctx, const float* partial, int parts, int channels, int64_t rows,
+                            const NormGradient& norm) {
+  LGD_LAUNCH(ctx, finish_gradient_kernel, channels / finish_channels, finish_threads, 0, partial, parts, channels,
+             float(rows), norm);
 }
 
 }  // namespace lgd

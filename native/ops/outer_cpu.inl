@@ -8,7 +8,8 @@ namespace {
 struct RowPairs {
   int64_t count;
   const float **scalars, **vectors;
-  // Plain matrices: what is left of the next block of either, fetched into the cache one line a pair while tiles are summed.
+  // Plain matrices: what is left of the next block of either, fetched into the cache one line a pair while tiles are
+  // summed.
   const float *ahead[2], *ahead_end[2];
 
   const float* fetch() {
@@ -24,7 +25,8 @@ struct RowPairs {
 // Adds to (or sets) out[i, j], i in [row, row + rows), j in [column, column + (V - 1) vectors + last).
 // whole_rows: rows == R. whole_columns: the last vector is full.
 template <int R, int V, bool whole_rows, bool whole_columns>
-__attribute__((noinline)) void outer_tile(RowPairs& pairs, int64_t row, int rows, int64_t column, int last, float* out, int64_t stride, bool add) {
+__attribute__((noinline)) void outer_tile(RowPairs& pairs, int64_t row, int rows, int64_t column, int last, float* out,
+                                          int64_t stride, bool add) {
   const float* ahead = pairs.fetch();
   const int64_t ahead_step = ahead ? 16 : 0;
   if (!ahead) ahead = out;
@@ -38,7 +40,8 @@ __attribute__((noinline)) void outer_tile(RowPairs& pairs, int64_t row, int rows
     __builtin_prefetch(ahead);
     Vec values[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) values[v] = whole_columns || v < V - 1 ? load(b + v * lanes) : load_n(b + v * lanes, last);
+    for (int v = 0; v < V; ++v)
+      values[v] = whole_columns || v < V - 1 ? load(b + v * lanes) : load_n(b + v * lanes, last);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
@@ -57,14 +60,16 @@ __attribute__((noinline)) void outer_tile(RowPairs& pairs, int64_t row, int rows
 }
 
 template <int R, int V>
-static void outer_tile_of(RowPairs& pairs, int64_t row, int rows, int64_t column, int last, float* out, int64_t stride, bool add) {
+static void outer_tile_of(RowPairs& pairs, int64_t row, int rows, int64_t column, int last, float* out, int64_t stride,
+                          bool add) {
   if (rows < R) outer_tile<R, V, false, false>(pairs, row, rows, column, last, out, stride, add);
   else if (last < lanes) outer_tile<R, V, true, false>(pairs, row, rows, column, last, out, stride, add);
   else outer_tile<R, V, true, true>(pairs, row, rows, column, last, out, stride, add);
 }
 
 template <int V>
-static void outer_panel(RowPairs& pairs, const OuterRange& range, int64_t column, int last, float* out, int64_t stride, bool add) {
+static void outer_panel(RowPairs& pairs, const OuterRange& range, int64_t column, int last, float* out, int64_t stride,
+                        bool add) {
   constexpr int large = tile_rows, middle = tile_rows * 2 / 3, small = tile_rows / 3;
   for (int64_t row = range.row_begin; row < range.row_end;) {
     const int64_t left = range.row_end - row;
@@ -84,9 +89,10 @@ static void outer_pairs(RowPairs& pairs, const OuterRange& range, float* out, in
   }
 }
 
-// Rows [row, end), a block of rows that fits the caches at a time. out: dw, or with range.turned its transpose [taps, depth, k].
-// `pointers` [2 * block]: room; `copies`: room for `block` patches. add: out holds sums already.
-void outer_rows(const PatchOuter& o, int64_t row, int64_t end, const OuterRange& range, int64_t block, const float** pointers, float* copies, float* out, bool add) {
+// Rows [row, end), a block of rows that fits the caches at a time. out: dw, or with range.turned its transpose [taps,
+// depth, k]. `pointers` [2 * block]: room; `copies`: room for `block` patches. add: out holds sums already.
+void outer_rows(const PatchOuter& o, int64_t row, int64_t end, const OuterRange& range, int64_t block,
+                const float** pointers, float* copies, float* out, bool add) {
   const Patches& p = o.patches;
   const int64_t patch = int64_t(p.taps) * p.depth;
   const int64_t stride = range.turned ? o.k : patch, tap_stride = range.turned ? int64_t(p.depth) * o.k : p.depth;
@@ -128,7 +134,8 @@ void outer_rows(const PatchOuter& o, int64_t row, int64_t end, const OuterRange&
   }
 }
 
-// to[k, d] += from[d, k] for k in [begin, end) of `count`, all d of `depth`. By blocks that stay in the first-level cache.
+// to[k, d] += from[d, k] for k in [begin, end) of `count`, all d of `depth`. By blocks that stay in the first-level
+// cache.
 void add_turned(int64_t begin, int64_t end, int64_t count, int64_t depth, const float* from, float* to) {
   constexpr int64_t block = 32;
   for (int64_t k0 = begin; k0 < end; k0 += block) {

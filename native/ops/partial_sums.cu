@@ -1,7 +1,7 @@
 // Bytes: the parts once, from the level-2 cache as far as they still lie there, and the gradients read and written.
 //
-// A block has 1024 columns of a gradient and takes all parts of them, a thread four; where many parts would be a long way for few threads,
-// 4 or 32 rows of threads share them and the block has fewer columns.
+// A block has 1024 columns of a gradient and takes all parts of them, a thread four; where many parts would be a long
+// way for few threads, 4 or 32 rows of threads share them and the block has fewer columns.
 #include "ops/partial_sums.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ constexpr int threads = 256;
 
 struct Job {
   PartialSum sum;
-  int rows;            // of threads
+  int rows;  // of threads
   unsigned first_block;
 };
 struct Jobs {
@@ -45,11 +45,13 @@ __global__ void __launch_bounds__(threads) partial_sums_kernel(const __grid_cons
   while (number + 1 < all.count && blockIdx.x >= all.jobs[number + 1].first_block) ++number;
   const Job& job = all.jobs[number];
   const int width = threads / job.rows, row = int(threadIdx.x) / width;
-  const int64_t column = (int64_t(blockIdx.x - job.first_block) * width + threadIdx.x % width) * 4, count = job.sum.count;
+  const int64_t column = (int64_t(blockIdx.x - job.first_block) * width + threadIdx.x % width) * 4,
+                count = job.sum.count;
   float4 sum = make_float4(0, 0, 0, 0);
   if (column < count) {
 #pragma unroll 4
-    for (int split = row; split < job.sum.splits; split += job.rows) add_to(sum, load_as<float4>(job.sum.partial + split * count + column));
+    for (int split = row; split < job.sum.splits; split += job.rows)
+      add_to(sum, load_as<float4>(job.sum.partial + split * count + column));
   }
   if (job.rows > 1) {
     sums[threadIdx.x] = sum;
@@ -92,7 +94,9 @@ float* PartialSums::take(Context& ctx, int splits, int64_t count) {
 
 void PartialSums::add(Context& ctx, const PartialSum& sum) {
   // Two sums for one gradient must not be under way in one launch.
-  const bool again = std::any_of(waiting_.begin(), waiting_.end(), [&](const PartialSum& other) { return other.out < sum.out + sum.count && sum.out < other.out + other.count; });
+  const bool again = std::any_of(waiting_.begin(), waiting_.end(), [&](const PartialSum& other) {
+    return other.out < sum.out + sum.count && sum.out < other.out + other.count;
+  });
   if (again) flush(ctx);
   waiting_.push_back(sum);
   if (again || !deferring_) flush(ctx);

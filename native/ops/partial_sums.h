@@ -1,5 +1,6 @@
-// Gradients of parameters, which kernels leave in parts, one a block. Nobody reads them before the optimiser, and a launch for each would
-// move next to nothing: so they wait, and one launch adds up those of many layers. The parts of a gradient are added in their order.
+// Gradients of parameters, which kernels leave in parts, one a block. Nobody reads them before the optimiser, and a
+// launch for each would move next to nothing: so they wait, and one launch adds up those of many layers. The parts of a
+// gradient are added in their order.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -8,7 +9,8 @@
 
 namespace lgd {
 
-// out[i] += sum over s of partial[s * count + i], i < count, s < splits. Count is a multiple of 4; out and partial are aligned to 16 bytes.
+// out[i] += sum over s of partial[s * count + i], i < count, s < splits. Count is a multiple of 4; out and partial are
+// aligned to 16 bytes.
 struct PartialSum {
   const float* partial;
   float* out;
@@ -27,7 +29,7 @@ class PartialSums : public Kept {
   // Memory for the parts of the next sum; add() it before the next take().
   float* take(Context& ctx, int splits, int64_t count);
   void add(Context& ctx, const PartialSum& sum);
-  void defer();             // forgets what an error left behind
+  void defer();  // forgets what an error left behind
   void finish(Context& ctx);
 
  private:

@@ -1,7 +1,8 @@
 // Patches of images (ops/gemm_cpu.h) read in place, and what both matrix products share; once per instruction set.
 //
-// A product keeps a tile of tile_rows x 2 vectors in registers: 12 x 2 of the 32 registers of AVX-512, 6 x 2 of 16 elsewhere.
-// A step of its inner loop loads two vectors of one operand and multiplies them with one broadcast number for each row.
+// A product keeps a tile of tile_rows x 2 vectors in registers: 12 x 2 of the 32 registers of AVX-512, 6 x 2 of 16
+// elsewhere. A step of its inner loop loads two vectors of one operand and multiplies them with one broadcast number
+// for each row.
 #include "ops/vector_cpu.inl"
 
 namespace lgd::LGD_ISA {
@@ -17,9 +18,12 @@ typedef int32_t FourIndex __attribute__((vector_size(16)));
 
 // The 4x4 block at `from`, rows `stride` apart, turned around.
 static inline __attribute__((always_inline)) void transpose4(const float* from, int64_t stride, Four (&out)[4]) {
-  const Four a = *(const Four*)from, b = *(const Four*)(from + stride), c = *(const Four*)(from + 2 * stride), d = *(const Four*)(from + 3 * stride);
-  const Four ab_low = __builtin_shuffle(a, b, FourIndex{0, 4, 1, 5}), ab_high = __builtin_shuffle(a, b, FourIndex{2, 6, 3, 7});
-  const Four cd_low = __builtin_shuffle(c, d, FourIndex{0, 4, 1, 5}), cd_high = __builtin_shuffle(c, d, FourIndex{2, 6, 3, 7});
+  const Four a = *(const Four*)from, b = *(const Four*)(from + stride), c = *(const Four*)(from + 2 * stride),
+             d = *(const Four*)(from + 3 * stride);
+  const Four ab_low = __builtin_shuffle(a, b, FourIndex{0, 4, 1, 5}),
+             ab_high = __builtin_shuffle(a, b, FourIndex{2, 6, 3, 7});
+  const Four cd_low = __builtin_shuffle(c, d, FourIndex{0, 4, 1, 5}),
+             cd_high = __builtin_shuffle(c, d, FourIndex{2, 6, 3, 7});
   out[0] = __builtin_shuffle(ab_low, cd_low, FourIndex{0, 1, 4, 5});
   out[1] = __builtin_shuffle(ab_low, cd_low, FourIndex{2, 3, 6, 7});
   out[2] = __builtin_shuffle(ab_high, cd_high, FourIndex{0, 1, 4, 5});
@@ -32,9 +36,11 @@ struct RowWalk {
   int n, gy, gx;
 };
 
-// Of small images, a large share of the patches hangs over the border. Walked pixel by pixel, the rows of one tile agree on
-// which taps fall outside, and those taps are left out.
-static inline bool small_images(const Patches& p) { return p.taps > 1 && p.grid_h * p.grid_w <= 64 && p.n >= tile_rows; }
+// Of small images, a large share of the patches hangs over the border. Walked pixel by pixel, the rows of one tile
+// agree on which taps fall outside, and those taps are left out.
+static inline bool small_images(const Patches& p) {
+  return p.taps > 1 && p.grid_h * p.grid_w <= 64 && p.n >= tile_rows;
+}
 
 static RowWalk row_at(const Patches& p, int64_t row, bool by_pixel) {
   const int64_t pixels = int64_t(p.grid_h) * p.grid_w;

@@ -1,16 +1,19 @@
-// Both gradients of a 1x1 convolution of stride 1 in one pass over its tensors, for small weights (K C <= 24576, bfloat16).
+// Both gradients of a 1x1 convolution of stride 1 in one pass over its tensors, for small weights (K C <= 24576,
+// bfloat16).
 //
 //   dY = a g + b y + c,   X = act(scale x + shift) gate      made in shared memory
 //   dX[p,c] = sum_k dY[p,k] W[k,c]   -> the target (ops/conv_epilogues.cuh)
 //   dW[k,c] += sum_p dY[p,k] X[p,c]
 //
-// Bytes at least: 2 (2 K + C) a pixel read, 2 C written, and what the target holds; the two products one after the other would read g and
-// y again, 2 (2 K). 2 K C multiplications a pixel per product stay below what the tensor cores do in that time.
+// Bytes at least: 2 (2 K + C) a pixel read, 2 C written, and what the target holds; the two products one after the
+// other would read g and y again, 2 (2 K). 2 K C multiplications a pixel per product stay below what the tensor cores
+// do in that time.
 //
-// Blocks of 8 warps stay: W lies in shared memory, dW in registers (at most 96 a thread) until the end, and tiles of 32 or 64 pixels
-// pass through two stages. A thread keeps one column of 16-byte chunks of g and y, one of x and one of dX, so that its numbers per
-// channel and its sums for the norm below stay with it, and so that it can work on what it copied itself before the barrier.
-// Rows are padded by one chunk: an odd number of chunks a row keeps ldmatrix free of bank conflicts.
+// Blocks of 8 warps stay: W lies in shared memory, dW in registers (at most 96 a thread) until the end, and tiles of 32
+// or 64 pixels pass through two stages. A thread keeps one column of 16-byte chunks of g and y, one of x and one of dX,
+// so that its numbers per channel and its sums for the norm below stay with it, and so that it can work on what it
+// copied itself before the barrier. Rows are padded by one chunk: an odd number of chunks a row keeps ldmatrix free of
+// bank conflicts.
 #include "ops/conv_epilogues.cuh"
 #include "ops/conv_gradients.h"
 #include "ops/lazy_operands.cuh"
@@ -25,15 +28,19 @@ constexpr int threads = 256, warps = 8;
 
 // What of a tile lies in shared memory.
 struct Layout {
-  int K, C;                          // channels of dy, channels of x
-  int tile_rows;                     // pixels of a tile, 32 or 64
+  int K, C;       // channels of dy, channels of x
+  int tile_rows;  // pixels of a tile, 32 or 64
 
   constexpr int padded_k() const { return (K + 15) / 16 * 16; }
   constexpr int padded_c() const { return (C + 15) / 16 * 16; }
   constexpr int pitch_k() const { return padded_k() + 8; }
   constexpr int pitch_c() const { return padded_c() + 8; }
-  constexpr int stage_elements() const { return tile_rows * (2 * pitch_k() + pitch_c()); }  // g (then dY), y, x (then X)
-  constexpr int shared_elements() const { return 2 * stage_elements() + padded_k() * pitch_c() + tile_rows * pitch_c(); }  // and W, dX
+  // g (then dY), y, x (then X)
+  constexpr int stage_elements() const { return tile_rows * (2 * pitch_k() + pitch_c()); }
+  // and W, dX
+  constexpr int shared_elements() const {
+    return 2 * stage_elements() + padded_k() * pitch_c() + tile_rows * pitch_c();
+  }
   constexpr int numbers() const { return 3 * K + 5 * C; }
   constexpr size_t shared_bytes() const {
     const size_t all = size_t(shared_elements()) * 2 + size_t(numbers()) * 4, sums = size_t(threads) * 16 * 4;
@@ -49,20 +56,21 @@ struct Chunks {
 };
 
 struct Job : Layout {
-  int rows, log_warps_k;             // pixels; logarithm of the warps along K (the others lie along C)
-  FastDivide by_pixels;              // of an image
+  int rows, log_warps_k;                  // pixels; logarithm of the warps along K (the others lie along C)
+  FastDivide by_pixels;                   // of an image
   Chunks chunks_k, chunks_c, chunks_out;  // of a row, padded or as stored
   read::Gradient<bf16> dy;
   read::Activation<bf16> x;
   const bf16* w;
   ReachTarget<bf16> out;
-  float* dw;                         // [blocks][K][C]
+  float* dw;  // [blocks][K][C]
   int tiles = 0;
-  bool back = false;                 // from the last to the first (Context::turn)
+  bool back = false;  // from the last to the first (Context::turn)
   __device__ __forceinline__ int first_row(int tile) const { return (back ? tiles - 1 - tile : tile) * tile_rows; }
 };
 
-// A thread's chunks of a [rows][channels] tile: one column, every `step`-th row. Columns between the channels and their padding are zero.
+// A thread's chunks of a [rows][channels] tile: one column, every `step`-th row. Columns between the channels and their
+// padding are zero.
 struct Walk {
   int column, row, step;
   __device__ __forceinline__ Walk(const Chunks& chunks, int tile_rows) : step(chunks.step) {
@@ -73,17 +81,22 @@ struct Walk {
   }
 };
 
-__device__ __forceinline__ void fetch_tile(const bf16* from, bf16* to, const Walk& walk, int pitch, int channels, int first, int rows, int tile_rows) {
+__device__ __forceinline__ void fetch_tile(const bf16* from, bf16* to, const Walk& walk, int pitch, int channels,
+                                           int first, int rows, int tile_rows) {
   const int last = walk.column < channels ? rows - first : 0;
   const bf16* next = from + int64_t(first + walk.row) * channels + walk.column;
   bf16* own = to + walk.row * pitch + walk.column;
 #pragma unroll 1
-  for (int row = walk.row; row < tile_rows; row += walk.step, next += walk.step * channels, own += walk.step * pitch) cp_async16(own, row < last ? next : from, row < last);
+  for (int row = walk.row; row < tile_rows; row += walk.step, next += walk.step * channels, own += walk.step * pitch)
+    cp_async16(own, row < last ? next : from, row < last);
 }
 
-__device__ __forceinline__ void make_gradient(const Job& job, bf16* g, const bf16* y, const Walk& walk, const float* table, int first) {
+__device__ __forceinline__ void make_gradient(const Job& job, bf16* g, const bf16* y, const Walk& walk,
+                                              const float* table, int first) {
   if (!job.dy.active() || walk.column >= job.K) return;
-  const F8 a = load_halves(table + walk.column / 2, job.K / 2), b = load_halves(table + job.K + walk.column / 2, job.K / 2), c = load_halves(table + 2 * job.K + walk.column / 2, job.K / 2);
+  const F8 a = load_halves(table + walk.column / 2, job.K / 2),
+           b = load_halves(table + job.K + walk.column / 2, job.K / 2),
+           c = load_halves(table + 2 * job.K + walk.column / 2, job.K / 2);
   const int last = min(job.tile_rows, job.rows - first), pitch = job.pitch_k();
 #pragma unroll 1
   for (int row = walk.row; row < last; row += walk.step) {
@@ -96,9 +109,11 @@ __device__ __forceinline__ void make_gradient(const Job& job, bf16* g, const bf1
   }
 }
 
-__device__ __forceinline__ void make_activation(const Job& job, bf16* x, const Walk& walk, const float* table, int first) {
+__device__ __forceinline__ void make_activation(const Job& job, bf16* x, const Walk& walk, const float* table,
+                                                int first) {
   if (!job.x.active() || walk.column >= job.C) return;
-  const F8 a = load_halves(table + walk.column / 2, job.C / 2), b = load_halves(table + job.C + walk.column / 2, job.C / 2);
+  const F8 a = load_halves(table + walk.column / 2, job.C / 2),
+           b = load_halves(table + job.C + walk.column / 2, job.C / 2);
   const int last = min(job.tile_rows, job.rows - first), pitch = job.pitch_c();
   choose_act(job.x.act, [&](auto function) {
 #pragma unroll 1
@@ -118,8 +133,10 @@ __device__ __forceinline__ void make_activation(const Job& job, bf16* x, const W
 }
 
 // dX tile = dY W, stored as bfloat16. Warps: 16 rows each, the others of these rows take the next 32 columns.
-__device__ __forceinline__ void input_gradient(const Job& job, const bf16* dy, const bf16* w, bf16* dx, int warp, int lane) {
-  const int log_groups = job.tile_rows == 64 ? 2 : 1, row = (warp & ((1 << log_groups) - 1)) * 16, pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
+__device__ __forceinline__ void input_gradient(const Job& job, const bf16* dy, const bf16* w, bf16* dx, int warp,
+                                               int lane) {
+  const int log_groups = job.tile_rows == 64 ? 2 : 1, row = (warp & ((1 << log_groups) - 1)) * 16,
+            pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
   for (int column = (warp >> log_groups) * 32; column < job.padded_c(); column += (warps >> log_groups) * 32) {
     const bool both = column + 16 < job.padded_c();
     float acc[4][4] = {};
@@ -140,14 +157,17 @@ __device__ __forceinline__ void input_gradient(const Job& job, const bf16* dy, c
       if (j == 2 && !both) break;
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        store_as<uint32_t>(dx + (row + lane / 4 + h * 8) * pitch_c + column + j * 8 + lane % 4 * 2, pack2(acc[j][h * 2], acc[j][h * 2 + 1]));
+        store_as<uint32_t>(dx + (row + lane / 4 + h * 8) * pitch_c + column + j * 8 + lane % 4 * 2,
+                           pack2(acc[j][h * 2], acc[j][h * 2 + 1]));
     }
   }
 }
 
-// acc += dY^T X over the tile; a warp has MI x NJ squares of 16 x 16 from (k0, c0) on, those beyond the padding left out.
+// acc += dY^T X over the tile; a warp has MI x NJ squares of 16 x 16 from (k0, c0) on, those beyond the padding left
+// out.
 template <int MI, int NJ>
-__device__ __forceinline__ void weight_gradient_step(const Job& job, const bf16* dy, const bf16* x, int k0, int c0, int lane, float (&acc)[MI][2 * NJ][4]) {
+__device__ __forceinline__ void weight_gradient_step(const Job& job, const bf16* dy, const bf16* x, int k0, int c0,
+                                                     int lane, float (&acc)[MI][2 * NJ][4]) {
   const int pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
   if (k0 >= job.padded_k() || c0 >= job.padded_c()) return;
 #pragma unroll 1
@@ -155,7 +175,8 @@ __device__ __forceinline__ void weight_gradient_step(const Job& job, const bf16*
     uint32_t a[MI][4];
 #pragma unroll
     for (int i = 0; i < MI; ++i)
-      if (k0 + i * 16 < job.padded_k()) ldmatrix_x4_trans(a[i], dy + (row + lane / 16 * 8 + lane % 8) * pitch_k + k0 + i * 16 + lane / 8 % 2 * 8);
+      if (k0 + i * 16 < job.padded_k())
+        ldmatrix_x4_trans(a[i], dy + (row + lane / 16 * 8 + lane % 8) * pitch_k + k0 + i * 16 + lane / 8 % 2 * 8);
 #pragma unroll
     for (int j = 0; j < NJ; ++j) {
       if (c0 + j * 16 >= job.padded_c()) break;
@@ -172,7 +193,8 @@ __device__ __forceinline__ void weight_gradient_step(const Job& job, const bf16*
 }
 
 // Adds up the two sums of the threads that share a column and writes the block's part.
-__device__ __forceinline__ void write_sums(const Job& job, const Walk& walk, const F8& sum, const F8& product, float* shared) {
+__device__ __forceinline__ void write_sums(const Job& job, const Walk& walk, const F8& sum, const F8& product,
+                                           float* shared) {
   const int chunks = job.C / 8;
   if (int(threadIdx.x) < walk.step * chunks) {
     store8(shared + (walk.row * chunks * 8 + walk.column) * 2, sum);
@@ -182,16 +204,19 @@ __device__ __forceinline__ void write_sums(const Job& job, const Walk& walk, con
   for (int i = threadIdx.x; i < 2 * job.C; i += threads) {
     const int which = i / job.C, column = i % job.C;
     float total = 0;
-    for (int row = 0; row < walk.step; ++row) total += shared[(row * job.C + column / 8 * 8) * 2 + which * 8 + column % 8];
+    for (int row = 0; row < walk.step; ++row)
+      total += shared[(row * job.C + column / 8 * 8) * 2 + which * 8 + column % 8];
     job.out.partial[(int64_t(blockIdx.x) * 2 + which) * job.C + column] = job.out.finish(which, column, total);
   }
 }
 
 template <int MI, int NJ, int resident>
-__global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointwise_kernel(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(threads, blocks_by_registers(resident))
+    pointwise_kernel(const __grid_constant__ Job job) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(bf16, shared);
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, pitch_k = job.pitch_k(),
+            pitch_c = job.pitch_c();
   const int k0 = (warp & ((1 << job.log_warps_k) - 1)) * MI * 16, c0 = (warp >> job.log_warps_k) * NJ * 16;
   bf16* w = shared + 2 * job.stage_elements();
   bf16* dx = w + job.padded_k() * pitch_c;
@@ -202,14 +227,19 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
   const auto fetch = [&](int tile, bf16* stage) {
     const int first = job.first_row(tile);
     if (tile < job.tiles) {
-      fetch_tile(job.dy.first(), stage, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
-      if (job.dy.pair()) fetch_tile(job.dy.second(), stage + y_at, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
-      fetch_tile(job.x.first(), stage + x_at, Walk(job.chunks_c, job.tile_rows), pitch_c, job.C, first, job.rows, job.tile_rows);
+      fetch_tile(job.dy.first(), stage, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows,
+                 job.tile_rows);
+      if (job.dy.pair())
+        fetch_tile(job.dy.second(), stage + y_at, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows,
+                   job.tile_rows);
+      fetch_tile(job.x.first(), stage + x_at, Walk(job.chunks_c, job.tile_rows), pitch_c, job.C, first, job.rows,
+                 job.tile_rows);
     }
     cp_commit();
   };
 
-  fetch_tile(job.w, w, Walk(job.chunks_c, job.padded_k()), pitch_c, job.C, 0, job.K, job.padded_k());  // joins the first group
+  // joins the first group
+  fetch_tile(job.w, w, Walk(job.chunks_c, job.padded_k()), pitch_c, job.C, 0, job.K, job.padded_k());
   fetch(int(blockIdx.x), shared);
   if (job.dy.active())
     for (int i = thread; i < job.K; i += threads) job.dy.fill(table + halved(i, job.K / 2), job.K, i);
@@ -238,7 +268,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
     const int last = min(job.tile_rows, job.rows - first);
 #pragma unroll 1
     for (int row = walk_out.row; row < last; row += walk_out.step)
-      job.out.store(first + row, walk_out.column, load8(dx + row * pitch_c + walk_out.column), job.out.fetch(first + row, walk_out.column), out_table + walk_out.column / 2, job.C, sum, product);
+      job.out.store(first + row, walk_out.column, load8(dx + row * pitch_c + walk_out.column),
+                    job.out.fetch(first + row, walk_out.column), out_table + walk_out.column / 2, job.C, sum, product);
   }
   cp_wait<0>();
 
@@ -250,14 +281,16 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
       for (int h = 0; h < 2; ++h) {
         const int k = k0 + i * 16 + lane / 4 + h * 8, c = c0 + j * 8 + lane % 4 * 2;
         if (k < job.K && c < job.C)
-          store_as<float2>(job.dw + (int64_t(blockIdx.x) * job.K + k) * job.C + c, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
+          store_as<float2>(job.dw + (int64_t(blockIdx.x) * job.K + k) * job.C + c,
+                           make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
       }
   if (!job.out.partial) return;
   __syncthreads();  // everything shared is free
   write_sums(job, Walk(job.chunks_out, job.tile_rows), sum, product, reinterpret_cast<float*>(shared));
 }
 
-// The squares of a warp, 2 x 2 or, for larger weights, 3 x 4 (0.9 % of a step of mobilenet_v2 at 224 px by the clock), and how the warps lie, for K x C weights.
+// The squares of a warp, 2 x 2 or, for larger weights, 3 x 4 (0.9 % of a step of mobilenet_v2 at 224 px by the clock),
+// and how the warps lie, for K x C weights.
 struct Plan {
   int squares_k, log_warps_k;  // squares_k 0: none fits
   Plan(int K, int C) : squares_k(0), log_warps_k(0) {
@@ -275,7 +308,8 @@ struct Plan {
 
 // On cards with less shared memory than an H100's, weights that fill it take two products instead.
 bool fits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
-  return type == DType::bf16 && is_pointwise(s) && s.rows() < 1 << 30 && s.k <= 512 && s.c <= 512 && s.k * s.c <= 24576 && Plan(s.k, s.c).squares_k > 0 &&
+  return type == DType::bf16 && is_pointwise(s) && s.rows() < 1 << 30 && s.k <= 512 && s.c <= 512 &&
+         s.k * s.c <= 24576 && Plan(s.k, s.c).squares_k > 0 &&
          Layout{s.k, s.c, 32}.shared_bytes() <= ctx.card.block_shared_bytes;
 }
 
@@ -285,19 +319,31 @@ bool suits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
   return fits_pointwise(ctx, s, type) && s.rows() >= 4 * multiprocessors * s.c && s.rows() >= 64 * 2 * multiprocessors;
 }
 
-void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget& target) {
+void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const void* w,
+                        float* dw, const GradientTarget& target) {
   check_dense(s);
   const Plan plan(s.k, s.c);
   const auto kernel = plan.squares_k == 2 ? &pointwise_kernel<2, 2, 2> : &pointwise_kernel<3, 4, 1>;
   const int resident = plan.squares_k == 2 ? 2 : 1;
-  Job job{{s.k, s.c, 64}, int(s.rows()), plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), Chunks((s.k + 15) / 16 * 16), Chunks((s.c + 15) / 16 * 16), Chunks(s.c),
-          read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w), ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
+  Job job{{s.k, s.c, 64},
+          int(s.rows()),
+          plan.log_warps_k,
+          FastDivide(uint32_t(s.oh * s.ow)),
+          Chunks((s.k + 15) / 16 * 16),
+          Chunks((s.c + 15) / 16 * 16),
+          Chunks(s.c),
+          read::Gradient<bf16>(dy),
+          read::Activation<bf16>(x),
+          static_cast<const bf16*>(w),
+          ReachTarget<bf16>(s, where::Phase(s, 0, 0), target),
+          nullptr};
   if (job.shared_bytes() > ctx.card.shared_bytes / size_t(resident) - 1024) job.tile_rows = 32;
   const size_t shared = job.shared_bytes();
   allow_shared_memory(kernel, shared);
   job.tiles = int((s.rows() + job.tile_rows - 1) / job.tile_rows);
   job.back = ctx.turn();
-  const int most = ctx.card.multiprocessors * resident_blocks(kernel, threads, shared, resident), each = (job.tiles + most - 1) / most, blocks = (job.tiles + each - 1) / each;
+  const int most = ctx.card.multiprocessors * resident_blocks(kernel, threads, shared, resident),
+            each = (job.tiles + most - 1) / most, blocks = (job.tiles + each - 1) / each;
   const size_t weights = size_t(s.k) * s.c;
   job.dw = partial_sums(ctx).take(ctx, blocks, int64_t(weights));
   if (target.y) job.out.partial = static_cast<float*>(ctx.scratch(size_t(blocks) * 2 * s.c * 4));

@@ -12,7 +12,9 @@ namespace lgd {
 static int64_t images(int64_t elements) { return ceil_div(16384, std::max<int64_t>(elements, 1)); }
 
 static void require_window(const PoolShape& s) {
-  LGD_CHECK(s.kernel >= 1 && s.kernel <= 8 && s.pad < s.kernel, "BAD_SHAPE", "max pooling takes windows of 1 to 8 and less padding than that; found a window of ", s.kernel, " and padding ", s.pad);
+  LGD_CHECK(s.kernel >= 1 && s.kernel <= 8 && s.pad < s.kernel, "BAD_SHAPE",
+            "max pooling takes windows of 1 to 8 and less padding than that; found a window of ", s.kernel,
+            " and padding ", s.pad);
 }
 
 void max_pool_forward_cpu(Context& ctx, const PoolShape& s, DType type, const void* x_, void* y_) {
@@ -25,14 +27,16 @@ void max_pool_forward_cpu(Context& ctx, const PoolShape& s, DType type, const vo
   });
 }
 
-void max_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const void* x_, const void* dy_, void* dx_, bool accumulate) {
+void max_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const void* x_, const void* dy_, void* dx_,
+                           bool accumulate) {
   const float *x = as_f32(type, x_), *dy = as_f32(type, dy_);
   float* dx = as_f32(type, dx_);
   require_window(s);
   const int64_t in = int64_t(s.h) * s.w * s.c, out = int64_t(s.oh) * s.ow * s.c;
   ctx.pool.for_range(s.n, images(in), [&](int64_t begin, int64_t end) {
     if (!accumulate) std::fill(dx + begin * in, dx + end * in, 0.0f);
-    for (int64_t n = begin; n < end; ++n) LGD_DISPATCH(max_pool_gradient_image)(s, x + n * in, dy + n * out, dx + n * in);
+    for (int64_t n = begin; n < end; ++n)
+      LGD_DISPATCH(max_pool_gradient_image)(s, x + n * in, dy + n * out, dx + n * in);
   });
 }
 
@@ -50,7 +54,8 @@ void avg_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const v
   float* dx = as_f32(type, dx_);
   const int64_t in = int64_t(s.h) * s.w * s.c, out = int64_t(s.oh) * s.ow * s.c;
   ctx.pool.for_range(s.n, images(in), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) LGD_DISPATCH(avg_pool_gradient_image)(s, dy + n * out, dx + n * in, accumulate);
+    for (int64_t n = begin; n < end; ++n)
+      LGD_DISPATCH(avg_pool_gradient_image)(s, dy + n * out, dx + n * in, accumulate);
   });
 }
 
@@ -62,11 +67,13 @@ void global_pool_forward_cpu(Context& ctx, int n, int64_t pixels, int c, DType t
   });
 }
 
-void global_pool_backward_cpu(Context& ctx, int n, int64_t pixels, int c, DType type, const void* dy_, void* dx_, bool accumulate) {
+void global_pool_backward_cpu(Context& ctx, int n, int64_t pixels, int c, DType type, const void* dy_, void* dx_,
+                              bool accumulate) {
   const float* dy = as_f32(type, dy_);
   float* dx = as_f32(type, dx_);
   ctx.pool.for_range(n, images(pixels * c), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) LGD_DISPATCH(global_pool_gradient_image)(pixels, c, dy + i * c, dx + i * pixels * c, accumulate);
+    for (int64_t i = begin; i < end; ++i)
+      LGD_DISPATCH(global_pool_gradient_image)(pixels, c, dy + i * c, dx + i * pixels * c, accumulate);
   });
 }
 

@@ -20,7 +20,9 @@ struct Window {
 };
 
 // Where `value` takes the place of the maximum so far. A NaN wins and stays.
-static inline __attribute__((always_inline)) VecI wins(Vec value, Vec best) { return (value > best) | (value != value); }
+static inline __attribute__((always_inline)) VecI wins(Vec value, Vec best) {
+  return (value > best) | (value != value);
+}
 
 void max_pool_image(const PoolShape& s, const float* x, float* y) {
   for (int oy = 0; oy < s.oh; ++oy) {

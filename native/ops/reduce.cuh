@@ -1,4 +1,5 @@
-// Sums over partial results in a fixed order: the second half of a reduction that is split over blocks. (Those of gradients: ops/partial_sums.h.)
+// Sums over partial results in a fixed order: the second half of a reduction that is split over blocks. (Those of
+// gradients: ops/partial_sums.h.)
 #pragma once
 #include "core/cuda_device.cuh"
 
@@ -6,7 +7,8 @@ namespace lgd {
 
 constexpr int reduce_columns = 32, reduce_parts = 8;
 
-// The sum of what the parts (threadIdx.y) of a column hold, given to part 0. Block: dim3(reduce_columns, reduce_parts); every thread calls it.
+// The sum of what the parts (threadIdx.y) of a column hold, given to part 0. Block: dim3(reduce_columns, reduce_parts);
+// every thread calls it.
 __device__ __forceinline__ float sum_parts(float value) {
   __shared__ float sums[reduce_parts][reduce_columns + 1];
   __syncthreads();  // the sums of an earlier call may still be read
@@ -18,23 +20,26 @@ __device__ __forceinline__ float sum_parts(float value) {
   return total;
 }
 
-// The sum over `splits` rows of partial[split * pitch + column] for this thread's column, given to part 0; called like sum_parts.
-__device__ __forceinline__ float sum_partials(const float* partial, int splits, int64_t pitch, int64_t column, bool valid) {
+// The sum over `splits` rows of partial[split * pitch + column] for this thread's column, given to part 0; called like
+// sum_parts.
+__device__ __forceinline__ float sum_partials(const float* partial, int splits, int64_t pitch, int64_t column,
+                                              bool valid) {
   float sum = 0;
   if (valid)
     for (int split = threadIdx.y; split < splits; split += reduce_parts) sum += partial[split * pitch + column];
   return sum_parts(sum);
 }
 
-// How a [rows][channels] array is walked for sums per channel: a block of 256 threads takes `width` 8-channel chunks and passes over the
-// rows; thread t has chunk t % width and row t / width, where there is such a row.
+// How a [rows][channels] array is walked for sums per channel: a block of 256 threads takes `width` 8-channel chunks
+// and passes over the rows; thread t has chunk t % width and row t / width, where there is such a row.
 struct ColumnWalk {
   int chunks, width, rows_per_pass, groups, splits;
 };
 inline ColumnWalk column_walk(const Context& ctx, int64_t rows, int channels) {
   ColumnWalk walk{};
   walk.chunks = channels / 8;
-  // The fewest groups with 7/8 of the threads at work: 160 chunks as one group would leave 96 of 256 idle, as two groups 16.
+  // The fewest groups with 7/8 of the threads at work: 160 chunks as one group would leave 96 of 256 idle, as two
+  // groups 16.
   for (int groups = (walk.chunks + 255) / 256, best = 0; best < 224; ++groups) {
     const int width = (walk.chunks + groups - 1) / groups, busy = 256 / width * walk.chunks / groups;
     if (best > 0 && width < 8) break;  // less than 128 bytes of a row
@@ -56,7 +61,8 @@ __device__ __forceinline__ bool chunk_of(const ColumnWalk& walk, int& chunk) {
   return chunk < walk.chunks && int(threadIdx.x) < walk.width * walk.rows_per_pass;
 }
 
-// Adds up, in pairs of rows, what the threads of a block hold for their 8 channels; row 0 gets the sums. Every thread calls it.
+// Adds up, in pairs of rows, what the threads of a block hold for their 8 channels; row 0 gets the sums. Every thread
+// calls it.
 __device__ __forceinline__ void sum_walk_rows(F8& sum, const ColumnWalk& walk) {
   __shared__ float upper[8][128];
   const int row = threadIdx.x / walk.width;
@@ -74,14 +80,18 @@ __device__ __forceinline__ void sum_walk_rows(F8& sum, const ColumnWalk& walk) {
   }
 }
 
-// Adds up what the threads of a block hold for their 8 channels and writes partial[blockIdx.x][offset + channel], pitch floats a block.
-__device__ __forceinline__ void write_column_sums(F8 sum, const ColumnWalk& walk, float* partial, int64_t pitch, int offset) {
+// Adds up what the threads of a block hold for their 8 channels and writes partial[blockIdx.x][offset + channel], pitch
+// floats a block.
+__device__ __forceinline__ void write_column_sums(F8 sum, const ColumnWalk& walk, float* partial, int64_t pitch,
+                                                  int offset) {
   sum_walk_rows(sum, walk);
   const int chunk = int(blockIdx.y) * walk.width + int(threadIdx.x);
-  if (int(threadIdx.x) < walk.width && chunk < walk.chunks) store8(partial + blockIdx.x * pitch + offset + chunk * 8, sum);
+  if (int(threadIdx.x) < walk.width && chunk < walk.chunks)
+    store8(partial + blockIdx.x * pitch + offset + chunk * 8, sum);
 }
 
-// The sum of what the eight rows (threadIdx.y) of a dim3(32, 8) block hold for 8 channels each, given to row 0; every thread calls it.
+// The sum of what the eight rows (threadIdx.y) of a dim3(32, 8) block hold for 8 channels each, given to row 0; every
+// thread calls it.
 __device__ __forceinline__ F8 sum_block_rows(F8 sum) {
   __shared__ float sums[8][32][9];
 #pragma unroll

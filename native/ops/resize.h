@@ -1,17 +1,18 @@
-// Bilinear enlargement by a whole factor f, corners not aligned (PyTorch's interpolate(mode="bilinear", align_corners=False)):
+// Bilinear enlargement by a whole factor f, corners not aligned (PyTorch's interpolate(mode="bilinear",
+// align_corners=False)):
 //
 //   u = max(0, (o + 1/2) / f - 1/2), i = floor(u), t = u - i:   y[o] = (1 - t) x[i] + t x[min(i + 1, h - 1)]
 //
-// along the height and the width in turn. Backward gathers: an input pixel sums the output pixels that read it, each with its weight, in
-// row-major order, so a result does not depend on threads. Least work: reads x, writes y once; f^2 outputs a pixel.
-// Activations NHWC.
+// along the height and the width in turn. Backward gathers: an input pixel sums the output pixels that read it, each
+// with its weight, in row-major order, so a result does not depend on threads. Least work: reads x, writes y once; f^2
+// outputs a pixel. Activations NHWC.
 #pragma once
 #include "core/context.h"
 
 namespace lgd {
 
 struct ResizeShape {
-  int n, h, w, c;                 // input
+  int n, h, w, c;  // input
   int factor;
   constexpr int oh() const { return h * factor; }
   constexpr int ow() const { return w * factor; }
@@ -31,7 +32,9 @@ constexpr ResizeTap resize_tap(int output, int size, int factor) {
 }
 // The outputs that may read an input are first, first + 1, ... up to before last; all others do not.
 constexpr int resize_first(int input, int factor) { return input == 0 ? 0 : (input - 1) * factor + factor / 2; }
-constexpr int resize_last(int input, int size, int factor) { return input == size - 1 ? size * factor : (input + 1) * factor + (factor + 1) / 2; }
+constexpr int resize_last(int input, int size, int factor) {
+  return input == size - 1 ? size * factor : (input + 1) * factor + (factor + 1) / 2;
+}
 
 void resize_forward_cpu(Context&, const ResizeShape&, DType type, const void* x, void* y);
 void resize_forward_cuda(Context&, const ResizeShape&, DType type, const void* x, void* y);

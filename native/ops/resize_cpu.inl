@@ -8,7 +8,8 @@ namespace {
 void resize_row(const ResizeShape& s, const float* top, const float* bottom, float down, float* y) {
   for (int ox = 0; ox < s.ow(); ++ox, y += s.c) {
     const ResizeTap tap = resize_tap(ox, s.w, s.factor);
-    const float *a = top + int64_t(tap.low) * s.c, *b = top + int64_t(tap.high) * s.c, *d = bottom + int64_t(tap.low) * s.c, *e = bottom + int64_t(tap.high) * s.c;
+    const float *a = top + int64_t(tap.low) * s.c, *b = top + int64_t(tap.high) * s.c,
+                *d = bottom + int64_t(tap.low) * s.c, *e = bottom + int64_t(tap.high) * s.c;
     const float right = tap.weight;
     for (int c = 0; c < s.c; ++c) {
       const float above = a[c] + right * (b[c] - a[c]), below = d[c] + right * (e[c] - d[c]);

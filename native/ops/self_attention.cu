@@ -1,11 +1,12 @@
 // Self-attention (ops/self_attention.h), forward: the scores stay on the chip.
 //
-// bfloat16: a block has 64 queries of a head of an image, a warp 16 of them, whose fragments stay in registers. Keys and values come by
-// cp.async, 64 tokens at a time and two such tiles deep. Scores, their running maximum and sum (online softmax: when the maximum grows,
-// what was summed before shrinks) and the output are accumulators of mma.sync; the scores' fragments are, rounded, the operand of the
-// second product, since both lie alike. At least 8 N T C bytes move (3 in, 1 out, of 2 each) for 4 N T^2 C operations.
-// A row of a tile has 8 elements more than a head is wide: then the eight rows of an ldmatrix start in eight different banks.
-// float32, for checking: a warp has one query, and its scores lie in shared memory.
+// bfloat16: a block has 64 queries of a head of an image, a warp 16 of them, whose fragments stay in registers. Keys
+// and values come by cp.async, 64 tokens at a time and two such tiles deep. Scores, their running maximum and sum
+// (online softmax: when the maximum grows, what was summed before shrinks) and the output are accumulators of mma.sync;
+// the scores' fragments are, rounded, the operand of the second product, since both lie alike. At least 8 N T C bytes
+// move (3 in, 1 out, of 2 each) for 4 N T^2 C operations. A row of a tile has 8 elements more than a head is wide: then
+// the eight rows of an ldmatrix start in eight different banks. float32, for checking: a warp has one query, and its
+// scores lie in shared memory.
 #include "core/cuda_device.cuh"
 #include "ops/grids.cuh"
 #include "ops/self_attention.h"
@@ -14,12 +15,16 @@ namespace lgd {
 namespace {
 
 constexpr int queries = 64, keys = 64, threads = 128;
-template <int D> constexpr int pitch = D + 8;
-template <int D> constexpr size_t shared_bytes = size_t(2) * 2 * keys * pitch<D> * sizeof(bf16);
-
-// Keys and values of the tokens from `first` on into one stage; zeros past the sequence and past the head. D: its width, rounded up.
 template <int D>
-__device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* head, int width, int first, bf16* stage) {
+constexpr int pitch = D + 8;
+template <int D>
+constexpr size_t shared_bytes = size_t(2) * 2 * keys * pitch<D> * sizeof(bf16);
+
+// Keys and values of the tokens from `first` on into one stage; zeros past the sequence and past the head. D: its
+// width, rounded up.
+template <int D>
+__device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* head, int width, int first,
+                                      bf16* stage) {
 #pragma unroll
   for (int i = threadIdx.x; i < keys * D / 8; i += threads) {
     const int row = i / (D / 8), column = i % (D / 8) * 8;
@@ -31,11 +36,15 @@ __device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* h
 }
 
 template <int D>
-__global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 64 ? 3 : 4)) flash_kernel(SelfAttentionShape s, const bf16* qkv, bf16* out) {
+__global__ void __launch_bounds__(threads, blocks_by_registers(D > 80   ? 2
+                                                               : D > 64 ? 3
+                                                                        : 4))
+    flash_kernel(SelfAttentionShape s, const bf16* qkv, bf16* out) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(bf16, shared);  // [stage][keys, values][64][pitch]
   const int lane = threadIdx.x % 32, width = s.channels / s.heads, pair = lane % 4 * 2;
-  const int first = int(blockIdx.x) * queries, row0 = first + int(threadIdx.x) / 32 * 16 + lane / 4;  // this lane's rows: row0 and row0 + 8
+  // this lane's rows: row0 and row0 + 8
+  const int first = int(blockIdx.x) * queries, row0 = first + int(threadIdx.x) / 32 * 16 + lane / 4;
   const bf16* head = qkv + int64_t(blockIdx.z) * s.tokens * 3 * s.channels + int64_t(blockIdx.y) * width;
   const float scale = rsqrtf(float(width));
 
@@ -45,7 +54,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
       const int row = row0 + part % 2 * 8, column = k * 16 + part / 2 * 8 + pair;
-      q[k][part] = row < s.tokens && column < width ? load_as<uint32_t>(head + int64_t(row) * 3 * s.channels + column) : 0;
+      q[k][part] =
+          row < s.tokens && column < width ? load_as<uint32_t>(head + int64_t(row) * 3 * s.channels + column) : 0;
     }
 
   float o[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
@@ -105,7 +115,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
 #pragma unroll
     for (int k = 0; k < keys / 16; ++k) {
       const uint32_t weights[4] = {pack2(score[2 * k][0], score[2 * k][1]), pack2(score[2 * k][2], score[2 * k][3]),
-                                   pack2(score[2 * k + 1][0], score[2 * k + 1][1]), pack2(score[2 * k + 1][2], score[2 * k + 1][3])};
+                                   pack2(score[2 * k + 1][0], score[2 * k + 1][1]),
+                                   pack2(score[2 * k + 1][2], score[2 * k + 1][3])};
 #pragma unroll
       for (int j = 0; j < D / 8; j += 2) {
         uint32_t r[4];
@@ -136,7 +147,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
 __global__ void __launch_bounds__(threads) checked_kernel(SelfAttentionShape s, const float* qkv, float* out) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, shared);  // [warp][tokens]
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, width = s.channels / s.heads, row = int(blockIdx.x) * 4 + warp;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, width = s.channels / s.heads,
+            row = int(blockIdx.x) * 4 + warp;
   if (row >= s.tokens) return;
   const float* head = qkv + int64_t(blockIdx.z) * s.tokens * 3 * s.channels + int64_t(blockIdx.y) * width;
   const float* query = head + int64_t(row) * 3 * s.channels;
@@ -166,23 +178,26 @@ __global__ void __launch_bounds__(threads) checked_kernel(SelfAttentionShape s, 
 template <int D>
 void launch_flash(Context& ctx, const SelfAttentionShape& s, const void* qkv, void* out) {
   allow_shared_memory(flash_kernel<D>, shared_bytes<D>);
-  LGD_LAUNCH(ctx, flash_kernel<D>, dim3(unsigned((s.tokens + queries - 1) / queries), unsigned(s.heads), unsigned(s.n)), threads, shared_bytes<D>, s,
-             static_cast<const bf16*>(qkv), static_cast<bf16*>(out));
+  LGD_LAUNCH(ctx, flash_kernel<D>, dim3(unsigned((s.tokens + queries - 1) / queries), unsigned(s.heads), unsigned(s.n)),
+             threads, shared_bytes<D>, s, static_cast<const bf16*>(qkv), static_cast<bf16*>(out));
 }
 
 }  // namespace
 
 void self_attention_forward_cuda(Context& ctx, const SelfAttentionShape& s, DType type, const void* qkv, void* out) {
   const int width = s.channels / s.heads;
-  LGD_CHECK(width % 8 == 0 && width <= 128, "BAD_SHAPE", "a head of self-attention is ", width, " channels wide. Allowed on CUDA: a multiple of 8 up to 128.");
-  LGD_CHECK(s.n < 65536 && s.heads < 65536, "BAD_SHAPE", "self-attention has ", s.n, " images of ", s.heads, " heads. Allowed on CUDA: less than 65,536 of either.");
+  LGD_CHECK(width % 8 == 0 && width <= 128, "BAD_SHAPE", "a head of self-attention is ", width,
+            " channels wide. Allowed on CUDA: a multiple of 8 up to 128.");
+  LGD_CHECK(s.n < 65536 && s.heads < 65536, "BAD_SHAPE", "self-attention has ", s.n, " images of ", s.heads,
+            " heads. Allowed on CUDA: less than 65,536 of either.");
   if (type == DType::f32) {
     const size_t bytes = size_t(4) * s.tokens * sizeof(float);
     const size_t most = ctx.card.block_shared_bytes;
-    LGD_CHECK(bytes <= most, "BAD_SHAPE", "self-attention in float32 holds at most ", most / (4 * sizeof(float)), " tokens on this GPU, found ", s.tokens, ". Use bfloat16.");
+    LGD_CHECK(bytes <= most, "BAD_SHAPE", "self-attention in float32 holds at most ", most / (4 * sizeof(float)),
+              " tokens on this GPU, found ", s.tokens, ". Use bfloat16.");
     allow_shared_memory(checked_kernel, bytes);
-    LGD_LAUNCH(ctx, checked_kernel, dim3(unsigned((s.tokens + 3) / 4), unsigned(s.heads), unsigned(s.n)), threads, bytes, s, static_cast<const float*>(qkv),
-               static_cast<float*>(out));
+    LGD_LAUNCH(ctx, checked_kernel, dim3(unsigned((s.tokens + 3) / 4), unsigned(s.heads), unsigned(s.n)), threads,
+               bytes, s, static_cast<const float*>(qkv), static_cast<float*>(out));
     return;
   }
   if (width <= 32) launch_flash<32>(ctx, s, qkv, out);

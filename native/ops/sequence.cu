@@ -7,7 +7,9 @@ namespace {
 
 // Of what is no digit, a NaN too, the nearest: the table is not left.
 template <class T>
-__device__ __forceinline__ int digit_at(const T* digit) { return int(fminf(fmaxf(load1(digit), 0.f), 255.f)); }
+__device__ __forceinline__ int digit_at(const T* digit) {
+  return int(fminf(fmaxf(load1(digit), 0.f), 255.f));
+}
 template <class T>
 __device__ __forceinline__ int id_at(const T* ids, int64_t row, int id_channels) {
   const T* digits = ids + row * id_channels;
@@ -21,7 +23,8 @@ __device__ __forceinline__ F8 sum8(F8 a, const F8& b) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) positions_kernel(SequenceShape s, int64_t vectors, const T* x, const float* first, const float* position, T* y) {
+__global__ void __launch_bounds__(256)
+    positions_kernel(SequenceShape s, int64_t vectors, const T* x, const float* first, const float* position, T* y) {
   wait_for_inputs();
   const int chunks = s.channels / 8, skip = first ? 1 : 0;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
@@ -34,18 +37,21 @@ __global__ void __launch_bounds__(256) positions_kernel(SequenceShape s, int64_t
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) words_kernel(SequenceShape s, int64_t vectors, int id_channels, int words, const T* ids, const float* word, const float* position, T* y) {
+__global__ void __launch_bounds__(256) words_kernel(SequenceShape s, int64_t vectors, int id_channels, int words,
+                                                    const T* ids, const float* word, const float* position, T* y) {
   wait_for_inputs();
   const int chunks = s.channels / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int64_t row = e / chunks;
     const int c = int(e % chunks) * 8, id = min(id_at(ids, row, id_channels), words - 1);
-    store8(y + e * 8, sum8(load8(word + int64_t(id) * s.channels + c), load8(position + row % s.tokens * s.channels + c)));
+    store8(y + e * 8,
+           sum8(load8(word + int64_t(id) * s.channels + c), load8(position + row % s.tokens * s.channels + c)));
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) end_token_kernel(SequenceShape s, int64_t vectors, int id_channels, int end, const T* x, const T* ids, T* y) {
+__global__ void __launch_bounds__(256)
+    end_token_kernel(SequenceShape s, int64_t vectors, int id_channels, int end, const T* x, const T* ids, T* y) {
   wait_for_inputs();
   const int chunks = s.channels / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
@@ -59,36 +65,44 @@ __global__ void __launch_bounds__(256) end_token_kernel(SequenceShape s, int64_t
 template <class T>
 __global__ void __launch_bounds__(256) repeat_kernel(int64_t vectors, int chunks, const float* value, T* y) {
   wait_for_inputs();
-  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) store8(y + e * 8, load8(value + e % chunks * 8));
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256)
+    store8(y + e * 8, load8(value + e % chunks * 8));
 }
 
 }  // namespace
 
-void positions_forward_cuda(Context& ctx, const SequenceShape& s, DType type, const void* x, const float* first, const float* position, void* y) {
+void positions_forward_cuda(Context& ctx, const SequenceShape& s, DType type, const void* x, const float* first,
+                            const float* position, void* y) {
   const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, positions_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, static_cast<const T*>(x), first, position, static_cast<T*>(y));
+    LGD_LAUNCH(ctx, positions_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, static_cast<const T*>(x), first,
+               position, static_cast<T*>(y));
   });
 }
 
-void words_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int words, const void* ids, const float* word, const float* position, void* y) {
+void words_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int words, const void* ids,
+                        const float* word, const float* position, void* y) {
   const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, words_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, words, static_cast<const T*>(ids), word, position, static_cast<T*>(y));
+    LGD_LAUNCH(ctx, words_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, words,
+               static_cast<const T*>(ids), word, position, static_cast<T*>(y));
   });
 }
 
-void end_token_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int end, const void* x, const void* ids, void* y) {
+void end_token_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int end, const void* x,
+                            const void* ids, void* y) {
   const int64_t vectors = int64_t(s.n) * s.channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, end_token_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, end, static_cast<const T*>(x), static_cast<const T*>(ids), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, end_token_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, end,
+               static_cast<const T*>(x), static_cast<const T*>(ids), static_cast<T*>(y));
   });
 }
 
 void repeat_forward_cuda(Context& ctx, int n, int channels, DType type, const float* value, void* y) {
   const int64_t vectors = int64_t(n) * channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, repeat_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, channels / 8, value, static_cast<T*>(y));
+    LGD_LAUNCH(ctx, repeat_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, channels / 8, value,
+               static_cast<T*>(y));
   });
 }
 

@@ -1,26 +1,39 @@
-// How sequences begin and end, forward only: their encoders are frozen. Tables are float32, sequences of the storage type.
+// How sequences begin and end, forward only: their encoders are frozen. Tables are float32, sequences of the storage
+// type.
 //
-// Text comes as an image one pixel wide: position t of row n holds a token id in base 256, lowest digit first, in its three channels, since
-// a bfloat16 holds 0 to 255 exactly. ids [N,T,I], I the channels as stored (3, or 8 with padding).
+// Text comes as an image one pixel wide: position t of row n holds a token id in base 256, lowest digit first, in its
+// three channels, since a bfloat16 holds 0 to 255 exactly. ids [N,T,I], I the channels as stored (3, or 8 with
+// padding).
 #pragma once
 #include "core/context.h"
 
 namespace lgd {
 
-struct SequenceShape { int n, tokens, channels; };
+struct SequenceShape {
+  int n, tokens, channels;
+};
 
-// With a class token y[n,0,:] = first + position[0,:] and y[n,1+p,:] = x[n,p,:] + position[1+p,:]; without (first is null) y[n,p,:] = x[n,p,:] + position[p,:].
-// x [N,P,C]; first [C] or null; position [T,C]; y [N,T,C]; T = tokens is P + 1 or P.
-void positions_forward_cpu(Context&, const SequenceShape&, DType type, const void* x, const float* first, const float* position, void* y);
-void positions_forward_cuda(Context&, const SequenceShape&, DType type, const void* x, const float* first, const float* position, void* y);
+// With a class token y[n,0,:] = first + position[0,:] and y[n,1+p,:] = x[n,p,:] + position[1+p,:]; without (first is
+// null) y[n,p,:] = x[n,p,:] + position[p,:]. x [N,P,C]; first [C] or null; position [T,C]; y [N,T,C]; T = tokens is P +
+// 1 or P.
+void positions_forward_cpu(Context&, const SequenceShape&, DType type, const void* x, const float* first,
+                           const float* position, void* y);
+void positions_forward_cuda(Context&, const SequenceShape&, DType type, const void* x, const float* first,
+                            const float* position, void* y);
 
-// y[n,t,:] = word[id[n,t],:] + position[t,:]; an id past the table reads its last row.   word [V,C], position [>= T,C], y [N,T,C].
-void words_forward_cpu(Context&, const SequenceShape&, DType type, int id_channels, int words, const void* ids, const float* word, const float* position, void* y);
-void words_forward_cuda(Context&, const SequenceShape&, DType type, int id_channels, int words, const void* ids, const float* word, const float* position, void* y);
+// y[n,t,:] = word[id[n,t],:] + position[t,:]; an id past the table reads its last row.   word [V,C], position [>= T,C],
+//   y [N,T,C].
+void words_forward_cpu(Context&, const SequenceShape&, DType type, int id_channels, int words, const void* ids,
+                       const float* word, const float* position, void* y);
+void words_forward_cuda(Context&, const SequenceShape&, DType type, int id_channels, int words, const void* ids,
+                        const float* word, const float* position, void* y);
 
-// y[n,:] = x[n,t,:] with t the first position whose id is `end`, or the last position if there is none.   x [N,T,C], y [N,C].
-void end_token_forward_cpu(Context&, const SequenceShape&, DType type, int id_channels, int end, const void* x, const void* ids, void* y);
-void end_token_forward_cuda(Context&, const SequenceShape&, DType type, int id_channels, int end, const void* x, const void* ids, void* y);
+// y[n,:] = x[n,t,:] with t the first position whose id is `end`, or the last position if there is none.   x [N,T,C], y
+//   [N,C].
+void end_token_forward_cpu(Context&, const SequenceShape&, DType type, int id_channels, int end, const void* x,
+                           const void* ids, void* y);
+void end_token_forward_cuda(Context&, const SequenceShape&, DType type, int id_channels, int end, const void* x,
+                            const void* ids, void* y);
 
 // y[n,:] = value for every image: the query of a learned pooling.   value [C], y [N,C].
 void repeat_forward_cpu(Context&, int n, int channels, DType type, const float* value, void* y);

@@ -27,7 +27,8 @@ void for_positions(Context& ctx, const SequenceShape& s, Body&& body) {
 
 }  // namespace
 
-void positions_forward_cpu(Context& ctx, const SequenceShape& s, DType type, const void* x_, const float* first, const float* position, void* y_) {
+void positions_forward_cpu(Context& ctx, const SequenceShape& s, DType type, const void* x_, const float* first,
+                           const float* position, void* y_) {
   const float* x = as_f32(type, x_);
   float* y = as_f32(type, y_);
   const int skip = first ? 1 : 0;
@@ -37,7 +38,8 @@ void positions_forward_cpu(Context& ctx, const SequenceShape& s, DType type, con
   });
 }
 
-void words_forward_cpu(Context& ctx, const SequenceShape& s, DType type, int id_channels, int words, const void* ids, const float* word, const float* position, void* y_) {
+void words_forward_cpu(Context& ctx, const SequenceShape& s, DType type, int id_channels, int words, const void* ids,
+                       const float* word, const float* position, void* y_) {
   float* y = as_f32(type, y_);
   for_positions(ctx, s, [&](int64_t, int64_t t, int64_t row) {
     const int id = std::min(id_at(static_cast<const float*>(ids), row, id_channels), words - 1);
@@ -45,7 +47,8 @@ void words_forward_cpu(Context& ctx, const SequenceShape& s, DType type, int id_
   });
 }
 
-void end_token_forward_cpu(Context&, const SequenceShape& s, DType type, int id_channels, int end, const void* x_, const void* ids, void* y_) {
+void end_token_forward_cpu(Context&, const SequenceShape& s, DType type, int id_channels, int end, const void* x_,
+                           const void* ids, void* y_) {
   const float* x = as_f32(type, x_);
   float* y = as_f32(type, y_);
   for (int64_t n = 0; n < s.n; ++n) {

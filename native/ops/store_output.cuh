@@ -1,7 +1,7 @@
-// act(scale * value + shift + residual) in the storage type, or added to what is there: how the convolutions store 8 channels. And the mean of
-// act(scale * value + shift) over four rows of a product, those of a window (where::WindowPatches).
-// The function is chosen once for 8 values, the common ones by bounds alone: chosen for each value, in every copy of an unrolled loop, it would
-// fill the instruction cache.
+// act(scale * value + shift + residual) in the storage type, or added to what is there: how the convolutions store 8
+// channels. And the mean of act(scale * value + shift) over four rows of a product, those of a window
+// (where::WindowPatches). The function is chosen once for 8 values, the common ones by bounds alone: chosen for each
+// value, in every copy of an unrolled loop, it would fill the instruction cache.
 #pragma once
 #include <limits>
 
@@ -11,7 +11,7 @@ namespace lgd {
 
 struct OutputAct {
   Act act;
-  bool bounds;          // relu and relu6: all that they do
+  bool bounds;  // relu and relu6: all that they do
   float low = -std::numeric_limits<float>::infinity(), high = -low;
   OutputAct(Act act_) : act(act_), bounds(act == Act::relu || act == Act::relu6) {
     if (bounds) low = 0;
@@ -34,8 +34,11 @@ struct OutputAct {
       case Act::gelu: return each(ActFunction<Act::gelu>{});
       case Act::gelu_tanh: return each(ActFunction<Act::gelu_tanh>{});
       case Act::quick_gelu: return each(ActFunction<Act::quick_gelu>{});
-      case Act::sigmoid: case Act::hardsigmoid: return each(SigmoidFunction{act == Act::hardsigmoid});
-      case Act::none: case Act::relu: case Act::relu6: return;
+      case Act::sigmoid:
+      case Act::hardsigmoid: return each(SigmoidFunction{act == Act::hardsigmoid});
+      case Act::none:
+      case Act::relu:
+      case Act::relu6: return;
     }
   }
 };
@@ -43,15 +46,19 @@ struct OutputAct {
 template <class T>
 struct StoreOutput {
   static constexpr bool sums = false;
-  struct Fetched { Raw8<T> residual; };
+  struct Fetched {
+    Raw8<T> residual;
+  };
   T* out;
-  int64_t pitch;                 // channels of a row
-  const float *scale, *shift;    // [pitch] or null
-  const T* residual;             // like out, or null
+  int64_t pitch;               // channels of a row
+  const float *scale, *shift;  // [pitch] or null
+  const T* residual;           // like out, or null
   OutputAct act;
   bool accumulate;
 
-  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const {
+    load_affine(scale, shift, column, scales, shifts);
+  }
   __device__ __forceinline__ void prefetch(int64_t row, int64_t column) const {
     if (residual) prefetch_far(residual + row * pitch + column);
   }
@@ -60,7 +67,8 @@ struct StoreOutput {
     if (residual) fetched.residual = load_raw8(residual + row * pitch + column);
     return fetched;
   }
-  __device__ __forceinline__ void store(int64_t row, int64_t column, const F8& x, const Fetched& fetched, const F8& scales, const F8& shifts) const {
+  __device__ __forceinline__ void store(int64_t row, int64_t column, const F8& x, const Fetched& fetched,
+                                        const F8& scales, const F8& shifts) const {
     F8 y;
 #pragma unroll
     for (int i = 0; i < 8; ++i) y.v[i] = fmaf(x.v[i], scales.v[i], shifts.v[i]);
@@ -99,11 +107,14 @@ struct StoreMean {
   static constexpr bool sums = false, means = true;
   T* out;
   int64_t pitch;
-  const float *scale, *shift;    // [pitch] or null
-  OutputAct act;                 // none, relu or relu6
+  const float *scale, *shift;  // [pitch] or null
+  OutputAct act;               // none, relu or relu6
 
-  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
-  __device__ __forceinline__ void store(int64_t window, int64_t column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const {
+    load_affine(scale, shift, column, scales, shifts);
+  }
+  __device__ __forceinline__ void store(int64_t window, int64_t column, F8 (&rows)[4], const F8& scales,
+                                        const F8& shifts) const {
 #pragma unroll
     for (int row = 0; row < 4; ++row) {
 #pragma unroll

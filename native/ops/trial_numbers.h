@@ -1,4 +1,5 @@
-// What trials of a device share: numbers, made on the host from a seed, the same each time, and read back; and a switch that goes back.
+// What trials of a device share: numbers, made on the host from a seed, the same each time, and read back; and a switch
+// that goes back.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -10,7 +11,8 @@ namespace lgd {
 // Device memory with numbers of its own.
 class Numbers {
  public:
-  Numbers(Context& ctx, size_t count, DType type) : ctx_(ctx), bytes_(count * size_of(type)), data_(ctx.allocate(bytes_)) {}
+  Numbers(Context& ctx, size_t count, DType type)
+      : ctx_(ctx), bytes_(count * size_of(type)), data_(ctx.allocate(bytes_)) {}
   ~Numbers() { ctx_.release(data_, bytes_); }
   Numbers(const Numbers&) = delete;
   Numbers& operator=(const Numbers&) = delete;
@@ -21,7 +23,8 @@ class Numbers {
   // Evenly from low to high, and the same for the same seed.
   Numbers& fill(uint32_t seed, float low, float high) {
     std::vector<float> values(bytes_ / 4);
-    for (float& value : values) value = low + (high - low) * float((seed = seed * 1664525u + 1013904223u) >> 8) / float(1 << 24);
+    for (float& value : values)
+      value = low + (high - low) * float((seed = seed * 1664525u + 1013904223u) >> 8) / float(1 << 24);
     ctx_.from_host(data_, values.data(), bytes_);
     return *this;
   }

@@ -1,4 +1,5 @@
-// Vector helpers of the CPU operations: tails, exponential, activations. Included by the .inl files, once per instruction set.
+// Vector helpers of the CPU operations: tails, exponential, activations. Included by the .inl files, once per
+// instruction set.
 namespace lgd::LGD_ISA {
 namespace {
 
@@ -41,7 +42,8 @@ LGD_INLINE void store_n(float* p, Vec v, int n) {
 // Clamped to the range of normal floats: 0 and infinity come out as about 1e-38 and 2e38. NaN stays NaN.
 LGD_INLINE Vec vexp(Vec x) {
   const Vec clamped = vmin(splat(88.0f), vmax(splat(-87.3f), x));
-  const Vec magic = splat(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds to an integer, held in the low bits as a float's exponent is
+  // 1.5 * 2^23 + 127: adding it rounds to an integer, held in the low bits as a float's exponent is
+  const Vec magic = splat(12583039.0f);
   const Vec shifted = clamped * 1.44269504f + magic;
   const Vec n = shifted - magic;
   const Vec r = (clamped - n * 0.693359375f) + n * 2.1219444005471377e-4f;
@@ -51,7 +53,8 @@ LGD_INLINE Vec vexp(Vec x) {
   q = q * r + 0.1666652113199234f;
   q = q * r + 0.4999999403953552f;
   const Vec p = q * (r * r) + r + 1.0f;
-  return p * (Vec)((VecI)shifted << 23);  // a product, exact: added to the exponent of a NaN, its low bits could make a number of it
+  // a product, exact: added to the exponent of a NaN, its low bits could make a number of it
+  return p * (Vec)((VecI)shifted << 23);
 }
 
 LGD_INLINE Vec vsigmoid(Vec x) { return 1.0f / (1.0f + vexp(-x)); }
@@ -82,7 +85,8 @@ LGD_INLINE Vec act_value(Vec u) {
   if constexpr (act == Act::sigmoid) return vsigmoid(u);
   if constexpr (act == Act::hardsigmoid) return vmin(splat(6.0f), vmax(Vec{}, u + 3.0f)) * (1.0f / 6.0f);
   if constexpr (act == Act::gelu) return vgelu(u);
-  if constexpr (act == Act::gelu_tanh) return u * vsigmoid(1.5957691216f * (u + 0.044715f * (u * u * u)));  // (1 + tanh y) / 2 = sigmoid(2 y)
+  // (1 + tanh y) / 2 = sigmoid(2 y)
+  if constexpr (act == Act::gelu_tanh) return u * vsigmoid(1.5957691216f * (u + 0.044715f * (u * u * u)));
   if constexpr (act == Act::quick_gelu) return u * vsigmoid(1.702f * u);
   return u;
 }
@@ -124,7 +128,9 @@ LGD_INLINE void with_act(Act act, Body&& body) {
     case Act::hardswish: return body(ActTag<Act::hardswish>{});
     case Act::sigmoid: return body(ActTag<Act::sigmoid>{});
     case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: return;  // core/activation.h: nobody asks
+    case Act::gelu:
+    case Act::gelu_tanh:
+    case Act::quick_gelu: return;  // core/activation.h: nobody asks
   }
 }
 

@@ -1,12 +1,15 @@
-// AdamW over the flat parameter table (optimizer/adamw.h): one launch; 30 bytes a parameter are moved: g, m, v and w read, m, v, w and the
-// bfloat16 copy written. A thread takes an element and goes on by the grid; nothing is summed, so that the bits do not depend on the grid.
+// AdamW over the flat parameter table (optimizer/adamw.h): one launch; 30 bytes a parameter are moved: g, m, v and w
+// read, m, v, w and the bfloat16 copy written. A thread takes an element and goes on by the grid; nothing is summed, so
+// that the bits do not depend on the grid.
 #include "core/cuda_device.cuh"
 #include "ops/grids.cuh"
 #include "optimizer/adamw.h"
 
 namespace lgd {
 
-static __global__ void __launch_bounds__(256) adamw_kernel(int64_t count, AdamwStep step, const float* gradient, float* first_moment, float* second_moment, float* value, bf16* shadow) {
+static __global__ void __launch_bounds__(256)
+    adamw_kernel(int64_t count, AdamwStep step, const float* gradient, float* first_moment, float* second_moment,
+                 float* value, bf16* shadow) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) {
     const float w = value[e], g = step.gradient_scale * gradient[e], m0 = first_moment[e], v0 = second_moment[e];
@@ -20,9 +23,11 @@ static __global__ void __launch_bounds__(256) adamw_kernel(int64_t count, AdamwS
   }
 }
 
-void adamw_cuda(Context& ctx, int64_t count, const AdamwStep& step, const float* gradient, float* first_moment, float* second_moment, float* value, void* shadow) {
+void adamw_cuda(Context& ctx, int64_t count, const AdamwStep& step, const float* gradient, float* first_moment,
+                float* second_moment, float* value, void* shadow) {
   if (count == 0) return;
-  LGD_LAUNCH(ctx, adamw_kernel, elementwise_blocks(ctx, count), 256, 0, count, step, gradient, first_moment, second_moment, value, static_cast<bf16*>(shadow));
+  LGD_LAUNCH(ctx, adamw_kernel, elementwise_blocks(ctx, count), 256, 0, count, step, gradient, first_moment,
+             second_moment, value, static_cast<bf16*>(shadow));
 }
 
 }  // namespace lgd

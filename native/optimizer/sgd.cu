@@ -5,7 +5,8 @@
 
 namespace lgd {
 
-static __global__ void __launch_bounds__(256) sgd_kernel(int64_t count, SgdStep step, const float* gradient, float* velocity, float* value, bf16* shadow) {
+static __global__ void __launch_bounds__(256)
+    sgd_kernel(int64_t count, SgdStep step, const float* gradient, float* velocity, float* value, bf16* shadow) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) {
     const float w = value[e], g = fmaf(step.weight_decay, w, step.gradient_scale * gradient[e]);
@@ -16,9 +17,11 @@ static __global__ void __launch_bounds__(256) sgd_kernel(int64_t count, SgdStep 
   }
 }
 
-void sgd_cuda(Context& ctx, int64_t count, const SgdStep& step, const float* gradient, float* velocity, float* value, void* shadow) {
+void sgd_cuda(Context& ctx, int64_t count, const SgdStep& step, const float* gradient, float* velocity, float* value,
+              void* shadow) {
   if (count == 0) return;
-  LGD_LAUNCH(ctx, sgd_kernel, elementwise_blocks(ctx, count), 256, 0, count, step, gradient, velocity, value, static_cast<bf16*>(shadow));
+  LGD_LAUNCH(ctx, sgd_kernel, elementwise_blocks(ctx, count), 256, 0, count, step, gradient, velocity, value,
+             static_cast<bf16*>(shadow));
 }
 
 }  // namespace lgd

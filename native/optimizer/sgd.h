@@ -6,8 +6,12 @@
 
 namespace lgd {
 
-struct SgdStep { float learning_rate, momentum, weight_decay, gradient_scale; };
-void sgd_cpu(Context&, int64_t count, const SgdStep&, const float* gradient, float* velocity, float* value, void* shadow);
-void sgd_cuda(Context&, int64_t count, const SgdStep&, const float* gradient, float* velocity, float* value, void* shadow);
+struct SgdStep {
+  float learning_rate, momentum, weight_decay, gradient_scale;
+};
+void sgd_cpu(Context&, int64_t count, const SgdStep&, const float* gradient, float* velocity, float* value,
+             void* shadow);
+void sgd_cuda(Context&, int64_t count, const SgdStep&, const float* gradient, float* velocity, float* value,
+              void* shadow);
 
 }  // namespace lgd

@@ -1,7 +1,8 @@
 // The loss on CUDA: which kernels, in which order.
 //
-// Launches, with what each moves and multiplies and what that should take an H100 (2.98 TB/s, L2 5.5 TB/s, mma.sync 400 TF, and 2 us at
-// least for a launch); K names in two banks, N = 2 K. Estimates, all but the 17 us: a prototype of that tile, measured.
+// Launches, with what each moves and multiplies and what that should take an H100 (2.98 TB/s, L2 5.5 TB/s, mma.sync 400
+// TF, and 2 us at least for a launch); K names in two banks, N = 2 K. Estimates, all but the 17 us: a prototype of that
+// tile, measured.
 //                              B 256, D 1024, K 1000: stored           B 2048, D 512, K 21,841: long banks
 //   1 normalise_pairs          4 MB                      3 us          19 MB                          8 us
 //   2 form_scores, 2 B N D     2.1 GFLOP, L2 64 MB       17 us
@@ -15,8 +16,8 @@
 //   last: finish, means        4 + 3 MB, from L2         4 us          25 MB                          9 us
 //   all                        5 launches, 37-39 us                    12 launches, 1.3-1.5 ms
 //   memory                     4 + 4 + 1 + 4 MB                        4 + 45 + 16 + 0.5 MB
-// Float32 products (the checking mode) are fused multiply-adds in launches 1 to 5, once a block of images whose scores fit the budget.
-// Nothing waits for the device, nothing is added up in an order that may change.
+// Float32 products (the checking mode) are fused multiply-adds in launches 1 to 5, once a block of images whose scores
+// fit the budget. Nothing waits for the device, nothing is added up in an order that may change.
 #include <algorithm>
 
 #include "semantic/loss_kernels.cuh"
@@ -27,8 +28,8 @@ namespace {
 
 using namespace loss_cuda;
 
-// Of scores that are stored, as float32, or else of a chunk's weights, as float16. Beyond the L2 cache forming scores twice takes about as
-// long as writing and reading them (bank_stream.cu), and needs no memory.
+// Of scores that are stored, as float32, or else of a chunk's weights, as float16. Beyond the L2 cache forming scores
+// twice takes about as long as writing and reading them (bank_stream.cu), and needs no memory.
 constexpr int64_t f16_score_bytes = int64_t(64) << 20;
 
 int64_t round_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
@@ -54,14 +55,30 @@ struct Block {
   Softmax softmax;
   Finish finish;
 
-  Block(const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, const BatchMemory& memory, float weight_scale, int64_t first,
-        int64_t rows) {
+  Block(const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays,
+        const BatchMemory& memory, float weight_scale, int64_t first, int64_t rows) {
     const int64_t at = first * shape.dimension;
-    pairs = {rows, shape.dimension, arrays.student + at, arrays.teacher + at, memory.teacher_unit + at, memory.student_norm + first,
-             memory.teacher_norm + first, memory.own_score + first};
-    softmax = {rows, shape.textual, shape.anchors(), shape.textual_part, shape.visual_part, 1 / settings.student_temperature, 1 / settings.teacher_temperature,
-               float(weight_scale * (1 - double(settings.alpha))), weight_scale * settings.alpha, memory.own_score + first, memory.own_weight + first,
-               memory.stats + first, arrays.assignment ? arrays.assignment + first : nullptr};
+    pairs = {rows,
+             shape.dimension,
+             arrays.student + at,
+             arrays.teacher + at,
+             memory.teacher_unit + at,
+             memory.student_norm + first,
+             memory.teacher_norm + first,
+             memory.own_score + first};
+    softmax = {rows,
+               shape.textual,
+               shape.anchors(),
+               shape.textual_part,
+               shape.visual_part,
+               1 / settings.student_temperature,
+               1 / settings.teacher_temperature,
+               float(weight_scale * (1 - double(settings.alpha))),
+               weight_scale * settings.alpha,
+               memory.own_score + first,
+               memory.own_weight + first,
+               memory.stats + first,
+               arrays.assignment ? arrays.assignment + first : nullptr};
     finish = {};
     finish.rows = rows;
     finish.dimension = shape.dimension;
@@ -95,7 +112,8 @@ void with_scratch(Context& device, const Run& run) {
   run(carver, true);
 }
 
-void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings& settings,
+             const BankLossArrays& arrays) {
   const int64_t dimension = shape.dimension, stride = score_stride(shape.anchors());
   const int64_t most = rows_at_a_time(shape.batch, 2 * stride);
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
@@ -112,7 +130,8 @@ void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings
       similarities_cuda(device, 2 * count, shape.anchors(), dimension, rows, arrays.anchors, scores, stride);
       softmax_in_place(device, block.softmax, scores, scores + count * stride, stride);
       if (parts > 0)
-        form_sums_f32(device, count, dimension, range.size(), scores + range.begin, stride, arrays.anchors + range.begin * dimension, parts, sums);
+        form_sums_f32(device, count, dimension, range.size(), scores + range.begin, stride,
+                      arrays.anchors + range.begin * dimension, parts, sums);
       block.take_sums(parts, sums);
       finish_loss(device, block.finish);
     }
@@ -120,15 +139,26 @@ void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings
 }
 
 // The parts of the sums' product for a chunk of `columns` anchors from `begin` on.
-SumProduct sum_product(const ScoreProduct& scores, int64_t dimension, int64_t begin, int64_t columns, const f16* weights, int64_t weight_stride, int64_t parts,
-                       bool add, float* sums) {
-  return {scores.batch, dimension, columns, scores.layout, weights, weight_stride, scores.anchors + begin * scores.layout.stride(), parts, add, sums};
+SumProduct sum_product(const ScoreProduct& scores, int64_t dimension, int64_t begin, int64_t columns,
+                       const f16* weights, int64_t weight_stride, int64_t parts, bool add, float* sums) {
+  return {scores.batch,
+          dimension,
+          columns,
+          scores.layout,
+          weights,
+          weight_stride,
+          scores.anchors + begin * scores.layout.stride(),
+          parts,
+          add,
+          sums};
 }
 
-void run_stored(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout) {
+void run_stored(Context& device, const BankLossShape& shape, const BankLossSettings& settings,
+                const BankLossArrays& arrays, OperandLayout layout) {
   const int64_t stride = score_stride(shape.anchors());
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
-  const int64_t weight_stride = round_up(range.size(), 8), parts = range.size() == 0 ? 0 : sum_parts(device, shape.batch, shape.dimension, range.size());
+  const int64_t weight_stride = round_up(range.size(), 8),
+                parts = range.size() == 0 ? 0 : sum_parts(device, shape.batch, shape.dimension, range.size());
   with_scratch(device, [&](Carver& carver, bool ready) {
     const BatchMemory memory(carver, shape, arrays);
     f16* rows = carver.take<f16>(2 * shape.batch * layout.stride());
@@ -140,19 +170,25 @@ void run_stored(Context& device, const BankLossShape& shape, const BankLossSetti
     const ScoreProduct product = {shape.batch, shape.anchors(), layout, rows, static_cast<const f16*>(arrays.operands)};
     normalise_pairs(device, block.pairs, layout, rows);
     form_scores(device, product, scores, stride);
-    softmax_to_f16(device, block.softmax, scores, scores + shape.batch * stride, stride, range.begin, range.end, weights, weight_stride);
-    if (parts > 0) form_sums(device, sum_product(product, shape.dimension, range.begin, range.size(), weights, weight_stride, parts, false, sums));
+    softmax_to_f16(device, block.softmax, scores, scores + shape.batch * stride, stride, range.begin, range.end,
+                   weights, weight_stride);
+    if (parts > 0)
+      form_sums(device, sum_product(product, shape.dimension, range.begin, range.size(), weights, weight_stride, parts,
+                                    false, sums));
     block.take_sums(parts, sums);
     finish_loss(device, block.finish);
   });
 }
 
-void run_streamed(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout, int64_t budget) {
+void run_streamed(Context& device, const BankLossShape& shape, const BankLossSettings& settings,
+                  const BankLossArrays& arrays, OperandLayout layout, int64_t budget) {
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
   // Columns of both parts in chunks of equal width that fit the budget.
   const int64_t longest = std::max(shape.textual, shape.anchors() - shape.textual);
-  const int64_t most = std::max<int64_t>(stream_columns, budget / (shape.batch * int64_t(sizeof(f16))) / stream_columns * stream_columns);
-  const int64_t chunks = (longest + most - 1) / most, width = chunks == 0 ? 0 : round_up((longest + chunks - 1) / chunks, stream_columns);
+  const int64_t most = std::max<int64_t>(
+      stream_columns, budget / (shape.batch * int64_t(sizeof(f16))) / stream_columns * stream_columns);
+  const int64_t chunks = (longest + most - 1) / most,
+                width = chunks == 0 ? 0 : round_up((longest + chunks - 1) / chunks, stream_columns);
   const int64_t parts = range.size() == 0 ? 0 : sum_parts(device, shape.batch, shape.dimension, width);
   with_scratch(device, [&](Carver& carver, bool ready) {
     const BatchMemory memory(carver, shape, arrays);
@@ -168,7 +204,8 @@ void run_streamed(Context& device, const BankLossShape& shape, const BankLossSet
     for (int64_t begin = range.begin; begin < range.end;) {
       const int64_t end = std::min({begin + width, range.end, begin < shape.textual ? shape.textual : range.end});
       stream_weights(device, product, block.softmax, stream, begin, end - begin, weights, width);
-      form_sums(device, sum_product(product, shape.dimension, begin, end - begin, weights, width, parts, begin > range.begin, sums));
+      form_sums(device, sum_product(product, shape.dimension, begin, end - begin, weights, width, parts,
+                                    begin > range.begin, sums));
       begin = end;
     }
     block.take_sums(parts, sums);
@@ -178,11 +215,14 @@ void run_streamed(Context& device, const BankLossShape& shape, const BankLossSet
 
 }  // namespace
 
-void bank_loss_cuda(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+void bank_loss_cuda(Context& device, const BankLossShape& shape, const BankLossSettings& settings,
+                    const BankLossArrays& arrays) {
   if (settings.products == Products::f32) return run_f32(device, shape, settings, arrays);
-  const OperandLayout layout = operand_layout(shape.dimension, settings.student_temperature, settings.teacher_temperature);
+  const OperandLayout layout =
+      operand_layout(shape.dimension, settings.student_temperature, settings.teacher_temperature);
   const int64_t budget = score_budget(f16_score_bytes);
-  if (2 * shape.batch * score_stride(shape.anchors()) * int64_t(sizeof(float)) <= budget) run_stored(device, shape, settings, arrays, layout);
+  if (2 * shape.batch * score_stride(shape.anchors()) * int64_t(sizeof(float)) <= budget)
+    run_stored(device, shape, settings, arrays, layout);
   else run_streamed(device, shape, settings, arrays, layout, budget);
 }
 

@@ -12,11 +12,13 @@
 namespace lgd {
 namespace {
 
-// Sums over one part of one image's softmax, in units of e^(peak). Entries at the peak count exactly 1 each and are kept apart.
+// Sums over one part of one image's softmax, in units of e^(peak). Entries at the peak count exactly 1 each and are
+// kept apart.
 struct PartSums {
   double student_below, teacher_below;   // sums of the exponentials below the peak
   int64_t student_peaks, teacher_peaks;  // entries at the peak
-  double cross, self;                    // sum of e_teacher * (s - s_peak) / t_S and of e_teacher * (t - t_peak) / t_T; both <= 0
+  // sum of e_teacher * (s - s_peak) / t_S and of e_teacher * (t - t_peak) / t_T; both <= 0
+  double cross, self;
 };
 
 }  // namespace
@@ -44,7 +46,7 @@ RowFaults faults_of(int64_t rows, const float* norm) {
 // One block of images: their scores become the gradient's weights, in place.
 struct SoftmaxBlock {
   int64_t rows, dimension;
-  int64_t textual, total;              // columns [0, textual) and [textual, total)
+  int64_t textual, total;  // columns [0, textual) and [textual, total)
   int64_t stride;
   bool textual_part, visual_part;
   float student_temperature, teacher_temperature;
@@ -83,7 +85,8 @@ PartResult softmax_part(int64_t n, float* s, float* t, OwnEntry own, const Softm
     sums.self += own_teacher * dt;
   }
   // Z = 1 + rest. One peak entry is the 1; further ones, and everything below, are the rest.
-  const double s_rest = sums.student_below + double(sums.student_peaks - 1), t_rest = sums.teacher_below + double(sums.teacher_peaks - 1);
+  const double s_rest = sums.student_below + double(sums.student_peaks - 1),
+               t_rest = sums.teacher_below + double(sums.teacher_peaks - 1);
   const double s_sum = 1 + s_rest, t_sum = 1 + t_rest;
   // q - p where both are at their peak: 1 / Z_S - 1 / Z_T without the cancellation.
   const double both = (t_rest - s_rest) / (s_sum * t_sum);
@@ -92,29 +95,35 @@ PartResult softmax_part(int64_t n, float* s, float* t, OwnEntry own, const Softm
   result.entropy = std::log1p(t_rest) - sums.self / t_sum;
   result.own_mass = own_teacher / t_sum;
   result.own_weight = 0;
-  if (own.present) result.own_weight = float(weight * (own_student == 1 && own_teacher == 1 ? both : own_student / s_sum - own_teacher / t_sum));
-  if (weight != 0) LGD_DISPATCH(difference_row)(n, s, t, float(weight / s_sum), float(weight / t_sum), float(weight * both));
+  if (own.present)
+    result.own_weight =
+        float(weight * (own_student == 1 && own_teacher == 1 ? both : own_student / s_sum - own_teacher / t_sum));
+  if (weight != 0)
+    LGD_DISPATCH(difference_row)(n, s, t, float(weight / s_sum), float(weight / t_sum), float(weight * both));
   return result;
 }
 
-// student, teacher: scores [rows, stride]; student_unit, teacher_unit [rows, D]. Writes weight * (q - p) over the student's scores, the own
-// entry's to own_weight [rows], and stats [rows]. The teacher's scores are destroyed.
-void form_weights(Context& device, const SoftmaxBlock& block, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
-                  float* own_weight, RowStats* stats) {
+// student, teacher: scores [rows, stride]; student_unit, teacher_unit [rows, D]. Writes weight * (q - p) over the
+// student's scores, the own entry's to own_weight [rows], and stats [rows]. The teacher's scores are destroyed.
+void form_weights(Context& device, const SoftmaxBlock& block, const float* student_unit, const float* teacher_unit,
+                  float* student, float* teacher, float* own_weight, RowStats* stats) {
   device.pool.for_range(block.rows, row_grain(block.total), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float *s = student + i * block.stride, *t = teacher + i * block.stride;
       RowStats row = {};
       own_weight[i] = 0;
-      if (block.textual > 0) row.agreement = LGD_DISPATCH(row_nearest)(block.textual, s) == LGD_DISPATCH(row_nearest)(block.textual, t);
+      if (block.textual > 0)
+        row.agreement = LGD_DISPATCH(row_nearest)(block.textual, s) == LGD_DISPATCH(row_nearest)(block.textual, t);
       if (block.textual_part) {
         const PartResult part = softmax_part(block.textual, s, t, {false, 0}, block, block.textual_weight);
         row.loss_textual = part.loss;
         row.entropy_textual = part.entropy;
       }
       if (block.visual_part) {
-        const float score = float(LGD_DISPATCH(dot_product)(block.dimension, student_unit + i * block.dimension, teacher_unit + i * block.dimension));
-        const PartResult part = softmax_part(block.total - block.textual, s + block.textual, t + block.textual, {true, score}, block, block.visual_weight);
+        const float score = float(LGD_DISPATCH(dot_product)(block.dimension, student_unit + i * block.dimension,
+                                                            teacher_unit + i * block.dimension));
+        const PartResult part = softmax_part(block.total - block.textual, s + block.textual, t + block.textual,
+                                             {true, score}, block, block.visual_weight);
         row.loss_visual = part.loss;
         row.entropy_visual = part.entropy;
         row.own_mass = part.own_mass;
@@ -125,14 +134,16 @@ void form_weights(Context& device, const SoftmaxBlock& block, const float* stude
   });
 }
 
-// d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
-void finish_gradient(Context& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
-                     const float* teacher_unit, const float* norm, float* d_student) {
+// d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or
+// NaN gets zeros.
+void finish_gradient(Context& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight,
+                     const float* student_unit, const float* teacher_unit, const float* norm, float* d_student) {
   device.pool.for_range(m, row_grain(dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * dimension;
       if (norm[i] > 0)
-        LGD_DISPATCH(gradient_row)(dimension, sums + at, own_weight[i], student_unit + at, teacher_unit + at, norm[i], d_student + at);
+        LGD_DISPATCH(gradient_row)(dimension, sums + at, own_weight[i], student_unit + at, teacher_unit + at, norm[i],
+                                   d_student + at);
       else std::fill_n(d_student + at, dimension, 0.0f);
     }
   });
@@ -149,7 +160,9 @@ void reduce_loss(int64_t batch, const RowStats* stats, const float* norms, LossR
     sum.own_mass += stats[i].own_mass;
     sum.agreement += stats[i].agreement;
   }
-  for (double* value : {&sum.loss_visual, &sum.loss_textual, &sum.entropy_visual, &sum.entropy_textual, &sum.own_mass, &sum.agreement}) *value /= double(batch);
+  for (double* value :
+       {&sum.loss_visual, &sum.loss_textual, &sum.entropy_visual, &sum.entropy_textual, &sum.own_mass, &sum.agreement})
+    *value /= double(batch);
   sum.student = faults_of(batch, norms);
   sum.teacher = faults_of(batch, norms + batch);
   *record = sum;
@@ -224,12 +237,15 @@ void normalise_rows_cpu(Context& device, int64_t rows, int64_t dimension, const 
 
 void find_faults_cpu(Context&, int64_t rows, const float* norm, RowFaults* faults) { *faults = faults_of(rows, norm); }
 
-void similarities_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
+void similarities_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors,
+                      float* scores, int64_t stride) {
   multiply_cpu(device.pool, {m, n, dimension}, rows, dimension, anchors, dimension, true, scores, stride);
 }
 
-void bank_loss_cpu(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
-  LGD_CHECK(settings.products == Products::f32, "BAD_OPTION", "the CPU backend forms float32 products; bfloat16 was asked for");
+void bank_loss_cpu(Context& device, const BankLossShape& shape, const BankLossSettings& settings,
+                   const BankLossArrays& arrays) {
+  LGD_CHECK(settings.products == Products::f32, "BAD_OPTION",
+            "the CPU backend forms float32 products; bfloat16 was asked for");
   const int64_t batch = shape.batch, dimension = shape.dimension, total = shape.anchors();
   const int64_t stride = score_stride(total);
   const int64_t rows_at_once = rows_at_a_time(batch, 2 * stride);
@@ -247,19 +263,23 @@ void bank_loss_cpu(Context& device, const BankLossShape& shape, const BankLossSe
     float* teacher_scores = memory.scores + rows * stride;
     float* student_norm = memory.norms + first;
     normalise_rows_cpu(device, rows, dimension, arrays.student + first * dimension, student_unit, student_norm);
-    normalise_rows_cpu(device, rows, dimension, arrays.teacher + first * dimension, teacher_unit, memory.norms + batch + first);
+    normalise_rows_cpu(device, rows, dimension, arrays.teacher + first * dimension, teacher_unit,
+                       memory.norms + batch + first);
     for (const auto& [begin, end, anchors] : pieces)
       similarities_cpu(device, 2 * rows, end - begin, dimension, memory.units, anchors, memory.scores + begin, stride);
-    form_weights(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight, memory.stats + first);
+    form_weights(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight,
+                 memory.stats + first);
     bool add = false;
     for (const auto& [piece_begin, piece_end, anchors] : pieces) {
       const int64_t begin = std::max(piece_begin, range.begin), end = std::min(piece_end, range.end);
       if (begin >= end) continue;
-      multiply_cpu(device.pool, {rows, dimension, end - begin}, student_scores + begin, stride, anchors + (begin - piece_begin) * dimension, dimension, false, memory.sums, dimension, add);
+      multiply_cpu(device.pool, {rows, dimension, end - begin}, student_scores + begin, stride,
+                   anchors + (begin - piece_begin) * dimension, dimension, false, memory.sums, dimension, add);
       add = true;
     }
     if (!add) std::fill_n(memory.sums, rows * dimension, 0.0f);
-    finish_gradient(device, rows, dimension, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm, arrays.d_student + first * dimension);
+    finish_gradient(device, rows, dimension, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm,
+                    arrays.d_student + first * dimension);
   }
   reduce_loss(batch, memory.stats, memory.norms, arrays.record);
   if (arrays.cleared) *arrays.cleared = {};

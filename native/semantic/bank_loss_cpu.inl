@@ -12,7 +12,9 @@ static inline __attribute__((always_inline)) double sum_of(const VecD& v) {
   for (int i = 0; i < lanes; ++i) sum += v[i];
   return sum;
 }
-static inline __attribute__((always_inline)) Vec load_some(const float* p, int64_t width) { return width == lanes ? load(p) : load_n(p, int(width)); }
+static inline __attribute__((always_inline)) Vec load_some(const float* p, int64_t width) {
+  return width == lanes ? load(p) : load_n(p, int(width));
+}
 
 double dot_product(int64_t n, const float* a, const float* b) {
   VecD sum = {};

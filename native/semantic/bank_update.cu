@@ -1,10 +1,11 @@
-// Language-guided knowledge aggregation on the device, in one launch where the loss left the teacher's unit rows and categories: a block an
-// image (the first image of each category moves its anchor, and every image enters the queue), and one more that counts.
-// Bytes at least: the batch's rows, and of the bank the rows that were hit, read and written, with their float16 rows: 256 x 1024 with 200
-// categories hit 1 + 1.6 + 0.4 MB, 1 us. The time is that of a launch, 3 us, but for long banks: the block that counts walks over their flags in windows of
-// 8,192 categories, each an access to L2 cache between three barriers, so about 1 us a window (an estimate): 13 for K = 100,000. More blocks would have to add
-// their counts up in the record, which lies in the host's memory.
-// Without them it first normalises, forms scores in float32 and looks for the nearest: three launches more.
+// Language-guided knowledge aggregation on the device, in one launch where the loss left the teacher's unit rows and
+// categories: a block an image (the first image of each category moves its anchor, and every image enters the queue),
+// and one more that counts. Bytes at least: the batch's rows, and of the bank the rows that were hit, read and written,
+// with their float16 rows: 256 x 1024 with 200 categories hit 1 + 1.6 + 0.4 MB, 1 us. The time is that of a launch, 3
+// us, but for long banks: the block that counts walks over their flags in windows of 8,192 categories, each an access
+// to L2 cache between three barriers, so about 1 us a window (an estimate): 13 for K = 100,000. More blocks would have
+// to add their counts up in the record, which lies in the host's memory. Without them it first normalises, forms scores
+// in float32 and looks for the nearest: three launches more.
 #include <algorithm>
 
 #include "semantic/bank_update.h"
@@ -25,11 +26,12 @@ __global__ void nearest_kernel(int64_t n, const float* scores, int64_t stride, i
 struct Update {
   int64_t rows, dimension;
   float momentum;
-  const float *unit, *norm;      // [rows, D], [rows]
-  const int32_t* assignment;     // [rows]; null without banks
+  const float *unit, *norm;   // [rows, D], [rows]
+  const int32_t* assignment;  // [rows]; null without banks
   BankTargets targets;
-  int64_t categories;            // 0 without banks
-  int64_t skipped, first_slot;   // of more rows than the queue has slots the first do not enter it; where the next one goes
+  int64_t categories;  // 0 without banks
+  // of more rows than the queue has slots the first do not enter it; where the next one goes
+  int64_t skipped, first_slot;
   UpdateRecord* record;
 };
 
@@ -40,8 +42,8 @@ struct Members {
 };
 constexpr int no_image = 0x7fffffff;
 
-// Marks the images of a category; says whether a row of the batch is faulty. A warp looks at 32 images at a time, and loads of
-// `windows` times as many are under way at once.
+// Marks the images of a category; says whether a row of the batch is faulty. A warp looks at 32 images at a time, and
+// loads of `windows` times as many are under way at once.
 __device__ bool mark_members(const Update& args, int32_t category, uint32_t* bits, Members& members) {
   constexpr int windows = 4;
   __shared__ int faults[reduce_warps], counts[reduce_warps], firsts[reduce_warps];
@@ -98,10 +100,12 @@ __device__ void enqueue_row(const Update& args, int64_t image) {
   }
 }
 
-// sums[i] <- values d + 256 i of the members' rows, added in the members' order, in float32; of values that a row lacks whatever comes. The rows
-// of four members are under way at once: a category may have many images, and the block that adds them nobody to hide behind.
+// sums[i] <- values d + 256 i of the members' rows, added in the members' order, in float32; of values that a row lacks
+// whatever comes. The rows of four members are under way at once: a category may have many images, and the block that
+// adds them nobody to hide behind.
 constexpr int values_each = 4;
-__device__ __forceinline__ void add_members(const Update& args, const Members& members, int64_t d, float (&sums)[values_each]) {
+__device__ __forceinline__ void add_members(const Update& args, const Members& members, int64_t d,
+                                            float (&sums)[values_each]) {
   constexpr int at_once = 4;
   int offsets[values_each];
 #pragma unroll
@@ -162,9 +166,12 @@ constexpr int window = 8192;  // categories whose flags lie in shared memory at 
 
 __device__ int ones(uint32_t flags) { return int(flags * 0x01010101u >> 24); }  // of four bytes 0 or 1
 __device__ int ones(const uint4& flags) { return ones(flags.x) + ones(flags.y) + ones(flags.z) + ones(flags.w); }
-__device__ uint4 either(const uint4& a, const uint4& b) { return make_uint4(a.x | b.x, a.y | b.y, a.z | b.z, a.w | b.w); }
+__device__ uint4 either(const uint4& a, const uint4& b) {
+  return make_uint4(a.x | b.x, a.y | b.y, a.z | b.z, a.w | b.w);
+}
 
-// The other blocks set flags of `seen` meanwhile: those of the categories that are hit, which count as seen whichever is read.
+// The other blocks set flags of `seen` meanwhile: those of the categories that are hit, which count as seen whichever
+// is read.
 __device__ void count_categories(const Update& args, uint8_t* hit) {
   Candidate faults[2];
   mark_faults(args.rows, args.norm, faults[0], faults[1]);
@@ -211,7 +218,8 @@ struct UpdateMemory {
   float *unit, *norm, *scores;
   int32_t* assignment;
 
-  UpdateMemory(Carver& carver, const KnownTeachers& known, bool wanted, int64_t rows, int64_t dimension, int64_t score_values) {
+  UpdateMemory(Carver& carver, const KnownTeachers& known, bool wanted, int64_t rows, int64_t dimension,
+               int64_t score_values) {
     unit = known.unit ? nullptr : carver.take<float>(rows * dimension);
     norm = known.unit ? nullptr : carver.take<float>(rows);
     scores = carver.take<float>(score_values);
@@ -221,20 +229,27 @@ struct UpdateMemory {
 
 }  // namespace
 
-void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
-                      const BankTargets& targets, const KnownTeachers& known, int32_t* assignment, UpdateRecord* record) {
+void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, float momentum,
+                      const std::vector<TeacherBatch>& batches, const BankTargets& targets, const KnownTeachers& known,
+                      int32_t* assignment, UpdateRecord* record) {
   int64_t rows = 0;
   for (const TeacherBatch& batch : batches) rows += batch.rows;
   // Beside the images' bits a block has its reductions'.
-  const size_t members = size_t((rows + 31) / 32) * sizeof(uint32_t), most = device.card.block_shared_bytes - (size_t(4) << 10);
-  LGD_CHECK(members <= most, "BAD_SHAPE", "a bank update of ", rows, " images. Allowed on this GPU: ", most * 8, ". Use a smaller batch, or accumulate fewer");
+  const size_t members = size_t((rows + 31) / 32) * sizeof(uint32_t),
+               most = device.card.block_shared_bytes - (size_t(4) << 10);
+  LGD_CHECK(members <= most, "BAD_SHAPE", "a bank update of ", rows, " images. Allowed on this GPU: ", most * 8,
+            ". Use a smaller batch, or accumulate fewer");
   const int64_t stride = score_stride(categories);
   const int64_t rows_at_once = rows_at_a_time(rows, stride);
   const int64_t score_values = known.unit || !targets.textual ? 0 : rows_at_once * stride;
   const auto memory = carve<UpdateMemory>(device, known, assignment != nullptr, rows, dimension, score_values);
 
-  Update update = {rows, dimension, momentum, known.unit, known.norm, targets.textual ? known.assignment : nullptr, targets,
-                   targets.textual ? categories : 0, 0, 0, record};
+  Update update = {rows,       dimension,
+                   momentum,   known.unit,
+                   known.norm, targets.textual ? known.assignment : nullptr,
+                   targets,    targets.textual ? categories : 0,
+                   0,          0,
+                   record};
   if (targets.queue) {
     update.skipped = std::max<int64_t>(0, rows - targets.queue_size);
     update.first_slot = (targets.queue_position + update.skipped) % targets.queue_size;
@@ -242,14 +257,17 @@ void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, fl
   if (!known.unit) {
     int64_t begin = 0;
     for (const TeacherBatch& batch : batches) {
-      normalise_rows_cuda(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension, memory.norm + begin);
+      normalise_rows_cuda(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension,
+                          memory.norm + begin);
       begin += batch.rows;
     }
     int32_t* nearest = assignment ? assignment : memory.assignment;
     for (begin = 0; targets.textual && begin < rows; begin += rows_at_once) {
       const int64_t count = std::min(rows_at_once, rows - begin);
-      similarities_cuda(device, count, categories, dimension, memory.unit + begin * dimension, targets.textual, memory.scores, stride);
-      LGD_LAUNCH(device, nearest_kernel, unsigned(count), reduce_threads, 0, categories, memory.scores, stride, nearest + begin);
+      similarities_cuda(device, count, categories, dimension, memory.unit + begin * dimension, targets.textual,
+                        memory.scores, stride);
+      LGD_LAUNCH(device, nearest_kernel, unsigned(count), reduce_threads, 0, categories, memory.scores, stride,
+                 nearest + begin);
     }
     update.unit = memory.unit;
     update.norm = memory.norm;

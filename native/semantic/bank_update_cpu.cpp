@@ -38,7 +38,8 @@ void find_nearest(Context& device, int64_t m, int64_t n, const float* scores, in
 }
 
 // V_k from its members, which are images [first] and later with the same assignment.
-void move_anchor(const UpdateShape& shape, const float* unit, const int32_t* assignment, int64_t first, bool seen, float* anchor, float* mean) {
+void move_anchor(const UpdateShape& shape, const float* unit, const int32_t* assignment, int64_t first, bool seen,
+                 float* anchor, float* mean) {
   const int64_t dimension = shape.dimension;
   std::copy_n(unit + first * dimension, dimension, mean);
   int64_t members = 1;
@@ -52,7 +53,8 @@ void move_anchor(const UpdateShape& shape, const float* unit, const int32_t* ass
 }
 
 // Leaves the bank alone when record->teacher names a fault; fills the two counts either way.
-void move_anchors(Context& device, const UpdateShape& shape, const float* unit, const int32_t* assignment, float* visual, uint8_t* seen, UpdateRecord* record) {
+void move_anchors(Context& device, const UpdateShape& shape, const float* unit, const int32_t* assignment,
+                  float* visual, uint8_t* seen, UpdateRecord* record) {
   if (record->teacher.none()) {
     std::vector<int64_t> first;  // the images that are the first of their category
     std::vector<bool> met(shape.categories);
@@ -65,7 +67,8 @@ void move_anchors(Context& device, const UpdateShape& shape, const float* unit, 
       std::vector<float> mean(shape.dimension);
       for (int64_t h = begin; h < end; ++h) {
         const int32_t category = assignment[first[h]];
-        move_anchor(shape, unit, assignment, first[h], seen[category], visual + category * shape.dimension, mean.data());
+        move_anchor(shape, unit, assignment, first[h], seen[category], visual + category * shape.dimension,
+                    mean.data());
         seen[category] = 1;
       }
     });
@@ -74,7 +77,8 @@ void move_anchors(Context& device, const UpdateShape& shape, const float* unit, 
   record->categories_seen = double(std::count(seen, seen + shape.categories, uint8_t(1)));
 }
 
-// First in, first out: row i of `unit` goes to slot (position + i) mod size; of more rows than slots only the last `size` stay.
+// First in, first out: row i of `unit` goes to slot (position + i) mod size; of more rows than slots only the last
+// `size` stay.
 void enqueue(int64_t rows, int64_t dimension, const float* unit, int64_t position, int64_t size, float* queue) {
   for (int64_t i = std::max<int64_t>(0, rows - size); i < rows; ++i)
     std::copy_n(unit + i * dimension, dimension, queue + (position + i) % size * dimension);
@@ -82,8 +86,9 @@ void enqueue(int64_t rows, int64_t dimension, const float* unit, int64_t positio
 
 }  // namespace
 
-void bank_update_cpu(Context& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
-                     const BankTargets& targets, const KnownTeachers&, int32_t* assignment, UpdateRecord* record) {
+void bank_update_cpu(Context& device, int64_t dimension, int64_t categories, float momentum,
+                     const std::vector<TeacherBatch>& batches, const BankTargets& targets, const KnownTeachers&,
+                     int32_t* assignment, UpdateRecord* record) {
   UpdateShape shape = {0, dimension, categories, momentum};
   for (const TeacherBatch& batch : batches) shape.rows += batch.rows;
   const int64_t stride = score_stride(categories);
@@ -93,7 +98,8 @@ void bank_update_cpu(Context& device, int64_t dimension, int64_t categories, flo
 
   int64_t begin = 0;
   for (const TeacherBatch& batch : batches) {
-    normalise_rows_cpu(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension, memory.norm + begin);
+    normalise_rows_cpu(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension,
+                       memory.norm + begin);
     begin += batch.rows;
   }
   device.zero(record, sizeof(UpdateRecord));
@@ -101,12 +107,14 @@ void bank_update_cpu(Context& device, int64_t dimension, int64_t categories, flo
   if (targets.textual) {
     for (begin = 0; begin < shape.rows; begin += rows_at_once) {
       const int64_t rows = std::min(rows_at_once, shape.rows - begin);
-      similarities_cpu(device, rows, categories, dimension, memory.unit + begin * dimension, targets.textual, memory.scores, stride);
+      similarities_cpu(device, rows, categories, dimension, memory.unit + begin * dimension, targets.textual,
+                       memory.scores, stride);
       find_nearest(device, rows, categories, memory.scores, stride, assignment + begin);
     }
     move_anchors(device, shape, memory.unit, assignment, targets.visual, targets.seen, record);
   }
-  if (targets.queue && record->teacher.none()) enqueue(shape.rows, dimension, memory.unit, targets.queue_position, targets.queue_size, targets.queue);
+  if (targets.queue && record->teacher.none())
+    enqueue(shape.rows, dimension, memory.unit, targets.queue_position, targets.queue_size, targets.queue);
 }
 
 }  // namespace lgd

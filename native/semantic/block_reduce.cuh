@@ -1,5 +1,5 @@
-// What the kernels of the semantic operations share: reductions over one block, in a fixed order, which every thread calls and gets the result of; and how rows are
-// judged and written.
+// What the kernels of the semantic operations share: reductions over one block, in a fixed order, which every thread
+// calls and gets the result of; and how rows are judged and written.
 #pragma once
 #include "core/cuda_device.cuh"
 #include "semantic/bank_loss.h"
@@ -9,8 +9,8 @@ namespace lgd {
 constexpr int reduce_threads = 256;  // of every block that uses these
 constexpr int reduce_warps = reduce_threads / 32;
 
-// values[i] <- its sum over the block, as float or double. One thread a value adds what the warps found: in every thread that would be
-// eight additions a value, of which many cards make 64 times fewer in float64 than in float32.
+// values[i] <- its sum over the block, as float or double. One thread a value adds what the warps found: in every
+// thread that would be eight additions a value, of which many cards make 64 times fewer in float64 than in float32.
 template <class Value, int count>
 __device__ __forceinline__ void block_sum(Value (&values)[count]) {
   static_assert(count <= 32);
@@ -77,8 +77,8 @@ __device__ __forceinline__ void block_first(Candidate (&mine)[count]) {
     }
 }
 
-// A thread's share of [begin, end), four at a time: take(i, k) for each of them, then use(i, k). Loads in take() are on their way together, also where fewer
-// than four are left: beyond the end it is given the first of them once more.
+// A thread's share of [begin, end), four at a time: take(i, k) for each of them, then use(i, k). Loads in take() are on
+// their way together, also where fewer than four are left: beyond the end it is given the first of them once more.
 template <class Take, class Use>
 __device__ __forceinline__ void each_of_thread(int64_t begin, int64_t end, Take&& take, Use&& use) {
   constexpr int at_once = 4;
@@ -95,9 +95,11 @@ __device__ __forceinline__ void each_of_thread(int64_t begin, int64_t end, Take&
 __device__ __forceinline__ Candidate thread_first(int64_t n, const float* row) {
   Candidate mine = no_candidate();
   float scores[4];
-  each_of_thread(0, n, [&](int i, int64_t k) { scores[i] = row[k]; }, [&](int i, int64_t k) {
-    if (scores[i] > mine.score) mine = {scores[i], int32_t(k)};
-  });
+  each_of_thread(
+      0, n, [&](int i, int64_t k) { scores[i] = row[k]; },
+      [&](int i, int64_t k) {
+        if (scores[i] > mine.score) mine = {scores[i], int32_t(k)};
+      });
   return mine;
 }
 

@@ -1,4 +1,5 @@
-// Softmax regression on CUDA: one block a row and classifier for the softmax, the float32 tiles of products_f32.cu for the products.
+// Softmax regression on CUDA: one block a row and classifier for the softmax, the float32 tiles of products_f32.cu for
+// the products.
 #include "semantic/block_reduce.cuh"
 #include "semantic/classifier.h"
 #include "semantic/products_f32.cuh"
@@ -37,7 +38,8 @@ __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __gr
   if (!work.gradient) return;
   __syncthreads();  // the gradient may lie over the logits, of which every thread has read the right one
   for (int64_t k = threadIdx.x; k < classes; k += reduce_threads)
-    work.gradient[row * work.row_step + (first + k) * work.class_step] = label >= 0 ? work.scale * float(exp(double(logit(k) - peak)) / sum[0] - (k == label ? 1.0 : 0.0)) : 0.f;
+    work.gradient[row * work.row_step + (first + k) * work.class_step] =
+        label >= 0 ? work.scale * float(exp(double(logit(k) - peak)) / sum[0] - (k == label ? 1.0 : 0.0)) : 0.f;
 }
 
 __global__ void gather_rows_kernel(int64_t dimension, const float* from, const int32_t* rows, float* to) {
@@ -55,7 +57,8 @@ __global__ void add_kernel(int64_t count, const float* from, float* to) {
 __global__ void totals_kernel(const __grid_constant__ WeightedSums work) {
   wait_for_inputs();
   double total[1] = {0};
-  for (int64_t j = threadIdx.x; j < work.n; j += reduce_threads) total[0] += double(work.weights[blockIdx.x * work.stride + j]);
+  for (int64_t j = threadIdx.x; j < work.n; j += reduce_threads)
+    total[0] += double(work.weights[blockIdx.x * work.stride + j]);
   block_sum(total);
   if (threadIdx.x == 0) work.totals[blockIdx.x] = float(total[0] + (work.add ? double(work.totals[blockIdx.x]) : 0.0));
 }
@@ -66,16 +69,25 @@ void softmax_rows_cuda(Context& device, const SoftmaxRows& work) {
   LGD_LAUNCH(device, softmax_rows_kernel, dim3(unsigned(work.rows), unsigned(work.heads), 1), reduce_threads, 0, work);
 }
 
-void gather_rows_cuda(Context& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to) {
+void gather_rows_cuda(Context& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows,
+                      float* to) {
   LGD_LAUNCH(device, gather_rows_kernel, unsigned(count), reduce_threads, 0, dimension, from, rows, to);
 }
 
 void weighted_sums_cuda(Context& device, const WeightedSums& work) {
   float* out = work.add ? work.product : work.sums;
   const int64_t values = work.m * work.dimension;
-  const products::Problem problem = {products::operand(work.weights, work.stride), products::operand(work.x, work.dimension), work.m, work.dimension, work.n, out, work.dimension};
+  const products::Problem problem = {products::operand(work.weights, work.stride),
+                                     products::operand(work.x, work.dimension),
+                                     work.m,
+                                     work.dimension,
+                                     work.n,
+                                     out,
+                                     work.dimension};
   products::multiply_f32(device, problem, 1, false);
-  if (work.add) LGD_LAUNCH(device, add_kernel, unsigned((values + reduce_threads - 1) / reduce_threads), reduce_threads, 0, values, out, work.sums);
+  if (work.add)
+    LGD_LAUNCH(device, add_kernel, unsigned((values + reduce_threads - 1) / reduce_threads), reduce_threads, 0, values,
+               out, work.sums);
   LGD_LAUNCH(device, totals_kernel, unsigned(work.m), reduce_threads, 0, work);
 }
 

@@ -33,7 +33,8 @@ void softmax_row(const SoftmaxRows& work, int64_t row, int64_t head) {
   }
   if (!work.gradient) return;
   for (int64_t k = 0; k < classes; ++k)
-    work.gradient[row * work.row_step + (first + k) * work.class_step] = label >= 0 ? work.scale * float(std::exp(double(logit(k) - peak)) / sum - (k == label)) : 0;
+    work.gradient[row * work.row_step + (first + k) * work.class_step] =
+        label >= 0 ? work.scale * float(std::exp(double(logit(k) - peak)) / sum - (k == label)) : 0;
 }
 
 }  // namespace
@@ -45,14 +46,17 @@ void softmax_rows_cpu(Context& device, const SoftmaxRows& work) {
   });
 }
 
-void gather_rows_cpu(Context& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to) {
+void gather_rows_cpu(Context& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows,
+                     float* to) {
   device.pool.for_range(count, ceil_div(65536, dimension), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) std::copy_n(from + int64_t(rows[i]) * dimension, dimension, to + i * dimension);
+    for (int64_t i = begin; i < end; ++i)
+      std::copy_n(from + int64_t(rows[i]) * dimension, dimension, to + i * dimension);
   });
 }
 
 void weighted_sums_cpu(Context& device, const WeightedSums& work) {
-  multiply_cpu(device.pool, {work.m, work.dimension, work.n}, work.weights, work.stride, work.x, work.dimension, false, work.sums, work.dimension, work.add);
+  multiply_cpu(device.pool, {work.m, work.dimension, work.n}, work.weights, work.stride, work.x, work.dimension, false,
+               work.sums, work.dimension, work.add);
   for (int64_t i = 0; i < work.m; ++i) {
     double total = work.add ? work.totals[i] : 0;
     for (int64_t j = 0; j < work.n; ++j) total += work.weights[i * work.stride + j];

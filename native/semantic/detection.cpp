@@ -30,7 +30,8 @@ void place_targets(Context& device, const DetectionArguments& arguments, Detecti
 
 void detection_loss(DetectionArguments arguments) {
   const TensorPtr &output = arguments.output, &d_output = arguments.d_output, &results = arguments.results;
-  LGD_CHECK(!arguments.levels.empty() && arguments.levels.size() <= most_levels, "BAD_OPTION", "levels: found ", arguments.levels.size(), ", allowed 1 to ", most_levels);
+  LGD_CHECK(!arguments.levels.empty() && arguments.levels.size() <= most_levels, "BAD_OPTION", "levels: found ",
+            arguments.levels.size(), ", allowed 1 to ", most_levels);
   LGD_CHECK(arguments.classes >= 1, "BAD_OPTION", "classes: found ", arguments.classes);
   DetectionLoss work;
   work.levels = int(arguments.levels.size());
@@ -44,18 +45,25 @@ void detection_loss(DetectionArguments arguments) {
     floats += count * (work.classes + 5);
   }
   const size_t locations = size_t(work.locations);
-  LGD_CHECK(output->type == DType::f32 && output->elements() == floats, "BAD_SHAPE", "output: expected ", floats, " float32 values, found ", output->elements());
-  LGD_CHECK(!d_output || (d_output->type == DType::f32 && d_output->elements() == floats), "BAD_SHAPE", "dOutput: expected the size of the output");
-  LGD_CHECK(results->type == DType::f32 && results->elements() == 3 * work.locations, "BAD_SHAPE", "results: expected [", work.locations, ",3]");
-  LGD_CHECK(arguments.labels.size() == locations && arguments.boxes.size() == 4 * locations, "BAD_SHAPE", "expected ", locations, " labels and four times as many distances, found ",
-            arguments.labels.size(), " and ", arguments.boxes.size());
+  LGD_CHECK(output->type == DType::f32 && output->elements() == floats, "BAD_SHAPE", "output: expected ", floats,
+            " float32 values, found ", output->elements());
+  LGD_CHECK(!d_output || (d_output->type == DType::f32 && d_output->elements() == floats), "BAD_SHAPE",
+            "dOutput: expected the size of the output");
+  LGD_CHECK(results->type == DType::f32 && results->elements() == 3 * work.locations, "BAD_SHAPE",
+            "results: expected [", work.locations, ",3]");
+  LGD_CHECK(arguments.labels.size() == locations && arguments.boxes.size() == 4 * locations, "BAD_SHAPE", "expected ",
+            locations, " labels and four times as many distances, found ", arguments.labels.size(), " and ",
+            arguments.boxes.size());
   for (size_t i = 0; i < locations; ++i) {
     const int32_t label = arguments.labels[i];
-    LGD_CHECK(label >= -2 && label < work.classes, "BAD_OPTION", "labels: there are ", work.classes, " classes, found ", label);
+    LGD_CHECK(label >= -2 && label < work.classes, "BAD_OPTION", "labels: there are ", work.classes, " classes, found ",
+              label);
     for (size_t j = 4 * i; label >= 0 && j < 4 * i + 4; ++j)
-      LGD_CHECK(arguments.boxes[j] > 0, "BAD_OPTION", "boxes: a location with a class lies inside of its box, found the distance ", arguments.boxes[j]);
+      LGD_CHECK(arguments.boxes[j] > 0, "BAD_OPTION",
+                "boxes: a location with a class lies inside of its box, found the distance ", arguments.boxes[j]);
   }
-  for (const TensorPtr& tensor : {d_output, results}) LGD_CHECK(!tensor || tensor->device == output->device, "BAD_OPTION", "the tensors belong to different devices");
+  for (const TensorPtr& tensor : {d_output, results})
+    LGD_CHECK(!tensor || tensor->device == output->device, "BAD_OPTION", "the tensors belong to different devices");
   work.class_scale = arguments.class_scale;
   work.box_scale = arguments.box_scale;
   work.centre_scale = arguments.centre_scale;

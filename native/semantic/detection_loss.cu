@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(warps * 32) detection_loss_kernel(const __grid
   const int lane = threadIdx.x % 32;
   if (location >= work.locations) return;
   const DetectionLevel& level = work.level[level_of(work, location)];
-  const int64_t scores = level.scores + (location - level.first) * work.classes, boxes = level.boxes + (location - level.first) * 5;
+  const int64_t scores = level.scores + (location - level.first) * work.classes,
+                boxes = level.boxes + (location - level.first) * 5;
   const int32_t label = work.labels[location];
   float sum = 0;
   for (int k = lane; k < work.classes; k += 32) {

@@ -9,7 +9,8 @@ void detection_loss_cpu(Context& device, const DetectionLoss& work) {
   device.pool.for_range(work.locations, ceil_div(4096, work.classes), [&](int64_t begin, int64_t end) {
     for (int64_t location = begin; location < end; ++location) {
       const DetectionLevel& level = work.level[level_of(work, location)];
-      const int64_t scores = level.scores + (location - level.first) * work.classes, boxes = level.boxes + (location - level.first) * 5;
+      const int64_t scores = level.scores + (location - level.first) * work.classes,
+                    boxes = level.boxes + (location - level.first) * 5;
       const int32_t label = work.labels[location];
       float result[3], sum = 0;
       for (int k = 0; k < work.classes; ++k) {

@@ -1,4 +1,5 @@
-// Feature regression on CUDA (semantic/feature_loss.h): one block an image, which reads its rows twice, then one block for the means. What it takes are two launches.
+// Feature regression on CUDA (semantic/feature_loss.h): one block an image, which reads its rows twice, then one block
+// for the means. What it takes are two launches.
 #include "semantic/block_reduce.cuh"
 #include "semantic/feature_loss.h"
 
@@ -33,7 +34,8 @@ __global__ void __launch_bounds__(reduce_threads) feature_rows_kernel(const __gr
 __global__ void __launch_bounds__(reduce_threads) feature_mean_kernel(const __grid_constant__ FeatureLoss loss) {
   wait_for_inputs();
   double sum[1] = {0};
-  for (int64_t image = threadIdx.x; image < loss.batch; image += reduce_threads) sum[0] += 1 - double(loss.cosine[image]);
+  for (int64_t image = threadIdx.x; image < loss.batch; image += reduce_threads)
+    sum[0] += 1 - double(loss.cosine[image]);
   block_sum(sum);
   Candidate faults[4];
   mark_faults(loss.batch, loss.norms, faults[0], faults[1]);

@@ -9,11 +9,12 @@ namespace lgd {
 
 struct FeatureLoss {
   int64_t batch = 0, dimension = 0;
-  float scale = 1;                   // of the gradient
-  const float *student, *teacher;    // [B,D] raw
-  float* d_student;                  // [B,D] <- scale * dL/d student; zeros for a row that is zero or not finite, here or in the teacher's
-  float *norms, *cosine;             // working memory: [2,B] and [B]
-  LossRecord* record;                // <- loss_feature and the faults; the rest stays
+  float scale = 1;                 // of the gradient
+  const float *student, *teacher;  // [B,D] raw
+  // [B,D] <- scale * dL/d student; zeros for a row that is zero or not finite, here or in the teacher's
+  float* d_student;
+  float *norms, *cosine;  // working memory: [2,B] and [B]
+  LossRecord* record;     // <- loss_feature and the faults; the rest stays
 };
 void feature_loss_cpu(Context&, const FeatureLoss&);
 void feature_loss_cuda(Context&, const FeatureLoss&);

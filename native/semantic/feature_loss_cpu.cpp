@@ -18,14 +18,18 @@ void feature_loss_cpu(Context& device, const FeatureLoss& loss) {
         others += double(y[d]) * y[d];
         product += double(x[d]) * y[d];
       }
-      const auto kept = [](double sum) { return std::isfinite(sum) && std::isfinite(float(std::sqrt(sum))) ? float(std::sqrt(sum)) : std::nanf(""); };
+      const auto kept = [](double sum) {
+        return std::isfinite(sum) && std::isfinite(float(std::sqrt(sum))) ? float(std::sqrt(sum)) : std::nanf("");
+      };
       loss.norms[i] = kept(squares);
       loss.norms[batch + i] = kept(others);
       const bool usable = loss.norms[i] > 0 && loss.norms[batch + i] > 0;
-      const double length = std::sqrt(squares), other = std::sqrt(others), cosine = usable ? product / (length * other) : 0;
+      const double length = std::sqrt(squares), other = std::sqrt(others),
+                   cosine = usable ? product / (length * other) : 0;
       loss.cosine[i] = float(cosine);
       const double factor = usable ? loss.scale / (double(batch) * length) : 0;
-      for (int64_t d = 0; d < dimension; ++d) gradient[d] = usable ? float(factor * (cosine * x[d] / length - y[d] / other)) : 0.0f;
+      for (int64_t d = 0; d < dimension; ++d)
+        gradient[d] = usable ? float(factor * (cosine * x[d] / length - y[d] / other)) : 0.0f;
     }
   });
   double sum = 0;

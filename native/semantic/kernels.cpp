@@ -8,7 +8,9 @@ namespace lgd {
 #ifdef LGD_WITH_CUDA
 const SemanticKernels& cuda_semantic_kernels();  // kernels.cu
 #else
-void write_operands(Context&, int64_t, int64_t, OperandLayout, const float*, void*) { throw_error("DEVICE_UNAVAILABLE", {"this build has no CUDA kernels"}); }
+void write_operands(Context&, int64_t, int64_t, OperandLayout, const float*, void*) {
+  throw_error("DEVICE_UNAVAILABLE", {"this build has no CUDA kernels"});
+}
 #endif
 
 const SemanticKernels& semantic_kernels(const Context& device) {

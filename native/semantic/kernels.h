@@ -9,16 +9,16 @@
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
 #define LGD_SEMANTIC_OPERATIONS(X) \
-  X(bank_loss) \
-  X(bank_update) \
-  X(feature_loss) \
-  X(normalise_rows) \
-  X(find_faults) \
-  X(similarities) \
-  X(select_top) \
-  X(softmax_rows) \
-  X(detection_loss) \
-  X(gather_rows) \
+  X(bank_loss)                     \
+  X(bank_update)                   \
+  X(feature_loss)                  \
+  X(normalise_rows)                \
+  X(find_faults)                   \
+  X(similarities)                  \
+  X(select_top)                    \
+  X(softmax_rows)                  \
+  X(detection_loss)                \
+  X(gather_rows)                   \
   X(weighted_sums)
 
 namespace lgd {
@@ -31,7 +31,8 @@ struct SemanticKernels {
 
 const SemanticKernels& semantic_kernels(const Context& device);
 
-// Scores are formed for as many rows at a time as fit this: `usual` bytes, or what LGDISTILL_SCORE_BYTES says (for tests: they come to their limits sooner).
+// Scores are formed for as many rows at a time as fit this: `usual` bytes, or what LGDISTILL_SCORE_BYTES says (for
+// tests: they come to their limits sooner).
 int64_t score_budget(int64_t usual = int64_t(256) << 20);
 
 // How many of `rows` rows are taken at a time, with so many floats of scores each.

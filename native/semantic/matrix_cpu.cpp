@@ -10,14 +10,14 @@ namespace lgd {
 
 namespace {
 
-// Values of k summed in registers before they reach memory: short enough that a packed column panel (16 KB with 512-bit vectors) stays in
-// the first-level cache, and that rounding grows with the square root of 128 instead of k.
+// Values of k summed in registers before they reach memory: short enough that a packed column panel (16 KB with 512-bit
+// vectors) stays in the first-level cache, and that rounding grows with the square root of 128 instead of k.
 constexpr int64_t matrix_step = 128;
 // Column tiles that share one pass over the packed rows of a step, so that these stay in the second-level cache.
 constexpr int64_t tiles_per_task = 4;
 
 struct Packed {
-  const float* rows;     // [steps][row tiles][matrix_step][row_tile]
+  const float* rows;  // [steps][row tiles][matrix_step][row_tile]
   int64_t row_tiles;
   int row_tile, column_tile;
   int64_t panel() const { return matrix_step * row_tile; }
@@ -25,8 +25,8 @@ struct Packed {
 
 }  // namespace
 
-void multiply_cpu(ThreadPool& pool, const MatrixShape& shape, const float* a, int64_t lda, const float* b, int64_t ldb, bool b_transposed, float* c,
-                  int64_t ldc, bool add) {
+void multiply_cpu(ThreadPool& pool, const MatrixShape& shape, const float* a, int64_t lda, const float* b, int64_t ldb,
+                  bool b_transposed, float* c, int64_t ldc, bool add) {
   const auto [m, n, k] = shape;
   if (k == 0 && !add)
     for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.0f);
@@ -64,9 +64,11 @@ void multiply_cpu(ThreadPool& pool, const MatrixShape& shape, const float* a, in
       for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
         const int64_t column = tile * packed.column_tile;
         const int columns = int(std::min<int64_t>(packed.column_tile, n - column));
-        pack_columns(b_transposed ? b + column * ldb + k0 : b + k0 * ldb + column, ldb, b_transposed, columns, depth, panel);
+        pack_columns(b_transposed ? b + column * ldb + k0 : b + k0 * ldb + column, ldb, b_transposed, columns, depth,
+                     panel);
         for (int64_t row = row_begin; row < row_end; ++row)
-          multiply_tile(depth, packed.rows + (step * packed.row_tiles + row) * packed.panel(), panel, c + row * packed.row_tile * ldc + column, ldc,
+          multiply_tile(depth, packed.rows + (step * packed.row_tiles + row) * packed.panel(), panel,
+                        c + row * packed.row_tile * ldc + column, ldc,
                         int(std::min<int64_t>(packed.row_tile, m - row * packed.row_tile)), columns, add || step > 0);
       }
     }

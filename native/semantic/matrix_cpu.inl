@@ -1,5 +1,6 @@
-// The inner product kernel, once per instruction set. Tiles of `row_tile` rows by two vectors of columns stay in registers while one
-// step of `matrix_step` over k runs; both operands are packed in the order in which the kernel reads them.
+// The inner product kernel, once per instruction set. Tiles of `row_tile` rows by two vectors of columns stay in
+// registers while one step of `matrix_step` over k runs; both operands are packed in the order in which the kernel
+// reads them.
 namespace lgd::LGD_ISA {
 namespace {
 
@@ -38,7 +39,8 @@ void pack_columns(const float* __restrict b, int64_t ldb, bool transposed, int c
 }
 
 // c (+)= packed a times packed b over k values; c has `rows` x `columns` values of the tile.
-void multiply_tile(int k, const float* __restrict a, const float* __restrict b, float* __restrict c, int64_t ldc, int rows, int columns, bool add) {
+void multiply_tile(int k, const float* __restrict a, const float* __restrict b, float* __restrict c, int64_t ldc,
+                   int rows, int columns, bool add) {
   Vec sum[row_tile][2];
 #pragma GCC unroll 12
   for (int i = 0; i < row_tile; ++i) sum[i][0] = sum[i][1] = Vec{};

@@ -16,7 +16,8 @@ using namespace products;
 int64_t tiles_of(int64_t count, int tile) { return (count + tile - 1) / tile; }
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(const __grid_constant__ ScoreFeed problem, int tiles_each, float* scores, int stride) {
+__global__ void __launch_bounds__(Tile::threads, Tile::resident)
+    scores_kernel(const __grid_constant__ ScoreFeed problem, int tiles_each, float* scores, int stride) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<Tile> at;
@@ -26,7 +27,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(c
   feed.tile_anchors = Tile::BN;
   const int tiles = min(tiles_each, (feed.anchor_count - feed.first_anchor + Tile::BN - 1) / Tile::BN);
   run<Tile, false>(feed, tiles, feed.steps(), shared, at, [&](const float (&acc)[Tile::MI][Tile::NI][4], int tile) {
-    const int first = feed.first_anchor + tile * Tile::BN + at.column_of(0), left = stride - first;  // the stride is even, so pairs fit or do not
+    // the stride is even, so pairs fit or do not
+    const int first = feed.first_anchor + tile * Tile::BN + at.column_of(0), left = stride - first;
 #pragma unroll
     for (int i = 0; i < Tile::MI; ++i)
 #pragma unroll
@@ -48,7 +50,8 @@ void launch_scores(Context& device, const ScoreFeed& feed, float* scores, int st
   allow_shared_memory(&scores_kernel<Tile>, stage_bytes<Tile>());
   const int64_t image_tiles = tiles_of(feed.batch, Tile::BM / 2), anchor_tiles = tiles_of(feed.anchor_count, Tile::BN);
   const int resident = resident_blocks(&scores_kernel<Tile>, Tile::threads, stage_bytes<Tile>(), Tile::resident);
-  const int each = int(std::clamp<int64_t>(image_tiles * anchor_tiles / (resident * device.card.multiprocessors), 1, 4));
+  const int each =
+      int(std::clamp<int64_t>(image_tiles * anchor_tiles / (resident * device.card.multiprocessors), 1, 4));
   const dim3 grid(unsigned(image_tiles), unsigned(tiles_of(anchor_tiles, each)));
   LGD_LAUNCH(device, scores_kernel<Tile>, grid, Tile::threads, stage_bytes<Tile>(), feed, each, scores, stride);
 }
@@ -56,9 +59,9 @@ void launch_scores(Context& device, const ScoreFeed& feed, float* scores, int st
 struct SumFeed {
   const f16 *weights, *anchors;  // at the tile's first image; at its first value
   int64_t weight_stride, anchor_stride;
-  int images, values;            // in the tile
-  int end;                       // of the share
-  int n;                         // of the step
+  int images, values;  // in the tile
+  int end;             // of the share
+  int n;               // of the step
 
   int begin = 0;
   __device__ void choose(int, int s) { n = begin + s * step; }
@@ -73,14 +76,23 @@ struct SumFeed {
 };
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::resident) sums_kernel(const __grid_constant__ SumProduct problem, int share) {
+__global__ void __launch_bounds__(Tile::threads, Tile::resident)
+    sums_kernel(const __grid_constant__ SumProduct problem, int share) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<Tile> at;
   const int image = int(blockIdx.x) * Tile::BM, value = int(blockIdx.y) * Tile::BN, begin = int(blockIdx.z) * share;
-  const int end = min(begin + share, int(problem.anchor_count)), steps = end > begin ? (end - begin + step - 1) / step : 0;
-  SumFeed feed = {problem.weights + image * problem.weight_stride, problem.anchors + value, problem.weight_stride, problem.layout.stride(),
-                  int(problem.batch) - image, problem.layout.plane - value, end, begin, begin};
+  const int end = min(begin + share, int(problem.anchor_count)),
+            steps = end > begin ? (end - begin + step - 1) / step : 0;
+  SumFeed feed = {problem.weights + image * problem.weight_stride,
+                  problem.anchors + value,
+                  problem.weight_stride,
+                  problem.layout.stride(),
+                  int(problem.batch) - image,
+                  problem.layout.plane - value,
+                  end,
+                  begin,
+                  begin};
   run<Tile, true>(feed, 1, steps, shared, at, [&](const float (&acc)[Tile::MI][Tile::NI][4], int) {
     const int dimension = int(problem.dimension), left = dimension - value - at.column_of(0);
     float* sums = problem.sums + (int64_t(blockIdx.z) * problem.batch + image) * dimension + value + at.column_of(0);
@@ -107,13 +119,16 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) sums_kernel(con
 }
 
 // Anchors of a part: whole steps, so that fewer parts may do than were asked for.
-int share_of(int64_t anchor_count, int64_t parts) { return int(std::max<int64_t>(1, tiles_of(anchor_count, int(parts) * step))) * step; }
+int share_of(int64_t anchor_count, int64_t parts) {
+  return int(std::max<int64_t>(1, tiles_of(anchor_count, int(parts) * step))) * step;
+}
 
 template <class Tile>
 void launch_sums(Context& device, const SumProduct& problem) {
   const int share = share_of(problem.anchor_count, problem.parts);
   allow_shared_memory(&sums_kernel<Tile>, stage_bytes<Tile>());
-  const dim3 grid(unsigned(tiles_of(problem.batch, Tile::BM)), unsigned(tiles_of(problem.dimension, Tile::BN)), unsigned(problem.parts));
+  const dim3 grid(unsigned(tiles_of(problem.batch, Tile::BM)), unsigned(tiles_of(problem.dimension, Tile::BN)),
+                  unsigned(problem.parts));
   LGD_LAUNCH(device, sums_kernel<Tile>, grid, Tile::threads, stage_bytes<Tile>(), problem, share);
 }
 
@@ -125,17 +140,25 @@ bool suits_large(const Context& device, int64_t batch, int64_t dimension) {
 
 void form_scores(Context& device, const ScoreProduct& product, float* scores, int64_t stride) {
   if (product.anchor_count == 0) return;
-  const ScoreFeed feed = {product.rows, product.anchors, int(product.batch), product.layout.stride(), int(product.anchor_count), product.layout.plane, product.layout.planes};
+  const ScoreFeed feed = {product.rows,
+                          product.anchors,
+                          int(product.batch),
+                          product.layout.stride(),
+                          int(product.anchor_count),
+                          product.layout.plane,
+                          product.layout.planes};
   const int64_t large = tiles_of(product.batch, Large::BM / 2) * tiles_of(product.anchor_count, Large::BN);
   if (large >= 2 * device.card.multiprocessors) launch_scores<Large>(device, feed, scores, int(stride));
   else launch_scores<Small>(device, feed, scores, int(stride));
 }
 
-// The results are few (B D) and the sums long: shares of the anchors fill the chip, two blocks a multiprocessor, of four steps at least.
+// The results are few (B D) and the sums long: shares of the anchors fill the chip, two blocks a multiprocessor, of
+// four steps at least.
 int64_t sum_parts(const Context& device, int64_t batch, int64_t dimension, int64_t anchor_count) {
   const bool large = suits_large(device, batch, dimension);
   const int tile = large ? Large::BM : Small::BM;
-  const int64_t fill = 2 * device.card.multiprocessors / (tiles_of(batch, tile) * tiles_of(dimension, tile)), most = anchor_count / (4 * step);
+  const int64_t fill = 2 * device.card.multiprocessors / (tiles_of(batch, tile) * tiles_of(dimension, tile)),
+                most = anchor_count / (4 * step);
   const int64_t parts = std::max<int64_t>(1, std::min(fill, most));
   return std::max<int64_t>(1, tiles_of(anchor_count, share_of(anchor_count, parts)));
 }

@@ -1,11 +1,12 @@
-// Products on tensor cores with float16 operands and float32 sums: the tile pipeline that the kernels of the loss share.
+// Products on tensor cores with float16 operands and float32 sums: the tile pipeline that the kernels of the loss
+// share.
 //
-// Operands come by cp.async, 16 bytes at a time, `stages` steps of 64 deep; the sequence of steps runs on over the tiles of a block, so
-// that the copies of the next tile start while the last one is still multiplied and finished. Shared rows are 128 bytes or more and
-// XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once.
-// Limits: at 64 x 64 a step reads 16 KiB for 64^3 multiply-adds, so L2 cache (6.6 TB/s: docs/kernel-costs.md, Level-2 cache) gives at most 211 TF; at 128 x 128
-// twice that.
-// Registers (sm_80, sm_90): 106 to 128 a thread at 64 x 64, where shared memory allows 3 blocks a multiprocessor; 240 to 252 at 128 x 128, 2 blocks.
+// Operands come by cp.async, 16 bytes at a time, `stages` steps of 64 deep; the sequence of steps runs on over the
+// tiles of a block, so that the copies of the next tile start while the last one is still multiplied and finished.
+// Shared rows are 128 bytes or more and XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once.
+// Limits: at 64 x 64 a step reads 16 KiB for 64^3 multiply-adds, so L2 cache (6.6 TB/s: docs/kernel-costs.md, Level-2
+// cache) gives at most 211 TF; at 128 x 128 twice that. Registers (sm_80, sm_90): 106 to 128 a thread at 64 x 64, where
+// shared memory allows 3 blocks a multiprocessor; 240 to 252 at 128 x 128, 2 blocks.
 #pragma once
 #include "core/cuda_device.cuh"
 
@@ -22,11 +23,16 @@ using Large = Tile<128, 128, 2, 2, 3, 2>;  // 96 KiB: two
 
 constexpr int step = 64, chunk = 8;  // values of k a step; values of 16 bytes
 
-template <class Tile> constexpr size_t stage_bytes() { return size_t(Tile::stages) * (Tile::BM + Tile::BN) * step * sizeof(f16); }
+template <class Tile>
+constexpr size_t stage_bytes() {
+  return size_t(Tile::stages) * (Tile::BM + Tile::BN) * step * sizeof(f16);
+}
 
 // Place of chunk c of row r where a row has `chunks` of them (a multiple of 8).
 template <int chunks>
-__device__ __forceinline__ int place(int r, int c) { return (r * chunks + (c ^ (r & 7))) * chunk; }
+__device__ __forceinline__ int place(int r, int c) {
+  return (r * chunks + (c ^ (r & 7))) * chunk;
+}
 
 template <class Tile>
 struct Warp {
@@ -44,18 +50,21 @@ struct Warp {
 
 // acc += A B for one step; A as [BM][64], B as [BN][64], or as [64][BN] when b_outer.
 template <class Tile, bool b_outer>
-__device__ __forceinline__ void multiply(const f16* a_tile, const f16* b_tile, const Warp<Tile>& at, float (&acc)[Tile::MI][Tile::NI][4]) {
+__device__ __forceinline__ void multiply(const f16* a_tile, const f16* b_tile, const Warp<Tile>& at,
+                                         float (&acc)[Tile::MI][Tile::NI][4]) {
   const int lane = at.lane;
 #pragma unroll
   for (int k = 0; k < step; k += 16) {
     uint32_t a[Tile::MI][4], b[Tile::NI][2];
 #pragma unroll
-    for (int i = 0; i < Tile::MI; ++i) ldmatrix_x4(a[i], a_tile + place<step / chunk>(at.row + i * 16 + lane % 16, k / chunk + lane / 16));
+    for (int i = 0; i < Tile::MI; ++i)
+      ldmatrix_x4(a[i], a_tile + place<step / chunk>(at.row + i * 16 + lane % 16, k / chunk + lane / 16));
 #pragma unroll
     for (int j = 0; j < Tile::NI; j += 2) {
       uint32_t r[4];
       const int column = at.column + j * 8;
-      if constexpr (b_outer) ldmatrix_x4_trans(r, b_tile + place<Tile::BN / chunk>(k + lane % 16, column / chunk + lane / 16));
+      if constexpr (b_outer)
+        ldmatrix_x4_trans(r, b_tile + place<Tile::BN / chunk>(k + lane % 16, column / chunk + lane / 16));
       else ldmatrix_x4(r, b_tile + place<step / chunk>(column + lane / 16 * 8 + lane % 8, k / chunk + lane / 8 % 2));
       b[j][0] = r[0];
       b[j][1] = r[1];
@@ -69,14 +78,18 @@ __device__ __forceinline__ void multiply(const f16* a_tile, const f16* b_tile, c
   }
 }
 
-// Forms `tiles` tiles of `steps` steps each. feed.choose(tile, step) chooses a step, feed.a and feed.b (row, chunk, valid) say where 16 bytes
-// of it lie; finish(acc, tile) takes the results of a tile. `shared` holds stage_bytes<Tile>().
+// Forms `tiles` tiles of `steps` steps each. feed.choose(tile, step) chooses a step, feed.a and feed.b (row, chunk,
+// valid) say where 16 bytes of it lie; finish(acc, tile) takes the results of a tile. `shared` holds
+// stage_bytes<Tile>().
 template <class Tile, bool b_outer, class Feed, class Finish>
-__device__ __forceinline__ void run(Feed& feed, int tiles, int steps, f16* shared, const Warp<Tile>& at, Finish&& finish) {
-  constexpr int a_values = Tile::BM * step, b_values = Tile::BN * step, b_chunks = b_outer ? Tile::BN / chunk : step / chunk;
+__device__ __forceinline__ void run(Feed& feed, int tiles, int steps, f16* shared, const Warp<Tile>& at,
+                                    Finish&& finish) {
+  constexpr int a_values = Tile::BM * step, b_values = Tile::BN * step,
+                b_chunks = b_outer ? Tile::BN / chunk : step / chunk;
   constexpr int a_slots = a_values / chunk / Tile::threads, b_slots = b_values / chunk / Tile::threads;
   const int thread = threadIdx.x;
-  int next_tile = steps > 0 ? 0 : tiles, next_step = 0, next_stage = 0;  // without steps there is nothing to copy, and nobody would wait for it
+  // without steps there is nothing to copy, and nobody would wait for it
+  int next_tile = steps > 0 ? 0 : tiles, next_step = 0, next_stage = 0;
   const auto fetch = [&] {
     if (next_tile < tiles) {
       f16 *a = shared + next_stage * (a_values + b_values), *b = a + a_values;
@@ -121,9 +134,9 @@ __device__ __forceinline__ void run(Feed& feed, int tiles, int steps, f16* share
   }
 }
 
-// Scores of image pairs: 16 rows of students, then the same images' teachers, and so on, so that a thread holds both scores of an image and
-// an anchor. Rows have one plane of values, or two (values and what float16 left of them): then three products make one,
-// x_0 a_0 + x_0 a_1 + x_1 a_0, as three times as many steps.
+// Scores of image pairs: 16 rows of students, then the same images' teachers, and so on, so that a thread holds both
+// scores of an image and an anchor. Rows have one plane of values, or two (values and what float16 left of them): then
+// three products make one, x_0 a_0 + x_0 a_1 + x_1 a_0, as three times as many steps.
 struct ScoreFeed {
   const f16 *rows, *anchors;  // [2 batch, stride]: students, then teachers (2 batch < 2^31); [anchor_count, stride]
   int batch;

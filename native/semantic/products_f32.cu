@@ -1,7 +1,8 @@
-// Products with float32 multiply-adds, as tiles of 64 x 64 results: the checking mode of the loss, every assignment of the bank update, and linear classifiers.
-// Operands go through registers to shared memory, so that any alignment will do. A thread keeps 8 x 4 sums; steps of 16 over k lie in shared memory with k
-// outermost, so that a thread reads 12 values for 32 multiply-adds.
-// Sums are moved into totals every 128 steps of k: rounding then grows with the root of 128, not of k, which t_T = 0.01 makes visible.
+// Products with float32 multiply-adds, as tiles of 64 x 64 results: the checking mode of the loss, every assignment of
+// the bank update, and linear classifiers. Operands go through registers to shared memory, so that any alignment will
+// do. A thread keeps 8 x 4 sums; steps of 16 over k lie in shared memory with k outermost, so that a thread reads 12
+// values for 32 multiply-adds. Sums are moved into totals every 128 steps of k: rounding then grows with the root of
+// 128, not of k, which t_T = 0.01 makes visible.
 #include "semantic/products_f32.cuh"
 
 #include <algorithm>
@@ -34,13 +35,15 @@ __device__ __forceinline__ void load_row(const float* p, int64_t count, bool vec
 
 // `width` values of row `row` from column `column`; zeros outside [0, rows) x [0, columns).
 template <int width>
-__device__ __forceinline__ void load_values(const Operand& from, int64_t row, int64_t rows, int64_t column, int64_t columns, float (&values)[width]) {
+__device__ __forceinline__ void load_values(const Operand& from, int64_t row, int64_t rows, int64_t column,
+                                            int64_t columns, float (&values)[width]) {
   const int64_t count = row < rows ? columns - column : 0;
   load_row(count > 0 ? from.data + row * from.stride + column : from.data, count, from.vectors, values);
 }
 
 template <bool b_transposed>
-__global__ void __launch_bounds__(threads) multiply_f32_kernel(const __grid_constant__ Problem problem, int64_t k_per_part) {
+__global__ void __launch_bounds__(threads)
+    multiply_f32_kernel(const __grid_constant__ Problem problem, int64_t k_per_part) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, shared);  // [2 stages][a, b][step][pitch]
   const int thread = threadIdx.x, column = thread % 16 * 4, row = thread / 16 * 8;
@@ -110,14 +113,16 @@ __global__ void __launch_bounds__(threads) multiply_f32_kernel(const __grid_cons
   for (int i = 0; i < 8; ++i)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      if (m0 + row + i < problem.m && n0 + column + j < problem.n) out[(m0 + row + i) * problem.out_stride + n0 + column + j] = total[i][j];
+      if (m0 + row + i < problem.m && n0 + column + j < problem.n)
+        out[(m0 + row + i) * problem.out_stride + n0 + column + j] = total[i][j];
 }
 
 }  // namespace
 
 void multiply_f32(Context& device, const Problem& problem, int64_t parts, bool b_transposed) {
   if (problem.m == 0 || problem.n == 0) return;
-  const int64_t k_per_part = (problem.k + parts * step - 1) / (parts * step) * step;  // whole steps, so that only the last is ragged
+  // whole steps, so that only the last is ragged
+  const int64_t k_per_part = (problem.k + parts * step - 1) / (parts * step) * step;
   constexpr int64_t rows_at_once = int64_t(65535) * tile;  // a grid's second dimension has no more blocks
   const auto kernel = b_transposed ? &multiply_f32_kernel<true> : &multiply_f32_kernel<false>;
   for (int64_t first = 0; first < problem.m; first += rows_at_once) {
@@ -136,8 +141,10 @@ namespace lgd {
 
 using namespace products;
 
-void similarities_cuda(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
-  multiply_f32(device, {operand(rows, dimension), operand(anchors, dimension), m, n, dimension, scores, stride}, 1, true);
+void similarities_cuda(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows,
+                       const float* anchors, float* scores, int64_t stride) {
+  multiply_f32(device, {operand(rows, dimension), operand(anchors, dimension), m, n, dimension, scores, stride}, 1,
+               true);
 }
 
 namespace loss_cuda {
@@ -149,9 +156,12 @@ int64_t sum_parts_f32(int64_t batch, int64_t dimension, int64_t anchor_count) {
   return std::max<int64_t>(1, std::min(blocks_wanted / tiles, anchor_count / least_share));
 }
 
-void form_sums_f32(Context& device, int64_t batch, int64_t dimension, int64_t anchor_count, const float* weights, int64_t stride, const float* anchors,
-                   int64_t parts, float* sums) {
-  multiply_f32(device, {operand(weights, stride), operand(anchors, dimension), batch, dimension, anchor_count, sums, dimension, batch * dimension}, parts, false);
+void form_sums_f32(Context& device, int64_t batch, int64_t dimension, int64_t anchor_count, const float* weights,
+                   int64_t stride, const float* anchors, int64_t parts, float* sums) {
+  multiply_f32(device,
+               {operand(weights, stride), operand(anchors, dimension), batch, dimension, anchor_count, sums, dimension,
+                batch * dimension},
+               parts, false);
 }
 
 }  // namespace loss_cuda

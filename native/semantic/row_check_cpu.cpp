@@ -11,7 +11,8 @@
 namespace lgd {
 
 RowFaults check_rows(Context& device, int64_t rows, int64_t dimension, const float* values) {
-  constexpr int32_t infinity = 0x7f800000;  // the bits; those of a NaN without its sign are above, of finite values below
+  // the bits; those of a NaN without its sign are above, of finite values below
+  constexpr int32_t infinity = 0x7f800000;
   constexpr int64_t values_a_part = 65536;
   const Partition parts(rows, values_a_part / std::max<int64_t>(dimension, 1), 256);
   std::vector<RowFaults> found(size_t(parts.parts));

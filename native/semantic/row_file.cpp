@@ -21,7 +21,8 @@ static constexpr size_t page = 4096;
 uint16_t to_half(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
   // Below 2^-14 halves are multiples of 2^-24, which is what floats around 1/2 are: the addition rounds.
-  if (size < 0x38800000) return uint16_t(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000));
+  if (size < 0x38800000)
+    return uint16_t(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000));
   return uint16_t(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));
 }
 
@@ -34,10 +35,16 @@ float from_half(uint16_t bits) {
 static size_t record_bytes(int64_t dimension) { return (4 + 2 * size_t(dimension) + 3) / 4 * 4; }
 
 RowFile::RowFile(const RowFileOptions& options, ThreadPool& pool)
-    : rows(options.rows), dimension(options.dimension), path(options.path), record_bytes_(record_bytes(options.dimension)) {
-  LGD_CHECK(rows > 0 && dimension > 0 && options.offset >= 0, "BAD_SHAPE", "a file of rows needs rows, a dimension and an offset, found ", rows, ", ", dimension, ", ", options.offset);
+    : rows(options.rows),
+      dimension(options.dimension),
+      path(options.path),
+      record_bytes_(record_bytes(options.dimension)) {
+  LGD_CHECK(rows > 0 && dimension > 0 && options.offset >= 0, "BAD_SHAPE",
+            "a file of rows needs rows, a dimension and an offset, found ", rows, ", ", dimension, ", ",
+            options.offset);
   file_ = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  LGD_CHECK(file_ >= 0, errno == EACCES || errno == EROFS ? "NOT_WRITABLE" : "BAD_FILE", "cannot open ", path, ": ", std::strerror(errno));
+  LGD_CHECK(file_ >= 0, errno == EACCES || errno == EROFS ? "NOT_WRITABLE" : "BAD_FILE", "cannot open ", path, ": ",
+            std::strerror(errno));
   try {
     const size_t offset = size_t(options.offset), bytes = size_t(rows) * record_bytes_, start = offset / page * page;
     end_ = offset + bytes;
@@ -46,7 +53,8 @@ RowFile::RowFile(const RowFileOptions& options, ThreadPool& pool)
     LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot make ", path, " ", end_ >> 20, " MiB long: ", std::strerror(failed));
     map_bytes_ = end_ - start;
     void* data = mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_, off_t(start));
-    LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", path, " maps no files into memory: give it a place on a local disk");
+    LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", path,
+              " maps no files into memory: give it a place on a local disk");
     LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", path, ": ", std::strerror(errno));
     map_ = static_cast<uint8_t*>(data);
     data_ = map_ + (offset - start);
@@ -76,7 +84,8 @@ RowFile::~RowFile() {
 
 // A page past the end of a file that was cut would end the process with SIGBUS.
 void RowFile::check_length() const {
-  LGD_CHECK(lseek(file_, 0, SEEK_END) >= off_t(end_), "BAD_FILE", path, " became shorter while it was in use: resume the run, which fills it again");
+  LGD_CHECK(lseek(file_, 0, SEEK_END) >= off_t(end_), "BAD_FILE", path,
+            " became shorter while it was in use: resume the run, which fills it again");
 }
 
 void RowFile::read(int64_t row, float* values) const {
@@ -107,23 +116,30 @@ void RowFile::keep(int64_t row, float* values) {
   present_[size_t(row)] = checksum != 0;
 }
 
-// ---- engine.h -------------------------------------------------------------------------------------------------------------------
+// ---- engine.h -------------------------------------------------------------------------------------------------------
 
-RowFilePtr open_rows(const DevicePtr& device, const RowFileOptions& options) { return std::make_shared<RowFile>(options, device->pool); }
+RowFilePtr open_rows(const DevicePtr& device, const RowFileOptions& options) {
+  return std::make_shared<RowFile>(options, device->pool);
+}
 
 RowFileInfo row_file_info(const RowFilePtr& file) { return {file->present(), file->damaged}; }
 
-static void check_rows(const RowFilePtr& file, const std::vector<int64_t>& rows, const TensorPtr& tensor, bool can_be_absent) {
-  LGD_CHECK(tensor->shape.size() == 2 && tensor->shape[0] == int64_t(rows.size()) && tensor->shape[1] == file->dimension, "BAD_SHAPE", "the tensor must be [", rows.size(), ",",
-            file->dimension, "] for as many rows of ", file->path);
-  for (const int64_t row : rows) LGD_CHECK(row < file->rows && (row >= 0 || can_be_absent), "BAD_OPTION", "rows: there is no row ", row, "; ", file->path, " has ", file->rows);
+static void check_rows(const RowFilePtr& file, const std::vector<int64_t>& rows, const TensorPtr& tensor,
+                       bool can_be_absent) {
+  LGD_CHECK(
+      tensor->shape.size() == 2 && tensor->shape[0] == int64_t(rows.size()) && tensor->shape[1] == file->dimension,
+      "BAD_SHAPE", "the tensor must be [", rows.size(), ",", file->dimension, "] for as many rows of ", file->path);
+  for (const int64_t row : rows)
+    LGD_CHECK(row < file->rows && (row >= 0 || can_be_absent), "BAD_OPTION", "rows: there is no row ", row, "; ",
+              file->path, " has ", file->rows);
 }
 
 void load_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPtr& tensor) {
   check_rows(file, rows, tensor, false);
   tensor->device->submit("rows.load", [file, rows = std::move(rows), tensor] {
     file->check_length();
-    for (const int64_t row : rows) LGD_CHECK(file->has(row), "BAD_OPTION", "rows: row ", row, " of ", file->path, " was not written yet");
+    for (const int64_t row : rows)
+      LGD_CHECK(file->has(row), "BAD_OPTION", "rows: row ", row, " of ", file->path, " was not written yet");
     std::vector<float> values(rows.size() * size_t(file->dimension));
     tensor->device->pool.for_range(int64_t(rows.size()), 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) file->read(rows[size_t(i)], values.data() + i * file->dimension);
@@ -142,7 +158,8 @@ void keep_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPt
     // A row that is there twice is what it is the first time: two threads would write it at once.
     std::unordered_set<int64_t> known;
     std::vector<int64_t> first, again;
-    for (int64_t i = 0; i < int64_t(rows.size()); ++i) (rows[size_t(i)] < 0 || known.insert(rows[size_t(i)]).second ? first : again).push_back(i);
+    for (int64_t i = 0; i < int64_t(rows.size()); ++i)
+      (rows[size_t(i)] < 0 || known.insert(rows[size_t(i)]).second ? first : again).push_back(i);
     tensor->device->pool.for_range(int64_t(first.size()), 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) keep(first[size_t(i)]);
     });

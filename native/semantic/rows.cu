@@ -1,5 +1,6 @@
-// Row operations of the semantic loss: L2 norms, operands, the way back through the norms, and the means over the batch.
-// All are bound by memory, or by the launch: each reads and writes its rows once (the gradient's shares once more, from L2).
+// Row operations of the semantic loss: L2 norms, operands, the way back through the norms, and the means over the
+// batch. All are bound by memory, or by the launch: each reads and writes its rows once (the gradient's shares once
+// more, from L2).
 #include "semantic/block_reduce.cuh"
 #include "semantic/loss_kernels.cuh"
 
@@ -11,8 +12,8 @@ __device__ double factor_of(float length) { return length > 0 ? 1 / double(lengt
 // A value of the unit row; 0 of a row without a direction, whose values may be anything.
 __device__ float unit_of(float value, double factor) { return factor > 0 ? float(value * factor) : 0.f; }
 
-// One block a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by 100.
-// x and unit may be the same memory: a thread reads what it then writes.
+// One block a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by
+// 100. x and unit may be the same memory: a thread reads what it then writes.
 __global__ void normalise_kernel(int64_t dimension, const float* x, float* unit, float* norm) {
   wait_for_inputs();
   x += blockIdx.x * dimension;
@@ -26,9 +27,11 @@ __global__ void normalise_kernel(int64_t dimension, const float* x, float* unit,
   if (threadIdx.x == 0) norm[blockIdx.x] = length;
 }
 
-// One block an image, so that the few images of a batch fill the chip; four a multiprocessor, as the compiler spills for more.
+// One block an image, so that the few images of a batch fill the chip; four a multiprocessor, as the compiler spills
+// for more.
 template <class T>
-__global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* rows) {
+__global__ void __launch_bounds__(reduce_threads, 4)
+    normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* rows) {
   wait_for_inputs();
   const int64_t image = blockIdx.x, at = image * pairs.dimension;
   const int dimension = int(pairs.dimension);
@@ -47,7 +50,8 @@ __global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(cons
   T *student_row = rows + image * layout.stride(), *teacher_row = rows + (pairs.batch + image) * layout.stride();
 #pragma unroll 4
   for (int d = threadIdx.x; d < layout.plane; d += reduce_threads) {
-    const float x = d < dimension ? unit_of(student[d], factors[0]) : 0.f, y = d < dimension ? unit_of(teacher[d], factors[1]) : 0.f;
+    const float x = d < dimension ? unit_of(student[d], factors[0]) : 0.f,
+                y = d < dimension ? unit_of(teacher[d], factors[1]) : 0.f;
     write_operand(layout, student_row + d, x);
     write_operand(layout, teacher_row + d, y);
     if (d < dimension) pairs.teacher_unit[at + d] = y;
@@ -61,7 +65,8 @@ __global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(cons
 __global__ void operands_kernel(int dimension, OperandLayout layout, const float* values, f16* operands) {
   wait_for_inputs();
   for (int d = threadIdx.x; d < layout.plane; d += reduce_threads)
-    write_operand(layout, operands + blockIdx.x * layout.stride() + d, d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
+    write_operand(layout, operands + blockIdx.x * layout.stride() + d,
+                  d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
 }
 
 __global__ void find_faults_kernel(int64_t rows, const float* norm, RowFaults* faults) {
@@ -90,8 +95,14 @@ __device__ void reduce_loss(const loss_cuda::Finish& args) {
   block_first(faults);
   if (threadIdx.x != 0) return;
   const double share = 1 / double(args.batch);
-  *args.record = {sums[0] * share, sums[1] * share, sums[2] * share, sums[3] * share, sums[4] * share, sums[5] * share,
-                  faults_of(faults[0], faults[1]), faults_of(faults[2], faults[3])};
+  *args.record = {sums[0] * share,
+                  sums[1] * share,
+                  sums[2] * share,
+                  sums[3] * share,
+                  sums[4] * share,
+                  sums[5] * share,
+                  faults_of(faults[0], faults[1]),
+                  faults_of(faults[2], faults[3])};
   if (args.cleared) *args.cleared = {};
 }
 
@@ -118,7 +129,8 @@ __global__ void __launch_bounds__(reduce_threads) finish_kernel(const __grid_con
       g[i] = own * args.teacher_unit[d];
       x[i] = args.student[d];
     });
-    for (int64_t part = 0; part < args.parts; ++part) each([&](int i, int64_t d) { g[i] += args.sums[part * args.part_size + d]; });
+    for (int64_t part = 0; part < args.parts; ++part)
+      each([&](int i, int64_t d) { g[i] += args.sums[part * args.part_size + d]; });
     each([&](int i, int64_t d) {
       g[i] *= args.factor;
       args.d_student[d] = factor > 0 ? g[i] : 0.f;
@@ -133,7 +145,9 @@ __global__ void __launch_bounds__(reduce_threads) finish_kernel(const __grid_con
       g[i] = args.d_student[d];
       x[i] = args.student[d];
     });
-    each([&](int i, int64_t d) { args.d_student[d] = float((double(g[i]) - along[0] * double(unit_of(x[i], factor))) * factor); });
+    each([&](int i, int64_t d) {
+      args.d_student[d] = float((double(g[i]) - along[0] * double(unit_of(x[i], factor))) * factor);
+    });
   });
 }
 
@@ -147,8 +161,11 @@ void find_faults_cuda(Context& device, int64_t rows, const float* norm, RowFault
   LGD_LAUNCH(device, find_faults_kernel, 1, reduce_threads, 0, rows, norm, faults);
 }
 
-void write_operands(Context& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands) {
-  if (rows > 0) LGD_LAUNCH(device, operands_kernel, unsigned(rows), reduce_threads, 0, int(dimension), layout, values, static_cast<f16*>(operands));
+void write_operands(Context& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values,
+                    void* operands) {
+  if (rows > 0)
+    LGD_LAUNCH(device, operands_kernel, unsigned(rows), reduce_threads, 0, int(dimension), layout, values,
+               static_cast<f16*>(operands));
 }
 
 namespace loss_cuda {

@@ -5,7 +5,7 @@
 
 namespace lgd {
 
-// ---- metrics ----------------------------------------------------------------------------------------------------------------
+// ---- metrics --------------------------------------------------------------------------------------------------------
 
 static StepRecord* allocate_records(const Context& device) {
   if (device.kind == DeviceKind::cpu) return new StepRecord[metric_slots];
@@ -36,8 +36,11 @@ Records::~Records() {
 
 RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(std::make_shared<Records>(*device)) {}
 
-// Work that writes the records may be held back in a step that is open on the device's thread: they go there, after all that was submitted.
-RecordRing::~RecordRing() { device_->submit("records.release", [records = std::move(records_)] {}); }
+// Work that writes the records may be held back in a step that is open on the device's thread: they go there, after all
+// that was submitted.
+RecordRing::~RecordRing() {
+  device_->submit("records.release", [records = std::move(records_)] {});
+}
 
 void RecordRing::publish(int slot) {
   if (device_->kind != DeviceKind::cuda) return;
@@ -53,13 +56,16 @@ const StepRecord& RecordRing::read(int slot) {
 
 void throw_faults(const char* who, const RowFaults& faults) {
   if (faults.non_finite > 0)
-    throw_error("NON_FINITE", {"row ", faults.non_finite - 1, " of the ", who, " embeddings has a value that is not finite"});
+    throw_error("NON_FINITE",
+                {"row ", faults.non_finite - 1, " of the ", who, " embeddings has a value that is not finite"});
   if (faults.zero > 0)
-    throw_error("ZERO_EMBEDDING", {"row ", faults.zero - 1, " of the ", who, " embeddings is zero; it has no direction"});
+    throw_error("ZERO_EMBEDDING",
+                {"row ", faults.zero - 1, " of the ", who, " embeddings is zero; it has no direction"});
 }
 
 SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
-  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1, " exist");
+  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1,
+            " exist");
   const StepRecord record = head->records.read(slot);
   throw_faults("student", record.loss.student);
   throw_faults("teacher", record.loss.teacher);
@@ -72,16 +78,18 @@ SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
   metrics.kl_visual = metrics.loss_visual - metrics.entropy_visual;
   metrics.kl_textual = metrics.loss_textual - metrics.entropy_textual;
   const double alpha = head->options.alpha;
-  metrics.loss = head->options.feature ? record.loss.loss_feature : alpha * metrics.loss_visual + (1 - alpha) * metrics.loss_textual;
+  metrics.loss = head->options.feature ? record.loss.loss_feature
+                                       : alpha * metrics.loss_visual + (1 - alpha) * metrics.loss_textual;
   metrics.own_mass = record.loss.own_mass;
   metrics.agreement = record.loss.agreement;
   metrics.categories_hit = record.update.categories_hit;
   metrics.categories_seen = record.update.categories_seen;
-  if (!std::isfinite(metrics.loss)) throw Error("NON_FINITE", "the loss is not finite: a bank or the queue has a value that is not finite");
+  if (!std::isfinite(metrics.loss))
+    throw Error("NON_FINITE", "the loss is not finite: a bank or the queue has a value that is not finite");
   return metrics;
 }
 
-// ---- the teachers' rows -----------------------------------------------------------------------------------------------------
+// ---- the teachers' rows ---------------------------------------------------------------------------------------------
 
 TeacherMemory::Rows TeacherMemory::begin(const DevicePtr& device, const TensorPtr& teacher) {
   for (const auto& batch : batches_) {
@@ -93,7 +101,8 @@ TeacherMemory::Rows TeacherMemory::begin(const DevicePtr& device, const TensorPt
   const int64_t count = teacher->shape[0], dimension = teacher->shape[1], begin = rows_;
   if (begin + count > capacity_) {
     const int64_t capacity = std::max(begin + count, 2 * begin);
-    Buffer unit(device, size_t(capacity * dimension) * sizeof(float)), norm(device, size_t(capacity) * sizeof(float)), assignment(device, size_t(capacity) * sizeof(int32_t));
+    Buffer unit(device, size_t(capacity * dimension) * sizeof(float)), norm(device, size_t(capacity) * sizeof(float)),
+        assignment(device, size_t(capacity) * sizeof(int32_t));
     if (begin > 0) {
       device->copy(unit.as<>(), unit_.as<>(), size_t(begin * dimension) * sizeof(float));
       device->copy(norm.as<>(), norm_.as<>(), size_t(begin) * sizeof(float));
@@ -115,7 +124,7 @@ KnownTeachers TeacherMemory::known(const std::vector<TensorPtr>& batches) const 
   return {unit_.as<float>(), norm_.as<float>(), assignment_.as<int32_t>()};
 }
 
-// ---- the head ---------------------------------------------------------------------------------------------------------------
+// ---- the head -------------------------------------------------------------------------------------------------------
 
 Products products_of(const Context& device, bool bfloat16) {
   LGD_CHECK(!bfloat16 || device.kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 operands are available on CUDA only");
@@ -124,25 +133,33 @@ Products products_of(const Context& device, bool bfloat16) {
 
 static void check_options(const Context& device, const SemanticOptions& options) {
   LGD_CHECK(options.dimension > 0, "BAD_SHAPE", "the embedding dimension must be positive, found ", options.dimension);
-  LGD_CHECK(options.categories >= 0 && options.queue_size >= 0, "BAD_SHAPE", "categories and queueSize must not be negative");
-  LGD_CHECK(options.student_temperature > 0 && options.teacher_temperature > 0, "BAD_OPTION", "temperatures must be positive");
+  LGD_CHECK(options.categories >= 0 && options.queue_size >= 0, "BAD_SHAPE",
+            "categories and queueSize must not be negative");
+  LGD_CHECK(options.student_temperature > 0 && options.teacher_temperature > 0, "BAD_OPTION",
+            "temperatures must be positive");
   LGD_CHECK(options.alpha >= 0 && options.alpha <= 1, "BAD_OPTION", "alpha must be in [0, 1], found ", options.alpha);
-  LGD_CHECK(options.momentum >= 0 && options.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ", options.momentum);
+  LGD_CHECK(options.momentum >= 0 && options.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ",
+            options.momentum);
   const bool textual = options.categories > 0 && options.use_textual;
   const bool visual = (options.categories > 0 && options.use_visual) || options.queue_size > 0;
-  LGD_CHECK(!options.feature || (!options.use_textual && !options.use_visual && options.queue_size == 0), "BAD_OPTION", "feature regression takes no bank into the loss");
-  LGD_CHECK(options.feature || textual || options.alpha == 1, "BAD_OPTION", "without a textual bank in the loss alpha must be 1, found ", options.alpha);
-  LGD_CHECK(options.feature || visual || options.alpha == 0, "BAD_OPTION", "without a visual bank or a queue in the loss alpha must be 0, found ", options.alpha);
+  LGD_CHECK(!options.feature || (!options.use_textual && !options.use_visual && options.queue_size == 0), "BAD_OPTION",
+            "feature regression takes no bank into the loss");
+  LGD_CHECK(options.feature || textual || options.alpha == 1, "BAD_OPTION",
+            "without a textual bank in the loss alpha must be 1, found ", options.alpha);
+  LGD_CHECK(options.feature || visual || options.alpha == 0, "BAD_OPTION",
+            "without a visual bank or a queue in the loss alpha must be 0, found ", options.alpha);
   products_of(device, options.bfloat16);
 }
 
-SemanticHead::SemanticHead(const DevicePtr& device_, const SemanticOptions& options_) : device(device_), options(options_), records(device_) {
+SemanticHead::SemanticHead(const DevicePtr& device_, const SemanticOptions& options_)
+    : device(device_), options(options_), records(device_) {
   const int64_t K = options.categories, D = options.dimension;
   anchors = Buffer(device, size_t((visual_in_loss() ? 2 : 1) * K + options.queue_size) * D * sizeof(float));
   if (!visual_in_loss()) idle_visual = Buffer(device, size_t(K * D) * sizeof(float));
   seen = Buffer(device, size_t(K));
   layout = operand_layout(D, options.student_temperature, options.teacher_temperature);
-  if (options.bfloat16) operands = Buffer(device, size_t(queue_row() + options.queue_size) * layout.stride() * sizeof(uint16_t));
+  if (options.bfloat16)
+    operands = Buffer(device, size_t(queue_row() + options.queue_size) * layout.stride() * sizeof(uint16_t));
 }
 
 SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOptions& options) {
@@ -162,28 +179,35 @@ SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOption
 void write_semantic_state(const SemanticHeadPtr& head, SemanticState state) {
   const int64_t K = head->options.categories, D = head->options.dimension, Q = head->options.queue_size;
   const auto check = [](const char* name, size_t found, int64_t expected) {
-    LGD_CHECK(found == 0 || int64_t(found) == expected, "BAD_SHAPE", name, ": expected ", expected, " values, found ", found);
+    LGD_CHECK(found == 0 || int64_t(found) == expected, "BAD_SHAPE", name, ": expected ", expected, " values, found ",
+              found);
   };
   check("textual", state.textual.size(), K * D);
   check("visual", state.visual.size(), K * D);
   check("seen", state.seen.size(), K);
   check("queue", state.queue.size(), Q * D);
   if (!state.queue.empty()) {
-    LGD_CHECK(state.queue_filled >= 0 && state.queue_filled <= Q, "BAD_BANK", "queueFilled must be in [0, ", Q, "], found ", state.queue_filled);
-    LGD_CHECK(state.queue_position >= 0 && state.queue_position < Q, "BAD_BANK", "queuePosition must be in [0, ", Q, "), found ", state.queue_position);
-    LGD_CHECK(state.queue_filled == Q || state.queue_position == state.queue_filled, "BAD_BANK", "a queue with ", state.queue_filled, " of ", Q,
-              " rows filled must continue there, not at ", state.queue_position);
+    LGD_CHECK(state.queue_filled >= 0 && state.queue_filled <= Q, "BAD_BANK", "queueFilled must be in [0, ", Q,
+              "], found ", state.queue_filled);
+    LGD_CHECK(state.queue_position >= 0 && state.queue_position < Q, "BAD_BANK", "queuePosition must be in [0, ", Q,
+              "), found ", state.queue_position);
+    LGD_CHECK(state.queue_filled == Q || state.queue_position == state.queue_filled, "BAD_BANK", "a queue with ",
+              state.queue_filled, " of ", Q, " rows filled must continue there, not at ", state.queue_position);
   }
   for (uint8_t& flag : state.seen) flag = flag != 0;
   head->device->submit("semantic.write", [head, state = std::move(state)] {
     Context& device = *head->device;
     const SemanticOptions& options = head->options;
-    const auto put = [&](void* to, const auto& values) { device.from_host(to, values.data(), values.size() * sizeof(values[0])); };
+    const auto put = [&](void* to, const auto& values) {
+      device.from_host(to, values.data(), values.size() * sizeof(values[0]));
+    };
     put(head->textual(), state.textual);
     put(head->visual(), state.visual);
     put(head->seen.as<>(), state.seen);
     put(head->queue(), state.queue);
-    if (head->operands) write_operands(device, head->queue_row() + options.queue_size, options.dimension, head->layout, head->anchors.as<float>(), head->operands.as<>());
+    if (head->operands)
+      write_operands(device, head->queue_row() + options.queue_size, options.dimension, head->layout,
+                     head->anchors.as<float>(), head->operands.as<>());
     head->teachers.clear();
     if (!state.queue.empty()) {
       head->queue_position = state.queue_position;
@@ -206,25 +230,31 @@ void read_semantic_state(const SemanticHeadPtr& head, SemanticState& state) {
   state.queue_filled = head->queue_filled;
 }
 
-// ---- a step -----------------------------------------------------------------------------------------------------------------
+// ---- a step ---------------------------------------------------------------------------------------------------------
 
 static void check_embeddings(const SemanticHead& head, const char* name, const Tensor& tensor, int64_t batch) {
-  const bool matches = tensor.type == DType::f32 && tensor.shape.size() == 2 && tensor.shape[1] == head.options.dimension &&
-                       tensor.stored == tensor.shape[1] && (batch < 0 || tensor.shape[0] == batch);
-  LGD_CHECK(matches, "BAD_SHAPE", name, ": expected float32 embeddings of ", head.options.dimension, " values", batch < 0 ? "" : ", as many as students");
+  const bool matches = tensor.type == DType::f32 && tensor.shape.size() == 2 &&
+                       tensor.shape[1] == head.options.dimension && tensor.stored == tensor.shape[1] &&
+                       (batch < 0 || tensor.shape[0] == batch);
+  LGD_CHECK(matches, "BAD_SHAPE", name, ": expected float32 embeddings of ", head.options.dimension, " values",
+            batch < 0 ? "" : ", as many as students");
   LGD_CHECK(tensor.device == head.device, "BAD_OPTION", name, ": the tensor belongs to another device than the head");
 }
 
 static void check_slot(int slot) {
-  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1, " exist");
+  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1,
+            " exist");
 }
 
-static void run_feature_loss(Context& device, int64_t batch, int64_t dimension, float scale, const BankLossArrays& arrays) {
+static void run_feature_loss(Context& device, int64_t batch, int64_t dimension, float scale,
+                             const BankLossArrays& arrays) {
   float* memory = static_cast<float*>(device.scratch(size_t(3 * batch) * sizeof(float)));
-  semantic_kernels(device).feature_loss(device, {batch, dimension, scale, arrays.student, arrays.teacher, arrays.d_student, memory, memory + 2 * batch, arrays.record});
+  semantic_kernels(device).feature_loss(device, {batch, dimension, scale, arrays.student, arrays.teacher,
+                                                 arrays.d_student, memory, memory + 2 * batch, arrays.record});
 }
 
-void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const TensorPtr& teacher, const TensorPtr& d_student, float scale, int slot) {
+void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const TensorPtr& teacher,
+               const TensorPtr& d_student, float scale, int slot) {
   check_embeddings(*head, "student", *student, -1);
   check_embeddings(*head, "teacher", *teacher, student->shape[0]);
   check_embeddings(*head, "dStudent", *d_student, student->shape[0]);
@@ -256,8 +286,10 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
       arrays.teacher_norm = rows.norm;
       arrays.assignment = rows.assignment;
     }
-    const bool alone = options.feature && options.categories == 0;  // the rest of its records stays as it was made: zeros
-    if (!alone) semantic_kernels(*head->device).bank_loss(*head->device, shape, settings, arrays);  // of feature regression: how often both agree, and the teacher's rows
+    // the rest of its records stays as it was made: zeros
+    const bool alone = options.feature && options.categories == 0;
+    // of feature regression: how often both agree, and the teacher's rows
+    if (!alone) semantic_kernels(*head->device).bank_loss(*head->device, shape, settings, arrays);
     if (options.feature) run_feature_loss(*head->device, shape.batch, shape.dimension, scale, arrays);
     head->records.publish(slot);
   });
@@ -290,8 +322,9 @@ void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teac
     }
     targets.layout = head->layout;
     if (!targets.textual && !targets.queue) return;  // feature regression without names keeps nothing
-    semantic_kernels(*head->device).bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets,
-                                                head->teachers.known(teacher_batches), nullptr, &head->records.at(slot)->update);
+    semantic_kernels(*head->device)
+        .bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets,
+                     head->teachers.known(teacher_batches), nullptr, &head->records.at(slot)->update);
     head->teachers.clear();
     if (head->has_queue()) {
       head->device->undo_if_dropped([head, position = head->queue_position, filled = head->queue_filled] {

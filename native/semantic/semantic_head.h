@@ -14,8 +14,9 @@ struct StepRecord {
   UpdateRecord update;
 };
 
-// The records of the last metric_slots steps, in the host's memory: on CUDA pinned, where kernels write them themselves. A copy from the device would stand
-// between two kernels, and the second could not start before it had ended. Kernels only ever write them, whole.
+// The records of the last metric_slots steps, in the host's memory: on CUDA pinned, where kernels write them
+// themselves. A copy from the device would stand between two kernels, and the second could not start before it had
+// ended. Kernels only ever write them, whole.
 struct Records {
   explicit Records(const Context& device);
   ~Records();  // waits for those who write
@@ -36,27 +37,31 @@ class RecordRing {
   RecordRing& operator=(const RecordRing&) = delete;
 
   StepRecord* at(int slot) const { return records_->slots + slot; }
-  void publish(int slot);             // after the work that writes the slot was enqueued; device thread
-  const StepRecord& read(int slot);   // waits; device thread
+  void publish(int slot);            // after the work that writes the slot was enqueued; device thread
+  const StepRecord& read(int slot);  // waits; device thread
 
  private:
   DevicePtr device_;
   std::shared_ptr<Records> records_;
 };
 
-// What the losses since the last update left of their teachers' embeddings, so that the update need not form it again (CUDA). Rows of the
-// batches lie one behind the other. Device thread only.
+// What the losses since the last update left of their teachers' embeddings, so that the update need not form it again
+// (CUDA). Rows of the batches lie one behind the other. Device thread only.
 class TeacherMemory {
  public:
   struct Rows {
     float *unit, *norm;
     int32_t* assignment;
   };
-  // Where a loss over `teacher` puts its rows. A teacher that is there already starts over: no update was made of what came before.
+  // Where a loss over `teacher` puts its rows. A teacher that is there already starts over: no update was made of what
+  // came before.
   Rows begin(const DevicePtr& device, const TensorPtr& teacher);
   // All rows, if exactly these batches were seen in this order; else nothing.
   KnownTeachers known(const std::vector<TensorPtr>& batches) const;
-  void clear() { batches_.clear(); rows_ = 0; }
+  void clear() {
+    batches_.clear();
+    rows_ = 0;
+  }
 
  private:
   Buffer unit_, norm_, assignment_;
@@ -67,11 +72,12 @@ class TeacherMemory {
 struct SemanticHead {
   DevicePtr device;
   SemanticOptions options;
-  Buffer anchors;                     // [K textual | K visual | Q queue, D]; the middle is empty when the visual bank takes no part in the loss
-  Buffer idle_visual;                 // where the visual bank lives then
-  Buffer seen;                        // [K]
+  // [K textual | K visual | Q queue, D]; the middle is empty when the visual bank takes no part in the loss
+  Buffer anchors;
+  Buffer idle_visual;  // where the visual bank lives then
+  Buffer seen;         // [K]
   OperandLayout layout;
-  Buffer operands;                    // the anchors as float16 rows, kept with them; empty for float32 products
+  Buffer operands;  // the anchors as float16 rows, kept with them; empty for float32 products
   TeacherMemory teachers;
   RecordRing records;
   int64_t queue_position = 0, queue_filled = 0;  // device thread only
@@ -81,7 +87,9 @@ struct SemanticHead {
   bool textual_in_loss() const { return options.categories > 0 && options.use_textual; }
   bool has_queue() const { return options.queue_size > 0; }
   float* textual() const { return anchors.as<float>(); }
-  float* visual() const { return visual_in_loss() ? textual() + options.categories * options.dimension : idle_visual.as<float>(); }
+  float* visual() const {
+    return visual_in_loss() ? textual() + options.categories * options.dimension : idle_visual.as<float>();
+  }
   float* queue() const { return textual() + queue_row() * options.dimension; }
   int64_t queue_row() const { return (visual_in_loss() ? 2 : 1) * options.categories; }  // among the anchors
   // Row `row` of the anchors as float16; null when they are not kept.

@@ -1,5 +1,5 @@
-// The k largest of each row of scores. One block a row; each thread keeps the best of its own share of the columns, and only the thread
-// whose candidate was taken looks through its share again: about n + k n / 256 reads a row.
+// The k largest of each row of scores. One block a row; each thread keeps the best of its own share of the columns, and
+// only the thread whose candidate was taken looks through its share again: about n + k n / 256 reads a row.
 #include "semantic/block_reduce.cuh"
 #include "semantic/top_similar.h"
 
@@ -35,7 +35,8 @@ __global__ void select_top_kernel(int64_t n, int64_t k, const float* scores, int
 
 }  // namespace
 
-void select_top_cuda(Context& device, int64_t m, int64_t n, int64_t k, const float* scores, int64_t stride, int32_t* indices, float* values) {
+void select_top_cuda(Context& device, int64_t m, int64_t n, int64_t k, const float* scores, int64_t stride,
+                     int32_t* indices, float* values) {
   LGD_LAUNCH(device, select_top_kernel, unsigned(m), reduce_threads, 0, n, k, scores, stride, indices, values);
 }
 

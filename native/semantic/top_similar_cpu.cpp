@@ -7,7 +7,8 @@
 
 namespace lgd {
 
-void select_top_cpu(Context& device, int64_t m, int64_t n, int64_t k, const float* scores, int64_t stride, int32_t* indices, float* values) {
+void select_top_cpu(Context& device, int64_t m, int64_t n, int64_t k, const float* scores, int64_t stride,
+                    int32_t* indices, float* values) {
   device.pool.for_range(m, ceil_div(4096, n), [&](int64_t begin, int64_t end) {
     std::vector<int32_t> order(n);
     for (int64_t i = begin; i < end; ++i) {

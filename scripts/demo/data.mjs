@@ -6,8 +6,10 @@ import { resolution, templates } from './presets.mjs';
 import { heldOutVendor } from './vendors.mjs';
 
 /**
- * Draws the emoji of a preset and opens them as the library's users open theirs: image folders, decoded into a cache, and a text bank of the names.
- * @returns {Promise<{ bank: object, train: object, evaluation: Record<string, object>, folders: { train: string, evaluate: string }, dispose: () => void }>}
+ * Draws the emoji of a preset and opens them as the library's users open theirs: image folders, decoded into a cache,
+ * and a text bank of the names.
+ * @returns {Promise<{ bank: object, train: object, evaluation: Record<string, object>, folders: { train: string,
+ *   evaluate: string }, dispose: () => void }>}
  */
 export async function openDrawn(lgd, device, { preset, folder, teacher, signal, say }) {
   const drawn = await draw(preset, { folder, signal, say });
@@ -15,7 +17,8 @@ export async function openDrawn(lgd, device, { preset, folder, teacher, signal, 
   const { open, dispose } = cacheMaker(lgd, device, folder, signal);
   const train = await open(await lgd.openImageFolder(drawn.train, { signal }), preset.drawingSize);
   const evaluation = {};
-  for (const [vendor, path] of Object.entries(drawn.evaluate)) evaluation[vendor] = await open(await lgd.openImageFolder(path, { labels: 'folders', signal }), resolution);
+  for (const [vendor, path] of Object.entries(drawn.evaluate))
+    evaluation[vendor] = await open(await lgd.openImageFolder(path, { labels: 'folders', signal }), resolution);
   return { bank, train, evaluation, folders: { train: drawn.train, evaluate: drawn.evaluate[heldOutVendor] }, dispose };
 }
 
@@ -45,9 +48,16 @@ async function draw({ groups, alsoEvaluate, drawingSize }, { folder, signal, say
   const emoji = listEmoji().filter(({ group }) => groups === undefined || groups.includes(group));
   await mkdir(folder, { recursive: true });
   const result = await drawEmoji(emoji, {
-    folder, trainSize: drawingSize, evaluateSize: resolution, evaluate: [heldOutVendor, ...alsoEvaluate], signal, onProgress: (done, total) => done % 1000 === 0 && say(`  ${done} of ${total} drawn`),
+    folder,
+    trainSize: drawingSize,
+    evaluateSize: resolution,
+    evaluate: [heldOutVendor, ...alsoEvaluate],
+    signal,
+    onProgress: (done, total) => done % 1000 === 0 && say(`  ${done} of ${total} drawn`),
   });
-  say(`${result.images} unlabelled training drawings of ${emoji.length} emoji (${result.drawn} files drawn just now) in ${folder}`);
+  say(
+    `${result.images} unlabelled training drawings of ${emoji.length} emoji (${result.drawn} files drawn just now) in ${folder}`,
+  );
   return { ...result, emoji, names: emoji.map(({ label }) => label) };
 }
 
@@ -64,7 +74,13 @@ function cacheMaker(lgd, device, folder, signal) {
   const caches = [];
   const open = async (source, size) => {
     const cache = await lgd.ImageCache.build(source, {
-      device, resolution, margin: size / resolution, memoryLimitBytes: 2 ** 30, spillFolder: folder, maxBrokenShare: 0, signal,
+      device,
+      resolution,
+      margin: size / resolution,
+      memoryLimitBytes: 2 ** 30,
+      spillFolder: folder,
+      maxBrokenShare: 0,
+      signal,
     });
     caches.push(cache);
     return cache;

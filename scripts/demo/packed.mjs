@@ -1,4 +1,5 @@
-// One safetensors file with the demo's drawings (deflated RGB) and text bank: all that a machine without npm packages needs to run the demo.
+// One safetensors file with the demo's drawings (deflated RGB) and text bank: all that a machine without npm packages
+// needs to run the demo.
 import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
@@ -11,8 +12,9 @@ const format = 'lgdistill-demo';
 /**
  * Writes drawn images and their text bank.
  * @param lgd the library
- * @param {{ file: string, emoji: { label: string, hexcode: string, group: string }[], bank: object, sources: Record<string, { root: string, ids: readonly string[] }> }} content
- *   emoji: in the order of the bank's names; sources by name; an image's file is called after its emoji's code points
+ * @param {{ file: string, emoji: { label: string, hexcode: string, group: string }[], bank: object, sources:
+ *   Record<string, { root: string, ids: readonly string[] }> }} content emoji: in the order of the bank's names;
+ *   sources by name; an image's file is called after its emoji's code points
  */
 export async function writePacked(lgd, { file, emoji, bank, sources }) {
   const { default: sharp } = await import('sharp');
@@ -23,8 +25,12 @@ export async function writePacked(lgd, { file, emoji, bank, sources }) {
   for (const [source, { root, ids }] of Object.entries(sources)) {
     index[source] = { ids, drawings: [], labels: ids.map((id) => labels.get(basename(id, '.png'))) };
     for (const id of ids) {
-      const { data, info } = await sharp(await readFile(join(root, id))).removeAlpha().raw().toBuffer({ resolveWithObject: true });
-      if (info.width !== info.height || info.channels !== 3) throw new Error(`${join(root, id)} is not a square drawing in colour`);
+      const { data, info } = await sharp(await readFile(join(root, id)))
+        .removeAlpha()
+        .raw()
+        .toBuffer({ resolveWithObject: true });
+      if (info.width !== info.height || info.channels !== 3)
+        throw new Error(`${join(root, id)} is not a square drawing in colour`);
       const bytes = await deflate(data, { level: 9 });
       const key = bytes.toString('latin1');
       if (!stored.has(key)) {
@@ -35,7 +41,11 @@ export async function writePacked(lgd, { file, emoji, bank, sources }) {
     }
   }
   await lgd.writeSafetensors(file, tensors, {
-    format, emoji: JSON.stringify(emoji.map(({ label, group }) => ({ label, group }))), templates: JSON.stringify(bank.templates), encoder: bank.encoderId, sources: JSON.stringify(index),
+    format,
+    emoji: JSON.stringify(emoji.map(({ label, group }) => ({ label, group }))),
+    templates: JSON.stringify(bank.templates),
+    encoder: bank.encoderId,
+    sources: JSON.stringify(index),
   });
 }
 
@@ -50,13 +60,21 @@ export async function readPacked(lgd, device, { file, groups }) {
   if (metadata.format !== format) throw new Error(`${file} was not written by demo --prepare`);
   const all = JSON.parse(metadata.emoji);
   const chosen = [...all.keys()].filter((index) => groups === undefined || groups.includes(all[index].group));
-  if (chosen.length === 0) throw new Error(`${file} has no emoji of ${groups.join(', ')}; write it again with --prepare`);
+  if (chosen.length === 0)
+    throw new Error(`${file} has no emoji of ${groups.join(', ')}; write it again with --prepare`);
   const names = chosen.map((index) => all[index].label);
   const place = new Map(chosen.map((index, to) => [index, to]));
-  const { data, shape: [, dimension] } = tensors.get('textual_bank');
+  const {
+    data,
+    shape: [, dimension],
+  } = tensors.get('textual_bank');
   const embeddings = new Float32Array(names.length * dimension);
-  for (const [from, to] of place) embeddings.set(data.subarray(from * dimension, (from + 1) * dimension), to * dimension);
-  const bank = lgd.TextualSemanticsBank.fromEmbeddings(names, embeddings, { encoderId: metadata.encoder, templates: JSON.parse(metadata.templates) });
+  for (const [from, to] of place)
+    embeddings.set(data.subarray(from * dimension, (from + 1) * dimension), to * dimension);
+  const bank = lgd.TextualSemanticsBank.fromEmbeddings(names, embeddings, {
+    encoderId: metadata.encoder,
+    templates: JSON.parse(metadata.templates),
+  });
   const sources = {};
   for (const [source, { ids, drawings, labels }] of Object.entries(JSON.parse(metadata.sources))) {
     const kept = ids.map((_, index) => index).filter((index) => place.has(labels[index]));

@@ -1,7 +1,16 @@
 // What the demo trains, at three sizes. Everything else is the library's default.
 
 /** The prompts that the teacher's published accuracy is averaged over. */
-export const templates = ['an emoji of {}', '{}', 'a picture of {}', 'an icon of {}', 'a drawing of {}', 'a cartoon of {}', 'a photo of a {}', 'a {}'];
+export const templates = [
+  'an emoji of {}',
+  '{}',
+  'a picture of {}',
+  'an icon of {}',
+  'a drawing of {}',
+  'a cartoon of {}',
+  'a photo of a {}',
+  'a {}',
+];
 
 /** Side of the models' input, and of the drawings that they are judged on, in pixels. */
 export const resolution = 64;
@@ -12,7 +21,8 @@ const loss = { alpha: 0.5, studentTemperature: 0.2, teacherTemperature: 0.01, mo
 
 /**
  * @typedef {{ groups: string[] | undefined, drawingSize: number, alsoEvaluate: string[], config: object }} Preset
- *   groups: emojibase's groups whose names are the downstream task (undefined: all); drawingSize: side of the training drawings, in pixels; alsoEvaluate: vendors scored at the end besides the held-out one
+ *   groups: emojibase's groups whose names are the downstream task (undefined: all); drawingSize: side of the training
+ *   drawings, in pixels; alsoEvaluate: vendors scored at the end besides the held-out one
  */
 /** @type {Record<string, Preset>} */
 export const presets = {
@@ -25,7 +35,8 @@ export const presets = {
       student: { name: 'mobilenet_v3_small' },
       loss,
       augment: { ...augment, scaleMin: 0.3 },
-      train: { epochs: 210, batchSize: 32, learningRate: 0.5, warmupEpochs: 10 }, // few images and little time: small batches, a high rate
+      // few images and little time: small batches, a high rate
+      train: { epochs: 210, batchSize: 32, learningRate: 0.5, warmupEpochs: 10 },
       evaluate: { everyEpochs: 42 },
       checkpoint: { everyEpochs: 0, everyMinutes: 0.5, keep: 1 },
     },
@@ -52,7 +63,9 @@ export const presets = {
       method: 'lgd',
       student: { name: 'mobilenet_v2' },
       loss,
-      augment: { ...augment, ratioMin: 1, ratioMax: 1 }, // square crops of square drawings: with other shapes the student ends 4 points lower on the vendors that it was trained on (docs/limits.md)
+      // square crops of square drawings: with other shapes the student ends 4 points lower on the vendors that it was
+      // trained on (docs/limits.md)
+      augment: { ...augment, ratioMin: 1, ratioMax: 1 },
       train: { epochs: 120, batchSize: 256, learningRate: 0.03, warmupEpochs: 5, sgdMomentum: 0.9, weightDecay: 1e-4 },
       evaluate: { everyEpochs: 10 },
       checkpoint: { everyEpochs: 10, keep: 1 },

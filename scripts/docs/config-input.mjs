@@ -1,4 +1,5 @@
-// The type of a configuration, from the option table of lib/config-options.ts: what an editor shows of an option is what the page of options says. What zod infers has no words.
+// The type of a configuration, from the option table of lib/config-options.ts: what an editor shows of an option is
+// what the page of options says. What zod infers has no words.
 import { fileURLToPath } from 'node:url';
 import { format, resolveConfig } from 'prettier';
 
@@ -56,14 +57,16 @@ function comment(indent, text) {
 }
 
 function words(group) {
-  if (groupWords[group] === undefined) throw new Error(`the group ${group} has no words in scripts/docs/config-input.mjs`);
+  if (groupWords[group] === undefined)
+    throw new Error(`the group ${group} has no words in scripts/docs/config-input.mjs`);
   return groupWords[group];
 }
 
 /** Help, range and default; a union of words needs no list of them. */
 function describe({ help, type, choices, allowed, default: value }) {
   const range = choices === undefined && type !== 'list' && allowed !== 'text' ? ` Allowed: ${allowed}.` : '';
-  const standard = value === undefined ? '' : ` Default: \`${typeof value === 'number' ? Number(value.toPrecision(6)) : value}\`.`;
+  const standard =
+    value === undefined ? '' : ` Default: \`${typeof value === 'number' ? Number(value.toPrecision(6)) : value}\`.`;
   return `${help}.${range}${standard}`.replaceAll('*/', '* /');
 }
 

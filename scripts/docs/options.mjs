@@ -33,13 +33,23 @@ export function optionsPage(options) {
     const group = option.path.includes('.') ? option.path.slice(0, option.path.indexOf('.')) : 'general';
     groups.set(group, [...(groups.get(group) ?? []), option]);
   }
-  const tables = [...groups].map(([group, rows]) => [`## ${group}`, '', '| option | flag | default | values | what |', '|---|---|---|---|---|', ...rows.map(line)].join('\n'));
+  const tables = [...groups].map(([group, rows]) =>
+    [`## ${group}`, '', '| option | flag | default | values | what |', '|---|---|---|---|---|', ...rows.map(line)].join(
+      '\n',
+    ),
+  );
   return `${[intro, ...tables, environment].join('\n\n')}\n`;
 }
 
 function line({ path, flag, alias, default: value, allowed, help }) {
   const flags = alias === undefined || alias === flag ? [flag] : [alias, flag];
-  const cells = [`\`${path}\``, flags.map((name) => `\`${name}\``).join(' '), value === undefined ? '' : `\`${show(value)}\``, allowed, help];
+  const cells = [
+    `\`${path}\``,
+    flags.map((name) => `\`${name}\``).join(' '),
+    value === undefined ? '' : `\`${show(value)}\``,
+    allowed,
+    help,
+  ];
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 }
 

@@ -1,12 +1,18 @@
-// Reads what ptxas says and makes of kernels and the PTX it read, and judges them: see `rules` for what is demanded and `exceptions` for what is let pass.
+// Reads what ptxas says and makes of kernels and the PTX it read, and judges them: see `rules` for what is demanded and
+// `exceptions` for what is let pass.
 import { spawnSync } from 'node:child_process';
 import { ptxOf } from '../sources.mjs';
 
 /**
- * Kernels that must have certain instructions: those that multiply on tensor cores from operands that arrive while the ones before are in use,
- * and those that load ahead of their arithmetic. wgmma takes its operands from shared memory itself, so it stands for ldmatrix too.
+ * Kernels that must have certain instructions: those that multiply on tensor cores from operands that arrive while the
+ * ones before are in use, and those that load ahead of their arithmetic. wgmma takes its operands from shared memory
+ * itself, so it stands for ldmatrix too.
  */
-const tensorCores = { 'mma.sync': /\bmma\.sync|\bwgmma\.mma_async/u, ldmatrix: /\bldmatrix|\bwgmma\.mma_async/u, 'cp.async': /\bcp\.async/u };
+const tensorCores = {
+  'mma.sync': /\bmma\.sync|\bwgmma\.mma_async/u,
+  ldmatrix: /\bldmatrix|\bwgmma\.mma_async/u,
+  'cp.async': /\bcp\.async/u,
+};
 const copiesAhead = { 'cp.async': /\bcp\.async/u };
 const warpgroups = { wgmma: /\bwgmma\.mma_async/u, 'cp.async': /\bcp\.async/u };
 /** Tiles of a warpgroup (ops/matrix_core.cuh): their kernels are empty but for sm_90a. */
@@ -16,74 +22,142 @@ const warpgroupTile = /Tile<[^>]*, true>/u;
 /** @type {Rule[]} */
 export const rules = [
   { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, not: warpgroupTile, needs: tensorCores },
-  { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16, Tile<[^>]*, true>/u, only: ['90a'], needs: warpgroups },
+  {
+    source: /ops\/(fused_)?conv\.cu$/u,
+    kernel: /^matrix_kernel<bf16, Tile<[^>]*, true>/u,
+    only: ['90a'],
+    needs: warpgroups,
+  },
   { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<float/u, needs: copiesAhead },
   { source: /ops\/pointwise_backward\.cu$/u, kernel: /^pointwise_kernel/u, needs: tensorCores },
   { source: /ops\/excitation\.cu$/u, kernel: /^excitation_\w+<bf16/u, needs: { 'mma.sync': tensorCores['mma.sync'] } },
-  { source: /ops\/fused_depthwise_(forward|backward)\.cu$/u, kernel: /^(forward|backward)_kernel/u, needs: copiesAhead },
+  {
+    source: /ops\/fused_depthwise_(forward|backward)\.cu$/u,
+    kernel: /^(forward|backward)_kernel/u,
+    needs: copiesAhead,
+  },
   { source: /semantic\/products_f16\.cu$/u, kernel: /^(scores|sums)_kernel/u, needs: tensorCores },
   { source: /semantic\/bank_stream\.cu$/u, kernel: /^stream_/u, needs: tensorCores },
 ];
 
-/** What kernels must not have: accesses of 4 bytes where the source has 16 (nvcc splits those that are not behind load_as and store_as), which meet in the banks. */
-export const split = [{ source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, pattern: /\b(ld|st)\.shared\.(v2\.)?u32\b/u }];
+/**
+ * What kernels must not have: accesses of 4 bytes where the source has 16 (nvcc splits those that are not behind
+ * load_as and store_as), which meet in the banks.
+ */
+export const split = [
+  { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, pattern: /\b(ld|st)\.shared\.(v2\.)?u32\b/u },
+];
 
-/** What alone may stand before a kernel waits for those before it (wait_for_inputs() in core/cuda_device.cuh), a line: parameters and arithmetic with them. No other memory, and nothing that could pass the wait by. */
-const beforeWait = /^\s*(?:$|[{}]|\/\/|\.\w|(?:ld\.param|mov|cvta|cvt|add|sub|mul|mad|shl|shr|and|or|setp|selp|griddepcontrol)\b)/u;
+/**
+ * What alone may stand before a kernel waits for those before it (wait_for_inputs() in core/cuda_device.cuh), a line:
+ * parameters and arithmetic with them. No other memory, and nothing that could pass the wait by.
+ */
+const beforeWait =
+  /^\s*(?:$|[{}]|\/\/|\.\w|(?:ld\.param|mov|cvta|cvt|add|sub|mul|mad|shl|shr|and|or|setp|selp|griddepcontrol)\b)/u;
 
-/** What is wrong with how a kernel starts, which may be while those before it still run; '' for nothing. Code for less than 9.0 has no wait, and its kernels never start early. */
+/**
+ * What is wrong with how a kernel starts, which may be while those before it still run; '' for nothing. Code for less
+ * than 9.0 has no wait, and its kernels never start early.
+ */
 function faultOfStart({ architecture, ptx }) {
   const wait = ptx.indexOf('griddepcontrol.wait');
-  if (Number.parseInt(ptxOf(architecture), 10) >= 90 && (wait < 0 || !ptx.slice(ptx.indexOf('{'), wait).split('\n').every((line) => beforeWait.test(line)))) return 'does not begin with wait_for_inputs()';
+  if (
+    Number.parseInt(ptxOf(architecture), 10) >= 90 &&
+    (wait < 0 ||
+      !ptx
+        .slice(ptx.indexOf('{'), wait)
+        .split('\n')
+        .every((line) => beforeWait.test(line)))
+  )
+    return 'does not begin with wait_for_inputs()';
   // Such loads are of memory that nothing writes while the kernel is there; but the kernel before may still write it.
-  if (/\bld\.global\.nc\b/u.test(ptx)) return 'loads by ld.global.nc: have no __ldg, and no __restrict__ of what is const';
+  if (/\bld\.global\.nc\b/u.test(ptx))
+    return 'loads by ld.global.nc: have no __ldg, and no __restrict__ of what is const';
   return '';
 }
 
-/** Kernels with shared memory of both kinds, which count together for what a block may have unasked, and where the host allows for it. */
+/**
+ * Kernels with shared memory of both kinds, which count together for what a block may have unasked, and where the host
+ * allows for it.
+ */
 export const both = [
   { source: /ops\/max_pool\.cu$/u, kernel: /^max_pool_backward_kernel/u, bytes: 4096 },
-  { source: /semantic\/bank_update\.cu$/u, kernel: /^update_kernel/u, bytes: 384 }, // it always asks: allow_shared_memory
+  // it always asks: allow_shared_memory
+  { source: /semantic\/bank_update\.cu$/u, kernel: /^update_kernel/u, bytes: 384 },
 ];
 
 /** Kernels that may keep a little in local memory, and why. */
 export const exceptions = [
-  { source: /ops\/depthwise\.cu$/u, kernel: /^plain_kernel<float/u, bytes: 24, why: 'float32 is the mode for checking, and training fuses this operation' },
+  {
+    source: /ops\/depthwise\.cu$/u,
+    kernel: /^plain_kernel<float/u,
+    bytes: 24,
+    why: 'float32 is the mode for checking, and training fuses this operation',
+  },
 ];
 
-/** ptxas -v to [{ symbol, architecture, registers, shared, stack, spills, waits }]; bytes, spills are stores and loads together. waits: what it says where it lets products of a warpgroup wait, or ''. */
+/**
+ * ptxas -v to [{ symbol, architecture, registers, shared, stack, spills, waits }]; bytes, spills are stores and loads
+ * together. waits: what it says where it lets products of a warpgroup wait, or ''.
+ */
 export function readPtxas(text) {
   const kernels = [];
-  const waits = new Map([...text.matchAll(/\(C75\d\d\) (.*?) in (?:the )?function '([^']+)'/gu)].map(([, words, symbol]) => [symbol, words]));
+  const waits = new Map(
+    [...text.matchAll(/\(C75\d\d\) (.*?) in (?:the )?function '([^']+)'/gu)].map(([, words, symbol]) => [
+      symbol,
+      words,
+    ]),
+  );
   for (const part of text.split('Compiling entry function ').slice(1)) {
     const [, symbol, architecture] = /^'([^']+)' for 'sm_(\w+)'/u.exec(part);
     const number = (pattern) => Number(pattern.exec(part)?.[1] ?? 0);
     kernels.push({
-      symbol, architecture, registers: number(/Used (\d+) registers/u), shared: number(/(\d+) bytes smem/u), stack: number(/(\d+) bytes stack frame/u),
-      spills: number(/(\d+) bytes spill stores/u) + number(/(\d+) bytes spill loads/u), waits: waits.get(symbol) ?? '',
+      symbol,
+      architecture,
+      registers: number(/Used (\d+) registers/u),
+      shared: number(/(\d+) bytes smem/u),
+      stack: number(/(\d+) bytes stack frame/u),
+      spills: number(/(\d+) bytes spill stores/u) + number(/(\d+) bytes spill loads/u),
+      waits: waits.get(symbol) ?? '',
     });
   }
   return kernels;
 }
 
-/** Bytes of machine code by kernel's symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits. */
+/**
+ * Bytes of machine code by kernel's symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits.
+ */
 export function readCode(cubin) {
   const number = (at, bytes) => (bytes === 8 ? Number(cubin.readBigUInt64LE(at)) : cubin.readUIntLE(at, bytes));
   const [headers, size, count, ofNames] = [number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2)];
-  const sections = Array.from({ length: count }, (_, i) => headers + i * size).map((at) => ({ name: number(at, 4), offset: number(at + 0x18, 8), bytes: number(at + 0x20, 8) }));
-  const names = sections[ofNames].offset;
-  return new Map(sections.flatMap(({ name, bytes }) => {
-    const text = cubin.toString('latin1', names + name, cubin.indexOf(0, names + name));
-    return text.startsWith('.text.') ? [[text.slice('.text.'.length), bytes]] : [];
+  const sections = Array.from({ length: count }, (_, i) => headers + i * size).map((at) => ({
+    name: number(at, 4),
+    offset: number(at + 0x18, 8),
+    bytes: number(at + 0x20, 8),
   }));
+  const names = sections[ofNames].offset;
+  return new Map(
+    sections.flatMap(({ name, bytes }) => {
+      const text = cubin.toString('latin1', names + name, cubin.indexOf(0, names + name));
+      return text.startsWith('.text.') ? [[text.slice('.text.'.length), bytes]] : [];
+    }),
+  );
 }
 
 /** The bodies of a PTX file's kernels by symbol. */
 export function readPtx(text) {
-  return new Map(text.split(/\.entry\s+/u).slice(1).map((part) => [/^\w+/u.exec(part)[0], part.split('\n}')[0]]));
+  return new Map(
+    text
+      .split(/\.entry\s+/u)
+      .slice(1)
+      .map((part) => [/^\w+/u.exec(part)[0], part.split('\n}')[0]]),
+  );
 }
 
-/** C++ names of symbols, without this project's namespaces and without arguments; the symbols themselves where there is no c++filt. */
+/**
+ * C++ names of symbols, without this project's namespaces and without arguments; the symbols themselves where there is
+ * no c++filt.
+ */
 export function nameKernels(symbols) {
   const { status, stdout } = spawnSync('c++filt', { input: symbols.join('\n'), encoding: 'utf8' });
   const names = status === 0 ? stdout.split('\n') : symbols;
@@ -91,25 +165,46 @@ export function nameKernels(symbols) {
 }
 
 function shorten(name) {
-  const plain = name.replace(/^void /u, '').replaceAll(/\(anonymous namespace\)::|_GLOBAL__N__\w+::|\b(lgd|matrix|products|loss_cuda|where|read)::/gu, '');
-  return plain.replaceAll('__nv_bfloat16', 'bf16').replaceAll(/\(([\w:]+)\)(?=-?\d)/gu, '').replace(/\(.*/u, '').replaceAll(/Loader<(\w+), (\w+)<\w+> >/gu, '$1/$2');
+  const plain = name
+    .replace(/^void /u, '')
+    .replaceAll(/\(anonymous namespace\)::|_GLOBAL__N__\w+::|\b(lgd|matrix|products|loss_cuda|where|read)::/gu, '');
+  return plain
+    .replaceAll('__nv_bfloat16', 'bf16')
+    .replaceAll(/\(([\w:]+)\)(?=-?\d)/gu, '')
+    .replace(/\(.*/u, '')
+    .replaceAll(/Loader<(\w+), (\w+)<\w+> >/gu, '$1/$2');
 }
 
-/** Bytes of machine code that a kernel may have (docs/kernel-costs.md, Code), and kernels that may have more. A multiprocessor keeps 128 KiB of instructions. */
+/**
+ * Bytes of machine code that a kernel may have (docs/kernel-costs.md, Code), and kernels that may have more. A
+ * multiprocessor keeps 128 KiB of instructions.
+ */
 const mostCode = 80 << 10;
 export const longKernels = [
-  { source: /semantic\/bank_softmax\.cu$/u, kernel: /^bank_softmax_kernel<float/u, bytes: 96 << 10, why: 'float32 is the mode for checking, and sums in float64' },
+  {
+    source: /semantic\/bank_softmax\.cu$/u,
+    kernel: /^bank_softmax_kernel<float/u,
+    bytes: 96 << 10,
+    why: 'float32 is the mode for checking, and sums in float64',
+  },
 ];
 
 /**
  * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, ptx }].
  * @param {{ wanted?: Rule[], allowed?: { source: RegExp, kernel: RegExp, bytes: number, why: string }[] }} [options]
- * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault too: it would check nothing.
+ * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault
+ *   too: it would check nothing.
  */
 export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
   /** @type {[string[], string[]]} */
   const [faults, notes] = [[], []];
-  const fits = ({ source, kernel, not, only }) => (one) => source.test(one.source) && kernel.test(one.name) && !(not?.test(one.name) ?? false) && (only?.includes(one.architecture) ?? true);
+  const fits =
+    ({ source, kernel, not, only }) =>
+    (one) =>
+      source.test(one.source) &&
+      kernel.test(one.name) &&
+      !(not?.test(one.name) ?? false) &&
+      (only?.includes(one.architecture) ?? true);
   for (const one of kernels) {
     const local = Math.max(one.stack, one.spills / 2);
     const exception = allowed.find((entry) => fits(entry)(one));
@@ -120,26 +215,40 @@ export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
   }
   for (const one of kernels) {
     const long = longKernels.find((entry) => fits(entry)(one));
-    if (one.code > (long?.bytes ?? mostCode)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code, more than ${(long?.bytes ?? mostCode) / 1024}: unroll less`);
-    else if (one.code > mostCode) notes.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code: ${long?.why}`);
+    if (one.code > (long?.bytes ?? mostCode))
+      faults.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code, more than ${(long?.bytes ?? mostCode) / 1024}: unroll less`,
+      );
+    else if (one.code > mostCode)
+      notes.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code: ${long?.why}`,
+      );
     // Sums that other code uses while the products are under way: right, since ptxas waits for them first, but slower.
     if (one.waits) faults.push(`${one.source}: ${one.name} for sm_${one.architecture}, by ptxas: ${one.waits}`);
     const start = faultOfStart(one);
     if (start !== '') faults.push(`${one.source}: ${one.name} for sm_${one.architecture} ${start}`);
     const pattern = split.find((entry) => fits(entry)(one))?.pattern;
-    if (pattern?.test(one.ptx)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} splits vectors in shared memory: use load_as and store_as`);
+    if (pattern?.test(one.ptx))
+      faults.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} splits vectors in shared memory: use load_as and store_as`,
+      );
     const known = both.find((entry) => fits(entry)(one))?.bytes ?? 0;
     if (one.shared > known && /lgd_shared_bytes/u.test(one.ptx)) {
-      faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${one.shared} bytes of static shared memory beside its dynamic one; count both at the launch, then add it to \`both\` in scripts/kernels/report.mjs`);
+      faults.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} has ${one.shared} bytes of static shared memory beside its dynamic one; count both at the launch, then add it to \`both\` in scripts/kernels/report.mjs`,
+      );
     }
   }
-  const isAsked = ({ only }) => only?.every((architecture) => !kernels.some((one) => one.architecture === architecture)) !== true;
+  const isAsked = ({ only }) =>
+    only?.every((architecture) => !kernels.some((one) => one.architecture === architecture)) !== true;
   for (const rule of wanted.filter(isAsked)) {
     const matching = kernels.filter(fits(rule));
-    if (matching.length === 0) faults.push(`no kernel of ${rule.source} fits ${rule.kernel}: mend the rule in scripts/kernels/report.mjs`);
+    if (matching.length === 0)
+      faults.push(`no kernel of ${rule.source} fits ${rule.kernel}: mend the rule in scripts/kernels/report.mjs`);
     for (const one of matching) {
       for (const [instruction, pattern] of Object.entries(rule.needs)) {
-        if (!pattern.test(one.ptx)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has no ${instruction}`);
+        if (!pattern.test(one.ptx))
+          faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has no ${instruction}`);
       }
     }
   }
@@ -159,9 +268,15 @@ export function table(kernels) {
     row.spills = Math.max(row.spills, one.spills);
     rows.set(key, row);
   }
-  const line = (name, cells) => `${name.slice(0, 118).padEnd(120)}${cells.map((cell) => String(cell).padStart(8)).join('')}`;
+  const line = (name, cells) =>
+    `${name.slice(0, 118).padEnd(120)}${cells.map((cell) => String(cell).padStart(8)).join('')}`;
   return [
-    line('registers a thread; bytes of static shared memory, of machine code and of spills (the most of all architectures)', [...architectures.map((name) => `sm_${name}`), 'shared', 'code', 'spills']),
-    ...[...rows].map(([name, { registers, shared, code, spills }]) => line(name, [...architectures.map((architecture) => registers[architecture] ?? '-'), shared, code, spills])),
+    line(
+      'registers a thread; bytes of static shared memory, of machine code and of spills (the most of all architectures)',
+      [...architectures.map((name) => `sm_${name}`), 'shared', 'code', 'spills'],
+    ),
+    ...[...rows].map(([name, { registers, shared, code, spills }]) =>
+      line(name, [...architectures.map((architecture) => registers[architecture] ?? '-'), shared, code, spills]),
+    ),
   ].join('\n');
 }

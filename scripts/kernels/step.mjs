@@ -1,6 +1,14 @@
-// One training step of a student, one forward pass of a teacher, or the augmented views of a step (cost.mjs): prints how long the report was before it.
+// One training step of a student, one forward pass of a teacher, or the augmented views of a step (cost.mjs): prints
+// how long the report was before it.
 import { statSync } from 'node:fs';
-import { CompiledEncoder, createStudent, initialWeights, modifiedResNet, openDevice, parseConfig } from '../../dist/index.js';
+import {
+  CompiledEncoder,
+  createStudent,
+  initialWeights,
+  modifiedResNet,
+  openDevice,
+  parseConfig,
+} from '../../dist/index.js';
 import { teachers } from './cost.mjs';
 
 const [report, name, sideArgument, batchArgument, precision] = process.argv.slice(2);
@@ -15,9 +23,16 @@ const writeImages = async (encoder) => {
   return images;
 };
 if (name === 'views') {
-  const side = Math.round((resolution * 8) / 7); // images are kept somewhat larger than the views that are cropped from them
+  // images are kept somewhat larger than the views that are cropped from them
+  const side = Math.round((resolution * 8) / 7);
   const store = addon.makePixelStore({ memoryLimitBytes: 1e9, spillFolder: '' });
-  for (let image = 0; image < batch; image++) addon.appendPixels(store, side, side, Uint8Array.from({ length: 3 * side * side }, (_, i) => 128 + 100 * Math.sin(i * 0.001 * (image + 1))));
+  for (let image = 0; image < batch; image++)
+    addon.appendPixels(
+      store,
+      side,
+      side,
+      Uint8Array.from({ length: 3 * side * side }, (_, i) => 128 + 100 * Math.sin(i * 0.001 * (image + 1))),
+    );
   const images = addon.makeImages(handle, batch, resolution, resolution, precision === 'bfloat16');
   const numbers = Array.from({ length: batch }, (_, i) => i);
   const recipe = { ...parseConfig({}).augment, train: true, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] };
@@ -34,7 +49,12 @@ if (name === 'views') {
   process.stdout.write(String(statSync(report).size));
   encoder.forwardTensor(images);
 } else {
-  const encoder = createStudent(name, { device, embeddingSize: 1024 }).compile({ batch, resolution, training: true, precision });
+  const encoder = createStudent(name, { device, embeddingSize: 1024 }).compile({
+    batch,
+    resolution,
+    training: true,
+    precision,
+  });
   const dOutput = addon.makeTensor(handle, [batch, encoder.info.outputSize]);
   addon.writeTensor(dOutput, noise(batch * encoder.info.outputSize, 1e-3));
   const images = await writeImages(encoder);

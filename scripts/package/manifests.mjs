@@ -2,9 +2,27 @@
 
 export const addonName = '@lgdistill/linux-x64';
 
-const kept = ['name', 'version', 'description', 'keywords', 'license', 'repository', 'homepage', 'bugs', 'type', 'engines', 'os', 'main', 'module', 'types', 'exports', 'bin'];
+const kept = [
+  'name',
+  'version',
+  'description',
+  'keywords',
+  'license',
+  'repository',
+  'homepage',
+  'bugs',
+  'type',
+  'engines',
+  'os',
+  'main',
+  'module',
+  'types',
+  'exports',
+  'bin',
+];
 
-// Its sharp has a script that fetches a binary from elsewhere. Where that fails, npm leaves an optional package out instead of failing the whole installation.
+// Its sharp has a script that fetches a binary from elsewhere. Where that fails, npm leaves an optional package out
+// instead of failing the whole installation.
 const optional = ['@xenova/transformers'];
 
 /** Of lgdistill: no scripts, nothing that is for building. The addon's version is this one exactly. */
@@ -14,7 +32,11 @@ export function mainManifest(checkout) {
     ...pick(checkout),
     files: ['dist', 'docs', 'examples', 'CHANGELOG.md', 'NOTICE'],
     dependencies: Object.fromEntries(dependencies.filter(([name]) => !optional.includes(name))),
-    optionalDependencies: { [addonName]: checkout.version, ...checkout.optionalDependencies, ...Object.fromEntries(dependencies.filter(([name]) => optional.includes(name))) },
+    optionalDependencies: {
+      [addonName]: checkout.version,
+      ...checkout.optionalDependencies,
+      ...Object.fromEntries(dependencies.filter(([name]) => optional.includes(name))),
+    },
   };
 }
 
@@ -34,7 +56,13 @@ export function addonManifest(checkout, build, glibc) {
     exports: { '.': './lgdistill.node', './package.json': './package.json' },
     files: ['lgdistill.node', 'NOTICE'],
     preferUnplugged: true,
-    lgdistill: { glibc, buildId: build.buildId, compiler: build.compiler, cudaRuntime: build.cudaRuntime, cudaArchitectures: build.cudaArchitectures },
+    lgdistill: {
+      glibc,
+      buildId: build.buildId,
+      compiler: build.compiler,
+      cudaRuntime: build.cudaRuntime,
+      cudaArchitectures: build.cudaArchitectures,
+    },
   };
 }
 

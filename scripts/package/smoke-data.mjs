@@ -1,4 +1,5 @@
-// Images and embeddings for the smoke test of the packages. Embeddings are written by the installed package itself, run in the app's folder.
+// Images and embeddings for the smoke test of the packages. Embeddings are written by the installed package itself, run
+// in the app's folder.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,14 +18,17 @@ export function drawImages(folder) {
   for (const [name, draw] of Object.entries(shapes)) {
     mkdirSync(join(folder, name), { recursive: true });
     colours.forEach((colour, i) => {
-      writeFileSync(join(folder, name, `${i}.svg`), `<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"><rect width="96" height="96" fill="white"/><g fill="${colour}">${draw(20 + 6 * i)}</g></svg>`);
+      writeFileSync(
+        join(folder, name, `${i}.svg`),
+        `<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"><rect width="96" height="96" fill="white"/><g fill="${colour}">${draw(20 + 6 * i)}</g></svg>`,
+      );
     });
   }
 }
 
 /**
- * Writes two files of embeddings into the app's folder: the rows of a bank, longer (`to`), and one row for each image (teacher.safetensors), as if a teacher
- * had computed it: its category's text with a little of the next one's.
+ * Writes two files of embeddings into the app's folder: the rows of a bank, longer (`to`), and one row for each image
+ * (teacher.safetensors), as if a teacher had computed it: its category's text with a little of the next one's.
  */
 export function writeEmbeddings(app, bank, to) {
   const script = `
@@ -37,6 +41,9 @@ export function writeEmbeddings(app, bank, to) {
       return data[category * size + i % size] + 0.1 * data[((category + 1) % names.length) * size + i % size];
     });
     await PrecomputedTeacher.save('teacher.safetensors', ids, rows, { id: 'made up', resolution: 64 });`;
-  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { cwd: app, encoding: 'utf8' });
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+    cwd: app,
+    encoding: 'utf8',
+  });
   if (status !== 0) throw new Error(`writing embeddings failed: ${stderr}`);
 }

@@ -24,7 +24,8 @@ export function explain(error: unknown): string {
 // @ts-expect-error a device has another name
 void openDevice('gpu');
 `;
-const imports = 'bankFromFile, bankLoss, CategoryList, createStudent, Device, Distiller, ImageCache, LgdError, loadTeacher, openDevice, openImageFolder';
+const imports =
+  'bankFromFile, bankLoss, CategoryList, createStudent, Device, Distiller, ImageCache, LgdError, loadTeacher, openDevice, openImageFolder';
 
 /** Files to write, by name. */
 export const consumers = {
@@ -36,6 +37,12 @@ const options = { strict: true, noEmit: true, target: 'es2022', types: ['node'],
 
 /** A tsconfig for each way that a module finds its types. */
 export const projects = {
-  'tsconfig.node16.json': { compilerOptions: { ...options, module: 'node16', moduleResolution: 'node16' }, files: ['consumer.mts', 'consumer.cts'] },
-  'tsconfig.bundler.json': { compilerOptions: { ...options, module: 'esnext', moduleResolution: 'bundler' }, files: ['consumer.mts'] },
+  'tsconfig.node16.json': {
+    compilerOptions: { ...options, module: 'node16', moduleResolution: 'node16' },
+    files: ['consumer.mts', 'consumer.cts'],
+  },
+  'tsconfig.bundler.json': {
+    compilerOptions: { ...options, module: 'esnext', moduleResolution: 'bundler' },
+    files: ['consumer.mts'],
+  },
 };

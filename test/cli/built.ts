@@ -6,13 +6,18 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Builds dist/ where a source is newer, once however many test files ask at the same time. Returns the checkout's folder. */
+/**
+ * Builds dist/ where a source is newer, once however many test files ask at the same time. Returns the checkout's
+ * folder.
+ */
 export async function ensureBuilt(): Promise<string> {
   const lock = join(tmpdir(), 'lgdistill-build.lock');
   while (!take(lock)) await new Promise((resolve) => setTimeout(resolve, 200));
   try {
     if (isStale()) {
-      const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts', 'build.mjs'), '--only', 'ts'], { encoding: 'utf8' });
+      const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts', 'build.mjs'), '--only', 'ts'], {
+        encoding: 'utf8',
+      });
       if (status !== 0) throw new Error(`the build failed: ${stderr}`);
     }
   } finally {
@@ -35,6 +40,8 @@ function take(lock: string): boolean {
 
 function isStale(): boolean {
   const built = statSync(join(root, 'dist', 'cjs', 'package.json'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) => /\.(ts|js|css)$/u.test(name));
+  const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+    /\.(ts|js|css)$/u.test(name),
+  );
   return sources.some((name) => statSync(join(root, 'lib', name)).mtimeMs > built);
 }

@@ -10,7 +10,9 @@ import { noteSkip } from '../shared.js';
 import { lgdistill } from './program.js';
 
 const folder = temporaryFolder();
-const commands = [...(await lgdistill(['--help'])).stdout.split('Commands:')[1]!.matchAll(/^ {2}([a-z]+)\b/gmu)].map(([, name]) => name!);
+const commands = [...(await lgdistill(['--help'])).stdout.split('Commands:')[1]!.matchAll(/^ {2}([a-z]+)\b/gmu)].map(
+  ([, name]) => name!,
+);
 const isThere = (shell: string) => spawnSync(shell, ['--version']).status === 0;
 const lines = (text: string) => text.split('\n').filter((line) => line !== '');
 
@@ -20,14 +22,17 @@ beforeAll(async () => {
     expect(code).toBe(0);
     writeFileSync(join(folder, `completion.${shell}`), stdout);
   }
-  writeFileSync(join(folder, 'setup.zsh'), `
+  writeFileSync(
+    join(folder, 'setup.zsh'),
+    `
 autoload -U compinit; compinit -u -D
 source completion.zsh
 _files() { compadd -- names.txt photos }
 compadd() { local -a got; builtin compadd -O got "$@"; print -l -- $got >> got; builtin compadd "$@" }
 zle-line-init() { touch ready } # it takes keys from here on
 zle -N zle-line-init
-`);
+`,
+  );
   mkdirSync(join(folder, 'photos'));
   writeFileSync(join(folder, 'names.txt'), '');
 });
@@ -36,16 +41,24 @@ zle -N zle-line-init
 const shells: Record<string, (words: readonly string[]) => string[]> = {
   bash(words) {
     const script = `source completion.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _lgdistill; printf '%s\\n' "\${COMPREPLY[@]}"`;
-    const { stdout, stderr, status } = spawnSync('bash', ['--norc', '-c', script, 'bash', ...words], { cwd: folder, encoding: 'utf8' });
+    const { stdout, stderr, status } = spawnSync('bash', ['--norc', '-c', script, 'bash', ...words], {
+      cwd: folder,
+      encoding: 'utf8',
+    });
     expect([status, stderr.replace(/.*compopt: not currently executing completion function\n/gu, '')]).toEqual([0, '']);
     return lines(stdout);
   },
   fish(words) {
-    const { stdout, stderr } = spawnSync('fish', ['--no-config', '-c', `source completion.fish; complete -C ${JSON.stringify(words.join(' '))}`], { cwd: folder, encoding: 'utf8', env: { ...process.env, HOME: folder } });
+    const { stdout, stderr } = spawnSync(
+      'fish',
+      ['--no-config', '-c', `source completion.fish; complete -C ${JSON.stringify(words.join(' '))}`],
+      { cwd: folder, encoding: 'utf8', env: { ...process.env, HOME: folder } },
+    );
     expect(stderr).toBe('');
     return lines(stdout).map((line) => line.split('\t')[0]!.replace(/^(--[^=]+=)/u, ''));
   },
-  // zsh completes in a terminal only: one that zsh itself makes (zpty), with a compadd that writes down what it is given.
+  // zsh completes in a terminal only: one that zsh itself makes (zpty), with a compadd that writes down what it is
+  // given.
   zsh(words) {
     rmSync(join(folder, 'ready'), { force: true });
     rmSync(join(folder, 'got'), { force: true });
@@ -85,14 +98,18 @@ describe.each(Object.keys(shells))('%s', (shell) => {
   test('options of the command, all of the table for distill', () => {
     const found = complete('lgdistill', 'distill', '--');
     if (found === undefined) return;
-    for (const { flag, alias } of configOptions().filter((row) => !isOfOwnCommand(row))) for (const name of [flag, alias]) if (name !== undefined) expect(found).toContain(name);
+    for (const { flag, alias } of configOptions().filter((row) => !isOfOwnCommand(row)))
+      for (const name of [flag, alias]) if (name !== undefined) expect(found).toContain(name);
     expectCompletion(['lgdistill', 'doctor', '--'], ['--debug', '--help', '--json']);
     expectCompletion(['lgdistill', 'bank', 'build', '--te'], ['--teacher', '--templates', '--text-encoder']);
   });
 
   test('values: students, choices, switches', () => {
     expectCompletion(['lgdistill', 'distill', '--student', ''], listStudents());
-    expectCompletion(['lgdistill', 'distill', '--method', ''], ['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']);
+    expectCompletion(
+      ['lgdistill', 'distill', '--method', ''],
+      ['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature'],
+    );
     expectCompletion(['lgdistill', 'distill', '--offline', 't'], ['true']);
     expectCompletion(['lgdistill', 'completion', ''], ['bash', 'zsh', 'fish']);
   });
@@ -103,7 +120,8 @@ describe.each(Object.keys(shells))('%s', (shell) => {
     const names = strip(complete('lgdistill', 'names', '')) ?? ['coco', 'names.txt'];
     expect(names).toEqual(expect.arrayContaining(['coco', 'names.txt']));
     if (shell !== 'fish') expect(complete('lgdistill', 'distill', '--epochs', '') ?? []).toEqual([]);
-    const beside = (...words: string[]) => strip(complete('lgdistill', ...words, '')) ?? ['names.txt', ...exportFormats.slice(1), 'previous', 'data'];
+    const beside = (...words: string[]) =>
+      strip(complete('lgdistill', ...words, '')) ?? ['names.txt', ...exportFormats.slice(1), 'previous', 'data'];
     const targets = beside('export', '--to');
     expect(targets).toEqual(expect.arrayContaining(['names.txt', ...exportFormats.slice(1)]));
     expect(targets).not.toContain('lgdistill'); // a file says that
@@ -114,11 +132,21 @@ describe.each(Object.keys(shells))('%s', (shell) => {
 });
 
 test('bash takes --option=value apart; the value is completed all the same', () => {
-  expect(shells['bash']!(['lgdistill', 'distill', '--student', '=', 'resnet'])).toEqual(['resnet18', 'resnet34', 'resnet50']);
+  expect(shells['bash']!(['lgdistill', 'distill', '--student', '=', 'resnet'])).toEqual([
+    'resnet18',
+    'resnet34',
+    'resnet50',
+  ]);
   expect(shells['bash']!(['lgdistill', 'distill', '--method', '='])).toContain('hybrid');
 });
 
 test('with --json the script is in the document', async () => {
   const { documents } = await lgdistill(['completion', 'fish', '--json']);
-  expect(documents()).toEqual([{ shell: 'fish', script: expect.stringContaining('complete -c lgdistill') as string, install: expect.stringContaining('fish') as string }]);
+  expect(documents()).toEqual([
+    {
+      shell: 'fish',
+      script: expect.stringContaining('complete -c lgdistill') as string,
+      install: expect.stringContaining('fish') as string,
+    },
+  ]);
 });

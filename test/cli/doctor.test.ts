@@ -20,12 +20,22 @@ test('says what is there, as one JSON document', async () => {
   expect(more).toEqual([]);
   const build = loadAddon().buildInfo();
   expect(report).toMatchObject({
-    usable: true, version, node: process.versions.node, addon: { ...build, path: addonPath() },
-    dependencies: { sharp: { version: expect.stringMatching(/^\d+\.\d+/u) as string }, transformers: { version: '2.17.2' }, onnxruntime: { version: '1.14.0' } },
+    usable: true,
+    version,
+    node: process.versions.node,
+    addon: { ...build, path: addonPath() },
+    dependencies: {
+      sharp: { version: expect.stringMatching(/^\d+\.\d+/u) as string },
+      transformers: { version: '2.17.2' },
+      onnxruntime: { version: '1.14.0' },
+    },
   });
   const cuda = loadAddon().cudaStatus();
   expect(report!.device).toBe(cuda.available && report!.probe!.passed ? 'cuda' : 'cpu');
-  expect(report!.cuda).toMatchObject({ available: cuda.available, required: Math.floor(build.cudaRuntime / 1000) * 1000 });
+  expect(report!.cuda).toMatchObject({
+    available: cuda.available,
+    required: Math.floor(build.cudaRuntime / 1000) * 1000,
+  });
   expect(report!.problems.some(({ what }) => what.includes('CUDA'))).toBe(!cuda.available);
   expect(report!.memory.free).toBeGreaterThan(0);
   expect(report!.disk!.free).toBeGreaterThan(0);
@@ -34,11 +44,15 @@ test('says what is there, as one JSON document', async () => {
 
 test('environment variables with a slip in name or value are said', async () => {
   vi.stubEnv('LGDISTILL_GRAPH', '0');
-  expect((await lgdistill(['doctor', '--json'])).stderr).toContain('nothing reads the environment variable LGDISTILL_GRAPH\n  -> Did you mean LGDISTILL_GRAPHS?');
+  expect((await lgdistill(['doctor', '--json'])).stderr).toContain(
+    'nothing reads the environment variable LGDISTILL_GRAPH\n  -> Did you mean LGDISTILL_GRAPHS?',
+  );
   vi.stubEnv('LGDISTILL_ISA', 'sse');
   const { code, stderr } = await lgdistill(['doctor', '--json']);
   expect(code).toBe(1);
-  expect(stderr).toContain("$LGDISTILL_ISA: the environment variable says what it may not. Found: \"sse\". Allowed: baseline, avx2, avx512. Correct or unset it.");
+  expect(stderr).toContain(
+    '$LGDISTILL_ISA: the environment variable says what it may not. Found: "sse". Allowed: baseline, avx2, avx512. Correct or unset it.',
+  );
 });
 
 test('a GPU that fails its trial is shown with the reason, and auto takes the CPU', async () => {
@@ -48,7 +62,11 @@ test('a GPU that fails its trial is shown with the reason, and auto takes the CP
   const { lgdistill: fresh } = await import('./program.js');
   const { code, documents, stderr } = await fresh(['doctor', '--json']);
   const [report] = documents() as unknown as SystemReport[];
-  expect([code, report!.device, report!.probe]).toEqual([0, 'cpu', expect.objectContaining({ passed: false, reason: 'it crashed with SIGABRT', remembered: false })]);
+  expect([code, report!.device, report!.probe]).toEqual([
+    0,
+    'cpu',
+    expect.objectContaining({ passed: false, reason: 'it crashed with SIGABRT', remembered: false }),
+  ]);
   expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT\n  -> ');
 });
 
@@ -65,35 +83,67 @@ test('of two GPUs the one that works is taken, and what the other lacks is said'
 
 test.each([
   ['system not yet initialized (cudaErrorSystemNotReady)', 'nvidia-fabricmanager'],
-  ['system has unsupported display driver / cuda driver combination (cudaErrorSystemDriverMismatch)', 'Restart the machine'],
+  [
+    'system has unsupported display driver / cuda driver combination (cudaErrorSystemDriverMismatch)',
+    'Restart the machine',
+  ],
   ['no CUDA-capable device is detected (cudaErrorNoDevice)', 'CUDA_VISIBLE_DEVICES'],
   ['something new', 'install the NVIDIA driver 580 or later'],
 ])('what to do about a driver that says: %s', async (reason, mend) => {
-  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { name: `says-${mend.slice(0, 7)}`, driver: { reason } }));
+  vi.stubEnv(
+    'LGDISTILL_ADDON',
+    writeFakeAddon(folder, 'works', { name: `says-${mend.slice(0, 7)}`, driver: { reason } }),
+  );
   vi.resetModules();
   const { lgdistill: fresh } = await import('./program.js');
   const [report] = (await fresh(['doctor', '--json'])).documents() as unknown as SystemReport[];
-  expect(report!.problems).toContainEqual({ what: `no CUDA device: ${reason}`, mend: expect.stringContaining(mend) as string, fatal: false });
+  expect(report!.problems).toContainEqual({
+    what: `no CUDA device: ${reason}`,
+    mend: expect.stringContaining(mend) as string,
+    fatal: false,
+  });
 });
 
 test('a GPU whose products by warpgroups fail is used without them, and that is said', async () => {
-  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0], name: 'without-wgmma', wgmma: 'wrong' }));
+  vi.stubEnv(
+    'LGDISTILL_ADDON',
+    writeFakeAddon(folder, 'works', {
+      values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0],
+      name: 'without-wgmma',
+      wgmma: 'wrong',
+    }),
+  );
   vi.stubEnv('XDG_CACHE_HOME', folder);
   vi.stubEnv('LGDISTILL_WGMMA', '');
   vi.resetModules();
   const { lgdistill: fresh } = await import('./program.js');
   const { code, documents, stderr } = await fresh(['doctor', '--json']);
   const [report] = documents() as unknown as SystemReport[];
-  expect([code, report!.device, report!.probe]).toEqual([0, 'cuda', expect.objectContaining({ passed: true, wgmma: expect.objectContaining({ passed: false }) as unknown })]);
+  expect([code, report!.device, report!.probe]).toEqual([
+    0,
+    'cuda',
+    expect.objectContaining({ passed: true, wgmma: expect.objectContaining({ passed: false }) as unknown }),
+  ]);
   expect(stderr).toContain('mma.sync; wgmma failed: its products differ');
   expect(stderr).toContain('slower than by wgmma');
 });
 
 test.each([
   ['works', 'programmatic, which took 60 % of the time of serialized ones', undefined],
-  ['throws', 'serialized; programmatic ones failed: an illegal memory access', 'starts kernels one after the other, slower than early'],
+  [
+    'throws',
+    'serialized; programmatic ones failed: an illegal memory access',
+    'starts kernels one after the other, slower than early',
+  ],
 ] as const)('how a GPU starts kernels is said: %s', async (launches, line, problem) => {
-  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0], name: `launches-${launches}`, launches }));
+  vi.stubEnv(
+    'LGDISTILL_ADDON',
+    writeFakeAddon(folder, 'works', {
+      values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0],
+      name: `launches-${launches}`,
+      launches,
+    }),
+  );
   vi.stubEnv('XDG_CACHE_HOME', folder);
   vi.stubEnv('LGDISTILL_PDL', '');
   vi.resetModules();
@@ -111,7 +161,11 @@ test('a machine without the addon is not usable, and the command to type is said
   const { lgdistill: fresh } = await import('./program.js');
   const { code, stdout } = await fresh(['doctor']);
   expect(code).toBe(1);
-  expect(stdout).toContain('missing: the native addon could not be loaded. Tried: $LGDISTILL_ADDON (/nowhere/lgdistill.node): not there.');
-  expect(stdout).toContain('the native addon cannot be loaded\n  -> Unset LGDISTILL_ADDON, or name an addon of this version');
+  expect(stdout).toContain(
+    'missing: the native addon could not be loaded. Tried: $LGDISTILL_ADDON (/nowhere/lgdistill.node): not there.',
+  );
+  expect(stdout).toContain(
+    'the native addon cannot be loaded\n  -> Unset LGDISTILL_ADDON, or name an addon of this version',
+  );
   expect(stdout.trimEnd()).toMatch(/not usable$/u);
 });

@@ -23,7 +23,18 @@ beforeEach(() => {
   vi.spyOn(process, 'cwd').mockReturnValue(here);
 });
 
-const all = () => ['--names', join(here, 'names.txt'), '--data', join(here, 'photos'), '--teacher', tinyClip, '--student', 'mobilenet_v3_small', '--to', join(here, 'first.json')];
+const all = () => [
+  '--names',
+  join(here, 'names.txt'),
+  '--data',
+  join(here, 'photos'),
+  '--teacher',
+  tinyClip,
+  '--student',
+  'mobilenet_v3_small',
+  '--to',
+  join(here, 'first.json'),
+];
 
 test('options answer, and the file is one that distill takes', async () => {
   const { code, stdout } = await lgdistill(['init', ...all()]);
@@ -31,18 +42,58 @@ test('options answer, and the file is one that distill takes', async () => {
   expect(stdout).toContain('20 images: batches of 16 at a learning rate of 0.3');
   expect(stdout.trimEnd().split('\n').at(-1)).toBe(`next: npx lgdistill distill --config ${join(here, 'first.json')}`);
   const config = mergeConfig(await loadConfigFile(join(here, 'first.json')), {});
-  expect(config).toMatchObject({ names: join(here, 'names.txt'), teacher: tinyClip, data: { train: join(here, 'photos') }, student: { name: 'mobilenet_v3_small' }, train: { batchSize: 'auto', learningRate: 'auto', epochs: 200 } });
-  const trained = await lgdistill(['distill', '--config', join(here, 'first.json'), '--output', join(here, 'run'), '--epochs', '1', '--device', 'cpu', '--templates', 'none', '--json']);
+  expect(config).toMatchObject({
+    names: join(here, 'names.txt'),
+    teacher: tinyClip,
+    data: { train: join(here, 'photos') },
+    student: { name: 'mobilenet_v3_small' },
+    train: { batchSize: 'auto', learningRate: 'auto', epochs: 200 },
+  });
+  const trained = await lgdistill([
+    'distill',
+    '--config',
+    join(here, 'first.json'),
+    '--output',
+    join(here, 'run'),
+    '--epochs',
+    '1',
+    '--device',
+    'cpu',
+    '--templates',
+    'none',
+    '--json',
+  ]);
   expect([trained.code, trained.documents().at(-1)]).toEqual([0, expect.objectContaining({ type: 'done', step: 1 })]);
 });
 
 test('several students with commas give the file that distill trains side by side', async () => {
   const students = ['--student', 'mobilenet_v3_small, mobilenet_v2'];
   const { code, stdout } = await lgdistill(['init', '--yes', ...all(), ...students]);
-  expect([code, stdout]).toEqual([0, expect.stringContaining("2.5 M and 3.5 M parameters with a classifier of 1,000 classes, trained side by side")]);
-  expect(JSON.parse(readFileSync(join(here, 'first.json'), 'utf8'))).toMatchObject({ student: { name: 'mobilenet_v3_small,mobilenet_v2' }, output: 'runs/mobilenet_v3_small-mobilenet_v2' });
-  const { code: tried, documents } = await lgdistill(['distill', '--config', join(here, 'first.json'), '--output', join(here, 'run'), '--device', 'cpu', '--templates', 'none', '--dry-run', '--json']);
-  expect([tried, documents()]).toEqual([0, [expect.objectContaining({ type: 'preflight', students: ['mobilenet_v3_small', 'mobilenet_v2'] })]]);
+  expect([code, stdout]).toEqual([
+    0,
+    expect.stringContaining('2.5 M and 3.5 M parameters with a classifier of 1,000 classes, trained side by side'),
+  ]);
+  expect(JSON.parse(readFileSync(join(here, 'first.json'), 'utf8'))).toMatchObject({
+    student: { name: 'mobilenet_v3_small,mobilenet_v2' },
+    output: 'runs/mobilenet_v3_small-mobilenet_v2',
+  });
+  const { code: tried, documents } = await lgdistill([
+    'distill',
+    '--config',
+    join(here, 'first.json'),
+    '--output',
+    join(here, 'run'),
+    '--device',
+    'cpu',
+    '--templates',
+    'none',
+    '--dry-run',
+    '--json',
+  ]);
+  expect([tried, documents()]).toEqual([
+    0,
+    [expect.objectContaining({ type: 'preflight', students: ['mobilenet_v3_small', 'mobilenet_v2'] })],
+  ]);
 });
 
 test('a file that is there stays, unless told to replace it', async () => {
@@ -52,7 +103,14 @@ test('a file that is there stays, unless told to replace it', async () => {
   expect(refused.stderr).toContain('--force');
   const { code, documents } = await lgdistill(['init', ...all(), '--force', '--json']);
   expect(code).toBe(0);
-  expect(documents()).toEqual([{ file: join(here, 'first.json'), config: JSON.parse(readFileSync(join(here, 'first.json'), 'utf8')) as unknown, remarks: expect.objectContaining({ names: '4 names' }) as unknown, next: expect.stringContaining('distill --config') as unknown }]);
+  expect(documents()).toEqual([
+    {
+      file: join(here, 'first.json'),
+      config: JSON.parse(readFileSync(join(here, 'first.json'), 'utf8')) as unknown,
+      remarks: expect.objectContaining({ names: '4 names' }) as unknown,
+      next: expect.stringContaining('distill --config') as unknown,
+    },
+  ]);
 });
 
 test('without a terminal, nothing is asked and what is missing is said', async () => {
@@ -75,9 +133,14 @@ test.each([
 });
 
 test('on a terminal, suggestions come from the folder, wrong answers are asked again, and Tab completes', async () => {
-  if (spawnSync('script', ['--version']).status !== 0) return noteSkip('init on a terminal', "util-linux's script, which makes one, is absent");
+  if (spawnSync('script', ['--version']).status !== 0)
+    return noteSkip('init on a terminal', "util-linux's script, which makes one, is absent");
   const root = await ensureBuilt();
-  const child = spawn('script', ['-qec', `${process.execPath} ${join(root, 'dist/cli/main.js')} init`, '/dev/null'], { cwd: here, env: { ...process.env, CI: '', TERM: 'xterm' }, stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn('script', ['-qec', `${process.execPath} ${join(root, 'dist/cli/main.js')} init`, '/dev/null'], {
+    cwd: here,
+    env: { ...process.env, CI: '', TERM: 'xterm' },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   let shown = '';
   child.stdout.on('data', (part: Buffer) => (shown += part.toString()));
   const ended = new Promise<number | null>((resolve) => child.on('close', resolve));
@@ -95,5 +158,10 @@ test('on a terminal, suggestions come from the folder, wrong answers are asked a
   await answer('arge', '\r');
   expect(await ended).toBe(0);
   expect(shown).toContain('npx lgdistill distill --config lgdistill.json');
-  expect(JSON.parse(readFileSync(join(here, 'lgdistill.json'), 'utf8'))).toMatchObject({ names: 'names.txt', data: { train: 'photos' }, teacher: 'Xenova/clip-vit-base-patch32', student: { name: 'mobilenet_v3_large' } });
+  expect(JSON.parse(readFileSync(join(here, 'lgdistill.json'), 'utf8'))).toMatchObject({
+    names: 'names.txt',
+    data: { train: 'photos' },
+    teacher: 'Xenova/clip-vit-base-patch32',
+    student: { name: 'mobilenet_v3_large' },
+  });
 });

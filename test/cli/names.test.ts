@@ -15,14 +15,23 @@ test('finds what was planted and writes the mended list', async () => {
   const { code, stdout, stderr } = await lgdistill(['names', list, '--write', mended]);
   expect(code).toBe(0);
   expect(stderr).toBe('');
-  for (const line of ['8 names', 'given more than once: 1', '"dog" (1, 4)', 'underscores: 1', 'parentheses: 1', `written: ${mended}`]) expect(stdout).toContain(line);
+  for (const line of [
+    '8 names',
+    'given more than once: 1',
+    '"dog" (1, 4)',
+    'underscores: 1',
+    'parentheses: 1',
+    `written: ${mended}`,
+  ])
+    expect(stdout).toContain(line);
   expect(readFileSync(mended, 'utf8')).toBe('dog\nhot dog\ncrane\ncat\napple\nred apple\n');
   const again = await lgdistill(['names', mended, '--json']);
   expect((again.documents()[0] as unknown as NameReport).clean).toBe(true);
 });
 
 describe('what a mended list may replace', () => {
-  const write = async (from: string, to: string, ...more: string[]) => lgdistill(['names', from, '--write', to, ...more]);
+  const write = async (from: string, to: string, ...more: string[]) =>
+    lgdistill(['names', from, '--write', to, ...more]);
   const refused = async (from: string, to: string, said: string) => {
     const before = readFileSync(to, 'utf8');
     const { code, stderr } = await write(from, to);
@@ -44,7 +53,11 @@ describe('what a mended list may replace', () => {
   });
 
   test('not itself, where it has comments', async () => {
-    await refused(make('with-comments.txt', '# animals\ncat\n'), join(folder, 'with-comments.txt'), '1 lines of comments');
+    await refused(
+      make('with-comments.txt', '# animals\ncat\n'),
+      join(folder, 'with-comments.txt'),
+      '1 lines of comments',
+    );
   });
 
   test('no other file, unless told to', async () => {
@@ -66,18 +79,41 @@ describe('what a mended list may replace', () => {
 });
 
 test('with an encoder, near-duplicates by cosine', async () => {
-  const { code, documents } = await lgdistill(['names', list, '--encoder', tinyClip, '--templates', 'none', '--similarity', '0.8', '--offline', '--json']);
+  const { code, documents } = await lgdistill([
+    'names',
+    list,
+    '--encoder',
+    tinyClip,
+    '--templates',
+    'none',
+    '--similarity',
+    '0.8',
+    '--offline',
+    '--json',
+  ]);
   expect(code).toBe(0);
   const [report] = documents() as unknown as NameReport[];
   expect(report!.textSpace).toMatchObject({ encoder: 'tiny-clip', similarity: 0.8 });
-  expect(report!.nearDuplicates).toContainEqual(expect.objectContaining({ a: { index: 6, name: 'apple' }, b: { index: 7, name: 'red apple' } }));
+  expect(report!.nearDuplicates).toContainEqual(
+    expect.objectContaining({ a: { index: 6, name: 'apple' }, b: { index: 7, name: 'red apple' } }),
+  );
 });
 
 test('with an encoder, says of a list that it writes how many prompts are cut off, and which is the first', async () => {
   const [long, mended] = [join(folder, 'long.txt'), join(folder, 'shorter.txt')];
   const name = 'very long name '.repeat(40).trim();
   writeFileSync(long, ['cat', name, 'dog', `other ${name}`].join('\n'));
-  const { code, stdout } = await lgdistill(['names', long, '--write', mended, '--encoder', tinyClip, '--templates', 'none', '--offline']);
+  const { code, stdout } = await lgdistill([
+    'names',
+    long,
+    '--write',
+    mended,
+    '--encoder',
+    tinyClip,
+    '--templates',
+    'none',
+    '--offline',
+  ]);
   expect(code).toBe(0);
   expect(stdout).toMatch(/^prompts of 2 names, the first number 2, are cut off after \d+ tokens: .*\nwritten: /mu);
   expect(readFileSync(mended, 'utf8')).toContain(name);
@@ -93,12 +129,18 @@ test('a list that cannot be written is said so', async () => {
 test('prints a built-in list with where it comes from, in the form of a names file', async () => {
   const { code, stdout, stderr } = await lgdistill(['names', '--builtin', 'coco']);
   expect([code, stderr]).toEqual([0, '']);
-  expect(stdout).toMatch(/^# coco: 80 names\. COCO[^\n]+\n# source: Lin et al\.[^\n]+\n# order: [^\n]+\n# spelling: [^\n]+\n# licence: [^\n]+\nperson\nbicycle\n/u);
+  expect(stdout).toMatch(
+    /^# coco: 80 names\. COCO[^\n]+\n# source: Lin et al\.[^\n]+\n# order: [^\n]+\n# spelling: [^\n]+\n# licence: [^\n]+\nperson\nbicycle\n/u,
+  );
   const file = join(folder, 'coco.txt');
   writeFileSync(file, stdout);
   const [report] = (await lgdistill(['names', file, '--json'])).documents() as unknown as NameReport[];
   expect(report).toMatchObject({ count: 80, clean: true });
-  const [document] = (await lgdistill(['names', '--builtin', 'imagenet-1k', '--json'])).documents() as unknown as { count: number; names: string[]; year: number }[];
+  const [document] = (await lgdistill(['names', '--builtin', 'imagenet-1k', '--json'])).documents() as unknown as {
+    count: number;
+    names: string[];
+    year: number;
+  }[];
   expect(document).toMatchObject({ count: 1000, year: 2012 });
   expect(document!.names).toHaveLength(1000);
 });
@@ -106,8 +148,12 @@ test('prints a built-in list with where it comes from, in the form of a names fi
 test('says which lists are built in', async () => {
   const { code, stdout } = await lgdistill(['names', '--list-builtin']);
   expect(code).toBe(0);
-  for (const line of ['imagenet-1k: 1000 names', 'lvis: 1203 names', 'ade20k: 150 names']) expect(stdout).toContain(line);
-  const documents = (await lgdistill(['names', '--list-builtin', '--json'])).documents() as unknown as { id: string; count: number }[];
+  for (const line of ['imagenet-1k: 1000 names', 'lvis: 1203 names', 'ade20k: 150 names'])
+    expect(stdout).toContain(line);
+  const documents = (await lgdistill(['names', '--list-builtin', '--json'])).documents() as unknown as {
+    id: string;
+    count: number;
+  }[];
   expect(documents.find(({ id }) => id === 'cityscapes')).toMatchObject({ count: 19 });
 });
 
@@ -125,7 +171,15 @@ test('with an encoder, says how far it is where that takes long', async () => {
   writeFileSync(long, Array.from({ length: 100 }, (_, i) => `name ${i}`).join('\n'));
   const now = performance.now.bind(performance);
   const clock = vi.spyOn(performance, 'now').mockImplementation(() => 1e4 * now());
-  const { code, stderr } = await lgdistill(['names', long, '--encoder', tinyClip, '--templates', 'none', '--offline']).finally(() => clock.mockRestore());
+  const { code, stderr } = await lgdistill([
+    'names',
+    long,
+    '--encoder',
+    tinyClip,
+    '--templates',
+    'none',
+    '--offline',
+  ]).finally(() => clock.mockRestore());
   expect(code).toBe(0);
   expect(stderr).toMatch(/^names 32\/100 \|/mu);
 });

@@ -21,13 +21,21 @@ function collector(): { stream: Writable; text: () => string } {
 }
 
 /** Runs a command line in this process, as it runs where nothing is a terminal. */
-export async function lgdistill(args: readonly string[], { env = {}, signal = new AbortController().signal }: { env?: NodeJS.ProcessEnv; signal?: AbortSignal } = {}): Promise<Outcome> {
+export async function lgdistill(
+  args: readonly string[],
+  { env = {}, signal = new AbortController().signal }: { env?: NodeJS.ProcessEnv; signal?: AbortSignal } = {},
+): Promise<Outcome> {
   const [stdout, stderr] = [collector(), collector()];
   const code = await runProgram(args, { stdout: stdout.stream, stderr: stderr.stream, env }, signal);
   return {
     code,
     stdout: stdout.text(),
     stderr: stderr.text(),
-    documents: () => stdout.text().trim().split('\n').map((line) => JSON.parse(line) as Record<string, unknown>),
+    documents: () =>
+      stdout
+        .text()
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as Record<string, unknown>),
   };
 }

@@ -16,7 +16,12 @@ import { lgdistill } from './program.js';
 const folder = temporaryFolder();
 
 function stream(isTTY: boolean): Writable & { isTTY: boolean; text: string } {
-  const made = new Writable({ write(chunk: Buffer, _encoding, done) { made.text += chunk.toString(); done(); } }) as Writable & { isTTY: boolean; text: string };
+  const made = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      made.text += chunk.toString();
+      done();
+    },
+  }) as Writable & { isTTY: boolean; text: string };
   return Object.assign(made, { isTTY, text: '' });
 }
 
@@ -32,12 +37,15 @@ describe('colours', () => {
     ['are turned off by FORCE_COLOR=0', { FORCE_COLOR: '0' }, true, false],
   ])('%s', (_, env, isTTY, coloured) => {
     const terminal = openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false });
-    for (const mark of [terminal.bold, terminal.red, terminal.warnRed]) expect(mark('x').includes('\u001b[')).toBe(coloured);
+    for (const mark of [terminal.bold, terminal.red, terminal.warnRed])
+      expect(mark('x').includes('\u001b[')).toBe(coloured);
   });
 
   test('each stream has its own', async () => {
     const [stdout, stderr] = [stream(true), stream(false)];
-    expect(await runProgram(['names', join(folder, 'none.txt')], { stdout, stderr, env: {} }, new AbortController().signal)).toBe(1);
+    expect(
+      await runProgram(['names', join(folder, 'none.txt')], { stdout, stderr, env: {} }, new AbortController().signal),
+    ).toBe(1);
     expect(stderr.text).toMatch(/^error FILE_NOT_FOUND\n/u); // no escape in a log that stderr is sent to
   });
 });
@@ -59,7 +67,9 @@ test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
   ['a dumb terminal', { TERM: 'dumb' }, true, false],
   ['a file', {}, false, false],
 ])('a bar that moves is for a person: %s', (_, env, isTTY, interactive) => {
-  expect(openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false }).interactive).toBe(interactive);
+  expect(
+    openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false }).interactive,
+  ).toBe(interactive);
 });
 
 test('progress is a line every few seconds where nobody watches, with a rate of images and the time left', async () => {
@@ -68,7 +78,14 @@ test('progress is a line every few seconds where nobody watches, with a rate of 
     const stderr = stream(false);
     const terminal = openTerminal({ stdout: stream(false), stderr, env: {} }, { json: false, debug: false });
     const { onProgress, during } = phaseReporter(terminal, 5);
-    for (const [phase, done] of [['student', 100], ['student', 300], ['student', 500], ['student', 700], ['linear probes', 0], ['linear probes', 700]] as const) {
+    for (const [phase, done] of [
+      ['student', 100],
+      ['student', 300],
+      ['student', 500],
+      ['student', 700],
+      ['linear probes', 0],
+      ['linear probes', 700],
+    ] as const) {
       onProgress({ phase, done, total: 1000 });
       vi.advanceTimersByTime(4000);
     }
@@ -76,7 +93,11 @@ test('progress is a line every few seconds where nobody watches, with a rate of 
     onProgress({ phase: 'linear probes', done: 800, total: 1000 });
     expect(stderr.text).toContain('\nlinear probes 800/1000 | 2 s left\n');
     let settle: ((value: number) => void) | undefined;
-    const work = during(new Promise<number>((resolve) => { settle = resolve; }));
+    const work = during(
+      new Promise<number>((resolve) => {
+        settle = resolve;
+      }),
+    );
     await vi.advanceTimersByTimeAsync(5 * 60_000);
     expect(stderr.text).toMatch(/\nlinear probes 800\/1000 has stood still for 5 minutes: do .* answer\?\n$/u);
     settle!(7);
@@ -86,10 +107,17 @@ test('progress is a line every few seconds where nobody watches, with a rate of 
   }
 });
 
-test.each([['a short command', ['names', '--list-builtin']], ['help', ['--help']]])('output that a full disk does not take is a failure: %s', async (_, args) => {
+test.each([
+  ['a short command', ['names', '--list-builtin']],
+  ['help', ['--help']],
+])('output that a full disk does not take is a failure: %s', async (_, args) => {
   const full = openSync('/dev/full', 'w');
   try {
-    const { status, stderr } = spawnSync(process.execPath, [join(await ensureBuilt(), 'dist', 'cli', 'main.js'), ...args], { stdio: ['ignore', full, 'pipe'], encoding: 'utf8' });
+    const { status, stderr } = spawnSync(
+      process.execPath,
+      [join(await ensureBuilt(), 'dist', 'cli', 'main.js'), ...args],
+      { stdio: ['ignore', full, 'pipe'], encoding: 'utf8' },
+    );
     expect(stderr).toContain('error NOT_WRITABLE');
     expect(status).toBe(1);
   } finally {
@@ -99,7 +127,13 @@ test.each([['a short command', ['names', '--list-builtin']], ['help', ['--help']
 
 test.each([
   [[], ''],
-  [[{ type: 'checkpoint', step: 8 }, { type: 'step', step: 10, logged: false, loss: 1, imagesPerSecond: 1, dataWait: 0 }], 'failed after step 10; its checkpoint of step 8 goes on with: lgdistill resume runs/first\n'],
+  [
+    [
+      { type: 'checkpoint', step: 8 },
+      { type: 'step', step: 10, logged: false, loss: 1, imagesPerSecond: 1, dataWait: 0 },
+    ],
+    'failed after step 10; its checkpoint of step 8 goes on with: lgdistill resume runs/first\n',
+  ],
 ])('a run that fails says where its checkpoint stands, if it has one: %j', async (events, expected) => {
   const stderr = stream(false);
   const terminal = openTerminal({ stdout: stream(false), stderr, env: {} }, { json: false, debug: false });
@@ -114,8 +148,14 @@ test.each([
 
 test('a folder that is gone is no bug of the program', async () => {
   const program = join(await ensureBuilt(), 'dist', 'cli', 'start.cjs');
-  const { status, stderr } = spawnSync('sh', ['-c', 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', 'sh', process.execPath, program, 'doctor'], { cwd: folder, encoding: 'utf8' });
-  expect(stderr).toContain('error FILE_NOT_FOUND\n  the folder in which this was started is gone.\n  -> Change to another one (cd)');
+  const { status, stderr } = spawnSync(
+    'sh',
+    ['-c', 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', 'sh', process.execPath, program, 'doctor'],
+    { cwd: folder, encoding: 'utf8' },
+  );
+  expect(stderr).toContain(
+    'error FILE_NOT_FOUND\n  the folder in which this was started is gone.\n  -> Change to another one (cd)',
+  );
   expect(status).toBe(1);
 });
 
@@ -123,8 +163,13 @@ test("what Node's permission model does not allow is no bug of the program", asy
   const flag = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission';
   const program = join(await ensureBuilt(), 'dist', 'cli', 'start.cjs');
   const allowed = ['dist', 'node_modules', 'package.json'].map((name) => `--allow-fs-read=${join(root, name)}`);
-  const { status, stderr } = spawnSync(process.execPath, ['--no-warnings', flag, ...allowed, program, 'doctor'], { cwd: folder, encoding: 'utf8' });
-  expect(stderr).toMatch(/^error BAD_FILE\n {2}Node's permission model does not allow FileSystemRead.*\.\n {2}-> Allow Node more/u);
+  const { status, stderr } = spawnSync(process.execPath, ['--no-warnings', flag, ...allowed, program, 'doctor'], {
+    cwd: folder,
+    encoding: 'utf8',
+  });
+  expect(stderr).toMatch(
+    /^error BAD_FILE\n {2}Node's permission model does not allow FileSystemRead.*\.\n {2}-> Allow Node more/u,
+  );
   expect(status).toBe(1);
 });
 

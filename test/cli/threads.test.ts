@@ -11,12 +11,17 @@ it('the program decodes on all cores, unless the environment says otherwise', as
     for (let i = 0; i < 24; i++) pbkdf2('a', 'b', 60000, 64, 'sha512', () => ends.push(0));
     setTimeout(() => { const threads = require('node:fs').readdirSync('/proc/self/task').length; console.log(threads); process.exit(0); }, 20);`;
   const threads = (env: NodeJS.ProcessEnv): number => {
-    const { stdout } = spawnSync(process.execPath, ['-e', count, '--', '--version'], { encoding: 'utf8', env: { ...process.env, ...env } });
+    const { stdout } = spawnSync(process.execPath, ['-e', count, '--', '--version'], {
+      encoding: 'utf8',
+      env: { ...process.env, ...env },
+    });
     return Number(stdout.trim().split('\n').at(-1));
   };
   const clean = { ...process.env };
   delete clean['UV_THREADPOOL_SIZE'];
   expect(threads({ UV_THREADPOOL_SIZE: '20' }) - threads({ UV_THREADPOOL_SIZE: '8' })).toBe(12);
   const own = spawnSync(process.execPath, ['-e', count, '--', '--version'], { encoding: 'utf8', env: clean });
-  expect(Number(own.stdout.trim().split('\n').at(-1)) - threads({ UV_THREADPOOL_SIZE: '8' })).toBe(Math.max(4, availableParallelism()) - 8);
+  expect(Number(own.stdout.trim().split('\n').at(-1)) - threads({ UV_THREADPOOL_SIZE: '8' })).toBe(
+    Math.max(4, availableParallelism()) - 8,
+  );
 });

@@ -14,7 +14,25 @@ import { lgdistill } from './program.js';
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
 const common = ['--device', 'cpu', '--teacher', tinyClip, '--offline'];
-const task = [...common, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--width-multiplier', '0.35', '--batch-size', '8', '--epochs', '2', '--warmup-epochs', '1', '--margin', '1', '--log.every-steps', '1'];
+const task = [
+  ...common,
+  '--names',
+  JSON.stringify(shapeNames),
+  '--templates',
+  'none',
+  '--width-multiplier',
+  '0.35',
+  '--batch-size',
+  '8',
+  '--epochs',
+  '2',
+  '--warmup-epochs',
+  '1',
+  '--margin',
+  '1',
+  '--log.every-steps',
+  '1',
+];
 
 beforeAll(async () => {
   await drawShapes(at('train'), { count: 6 });
@@ -25,10 +43,28 @@ describe('from names and images to an exported student', () => {
   let last: EvaluationEvent;
 
   test('distill trains, says how it goes, and ends with a table', async () => {
-    const { code, stdout, stderr, documents } = await lgdistill(['distill', ...task, '--data', at('train'), '--evaluate', at('held-out'), '--output', at('run'), '--json']);
+    const { code, stdout, stderr, documents } = await lgdistill([
+      'distill',
+      ...task,
+      '--data',
+      at('train'),
+      '--evaluate',
+      at('held-out'),
+      '--output',
+      at('run'),
+      '--json',
+    ]);
     expect([code, stderr.match(/^error.*$/mu)]).toEqual([0, null]);
     const events = documents();
-    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual(['preflight', 'start', 'evaluation', 'checkpoint', 'evaluation', 'checkpoint', 'done']);
+    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual([
+      'preflight',
+      'start',
+      'evaluation',
+      'checkpoint',
+      'evaluation',
+      'checkpoint',
+      'done',
+    ]);
     expect(events.filter(({ type }) => type === 'step')).toHaveLength(6);
     last = events.findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
     expect((events.at(-1) as unknown as DoneEvent).step).toBe(6);
@@ -39,47 +75,106 @@ describe('from names and images to an exported student', () => {
   });
 
   test('--dry-run says what it would take, and leaves no folder that was not there', async () => {
-    const { code, stdout, documents } = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run', '--json']);
+    const { code, stdout, documents } = await lgdistill([
+      'distill',
+      ...task,
+      '--data',
+      at('train'),
+      '--output',
+      at('tried'),
+      '--dry-run',
+      '--json',
+    ]);
     expect(code).toBe(0);
-    expect(documents()).toEqual([expect.objectContaining({ type: 'preflight', students: ['mobilenet_v2'], steps: 6, effectiveBatch: 8 })]);
+    expect(documents()).toEqual([
+      expect.objectContaining({ type: 'preflight', students: ['mobilenet_v2'], steps: 6, effectiveBatch: 8 }),
+    ]);
     expect(stdout).not.toContain('"start"');
     expect(existsSync(at('tried'))).toBe(false);
     mkdirSync(at('tried'));
     const text = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run']);
-    for (const words of [/^mobilenet_v2: \d.* images\/s, 6 steps of 8 images in /mu, /^memory: .* planned .* the largest batch that fits is about \d+/mu, /^teacher +\d/mu, /^bottleneck: (?:teacher|backward|student forward)\. [A-Z]/mu]) expect(text.stdout).toMatch(words);
+    for (const words of [
+      /^mobilenet_v2: \d.* images\/s, 6 steps of 8 images in /mu,
+      /^memory: .* planned .* the largest batch that fits is about \d+/mu,
+      /^teacher +\d/mu,
+      /^bottleneck: (?:teacher|backward|student forward)\. [A-Z]/mu,
+    ])
+      expect(text.stdout).toMatch(words);
     expect(readdirSync(at('tried'))).toEqual([]);
-    expect((await lgdistill(['distill', ...task, '--data', at('nowhere'), '--output', at('refused', 'run')])).stderr).toContain(`there is no folder ${at('nowhere')}`);
+    expect(
+      (await lgdistill(['distill', ...task, '--data', at('nowhere'), '--output', at('refused', 'run')])).stderr,
+    ).toContain(`there is no folder ${at('nowhere')}`);
     expect(existsSync(at('refused'))).toBe(false);
   });
 
   test('without a batch size and a learning rate few images choose them, which is said, kept, and gone on with', async () => {
     const few = task.filter((_, i) => task[i] !== '--batch-size' && task[i - 1] !== '--batch-size');
-    const chosen = 'batches of 16 at a learning rate of 0.3, by auto for 24 images and 2 epochs: the published 256 would make no step';
+    const chosen =
+      'batches of 16 at a learning rate of 0.3, by auto for 24 images and 2 epochs: the published 256 would make no step';
     const dry = await lgdistill(['distill', ...few, '--data', at('train'), '--output', at('few'), '--dry-run']);
     expect([dry.code, dry.stdout.split('\n')[0]]).toEqual([0, chosen]);
-    const { code, stdout } = await lgdistill(['distill', ...few, '--data', at('train'), '--output', at('few'), '--no-preflight', '--max-steps', '1', '--no-report']);
+    const { code, stdout } = await lgdistill([
+      'distill',
+      ...few,
+      '--data',
+      at('train'),
+      '--output',
+      at('few'),
+      '--no-preflight',
+      '--max-steps',
+      '1',
+      '--no-report',
+    ]);
     expect(code).toBe(0);
     expect(stdout.split('\n').slice(0, 4)).toEqual([
-      '24 images, 16 a step, steps: 1', expect.stringMatching(/^method seed, by auto/u), chosen, '2 steps are few to train a network: more --epochs give more (docs/tuning.md, Few images)',
+      '24 images, 16 a step, steps: 1',
+      expect.stringMatching(/^method seed, by auto/u),
+      chosen,
+      '2 steps are few to train a network: more --epochs give more (docs/tuning.md, Few images)',
     ]);
-    expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({ train: { batchSize: 16, learningRate: 0.3 } });
+    expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({
+      train: { batchSize: 16, learningRate: 0.3 },
+    });
     const resumed = await lgdistill(['resume', at('few'), '--max-steps', '2', '--no-report', '--json']);
-    expect([resumed.code, resumed.documents()[0]]).toEqual([0, expect.objectContaining({ type: 'start', step: 1, effectiveBatch: 16 })]);
+    expect([resumed.code, resumed.documents()[0]]).toEqual([
+      0,
+      expect.objectContaining({ type: 'start', step: 1, effectiveBatch: 16 }),
+    ]);
     expect(resumed.stderr).toMatch(/^done: 2 steps, the last 1 of them in \d+ s; /mu);
     expect((await lgdistill(['resume', at('few'), '--no-report'])).stdout).toMatch(/^done: 2 steps; /mu);
-    expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({ train: { batchSize: 16, learningRate: 0.3 } });
+    expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({
+      train: { batchSize: 16, learningRate: 0.3 },
+    });
   });
 
   test('students with commas get a folder each', async () => {
-    const { code, documents, stderr } = await lgdistill(['distill', ...task, '--max-steps', '1', '--student', 'mobilenet_v2,mobilenet_v3_small', '--data', at('train'), '--output', at('both'), '--no-preflight', '--json']);
+    const { code, documents, stderr } = await lgdistill([
+      'distill',
+      ...task,
+      '--max-steps',
+      '1',
+      '--student',
+      'mobilenet_v2,mobilenet_v3_small',
+      '--data',
+      at('train'),
+      '--output',
+      at('both'),
+      '--no-preflight',
+      '--json',
+    ]);
     expect(code).toBe(0);
-    expect(documents().filter(({ type }) => type === 'done').map(({ studentName }) => studentName)).toEqual(['mobilenet_v2', 'mobilenet_v3_small']);
+    expect(
+      documents()
+        .filter(({ type }) => type === 'done')
+        .map(({ studentName }) => studentName),
+    ).toEqual(['mobilenet_v2', 'mobilenet_v3_small']);
     expect(stderr).toMatch(/^mobilenet_v3_small: done: 1 steps in /mu);
     const exported = await lgdistill(['export', at('both'), '--to', at('x.safetensors')]);
     expect([exported.code, exported.stderr.split('\n')[0]]).toEqual([1, 'error FILE_NOT_FOUND']);
     expect(exported.stderr).toContain(at('both', 'mobilenet_v3_small'));
     expect((await lgdistill(['export', at('both', 'mobilenet_v3_small'), '--to', at('x.safetensors')])).code).toBe(0);
-    expect((await lgdistill(['compare', at('both')])).stdout).toMatch(/^mobilenet_v3_small +seed /mu); // by auto: these are few names
+    // by auto: these are few names
+    expect((await lgdistill(['compare', at('both')])).stdout).toMatch(/^mobilenet_v3_small +seed /mu);
   });
 
   test('the same folder again is refused unless told to overwrite', async () => {
@@ -94,11 +189,37 @@ describe('from names and images to an exported student', () => {
     const exported = await lgdistill(['export', at('run', 'checkpoints', 'last'), '--to', file, '--bank', bank]);
     expect([exported.code, exported.stderr]).toEqual([0, '']);
     expect(exported.stdout).toContain('mobilenet_v2 x 0.35');
-    const told = await lgdistill(['export', at('run', 'checkpoints', 'last'), '--to', file, '--bank', bank, '--json', '--debug']);
+    const told = await lgdistill([
+      'export',
+      at('run', 'checkpoints', 'last'),
+      '--to',
+      file,
+      '--bank',
+      bank,
+      '--json',
+      '--debug',
+    ]);
     expect([told.code, told.documents()]).toMatchObject([0, [{ file, head: 'keep' }]]);
-    expect((await readStudent(file)).info).toMatchObject({ names: shapeNames, step: 6, bankHash: (await TextualSemanticsBank.load(bank)).hash });
-    for (const names of [['--bank', bank], ['--teacher', tinyClip]]) {
-      const { code, documents } = await lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--device', 'cpu', '--json', ...names]);
+    expect((await readStudent(file)).info).toMatchObject({
+      names: shapeNames,
+      step: 6,
+      bankHash: (await TextualSemanticsBank.load(bank)).hash,
+    });
+    for (const names of [
+      ['--bank', bank],
+      ['--teacher', tinyClip],
+    ]) {
+      const { code, documents } = await lgdistill([
+        'evaluate',
+        '--student',
+        file,
+        '--data',
+        at('held-out'),
+        '--device',
+        'cpu',
+        '--json',
+        ...names,
+      ]);
       expect(code).toBe(0);
       const [result] = documents() as unknown as StudentEvaluation[];
       expect(result!.student).toEqual(last.student);
@@ -109,17 +230,44 @@ describe('from names and images to an exported student', () => {
   test('a bank of other names beside the file is not taken for its own', async () => {
     const file = at('elsewhere', 'student.safetensors');
     mkdirSync(at('elsewhere'));
-    await lgdistill(['export', at('run', 'checkpoints', 'last'), '--to', file, '--bank', at('elsewhere', 'bank.safetensors')]);
-    const evaluate = () => lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--device', 'cpu', '--json']);
+    await lgdistill([
+      'export',
+      at('run', 'checkpoints', 'last'),
+      '--to',
+      file,
+      '--bank',
+      at('elsewhere', 'bank.safetensors'),
+    ]);
+    const evaluate = () =>
+      lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--device', 'cpu', '--json']);
     expect((await evaluate()).documents()[0]!['student']).toEqual(last.student);
-    await lgdistill(['bank', 'build', '--to', at('elsewhere', 'bank.safetensors'), '--names', '["circle","square"]', '--templates', 'none', '--text-encoder', tinyClip]);
+    await lgdistill([
+      'bank',
+      'build',
+      '--to',
+      at('elsewhere', 'bank.safetensors'),
+      '--names',
+      '["circle","square"]',
+      '--templates',
+      'none',
+      '--text-encoder',
+      tinyClip,
+    ]);
     const { code, stderr } = await evaluate();
     expect([code, stderr.split('\n')[0]]).toEqual([2, 'error BAD_CONFIG']);
     expect(stderr).toContain('Give the text encoder (tiny-clip), or the text bank');
   });
 
   test('evaluate reads a run folder with the bank in it', async () => {
-    const { code, stdout } = await lgdistill(['evaluate', '--student', at('run', 'checkpoints', 'last'), '--data', at('held-out'), '--device', 'cpu']);
+    const { code, stdout } = await lgdistill([
+      'evaluate',
+      '--student',
+      at('run', 'checkpoints', 'last'),
+      '--data',
+      at('held-out'),
+      '--device',
+      'cpu',
+    ]);
     expect(code).toBe(0);
     expect(stdout).toMatch(new RegExp(`^student +${(100 * last.student!.top1).toFixed(1)} %`, 'mu'));
   });
@@ -129,37 +277,126 @@ describe('from names and images to an exported student', () => {
     expect((await lgdistill(['export', at('run'), '--to', file, '--head', 'drop'])).code).toBe(0);
     const headless = await lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--teacher', tinyClip]);
     expect([headless.code, headless.stderr.split('\n')[0]]).toEqual([1, 'error BAD_MODEL']);
-    const others = await lgdistill(['evaluate', '--student', at('run'), '--data', at('held-out'), '--teacher', tinyClip, '--names', '["circle","square"]']);
+    const others = await lgdistill([
+      'evaluate',
+      '--student',
+      at('run'),
+      '--data',
+      at('held-out'),
+      '--teacher',
+      tinyClip,
+      '--names',
+      '["circle","square"]',
+    ]);
     expect([others.code, others.stderr.split('\n')[0]]).toEqual([1, 'error CLASS_MISMATCH']);
   });
 
   test('images of another set than the names need a bank of their own, and the error leads there', async () => {
-    for (const [from, to] of [['circle', 'pizza'], ['square', 'tv']]) cpSync(at('held-out', from!), at('other-set', to!), { recursive: true });
-    const evaluate = (...more: string[]) => lgdistill(['evaluate', '--student', at('run'), '--data', at('other-set'), '--device', 'cpu', '--json', ...more]);
+    for (const [from, to] of [
+      ['circle', 'pizza'],
+      ['square', 'tv'],
+    ])
+      cpSync(at('held-out', from!), at('other-set', to!), { recursive: true });
+    const evaluate = (...more: string[]) =>
+      lgdistill(['evaluate', '--student', at('run'), '--data', at('other-set'), '--device', 'cpu', '--json', ...more]);
     const refused = await evaluate();
     expect([refused.code, refused.stderr.split('\n')[0]]).toEqual([1, 'error CLASS_MISMATCH']);
-    for (const part of ['of another set than the category names', 'lgdistill bank build', 'lgdistill evaluate --bank']) expect(refused.stderr).toContain(part);
+    for (const part of ['of another set than the category names', 'lgdistill bank build', 'lgdistill evaluate --bank'])
+      expect(refused.stderr).toContain(part);
     const own = at('own.safetensors');
-    expect((await lgdistill(['bank', 'build', '--names', at('other-set'), '--templates', 'none', '--text-encoder', tinyClip, '--to', own])).code).toBe(0);
+    expect(
+      (
+        await lgdistill([
+          'bank',
+          'build',
+          '--names',
+          at('other-set'),
+          '--templates',
+          'none',
+          '--text-encoder',
+          tinyClip,
+          '--to',
+          own,
+        ])
+      ).code,
+    ).toBe(0);
     for (const flag of ['--bank', '--evaluate.bank']) {
       const { code, documents } = await evaluate(flag, own);
       expect(code).toBe(0);
       expect(documents()[0]).toMatchObject({ student: { classes: 2 } });
     }
-    expect((await evaluate('--evaluate.names', at('other-set'), '--text-encoder', tinyClip, '--templates', 'none')).documents()[0]).toMatchObject({ student: { classes: 2 } });
+    expect(
+      (
+        await evaluate('--evaluate.names', at('other-set'), '--text-encoder', tinyClip, '--templates', 'none')
+      ).documents()[0],
+    ).toMatchObject({ student: { classes: 2 } });
   });
 });
 
 test('a student trained without names is scored by the names of its evaluation', async () => {
-  const args = ['--method', 'seed', '--queue-size', '16', '--templates', 'none', '--width-multiplier', '0.35', '--batch-size', '8', '--margin', '1', '--no-preflight', '--no-report', '--json'];
-  const trained = await lgdistill(['distill', ...common, ...args, '--max-steps', '2', '--data', at('train'), '--evaluate', at('held-out'), '--evaluate.names', at('held-out'), '--output', at('nameless')]);
+  const args = [
+    '--method',
+    'seed',
+    '--queue-size',
+    '16',
+    '--templates',
+    'none',
+    '--width-multiplier',
+    '0.35',
+    '--batch-size',
+    '8',
+    '--margin',
+    '1',
+    '--no-preflight',
+    '--no-report',
+    '--json',
+  ];
+  const trained = await lgdistill([
+    'distill',
+    ...common,
+    ...args,
+    '--max-steps',
+    '2',
+    '--data',
+    at('train'),
+    '--evaluate',
+    at('held-out'),
+    '--evaluate.names',
+    at('held-out'),
+    '--output',
+    at('nameless'),
+  ]);
   expect([trained.code, trained.stderr.match(/^error.*$/mu)]).toEqual([0, null]);
-  const { student, teacher } = trained.documents().findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
-  const evaluate = (...more: string[]) => lgdistill(['evaluate', '--student', at('nameless'), '--data', at('held-out'), '--device', 'cpu', '--templates', 'none', '--json', ...more]);
-  expect((await evaluate('--evaluate.names', at('held-out'), '--teacher', tinyClip)).documents()[0]).toMatchObject({ student, teacher });
-  expect((await evaluate('--evaluate.names', at('held-out'), '--text-encoder', tinyClip)).documents()[0]).toMatchObject({ student });
-  expect((await evaluate()).stderr).toContain('evaluate.names: evaluation needs category names.\n  -> Give names, evaluate.names or evaluate.bank');
-  expect((await evaluate('--evaluate.names', at('held-out'))).stderr).toContain("textEncoder: is needed to embed the category names.\n  -> Give the text tower of the teacher's own model, or a bank built with it");
+  const { student, teacher } = trained
+    .documents()
+    .findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
+  const evaluate = (...more: string[]) =>
+    lgdistill([
+      'evaluate',
+      '--student',
+      at('nameless'),
+      '--data',
+      at('held-out'),
+      '--device',
+      'cpu',
+      '--templates',
+      'none',
+      '--json',
+      ...more,
+    ]);
+  expect((await evaluate('--evaluate.names', at('held-out'), '--teacher', tinyClip)).documents()[0]).toMatchObject({
+    student,
+    teacher,
+  });
+  expect((await evaluate('--evaluate.names', at('held-out'), '--text-encoder', tinyClip)).documents()[0]).toMatchObject(
+    { student },
+  );
+  expect((await evaluate()).stderr).toContain(
+    'evaluate.names: evaluation needs category names.\n  -> Give names, evaluate.names or evaluate.bank',
+  );
+  expect((await evaluate('--evaluate.names', at('held-out'))).stderr).toContain(
+    "textEncoder: is needed to embed the category names.\n  -> Give the text tower of the teacher's own model, or a bank built with it",
+  );
   const report = await lgdistill(['report', at('nameless'), '--output', at('nameless.html'), '--device', 'cpu']);
   expect([report.code, report.stderr.match(/no confusion.*/u)]).toEqual([0, null]);
   expect(report.stdout).not.toContain('no confusion');
@@ -167,47 +404,124 @@ test('a student trained without names is scored by the names of its evaluation',
 
 test('bank build and inspect', async () => {
   const file = at('bank.safetensors');
-  const built = await lgdistill(['bank', 'build', '--to', file, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--text-encoder', tinyClip, '--json']);
+  const built = await lgdistill([
+    'bank',
+    'build',
+    '--to',
+    file,
+    '--names',
+    JSON.stringify(shapeNames),
+    '--templates',
+    'none',
+    '--text-encoder',
+    tinyClip,
+    '--json',
+  ]);
   expect(built.code).toBe(0);
   const bank = await TextualSemanticsBank.load(file);
-  expect(built.documents()).toEqual([{ file, size: 4, embeddingSize: 256, templates: ['{}'], encoder: 'tiny-clip', hash: bank.hash }]);
+  expect(built.documents()).toEqual([
+    { file, size: 4, embeddingSize: 256, templates: ['{}'], encoder: 'tiny-clip', hash: bank.hash },
+  ]);
   const { code, stdout } = await lgdistill(['bank', 'inspect', file]);
   expect(code).toBe(0);
   for (const fact of ['circle, square, triangle, cross', 'tiny-clip', bank.hash]) expect(stdout).toContain(fact);
-  const [rebuilt, kept] = [await lgdistill(['bank', 'build', '--to', file, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--text-encoder', tinyClip]), at('kept.txt')];
+  const [rebuilt, kept] = [
+    await lgdistill([
+      'bank',
+      'build',
+      '--to',
+      file,
+      '--names',
+      JSON.stringify(shapeNames),
+      '--templates',
+      'none',
+      '--text-encoder',
+      tinyClip,
+    ]),
+    at('kept.txt'),
+  ];
   expect(rebuilt.code).toBe(0);
   writeFileSync(kept, 'names by hand');
-  const refused = await lgdistill(['bank', 'build', '--to', kept, '--names', JSON.stringify(shapeNames), '--text-encoder', tinyClip]);
-  expect([refused.code, refused.stderr.split('\n')[0], readFileSync(kept, 'utf8')]).toEqual([2, 'error BAD_OPTION', 'names by hand']);
+  const refused = await lgdistill([
+    'bank',
+    'build',
+    '--to',
+    kept,
+    '--names',
+    JSON.stringify(shapeNames),
+    '--text-encoder',
+    tinyClip,
+  ]);
+  expect([refused.code, refused.stderr.split('\n')[0], readFileSync(kept, 'utf8')]).toEqual([
+    2,
+    'error BAD_OPTION',
+    'names by hand',
+  ]);
   expect((await lgdistill(['bank', 'inspect', kept])).stderr).toContain(`${kept} is not a safetensors file.`);
-  const twice = await lgdistill(['bank', 'build', '--to', at('twice.safetensors'), '--names', '["dog","dog"]', '--text-encoder', tinyClip]);
+  const twice = await lgdistill([
+    'bank',
+    'build',
+    '--to',
+    at('twice.safetensors'),
+    '--names',
+    '["dog","dog"]',
+    '--text-encoder',
+    tinyClip,
+  ]);
   expect([twice.code, twice.stderr.split('\n')[0]]).toEqual([1, 'error BAD_NAMES']);
 });
 
 test('bench measures training, inference and the semantic loss', async () => {
-  const args = ['bench', ...common, '--seconds', '0.05', '--batch-size', '4', '--width-multiplier', '0.35', '--categories', '10', '--json'];
+  const args = [
+    'bench',
+    ...common,
+    '--seconds',
+    '0.05',
+    '--batch-size',
+    '4',
+    '--width-multiplier',
+    '0.35',
+    '--categories',
+    '10',
+    '--json',
+  ];
   const { code, documents } = await lgdistill(args);
   expect(code).toBe(0);
-  const [{ rows }] = documents() as unknown as [{ rows: { op: string; batch: number; p20: number; p50: number; p80: number; imagesPerSecond: number }[] }];
-  expect(rows.map(({ op }) => op)).toEqual(['student, training step', 'student, inference', 'teacher, inference', 'semantic loss and bank update']);
+  const [{ rows }] = documents() as unknown as [
+    { rows: { op: string; batch: number; p20: number; p50: number; p80: number; imagesPerSecond: number }[] },
+  ];
+  expect(rows.map(({ op }) => op)).toEqual([
+    'student, training step',
+    'student, inference',
+    'teacher, inference',
+    'semantic loss and bank update',
+  ]);
   for (const { batch, p20, p50, p80, imagesPerSecond } of rows) {
     expect(batch).toBe(4);
     expect(p20 > 0 && p20 <= p50 && p50 <= p80).toBe(true);
     expect(imagesPerSecond).toBeCloseTo(4000 / p50, 6);
   }
-  for (const option of ['categories', 'dimension']) expect((await lgdistill([...args, `--${option}`, '1e12'])).stderr).toContain(`${option}: this number does not fit. Found: 1000000000000.`);
+  for (const option of ['categories', 'dimension'])
+    expect((await lgdistill([...args, `--${option}`, '1e12'])).stderr).toContain(
+      `${option}: this number does not fit. Found: 1000000000000.`,
+    );
 });
 
 describe('a run that is a process', () => {
   const training = [...task, '--epochs', '4', '--data', at('train')];
   const model = (name: string) => readFileSync(at(name, 'checkpoints', 'last', 'model.safetensors'));
   let main: string;
-  const run = (args: readonly string[], env: NodeJS.ProcessEnv = {}) => spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', ...env } });
-  const ended = (child: ReturnType<typeof run>) => new Promise<{ code: number | null; text: string }>((resolve) => {
-    let text = '';
-    for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (text += part.toString()));
-    child.on('close', (code) => resolve({ code, text }));
-  });
+  const run = (args: readonly string[], env: NodeJS.ProcessEnv = {}) =>
+    spawn(process.execPath, [main, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, NO_COLOR: '1', ...env },
+    });
+  const ended = (child: ReturnType<typeof run>) =>
+    new Promise<{ code: number | null; text: string }>((resolve) => {
+      let text = '';
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (text += part.toString()));
+      child.on('close', (code) => resolve({ code, text }));
+    });
   /** Calls `then` once a run that prints JSON tells of its third step. */
   function atStep3(child: Pick<ReturnType<typeof run>, 'stdout'>, then: () => void): void {
     let called = false;
@@ -256,10 +570,25 @@ describe('a run that is a process', () => {
   const hasScript = spawnSync('script', ['--version']).status === 0;
   if (!hasScript) console.log('SKIPPED a terminal that is closed: there is no script(1), which makes one');
   test.skipIf(!hasScript)('ends with a checkpoint when its terminal is closed', async () => {
-    const command = [process.execPath, main, 'distill', ...training, '--epochs', '400', '--output', at('closed'), '--json'].map((part) => `'${part}'`).join(' ');
+    const command = [
+      process.execPath,
+      main,
+      'distill',
+      ...training,
+      '--epochs',
+      '400',
+      '--output',
+      at('closed'),
+      '--json',
+    ]
+      .map((part) => `'${part}'`)
+      .join(' ');
     const terminal = spawn('script', ['-qec', `exec ${command}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'ignore'] });
     atStep3(terminal, () => terminal.kill('SIGKILL')); // the kernel tells what runs in it
-    await vi.waitFor(() => expect(readFileSync(at('closed', 'log.txt'), 'utf8')).toMatch(/interrupted at step \d+\n$/u), { timeout: 30_000, interval: 100 });
+    await vi.waitFor(
+      () => expect(readFileSync(at('closed', 'log.txt'), 'utf8')).toMatch(/interrupted at step \d+\n$/u),
+      { timeout: 30_000, interval: 100 },
+    );
     expect((await readStudent(at('closed', 'checkpoints', 'last'))).info.step).toBeGreaterThanOrEqual(3);
   });
 

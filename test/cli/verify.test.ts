@@ -3,7 +3,24 @@ import { isWanted } from '../devices.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { lgdistill } from './program.js';
 
-const small = ['--student', 'mobilenet_v3_small', '--width-multiplier', '0.1', '--resolution', '32', '--batch-size', '8', '--categories', '60', '--dimension', '24', '--steps', '1', '--precision', 'float32'];
+const small = [
+  '--student',
+  'mobilenet_v3_small',
+  '--width-multiplier',
+  '0.1',
+  '--resolution',
+  '32',
+  '--batch-size',
+  '8',
+  '--categories',
+  '60',
+  '--dimension',
+  '24',
+  '--steps',
+  '1',
+  '--precision',
+  'float32',
+];
 
 afterEach(() => {
   vi.doUnmock('../../lib/train/verify.js');

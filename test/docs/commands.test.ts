@@ -1,4 +1,7 @@
-/** Every command line and option that the pages name is one the program takes. Nothing is executed here: an option that no command has ends each line. */
+/**
+ * Every command line and option that the pages name is one the program takes. Nothing is executed here: an option that
+ * no command has ends each line.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -9,7 +12,10 @@ import { blocksOf, inlineCode, ownArguments, pages, root, shellCommands } from '
 
 const stop = '--no-command-has-this-option';
 const refused = new RegExp(`^error BAD_OPTION\\n  unknown option '${stop}'`, 'u');
-/** Parses a command line and executes nothing: of two options that there are not, a flag without its value takes one, and the other is refused. */
+/**
+ * Parses a command line and executes nothing: of two options that there are not, a flag without its value takes one,
+ * and the other is refused.
+ */
 const parse = (args: readonly string[]) => lgdistill([...args, stop, stop]);
 
 /** What a command line's flags of the option table say, by dotted path. */
@@ -33,7 +39,10 @@ async function positionals(command: readonly string[]): Promise<[number, number]
   return [wanted.length, allowed.some((argument) => argument.includes('...')) ? Infinity : allowed.length];
 }
 
-/** The command's own words at the start of its arguments: `bank build` is two, and so are `segment train` and `detect train`. */
+/**
+ * The command's own words at the start of its arguments: `bank build` is two, and so are `segment train` and
+ * `detect train`.
+ */
 const commandOf = (args: readonly string[]) => args.slice(0, ['bank', 'segment', 'detect'].includes(args[0]!) ? 2 : 1);
 
 /** How many arguments are neither flags nor their values; NaN where the last flag has no value. */
@@ -49,9 +58,11 @@ async function countPositionals(args: readonly string[]): Promise<number> {
   return count;
 }
 
-const lines = pages.flatMap((page) => blocksOf(page)
-  .filter(({ words: [language] }) => language === 'sh')
-  .flatMap(({ code, line }) => ownArguments(shellCommands(code)).map((args) => ({ where: `${page}:${line}`, args }))));
+const lines = pages.flatMap((page) =>
+  blocksOf(page)
+    .filter(({ words: [language] }) => language === 'sh')
+    .flatMap(({ code, line }) => ownArguments(shellCommands(code)).map((args) => ({ where: `${page}:${line}`, args }))),
+);
 
 test('a block is read as a shell reads it', () => {
   const text = `lgdistill a --x '["b c","d"]' \\\n  --y "e # f" # a remark\n# lgdistill z\nnpm ci && npx lgdistill g; X=1 other | lgdistill h`;
@@ -82,22 +93,40 @@ test('command lines in the text have no option that the program lacks', async ()
       }
       const { stderr } = await parse(args!);
       // An excerpt may leave out what a whole line needs; commander says so before it looks for unknown options.
-      if (!/required option|missing required argument/u.test(stderr)) expect(stderr, `${page}: ${code}`).toMatch(refused);
+      if (!/required option|missing required argument/u.test(stderr))
+        expect(stderr, `${page}: ${code}`).toMatch(refused);
     }
   }
 });
 
 /** The checkout's other programs, whose flags pages speak of too. */
 const programs = ['scripts', 'bench']
-  .flatMap((folder) => readdirSync(join(root, folder), { withFileTypes: true }).filter((entry) => entry.isFile()).map(({ name }) => readFileSync(join(root, folder, name), 'utf8')))
+  .flatMap((folder) =>
+    readdirSync(join(root, folder), { withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map(({ name }) => readFileSync(join(root, folder, name), 'utf8')),
+  )
   .join('\n');
-const isForeign = (flag: string) => programs.includes(flag) || new RegExp(`\\b${flag.slice(2)}'?: \\{ type: '`, 'u').test(programs);
+const isForeign = (flag: string) =>
+  programs.includes(flag) || new RegExp(`\\b${flag.slice(2)}'?: \\{ type: '`, 'u').test(programs);
 
 test('flags in the text exist', async () => {
   const { stdout } = await lgdistill(['--help']);
-  const commands = [...stdout.matchAll(/^ {2}([a-z]+) /gmu)].map(([, name = '']) => name).filter((name) => !['bank', 'segment', 'detect'].includes(name)).map((name) => [name]);
+  const commands = [...stdout.matchAll(/^ {2}([a-z]+) /gmu)]
+    .map(([, name = '']) => name)
+    .filter((name) => !['bank', 'segment', 'detect'].includes(name))
+    .map((name) => [name]);
   const known = new Set<string>();
-  for (const command of [...commands, ['bank', 'build'], ['bank', 'inspect'], ['segment', 'train'], ['segment', 'evaluate'], ['segment', 'zero-shot'], ['detect', 'train'], ['detect', 'evaluate']]) {
+  for (const command of [
+    ...commands,
+    ['bank', 'build'],
+    ['bank', 'inspect'],
+    ['segment', 'train'],
+    ['segment', 'evaluate'],
+    ['segment', 'zero-shot'],
+    ['detect', 'train'],
+    ['detect', 'evaluate'],
+  ]) {
     const help = await lgdistill([...command, '--help']);
     for (const [flag] of help.stdout.matchAll(/--[\w.-]+/gu)) known.add(flag);
   }
@@ -105,21 +134,29 @@ test('flags in the text exist', async () => {
     for (const code of inlineCode(page)) {
       const [flag] = /^--[a-z][\w.-]*/u.exec(code) ?? [];
       if (flag === undefined || flag === '--no-') continue;
-      if (!isForeign(flag)) expect(known, `${page}: ${code}`).toContain(normaliseArguments([flag])[0]!.replace(/=.*/u, ''));
+      if (!isForeign(flag))
+        expect(known, `${page}: ${code}`).toContain(normaliseArguments([flag])[0]!.replace(/=.*/u, ''));
     }
   }
 });
 
 test('dotted names in the text are options, and what stands in JSON is a configuration', () => {
   const paths = new Set(configOptions().map(({ path }) => path));
-  const groups = [...new Set([...paths].filter((path) => path.includes('.')).map((path) => path.split('.')[0]!))].join('|');
+  const groups = [...new Set([...paths].filter((path) => path.includes('.')).map((path) => path.split('.')[0]!))].join(
+    '|',
+  );
   for (const page of pages) {
     for (const code of inlineCode(page)) {
       if (!new RegExp(`^(?:${groups})\\.[a-zA-Z]+$`, 'u').test(code) || /\.(?:ts|txt|json)$/u.test(code)) continue;
       expect(paths, `${page}: ${code}`).toContain(code);
     }
-    for (const { words: [language, use], code, line } of blocksOf(page)) {
-      if (language === 'json' && use?.startsWith('config=') === true) expect(() => mergeConfig(JSON.parse(code), {}), `${page}:${line}`).not.toThrow();
+    for (const {
+      words: [language, use],
+      code,
+      line,
+    } of blocksOf(page)) {
+      if (language === 'json' && use?.startsWith('config=') === true)
+        expect(() => mergeConfig(JSON.parse(code), {}), `${page}:${line}`).not.toThrow();
     }
   }
 });

@@ -6,7 +6,14 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('../..', import.meta.url));
 
 /** README and every page of docs/, as paths from the root. */
-export const pages = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)];
+export const pages = [
+  'README.md',
+  'CONTRIBUTING.md',
+  'SECURITY.md',
+  ...readdirSync(join(root, 'docs'))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
+];
 
 export interface Block {
   page: string;
@@ -25,7 +32,10 @@ export function readPage(page: string): string {
 export function blocksOf(page: string): Block[] {
   const text = readPage(page);
   return [...text.matchAll(/^```(.*)\n([\s\S]*?)^```$/gmu)].map(({ 1: info = '', 2: code = '', index }) => ({
-    page, words: info.split(' '), code, line: text.slice(0, index).split('\n').length,
+    page,
+    words: info.split(' '),
+    code,
+    line: text.slice(0, index).split('\n').length,
   }));
 }
 
@@ -63,5 +73,11 @@ export function shellCommands(code: string): string[][] {
 
 /** The arguments of `lgdistill` and `npx lgdistill` among commands. */
 export function ownArguments(commands: readonly string[][]): string[][] {
-  return commands.flatMap(([first, second, ...rest]) => (first === 'lgdistill' ? [[second, ...rest].filter((word) => word !== undefined)] : first === 'npx' && second === 'lgdistill' ? [rest] : []));
+  return commands.flatMap(([first, second, ...rest]) =>
+    first === 'lgdistill'
+      ? [[second, ...rest].filter((word) => word !== undefined)]
+      : first === 'npx' && second === 'lgdistill'
+        ? [rest]
+        : [],
+  );
 }

@@ -21,21 +21,34 @@ test('lib/config-input.ts is what the options say; write it with npm run docs:op
 });
 
 test('docs/troubleshooting.md has every error code and no other, in alphabetical order, and every exit code', () => {
-  const rows = [...readPage('docs/troubleshooting.md').matchAll(/^\| `([A-Z_]+)` \| \S[^|]* \| \S[^|]* \|$/gmu)].map(([, code]) => code!);
+  const rows = [...readPage('docs/troubleshooting.md').matchAll(/^\| `([A-Z_]+)` \| \S[^|]* \| \S[^|]* \|$/gmu)].map(
+    ([, code]) => code!,
+  );
   expect(rows).toEqual([...errorCodes].sort());
-  for (const code of Object.values(exitCodes)) expect(readPage('docs/troubleshooting.md')).toMatch(new RegExp(`^\\| ${code} \\| `, 'mu'));
+  for (const code of Object.values(exitCodes))
+    expect(readPage('docs/troubleshooting.md')).toMatch(new RegExp(`^\\| ${code} \\| `, 'mu'));
 });
 
 test('docs/formats.md names every key of a student file, every metric and every file of a run', () => {
   const page = readPage('docs/formats.md');
   const keysOf = (file: string, name: string) => {
-    const [, body = ''] = new RegExp(`export interface ${name}[^{]*\\{([\\s\\S]*?)^\\}`, 'mu').exec(readFileSync(join(root, file), 'utf8')) ?? [];
+    const [, body = ''] =
+      new RegExp(`export interface ${name}[^{]*\\{([\\s\\S]*?)^\\}`, 'mu').exec(
+        readFileSync(join(root, file), 'utf8'),
+      ) ?? [];
     return [...body.matchAll(/^ {2}(\w+)\??:/gmu)].map(([, key]) => key!);
   };
-  const keys = [...keysOf('lib/models/student-info.ts', 'StudentInfo'), ...keysOf('lib/native-types.ts', 'SemanticMetrics'), ...keysOf('lib/train/events.ts', 'StepEvent'), ...keysOf('lib/train/events.ts', 'EvaluationEvent')];
+  const keys = [
+    ...keysOf('lib/models/student-info.ts', 'StudentInfo'),
+    ...keysOf('lib/native-types.ts', 'SemanticMetrics'),
+    ...keysOf('lib/train/events.ts', 'StepEvent'),
+    ...keysOf('lib/train/events.ts', 'EvaluationEvent'),
+  ];
   expect(keys.length).toBeGreaterThan(30);
   for (const key of keys.filter((name) => name !== 'logged')) expect(page, key).toContain(`\`${key}\``);
-  const [, entries = ''] = /ownEntries = new Set\(\[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/runs/run-folder.ts'), 'utf8'))!;
+  const [, entries = ''] = /ownEntries = new Set\(\[([^\]]*)\]/u.exec(
+    readFileSync(join(root, 'lib/runs/run-folder.ts'), 'utf8'),
+  )!;
   for (const [, name] of entries.matchAll(/'([^']+)'/gu)) expect(page, name).toContain(`\`${name}`);
 });
 
@@ -47,8 +60,20 @@ test('README.md and docs/export.md name every student', () => {
 });
 
 test('every environment variable that the code reads is described', () => {
-  const sources = ['lib', 'native'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(root, folder, name)).filter((path) => /\.(?:ts|cpp|cu|h)$/u.test(path)));
-  const variables = new Set(sources.flatMap((path) => [...readFileSync(path, 'utf8').matchAll(/env\['([A-Z_]+)'\]|getenv\("([A-Z_]+)"\)|\b((?:HF|XDG|TRANSFORMERS)_[A-Z_]+)\b/gu)].map(([, a, b, c]) => (a ?? b ?? c)!)));
+  const sources = ['lib', 'native'].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+      .map((name) => join(root, folder, name))
+      .filter((path) => /\.(?:ts|cpp|cu|h)$/u.test(path)),
+  );
+  const variables = new Set(
+    sources.flatMap((path) =>
+      [
+        ...readFileSync(path, 'utf8').matchAll(
+          /env\['([A-Z_]+)'\]|getenv\("([A-Z_]+)"\)|\b((?:HF|XDG|TRANSFORMERS)_[A-Z_]+)\b/gu,
+        ),
+      ].map(([, a, b, c]) => (a ?? b ?? c)!),
+    ),
+  );
   expect(variables.size).toBeGreaterThan(10);
   const described = readPage('docs/options.md') + readPage('CONTRIBUTING.md');
   for (const variable of variables) expect(described, variable).toContain(`\`${variable}`);
@@ -58,16 +83,25 @@ describe('switches', () => {
   afterEach(() => vi.unstubAllEnvs());
 
   test('every one that the sources, tests and scripts read is known, and another is not', () => {
-    const sources = ['lib', 'native', 'test', 'scripts', 'bench'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-      .filter((name) => /\.(?:ts|mjs|cpp|cu|h)$/u.test(name) && !name.includes('node_modules')).map((name) => join(root, folder, name)));
-    const read = sources.flatMap((path) => [...readFileSync(path, 'utf8').matchAll(/(?:\benv(?:\.|\[')|\("|= ")(LGDISTILL_[A-Z_0-9]+)/gu)].map(([, name]) => name!));
+    const sources = ['lib', 'native', 'test', 'scripts', 'bench'].flatMap((folder) =>
+      readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+        .filter((name) => /\.(?:ts|mjs|cpp|cu|h)$/u.test(name) && !name.includes('node_modules'))
+        .map((name) => join(root, folder, name)),
+    );
+    const read = sources.flatMap((path) =>
+      [...readFileSync(path, 'utf8').matchAll(/(?:\benv(?:\.|\[')|\("|= ")(LGDISTILL_[A-Z_0-9]+)/gu)].map(
+        ([, name]) => name!,
+      ),
+    );
     expect(new Set(read).size).toBeGreaterThan(30);
     for (const name of [...read, 'LGDISTILL_GRAPH']) vi.stubEnv(name, '1');
     expect(unknownSwitches()).toEqual([{ name: 'LGDISTILL_GRAPH', mend: 'Did you mean LGDISTILL_GRAPHS?' }]);
   });
 
   test('every value that CONTRIBUTING names is allowed', () => {
-    const pairs = [...readPage('CONTRIBUTING.md').matchAll(/`(LGDISTILL_[A-Z_]+)=([a-z0-9|\\]+)`/gu)].flatMap(([, name, values]) => values!.split('\\|').map((value) => [name!, value] as const));
+    const pairs = [...readPage('CONTRIBUTING.md').matchAll(/`(LGDISTILL_[A-Z_]+)=([a-z0-9|\\]+)`/gu)].flatMap(
+      ([, name, values]) => values!.split('\\|').map((value) => [name!, value] as const),
+    );
     expect(pairs.length).toBeGreaterThan(25);
     for (const [name, value] of pairs) {
       if (value === 'n' || value === 'bytes') continue; // stand for numbers
@@ -79,7 +113,11 @@ describe('switches', () => {
 });
 
 /** GitHub's anchor of a heading. */
-const anchorOf = (heading: string) => heading.toLowerCase().replaceAll(/[^\w\- ]/gu, '').replaceAll(' ', '-');
+const anchorOf = (heading: string) =>
+  heading
+    .toLowerCase()
+    .replaceAll(/[^\w\- ]/gu, '')
+    .replaceAll(' ', '-');
 
 describe('links', () => {
   test.each(pages)('%s', (page) => {

@@ -1,5 +1,6 @@
 /**
- * The blocks marked `sh run` and `py run`, run as they stand, each page in a folder like the one it speaks of. What is another thing here than in the text is declared below.
+ * The blocks marked `sh run` and `py run`, run as they stand, each page in a folder like the one it speaks of. What is
+ * another thing here than in the text is declared below.
  */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
@@ -33,7 +34,9 @@ const bin = join(folder, 'bin');
 /** `lgdistill` and `npx lgdistill` as commands of the shell: this checkout's program. */
 function makeCommands(): void {
   mkdirSync(bin);
-  const cases = Object.entries(smaller).map(([name, options]) => `${name}) set -- "$@" ${options}${name === 'distill' ? ' $SMALLEST' : ''};;`).join(' ');
+  const cases = Object.entries(smaller)
+    .map(([name, options]) => `${name}) set -- "$@" ${options}${name === 'distill' ? ' $SMALLEST' : ''};;`)
+    .join(' ');
   const scripts = {
     lgdistill: `case "$1" in ${cases} esac\nexec '${process.execPath}' '${join(root, 'dist', 'cli', 'main.js')}' "$@"`,
     npx: 'exec "$@"',
@@ -44,7 +47,10 @@ function makeCommands(): void {
   }
 }
 
-/** What the pages take for granted: names, templates, a folder of images, a labelled one; and rows for names, computed elsewhere. */
+/**
+ * What the pages take for granted: names, templates, a folder of images, a labelled one; and rows for names, computed
+ * elsewhere.
+ */
 async function furnish(path: string): Promise<void> {
   writeFileSync(join(path, 'names.txt'), `${shapeNames.join('\n')}\n`);
   writeFileSync(join(path, 'templates.txt'), 'a photo of a {}.\na drawing of a {}.\n');
@@ -52,17 +58,43 @@ async function furnish(path: string): Promise<void> {
   const encoder = await ClipTextEncoder.load(tinyClip);
   const bank = await TextualSemanticsBank.build(shapeNames, { encoder, templates: 'none' });
   await encoder.dispose();
-  await writeSafetensors(join(path, 'rows.safetensors'), [['embeddings', { shape: [bank.size, bank.embeddingSize], data: bank.data }]], {});
-  for (const [index, name] of ['photos', 'labelled'].entries()) await drawShapes(join(path, name), { count: 4, seed: index + 1 });
+  await writeSafetensors(
+    join(path, 'rows.safetensors'),
+    [['embeddings', { shape: [bank.size, bank.embeddingSize], data: bank.data }]],
+    {},
+  );
+  for (const [index, name] of ['photos', 'labelled'].entries())
+    await drawShapes(join(path, name), { count: 4, seed: index + 1 });
 }
 
-function run(command: string, args: readonly string[], cwd: string, more: Record<string, string> = {}): { status: number | null; output: string } {
-  const env = { ...process.env, ...more, PATH: `${bin}:${process.env['PATH']}`, LGDISTILL_ADDON: addonPath(), NO_COLOR: '1' };
-  const { status, stdout, stderr } = spawnSync(command, args, { cwd, env, encoding: 'utf8', timeout: blockMilliseconds - 5000 });
+function run(
+  command: string,
+  args: readonly string[],
+  cwd: string,
+  more: Record<string, string> = {},
+): { status: number | null; output: string } {
+  const env = {
+    ...process.env,
+    ...more,
+    PATH: `${bin}:${process.env['PATH']}`,
+    LGDISTILL_ADDON: addonPath(),
+    NO_COLOR: '1',
+  };
+  const { status, stdout, stderr } = spawnSync(command, args, {
+    cwd,
+    env,
+    encoding: 'utf8',
+    timeout: blockMilliseconds - 5000,
+  });
   return { status, output: `${stdout}${stderr}` };
 }
 
-const marked = pages.map((page) => ({ page, blocks: blocksOf(page).filter(({ words }) => words.includes('run') || words[1]?.startsWith('config=') === true) })).filter(({ blocks }) => blocks.length > 0);
+const marked = pages
+  .map((page) => ({
+    page,
+    blocks: blocksOf(page).filter(({ words }) => words.includes('run') || words[1]?.startsWith('config=') === true),
+  }))
+  .filter(({ blocks }) => blocks.length > 0);
 
 beforeAll(async () => {
   await ensureBuilt();
@@ -70,7 +102,9 @@ beforeAll(async () => {
 });
 
 test('there are such blocks', () => {
-  expect(marked.map(({ page }) => page)).toEqual(expect.arrayContaining(['README.md', 'docs/recipes.md', 'docs/formats.md']));
+  expect(marked.map(({ page }) => page)).toEqual(
+    expect.arrayContaining(['README.md', 'docs/recipes.md', 'docs/formats.md']),
+  );
 });
 
 describe.each(marked)('$page', ({ page, blocks }) => {
@@ -81,17 +115,24 @@ describe.each(marked)('$page', ({ page, blocks }) => {
     await furnish(place);
   });
 
-  test.each(blocks)('line $line', ({ words: [language, use], code }) => {
-    const text = hubModels.reduce((all, model) => all.replaceAll(model, tinyClip), code);
-    if (language === 'json') {
-      writeFileSync(join(place, use!.slice('config='.length)), text);
-      return;
-    }
-    if (language === 'py' && run('python3', ['-c', 'import torch, torchvision, safetensors'], place).status !== 0) {
-      noteSkip(`the Python of ${page}`, 'python3 has no torch, torchvision or safetensors');
-      return;
-    }
-    const { status, output } = language === 'py' ? run('python3', ['-c', text], place) : run('bash', ['-euo', 'pipefail', '-c', text], place, { SMALLEST: page === 'README.md' ? '' : smallest });
-    expect(status, output).toBe(0);
-  }, blockMilliseconds);
+  test.each(blocks)(
+    'line $line',
+    ({ words: [language, use], code }) => {
+      const text = hubModels.reduce((all, model) => all.replaceAll(model, tinyClip), code);
+      if (language === 'json') {
+        writeFileSync(join(place, use!.slice('config='.length)), text);
+        return;
+      }
+      if (language === 'py' && run('python3', ['-c', 'import torch, torchvision, safetensors'], place).status !== 0) {
+        noteSkip(`the Python of ${page}`, 'python3 has no torch, torchvision or safetensors');
+        return;
+      }
+      const { status, output } =
+        language === 'py'
+          ? run('python3', ['-c', text], place)
+          : run('bash', ['-euo', 'pipefail', '-c', text], place, { SMALLEST: page === 'README.md' ? '' : smallest });
+      expect(status, output).toBe(0);
+    },
+    blockMilliseconds,
+  );
 });

@@ -23,7 +23,9 @@ import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
 const names = readdirSync(join(root, 'examples')).filter((name) => name.endsWith('.ts'));
-const bundles = new Map(await Promise.all(names.map(async (name) => [name, await bundleChild(`examples/${name}`)] as const)));
+const bundles = new Map(
+  await Promise.all(names.map(async (name) => [name, await bundleChild(`examples/${name}`)] as const)),
+);
 const common = ['--names', at('names.txt'), '--images', at('photos'), '--clip', tinyClip];
 
 beforeAll(async () => {
@@ -33,7 +35,11 @@ beforeAll(async () => {
 });
 
 function start(name: string, args: string[]): { child: ChildProcess; lines: string[]; ended: Promise<number> } {
-  const child = spawn(process.execPath, [bundles.get(name)!, ...args], { cwd: folder, stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+  const child = spawn(process.execPath, [bundles.get(name)!, ...args], {
+    cwd: folder,
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+  });
   const lines: string[] = [];
   let rest = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -53,14 +59,30 @@ async function run(name: string, args: string[]): Promise<string[]> {
 }
 
 test('own-images.ts trains and exports a student', async () => {
-  const lines = await run('own-images.ts', [...common, '--student', 'mobilenet_v3_small', '--epochs', '1', '--batch', '8', '--output', at('own')]);
+  const lines = await run('own-images.ts', [
+    ...common,
+    '--student',
+    'mobilenet_v3_small',
+    '--epochs',
+    '1',
+    '--batch',
+    '8',
+    '--output',
+    at('own'),
+  ]);
   expect(lines.at(-1)).toBe(`written: ${at('own', 'student.safetensors')}, ${at('own', 'classifier.safetensors')}`);
-  expect((await readStudent(at('own', 'student.safetensors'))).info).toMatchObject({ architecture: 'mobilenet_v3_small', names: shapeNames, step: 3 });
+  expect((await readStudent(at('own', 'student.safetensors'))).info).toMatchObject({
+    architecture: 'mobilenet_v3_small',
+    names: shapeNames,
+    step: 3,
+  });
 });
 
 test('tfjs-student.ts: the TensorFlow.js student learns', async () => {
   const lines = await run('tfjs-student.ts', [...common, '--side', '32', '--batch', '12', '--steps', '30']);
-  const steps = lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as { step: number; loss: number; klTextual: number });
+  const steps = lines
+    .filter((line) => line.startsWith('{'))
+    .map((line) => JSON.parse(line) as { step: number; loss: number; klTextual: number });
   expect(steps.map(({ step }) => step)).toEqual([1, 10, 20, 30]);
   const last = steps.slice(-3).reduce((sum, { klTextual }) => sum + klTextual / 3, 0); // batches of twelve differ
   expect(last).toBeLessThan(0.7 * steps[0]!.klTextual);
@@ -68,8 +90,23 @@ test('tfjs-student.ts: the TensorFlow.js student learns', async () => {
 
 test('streaming.ts trains on a tar archive from standard input', async () => {
   await using encoder = await ClipTextEncoder.load(tinyClip);
-  await (await TextualSemanticsBank.build(await CategoryList.load(shapeNames), { encoder, templates: 'none' })).save(at('bank.safetensors'));
-  const { child, lines, ended } = start('streaming.ts', ['--bank', at('bank.safetensors'), '--clip', tinyClip, '--epochs', '1', '--batch', '8', '--memory', '0', '--output', at('streaming')]);
+  await (
+    await TextualSemanticsBank.build(await CategoryList.load(shapeNames), { encoder, templates: 'none' })
+  ).save(at('bank.safetensors'));
+  const { child, lines, ended } = start('streaming.ts', [
+    '--bank',
+    at('bank.safetensors'),
+    '--clip',
+    tinyClip,
+    '--epochs',
+    '1',
+    '--batch',
+    '8',
+    '--memory',
+    '0',
+    '--output',
+    at('streaming'),
+  ]);
   spawn('tar', ['c', 'photos'], { cwd: folder, stdio: ['ignore', 'pipe', 'inherit'] }).stdout.pipe(child.stdin!);
   expect(await ended, lines.join('\n')).toBe(0);
   expect(lines.some((line) => line === '24 images, 0 broken')).toBe(true);
@@ -82,7 +119,14 @@ test('server-evaluation.ts answers, and stops for a client that goes away', asyn
   expect(student, 'the student of own-images.ts').toBeDefined();
   expect((await loadStudent(student!, { device })).info.graph).toBeUndefined(); // a name tells it
   await cp(at('photos'), at('served'), { recursive: true });
-  const { child, lines, ended } = start('server-evaluation.ts', ['--student', student!, '--data', at('served'), '--port', '0']);
+  const { child, lines, ended } = start('server-evaluation.ts', [
+    '--student',
+    student!,
+    '--data',
+    at('served'),
+    '--port',
+    '0',
+  ]);
   const line = async (pattern: RegExp) => {
     for (;;) {
       const found = lines.map((text) => pattern.exec(text)).find((match) => match !== null);
@@ -95,8 +139,10 @@ test('server-evaluation.ts answers, and stops for a client that goes away', asyn
     const score = (await (await fetch(url)).json()) as { top1: number; images: number };
     expect(score.images).toBe(24);
     lines.length = 0;
-    for (const name of shapeNames) { // many more, so that the evaluation is still at work when its client goes
-      for (let copy = 0; copy < 500; copy++) await link(at('served', name, '0.png'), at('served', name, `copy-${copy}.png`));
+    for (const name of shapeNames) {
+      // many more, so that the evaluation is still at work when its client goes
+      for (let copy = 0; copy < 500; copy++)
+        await link(at('served', name, '0.png'), at('served', name, `copy-${copy}.png`));
     }
     const client = new AbortController();
     const answer = fetch(url, { signal: client.signal });
@@ -131,7 +177,15 @@ test('own-loop.ts goes on from its checkpoint as if it had not been stopped, and
 });
 
 test('own-student.ts trains a network that the package does not know, and reads it back', async () => {
-  const lines = await run('own-student.ts', [...common, '--epochs', '2', '--batch', '8', '--output', at('own-student')]);
+  const lines = await run('own-student.ts', [
+    ...common,
+    '--epochs',
+    '2',
+    '--batch',
+    '8',
+    '--output',
+    at('own-student'),
+  ]);
   expect(lines[0]).toBe('mobilenet_v1_025: 344656 parameters');
   const losses = lines.slice(1, -1).map((line) => Number(/^step \d+: loss ([\d.]+)$/u.exec(line)?.[1]));
   expect(losses.length).toBeGreaterThan(1);
@@ -142,12 +196,26 @@ test('own-student.ts trains a network that the package does not know, and reads 
   expect([student.name, info.graph]).toEqual(['mobilenet_v1_025', student.graph]);
   const { file } = await exportStudent({ from: at('own-student'), to: at('own.onnx'), format: 'onnx' });
   expect(file).toBe(at('own.onnx'));
-  await using resumed = await prepareRun(await resumeConfig(at('own-student'), { 'data.train': at('photos'), teacher: tinyClip }), { resume: 'last' });
+  await using resumed = await prepareRun(
+    await resumeConfig(at('own-student'), { 'data.train': at('photos'), teacher: tinyClip }),
+    { resume: 'last' },
+  );
   expect(resumed.student.graph).toEqual(student.graph);
 });
 
 test('own-teacher.ts: the student learns from it', async () => {
-  const lines = await run('own-teacher.ts', ['--images', at('photos'), '--epochs', '12', '--batch', '8', '--rate', '1', '--output', at('taught')]);
+  const lines = await run('own-teacher.ts', [
+    '--images',
+    at('photos'),
+    '--epochs',
+    '12',
+    '--batch',
+    '8',
+    '--rate',
+    '1',
+    '--output',
+    at('taught'),
+  ]);
   const losses = lines.map((line) => Number(/^step \d+: 1 - cosine ([\d.]+)$/u.exec(line)?.[1]));
   expect(losses).toHaveLength(36);
   const mean = (some: number[]) => some.reduce((sum, loss) => sum + loss / some.length, 0);
@@ -163,15 +231,33 @@ test('zero-shot-transformers.ts names photos as the engine does', async () => {
   const [size, bank] = [source.info.embeddingSize, source.bank!];
   const expected = [...shapeNames].sort().map((name, i) => {
     const row = embeddings.subarray(i * size, (i + 1) * size);
-    const cosines = bank.names.map((_, k) => row.reduce((sum, value, d) => sum + value * bank.data[k * size + d]!, 0) / Math.hypot(...row));
-    return { file: at('four', name, '0.png'), name: bank.names[cosines.indexOf(Math.max(...cosines))]!, cosine: Math.max(...cosines) };
+    const cosines = bank.names.map(
+      (_, k) => row.reduce((sum, value, d) => sum + value * bank.data[k * size + d]!, 0) / Math.hypot(...row),
+    );
+    return {
+      file: at('four', name, '0.png'),
+      name: bank.names[cosines.indexOf(Math.max(...cosines))]!,
+      cosine: Math.max(...cosines),
+    };
   });
   expect(count).toBe(4);
-  const found = (await run('zero-shot-transformers.ts', [to, ...expected.map(({ file }) => file)])).map((line) => /^(.*): (.*) (-?[\d.]+)$/u.exec(line)!);
+  const found = (await run('zero-shot-transformers.ts', [to, ...expected.map(({ file }) => file)])).map((line) =>
+    /^(.*): (.*) (-?[\d.]+)$/u.exec(line)!,
+  );
   expect(found.map(([, file, name]) => ({ file, name }))).toEqual(expected.map(({ file, name }) => ({ file, name })));
   found.forEach(([, , , cosine], i) => expect(Number(cosine)).toBeCloseTo(expected[i]!.cosine, 3));
 });
 
 test('every example is run here', () => {
-  expect(names).toEqual(['own-images.ts', 'own-loop.ts', 'own-student.ts', 'own-teacher.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts', 'zero-shot-transformers.ts']);
+  expect(names).toEqual([
+    'own-images.ts',
+    'own-loop.ts',
+    'own-student.ts',
+    'own-teacher.ts',
+    'server-evaluation.ts',
+    'streaming.ts',
+    'tfjs-student.ts',
+    'two-students.ts',
+    'zero-shot-transformers.ts',
+  ]);
 });

@@ -18,12 +18,31 @@ export async function checkAugmentation(report: Report, cpu: Device, cuda: Devic
   report.check('augment', `${cases.length} cases as torchvision`, `worst ${digits(worst)}`, bad === 0);
 
   const [count, side] = report.small ? [6, 24] : [64, 224];
-  const batch = { recipe: moco, height: side, width: side, seed: 5, epoch: 3, images: Array.from({ length: count }, (_, i) => i % images.length), drawIds: Array.from({ length: count }, (_, i) => 100 + i) };
+  const batch = {
+    recipe: moco,
+    height: side,
+    width: side,
+    seed: 5,
+    epoch: 3,
+    images: Array.from({ length: count }, (_, i) => i % images.length),
+    drawIds: Array.from({ length: count }, (_, i) => 100 + i),
+  };
   const expected = await augmentBatch(cpu, stores.get(cpu)!, batch);
-  for (const [name, bfloat16, limit] of [['float32', false, 2e-6], ['bfloat16', true, 4e-3]] as const) {
-    const [found, again] = [await augmentBatch(cuda, stores.get(cuda)!, batch, bfloat16), await augmentBatch(cuda, stores.get(cuda)!, batch, bfloat16)];
+  for (const [name, bfloat16, limit] of [
+    ['float32', false, 2e-6],
+    ['bfloat16', true, 4e-3],
+  ] as const) {
+    const [found, again] = [
+      await augmentBatch(cuda, stores.get(cuda)!, batch, bfloat16),
+      await augmentBatch(cuda, stores.get(cuda)!, batch, bfloat16),
+    ];
     const error = wholeError([found], [expected]);
-    report.check('augment', `the recipe at ${side} px ${name} as on the CPU`, `${digits(error)}, ${sameBits(found, again) ? 'the same bits twice' : 'other bits the second time'}`, error < limit && sameBits(found, again));
+    report.check(
+      'augment',
+      `the recipe at ${side} px ${name} as on the CPU`,
+      `${digits(error)}, ${sameBits(found, again) ? 'the same bits twice' : 'other bits the second time'}`,
+      error < limit && sameBits(found, again),
+    );
   }
   for (const [device, store] of stores) device.addon.release(store);
 }

@@ -1,5 +1,6 @@
-// What scripts/gpu-check runs through the library: results on CUDA against the CPU, golden vectors and themselves, then speed. Prints a table;
-// exits 1 on a failure. $GPU_CHECK_DEVICE names the device (cuda), $GPU_CHECK_PARTS the parts, $GPU_CHECK_SMALL asks for sizes that an emulated GPU computes.
+// What scripts/gpu-check runs through the library: results on CUDA against the CPU, golden vectors and themselves, then
+// speed. Prints a table; exits 1 on a failure. $GPU_CHECK_DEVICE names the device (cuda), $GPU_CHECK_PARTS the parts,
+// $GPU_CHECK_SMALL asks for sizes that an emulated GPU computes.
 import { writeFile } from 'node:fs/promises';
 import { addonPath } from '../../lib/addon.js';
 import { probeCuda } from '../../lib/cuda-probe.js';
@@ -19,26 +20,47 @@ const name = (process.env['GPU_CHECK_DEVICE'] ?? 'cuda') as DeviceName;
 type Body = (cpu: Device, cuda: Device) => Promise<void>;
 
 /** A part that computes in this process; the others start processes, which shall have the GPU for themselves. */
-const here = (...bodies: Body[]) => async (part: string): Promise<void> => {
-  using cpu = await openDevice('cpu');
-  using cuda = await openDevice(name);
-  console.log(`lgdistill ${version}, ${cuda.info.name}, compute capability ${cuda.info.computeCapability}, build ${cuda.addon.buildInfo().buildId}`);
-  for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
-};
+const here =
+  (...bodies: Body[]) =>
+  async (part: string): Promise<void> => {
+    using cpu = await openDevice('cpu');
+    using cuda = await openDevice(name);
+    console.log(
+      `lgdistill ${version}, ${cuda.info.name}, compute capability ${cuda.info.computeCapability}, build ${cuda.addon.buildInfo().buildId}`,
+    );
+    for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
+  };
 
 /**
- * What of the GPU the library uses: one that has wgmma and does not use it has failed its trial; programmatic launches may be slower. For scripts/gpu-check in the file $GPU_CHECK_FEATURES: how products
- * are formed, and how kernels start.
+ * What of the GPU the library uses: one that has wgmma and does not use it has failed its trial; programmatic launches
+ * may be slower. For scripts/gpu-check in the file $GPU_CHECK_FEATURES: how products are formed, and how kernels start.
  */
 async function tryFeatures(part: string): Promise<void> {
   using cuda = await openDevice(name);
   const { products, launches } = cuda.info;
   const has = cuda.addon.cudaStatus().devices.find(({ index }) => index === cuda.info.index);
   const tried = has !== undefined && (has.wgmma || has.programmaticLaunches);
-  const found = tried ? await probeCuda({ addon: addonPath(), build: cuda.addon.buildInfo(), status: cuda.addon.cudaStatus(), index: cuda.info.index }) : undefined;
-  report.check(part, 'dense products', `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`, has?.wgmma !== true || products === 'wgmma' || process.env['LGDISTILL_WGMMA'] === '0');
+  const found = tried
+    ? await probeCuda({
+        addon: addonPath(),
+        build: cuda.addon.buildInfo(),
+        status: cuda.addon.cudaStatus(),
+        index: cuda.info.index,
+      })
+    : undefined;
+  report.check(
+    part,
+    'dense products',
+    `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`,
+    has?.wgmma !== true || products === 'wgmma' || process.env['LGDISTILL_WGMMA'] === '0',
+  );
   const { passed, reason, time } = found?.programmaticLaunches ?? { passed: true, reason: '' };
-  report.check(part, 'launches', `${launches}${passed ? '' : `; programmatic: ${reason}`}${time === undefined ? '' : `; programmatic in ${time.toFixed(2)} of the time of serialized`}`, passed);
+  report.check(
+    part,
+    'launches',
+    `${launches}${passed ? '' : `; programmatic: ${reason}`}${time === undefined ? '' : `; programmatic in ${time.toFixed(2)} of the time of serialized`}`,
+    passed,
+  );
   const file = process.env['GPU_CHECK_FEATURES'] ?? '';
   if (file !== '') await writeFile(file, `${products} ${launches}\n`);
 }
@@ -47,10 +69,19 @@ async function main(): Promise<void> {
   const parts: Record<string, (part: string) => Promise<void>> = {
     ops: () => checkKernels(report),
     sanitize: () => sanitize(report),
-    semantic: here((_, cuda) => checkGoldenSteps(report, cuda), (_, cuda) => checkAgainstPlain(report, cuda)),
+    semantic: here(
+      (_, cuda) => checkGoldenSteps(report, cuda),
+      (_, cuda) => checkAgainstPlain(report, cuda),
+    ),
     augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
-    networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda), (cpu, cuda) => checkResiduals(report, cpu, cuda),
-      (cpu, cuda) => checkRandomGraphs(report, cpu, cuda)),
+    networks: here(
+      (_, cuda) => checkGolden(report, cuda),
+      (cpu, cuda) => checkStudents(report, cpu, cuda),
+      (cpu, cuda) => checkTeacher(report, cpu, cuda),
+      (cpu, cuda) => checkTower(report, cpu, cuda),
+      (cpu, cuda) => checkResiduals(report, cpu, cuda),
+      (cpu, cuda) => checkRandomGraphs(report, cpu, cuda),
+    ),
     training: here((_, cuda) => checkSteps(report, cuda)),
     trial: tryFeatures,
     kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),
@@ -58,7 +89,9 @@ async function main(): Promise<void> {
     steps: () => measureSteps(report, name),
     profile: () => profile(report),
   };
-  const wanted = (process.env['GPU_CHECK_PARTS'] ?? Object.keys(parts).join(' ')).split(/\s+/).filter((part) => part !== '');
+  const wanted = (process.env['GPU_CHECK_PARTS'] ?? Object.keys(parts).join(' '))
+    .split(/\s+/)
+    .filter((part) => part !== '');
   for (const part of wanted) {
     const body = parts[part];
     if (body === undefined) throw new Error(`no part ${part}; there are ${Object.keys(parts).join(', ')}`);

@@ -13,10 +13,20 @@ export interface Operation {
 }
 
 export function readTrace(text: string): Operation[] {
-  return text.split('\n').filter((line) => line !== '').map((line) => {
-    const [start, end, stream, launch, graph, name] = line.split('\t');
-    return { start: Number(start), end: Number(end), stream: Number(stream), launch: Number(launch), graph: Number(graph), name: name ?? '' };
-  });
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => {
+      const [start, end, stream, launch, graph, name] = line.split('\t');
+      return {
+        start: Number(start),
+        end: Number(end),
+        stream: Number(stream),
+        launch: Number(launch),
+        graph: Number(graph),
+        name: name ?? '',
+      };
+    });
 }
 
 export interface Gap {
@@ -47,7 +57,8 @@ export interface StepProfile {
  */
 export function profileSteps(operations: readonly Operation[], limit: number): StepProfile {
   const launches = new Map<number, Operation[]>();
-  for (const operation of operations) if (operation.graph !== 0) launches.set(operation.launch, [...(launches.get(operation.launch) ?? []), operation]);
+  for (const operation of operations)
+    if (operation.graph !== 0) launches.set(operation.launch, [...(launches.get(operation.launch) ?? []), operation]);
   const most = Math.max(0, ...[...launches.values()].map((nodes) => nodes.length));
   const steps = [...launches.values()].filter((nodes) => nodes.length === most);
   if (steps.length === 0) throw new Error('no launch of a graph was recorded');
@@ -72,14 +83,25 @@ export function profileSteps(operations: readonly Operation[], limit: number): S
     busy.push((work + last.end - from) / 1000);
     lengths.push((last.end - nodes[0]!.start) / 1000);
   }
-  return { steps: steps.length, operations: most, length: median(lengths), busy: median(busy), longest, overLimit, kernels: byKernel(steps) };
+  return {
+    steps: steps.length,
+    operations: most,
+    length: median(lengths),
+    busy: median(busy),
+    longest,
+    overLimit,
+    kernels: byKernel(steps),
+  };
 }
 
 function byKernel(steps: Operation[][]): StepProfile['kernels'] {
   const kernels = new Map<string, { count: number; microseconds: number }>();
   for (const { name, start, end } of steps.flat()) {
     const sum = kernels.get(name) ?? { count: 0, microseconds: 0 };
-    kernels.set(name, { count: sum.count + 1 / steps.length, microseconds: sum.microseconds + (end - start) / 1000 / steps.length });
+    kernels.set(name, {
+      count: sum.count + 1 / steps.length,
+      microseconds: sum.microseconds + (end - start) / 1000 / steps.length,
+    });
   }
   return [...kernels].map(([name, sums]) => ({ name, ...sums })).sort((a, b) => b.microseconds - a.microseconds);
 }

@@ -3,7 +3,16 @@ import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Device } from '../../lib/device.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
-import { CompiledEncoder, createEncoder, Encoder, initialWeights, listStudents, loadTeacher, modifiedResNet, type Precision } from '../../lib/models/index.js';
+import {
+  CompiledEncoder,
+  createEncoder,
+  Encoder,
+  initialWeights,
+  listStudents,
+  loadTeacher,
+  modifiedResNet,
+  type Precision,
+} from '../../lib/models/index.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
@@ -29,8 +38,14 @@ interface Case {
 function casesOf({ small }: Report): Case[] {
   const [batch, resolution, outputs] = small ? [8, 32, 16] : [32, 64, 64];
   const names = small ? ['mobilenet_v3_small'] : listStudents();
-  const options = { outputs, resolution, batch, ...(small && { widthMultiplier: 0.25 }) }; // an emulated GPU needs seconds even so
-  return names.map((name) => ({ name, options, images: randomNormal(batch * 3 * resolution ** 2, 1), gradient: randomNormal(batch * outputs, 2) }));
+  // an emulated GPU needs seconds even so
+  const options = { outputs, resolution, batch, ...(small && { widthMultiplier: 0.25 }) };
+  return names.map((name) => ({
+    name,
+    options,
+    images: randomNormal(batch * 3 * resolution ** 2, 1),
+    gradient: randomNormal(batch * outputs, 2),
+  }));
 }
 
 /** One training step and an evaluation from the start weights. */
@@ -44,22 +59,31 @@ async function pass({ name, options, images, gradient }: Case, device: Device, p
 function errorsOf(found: Pass, expected: Pass): { output: number; gradients: number; evaluation: number } {
   return {
     output: wholeError([found.output], [expected.output]),
-    gradients: wholeError(inOrder(found.gradients, expected.gradients), inOrder(expected.gradients, expected.gradients)),
+    gradients: wholeError(
+      inOrder(found.gradients, expected.gradients),
+      inOrder(expected.gradients, expected.gradients),
+    ),
     evaluation: wholeError([found.evaluation], [expected.evaluation]),
   };
 }
 
 /**
- * float32 differs by rounding, which the kinks of ReLU and ReLU6 turn into other gradients where maps have few pixels (encoders.test.ts); bfloat16
- * gradients of a network that has learnt nothing are only roughly float32's.
+ * float32 differs by rounding, which the kinks of ReLU and ReLU6 turn into other gradients where maps have few pixels
+ * (encoders.test.ts); bfloat16 gradients of a network that has learnt nothing are only roughly float32's.
  */
 const limits: Record<Precision, { output: number; gradients: number; evaluation: number }> = {
   float32: { output: 1e-3, gradients: 5e-2, evaluation: 1e-4 },
   bfloat16: { output: 0.2, gradients: 1, evaluation: 5e-2 },
 };
 
-/** resnet50 in PyTorch 1.13 under bfloat16 autocast, at this size and with random weights: output 0.31 and gradients 1.29 off; ours on the emulated GPU 0.31 and 1.30. */
-const limitsOf = (name: string, precision: Precision) => (name === 'resnet50' && precision === 'bfloat16' ? { ...limits.bfloat16, output: 0.6, gradients: 2.6 } : limits[precision]);
+/**
+ * resnet50 in PyTorch 1.13 under bfloat16 autocast, at this size and with random weights: output 0.31 and gradients
+ * 1.29 off; ours on the emulated GPU 0.31 and 1.30.
+ */
+const limitsOf = (name: string, precision: Precision) =>
+  name === 'resnet50' && precision === 'bfloat16'
+    ? { ...limits.bfloat16, output: 0.6, gradients: 2.6 }
+    : limits[precision];
 
 export async function checkStudents(report: Report, cpu: Device, cuda: Device): Promise<void> {
   for (const item of casesOf(report)) {
@@ -67,8 +91,15 @@ export async function checkStudents(report: Report, cpu: Device, cuda: Device): 
     for (const precision of ['float32', 'bfloat16'] as const) {
       await report.attempt('networks', `${item.name} ${precision} as on the CPU`, async () => {
         const errors = errorsOf(await pass(item, cuda, precision), expected);
-        const good = Object.entries(limitsOf(item.name, precision)).every(([what, limit]) => errors[what as keyof typeof errors] < limit);
-        report.check('networks', `${item.name} ${precision} as on the CPU`, `output ${digits(errors.output)}, gradients ${digits(errors.gradients)}, evaluation ${digits(errors.evaluation)}`, good);
+        const good = Object.entries(limitsOf(item.name, precision)).every(
+          ([what, limit]) => errors[what as keyof typeof errors] < limit,
+        );
+        report.check(
+          'networks',
+          `${item.name} ${precision} as on the CPU`,
+          `output ${digits(errors.output)}, gradients ${digits(errors.gradients)}, evaluation ${digits(errors.evaluation)}`,
+          good,
+        );
       });
     }
     await report.attempt('networks', `${item.name} fused and not`, () => checkFusion(report, item, cuda));
@@ -81,14 +112,27 @@ async function checkFusion(report: Report, item: Case, cuda: Device): Promise<vo
   const plain = await by('nodes');
   for (const fusion of ['steps', 'layers']) {
     const errors = errorsOf(await by(fusion), plain);
-    report.check('networks', `${item.name} fused into ${fusion} as not fused`, `output ${digits(errors.output)}, gradients ${digits(errors.gradients)}`, errors.output < 1e-3 && errors.gradients < limits.float32.gradients && errors.evaluation < 1e-4);
+    report.check(
+      'networks',
+      `${item.name} fused into ${fusion} as not fused`,
+      `output ${digits(errors.output)}, gradients ${digits(errors.gradients)}`,
+      errors.output < 1e-3 && errors.gradients < limits.float32.gradients && errors.evaluation < 1e-4,
+    );
   }
 }
 
-const golden: GoldenErrors = { trainingOutput: 1e-4, gradient: 1e-3, gradientNorm: 1e-3, vanishingGradient: 1e-5, statistics: 1e-4, evaluationOutput: 1e-4 };
+const golden: GoldenErrors = {
+  trainingOutput: 1e-4,
+  gradient: 1e-3,
+  gradientNorm: 1e-3,
+  vanishingGradient: 1e-5,
+  statistics: 1e-4,
+  evaluationOutput: 1e-4,
+};
 /**
- * See encoders.test.ts: ReLU6's kinks. Which of them are on the other side is a matter of the order of sums, and so of the card: on the emulated GPU, by nvcc's PTX, gradients
- * are 5.0e-2 off and norms 1.3e-2 with 132 multiprocessors, 5e-3 and 2e-3 with two; on the CPU 6e-4 to 8e-3, by its instruction set and what is fused.
+ * See encoders.test.ts: ReLU6's kinks. Which of them are on the other side is a matter of the order of sums, and so of
+ * the card: on the emulated GPU, by nvcc's PTX, gradients are 5.0e-2 off and norms 1.3e-2 with 132 multiprocessors,
+ * 5e-3 and 2e-3 with two; on the CPU 6e-4 to 8e-3, by its instruction set and what is fused.
  */
 const kinked: GoldenErrors = { ...golden, gradient: 0.15, gradientNorm: 4e-2 };
 
@@ -96,26 +140,63 @@ const kinked: GoldenErrors = { ...golden, gradient: 0.15, gradientNorm: 4e-2 };
 export async function checkGolden(report: Report, cuda: Device): Promise<void> {
   const compare = async (name: string, encoder: Encoder, file: string, allowed: GoldenErrors) => {
     const errors = await measureGoldenStep(encoder, await readEncoderVectors(file));
-    const worst = Object.entries(errors).map(([what, error]) => `${what} ${digits(error as number)}`).join(', ');
-    report.check('networks', name, worst, Object.entries(allowed).every(([what, limit]) => errors[what as keyof GoldenErrors] < limit));
+    const worst = Object.entries(errors)
+      .map(([what, error]) => `${what} ${digits(error as number)}`)
+      .join(', ');
+    report.check(
+      'networks',
+      name,
+      worst,
+      Object.entries(allowed).every(([what, limit]) => errors[what as keyof GoldenErrors] < limit),
+    );
   };
   await report.attempt('networks', 'every operation as PyTorch in float64', async () => {
-    using encoder = new Encoder(new CompiledEncoder(cuda, allOperations(), { batch: 4, resolution: 24, precision: 'float32' }));
-    await compare('every operation as PyTorch in float64', encoder, testPath('fixtures', 'all-operations.safetensors'), golden);
+    using encoder = new Encoder(
+      new CompiledEncoder(cuda, allOperations(), { batch: 4, resolution: 24, precision: 'float32' }),
+    );
+    await compare(
+      'every operation as PyTorch in float64',
+      encoder,
+      testPath('fixtures', 'all-operations.safetensors'),
+      golden,
+    );
   });
   const folder = report.small ? undefined : sharedPath('vectors', 'encoders');
-  if (folder === undefined) return noteSkip('golden torchvision encoders', report.small ? 'the small run leaves them out' : 'the shared folder is absent');
+  if (folder === undefined)
+    return noteSkip(
+      'golden torchvision encoders',
+      report.small ? 'the small run leaves them out' : 'the shared folder is absent',
+    );
   for (const file of readdirSync(folder).filter((name) => name.endsWith('.safetensors'))) {
     const name = basename(file, '.safetensors');
     await report.attempt('networks', `${name} as torchvision in float64`, async () => {
-      const { num_classes: classes, width_mult: width = '1', resolution } = (await readSafetensors(join(folder, file))).metadata;
-      using encoder = await createEncoder(name, { device: cuda, precision: 'float32', outputs: Number(classes), widthMultiplier: Number(width), resolution: Number(resolution), batch: 4 });
-      await compare(`${name} as torchvision in float64`, encoder, join(folder, file), name === 'mobilenet_v2' ? kinked : golden);
+      const {
+        num_classes: classes,
+        width_mult: width = '1',
+        resolution,
+      } = (await readSafetensors(join(folder, file))).metadata;
+      using encoder = await createEncoder(name, {
+        device: cuda,
+        precision: 'float32',
+        outputs: Number(classes),
+        widthMultiplier: Number(width),
+        resolution: Number(resolution),
+        batch: 4,
+      });
+      await compare(
+        `${name} as torchvision in float64`,
+        encoder,
+        join(folder, file),
+        name === 'mobilenet_v2' ? kinked : golden,
+      );
     });
   }
 }
 
-/** What a teacher's plan merges on CUDA: shortcuts into sums, means into the maps before them, keys and values into the attention (bfloat16). */
+/**
+ * What a teacher's plan merges on CUDA: shortcuts into sums, means into the maps before them, keys and values into the
+ * attention (bfloat16).
+ */
 export async function checkTower(report: Report, cpu: Device, cuda: Device): Promise<void> {
   const graph = modifiedResNet({ layers: [2, 1, 1, 1], width: 32, heads: 16, outputDim: 64, imageSize: 64 });
   const [batch, resolution] = [report.small ? 2 : 32, 64];
@@ -126,11 +207,21 @@ export async function checkTower(report: Report, cpu: Device, cuda: Device): Pro
     return encoder.forward(images);
   };
   const expected = await embed(cpu, 'float32');
-  for (const [precision, limit] of [['float32', 1e-4], ['bfloat16', 3e-2]] as const) {
+  for (const [precision, limit] of [
+    ['float32', 1e-4],
+    ['bfloat16', 3e-2],
+  ] as const) {
     await report.attempt('networks', `a CLIP ResNet ${precision} as on the CPU, fused and not`, async () => {
       const fused = wholeError([await embed(cuda, precision)], [expected]);
-      const plain = await withEnvironment({ LGDISTILL_FUSION: 'nodes' }, async () => wholeError([await embed(cuda, precision)], [expected]));
-      report.check('networks', `a CLIP ResNet ${precision} as on the CPU, fused and not`, `embeddings ${digits(fused)} and ${digits(plain)}`, fused < limit && plain < limit);
+      const plain = await withEnvironment({ LGDISTILL_FUSION: 'nodes' }, async () =>
+        wholeError([await embed(cuda, precision)], [expected]),
+      );
+      report.check(
+        'networks',
+        `a CLIP ResNet ${precision} as on the CPU, fused and not`,
+        `embeddings ${digits(fused)} and ${digits(plain)}`,
+        fused < limit && plain < limit,
+      );
     });
   }
 }
@@ -139,24 +230,38 @@ export async function checkTower(report: Report, cpu: Device, cuda: Device): Pro
 export async function checkResiduals(report: Report, cpu: Device, cuda: Device): Promise<void> {
   for (const [name, resolution, graph] of residualGraphs) {
     await report.attempt('networks', `a residual around ${name}`, async () => {
-      const [expected, found] = [await residualGradients(cpu, graph, resolution), await residualGradients(cuda, graph, resolution)];
+      const [expected, found] = [
+        await residualGradients(cpu, graph, resolution),
+        await residualGradients(cuda, graph, resolution),
+      ];
       const error = wholeError(inOrder(found, expected), inOrder(expected, expected));
       report.check('networks', `a residual around ${name}`, `gradients ${digits(error)}`, error < 1e-4);
     });
   }
 }
 
-/** Graphs that nobody designed, fused, against the CPU: its plain plan, and its simulation of bfloat16 (random-graphs.test.ts). */
+/**
+ * Graphs that nobody designed, fused, against the CPU: its plain plan, and its simulation of bfloat16
+ * (random-graphs.test.ts).
+ */
 export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Device): Promise<void> {
   const count = report.small ? 3 : 100;
-  for (const [precision, plan, fusion, limit] of [['float32', 'nodes', 'layers', 1e-3], ['bfloat16', 'nodes', 'nodes', 3e-2], ['bfloat16', 'steps', 'layers', 0.12]] as const) {
-    const stepOn = (device: Device, seed: number, by: string) => withEnvironment({ LGDISTILL_FUSION: by }, () => takeRandomStep(device, seed, precision));
+  for (const [precision, plan, fusion, limit] of [
+    ['float32', 'nodes', 'layers', 1e-3],
+    ['bfloat16', 'nodes', 'nodes', 3e-2],
+    ['bfloat16', 'steps', 'layers', 0.12],
+  ] as const) {
+    const stepOn = (device: Device, seed: number, by: string) =>
+      withEnvironment({ LGDISTILL_FUSION: by }, () => takeRandomStep(device, seed, precision));
     const name = `${count} random graphs ${precision}, ${fusion}, as on the CPU`;
     await report.attempt('networks', name, async () => {
       let worst = { seed: 0, error: 0 };
       for (let seed = 1; seed <= count; seed++) {
         const [found, expected] = [await stepOn(cuda, seed, fusion), await stepOn(cpu, seed, plan)];
-        const error = Math.max(...Object.values(errorsOf(found, expected)), wholeError([found.inference], [expected.inference]));
+        const error = Math.max(
+          ...Object.values(errorsOf(found, expected)),
+          wholeError([found.inference], [expected.inference]),
+        );
         if (Number.isNaN(error) || error > worst.error) worst = { seed, error };
         if (Number.isNaN(error)) break;
       }
@@ -180,7 +285,10 @@ export async function checkTeacher(report: Report, cpu: Device, cuda: Device): P
     return embeddings;
   };
   const expected = await embed(cpu, 'float32');
-  for (const [precision, limit] of [['float32', 1e-4], ['bfloat16', 3e-2]] as const) {
+  for (const [precision, limit] of [
+    ['float32', 1e-4],
+    ['bfloat16', 3e-2],
+  ] as const) {
     await report.attempt('networks', `tiny CLIP ${precision} as on the CPU`, async () => {
       const error = wholeError([await embed(cuda, precision)], [expected]);
       report.check('networks', `tiny CLIP ${precision} as on the CPU`, `embeddings ${digits(error)}`, error < limit);

@@ -24,10 +24,16 @@ process.on('exit', () => running.forEach(kill));
 process.once('SIGTERM', () => process.exit(143)); // of `timeout`, which does not reach other groups
 
 /**
- * Runs a program, at most so many seconds: then it is killed with all that it started in its group, since compute-sanitizer is only the parent of what
- * uses the GPU. What left the group may keep the pipes and is not waited for; nor is a process that hangs in the driver and cannot be killed.
+ * Runs a program, at most so many seconds: then it is killed with all that it started in its group, since
+ * compute-sanitizer is only the parent of what uses the GPU. What left the group may keep the pipes and is not waited
+ * for; nor is a process that hangs in the driver and cannot be killed.
  */
-export function run(command: string, args: readonly string[], limit: number, show: (text: string) => void = () => {}): Promise<Result> {
+export function run(
+  command: string,
+  args: readonly string[],
+  limit: number,
+  show: (text: string) => void = () => {},
+): Promise<Result> {
   const from = performance.now();
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   const streams = [child.stdout, child.stderr];
@@ -48,7 +54,12 @@ export function run(command: string, args: readonly string[], limit: number, sho
       for (const stream of streams) stream.destroy();
       child.unref();
       running.delete(group);
-      resolve({ status: child.exitCode, lines: output.trim().split('\n'), seconds: (performance.now() - from) / 1000, late });
+      resolve({
+        status: child.exitCode,
+        lines: output.trim().split('\n'),
+        seconds: (performance.now() - from) / 1000,
+        late,
+      });
     };
     let timer = setTimeout(() => {
       late = true;
@@ -61,14 +72,25 @@ export function run(command: string, args: readonly string[], limit: number, sho
   });
 }
 
-/** How a program of test/native/cuda_ops/progress.h ends where a check lost the GPU (under compute-sanitizer, which found something then: as that ends), and its words: what it goes on with. */
+/**
+ * How a program of test/native/cuda_ops/progress.h ends where a check lost the GPU (under compute-sanitizer, which
+ * found something then: as that ends), and its words: what it goes on with.
+ */
 const lost = 3;
 const found = 99;
 const goOn = /^LOST .*; go on with (.+)$/u;
 const mostStarts = 20;
 
-/** A program to its end, started again behind every check that lost the GPU, so that one fault costs one check. All of it within the limit. */
-export async function runToEnd(command: string, args: readonly string[], limit: number, show?: (text: string) => void): Promise<Result & { starts: number }> {
+/**
+ * A program to its end, started again behind every check that lost the GPU, so that one fault costs one check. All of
+ * it within the limit.
+ */
+export async function runToEnd(
+  command: string,
+  args: readonly string[],
+  limit: number,
+  show?: (text: string) => void,
+): Promise<Result & { starts: number }> {
   const lines: string[] = [];
   let seconds = 0;
   let more: string[] = [];
@@ -77,7 +99,13 @@ export async function runToEnd(command: string, args: readonly string[], limit: 
     lines.push(...result.lines);
     seconds += result.seconds;
     const words = result.lines.map((line) => goOn.exec(line)?.[1]).find((text) => text !== undefined);
-    if ((result.status !== lost && result.status !== found) || words === undefined || starts === mostStarts || seconds >= limit) return { ...result, lines, seconds, starts };
+    if (
+      (result.status !== lost && result.status !== found) ||
+      words === undefined ||
+      starts === mostStarts ||
+      seconds >= limit
+    )
+      return { ...result, lines, seconds, starts };
     more = words.split(' ');
   }
 }
@@ -92,50 +120,92 @@ function pathOf(report: Report, part: string, program: string): string | undefin
   return undefined;
 }
 
-/** Of programs of many checks: what one of them may take on a GPU, where a kernel that hangs would take all the time. */
+/**
+ * Of programs of many checks: what one of them may take on a GPU, where a kernel that hangs would take all the time.
+ */
 const aCheck = ({ small }: Report) => (small ? [] : ['seconds=60']);
 
 /** A program's checks: a row for each line that tells of one, and one for its closing line. */
-async function checkProgram(report: Report, part: string, program: string, args: readonly string[], limit: number): Promise<void> {
+async function checkProgram(
+  report: Report,
+  part: string,
+  program: string,
+  args: readonly string[],
+  limit: number,
+): Promise<void> {
   const path = pathOf(report, part, program);
   if (path === undefined) return;
   const { status, lines, seconds, late } = await runToEnd(path, args, report.small ? 5 * limit : limit);
   for (const line of lines.slice(0, -1)) report.check(part, program, line, /^(SKIPPED|MEASURED) /.test(line));
-  report.check(part, program, `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`, status === 0 && !late);
+  report.check(
+    part,
+    program,
+    `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`,
+    status === 0 && !late,
+  );
 }
 
 /** Every kernel on ragged shapes. A failed check is a line of its own. */
 export async function checkKernels(report: Report): Promise<void> {
   for (const program of programs) {
     // one in 40 is enough to try the harness; test/native/emulated-programs.test.ts runs them all
-    if (program === 'cuda_ops') await checkProgram(report, 'ops', program, [...(report.small ? ['small', 'every=40'] : []), ...aCheck(report)], 200);
+    if (program === 'cuda_ops')
+      await checkProgram(
+        report,
+        'ops',
+        program,
+        [...(report.small ? ['small', 'every=40'] : []), ...aCheck(report)],
+        200,
+      );
     else await checkProgram(report, 'ops', program, program === 'cuda_streams' && !report.small ? ['measure'] : [], 40);
   }
 }
 
 /** Dense convolutions alone: for the other kind of products. */
 export async function checkConvolutions(report: Report): Promise<void> {
-  await checkProgram(report, 'ops', 'cuda_ops', [...(report.small ? ['small', 'every=20'] : []), ...aCheck(report), 'conv'], 100);
+  await checkProgram(
+    report,
+    'ops',
+    'cuda_ops',
+    [...(report.small ? ['small', 'every=20'] : []), ...aCheck(report), 'conv'],
+    100,
+  );
 }
 
-/** bench/kernels, which prints its table and writes its rows itself; $GPU_CHECK_TENSOR_TF is the measured rate of the tensor cores. */
+/**
+ * bench/kernels, which prints its table and writes its rows itself; $GPU_CHECK_TENSOR_TF is the measured rate of the
+ * tensor cores.
+ */
 export async function measureKernels(report: Report, only: string): Promise<void> {
   const path = pathOf(report, 'kernels', 'kernels');
   if (path === undefined) return;
   const { GPU_CHECK_ROWS: rows, GPU_CHECK_TENSOR_TF: rate } = process.env;
-  const args = [...(report.small ? ['small'] : []), ...aCheck(report), ...(only === '' ? [] : ['--only', only]), ...(rows ? ['--rows', rows] : []), ...(rate ? ['--tensor-tf', rate] : [])];
+  const args = [
+    ...(report.small ? ['small'] : []),
+    ...aCheck(report),
+    ...(only === '' ? [] : ['--only', only]),
+    ...(rows ? ['--rows', rows] : []),
+    ...(rate ? ['--tensor-tf', rate] : []),
+  ];
   const limit = (only === '' ? 220 : 100) * (report.small ? 5 : 1);
-  const { status, lines, seconds, late, starts } = await runToEnd(path, args, limit, (text) => process.stdout.write(text));
+  const { status, lines, seconds, late, starts } = await runToEnd(path, args, limit, (text) =>
+    process.stdout.write(text),
+  );
   const good = status === 0 && !late && starts === 1;
-  report.check('kernels', 'the whole program', `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`, good);
+  report.check(
+    'kernels',
+    'the whole program',
+    `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`,
+    good,
+  );
 }
 
 const tools = ['memcheck', 'racecheck'];
 
 /**
- * The programs on small shapes under compute-sanitizer's tools, beside each other: what they find are accesses outside of allocations, and
- * threads of a block that use shared memory unordered. They run tens of times slower, so that of cuda_ops a share is taken; one that needs
- * longer than its time is said to have.
+ * The programs on small shapes under compute-sanitizer's tools, beside each other: what they find are accesses outside
+ * of allocations, and threads of a block that use shared memory unordered. They run tens of times slower, so that of
+ * cuda_ops a share is taken; one that needs longer than its time is said to have.
  */
 export async function sanitize(report: Report): Promise<void> {
   const sanitizer = process.env['GPU_CHECK_SANITIZER'];
@@ -146,22 +216,43 @@ export async function sanitize(report: Report): Promise<void> {
   }
   const limit = Number(process.env['GPU_CHECK_SANITIZER_SECONDS'] ?? 60);
   const shares: Record<string, number> = { memcheck: 5, racecheck: 20 };
-  await Promise.all(tools.flatMap((tool) => [...programs, 'kernels'].map(async (program) => {
-    const path = pathOf(report, 'sanitize', program);
-    if (path === undefined) return;
-    const share = program === 'cuda_ops' ? shares[tool] : undefined;
-    const sizes = program === 'kernels' ? ['small'] : share === undefined ? [] : ['small', `every=${share}`];
-    const args = ['--tool', tool, '--error-exitcode', String(found), path, ...sizes];
-    const { status, lines, seconds, late, starts } = await runToEnd(sanitizer, args, limit);
-    const summary = lines.filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks|failed$|^LOST/.test(line)).map((line) => line.replace(/^=+ ?/, '')).join('; ');
-    if (lines.some((line) => /Device not supported/u.test(line))) {
-      console.log(`SKIPPED ${program} under ${tool}: compute-sanitizer does not support this GPU, or not in this container`);
-      report.row({ part: 'sanitize', name: `${program} under ${tool}`, value: 'device not supported: not run' });
-      return;
-    }
-    const first = lines.find((line) => /^=+ *(Invalid|Error|Race|Warning|Program hit)/.test(line));
-    const name = `${program} under ${tool}${share === undefined ? '' : `, one check in ${share}`}`;
-    if (late) report.check('sanitize', name, `${first ?? 'nothing found'} in ${limit} s, then stopped`, first === undefined && starts === 1);
-    else report.check('sanitize', name, `${summary}${first === undefined ? '' : `; ${first}`} (${seconds.toFixed(0)} s)`, status === 0 && starts === 1);
-  })));
+  await Promise.all(
+    tools.flatMap((tool) =>
+      [...programs, 'kernels'].map(async (program) => {
+        const path = pathOf(report, 'sanitize', program);
+        if (path === undefined) return;
+        const share = program === 'cuda_ops' ? shares[tool] : undefined;
+        const sizes = program === 'kernels' ? ['small'] : share === undefined ? [] : ['small', `every=${share}`];
+        const args = ['--tool', tool, '--error-exitcode', String(found), path, ...sizes];
+        const { status, lines, seconds, late, starts } = await runToEnd(sanitizer, args, limit);
+        const summary = lines
+          .filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks|failed$|^LOST/.test(line))
+          .map((line) => line.replace(/^=+ ?/, ''))
+          .join('; ');
+        if (lines.some((line) => /Device not supported/u.test(line))) {
+          console.log(
+            `SKIPPED ${program} under ${tool}: compute-sanitizer does not support this GPU, or not in this container`,
+          );
+          report.row({ part: 'sanitize', name: `${program} under ${tool}`, value: 'device not supported: not run' });
+          return;
+        }
+        const first = lines.find((line) => /^=+ *(Invalid|Error|Race|Warning|Program hit)/.test(line));
+        const name = `${program} under ${tool}${share === undefined ? '' : `, one check in ${share}`}`;
+        if (late)
+          report.check(
+            'sanitize',
+            name,
+            `${first ?? 'nothing found'} in ${limit} s, then stopped`,
+            first === undefined && starts === 1,
+          );
+        else
+          report.check(
+            'sanitize',
+            name,
+            `${summary}${first === undefined ? '' : `; ${first}`} (${seconds.toFixed(0)} s)`,
+            status === 0 && starts === 1,
+          );
+      }),
+    ),
+  );
 }

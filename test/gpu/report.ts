@@ -31,7 +31,9 @@ export class Report {
   }
 }
 
-/** Norm of the difference over the norm of what is expected, over all arrays together; not finite where a value is not. */
+/**
+ * Norm of the difference over the norm of what is expected, over all arrays together; not finite where a value is not.
+ */
 export function wholeError(found: readonly ArrayLike<number>[], expected: readonly ArrayLike<number>[]): number {
   let [difference, size] = [0, 1e-300];
   expected.forEach((values, array) => {
@@ -45,7 +47,10 @@ export function wholeError(found: readonly ArrayLike<number>[], expected: readon
 }
 
 /** The arrays of a record in the order of another's names. */
-export function inOrder<Value>(record: Readonly<Record<string, Value>>, names: Readonly<Record<string, unknown>>): Value[] {
+export function inOrder<Value>(
+  record: Readonly<Record<string, Value>>,
+  names: Readonly<Record<string, unknown>>,
+): Value[] {
   return Object.keys(names).map((name) => record[name]!);
 }
 
@@ -55,7 +60,10 @@ export function sameBits(a: ArrayBufferView, b: ArrayBufferView): boolean {
 }
 
 /** Runs `body` with environment variables set that the addon reads. */
-export async function withEnvironment<Result>(variables: Readonly<Record<string, string>>, body: () => Promise<Result>): Promise<Result> {
+export async function withEnvironment<Result>(
+  variables: Readonly<Record<string, string>>,
+  body: () => Promise<Result>,
+): Promise<Result> {
   Object.assign(process.env, variables);
   try {
     return await body();

@@ -18,9 +18,16 @@ export const towers = {
 } satisfies Record<string, Tower>;
 
 /** Writes a teacher of this size with start weights, and returns its folder. */
-export async function writeTeacher(folder: string, { layers, width, heads, outputDim }: Tower, imageSize: number): Promise<string> {
+export async function writeTeacher(
+  folder: string,
+  { layers, width, heads, outputDim }: Tower,
+  imageSize: number,
+): Promise<string> {
   await mkdir(folder, { recursive: true });
-  await writeFile(join(folder, 'config.json'), JSON.stringify({ vision_config: { layers, width, heads, output_dim: outputDim, image_size: imageSize } }));
+  await writeFile(
+    join(folder, 'config.json'),
+    JSON.stringify({ vision_config: { layers, width, heads, output_dim: outputDim, image_size: imageSize } }),
+  );
   const weights = initialWeights(modifiedResNet({ layers, width, heads, outputDim, imageSize }), 1);
   await writeSafetensors(join(folder, 'visual.safetensors'), Object.entries(weights), {});
   return folder;

@@ -28,18 +28,34 @@ interface Sizes {
 }
 
 const full: Sizes = {
-  students: ['resnet18', 'mobilenet_v2', 'mobilenet_v3_large', 'efficientnet_b0'], widthMultiplier: 1,
-  resolutions: [{ resolution: 224, stored: 256 }, { resolution: 64, stored: 72 }],
-  batch: 256, images: 512, categories: 1000, seconds: 1.5,
+  students: ['resnet18', 'mobilenet_v2', 'mobilenet_v3_large', 'efficientnet_b0'],
+  widthMultiplier: 1,
+  resolutions: [
+    { resolution: 224, stored: 256 },
+    { resolution: 64, stored: 72 },
+  ],
+  batch: 256,
+  images: 512,
+  categories: 1000,
+  seconds: 1.5,
 };
-const small: Sizes = { students: ['mobilenet_v3_small'], widthMultiplier: 0.25, resolutions: [{ resolution: 32, stored: 36 }], batch: 2, images: 4, categories: 10, seconds: 0 };
+const small: Sizes = {
+  students: ['mobilenet_v3_small'],
+  widthMultiplier: 0.25,
+  resolutions: [{ resolution: 32, stored: 36 }],
+  batch: 2,
+  images: 4,
+  categories: 10,
+  seconds: 0,
+};
 
 /** As $GPU_CHECK_STUDENTS names some, with blanks between them, where a call has not the time for all. */
 function sizesOf(report: Report): Sizes {
   if (report.small) return small;
   const named = (process.env['GPU_CHECK_STUDENTS'] ?? '').split(/\s+/u).filter((name) => name !== '');
   const unknown = named.find((name) => !full.students.includes(name));
-  if (unknown !== undefined) throw new Error(`no student ${unknown} is measured; there are: ${full.students.join(' ')}`);
+  if (unknown !== undefined)
+    throw new Error(`no student ${unknown} is measured; there are: ${full.students.join(' ')}`);
   return named.length === 0 ? full : { ...full, students: named };
 }
 
@@ -48,7 +64,12 @@ const targets: Record<number, Record<string, number>> = {
   224: { resnet18: 9000, mobilenet_v2: 8000, mobilenet_v3_large: 9200, efficientnet_b0: 7500 },
   64: { resnet18: 60_000, mobilenet_v2: 60_000, mobilenet_v3_large: 60_000, efficientnet_b0: 60_000 },
 };
-const peakTargets: Record<string, number> = { resnet18: 4.0e9, mobilenet_v2: 8.0e9, mobilenet_v3_large: 5.8e9, efficientnet_b0: 8.2e9 };
+const peakTargets: Record<string, number> = {
+  resnet18: 4.0e9,
+  mobilenet_v2: 8.0e9,
+  mobilenet_v3_large: 5.8e9,
+  efficientnet_b0: 8.2e9,
+};
 
 interface StepSetting {
   student: string;
@@ -61,8 +82,14 @@ interface StepSetting {
   teacherFolder: string;
 }
 
-/** A distiller over made-up images in host memory, and a function that takes a step, one behind the device as a run does. */
-export async function openSteps(device: Device, { student: name, widthMultiplier, resolution, stored, batch, images, categories, teacherFolder }: StepSetting) {
+/**
+ * A distiller over made-up images in host memory, and a function that takes a step, one behind the device as a run
+ * does.
+ */
+export async function openSteps(
+  device: Device,
+  { student: name, widthMultiplier, resolution, stored, batch, images, categories, teacherFolder }: StepSetting,
+) {
   const teacher = (await loadTeacher(teacherFolder, { device, localFilesOnly: true })) as NativeTeacher;
   const { embeddingSize } = teacher;
   const student = createStudent(name, { device, embeddingSize, widthMultiplier });
@@ -98,16 +125,31 @@ const suffix = process.env['GPU_CHECK_SUFFIX'] ?? '';
 /** Steps within which the ways to run a step's graph have been compared. */
 const mostTuning = 200;
 
-function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } & Partial<StepInfo> = {}): void {
+function record(
+  report: Report,
+  measured: string,
+  student: string,
+  resolution: number,
+  timing: Timing,
+  more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } & Partial<StepInfo> = {},
+): void {
   const what = `${measured}${suffix}`;
   report.row({ part: 'steps', framework: 'lgdistill', what, student, resolution, ...timing, unit: 'ms', ...more });
   const gap = more.target === undefined ? '' : `, ${(timing.imagesPerSecond / more.target).toFixed(2)} x target`;
   const peak = more.peakBytes === undefined ? '' : `, at most ${(more.peakBytes / 1e9).toFixed(2)} GB`;
-  console.log(`  steps     ${`${student} ${resolution} px: ${what}`.padEnd(58)} ${timing.p50.toFixed(3)} ms (${timing.p20.toFixed(3)} to ${timing.p80.toFixed(3)}), ${timing.imagesPerSecond.toFixed(0)} images/s${gap}${peak}${more.graphs ?? ''}`);
+  console.log(
+    `  steps     ${`${student} ${resolution} px: ${what}`.padEnd(58)} ${timing.p50.toFixed(3)} ms (${timing.p20.toFixed(3)} to ${timing.p80.toFixed(3)}), ${timing.imagesPerSecond.toFixed(0)} images/s${gap}${peak}${more.graphs ?? ''}`,
+  );
 }
 
 /** Each student's whole step on a device of its own, so that peak memory is the step's; then its parts alone. */
-async function measureStudent(report: Report, name: DeviceName, setting: StepSetting, seconds: number, withTeacher: boolean): Promise<void> {
+async function measureStudent(
+  report: Report,
+  name: DeviceName,
+  setting: StepSetting,
+  seconds: number,
+  withTeacher: boolean,
+): Promise<void> {
   const { student, resolution, batch } = setting;
   using device = await openDevice(name);
   const { distiller, teacher, take, dispose } = await openSteps(device, setting);
@@ -116,10 +158,22 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
   const timing = await sample(device, batch, take, { seconds });
   const { launched, eager, interrupted, nodes, changed, instantiated, way, ways } = await distiller.stepInfo();
   record(report, 'whole step', student, resolution, timing, {
-    peakBytes: distiller.memory.peak, ...(isJudged(report, device) && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
-    nodes, changed, instantiated, way, ways, graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
+    peakBytes: distiller.memory.peak,
+    ...(isJudged(report, device) && {
+      target: targets[resolution]?.[student],
+      ...(resolution === 224 && { peakTarget: peakTargets[student] }),
+    }),
+    nodes,
+    changed,
+    instantiated,
+    way,
+    ways,
+    graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
   });
-  if (ways.length > 0) console.log(`            its graph alone, in ${ways.length} ways: ${ways[0]!.milliseconds.toFixed(3)} ms as usual, ${Math.min(...ways.map(({ milliseconds }) => milliseconds)).toFixed(3)} ms at best`);
+  if (ways.length > 0)
+    console.log(
+      `            its graph alone, in ${ways.length} ways: ${ways[0]!.milliseconds.toFixed(3)} ms as usual, ${Math.min(...ways.map(({ milliseconds }) => milliseconds)).toFixed(3)} ms at best`,
+    );
   record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
   if (withTeacher) {
     using compiled = teacher.compile({ batch });
@@ -129,13 +183,21 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
 }
 
 /** Calls `body` for every setting, with a teacher's folder that lasts as long. */
-async function forSettings(report: Report, body: (setting: StepSetting, seconds: number, first: boolean) => Promise<void>): Promise<void> {
+async function forSettings(
+  report: Report,
+  body: (setting: StepSetting, seconds: number, first: boolean) => Promise<void>,
+): Promise<void> {
   const { students, resolutions, seconds, ...sizes } = sizesOf(report);
   const folder = await mkdtemp(join(tmpdir(), 'lgdistill-gpu-check-'));
   try {
     for (const { resolution, stored } of resolutions) {
-      const teacherFolder = await writeTeacher(join(folder, String(resolution)), report.small ? towers.tiny : towers.resnet50, resolution);
-      for (const [i, student] of students.entries()) await body({ ...sizes, student, resolution, stored, teacherFolder }, seconds, i === 0);
+      const teacherFolder = await writeTeacher(
+        join(folder, String(resolution)),
+        report.small ? towers.tiny : towers.resnet50,
+        resolution,
+      );
+      for (const [i, student] of students.entries())
+        await body({ ...sizes, student, resolution, stored, teacherFolder }, seconds, i === 0);
     }
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -144,7 +206,10 @@ async function forSettings(report: Report, body: (setting: StepSetting, seconds:
 
 export async function measureSteps(report: Report, name: DeviceName): Promise<void> {
   await forSettings(report, (setting, seconds, first) =>
-    report.attempt('steps', `${setting.student} ${setting.resolution} px`, () => measureStudent(report, name, setting, seconds, first)));
+    report.attempt('steps', `${setting.student} ${setting.resolution} px`, () =>
+      measureStudent(report, name, setting, seconds, first),
+    ),
+  );
 }
 
 /** The child's part of {@link profile}: a few steps, and nothing else on the device. */
@@ -174,25 +239,64 @@ export async function profile(report: Report): Promise<void> {
     const name = `${student} ${resolution} px: gaps inside a step, serialized launches`;
     await report.attempt('profile', name, async () => {
       const trace = join(folder, `${student}-${resolution}`);
-      const env = { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace, LGDISTILL_PROBE: 'off', // another child would write to the same trace
+      // another child would write to the same trace
+      const env = {
+        ...process.env,
+        GPU_CHECK_TAKE_STEPS: JSON.stringify(setting),
+        CUDA_INJECTION64_PATH: library,
+        LGDISTILL_TRACE: trace,
+        LGDISTILL_PROBE: 'off',
         LGDISTILL_AUTOTUNE: '0', // one graph
-        LGDISTILL_PDL: '0' }; // a kernel that starts early and waits would count as running: no gap would show
-      const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', timeout: 1000 * tracedSeconds, killSignal: 'SIGKILL', env });
+        LGDISTILL_PDL: '0',
+      }; // a kernel that starts early and waits would count as running: no gap would show
+      const child = spawnSync(process.execPath, [process.argv[1]!], {
+        encoding: 'utf8',
+        timeout: 1000 * tracedSeconds,
+        killSignal: 'SIGKILL',
+        env,
+      });
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);
-      if (child.status !== 0) throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
+      if (child.status !== 0)
+        throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
       const recorded = await readFile(trace, 'utf8').catch((error: NodeJS.ErrnoException) => {
         if (error.code === 'ENOENT') return undefined;
         throw error;
       });
       if (recorded === undefined) {
-        console.log(`SKIPPED ${name}: CUPTI recorded nothing${child.stderr === '' ? '' : `: ${child.stderr.trim().split('\n').at(-1)}`}`);
+        console.log(
+          `SKIPPED ${name}: CUPTI recorded nothing${child.stderr === '' ? '' : `: ${child.stderr.trim().split('\n').at(-1)}`}`,
+        );
         report.row({ part: 'profile', name, value: 'CUPTI recorded nothing: not measured' });
         return;
       }
-      const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(readTrace(recorded), gapLimit);
-      report.row({ part: 'profile', name, launches: 'serialized', student, resolution, steps, operations, length, busy, longest, overLimit, kernels: kernels.slice(0, 40) });
-      report.check('profile', name, `${overLimit} over ${gapLimit} us in ${steps} steps of ${operations} operations, the longest ${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)}); busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`, overLimit === 0);
-      for (const kernel of kernels.slice(0, 8)) console.log(`              ${kernel.microseconds.toFixed(0).padStart(6)} us in ${kernel.count.toFixed(0).padStart(3)} launches of ${shorten(kernel.name)}`);
+      const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(
+        readTrace(recorded),
+        gapLimit,
+      );
+      report.row({
+        part: 'profile',
+        name,
+        launches: 'serialized',
+        student,
+        resolution,
+        steps,
+        operations,
+        length,
+        busy,
+        longest,
+        overLimit,
+        kernels: kernels.slice(0, 40),
+      });
+      report.check(
+        'profile',
+        name,
+        `${overLimit} over ${gapLimit} us in ${steps} steps of ${operations} operations, the longest ${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)}); busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`,
+        overLimit === 0,
+      );
+      for (const kernel of kernels.slice(0, 8))
+        console.log(
+          `              ${kernel.microseconds.toFixed(0).padStart(6)} us in ${kernel.count.toFixed(0).padStart(3)} launches of ${shorten(kernel.name)}`,
+        );
     });
   });
   await rm(folder, { recursive: true, force: true });

@@ -1,4 +1,7 @@
-/** AdamW on gradients that are given: against PyTorch and its formula, from state to state, and what it takes and refuses. */
+/**
+ * AdamW on gradients that are given: against PyTorch and its formula, from state to state, and what it takes and
+ * refuses.
+ */
 import { describe, expect, it, vi } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder, type CompileOptions } from '../../lib/models/compiled.js';
@@ -16,20 +19,29 @@ import { randomNormal } from '../fixtures/random.js';
 const devices = await devicesUnderTest('AdamW');
 
 /** An encoder that steps are taken of without forward and backward. */
-function build(device: Device, graph: GraphSpec, options: Partial<CompileOptions>): { encoder: CompiledEncoder; step: (gradients: Record<string, Float32Array>, step: OptimiserStep) => void } {
+function build(
+  device: Device,
+  graph: GraphSpec,
+  options: Partial<CompileOptions>,
+): { encoder: CompiledEncoder; step: (gradients: Record<string, Float32Array>, step: OptimiserStep) => void } {
   const made = vi.spyOn(device.addon, 'makeEncoder');
   const encoder = new CompiledEncoder(device, graph, { batch: 2, resolution: 8, precision: 'float32', ...options });
   const handle = made.mock.results[0]!.value as EncoderHandle;
   made.mockRestore();
   const step = (gradients: Record<string, Float32Array>, numbers: OptimiserStep) => {
-    for (const [name, values] of Object.entries(gradients)) device.addon.writeParameter(handle, name, 'gradient', values);
+    for (const [name, values] of Object.entries(gradients))
+      device.addon.writeParameter(handle, name, 'gradient', values);
     encoder.optimiserStep(numbers);
   };
   return { encoder, step };
 }
 
-const minus = (a: ArrayLike<number>, b: ArrayLike<number>): Float64Array => Float64Array.from(a, (value, i) => value - b[i]!);
-const trainable = (graph: GraphSpec) => graph.parameters.filter((parameter) => parameter.trainable).map((parameter) => ({ ...parameter, count: parameter.shape.reduce((a, b) => a * b, 1) }));
+const minus = (a: ArrayLike<number>, b: ArrayLike<number>): Float64Array =>
+  Float64Array.from(a, (value, i) => value - b[i]!);
+const trainable = (graph: GraphSpec) =>
+  graph.parameters
+    .filter((parameter) => parameter.trainable)
+    .map((parameter) => ({ ...parameter, count: parameter.shape.reduce((a, b) => a * b, 1) }));
 
 /** The formula in float64. */
 class Reference {
@@ -38,8 +50,15 @@ class Reference {
   #t = 0;
   readonly value: Float64Array;
 
-  constructor(start: Float32Array, readonly optimiser: { beta1: number; beta2: number; epsilon: number }) {
-    [this.value, this.#m, this.#v] = [Float64Array.from(start), new Float64Array(start.length), new Float64Array(start.length)];
+  constructor(
+    start: Float32Array,
+    readonly optimiser: { beta1: number; beta2: number; epsilon: number },
+  ) {
+    [this.value, this.#m, this.#v] = [
+      Float64Array.from(start),
+      new Float64Array(start.length),
+      new Float64Array(start.length),
+    ];
   }
 
   step(gradient: Float32Array, rate: number, decay: number): void {
@@ -55,31 +74,53 @@ class Reference {
 }
 
 describe.each(devices)('on $name', ({ device }) => {
-  it.each(runs)('is torch.optim.AdamW: betas $beta1 and $beta2, epsilon $epsilon, norms and biases decayed: $decayNormAndBias', async ({ beta1, beta2, epsilon, weightDecay, decayNormAndBias, gradientScale, after }) => {
-    const graph = adamwGraph();
-    const { encoder, step } = build(device, graph, { optimiser: { name: 'adamw', beta1, beta2, epsilon } });
-    const parameters = trainable(graph);
-    const start = initialWeights(graph, 1);
-    parameters.forEach(({ name, count }, k) => (start[name]!.data = startOf(k, count)));
-    encoder.load(start);
-    for (const [t, learningRate] of rates.entries()) {
-      step(Object.fromEntries(parameters.map(({ name, count }, k) => [name, gradientOf(k, count, t)])), { learningRate, weightDecay, decayNormAndBias, gradientScale });
-      const expected = after[t + 1];
-      if (expected === undefined) continue;
-      const [weights, { momentum, secondMoment, steps }] = [await encoder.state(), await encoder.optimiserState()];
-      expect(steps).toBe(t + 1);
-      for (const [k, { name, count }] of parameters.entries()) {
-        expect(relativeError(minus(weights[name]!.data, startOf(k, count)), minus(expected.value[name]!, startOf(k, count))), `${name} after ${t + 1}`).toBeLessThan(3e-5); // the weights are rounded
-        expect(relativeError(momentum[name]!.data, expected.momentum[name]!), `${name} after ${t + 1}`).toBeLessThan(1e-6);
-        expect(relativeError(secondMoment![name]!.data, expected.secondMoment[name]!), `${name} after ${t + 1}`).toBeLessThan(1e-6);
+  it.each(runs)(
+    'is torch.optim.AdamW: betas $beta1 and $beta2, epsilon $epsilon, norms and biases decayed: $decayNormAndBias',
+    async ({ beta1, beta2, epsilon, weightDecay, decayNormAndBias, gradientScale, after }) => {
+      const graph = adamwGraph();
+      const { encoder, step } = build(device, graph, { optimiser: { name: 'adamw', beta1, beta2, epsilon } });
+      const parameters = trainable(graph);
+      const start = initialWeights(graph, 1);
+      parameters.forEach(({ name, count }, k) => (start[name]!.data = startOf(k, count)));
+      encoder.load(start);
+      for (const [t, learningRate] of rates.entries()) {
+        step(Object.fromEntries(parameters.map(({ name, count }, k) => [name, gradientOf(k, count, t)])), {
+          learningRate,
+          weightDecay,
+          decayNormAndBias,
+          gradientScale,
+        });
+        const expected = after[t + 1];
+        if (expected === undefined) continue;
+        const [weights, { momentum, secondMoment, steps }] = [await encoder.state(), await encoder.optimiserState()];
+        expect(steps).toBe(t + 1);
+        for (const [k, { name, count }] of parameters.entries()) {
+          // the weights are rounded
+          expect(
+            relativeError(
+              minus(weights[name]!.data, startOf(k, count)),
+              minus(expected.value[name]!, startOf(k, count)),
+            ),
+            `${name} after ${t + 1}`,
+          ).toBeLessThan(3e-5);
+          expect(relativeError(momentum[name]!.data, expected.momentum[name]!), `${name} after ${t + 1}`).toBeLessThan(
+            1e-6,
+          );
+          expect(
+            relativeError(secondMoment![name]!.data, expected.secondMoment[name]!),
+            `${name} after ${t + 1}`,
+          ).toBeLessThan(1e-6);
+        }
       }
-    }
-    encoder.dispose();
-  });
+      encoder.dispose();
+    },
+  );
 
   it('follows the formula where the table is cut among threads, decay ends in the midst of it, and gradients span the range of float32', async () => {
     const g = new GraphBuilder('wide');
-    const graph = g.finish(g.linear(g.batchNorm(g.linear(g.globalPool(g.images), 'a', { features: 3001 }), 'norm'), 'b', { features: 7 }));
+    const graph = g.finish(
+      g.linear(g.batchNorm(g.linear(g.globalPool(g.images), 'a', { features: 3001 }), 'norm'), 'b', { features: 7 }),
+    );
     const optimiser = { name: 'adamw', beta1: 0.9, beta2: 0.99, epsilon: 1e-8 } as const;
     const { encoder, step } = build(device, graph, { optimiser });
     const start = initialWeights(graph, 3);
@@ -88,19 +129,36 @@ describe.each(devices)('on $name', ({ device }) => {
     const expected = parameters.map(({ name }) => new Reference(start[name]!.data, optimiser));
     for (let t = 0; t < 4; t++) {
       const learningRate = 0.01 / (t + 1);
-      const gradients = parameters.map(({ count }, k) => randomNormal(count, 10 * t + k).map((value, i) => value * 10 ** (4 - (i % 12))));
-      step(Object.fromEntries(parameters.map(({ name }, k) => [name, gradients[k]!])), { learningRate, weightDecay: 0.1, decayNormAndBias: false });
+      const gradients = parameters.map(({ count }, k) =>
+        randomNormal(count, 10 * t + k).map((value, i) => value * 10 ** (4 - (i % 12))),
+      );
+      step(Object.fromEntries(parameters.map(({ name }, k) => [name, gradients[k]!])), {
+        learningRate,
+        weightDecay: 0.1,
+        decayNormAndBias: false,
+      });
       parameters.forEach(({ decay }, k) => expected[k]!.step(gradients[k]!, learningRate, decay ? 0.1 : 0));
     }
     const weights = await encoder.state();
-    for (const [k, { name }] of parameters.entries()) expect(relativeError(minus(weights[name]!.data, start[name]!.data), minus(expected[k]!.value, start[name]!.data)), name).toBeLessThan(1e-5);
+    for (const [k, { name }] of parameters.entries())
+      expect(
+        relativeError(minus(weights[name]!.data, start[name]!.data), minus(expected[k]!.value, start[name]!.data)),
+        name,
+      ).toBeLessThan(1e-5);
     encoder.dispose();
   });
 
   it('goes on from a state with the same bits, and leaves the weights in the precision of the passes', async () => {
     const [images, dOutput] = [randomNormal(2 * 3 * 8 * 8, 1), randomNormal(2 * 5, 2)];
     const make = () => {
-      const encoder = new Encoder(new CompiledEncoder(device, adamwGraph(), { batch: 2, resolution: 8, precision: 'bfloat16', optimiser: { name: 'adamw' } }));
+      const encoder = new Encoder(
+        new CompiledEncoder(device, adamwGraph(), {
+          batch: 2,
+          resolution: 8,
+          precision: 'bfloat16',
+          optimiser: { name: 'adamw' },
+        }),
+      );
       encoder.load(initialWeights(encoder.graph, 1));
       return encoder;
     };
@@ -128,7 +186,8 @@ describe.each(devices)('on $name', ({ device }) => {
 
 describe('an encoder for AdamW', async () => {
   const device = await openDevice('cpu');
-  const compile = (optimiser?: Optimiser, training = true) => new CompiledEncoder(device, adamwGraph(), { batch: 2, resolution: 8, training, ...(optimiser && { optimiser }) });
+  const compile = (optimiser?: Optimiser, training = true) =>
+    new CompiledEncoder(device, adamwGraph(), { batch: 2, resolution: 8, training, ...(optimiser && { optimiser }) });
   const bytesOf = (...of: Parameters<typeof compile>): number => {
     using encoder = compile(...of);
     return encoder.info.parameterBytes;
@@ -155,7 +214,14 @@ describe('an encoder for AdamW', async () => {
     [{ name: 'adamw', momentum: 0.9 }, 'momentum'],
     [{ name: 'sgd', beta1: 0.9 }, 'beta1'],
   ])('is not made with %j', async (optimiser, option) => {
-    const options = { device, outputs: 2, resolution: 32, batch: 2, widthMultiplier: 0.25, optimiser: optimiser as Optimiser };
+    const options = {
+      device,
+      outputs: 2,
+      resolution: 32,
+      batch: 2,
+      widthMultiplier: 0.25,
+      optimiser: optimiser as Optimiser,
+    };
     await expect(createEncoder('mobilenet_v3_small', options)).rejects.toMatchObject({ code: 'BAD_OPTION', option });
   });
 
@@ -164,12 +230,24 @@ describe('an encoder for AdamW', async () => {
     using adamw = compile({ name: 'adamw' });
     const [ofSgd, ofAdamw] = [await sgd.optimiserState(), await adamw.optimiserState()];
     expect(ofSgd.secondMoment).toBeUndefined();
-    expect(() => sgd.loadOptimiserState(ofAdamw)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error);
-    expect(() => adamw.loadOptimiserState(ofSgd)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error);
-    expect(() => adamw.loadOptimiserState(undefined as never)).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
-    expect(() => adamw.loadOptimiserState(ofAdamw.momentum as never)).toThrow(expect.objectContaining({ code: 'BAD_MODEL' }) as Error);
-    expect(() => adamw.loadOptimiserState({ ...ofAdamw, steps: -1 })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'steps' }) as Error);
-    expect(() => adamw.loadOptimiserState({ ...ofAdamw, secondMoment: {} as WeightRecord })).toThrow(expect.objectContaining({ code: 'BAD_MODEL' }) as Error);
+    expect(() => sgd.loadOptimiserState(ofAdamw)).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error,
+    );
+    expect(() => adamw.loadOptimiserState(ofSgd)).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error,
+    );
+    expect(() => adamw.loadOptimiserState(undefined as never)).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION' }) as Error,
+    );
+    expect(() => adamw.loadOptimiserState(ofAdamw.momentum as never)).toThrow(
+      expect.objectContaining({ code: 'BAD_MODEL' }) as Error,
+    );
+    expect(() => adamw.loadOptimiserState({ ...ofAdamw, steps: -1 })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'steps' }) as Error,
+    );
+    expect(() => adamw.loadOptimiserState({ ...ofAdamw, secondMoment: {} as WeightRecord })).toThrow(
+      expect.objectContaining({ code: 'BAD_MODEL' }) as Error,
+    );
     const other = { ...ofAdamw, steps: 3 };
     adamw.loadOptimiserState(other);
     expect(await adamw.optimiserState()).toEqual(other);

@@ -9,9 +9,11 @@ import { leastError, wholeCosine, wholeError } from '../fixtures/encoder-step.js
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 
-// A training step of every student at 32 px on the CUDA kernels, fused as training runs them, against the CPU's. The emulated GPU executes what a GPU executes, PTX,
-// where there is nvcc to make it, and else the host compiler's code, by which other tests of this device train a student or two.
-if (cudaTool('nvcc') === undefined) console.log('SKIPPED whole training steps by their PTX: there is no nvcc to make it');
+// A training step of every student at 32 px on the CUDA kernels, fused as training runs them, against the CPU's. The
+// emulated GPU executes what a GPU executes, PTX, where there is nvcc to make it, and else the host compiler's code, by
+// which other tests of this device train a student or two.
+if (cudaTool('nvcc') === undefined)
+  console.log('SKIPPED whole training steps by their PTX: there is no nvcc to make it');
 else process.env['LGDISTILL_EMULATION_PTX'] ??= await makePtx('90a');
 const [batch, resolution, outputs] = [8, 32, 16];
 const images = randomNormal(batch * 3 * resolution * resolution, 1);
@@ -25,17 +27,21 @@ async function step(encoder: Encoder) {
   return { output, gradients, evaluation: await encoder.forward(images) };
 }
 
-const create = (name: string, device = cpu, precision: Precision = 'float32', seed = 3) => createEncoder(name, { device, outputs, batch, resolution, precision, dropping: true, seed });
+const create = (name: string, device = cpu, precision: Precision = 'float32', seed = 3) =>
+  createEncoder(name, { device, outputs, batch, resolution, precision, dropping: true, seed });
 
-// What float32 may differ by. ReLU6's kinks turn rounding into other gradients where a map has few pixels (see encoders.test.ts).
-// resnet34: beside PyTorch in float64 on these weights and images, one ReLU of 581,632 is on the other side of its kink on the CPU (|x| 2e-5 of its map's size; gradient 5.2e-3
-// off) and another one on the emulated GPU (1e-5; 6.0e-3 off). With that one turned in PyTorch too, 3e-5 is left of the difference.
-// resnet50: two such, one at the end of layer 4 (8e-3 from there on) and one in layer 3 (1.3e-2); what lies behind them is 1.3e-4 off.
+// What float32 may differ by. ReLU6's kinks turn rounding into other gradients where a map has few pixels (see
+// encoders.test.ts). resnet34: beside PyTorch in float64 on these weights and images, one ReLU of 581,632 is on the
+// other side of its kink on the CPU (|x| 2e-5 of its map's size; gradient 5.2e-3 off) and another one on the emulated
+// GPU (1e-5; 6.0e-3 off). With that one turned in PyTorch too, 3e-5 is left of the difference. resnet50: two such, one
+// at the end of layer 4 (8e-3 from there on) and one in layer 3 (1.3e-2); what lies behind them is 1.3e-4 off.
 const gradientLimits: Record<string, number> = { mobilenet_v2: 5e-2, resnet34: 2e-2, resnet50: 4e-2 };
 
-// What bfloat16 may differ by from float32, twice what it was found to. The last norms see 8 values a channel here: in PyTorch 1.13 under bfloat16 autocast
-// the output of networks with random weights moves by 0.57 (mobilenet_v2), 0.42 (efficientnet_b0), 0.35 (mobilenetv4_conv_small) and 0.057 (resnet18) too, where ours moved by 0.65, 0.24, 0.42 and 0.060.
-// `cosine`: between the gradients of all parameters, where there is a direction left to compare (PyTorch's resnet18: 0.911, ours 0.914; mobilenetv4_conv_small: 0.25 to 0.47, ours 0.43).
+// What bfloat16 may differ by from float32, twice what it was found to. The last norms see 8 values a channel here: in
+// PyTorch 1.13 under bfloat16 autocast the output of networks with random weights moves by 0.57 (mobilenet_v2), 0.42
+// (efficientnet_b0), 0.35 (mobilenetv4_conv_small) and 0.057 (resnet18) too, where ours moved by 0.65, 0.24, 0.42 and
+// 0.060. `cosine`: between the gradients of all parameters, where there is a direction left to compare (PyTorch's
+// resnet18: 0.911, ours 0.914; mobilenetv4_conv_small: 0.25 to 0.47, ours 0.43).
 const halfLimits: Record<string, { output: number; evaluation: number; cosine?: number }> = {
   mobilenet_v2: { output: 1.3, evaluation: 0.16 },
   mobilenet_v3_small: { output: 0.11, evaluation: 0.08, cosine: 0.98 },
@@ -46,26 +52,34 @@ const halfLimits: Record<string, { output: number; evaluation: number; cosine?: 
 };
 
 describe.each(devices)('on $name', ({ device }) => {
-  it.each(listStudents())('%s trains in float32 as on the CPU', async (name) => {
-    const limit = gradientLimits[name] ?? 2e-4;
-    const error = await leastError(limit, async (seed) => {
-      using reference = await create(name, cpu, 'float32', seed);
-      using encoder = await create(name, device, 'float32', seed);
-      const [expected, found] = [await step(reference), await step(encoder)];
-      expect(relativeError(found.output, expected.output)).toBeLessThan(2e-4);
-      expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(1e-4);
-      return wholeError(found.gradients, expected.gradients);
-    });
-    expect(error, `gradients of ${name}, at the best of five seeds`).toBeLessThan(limit);
-  }, 900_000);
+  it.each(listStudents())(
+    '%s trains in float32 as on the CPU',
+    async (name) => {
+      const limit = gradientLimits[name] ?? 2e-4;
+      const error = await leastError(limit, async (seed) => {
+        using reference = await create(name, cpu, 'float32', seed);
+        using encoder = await create(name, device, 'float32', seed);
+        const [expected, found] = [await step(reference), await step(encoder)];
+        expect(relativeError(found.output, expected.output)).toBeLessThan(2e-4);
+        expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(1e-4);
+        return wholeError(found.gradients, expected.gradients);
+      });
+      expect(error, `gradients of ${name}, at the best of five seeds`).toBeLessThan(limit);
+    },
+    900_000,
+  );
 
-  it.each(Object.keys(halfLimits))('%s trains in bfloat16 as closely as bfloat16 allows', async (name) => {
-    using reference = await create(name);
-    using encoder = await create(name, device, 'bfloat16');
-    const [expected, found] = [await step(reference), await step(encoder)];
-    expect(relativeError(found.output, expected.output)).toBeLessThan(halfLimits[name]!.output);
-    expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(halfLimits[name]!.evaluation);
-    expect(Object.values(found.gradients).every((values) => values.every(Number.isFinite))).toBe(true);
-    expect(wholeCosine(found.gradients, expected.gradients)).toBeGreaterThan(halfLimits[name]!.cosine ?? -1);
-  }, 900_000);
+  it.each(Object.keys(halfLimits))(
+    '%s trains in bfloat16 as closely as bfloat16 allows',
+    async (name) => {
+      using reference = await create(name);
+      using encoder = await create(name, device, 'bfloat16');
+      const [expected, found] = [await step(reference), await step(encoder)];
+      expect(relativeError(found.output, expected.output)).toBeLessThan(halfLimits[name]!.output);
+      expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(halfLimits[name]!.evaluation);
+      expect(Object.values(found.gradients).every((values) => values.every(Number.isFinite))).toBe(true);
+      expect(wholeCosine(found.gradients, expected.gradients)).toBeGreaterThan(halfLimits[name]!.cosine ?? -1);
+    },
+    900_000,
+  );
 });

@@ -8,7 +8,17 @@ import { readSafetensors } from '../../lib/files/safetensors.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
-interface Summary { preset: string; teacherTop1: number; studentTop1: number; teacherTop5: number; studentTop5: number; seconds: number; imagesPerSecond: number; classes: number; images: number }
+interface Summary {
+  preset: string;
+  teacherTop1: number;
+  studentTop1: number;
+  teacherTop5: number;
+  studentTop5: number;
+  seconds: number;
+  imagesPerSecond: number;
+  classes: number;
+  images: number;
+}
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
@@ -18,9 +28,16 @@ beforeAll(async () => {
 });
 
 /** Runs the demo, or another script, as a process of its own; sends it SIGINT once it prints `stopAt`. */
-function run(script: string, args: string[], { stopAt, env = {} }: { stopAt?: string; env?: NodeJS.ProcessEnv } = {}): Promise<{ code: number | null; text: string }> {
+function run(
+  script: string,
+  args: string[],
+  { stopAt, env = {} }: { stopAt?: string; env?: NodeJS.ProcessEnv } = {},
+): Promise<{ code: number | null; text: string }> {
   let stopped = false;
-  const child = spawn(process.execPath, [script, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
+  const child = spawn(process.execPath, [script, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...env },
+  });
   let text = '';
   return new Promise((resolve) => {
     for (const stream of [child.stdout, child.stderr]) {
@@ -35,11 +52,14 @@ function run(script: string, args: string[], { stopAt, env = {} }: { stopAt?: st
     child.on('close', (code) => resolve({ code, text }));
   });
 }
-const demo = (args: string[], options?: Parameters<typeof run>[2]) => run(join(root, 'scripts', 'demo.mjs'), ['--device', 'cpu', ...args], options);
+const demo = (args: string[], options?: Parameters<typeof run>[2]) =>
+  run(join(root, 'scripts', 'demo.mjs'), ['--device', 'cpu', ...args], options);
 const summaryOf = (...parts: string[]) => JSON.parse(readFileSync(at(...parts, 'summary.json'), 'utf8')) as Summary;
 
 test('the emoji are those the teacher is known by', async () => {
-  const { listEmoji } = (await import(join(root, 'scripts', 'demo', 'emoji.mjs'))) as { listEmoji: () => { label: string; subgroup: string; drawings: Record<string, object> }[] };
+  const { listEmoji } = (await import(join(root, 'scripts', 'demo', 'emoji.mjs'))) as {
+    listEmoji: () => { label: string; subgroup: string; drawings: Record<string, object> }[];
+  };
   const emoji = listEmoji();
   expect(emoji).toHaveLength(1394);
   expect(new Set(emoji.map(({ label }) => label)).size).toBe(1394);
@@ -72,7 +92,8 @@ test('an interrupted run goes on where it stopped and ends with the same numbers
   expect(again.text).toContain('continuing the interrupted run');
   expect(again.code).toBe(0);
   const [whole, broken] = [summaryOf('whole'), summaryOf('broken')];
-  for (const key of ['studentTop1', 'studentTop5', 'teacherTop1', 'teacherTop5'] as const) expect(broken[key], key).toBe(whole[key]);
+  for (const key of ['studentTop1', 'studentTop5', 'teacherTop1', 'teacherTop5'] as const)
+    expect(broken[key], key).toBe(whole[key]);
   const weights = (name: string) => readFileSync(at(name, 'short', 'checkpoints', 'last', 'model.safetensors'));
   expect(weights('broken').equals(weights('whole'))).toBe(true);
 });
@@ -88,13 +109,27 @@ test('a packed file runs where there are no packages at all', async () => {
   cpSync(join(root, 'package.json'), join(bare, 'package.json'));
   symlinkSync(join(root, 'test', 'models', 'tiny-clip'), join(bare, 'test', 'models', 'tiny-clip'));
   await build({
-    entryPoints: [join(root, 'scripts', 'demo.mjs')], outfile: join(bare, 'scripts', 'demo.mjs'), bundle: true, platform: 'node', format: 'esm', logLevel: 'error',
+    entryPoints: [join(root, 'scripts', 'demo.mjs')],
+    outfile: join(bare, 'scripts', 'demo.mjs'),
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    logLevel: 'error',
     external: ['sharp', '@xenova/transformers', 'onnxruntime-node'],
   });
-  const { code, text } = await run(join(bare, 'scripts', 'demo.mjs'), ['--device', 'cpu', '--short', '--prepared', packed, '--output', at('bare', 'runs')], { env: { LGDISTILL_ADDON: addonPath(), NODE_PATH: '' } });
+  const { code, text } = await run(
+    join(bare, 'scripts', 'demo.mjs'),
+    ['--device', 'cpu', '--short', '--prepared', packed, '--output', at('bare', 'runs')],
+    { env: { LGDISTILL_ADDON: addonPath(), NODE_PATH: '' } },
+  );
   expect([code, text.match(/^error[^]*/mu)?.[0]]).toEqual([0, undefined]);
   const [whole, unpacked] = [summaryOf('whole'), summaryOf('bare', 'runs')];
-  expect(unpacked).toMatchObject({ classes: whole.classes, images: whole.images, teacherTop1: whole.teacherTop1, teacherTop5: whole.teacherTop5 });
+  expect(unpacked).toMatchObject({
+    classes: whole.classes,
+    images: whole.images,
+    teacherTop1: whole.teacherTop1,
+    teacherTop5: whole.teacherTop5,
+  });
 });
 
 test('the packed drawings are the drawn ones, to the bit', async () => {
@@ -104,7 +139,9 @@ test('the packed drawings are the drawn ones, to the bit', async () => {
   const { train } = JSON.parse(metadata['sources']!) as { train: { ids: string[]; drawings: number[] } };
   for (const index of [0, 100, 293]) {
     const rgb = inflateRawSync(tensors.get(`drawing.${train.drawings[index]}`)!.data as Uint8Array);
-    const drawn = await sharp(at('whole', 'images', 'activities-80', 'train', train.ids[index]!)).raw().toBuffer();
+    const drawn = await sharp(at('whole', 'images', 'activities-80', 'train', train.ids[index]!))
+      .raw()
+      .toBuffer();
     expect(rgb.equals(drawn), train.ids[index]).toBe(true);
   }
 });

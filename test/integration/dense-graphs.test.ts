@@ -14,10 +14,20 @@ import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 
 let device: Device;
-beforeAll(async () => { device = await openDevice('cpu'); });
+beforeAll(async () => {
+  device = await openDevice('cpu');
+});
 afterAll(() => device.dispose());
 
-function build(graph: GraphSpec, { batch = 2, resolution = 16, fusion, training = true }: { batch?: number; resolution?: number; fusion?: string; training?: boolean } = {}): Encoder {
+function build(
+  graph: GraphSpec,
+  {
+    batch = 2,
+    resolution = 16,
+    fusion,
+    training = true,
+  }: { batch?: number; resolution?: number; fusion?: string; training?: boolean } = {},
+): Encoder {
   if (fusion !== undefined) process.env['LGDISTILL_FUSION'] = fusion;
   try {
     const encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, training }));
@@ -44,7 +54,11 @@ describe('a graph with several maps as results', () => {
 
   it('gives them one behind the other', async () => {
     using encoder = build(twoMaps(), { training: false });
-    expect(encoder.info.outputs).toEqual([[24, 24, 3], [8, 8, 8], [8, 8, 5]]);
+    expect(encoder.info.outputs).toEqual([
+      [24, 24, 3],
+      [8, 8, 8],
+      [8, 8, 5],
+    ]);
     expect(encoder.outputs).toBe(24 * 24 * 3 + 8 * 8 * 8 + 8 * 8 * 5);
     const all = await encoder.forward(images);
     expect(all.length).toBe(2 * encoder.outputs);
@@ -53,11 +67,22 @@ describe('a graph with several maps as results', () => {
       const graph = twoMaps();
       const output = [graph.output, ...graph.further!][i]!;
       const used = new Set([output]); // that map alone, from the nodes it needs
-      for (let node = output; node > 0; node--) if (used.has(node)) graph.nodes[node - 1]!.inputs.forEach((input) => used.add(input));
+      for (let node = output; node > 0; node--)
+        if (used.has(node)) graph.nodes[node - 1]!.inputs.forEach((input) => used.add(input));
       const places = new Map([...used].sort((a, b) => a - b).map((value, index) => [value, index]));
-      const nodes = graph.nodes.flatMap((node, n) => (used.has(n + 1) ? [{ ...node, inputs: node.inputs.map((input) => places.get(input)!) }] : []));
+      const nodes = graph.nodes.flatMap((node, n) =>
+        used.has(n + 1) ? [{ ...node, inputs: node.inputs.map((input) => places.get(input)!) }] : [],
+      );
       const named = new Set(nodes.flatMap(({ parameters = [] }) => parameters));
-      using single = build({ name: 'single', nodes, parameters: graph.parameters.filter(({ name }) => named.has(name)), output: places.get(output)! }, { training: false });
+      using single = build(
+        {
+          name: 'single',
+          nodes,
+          parameters: graph.parameters.filter(({ name }) => named.has(name)),
+          output: places.get(output)!,
+        },
+        { training: false },
+      );
       const alone = await single.forward(images);
       expect(relativeError(all.subarray(at, at + 2 * size), alone)).toBeLessThan(1e-6);
       at += 2 * size;
@@ -67,7 +92,8 @@ describe('a graph with several maps as results', () => {
   it.each(['nodes', 'steps', 'layers'])('has the slopes of its forward pass (%s)', async (fusion) => {
     using encoder = build(twoMaps(), { fusion });
     const dOutput = randomNormal(2 * encoder.outputs, 2);
-    const loss = async () => (await encoder.forward(images, { training: true })).reduce((sum, value, i) => sum + value * dOutput[i]!, 0);
+    const loss = async () =>
+      (await encoder.forward(images, { training: true })).reduce((sum, value, i) => sum + value * dOutput[i]!, 0);
     await encoder.forward(images, { training: true });
     const gradients = await encoder.backward(dOutput);
     const state = await encoder.state();
@@ -76,7 +102,10 @@ describe('a graph with several maps as results', () => {
       const direction = randomNormal(data.length, 9);
       const width = 1e-3;
       const moved = async (sign: number) => {
-        encoder.load({ ...state, [name]: { shape, data: data.map((value, i) => value + sign * width * direction[i]!) } });
+        encoder.load({
+          ...state,
+          [name]: { shape, data: data.map((value, i) => value + sign * width * direction[i]!) },
+        });
         return loss();
       };
       const slope = ((await moved(1)) - (await moved(-1))) / (2 * width);
@@ -93,52 +122,75 @@ describe('heads on students', () => {
     ['lraspp', () => segmentationGraph(student, { head: 'lraspp', classes: 5, outputStride: 16, enlarge: true }).graph],
     ['fcn', () => segmentationGraph(student, { head: 'fcn', classes: 5, outputStride: 8, enlarge: true }).graph],
     ['detection', () => detectionGraph(student, { classes: 3, channels: 16 })],
-  ])('train alike however the plan is fused: %s', async (_, make) => {
-    const graph = make();
-    const images = randomNormal(2 * 3 * 64 * 64, 3);
-    const found = await Promise.all(['nodes', 'steps', 'layers'].map(async (fusion) => {
-      using encoder = build(graph, { resolution: 64, fusion });
-      const output = await encoder.forward(images, { training: true, seed: 1 });
-      const gradients = await encoder.backward(randomNormal(2 * encoder.outputs, 4));
-      return { output, gradients };
-    }));
-    const whole = (gradients: Record<string, Float32Array>) => Float32Array.from(Object.values(gradients).flatMap((values) => Array.from(values)));
-    for (const other of found.slice(1)) {
-      expect(relativeError(other.output, found[0]!.output)).toBeLessThan(1e-4);
-      expect(relativeError(whole(other.gradients), whole(found[0]!.gradients))).toBeLessThan(5e-2); // ReLU6's kinks, as in fusion.test.ts
-    }
-  }, 120_000);
+  ])(
+    'train alike however the plan is fused: %s',
+    async (_, make) => {
+      const graph = make();
+      const images = randomNormal(2 * 3 * 64 * 64, 3);
+      const found = await Promise.all(
+        ['nodes', 'steps', 'layers'].map(async (fusion) => {
+          using encoder = build(graph, { resolution: 64, fusion });
+          const output = await encoder.forward(images, { training: true, seed: 1 });
+          const gradients = await encoder.backward(randomNormal(2 * encoder.outputs, 4));
+          return { output, gradients };
+        }),
+      );
+      const whole = (gradients: Record<string, Float32Array>) =>
+        Float32Array.from(Object.values(gradients).flatMap((values) => Array.from(values)));
+      for (const other of found.slice(1)) {
+        expect(relativeError(other.output, found[0]!.output)).toBeLessThan(1e-4);
+        // ReLU6's kinks, as in fusion.test.ts
+        expect(relativeError(whole(other.gradients), whole(found[0]!.gradients))).toBeLessThan(5e-2);
+      }
+    },
+    120_000,
+  );
 
-  it.each(['resnet18', 'mobilenet_v2'])('dilated, compute the same where %s has a position', async (name) => {
-    const coarse = mapGraph(studentGraph(name, { embeddingSize: 8, dropping: false }));
-    const images = randomNormal(3 * 64 * 64, 5);
-    const weights = weightsOf(coarse, initialWeights(coarse, 1));
-    const mapOf = async (graph: GraphSpec) => {
-      using encoder = build(graph, { batch: 1, resolution: 64, training: false });
-      encoder.load(weights);
-      return { map: await encoder.forward(images), shape: encoder.info.outputs[0]! };
-    };
-    const expected = await mapOf(coarse);
-    expect(expected.shape.slice(0, 2)).toEqual([2, 2]);
-    for (const outputStride of [8, 16]) {
-      const { map, shape: [rows, columns, channels] } = await mapOf(dilate(coarse, outputStride));
-      const step = 32 / outputStride;
-      expect([rows, columns]).toEqual([2 * step, 2 * step]);
-      for (let y = 0; y < 2; y++) {
-        for (let x = 0; x < 2; x++) {
-          const at = (y * step * columns! + x * step) * channels!;
-          const coarseAt = (y * 2 + x) * channels!;
-          expect(relativeError(map.subarray(at, at + channels!), expected.map.subarray(coarseAt, coarseAt + channels!))).toBeLessThan(1e-4);
+  it.each(['resnet18', 'mobilenet_v2'])(
+    'dilated, compute the same where %s has a position',
+    async (name) => {
+      const coarse = mapGraph(studentGraph(name, { embeddingSize: 8, dropping: false }));
+      const images = randomNormal(3 * 64 * 64, 5);
+      const weights = weightsOf(coarse, initialWeights(coarse, 1));
+      const mapOf = async (graph: GraphSpec) => {
+        using encoder = build(graph, { batch: 1, resolution: 64, training: false });
+        encoder.load(weights);
+        return { map: await encoder.forward(images), shape: encoder.info.outputs[0]! };
+      };
+      const expected = await mapOf(coarse);
+      expect(expected.shape.slice(0, 2)).toEqual([2, 2]);
+      for (const outputStride of [8, 16]) {
+        const {
+          map,
+          shape: [rows, columns, channels],
+        } = await mapOf(dilate(coarse, outputStride));
+        const step = 32 / outputStride;
+        expect([rows, columns]).toEqual([2 * step, 2 * step]);
+        for (let y = 0; y < 2; y++) {
+          for (let x = 0; x < 2; x++) {
+            const at = (y * step * columns! + x * step) * channels!;
+            const coarseAt = (y * 2 + x) * channels!;
+            expect(
+              relativeError(map.subarray(at, at + channels!), expected.map.subarray(coarseAt, coarseAt + channels!)),
+            ).toBeLessThan(1e-4);
+          }
         }
       }
-    }
-  }, 60_000);
+    },
+    60_000,
+  );
 
   it('are refused where they cannot be built', () => {
-    expect(() => detectionGraph(studentGraph('mobilenet_v2', { outputs: 10 }), { classes: 3 })).toThrow(expect.objectContaining({ code: 'BAD_MODEL' }));
+    expect(() => detectionGraph(studentGraph('mobilenet_v2', { outputs: 10 }), { classes: 3 })).toThrow(
+      expect.objectContaining({ code: 'BAD_MODEL' }),
+    );
     const g = new GraphBuilder('g');
-    expect(() => g.conv(g.images, 'a', { channels: 4, shared: true })).toThrow(expect.objectContaining({ code: 'BAD_MODEL' }));
+    expect(() => g.conv(g.images, 'a', { channels: 4, shared: true })).toThrow(
+      expect.objectContaining({ code: 'BAD_MODEL' }),
+    );
     const x = g.conv(g.images, 'a', { channels: 4 });
-    expect(() => new CompiledEncoder(device, g.finish(x, x), { batch: 1, resolution: 8 })).toThrow(expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('twice') as string }));
+    expect(() => new CompiledEncoder(device, g.finish(x, x), { batch: 1, resolution: 8 })).toThrow(
+      expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('twice') as string }),
+    );
   });
 });

@@ -1,4 +1,7 @@
-/** What trainings of segmentation networks and detectors do with their folder, with numbers that are no numbers any more, and with the best network. */
+/**
+ * What trainings of segmentation networks and detectors do with their folder, with numbers that are no numbers any
+ * more, and with the best network.
+ */
 import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -35,22 +38,57 @@ async function told<Event>(events: AsyncIterable<Event>, into: Event[] = []): Pr
 /** The files of a folder with their contents, and each of its folders. */
 async function contents(path: string): Promise<Record<string, string>> {
   const entries = (await readdir(path, { withFileTypes: true })).sort((a, b) => a.name.localeCompare(b.name));
-  return Object.fromEntries(await Promise.all(entries.map(async (entry) => [entry.name, entry.isDirectory() ? '' : await readFile(join(path, entry.name), 'base64')] as const)));
+  return Object.fromEntries(
+    await Promise.all(
+      entries.map(
+        async (entry) =>
+          [entry.name, entry.isDirectory() ? '' : await readFile(join(path, entry.name), 'base64')] as const,
+      ),
+    ),
+  );
 }
 
 describe('a network that diverges', () => {
   it('is neither scored nor kept while it is trained', async () => {
     for (const [task, train] of [
-      ['segmentation', (output: string, change: object) => trainSegmentation({ student, output, config: { ...masked(), log: { everySteps: 50 }, dense: { ...masked().dense, evaluationData: scenes, ...change } } })],
-      ['detection', (output: string, change: object) => trainDetection({ student, output, config: { ...boxed(), log: { everySteps: 50 }, dense: { ...boxed().dense, ...change } } })],
+      [
+        'segmentation',
+        (output: string, change: object) =>
+          trainSegmentation({
+            student,
+            output,
+            config: {
+              ...masked(),
+              log: { everySteps: 50 },
+              dense: { ...masked().dense, evaluationData: scenes, ...change },
+            },
+          }),
+      ],
+      [
+        'detection',
+        (output: string, change: object) =>
+          trainDetection({
+            student,
+            output,
+            config: { ...boxed(), log: { everySteps: 50 }, dense: { ...boxed().dense, ...change } },
+          }),
+      ],
     ] as const) {
       const output = join(folder, `diverged-${task}`);
       const events: object[] = [];
-      await expect(told<object>(train(output, { learningRate: 1e9, maxSteps: 6, everyEpochs: 1 }), events), task).rejects.toMatchObject({ code: 'NON_FINITE' });
-      for (const event of events as { type: string; step: number }[]) if (event.type === 'evaluation') expect(event.step).toBe(1); // before its numbers grew too large
+      await expect(
+        told<object>(train(output, { learningRate: 1e9, maxSteps: 6, everyEpochs: 1 }), events),
+        task,
+      ).rejects.toMatchObject({ code: 'NON_FINITE' });
+      // before its numbers grew too large
+      for (const event of events as { type: string; step: number }[])
+        if (event.type === 'evaluation') expect(event.step).toBe(1);
       for (const name of (await readdir(output)).filter((entry) => entry.endsWith('.safetensors'))) {
         const { weights } = await readDense(join(output, name), task);
-        expect(Object.values(weights).every(({ data }) => data.every(Number.isFinite)), `${task}: ${name}`).toBe(true);
+        expect(
+          Object.values(weights).every(({ data }) => data.every(Number.isFinite)),
+          `${task}: ${name}`,
+        ).toBe(true);
       }
     }
   }, 60_000);
@@ -59,42 +97,119 @@ describe('a network that diverges', () => {
 type PlainTask = TrainedTask<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>;
 
 /** A training whose weights stay as they are. */
-async function* plainTraining(output: string, { steps, log, signal, ...task }: Partial<PlainTask> & Pick<PlainTask, 'score'> & { steps: number; log?: ConfigInput['log']; signal?: AbortSignal }): AsyncGenerator<DenseEvent<number, number>, void> {
+async function* plainTraining(
+  output: string,
+  {
+    steps,
+    log,
+    signal,
+    ...task
+  }: Partial<PlainTask> & Pick<PlainTask, 'score'> & { steps: number; log?: ConfigInput['log']; signal?: AbortSignal },
+): AsyncGenerator<DenseEvent<number, number>, void> {
   const content = await readStart(student);
   const { architecture, widthMultiplier, mean, std } = content.info;
-  const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: 'fcn', outputStride: 32, resolution: 64, mean, std, names: ['a', 'b'] };
-  const config = parseConfig({ device: 'cpu', dense: { ...dense, maxSteps: steps, everyEpochs: 1, learningRate: 1e-6 }, log });
-  yield* trainDense<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>({
-    info, graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph, student: content, images: 2,
-    draw: async () => ({ pixels: new Float32Array(2 * 3 * 64 * 64) }),
-    openLoss: () => ({ queue: () => undefined, read: async () => 1, [Symbol.dispose]: () => undefined }),
-    rank: (score) => score, tell: (event) => event, ...task,
-  }, output, config, signal);
+  const info: Omit<DenseInfo, 'step'> = {
+    task: 'segmentation',
+    architecture,
+    widthMultiplier,
+    head: 'fcn',
+    outputStride: 32,
+    resolution: 64,
+    mean,
+    std,
+    names: ['a', 'b'],
+  };
+  const config = parseConfig({
+    device: 'cpu',
+    dense: { ...dense, maxSteps: steps, everyEpochs: 1, learningRate: 1e-6 },
+    log,
+  });
+  yield* trainDense<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>(
+    {
+      info,
+      graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph,
+      student: content,
+      images: 2,
+      draw: async () => ({ pixels: new Float32Array(2 * 3 * 64 * 64) }),
+      openLoss: () => ({ queue: () => undefined, read: async () => 1, [Symbol.dispose]: () => undefined }),
+      rank: (score) => score,
+      tell: (event) => event,
+      ...task,
+    },
+    output,
+    config,
+    signal,
+  );
 }
 
 describe('a training that stands still', () => {
   const log = { stallMinutes: 0.04 / 60 };
-  const stopped = async ({ signal }: { signal: AbortSignal }) => new Promise<never>((_, reject) => {
-    signal.addEventListener('abort', () => reject(new LgdError('ABORTED', 'the evaluation was stopped.')));
-  });
+  const stopped = async ({ signal }: { signal: AbortSignal }) =>
+    new Promise<never>((_, reject) => {
+      signal.addEventListener('abort', () => reject(new LgdError('ABORTED', 'the evaluation was stopped.')));
+    });
 
   it('says what it waits for, and can be left there', async () => {
-    const slow = async () => { await sleep(100); return { pixels: new Float32Array(2 * 3 * 64 * 64) }; };
-    const slowLoss = () => ({ queue: () => undefined, read: async () => { await sleep(100); return 1; }, [Symbol.dispose]: () => undefined });
-    const events = await told(plainTraining(join(folder, 'slow'), { steps: 1, log, draw: slow, openLoss: slowLoss, score: async () => { await sleep(100); return 1; } }));
-    expect(events.map((event) => (event.type === 'waiting' ? event.for : event.type)).filter((word, i, all) => word !== all[i - 1])).toEqual(['start', 'images', 'device', 'step', 'evaluation', 'done']);
+    const slow = async () => {
+      await sleep(100);
+      return { pixels: new Float32Array(2 * 3 * 64 * 64) };
+    };
+    const slowLoss = () => ({
+      queue: () => undefined,
+      read: async () => {
+        await sleep(100);
+        return 1;
+      },
+      [Symbol.dispose]: () => undefined,
+    });
+    const events = await told(
+      plainTraining(join(folder, 'slow'), {
+        steps: 1,
+        log,
+        draw: slow,
+        openLoss: slowLoss,
+        score: async () => {
+          await sleep(100);
+          return 1;
+        },
+      }),
+    );
+    expect(
+      events
+        .map((event) => (event.type === 'waiting' ? event.for : event.type))
+        .filter((word, i, all) => word !== all[i - 1]),
+    ).toEqual(['start', 'images', 'device', 'step', 'evaluation', 'done']);
     const messages = events.flatMap((event) => (event.type === 'waiting' ? [event.message] : [])).join('\n');
-    for (const message of [/step 1 has waited 0 seconds for its images/u, /step 1 has waited 0 seconds for the device/u, /evaluation after step 1 has stood still/u]) expect(messages).toMatch(message);
+    for (const message of [
+      /step 1 has waited 0 seconds for its images/u,
+      /step 1 has waited 0 seconds for the device/u,
+      /evaluation after step 1 has stood still/u,
+    ])
+      expect(messages).toMatch(message);
 
-    for await (const event of plainTraining(join(folder, 'left'), { steps: 1, log, score: async (_, __, options) => stopped(options) })) if (event.type === 'waiting' && event.for === 'evaluation') break;
+    for await (const event of plainTraining(join(folder, 'left'), {
+      steps: 1,
+      log,
+      score: async (_, __, options) => stopped(options),
+    }))
+      if (event.type === 'waiting' && event.for === 'evaluation') break;
     expect((await readDense(join(folder, 'left', 'last.safetensors'), 'segmentation')).info.step).toBe(1);
   }, 60_000);
 
   it('can be stopped there', async () => {
-    for (const [what, task] of [['images', { draw: async () => new Promise<never>(() => undefined), score: undefined }], ['evaluation', { score: async (_: unknown, __: unknown, options: { signal: AbortSignal }) => stopped(options) }]] as const) {
+    for (const [what, task] of [
+      ['images', { draw: async () => new Promise<never>(() => undefined), score: undefined }],
+      ['evaluation', { score: async (_: unknown, __: unknown, options: { signal: AbortSignal }) => stopped(options) }],
+    ] as const) {
       const stop = new AbortController();
       const run = async () => {
-        for await (const event of plainTraining(join(folder, `stopped-${what}`), { steps: 1, log, signal: stop.signal, ...task })) if (event.type === 'waiting' && event.for === what) stop.abort();
+        for await (const event of plainTraining(join(folder, `stopped-${what}`), {
+          steps: 1,
+          log,
+          signal: stop.signal,
+          ...task,
+        }))
+          if (event.type === 'waiting' && event.for === what) stop.abort();
       };
       await expect(run()).rejects.toMatchObject({ code: 'ABORTED' });
     }
@@ -103,7 +218,21 @@ describe('a training that stands still', () => {
   it('is told of on the terminal, as is an evaluation, and what is opened before', async () => {
     const output = join(folder, 'told');
     const shared = ['--device', 'cpu', '--data', scenes, '--stall-minutes', '0.00001'];
-    const trained = await lgdistill(['segment', 'train', '--student', student, '--to', output, '--dense.resolution', '64', '--dense.batch-size', '2', '--dense.max-steps', '1', ...shared]);
+    const trained = await lgdistill([
+      'segment',
+      'train',
+      '--student',
+      student,
+      '--to',
+      output,
+      '--dense.resolution',
+      '64',
+      '--dense.batch-size',
+      '2',
+      '--dense.max-steps',
+      '1',
+      ...shared,
+    ]);
     expect(trained.stderr).toMatch(/^opening the files has stood still for 0 seconds: /mu);
     expect(trained.stderr).toMatch(/^step 1 has waited 0 seconds for its images: /mu);
     const evaluated = await lgdistill(['segment', 'evaluate', '--model', output, ...shared]);
@@ -115,18 +244,35 @@ describe('a training that stands still', () => {
 describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a step that fails on the GPU', () => {
   it('is in no network that is kept, and what is stopped between steps is', async () => {
     buildEmulatedAddon();
-    const small = await untrainedStudent(join(folder, 'small.safetensors'), { architecture: 'mobilenet_v3_small', widthMultiplier: 0.1 });
+    const small = await untrainedStudent(join(folder, 'small.safetensors'), {
+      architecture: 'mobilenet_v3_small',
+      widthMultiplier: 0.1,
+    });
     const config = { ...masked(), device: 'cuda-emulated', dense: { ...masked().dense, maxSteps: 6, everyEpochs: 1 } };
-    const steps = (output: string) => Promise.all(['last', 'model'].map(async (name) => (await readDense(join(output, `${name}.safetensors`), 'segmentation')).info.step));
+    const steps = (output: string) =>
+      Promise.all(
+        ['last', 'model'].map(
+          async (name) => (await readDense(join(output, `${name}.safetensors`), 'segmentation')).info.step,
+        ),
+      );
     const failed = join(folder, 'failed');
-    const { error, calls } = await withFault(join(folder, 'calls'), ['cudaGraphLaunch', 1, 'cudaErrorUnknown'], () => told(trainSegmentation({ student: small, output: failed, config }))); // of the second step
+    // of the second step
+    const { error, calls } = await withFault(join(folder, 'calls'), ['cudaGraphLaunch', 1, 'cudaErrorUnknown'], () =>
+      told(trainSegmentation({ student: small, output: failed, config })),
+    );
     expect(error).toMatchObject({ code: 'DEVICE_ERROR' });
     expect(leftOver(calls)).toEqual({});
     expect(await steps(failed)).toEqual([1, 1]);
     const stopped = join(folder, 'stopped');
     const controller = new AbortController();
     const stopping = async () => {
-      for await (const event of trainSegmentation({ student: small, output: stopped, config: { ...config, log: { everySteps: 1 }, dense: { ...config.dense, everyEpochs: 0 } }, signal: controller.signal })) if (event.type === 'step' && event.step === 2) controller.abort();
+      for await (const event of trainSegmentation({
+        student: small,
+        output: stopped,
+        config: { ...config, log: { everySteps: 1 }, dense: { ...config.dense, everyEpochs: 0 } },
+        signal: controller.signal,
+      }))
+        if (event.type === 'step' && event.step === 2) controller.abort();
     };
     await expect(stopping()).rejects.toMatchObject({ code: 'ABORTED' });
     expect(await steps(stopped)).toEqual([2, 2]);
@@ -145,14 +291,41 @@ describe('the best network', () => {
     const events = await scored(output, [0.25, 0.5, 0.5, 0.125]);
     expect(events.flatMap((event) => (event.type === 'evaluation' && event.best ? [event.step] : []))).toEqual([1, 2]);
     expect(events.at(-1)).toMatchObject({ type: 'done', step: 4, score: 0.5, bestStep: 2 });
-    for (const [file, step] of [['model.safetensors', 2], ['last.safetensors', 4]] as const) expect((await readDense(join(output, file), 'segmentation')).info.step).toBe(step);
+    for (const [file, step] of [
+      ['model.safetensors', 2],
+      ['last.safetensors', 4],
+    ] as const)
+      expect((await readDense(join(output, file), 'segmentation')).info.step).toBe(step);
     expect((await scored(join(folder, 'best-zero'), [0, 0])).at(-1)).toMatchObject({ score: 0, bestStep: 1 });
   }, 60_000);
 
   it('is what the command prints, with its step', async () => {
     const output = join(folder, 'printed');
-    const options = ['--device', 'cpu', '--dense.resolution', '64', '--dense.batch-size', '2', '--dense.max-steps', '3', '--dense.every-epochs', '1', '--dense.evaluation-data', scenes];
-    const { code, stdout, stderr } = await lgdistill(['segment', 'train', '--student', student, '--data', scenes, '--to', output, ...options]);
+    const options = [
+      '--device',
+      'cpu',
+      '--dense.resolution',
+      '64',
+      '--dense.batch-size',
+      '2',
+      '--dense.max-steps',
+      '3',
+      '--dense.every-epochs',
+      '1',
+      '--dense.evaluation-data',
+      scenes,
+    ];
+    const { code, stdout, stderr } = await lgdistill([
+      'segment',
+      'train',
+      '--student',
+      student,
+      '--data',
+      scenes,
+      '--to',
+      output,
+      ...options,
+    ]);
     expect(code, stderr).toBe(0);
     const { info } = await readDense(output, 'segmentation');
     const { meanIou } = await evaluateSegmentation({ model: output, config: masked() });
@@ -170,32 +343,56 @@ describe('the folder', () => {
     await writeFile(join(output, 'metrics.jsonl'), '{"type":"step","step":1}\n');
     const unlock = await lockRunFolder(output);
     const before = await contents(output);
-    await expect(trainSegmentation({ student, output, config: masked() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', message: expect.stringContaining('is writing to this run folder') as unknown });
+    await expect(trainSegmentation({ student, output, config: masked() }).next()).rejects.toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'output',
+      message: expect.stringContaining('is writing to this run folder') as unknown,
+    });
     expect(await contents(output)).toEqual(before);
     await unlock();
 
     const fresh = join(folder, 'two');
     const first = trainSegmentation({ student, output: fresh, config: masked() });
     await first.next();
-    await expect(trainDetection({ student, output: fresh, config: boxed() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+    await expect(trainDetection({ student, output: fresh, config: boxed() }).next()).rejects.toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'output',
+    });
     await first.return();
     expect((await readdir(folder)).includes('two')).toBe(false); // nothing had come into it
   }, 60_000);
 
   it('loses what an earlier run left, and nothing else', async () => {
     const output = join(folder, 'distilled');
-    for (const name of ['resnet18', 'mobilenet_v2']) await mkdir(join(output, name, 'checkpoints'), { recursive: true });
+    for (const name of ['resnet18', 'mobilenet_v2'])
+      await mkdir(join(output, name, 'checkpoints'), { recursive: true });
     await mkdir(join(output, 'checkpoints'));
     await writeFile(join(output, 'config.json'), '{"method":"lgd","student":{"name":"resnet18,mobilenet_v2"}}');
     for (const name of ['log.txt', 'report.html', 'notes.md']) await writeFile(join(output, name), '');
     await told(trainSegmentation({ student, output, config: masked() }));
-    expect((await readdir(output)).sort()).toEqual(['config.json', 'last.safetensors', 'metrics.jsonl', 'model.safetensors', 'notes.md']);
+    expect((await readdir(output)).sort()).toEqual([
+      'config.json',
+      'last.safetensors',
+      'metrics.jsonl',
+      'model.safetensors',
+      'notes.md',
+    ]);
 
     // and the other way round; a student's file of that name is nobody's run
     await copyFile(student, join(output, 'last.safetensors'));
-    const run = await RunFolder.open(output, parseConfig({ overwrite: true, train: { batchSize: 2, learningRate: 1 } }) as RunConfig, { resume: false });
+    const run = await RunFolder.open(
+      output,
+      parseConfig({ overwrite: true, train: { batchSize: 2, learningRate: 1 } }) as RunConfig,
+      { resume: false },
+    );
     await run.close();
-    expect((await readdir(output)).sort()).toEqual(['config.json', 'last.safetensors', 'log.txt', 'metrics.jsonl', 'notes.md']);
+    expect((await readdir(output)).sort()).toEqual([
+      'config.json',
+      'last.safetensors',
+      'log.txt',
+      'metrics.jsonl',
+      'notes.md',
+    ]);
   }, 60_000);
 
   it('keeps the earlier network until there is a batch to train another on', async () => {
@@ -204,8 +401,11 @@ describe('the folder', () => {
     const before = await contents(output);
     const broken = join(folder, 'broken');
     await mkdir(broken);
-    for (const name of ['0.png', '1.png']) await writeFile(join(broken, name), (await readFile(join(scenes, 'images', name))).subarray(0, 60));
-    await expect(told(trainDetection({ student, output, config: { ...boxed(), dense: { ...boxed().dense, data: broken } } }))).rejects.toMatchObject({ code: 'BAD_IMAGE' });
+    for (const name of ['0.png', '1.png'])
+      await writeFile(join(broken, name), (await readFile(join(scenes, 'images', name))).subarray(0, 60));
+    await expect(
+      told(trainDetection({ student, output, config: { ...boxed(), dense: { ...boxed().dense, data: broken } } })),
+    ).rejects.toMatchObject({ code: 'BAD_IMAGE' });
     expect(await contents(output)).toEqual(before);
 
     const stop = new AbortController();
@@ -220,7 +420,11 @@ describe('the folder', () => {
     const output = join(folder, 'own');
     await mkdir(join(output, 'checkpoints', 'best'), { recursive: true });
     await copyFile(student, join(output, 'checkpoints', 'best', 'model.safetensors'));
-    await expect(trainSegmentation({ student: output, output, config: masked() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', message: expect.stringContaining('the student') as unknown });
+    await expect(trainSegmentation({ student: output, output, config: masked() }).next()).rejects.toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'output',
+      message: expect.stringContaining('the student') as unknown,
+    });
     expect(await readdir(join(output, 'checkpoints', 'best'))).toEqual(['model.safetensors']);
   });
 
@@ -229,8 +433,17 @@ describe('the folder', () => {
     await told(trainSegmentation({ student, output, config: { ...masked(), names: sceneClasses } }));
     const config = JSON.parse(await readFile(join(output, 'config.json'), 'utf8')) as Record<string, unknown>;
     expect(config).toMatchObject({
-      task: 'segmentation', student: { path: await realpath(student), sha256: expect.stringMatching(/^[0-9a-f]{64}$/u) as unknown, architecture: 'mobilenet_v2', widthMultiplier: 0.35 },
-      output, names: sceneClasses, seed: 0, dense: { data: scenes, head: 'lraspp', resolution: 64 },
+      task: 'segmentation',
+      student: {
+        path: await realpath(student),
+        sha256: expect.stringMatching(/^[0-9a-f]{64}$/u) as unknown,
+        architecture: 'mobilenet_v2',
+        widthMultiplier: 0.35,
+      },
+      output,
+      names: sceneClasses,
+      seed: 0,
+      dense: { data: scenes, head: 'lraspp', resolution: 64 },
     });
     for (const name of ['method', 'loss', 'data', 'evaluate']) expect(config).not.toHaveProperty(name);
 
@@ -239,11 +452,22 @@ describe('the folder', () => {
     await writeFile(join(run, 'config.json'), '{"method":"lgd"}');
     const { runs, remarks } = await compareRuns([run, output]);
     expect(runs.map(({ path }) => path)).toEqual([run]);
-    expect(remarks).toContain(`passed over, as it is no run folder (a segmentation network or a detector was trained there): ${output}`);
-    await expect(compareRuns([output, join(output, 'model.safetensors')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining(`detectors were trained into ${output}.`) as unknown });
-    await expect(writeReport({ runs: [output], models: false })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('segment evaluate') as unknown });
+    expect(remarks).toContain(
+      `passed over, as it is no run folder (a segmentation network or a detector was trained there): ${output}`,
+    );
+    await expect(compareRuns([output, join(output, 'model.safetensors')])).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      message: expect.stringContaining(`detectors were trained into ${output}.`) as unknown,
+    });
+    await expect(writeReport({ runs: [output], models: false })).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      mend: expect.stringContaining('segment evaluate') as unknown,
+    });
     expect((await evaluateSegmentation({ model: output, config: masked() })).images).toBe(2);
-    await expect(resumeConfig(output)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Score that with lgdistill segment evaluate' });
+    await expect(resumeConfig(output)).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      mend: 'Score that with lgdistill segment evaluate',
+    });
     expect((await readdir(output)).includes('report.html')).toBe(false);
   }, 60_000);
 });

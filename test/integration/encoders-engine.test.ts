@@ -63,9 +63,12 @@ describe('backward', () => {
       encoder.load({ ...start, [name]: { shape, data: data.map((value, i) => value + length * direction[i]!) } });
       return (await encoder.forward(images, draw)).reduce((sum, value, i) => sum + value * dOutput[i]!, 0);
     };
-    // a convolution's scale is lost in the norm behind it: too flat for float32 differences only where the slope itself vanishes
+    // a convolution's scale is lost in the norm behind it: too flat for float32 differences only where the slope itself
+    // vanishes
     const names = Object.keys(gradients);
-    const slopes = new Map(names.map((name) => [name, Math.sqrt(gradients[name]!.reduce((sum, value) => sum + value * value, 0))]));
+    const slopes = new Map(
+      names.map((name) => [name, Math.sqrt(gradients[name]!.reduce((sum, value) => sum + value * value, 0))]),
+    );
     const steep = names.filter((name) => slopes.get(name)! > 0.02);
     expect(steep.length).toBeGreaterThan(0.8 * names.length);
     for (const name of steep) {
@@ -90,7 +93,8 @@ describe('backward', () => {
       compiled.backwardTensor(gradient);
     }
     const found = await compiled.gradients();
-    for (const [name, values] of Object.entries(expected)) expect(relativeError(found[name]!.data, values), name).toBeLessThan(1e-5);
+    for (const [name, values] of Object.entries(expected))
+      expect(relativeError(found[name]!.data, values), name).toBeLessThan(1e-5);
     compiled.zeroGradients();
     expect((await compiled.gradients())['a.weight']!.data.every((value) => value === 0)).toBe(true);
   });
@@ -132,14 +136,21 @@ describe('dropping', () => {
     const spec = g.finish(g.globalPool(g.stochasticDepth(g.conv(g.images, 'a', { channels: 8 }), 0.5)));
     using encoder = build(spec, { batch: 64, resolution: 4 });
     const output = await encoder.forward(noise(64 * 48, 3), { training: true, seed: 5 });
-    const kept = Array.from({ length: 64 }, (_, n) => output.slice(n * 8, n * 8 + 8).filter((value) => value !== 0).length);
+    const kept = Array.from(
+      { length: 64 },
+      (_, n) => output.slice(n * 8, n * 8 + 8).filter((value) => value !== 0).length,
+    );
     expect(new Set(kept)).toEqual(new Set([0, 8]));
   });
 });
 
 describe('SGD', () => {
   /** PyTorch's formula in float64. */
-  function reference(weights: Float32Array, gradients: Float32Array[], { lr, momentum, decay, scale }: { lr: number; momentum: number; decay: number; scale: number }) {
+  function reference(
+    weights: Float32Array,
+    gradients: Float32Array[],
+    { lr, momentum, decay, scale }: { lr: number; momentum: number; decay: number; scale: number },
+  ) {
     const [value, velocity] = [Float64Array.from(weights), new Float64Array(weights.length)];
     for (const gradient of gradients) {
       gradient.forEach((g, i) => {
@@ -156,14 +167,21 @@ describe('SGD', () => {
     const gradients: Record<string, Float32Array[]> = {};
     for (let step = 0; step < 3; step++) {
       await encoder.forward(images, { training: true });
-      for (const [name, values] of Object.entries(await encoder.backward(dOutput))) (gradients[name] ??= []).push(values);
+      for (const [name, values] of Object.entries(await encoder.backward(dOutput)))
+        (gradients[name] ??= []).push(values);
       await encoder.optimiserStep({ learningRate: 0.1, weightDecay: 0.05, decayNormAndBias, gradientScale: 0.5 });
     }
     const [after, { momentum }] = [await encoder.state(), await encoder.optimiserState()];
     for (const { name, decay } of encoder.graph.parameters.filter(({ trainable }) => trainable)) {
-      const expected = reference(start[name]!.data, gradients[name]!, { lr: 0.1, momentum: 0.8, decay: decay || decayNormAndBias ? 0.05 : 0, scale: 0.5 });
+      const expected = reference(start[name]!.data, gradients[name]!, {
+        lr: 0.1,
+        momentum: 0.8,
+        decay: decay || decayNormAndBias ? 0.05 : 0,
+        scale: 0.5,
+      });
       expect(relativeError(after[name]!.data, expected.value), name).toBeLessThan(1e-6);
-      if (expected.velocity.some((value) => Math.abs(value) > 1e-4)) expect(relativeError(momentum[name]!.data, expected.velocity), name).toBeLessThan(1e-5);
+      if (expected.velocity.some((value) => Math.abs(value) > 1e-4))
+        expect(relativeError(momentum[name]!.data, expected.velocity), name).toBeLessThan(1e-5);
     }
   });
 
@@ -177,7 +195,9 @@ describe('SGD', () => {
     for (let n = 0; n < 4; n++) await step(unbroken, n);
     using first = build(allOperations({ dropping: true }));
     for (let n = 0; n < 2; n++) await step(first, n);
-    using second = new Encoder(new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24 }));
+    using second = new Encoder(
+      new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24 }),
+    );
     second.load(await first.state());
     second.compiled.loadOptimiserState(await first.optimiserState());
     for (let n = 2; n < 4; n++) await step(second, n);
@@ -186,7 +206,13 @@ describe('SGD', () => {
   });
 
   it('lowers a loss', async () => {
-    using encoder = await createEncoder('mobilenet_v3_small', { device, outputs: 4, widthMultiplier: 0.35, resolution: 32, batch: 8 });
+    using encoder = await createEncoder('mobilenet_v3_small', {
+      device,
+      outputs: 4,
+      widthMultiplier: 0.35,
+      resolution: 32,
+      batch: 8,
+    });
     const input = noise(8 * 3 * 32 * 32, 4);
     const losses: number[] = [];
     for (let step = 0; step < 12; step++) {
@@ -212,17 +238,26 @@ describe('plans', () => {
       lean.load(await full.state());
       const expected = await full.forward(input);
       expect(relativeError(await lean.forward(input), expected), name).toBeLessThan(1e-5);
-      expect(await lean.forward(input.slice(0, 2 * 3 * 40 * 40)), name).toEqual((await lean.forward(input)).slice(0, 18));
+      expect(await lean.forward(input.slice(0, 2 * 3 * 40 * 40)), name).toEqual(
+        (await lean.forward(input)).slice(0, 18),
+      );
       expect(lean.info.arenaBytes).toBeLessThan(full.info.arenaBytes / 3);
       expect(lean.info.kernelsForward).toBeLessThan(full.info.kernelsForward);
       expect(lean.info.parameterBytes).toBeLessThan(0.6 * full.info.parameterBytes);
     }
   });
 
-  it.each(pytorchStudents)('count multiply-adds and parameters of $name at width $widthMultiplier, which tell its strides', ({ name, widthMultiplier, multiplyAdds, parameters }) => {
-    using compiled = new CompiledEncoder(device, studentGraph(name, { outputs: 1000, widthMultiplier }), { batch: 1, resolution: 224, training: false });
-    expect(compiled.info).toMatchObject({ macsPerImage: multiplyAdds, parameters, outputSize: 1000 });
-  });
+  it.each(pytorchStudents)(
+    'count multiply-adds and parameters of $name at width $widthMultiplier, which tell its strides',
+    ({ name, widthMultiplier, multiplyAdds, parameters }) => {
+      using compiled = new CompiledEncoder(device, studentGraph(name, { outputs: 1000, widthMultiplier }), {
+        batch: 1,
+        resolution: 224,
+        training: false,
+      });
+      expect(compiled.info).toMatchObject({ macsPerImage: multiplyAdds, parameters, outputSize: 1000 });
+    },
+  );
 
   it('keep what load takes, exactly', async () => {
     using encoder = await createEncoder('efficientnet_b0', { device, outputs: 5, resolution: 32, batch: 2, seed: 9 });
@@ -234,16 +269,32 @@ describe('plans', () => {
 
   it('take images that are no squares', async () => {
     const g = new GraphBuilder('wide');
-    const graph = g.finish(g.linear(g.globalPool(g.relu(g.conv(g.images, 'conv', { channels: 8, kernel: 3 }))), 'fc', { features: 3 }));
+    const graph = g.finish(
+      g.linear(g.globalPool(g.relu(g.conv(g.images, 'conv', { channels: 8, kernel: 3 }))), 'fc', { features: 3 }),
+    );
     const weights = initialWeights(graph, 1);
     const [wide, tall] = [noise(3 * 4 * 10, 1), new Float32Array(3 * 10 * 4)];
-    for (let c = 0; c < 3; c++) for (let y = 0; y < 4; y++) for (let x = 0; x < 10; x++) tall[(c * 10 + x) * 4 + y] = wide[(c * 4 + y) * 10 + x]!;
-    const turned = { ...weights, 'conv.weight': { shape: [8, 3, 3, 3], data: weights['conv.weight']!.data.map((_, i, data) => data[i - (i % 9) + (i % 3) * 3 + Math.floor((i % 9) / 3)]!) } };
+    for (let c = 0; c < 3; c++)
+      for (let y = 0; y < 4; y++) for (let x = 0; x < 10; x++) tall[(c * 10 + x) * 4 + y] = wide[(c * 4 + y) * 10 + x]!;
+    const turned = {
+      ...weights,
+      'conv.weight': {
+        shape: [8, 3, 3, 3],
+        data: weights['conv.weight']!.data.map(
+          (_, i, data) => data[i - (i % 9) + (i % 3) * 3 + Math.floor((i % 9) / 3)]!,
+        ),
+      },
+    };
     const outputOf = async (resolution: number, width: number, own: typeof weights, images: Float32Array) => {
-      using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 2, resolution, width, training: false, precision: 'float32' }));
+      using encoder = new Encoder(
+        new CompiledEncoder(device, graph, { batch: 2, resolution, width, training: false, precision: 'float32' }),
+      );
       encoder.load(own);
       expect([encoder.resolution, encoder.width]).toEqual([resolution, width]);
-      await expect(encoder.forward(new Float32Array(3 * resolution * resolution))).rejects.toMatchObject({ code: 'BAD_SHAPE', message: expect.stringContaining(`[3,${resolution},${width}]`) as unknown });
+      await expect(encoder.forward(new Float32Array(3 * resolution * resolution))).rejects.toMatchObject({
+        code: 'BAD_SHAPE',
+        message: expect.stringContaining(`[3,${resolution},${width}]`) as unknown,
+      });
       return encoder.forward(images);
     };
     expect(relativeError(await outputOf(10, 4, turned, tall), await outputOf(4, 10, weights, wide))).toBeLessThan(1e-6);
@@ -286,13 +337,25 @@ describe('wrong use', () => {
   it('of sizes', async () => {
     using encoder = await createEncoder('mobilenet_v2', { device, ...small });
     await expect(encoder.forward(new Float32Array(7))).rejects.toMatchObject({ code: 'BAD_SHAPE', option: 'images' });
-    await expect(encoder.forward(pixels.subarray(3 * 32 * 32), { training: true })).rejects.toMatchObject({ code: 'BAD_SHAPE' });
+    await expect(encoder.forward(pixels.subarray(3 * 32 * 32), { training: true })).rejects.toMatchObject({
+      code: 'BAD_SHAPE',
+    });
     await encoder.forward(pixels, { training: true });
     await expect(encoder.backward(new Float32Array(7))).rejects.toMatchObject({ code: 'BAD_SHAPE' });
   });
 
-  it.each([['batch', 0], ['batch', 1.5], ['batch', 65_536], ['resolution', -3], ['precision', 'float16'], ['seed', -1]])('of %s %s', async (option, value) => {
-    await expect(createEncoder('resnet18', { device, outputs: 3, [option]: value })).rejects.toMatchObject({ code: 'BAD_OPTION', option });
+  it.each([
+    ['batch', 0],
+    ['batch', 1.5],
+    ['batch', 65_536],
+    ['resolution', -3],
+    ['precision', 'float16'],
+    ['seed', -1],
+  ])('of %s %s', async (option, value) => {
+    await expect(createEncoder('resnet18', { device, outputs: 3, [option]: value })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option,
+    });
   });
 
   it('of a signal that has fired', async () => {
@@ -326,31 +389,91 @@ describe('graphs that do not fit', () => {
   const node = (graph: GraphSpec, name: string) => graph.nodes.find((entry) => entry.name === name)!;
 
   it.each<[string, Change, string, string]>([
-    ['an unknown operation', (g) => (node(g, 'wide').op = 'convolve'), 'BAD_MODEL', 'wide has the unknown operation "convolve"'],
-    ['an unknown attribute', (g) => (node(g, 'wide').attributes!['strides'] = 2), 'BAD_MODEL', 'wide (conv) has the unknown attribute "strides"'],
+    [
+      'an unknown operation',
+      (g) => (node(g, 'wide').op = 'convolve'),
+      'BAD_MODEL',
+      'wide has the unknown operation "convolve"',
+    ],
+    [
+      'an unknown attribute',
+      (g) => (node(g, 'wide').attributes!['strides'] = 2),
+      'BAD_MODEL',
+      'wide (conv) has the unknown attribute "strides"',
+    ],
     ['half a stride', (g) => (node(g, 'wide').attributes!['stride'] = 1.5), 'BAD_MODEL', 'stride is 1.5'],
-    ['a window wider than a max-pool takes', (g) => (g.nodes.find(({ op }) => op === 'maxPool')!.attributes!['kernel'] = 9), 'BAD_MODEL', 'kernel is 9. Allowed: a whole number from 1 to 8'],
+    [
+      'a window wider than a max-pool takes',
+      (g) => (g.nodes.find(({ op }) => op === 'maxPool')!.attributes!['kernel'] = 9),
+      'BAD_MODEL',
+      'kernel is 9. Allowed: a whole number from 1 to 8',
+    ],
     ['an unknown activation', (g) => (node(g, 'stem_norm.relu6').attributes!['kind'] = 'relu7'), 'BAD_MODEL', 'relu7'],
     ['no activation', (g) => delete node(g, 'stem_norm.relu6').attributes!['kind'], 'BAD_MODEL', 'kind'],
     ['a value from the future', (g) => (node(g, 'stem').inputs = [9]), 'BAD_MODEL', 'stem reads value 9'],
     ['a value beyond 32 bits', (g) => (node(g, 'stem').inputs = [2 ** 32]), 'BAD_MODEL', 'stem reads value 2147483647'],
     ['an output beyond 32 bits', (g) => (g.output = 2 ** 32 + g.output), 'BAD_MODEL', '2147483647'],
     ['nodes that are no list', (g) => (g.nodes = {} as never), 'BAD_MODEL', 'nodes: expected an array'],
-    ['parameters that are no list', (g) => (node(g, 'stem').parameters = 'stem' as never), 'BAD_MODEL', 'parameters: expected an array'],
-    ['attributes that are no object', (g) => (node(g, 'stem').attributes = 1 as never), 'BAD_MODEL', 'attributes: expected an object'],
+    [
+      'parameters that are no list',
+      (g) => (node(g, 'stem').parameters = 'stem' as never),
+      'BAD_MODEL',
+      'parameters: expected an array',
+    ],
+    [
+      'attributes that are no object',
+      (g) => (node(g, 'stem').attributes = 1 as never),
+      'BAD_MODEL',
+      'attributes: expected an object',
+    ],
     ['a missing input', (g) => node(g, 'wide_norm.add').inputs.pop(), 'BAD_MODEL', 'has 1 inputs'],
-    ['a missing parameter', (g) => node(g, 'wide_norm').parameters!.pop(), 'BAD_MODEL', 'wide_norm (batchNorm) has 3 parameters'],
+    [
+      'a missing parameter',
+      (g) => node(g, 'wide_norm').parameters!.pop(),
+      'BAD_MODEL',
+      'wide_norm (batchNorm) has 3 parameters',
+    ],
     ['a parameter that is not there', (g) => (node(g, 'wide').parameters = ['nothing']), 'BAD_MODEL', 'nothing'],
-    ['a parameter that nobody uses', (g) => g.parameters.push({ ...g.parameters[0]!, name: 'spare' }), 'BAD_MODEL', 'spare'],
+    [
+      'a parameter that nobody uses',
+      (g) => g.parameters.push({ ...g.parameters[0]!, name: 'spare' }),
+      'BAD_MODEL',
+      'spare',
+    ],
     ['a node that nobody uses', (g) => (g.output = 1), 'BAD_MODEL', 'nothing uses'],
     ['an output that is not there', (g) => (g.further = [99]), 'BAD_MODEL', 'the output is value 99'],
     ['an output given twice', (g) => (g.further = [g.output]), 'BAD_MODEL', 'twice'],
-    ['a weight of other channels', (g) => (g.parameters.find(({ name }) => name === 'wide.weight')!.shape[1] = 13), 'BAD_SHAPE', 'wide.weight has the shape [20,13,3,3]. Allowed: [20,12,3,3]'],
-    ['a vector of other length', (g) => (g.parameters.find(({ name }) => name === 'wide_norm.bias')!.shape = [21]), 'BAD_SHAPE', 'wide_norm.bias'],
+    [
+      'a weight of other channels',
+      (g) => (g.parameters.find(({ name }) => name === 'wide.weight')!.shape[1] = 13),
+      'BAD_SHAPE',
+      'wide.weight has the shape [20,13,3,3]. Allowed: [20,12,3,3]',
+    ],
+    [
+      'a vector of other length',
+      (g) => (g.parameters.find(({ name }) => name === 'wide_norm.bias')!.shape = [21]),
+      'BAD_SHAPE',
+      'wide_norm.bias',
+    ],
     ['grouped convolution', (g) => (node(g, 'wide').attributes!['groups'] = 4), 'BAD_SHAPE', '4 groups'],
-    ['an addition of two sizes', (g) => (node(g, 'down').attributes!['stride'] = 2), 'BAD_SHAPE', 'wide_norm.add adds 6x6 with 20 channels and 3x3'],
-    ['statistics to be trained', (g) => (g.parameters.find(({ name }) => name === 'wide_norm.running_var')!.trainable = true), 'BAD_MODEL', 'wide_norm.running_var'],
-    ['weights as a buffer', (g) => (g.parameters.find(({ name }) => name === 'wide.weight')!.trainable = false), 'BAD_MODEL', 'wide.weight'],
+    [
+      'an addition of two sizes',
+      (g) => (node(g, 'down').attributes!['stride'] = 2),
+      'BAD_SHAPE',
+      'wide_norm.add adds 6x6 with 20 channels and 3x3',
+    ],
+    [
+      'statistics to be trained',
+      (g) => (g.parameters.find(({ name }) => name === 'wide_norm.running_var')!.trainable = true),
+      'BAD_MODEL',
+      'wide_norm.running_var',
+    ],
+    [
+      'weights as a buffer',
+      (g) => (g.parameters.find(({ name }) => name === 'wide.weight')!.trainable = false),
+      'BAD_MODEL',
+      'wide.weight',
+    ],
   ])('%s', (_, change, code, message) => {
     const error = refused(change);
     expect(error.code).toBe(code);
@@ -359,24 +482,62 @@ describe('graphs that do not fit', () => {
 
   it('images smaller than a window, and one value a channel in training', () => {
     const g = new GraphBuilder('window');
-    const spec = g.finish(g.globalPool(g.batchNorm(g.conv(g.images, 'a', { channels: 4, kernel: 7, padding: 0 }), 'n')));
-    expect(() => new CompiledEncoder(device, spec, { batch: 1, resolution: 6 })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
-    expect(() => new CompiledEncoder(device, spec, { batch: 1, resolution: 7 })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
+    const spec = g.finish(
+      g.globalPool(g.batchNorm(g.conv(g.images, 'a', { channels: 4, kernel: 7, padding: 0 }), 'n')),
+    );
+    expect(() => new CompiledEncoder(device, spec, { batch: 1, resolution: 6 })).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE' }),
+    );
+    expect(() => new CompiledEncoder(device, spec, { batch: 1, resolution: 7 })).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE' }),
+    );
     new CompiledEncoder(device, spec, { batch: 1, resolution: 7, training: false }).dispose();
     new CompiledEncoder(device, spec, { batch: 2, resolution: 7 }).dispose();
   });
 
   // What kernels would number in 32 bits, before there is memory for any of it.
   it.each<[string, (g: GraphBuilder) => Value, { batch: number; resolution: number }, string]>([
-    ['a batch of too many pixels', (g) => g.conv(g.images, 'a', { channels: 4, kernel: 3 }), { batch: 65_535, resolution: 224 }, 'large, its input: a batch of 65535 images has more than 2147418112 pixels in all of 224x224 with 3 channels'],
-    ['a layer of too many pixels', (g) => g.resize(g.conv(g.images, 'a', { channels: 4, kernel: 3 }), 8), { batch: 1000, resolution: 512 }, 'pixels in all of 4096x4096 with 4 channels. Use a smaller batch or smaller images'],
-    ['an image of too long sides', (g) => g.resize(g.resize(g.conv(g.images, 'a', { channels: 4, kernel: 3 }), 64), 64), { batch: 1, resolution: 224 }, 'a side of 917504 pixels'],
-    ['too many channels', (g) => g.conv(g.images, 'a', { channels: 2 ** 20 + 1, kernel: 1 }), { batch: 1, resolution: 32 }, 'a: 1048577 channels. Allowed: 1048576 or fewer'],
-    ['too many weights', (g) => g.linear(g.globalPool(g.conv(g.images, 'a', { channels: 2 ** 20, kernel: 1 })), 'b', { features: 2048 }), { batch: 1, resolution: 32 }, 'b: parameter b.weight of [2048,1048576] is too large'],
-    ['a window of 2^31 pixels', (g) => g.conv(g.images, 'a', { channels: 4, kernel: 32_769, dilation: 65_536, padding: 0 }), { batch: 1, resolution: 32 }, 'its window of 2147483649 pixels does not fit'],
+    [
+      'a batch of too many pixels',
+      (g) => g.conv(g.images, 'a', { channels: 4, kernel: 3 }),
+      { batch: 65_535, resolution: 224 },
+      'large, its input: a batch of 65535 images has more than 2147418112 pixels in all of 224x224 with 3 channels',
+    ],
+    [
+      'a layer of too many pixels',
+      (g) => g.resize(g.conv(g.images, 'a', { channels: 4, kernel: 3 }), 8),
+      { batch: 1000, resolution: 512 },
+      'pixels in all of 4096x4096 with 4 channels. Use a smaller batch or smaller images',
+    ],
+    [
+      'an image of too long sides',
+      (g) => g.resize(g.resize(g.conv(g.images, 'a', { channels: 4, kernel: 3 }), 64), 64),
+      { batch: 1, resolution: 224 },
+      'a side of 917504 pixels',
+    ],
+    [
+      'too many channels',
+      (g) => g.conv(g.images, 'a', { channels: 2 ** 20 + 1, kernel: 1 }),
+      { batch: 1, resolution: 32 },
+      'a: 1048577 channels. Allowed: 1048576 or fewer',
+    ],
+    [
+      'too many weights',
+      (g) => g.linear(g.globalPool(g.conv(g.images, 'a', { channels: 2 ** 20, kernel: 1 })), 'b', { features: 2048 }),
+      { batch: 1, resolution: 32 },
+      'b: parameter b.weight of [2048,1048576] is too large',
+    ],
+    [
+      'a window of 2^31 pixels',
+      (g) => g.conv(g.images, 'a', { channels: 4, kernel: 32_769, dilation: 65_536, padding: 0 }),
+      { batch: 1, resolution: 32 },
+      'its window of 2147483649 pixels does not fit',
+    ],
   ])('%s', (_, build, { batch, resolution }, message) => {
     const g = new GraphBuilder('large');
     const spec = g.finish(build(g));
-    expect(() => new CompiledEncoder(device, spec, { batch, resolution, training: false })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE', message: expect.stringContaining(message) as string }));
+    expect(() => new CompiledEncoder(device, spec, { batch, resolution, training: false })).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE', message: expect.stringContaining(message) as string }),
+    );
   });
 });

@@ -12,7 +12,8 @@ import { noteSkip, sharedPath } from '../shared.js';
 const folder = sharedPath('vectors', 'encoders');
 const files = folder === undefined ? [] : readdirSync(folder).filter((file) => file.endsWith('.safetensors'));
 const given = process.env['LGDISTILL_SHARED'];
-if (files.length === 0 && given !== undefined) throw new Error(`LGDISTILL_SHARED: there is no *.safetensors in ${join(given, 'vectors', 'encoders')}`);
+if (files.length === 0 && given !== undefined)
+  throw new Error(`LGDISTILL_SHARED: there is no *.safetensors in ${join(given, 'vectors', 'encoders')}`);
 if (files.length === 0) noteSkip('golden torchvision encoders', 'the shared folder of test data is absent');
 
 let device: Device;
@@ -21,17 +22,28 @@ beforeAll(async () => {
 });
 afterAll(() => device.dispose());
 
-const tolerances: GoldenErrors = { trainingOutput: 1e-4, gradient: 1e-4, gradientNorm: 1e-4, vanishingGradient: 1e-6, statistics: 1e-4, evaluationOutput: 1e-4 };
+const tolerances: GoldenErrors = {
+  trainingOutput: 1e-4,
+  gradient: 1e-4,
+  gradientNorm: 1e-4,
+  vanishingGradient: 1e-6,
+  statistics: 1e-4,
+  evaluationOutput: 1e-4,
+};
 
 /**
- * ReLU6 has two kinks, and MobileNetV2's late maps at 64 px have 16 values a channel: where an activation stands within float32's
- * rounding of a kink (1e-6 in these vectors), its gradient is another one and moves all before it. PyTorch in float32 is off as far
- * here, and for other seeds PyTorch in float64 by 1e-2 once the weights are rounded to float32. With these vectors it is two kinks:
- * PyTorch in float64 that takes their other side has our gradients to 2.6e-5 (docs/limits.md).
+ * ReLU6 has two kinks, and MobileNetV2's late maps at 64 px have 16 values a channel: where an activation stands within
+ * float32's rounding of a kink (1e-6 in these vectors), its gradient is another one and moves all before it. PyTorch in
+ * float32 is off as far here, and for other seeds PyTorch in float64 by 1e-2 once the weights are rounded to float32.
+ * With these vectors it is two kinks: PyTorch in float64 that takes their other side has our gradients to 2.6e-5
+ * (docs/limits.md).
  */
 const kinked: GoldenErrors = { ...tolerances, gradient: 3e-2, gradientNorm: 1e-2 };
 
-/** Of a deep network no seed keeps every activation from its kink, and PyTorch in float32 is off, too: the file says how far (resnet50: 3e-3; ours 3.9e-2, of two kinks in layers 2 and 3, and 1e-4 behind them). */
+/**
+ * Of a deep network no seed keeps every activation from its kink, and PyTorch in float32 is off, too: the file says how
+ * far (resnet50: 3e-3; ours 3.9e-2, of two kinks in layers 2 and 3, and 1e-4 behind them).
+ */
 function tolerancesOf(name: string, metadata: Record<string, string>): GoldenErrors {
   const rough = Number(metadata['float32_gradient_error'] ?? 0);
   if (rough > tolerances.gradient) return { ...tolerances, gradient: 20 * rough, gradientNorm: 20 * rough };
@@ -39,10 +51,14 @@ function tolerancesOf(name: string, metadata: Record<string, string>): GoldenErr
 }
 
 function check(errors: GoldenErrors, limits: GoldenErrors): void {
-  for (const [what, limit] of Object.entries(limits)) expect(errors[what as keyof GoldenErrors], what).toBeLessThan(limit);
+  for (const [what, limit] of Object.entries(limits))
+    expect(errors[what as keyof GoldenErrors], what).toBeLessThan(limit);
 }
 
-/** What the compiler merges into one step (CONTRIBUTING): the CPU's own way is steps, CUDA's layers; the CPU has layers in plain loops. */
+/**
+ * What the compiler merges into one step (CONTRIBUTING): the CPU's own way is steps, CUDA's layers; the CPU has layers
+ * in plain loops.
+ */
 const fusions = ['nodes', 'steps', 'layers'];
 
 describe.skipIf(files.length === 0)('students against torchvision in float64', () => {
@@ -50,21 +66,37 @@ describe.skipIf(files.length === 0)('students against torchvision in float64', (
     const vectors = await readEncoderVectors(join(folder!, file));
     const { num_classes: classes, width_mult: width = '1', resolution } = vectors.metadata;
     const name = basename(file, '.safetensors');
-    using encoder = await createEncoder(name, { device, outputs: Number(classes), widthMultiplier: Number(width), resolution: Number(resolution), batch: 4 });
+    using encoder = await createEncoder(name, {
+      device,
+      outputs: Number(classes),
+      widthMultiplier: Number(width),
+      resolution: Number(resolution),
+      batch: 4,
+    });
     check(await measureGoldenStep(encoder, vectors), tolerancesOf(name, vectors.metadata));
   });
 });
 
 describe('a graph of every operation against PyTorch in float64', () => {
-  beforeAll(() => { process.env['LGDISTILL_ARENA'] = 'cleared'; }); // see random-graphs.test.ts
-  afterAll(() => { delete process.env['LGDISTILL_ARENA']; });
+  beforeAll(() => {
+    process.env['LGDISTILL_ARENA'] = 'cleared';
+  }); // see random-graphs.test.ts
+  afterAll(() => {
+    delete process.env['LGDISTILL_ARENA'];
+  });
   const golden = fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url));
 
   it.each(fusions)('fused into %s', async (fusion) => {
     process.env['LGDISTILL_FUSION'] = fusion;
     try {
       using encoder = new Encoder(new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 }));
-      check(await measureGoldenStep(encoder, await readEncoderVectors(golden)), { ...tolerances, trainingOutput: 1e-5, statistics: 1e-5, evaluationOutput: 1e-5, gradient: 2e-5 });
+      check(await measureGoldenStep(encoder, await readEncoderVectors(golden)), {
+        ...tolerances,
+        trainingOutput: 1e-5,
+        statistics: 1e-5,
+        evaluationOutput: 1e-5,
+        gradient: 2e-5,
+      });
     } finally {
       delete process.env['LGDISTILL_FUSION'];
     }
@@ -82,14 +114,19 @@ describe('a graph of every operation against PyTorch in float64', () => {
   it('in a forward-only plan, fused and not', async () => {
     const vectors = await readEncoderVectors(golden);
     const weights = { ...vectors.weights };
-    for (const name of vectors.names('buffer_after.')) weights[name] = { shape: weights[name]!.shape, data: vectors.tensor(`buffer_after.${name}`) };
+    for (const name of vectors.names('buffer_after.'))
+      weights[name] = { shape: weights[name]!.shape, data: vectors.tensor(`buffer_after.${name}`) };
     for (const fusion of fusions) {
       process.env['LGDISTILL_FUSION'] = fusion;
-      using encoder = new Encoder(new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24, training: false }));
+      using encoder = new Encoder(
+        new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24, training: false }),
+      );
       delete process.env['LGDISTILL_FUSION'];
       encoder.load(weights);
       const output = await encoder.forward(vectors.tensor('input'));
-      expect(Math.max(...output.map((value, i) => Math.abs(value - vectors.tensor('output_eval')[i]!)))).toBeLessThan(1e-5);
+      expect(Math.max(...output.map((value, i) => Math.abs(value - vectors.tensor('output_eval')[i]!)))).toBeLessThan(
+        1e-5,
+      );
     }
   });
 });

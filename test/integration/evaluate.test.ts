@@ -15,7 +15,16 @@ import { createStudent, loadTeacher, type AnyTeacher } from '../../lib/models/in
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip, sharedPath } from '../shared.js';
-import { drawShapes, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from '../fixtures/tiny.js';
+import {
+  drawShapes,
+  ofType,
+  sameBits,
+  shapeNames,
+  smallConfig,
+  tinyClip,
+  train,
+  visionOnnx,
+} from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let device: Device;
@@ -34,18 +43,37 @@ afterAll(async () => {
   device.dispose();
 });
 
-const cacheOf = (from: ImageSource) => ImageCache.build(from, { device, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+const cacheOf = (from: ImageSource) =>
+  ImageCache.build(from, {
+    device,
+    resolution: 64,
+    margin: 1,
+    memoryLimitBytes: 1e9,
+    spillFolder: folder,
+    maxBrokenShare: 0,
+  });
 
 /** A bank of unit rows that mean nothing. */
 function madeUpBank(names: readonly string[]): TextualSemanticsBank {
-  return TextualSemanticsBank.fromEmbeddings(names, Float32Array.from({ length: names.length * 256 }, (_, i) => Math.sin(3 + i * i)), { encoderId: 'made up' });
+  return TextualSemanticsBank.fromEmbeddings(
+    names,
+    Float32Array.from({ length: names.length * 256 }, (_, i) => Math.sin(3 + i * i)),
+    { encoderId: 'made up' },
+  );
 }
 
-/** Pixels as an encoder takes them, [3,64,64], computed apart: the pictures have just the input's size, so nothing is resized. */
+/**
+ * Pixels as an encoder takes them, [3,64,64], computed apart: the pictures have just the input's size, so nothing is
+ * resized.
+ */
 async function pixelsOf(file: string): Promise<Float32Array> {
-  const raw = await sharp(await readFile(file)).removeAlpha().raw().toBuffer();
+  const raw = await sharp(await readFile(file))
+    .removeAlpha()
+    .raw()
+    .toBuffer();
   const result = new Float32Array(3 * 64 * 64);
-  for (let p = 0; p < 64 * 64; p++) for (let c = 0; c < 3; c++) result[c * 64 * 64 + p] = (raw[3 * p + c]! / 255 - teacher.mean[c]!) / teacher.std[c]!;
+  for (let p = 0; p < 64 * 64; p++)
+    for (let c = 0; c < 3; c++) result[c * 64 * 64 + p] = (raw[3 * p + c]! / 255 - teacher.mean[c]!) / teacher.std[c]!;
   return result;
 }
 
@@ -63,15 +91,28 @@ describe('ZeroShotEvaluation', () => {
       found.push(...nearest);
       seen.push(some);
     };
-    const evaluation = new ZeroShotEvaluation({ device, images: { ...many, labels, classNames: [...shapeNames] }, bank, mean: teacher.mean, std: teacher.std });
+    const evaluation = new ZeroShotEvaluation({
+      device,
+      images: { ...many, labels, classNames: [...shapeNames] },
+      bank,
+      mean: teacher.mean,
+      std: teacher.std,
+    });
     const score = await evaluation.evaluateEncoder(encoder, { onNearest });
     expect(seen.map(({ length }) => length)).toEqual([4100, 100]);
     expect(seen.flatMap((some) => [...some])).toEqual(Array.from({ length: count }, (_, i) => i));
     const expected: number[] = [];
     using embedder = encoderEmbedder(encoder);
-    await embedImages(embedder, { device, images: many, mean: teacher.mean, std: teacher.std, what: 'the test' }, async (rows) => {
-      expected.push(...(await device.addon.topSimilar(device.handle, rows, bank.data, 256, Math.min(5, shapeNames.length))).indices);
-    });
+    await embedImages(
+      embedder,
+      { device, images: many, mean: teacher.mean, std: teacher.std, what: 'the test' },
+      async (rows) => {
+        expected.push(
+          ...(await device.addon.topSimilar(device.handle, rows, bank.data, 256, Math.min(5, shapeNames.length)))
+            .indices,
+        );
+      },
+    );
     expect(found).toEqual(expected);
     expect(score.images).toBe(count);
     device.addon.release(many.store);
@@ -81,7 +122,9 @@ describe('ZeroShotEvaluation', () => {
     const names = [...shapeNames, 'star', 'ring', 'heart'].slice(0, count).reverse();
     const topK = Math.min(5, count);
     const bank = madeUpBank(names);
-    const buffers = await Promise.all(source.ids.map(async (id, i) => ({ id, bytes: await readFile(join(source.root, id)), label: i % count })));
+    const buffers = await Promise.all(
+      source.ids.map(async (id, i) => ({ id, bytes: await readFile(join(source.root, id)), label: i % count })),
+    );
     using cache = await cacheOf(imagesFromBuffers(buffers, [...names].sort()));
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 1 });
     let [correct1, correct5] = [0, 0];
@@ -91,7 +134,9 @@ describe('ZeroShotEvaluation', () => {
       device.addon.writeImages(input, await pixelsOf(join(source.root, id)));
       single.forwardTensor(input);
       const embedding = await device.addon.readTensor(single.output);
-      const scores = names.map((_, k) => bank.data.subarray(k * 256, (k + 1) * 256).reduce((sum, value, d) => sum + value * embedding[d]!, 0));
+      const scores = names.map((_, k) =>
+        bank.data.subarray(k * 256, (k + 1) * 256).reduce((sum, value, d) => sum + value * embedding[d]!, 0),
+      );
       const target = scores[names.indexOf([...names].sort()[label]!)]!;
       const better = scores.filter((score) => score > target).length;
       correct1 += Number(better < 1);
@@ -102,7 +147,9 @@ describe('ZeroShotEvaluation', () => {
     for (const batch of [1, 5, 12, 16]) {
       for (const training of [true, false]) {
         using encoder = student.compile({ batch, resolution: 64, training });
-        const score = await evaluation.evaluateEncoder(encoder, { onProgress: (done, total) => batch === 5 && total === 12 && progress.push(done) });
+        const score = await evaluation.evaluateEncoder(encoder, {
+          onProgress: (done, total) => batch === 5 && total === 12 && progress.push(done),
+        });
         expect(score).toMatchObject({ correct1, correct5, images: 12, classes: count, topK });
         expect(score.top1).toBe(correct1 / 12);
       }
@@ -114,7 +161,13 @@ describe('ZeroShotEvaluation', () => {
   it('leaves an encoder in training as it is', async () => {
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35 });
     using encoder = student.compile({ batch: 4, resolution: 64, training: true });
-    await new ZeroShotEvaluation({ device, images, bank: madeUpBank(shapeNames), mean: teacher.mean, std: teacher.std }).evaluateEncoder(encoder);
+    await new ZeroShotEvaluation({
+      device,
+      images,
+      bank: madeUpBank(shapeNames),
+      mean: teacher.mean,
+      std: teacher.std,
+    }).evaluateEncoder(encoder);
     for (const [name, { data }] of Object.entries(await encoder.state())) {
       expect(sameBits(data, student.weights[name]!.data), name).toBe(true);
     }
@@ -132,7 +185,13 @@ describe('ZeroShotEvaluation', () => {
       rows.set(await device.addon.readTensor(tower.output), names.indexOf(id.split('/')[0]!) * 256);
     }
     const bank = TextualSemanticsBank.fromEmbeddings(names, rows, { encoderId: 'the images themselves' });
-    const buffers = await Promise.all(ids.map(async (id) => ({ id, bytes: await readFile(join(source.root, id)), label: names.indexOf(id.split('/')[0]!) })));
+    const buffers = await Promise.all(
+      ids.map(async (id) => ({
+        id,
+        bytes: await readFile(join(source.root, id)),
+        label: names.indexOf(id.split('/')[0]!),
+      })),
+    );
     using cache = await cacheOf(imagesFromBuffers(buffers, names));
     const evaluation = new ZeroShotEvaluation({ device, images: cache, bank, mean: teacher.mean, std: teacher.std });
     expect(await evaluation.evaluateTeacher(teacher, { batch: 3 })).toMatchObject({ images: 4, top1: 1, top5: 1 });
@@ -145,23 +204,45 @@ describe('ZeroShotEvaluation', () => {
     const onnx = await loadTeacher(file, { device });
     const bank = madeUpBank(shapeNames);
     const evaluation = new ZeroShotEvaluation({ device, images, bank, mean: teacher.mean, std: teacher.std });
-    expect(await evaluation.evaluateTeacher(onnx, { batch: 5 })).toEqual(await evaluation.evaluateTeacher(teacher, { batch: 7 }));
+    expect(await evaluation.evaluateTeacher(onnx, { batch: 5 })).toEqual(
+      await evaluation.evaluateTeacher(teacher, { batch: 7 }),
+    );
     await onnx.dispose();
   });
 
   it('refuses classes and names that do not match, and images without labels', () => {
     const mapping = { circle: 'a', square: 'b', triangle: 'c', cross: 'd' };
-    const make = (names: string[], options = {}) => () => new ZeroShotEvaluation({ device, images, bank: madeUpBank(names), mean: teacher.mean, std: teacher.std, ...options });
+    const make =
+      (names: string[], options = {}) =>
+      () =>
+        new ZeroShotEvaluation({
+          device,
+          images,
+          bank: madeUpBank(names),
+          mean: teacher.mean,
+          std: teacher.std,
+          ...options,
+        });
     expect(make(['a', 'b', 'c', 'd'], { mapping })().classes).toBe(4);
-    expect(make(['a', 'b', 'c', 'd', 'e', 'f'], { mapping })).toThrowError(/names without a class folder \(2\): "e", "f"/u);
+    expect(make(['a', 'b', 'c', 'd', 'e', 'f'], { mapping })).toThrowError(
+      /names without a class folder \(2\): "e", "f"/u,
+    );
     expect(make(shapeNames.slice(1))).toThrowError(/class folders without a name/u);
     const { length, classNames, store } = images;
     expect(make(shapeNames, { images: { length, classNames, store, labels: undefined } })).toThrowError(/labels/u);
   });
 
   it('stops when told to', async () => {
-    const evaluation = new ZeroShotEvaluation({ device, images, bank: madeUpBank(shapeNames), mean: teacher.mean, std: teacher.std });
-    await expect(evaluation.evaluateTeacher(teacher, { batch: 2, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+    const evaluation = new ZeroShotEvaluation({
+      device,
+      images,
+      bank: madeUpBank(shapeNames),
+      mean: teacher.mean,
+      std: teacher.std,
+    });
+    await expect(evaluation.evaluateTeacher(teacher, { batch: 2, signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
   });
 });
 
@@ -171,17 +252,32 @@ describe('embedImages', () => {
     using encoder = student.compile({ batch: 5, resolution: 64, training: false });
     using embedder = encoderEmbedder(encoder);
     const told: string[] = [];
-    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the test' }, async (_rows, some, from) => {
-      if (from === 0) await setTimeout(300); // far longer than the next batch is on the device
-      told.push(`${from}-${from + some.length}`);
-    }, { onProgress: (done) => told.push(`${done} done`) });
+    await embedImages(
+      embedder,
+      { device, images, mean: teacher.mean, std: teacher.std, what: 'the test' },
+      async (_rows, some, from) => {
+        if (from === 0) await setTimeout(300); // far longer than the next batch is on the device
+        told.push(`${from}-${from + some.length}`);
+      },
+      { onProgress: (done) => told.push(`${done} done`) },
+    );
     expect(told).toEqual(['0-5', '5 done', '5-10', '10 done', '10-12', '12 done']);
   });
 
   it('leaves out what stands in for images that cannot be decoded, and gives the others their own rows', async () => {
-    const buffers = await Promise.all(source.ids.map(async (id, i) => ({ id, bytes: await readFile(join(source.root, id)), label: source.labels![i]! })));
-    const broken = [1, 2, 5, 6, 7, 8, 9, 11]; // of batches of five: two of the first, all of the second, the last of the third, which its padding repeats
-    const memory = imagesFromBuffers(buffers.map((image, i) => (broken.includes(i) ? { ...image, bytes: Buffer.from('no picture') } : image)), source.classNames);
+    const buffers = await Promise.all(
+      source.ids.map(async (id, i) => ({
+        id,
+        bytes: await readFile(join(source.root, id)),
+        label: source.labels![i]!,
+      })),
+    );
+    // of batches of five: two of the first, all of the second, the last of the third, which its padding repeats
+    const broken = [1, 2, 5, 6, 7, 8, 9, 11];
+    const memory = imagesFromBuffers(
+      buffers.map((image, i) => (broken.includes(i) ? { ...image, bytes: Buffer.from('no picture') } : image)),
+      source.classNames,
+    );
     using streamed = await StreamedImages.open(memory, { device, resolution: 64, margin: 1, maxBrokenShare: 1 });
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35 });
     using encoder = student.compile({ batch: 5, resolution: 64, training: false });
@@ -189,12 +285,17 @@ describe('embedImages', () => {
     const rowsOf = async (from: typeof images | StreamedImages) => {
       const rows = new Map<number, Float32Array>();
       let [count, done] = [0, 0];
-      await embedImages(embedder, { device, images: from, mean: teacher.mean, std: teacher.std, what: 'the test' }, (embeddings, some, before) => {
-        expect(before).toBe(count);
-        expect(embeddings).toHaveLength(256 * some.length);
-        count += some.length;
-        some.forEach((image, i) => rows.set(image, embeddings.slice(256 * i, 256 * (i + 1))));
-      }, { onProgress: (now) => (done = now) });
+      await embedImages(
+        embedder,
+        { device, images: from, mean: teacher.mean, std: teacher.std, what: 'the test' },
+        (embeddings, some, before) => {
+          expect(before).toBe(count);
+          expect(embeddings).toHaveLength(256 * some.length);
+          count += some.length;
+          some.forEach((image, i) => rows.set(image, embeddings.slice(256 * i, 256 * (i + 1))));
+        },
+        { onProgress: (now) => (done = now) },
+      );
       expect(done).toBe(12);
       return rows;
     };
@@ -202,8 +303,22 @@ describe('embedImages', () => {
     expect([...whole.keys()]).toEqual([0, 3, 4, 10]);
     for (const [image, row] of whole) expect(sameBits(row, all.get(image)!)).toBe(true);
 
-    using cache = await ImageCache.build(memory, { device, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 1 });
-    const evaluationOn = (some: ImageCache | StreamedImages) => new ZeroShotEvaluation({ device, images: some, bank: madeUpBank(shapeNames), mean: teacher.mean, std: teacher.std });
+    using cache = await ImageCache.build(memory, {
+      device,
+      resolution: 64,
+      margin: 1,
+      memoryLimitBytes: 1e9,
+      spillFolder: folder,
+      maxBrokenShare: 1,
+    });
+    const evaluationOn = (some: ImageCache | StreamedImages) =>
+      new ZeroShotEvaluation({
+        device,
+        images: some,
+        bank: madeUpBank(shapeNames),
+        mean: teacher.mean,
+        std: teacher.std,
+      });
     const score = await evaluationOn(cache).evaluateTeacher(teacher, { batch: 5 });
     expect(score).toMatchObject({ images: 4 });
     expect(await evaluationOn(streamed).evaluateTeacher(teacher, { batch: 5 })).toEqual(score);
@@ -216,7 +331,9 @@ describe('evaluation during training', () => {
     const mapping = join(folder, 'mapping.json');
     await writeFile(mapping, JSON.stringify({ cross: 'plus sign' }));
     const config = smallConfig(data, join(folder, 'run'), {
-      names: ['plus sign', ...shapeNames, 'star'], train: { epochs: 4, warmupEpochs: 0 }, checkpoint: { everyEpochs: 0 },
+      names: ['plus sign', ...shapeNames, 'star'],
+      train: { epochs: 4, warmupEpochs: 0 },
+      checkpoint: { everyEpochs: 0 },
       evaluate: { data: source.root, names: ['Circle', 'square', 'triangle', 'plus_sign'], mapping, everyEpochs: 2 },
     });
     const { events } = await train(config);
@@ -238,12 +355,23 @@ describe('the tiny CLIP', () => {
     const cifar = await openImageFolder(root, { labels: 'folders' });
     using cache = await cacheOf(cifar);
     const encoder = await ClipTextEncoder.load(tinyClip);
-    const templates = ['a photo of a {}', 'a {}', 'a blurry photo of a {}', 'a small photo of the {}', 'a picture of a {}', 'a low resolution photo of a {}', 'a cropped photo of a {}', '{}'];
+    const templates = [
+      'a photo of a {}',
+      'a {}',
+      'a blurry photo of a {}',
+      'a small photo of the {}',
+      'a picture of a {}',
+      'a low resolution photo of a {}',
+      'a cropped photo of a {}',
+      '{}',
+    ];
     const bank = await TextualSemanticsBank.build(cifar.classNames!, { encoder, templates });
     await encoder.dispose();
     const evaluation = new ZeroShotEvaluation({ device, images: cache, bank, mean: teacher.mean, std: teacher.std });
     const score = (await evaluation.evaluateTeacher(teacher, { batch: 64 }))!;
-    console.log(`CIFAR-10, tiny CLIP: top-1 ${(100 * score.top1).toFixed(1)} %, top-5 ${(100 * score.top5).toFixed(1)} %`);
+    console.log(
+      `CIFAR-10, tiny CLIP: top-1 ${(100 * score.top1).toFixed(1)} %, top-5 ${(100 * score.top5).toFixed(1)} %`,
+    );
     expect(score.images).toBe(2000);
     expect(score.top1).toBeGreaterThan(0.79);
     expect(score.top1).toBeLessThan(0.82);

@@ -1,6 +1,7 @@
 /**
- * Trains in a process of its own and watches its event loop: node child.mjs <configuration file>. Prints a line of JSON: the delays of the main thread while the run goes on,
- * checkpoints included, and meanwhile those of another thread that does nothing, in milliseconds. What that one waits for is the machine's doing.
+ * Trains in a process of its own and watches its event loop: node child.mjs <configuration file>. Prints a line of
+ * JSON: the delays of the main thread while the run goes on, checkpoints included, and meanwhile those of another
+ * thread that does nothing, in milliseconds. What that one waits for is the machine's doing.
  */
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -9,7 +10,10 @@ import { Worker } from 'node:worker_threads';
 import type { ConfigInput } from '../../lib/config.js';
 import { prepareRun } from '../../lib/train/setup.js';
 
-/** The text of a function that a thread runs: it starts to measure at once, and answers the first message with what it found. */
+/**
+ * The text of a function that a thread runs: it starts to measure at once, and answers the first message with what it
+ * found.
+ */
 const idleThread = `
 const { monitorEventLoopDelay } = require('node:perf_hooks');
 const { parentPort } = require('node:worker_threads');

@@ -4,7 +4,14 @@ import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { exportStudent } from '../../lib/export/student.js';
 import { readStart } from '../../lib/dense/start.js';
 import { openDevice } from '../../lib/device.js';
-import { GraphBuilder, initialWeights, listStudents, loadTeacher, type GraphSpec, type NativeTeacher } from '../../lib/models/index.js';
+import {
+  GraphBuilder,
+  initialWeights,
+  listStudents,
+  loadTeacher,
+  type GraphSpec,
+  type NativeTeacher,
+} from '../../lib/models/index.js';
 import * as format from '../../lib/onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
 import { loadStudent, readStudent, writeStudent } from '../../lib/runs/student-file.js';
@@ -23,7 +30,10 @@ beforeAll(async () => {
 });
 afterEach(() => vi.resetAllMocks());
 
-async function runOnnx(file: string, count: number): Promise<Record<string, { dims: readonly number[]; data: Float32Array }>> {
+async function runOnnx(
+  file: string,
+  count: number,
+): Promise<Record<string, { dims: readonly number[]; data: Float32Array }>> {
   const { Tensor } = await importOnnxRuntime();
   const session = await openOnnxSession(file);
   const pixels = Float32Array.from({ length: count * 3 * 64 * 64 }, (_, i) => Math.sin(i * 0.7));
@@ -43,7 +53,7 @@ describe.each(listStudents())('%s', (name) => {
   });
 });
 
-describe('a network of one\'s own', () => {
+describe("a network of one's own", () => {
   /** With what no student has: a norm behind a sum, means of windows, dropout, an embedding that no head makes. */
   const own = (head: string): GraphSpec => {
     const g = new GraphBuilder('own');
@@ -63,10 +73,27 @@ describe('a network of one\'s own', () => {
 
   test.each([true, false])('is in its file, and agrees with the engine, norms folded: %s', async (fold) => {
     const file = await write('own', 'head');
-    const { comparison } = await exportStudent({ from: file, to: at('own.onnx'), format: 'onnx', fold, images: at('images') });
+    const { comparison } = await exportStudent({
+      from: file,
+      to: at('own.onnx'),
+      format: 'onnx',
+      fold,
+      images: at('images'),
+    });
     expect(comparison.cosine).toBeGreaterThan(0.999999);
-    expect(format.decodeOnnx(readFileSync(at('own.onnx'))).graph.node.filter(({ opType }) => opType === 'BatchNormalization')).toHaveLength(fold ? 1 : 2);
-    await exportStudent({ from: file, to: at('own-features.onnx'), format: 'onnx', fold, head: 'drop', images: at('images') });
+    expect(
+      format
+        .decodeOnnx(readFileSync(at('own.onnx')))
+        .graph.node.filter(({ opType }) => opType === 'BatchNormalization'),
+    ).toHaveLength(fold ? 1 : 2);
+    await exportStudent({
+      from: file,
+      to: at('own-features.onnx'),
+      format: 'onnx',
+      fold,
+      head: 'drop',
+      images: at('images'),
+    });
   });
 
   test('is read by what takes students, and refused by name where tools must know it', async () => {
@@ -79,35 +106,70 @@ describe('a network of one\'s own', () => {
     const teacher = await loadTeacher(file, { device });
     expect(teacher).toMatchObject({ kind: 'native', embeddingSize: 24 });
     await teacher.dispose();
-    await expect(readStart(file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student', message: expect.stringContaining('is one of your own') as string });
-    await expect(exportStudent({ from: file, to: at('own-timm'), format: 'timm' })).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('timm does not know own') as string });
+    await expect(readStart(file)).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      option: 'student',
+      message: expect.stringContaining('is one of your own') as string,
+    });
+    await expect(exportStudent({ from: file, to: at('own-timm'), format: 'timm' })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('timm does not know own') as string,
+    });
   });
 
   test('needs a head of that name where its features are asked for', async () => {
     const file = await write('headless', 'embedding');
     await exportStudent({ from: file, to: at('headless.onnx'), format: 'onnx' });
-    await expect(exportStudent({ from: file, to: at('headless-features.onnx'), format: 'onnx', head: 'drop' })).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('own has no projection head') as string });
+    await expect(
+      exportStudent({ from: file, to: at('headless-features.onnx'), format: 'onnx', head: 'drop' }),
+    ).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('own has no projection head') as string,
+    });
   });
 
   test('is refused where its graph is none', async () => {
     const { info, weights } = madeUpStudent('resnet18');
     const { nodes, parameters, ...rest } = own('head');
-    const graphs = [{}, { ...own('head'), nodes: [5] }, { ...own('head'), output: -1 }, ...[2, ['2'], [0], [2 ** 60]].map((shape) => ({ ...rest, nodes, parameters: [{ ...parameters[0], shape }, ...parameters.slice(1)] })), { ...rest, parameters, nodes: [{ ...nodes[0], parameters: 'layer' }] }];
+    const graphs = [
+      {},
+      { ...own('head'), nodes: [5] },
+      { ...own('head'), output: -1 },
+      ...[2, ['2'], [0], [2 ** 60]].map((shape) => ({
+        ...rest,
+        nodes,
+        parameters: [{ ...parameters[0], shape }, ...parameters.slice(1)],
+      })),
+      { ...rest, parameters, nodes: [{ ...nodes[0], parameters: 'layer' }] },
+    ];
     for (const graph of graphs) {
       await writeStudent(at('wrong.safetensors'), { ...info, graph: graph as GraphSpec }, weights);
-      await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('its graph is') as string });
+      await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({
+        code: 'BAD_MODEL',
+        message: expect.stringContaining('its graph is') as string,
+      });
     }
     for (const [key, value] of Object.entries({ std: [0.2, 0, 0.2], resolution: 0, embeddingSize: 0 })) {
       await writeStudent(at('wrong.safetensors'), { ...info, [key]: value }, weights);
-      await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining(`its ${key} is`) as string });
+      await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({
+        code: 'BAD_MODEL',
+        message: expect.stringContaining(`its ${key} is`) as string,
+      });
     }
   });
 
   test('is refused where it gives embeddings of another size than its file says, which would be scored as other images', async () => {
     const graph = own('head');
-    await writeStudent(at('other-size.safetensors'), { ...madeUpStudent('resnet18').info, architecture: 'own', embeddingSize: 12, graph }, initialWeights(graph, 5));
+    await writeStudent(
+      at('other-size.safetensors'),
+      { ...madeUpStudent('resnet18').info, architecture: 'own', embeddingSize: 12, graph },
+      initialWeights(graph, 5),
+    );
     using device = await openDevice('cpu');
-    const refusal = { code: 'BAD_MODEL', message: expect.stringMatching(/does not give one embedding of 12 values an image, but 24 values/u) as string };
+    const refusal = {
+      code: 'BAD_MODEL',
+      message: expect.stringMatching(/does not give one embedding of 12 values an image, but 24 values/u) as string,
+    };
     const { student } = await loadStudent(at('other-size.safetensors'), { device });
     expect(() => student.compile({ batch: 2, resolution: 32 })).toThrow(expect.objectContaining(refusal) as Error);
     using teacher = (await loadTeacher(at('other-size.safetensors'), { device })) as NativeTeacher;
@@ -124,9 +186,23 @@ test('any batch size, one output, and what it is in the metadata', async () => {
   }
   const { metadataProps, graph, opsetImport } = format.decodeOnnx(readFileSync(to));
   const metadata = Object.fromEntries(metadataProps.map(({ key, value }) => [key, value]));
-  expect(metadata).toMatchObject({ format: 'lgdistill-onnx', architecture: 'mobilenet_v2', widthMultiplier: '0.35', resolution: '64', names: '["cat","dog","bird"]', head: 'keep' });
-  expect(JSON.parse(metadata['preprocessing']!)).toMatchObject({ centerCrop: 64, channels: 'RGB', mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28] });
-  expect(graph.input[0]!.type.tensorType.shape.dim.map(({ dimParam, dimValue }) => dimParam || Number(dimValue))).toEqual(['batch', 3, 64, 64]);
+  expect(metadata).toMatchObject({
+    format: 'lgdistill-onnx',
+    architecture: 'mobilenet_v2',
+    widthMultiplier: '0.35',
+    resolution: '64',
+    names: '["cat","dog","bird"]',
+    head: 'keep',
+  });
+  expect(JSON.parse(metadata['preprocessing']!)).toMatchObject({
+    centerCrop: 64,
+    channels: 'RGB',
+    mean: [0.48, 0.46, 0.41],
+    std: [0.27, 0.26, 0.28],
+  });
+  expect(
+    graph.input[0]!.type.tensorType.shape.dim.map(({ dimParam, dimValue }) => dimParam || Number(dimValue)),
+  ).toEqual(['batch', 3, 64, 64]);
   expect(opsetImport).toMatchObject([{ version: 14n }]);
 });
 
@@ -151,9 +227,16 @@ test('the text bank as classifier: logits are cosines over the temperature', asy
       expect(logits!.data[3 * i + k]).toBeCloseTo(10 * cosine, 4);
     }
   }
-  const metadata = Object.fromEntries(format.decodeOnnx(readFileSync(to)).metadataProps.map(({ key, value }) => [key, value]));
-  expect(metadata).toMatchObject({ classes: '["cat","dog","bird"]', classifierBank: bank.hash, classifierTemperature: '0.1' });
-  await exportStudent({ from, to: at('other.onnx'), format: 'onnx', classifier: at('bank.safetensors') }); // of a file, and with the default temperature
+  const metadata = Object.fromEntries(
+    format.decodeOnnx(readFileSync(to)).metadataProps.map(({ key, value }) => [key, value]),
+  );
+  expect(metadata).toMatchObject({
+    classes: '["cat","dog","bird"]',
+    classifierBank: bank.hash,
+    classifierTemperature: '0.1',
+  });
+  // of a file, and with the default temperature
+  await exportStudent({ from, to: at('other.onnx'), format: 'onnx', classifier: at('bank.safetensors') });
   const again = await runOnnx(at('other.onnx'), 2);
   expect(again['logits']!.data[0]! * 2).toBeCloseTo(logits!.data[0]!, 4);
 });
@@ -166,9 +249,27 @@ test('without its head it gives pooled features', async () => {
 });
 
 const damage: [string, (model: format.OnnxModel) => void][] = [
-  ['other weights', ({ graph }) => graph.initializer.filter(({ name }) => name.endsWith('.weight')).forEach((tensor) => { tensor.rawData = new Uint8Array(tensor.rawData.map((byte, i) => (i % 4 === 3 ? byte ^ 128 : byte))); })],
-  ['a node that is missing', ({ graph }) => { graph.node.splice(3, 1); }],
-  ['another epsilon', ({ graph }) => { for (const { attribute } of graph.node) for (const entry of attribute) if (entry.name === 'epsilon') entry.f = 1; }],
+  [
+    'other weights',
+    ({ graph }) =>
+      graph.initializer
+        .filter(({ name }) => name.endsWith('.weight'))
+        .forEach((tensor) => {
+          tensor.rawData = new Uint8Array(tensor.rawData.map((byte, i) => (i % 4 === 3 ? byte ^ 128 : byte)));
+        }),
+  ],
+  [
+    'a node that is missing',
+    ({ graph }) => {
+      graph.node.splice(3, 1);
+    },
+  ],
+  [
+    'another epsilon',
+    ({ graph }) => {
+      for (const { attribute } of graph.node) for (const entry of attribute) if (entry.name === 'epsilon') entry.f = 1;
+    },
+  ],
 ];
 test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
   const { encodeOnnx } = await vi.importActual<typeof format>('../../lib/onnx-format.js');
@@ -177,18 +278,30 @@ test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
     spoil(copy);
     return encodeOnnx(copy);
   });
-  await expect(exportStudent({ from, to: at('spoilt.onnx'), format: 'onnx', fold: false })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  await expect(exportStudent({ from, to: at('spoilt.onnx'), format: 'onnx', fold: false })).rejects.toMatchObject({
+    code: 'EXPORT_FAILED',
+  });
   expect(existsSync(at('spoilt.onnx'))).toBe(false);
   expect(readdirSync(folder).filter((name) => /\.(?:part|tmp)$/u.test(name))).toEqual([]);
 });
 
 test('what does not go together is said', async () => {
   const to = at('none.onnx');
-  await expect(exportStudent({ from, to, format: 'onnx', head: 'drop', classifier: true })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'classifier' });
+  await expect(exportStudent({ from, to, format: 'onnx', head: 'drop', classifier: true })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'classifier',
+  });
   await madeUpBank(8).save(at('small.safetensors'));
-  await expect(exportStudent({ from, to, format: 'onnx', classifier: at('small.safetensors') })).rejects.toMatchObject({ code: 'BAD_BANK', option: 'classifier' });
+  await expect(exportStudent({ from, to, format: 'onnx', classifier: at('small.safetensors') })).rejects.toMatchObject({
+    code: 'BAD_BANK',
+    option: 'classifier',
+  });
   await exportStudent({ from, to: at('headless.safetensors'), head: 'drop' });
-  await expect(exportStudent({ from: at('headless.safetensors'), to, format: 'onnx' })).rejects.toMatchObject({ code: 'BAD_MODEL' });
-  await expect(exportStudent({ from, to, format: 'onnx', images: at('nowhere') })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(exportStudent({ from: at('headless.safetensors'), to, format: 'onnx' })).rejects.toMatchObject({
+    code: 'BAD_MODEL',
+  });
+  await expect(exportStudent({ from, to, format: 'onnx', images: at('nowhere') })).rejects.toMatchObject({
+    code: 'FILE_NOT_FOUND',
+  });
   expect(existsSync(to)).toBe(false);
 });

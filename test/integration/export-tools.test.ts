@@ -35,9 +35,12 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
 };
-const students = Object.values(ofFamilies).map(({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const);
+const students = Object.values(ofFamilies).map(
+  ({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const,
+);
 beforeAll(async () => {
-  for (const [name, widthMultiplier] of students) await writeMadeUpStudent(at(`${name}.safetensors`), name, { widthMultiplier });
+  for (const [name, widthMultiplier] of students)
+    await writeMadeUpStudent(at(`${name}.safetensors`), name, { widthMultiplier });
 });
 afterEach(() => vi.resetAllMocks());
 
@@ -45,36 +48,54 @@ const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => Buffer.fro
 const floats = (file: string) => new Float32Array(Uint8Array.from(readFileSync(file)).buffer);
 
 describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) => {
-  test.each(students)('%s: written and compared, and a start again; or said to be lacking', async (name, widthMultiplier, lackedBy) => {
-    const [from, to] = [at(`${name}.safetensors`), at(`${name}-${tool}`)];
-    if (lackedBy.includes(tool)) {
-      await expect(exportStudent({ from, to, format: tool })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', found: expect.stringContaining(name) as unknown });
-      expect(existsSync(to)).toBe(false);
-      return;
-    }
-    const result = await exportStudent({ from, to, format: tool });
-    expect(result).toMatchObject({ head: 'drop', format: tool });
-    expect(result.comparison.cosine).toBeGreaterThan(0.99999);
-    expect(readdirSync(to).sort()).toEqual([tool === 'detectron2' ? 'config.yaml' : 'config.json', 'model.safetensors']);
-    const { weights } = madeUpStudent(name, { widthMultiplier });
-    using device = await openDevice('cpu');
-    const student = createStudent(name, { device, embeddingSize: 24, widthMultiplier, seed: 9 });
-    await loadStartWeights(student, join(to, 'model.safetensors'));
-    for (const [parameter, { data }] of Object.entries(weights)) {
-      const isThere = !parameter.startsWith('head.') && !(tool === 'mmseg' && name === 'mobilenet_v2' && parameter.startsWith('features.18.'));
-      const difference = relativeError(student.weights[parameter]!.data, data);
-      if (isThere) expect(difference, parameter).toBeLessThan(1e-6);
-      else if (parameter.endsWith('weight')) expect(difference, parameter).toBeGreaterThan(0.1); // its own seeded start
-    }
-  });
+  test.each(students)(
+    '%s: written and compared, and a start again; or said to be lacking',
+    async (name, widthMultiplier, lackedBy) => {
+      const [from, to] = [at(`${name}.safetensors`), at(`${name}-${tool}`)];
+      if (lackedBy.includes(tool)) {
+        await expect(exportStudent({ from, to, format: tool })).rejects.toMatchObject({
+          code: 'BAD_OPTION',
+          option: 'to',
+          found: expect.stringContaining(name) as unknown,
+        });
+        expect(existsSync(to)).toBe(false);
+        return;
+      }
+      const result = await exportStudent({ from, to, format: tool });
+      expect(result).toMatchObject({ head: 'drop', format: tool });
+      expect(result.comparison.cosine).toBeGreaterThan(0.99999);
+      expect(readdirSync(to).sort()).toEqual([
+        tool === 'detectron2' ? 'config.yaml' : 'config.json',
+        'model.safetensors',
+      ]);
+      const { weights } = madeUpStudent(name, { widthMultiplier });
+      using device = await openDevice('cpu');
+      const student = createStudent(name, { device, embeddingSize: 24, widthMultiplier, seed: 9 });
+      await loadStartWeights(student, join(to, 'model.safetensors'));
+      for (const [parameter, { data }] of Object.entries(weights)) {
+        const isThere =
+          !parameter.startsWith('head.') &&
+          !(tool === 'mmseg' && name === 'mobilenet_v2' && parameter.startsWith('features.18.'));
+        const difference = relativeError(student.weights[parameter]!.data, data);
+        if (isThere) expect(difference, parameter).toBeLessThan(1e-6);
+        else if (parameter.endsWith('weight')) expect(difference, parameter).toBeGreaterThan(0.1); // its own seeded start
+      }
+    },
+  );
 });
 
 describe('PyTorch', () => {
-  /** Python with torchvision, which is imported once and then asked for one export after the other; undefined where there is none. */
+  /**
+   * Python with torchvision, which is imported once and then asked for one export after the other; undefined where
+   * there is none.
+   */
   async function startPython() {
     for (const command of ['/usr/bin/python3', 'python3']) {
-      const child = spawn(command, [testPath('fixtures', 'export', 'check_pytorch.py')], { stdio: ['pipe', 'pipe', 'ignore'] });
-      for (const stream of [child, child.stdin]) stream.on('error', () => undefined); // what is missing is seen in what it prints
+      const child = spawn(command, [testPath('fixtures', 'export', 'check_pytorch.py')], {
+        stdio: ['pipe', 'pipe', 'ignore'],
+      });
+      // what is missing is seen in what it prints
+      for (const stream of [child, child.stdin]) stream.on('error', () => undefined);
       const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
       if ((await lines.next()).value !== '"ready"') continue;
       const ask = async (...files: string[]) => {
@@ -88,24 +109,48 @@ describe('PyTorch', () => {
   let python: ReturnType<typeof startPython> | undefined;
   afterAll(async () => (await python)?.end());
 
-  /** By the names that are this package's own: torchvision's, or timm's of a network of test/fixtures/mobilenet_v4.py. */
+  /**
+   * By the names that are this package's own: torchvision's, or timm's of a network of test/fixtures/mobilenet_v4.py.
+   */
   const each = listStudents().map((name, i) => {
     const tool = namings[findStudent(name).family].torchvision === undefined ? 'timm' : 'torchvision';
-    return [name, tool, i % 2 === 0 ? 'keep' : 'drop', !findStudent(name).scalable ? 1 : tool === 'timm' ? 0.5 : 0.75] as const;
+    return [
+      name,
+      tool,
+      i % 2 === 0 ? 'keep' : 'drop',
+      !findStudent(name).scalable ? 1 : tool === 'timm' ? 0.5 : 0.75,
+    ] as const;
   });
-  test.each([...each, ['mobilenet_v3_small', 'torchvision', 'keep', 1] as const])('%s loads from %s strictly, head %s, width %s: the same outputs', async (name, format, head, widthMultiplier) => {
-    const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-${format}.safetensors`)];
-    const { info, weights } = await writeMadeUpStudent(from, name, { widthMultiplier });
-    await exportStudent({ from, to, format, head });
-    const loader = await (python ??= startPython());
-    if (loader === undefined) return noteSkip(`strict loading of ${name}`, 'no Python with torchvision here');
-    const pixels = drawnImages(info.resolution, 2);
-    writeFileSync(at('pixels'), bytesOf(pixels));
-    expect(await loader.ask(format === 'timm' ? join(to, 'model.safetensors') : to, at('pixels'), at('outputs'))).toBe('done');
-    expect(relativeError(floats(at('outputs')), head === 'keep' ? await engineEmbeddings(info, weights, { pixels, count: 2 }) : await features(name, weights, pixels, widthMultiplier))).toBeLessThan(1e-4);
-  });
+  test.each([...each, ['mobilenet_v3_small', 'torchvision', 'keep', 1] as const])(
+    '%s loads from %s strictly, head %s, width %s: the same outputs',
+    async (name, format, head, widthMultiplier) => {
+      const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-${format}.safetensors`)];
+      const { info, weights } = await writeMadeUpStudent(from, name, { widthMultiplier });
+      await exportStudent({ from, to, format, head });
+      const loader = await (python ??= startPython());
+      if (loader === undefined) return noteSkip(`strict loading of ${name}`, 'no Python with torchvision here');
+      const pixels = drawnImages(info.resolution, 2);
+      writeFileSync(at('pixels'), bytesOf(pixels));
+      expect(
+        await loader.ask(format === 'timm' ? join(to, 'model.safetensors') : to, at('pixels'), at('outputs')),
+      ).toBe('done');
+      expect(
+        relativeError(
+          floats(at('outputs')),
+          head === 'keep'
+            ? await engineEmbeddings(info, weights, { pixels, count: 2 })
+            : await features(name, weights, pixels, widthMultiplier),
+        ),
+      ).toBeLessThan(1e-4);
+    },
+  );
 
-  async function features(name: string, weights: WeightRecord, pixels: Float32Array, widthMultiplier: number): Promise<Float32Array> {
+  async function features(
+    name: string,
+    weights: WeightRecord,
+    pixels: Float32Array,
+    widthMultiplier: number,
+  ): Promise<Float32Array> {
     using device = await openDevice('cpu');
     const graph = featureGraph(studentGraph(name, { embeddingSize: 24, widthMultiplier }));
     const compiled = new CompiledEncoder(device, graph, { batch: 2, resolution: 64, training: false });
@@ -121,45 +166,93 @@ describe('PyTorch', () => {
     const found = await readStudent(to);
     expect(found).toMatchObject({ file: to, info });
     expect(Object.keys(found.weights).sort()).toEqual(Object.keys(weights).sort());
-    for (const [name, { shape, data }] of Object.entries(found.weights)) expect([shape, bytesOf(data).equals(bytesOf(weights[name]!.data))], name).toEqual([weights[name]!.shape, true]);
+    for (const [name, { shape, data }] of Object.entries(found.weights))
+      expect([shape, bytesOf(data).equals(bytesOf(weights[name]!.data))], name).toEqual([weights[name]!.shape, true]);
   });
 
   test('a classifier of torchvision is left out, and a file of another student is refused with what does not fit', async () => {
     using device = await openDevice('cpu');
     const { weights } = madeUpStudent('mobilenet_v3_small');
     const backbone = Object.entries(weights).filter(([name]) => !name.startsWith('head.'));
-    const classifier = { 'classifier.0.weight': [1024, 576], 'classifier.0.bias': [1024], 'classifier.3.weight': [1000, 1024], 'classifier.3.bias': [1000] };
+    const classifier = {
+      'classifier.0.weight': [1024, 576],
+      'classifier.0.bias': [1024],
+      'classifier.3.weight': [1000, 1024],
+      'classifier.3.bias': [1000],
+    };
     const file = at('torchvision.safetensors');
-    await safetensors.writeSafetensors(file, [...backbone, ...Object.entries(classifier).map(([name, shape]) => [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b)) }] as [string, safetensors.TensorRecord])], {});
+    await safetensors.writeSafetensors(
+      file,
+      [
+        ...backbone,
+        ...Object.entries(classifier).map(
+          ([name, shape]) =>
+            [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b)) }] as [
+              string,
+              safetensors.TensorRecord,
+            ],
+        ),
+      ],
+      {},
+    );
     const student = createStudent('mobilenet_v3_small', { device, embeddingSize: 24 });
     await loadStartWeights(student, file);
     expect(student.weights['features.0.0.weight']!.data).toEqual(weights['features.0.0.weight']!.data);
-    await expect(loadStartWeights(createStudent('mobilenet_v3_large', { device, embeddingSize: 24 }), file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student.weights' });
-    await expect(loadStartWeights(createStudent('resnet18', { device, embeddingSize: 24 }), file)).rejects.toThrowError(/missing: conv1\.weight/u);
+    await expect(
+      loadStartWeights(createStudent('mobilenet_v3_large', { device, embeddingSize: 24 }), file),
+    ).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student.weights' });
+    await expect(loadStartWeights(createStudent('resnet18', { device, embeddingSize: 24 }), file)).rejects.toThrowError(
+      /missing: conv1\.weight/u,
+    );
   });
 
   test("a checkpoint of timm's MobileNetV4 is a start but for its classifier", async () => {
     using device = await openDevice('cpu');
     const { weights } = madeUpStudent('mobilenetv4_conv_small');
-    const classifier = { 'classifier.weight': { shape: [1000, 1280], data: new Float32Array(1_280_000) }, 'classifier.bias': { shape: [1000], data: new Float32Array(1000) } };
+    const classifier = {
+      'classifier.weight': { shape: [1000, 1280], data: new Float32Array(1_280_000) },
+      'classifier.bias': { shape: [1000], data: new Float32Array(1000) },
+    };
     const file = at('checkpoint-timm.safetensors');
-    await safetensors.writeSafetensors(file, [...Object.entries(weights).filter(([name]) => !name.startsWith('head.')), ...Object.entries(classifier), ['norm_head.num_batches_tracked', { shape: [], data: BigInt64Array.of(3n) }]], {});
+    await safetensors.writeSafetensors(
+      file,
+      [
+        ...Object.entries(weights).filter(([name]) => !name.startsWith('head.')),
+        ...Object.entries(classifier),
+        ['norm_head.num_batches_tracked', { shape: [], data: BigInt64Array.of(3n) }],
+      ],
+      {},
+    );
     const student = createStudent('mobilenetv4_conv_small', { device, embeddingSize: 24, seed: 9 });
     await loadStartWeights(student, file);
-    for (const [name, { data }] of Object.entries(weights)) if (!name.startsWith('head.')) expect(bytesOf(student.weights[name]!.data).equals(bytesOf(data)), name).toBe(true);
+    for (const [name, { data }] of Object.entries(weights))
+      if (!name.startsWith('head.'))
+        expect(bytesOf(student.weights[name]!.data).equals(bytesOf(data)), name).toBe(true);
   });
 
   test('weights of float64 are rounded, and one that is no finite number is told before a step is', async () => {
     using device = await openDevice('cpu');
     const { weights } = madeUpStudent('mobilenet_v3_small');
     const file = at('double.safetensors');
-    await safetensors.writeSafetensors(file, Object.entries(weights).map(([name, { shape, data }]) => [name, { shape, data: Float64Array.from(data) }]), {});
+    await safetensors.writeSafetensors(
+      file,
+      Object.entries(weights).map(([name, { shape, data }]) => [name, { shape, data: Float64Array.from(data) }]),
+      {},
+    );
     const student = createStudent('mobilenet_v3_small', { device, embeddingSize: 24 });
     await loadStartWeights(student, file);
     expect(student.weights['head.2.bias']!.data).toEqual(weights['head.2.bias']!.data);
-    const diverged = { ...weights, 'features.3.block.1.1.bias': { ...weights['features.3.block.1.1.bias']!, data: weights['features.3.block.1.1.bias']!.data.map((value, i) => (i === 3 ? NaN : value)) } };
+    const diverged = {
+      ...weights,
+      'features.3.block.1.1.bias': {
+        ...weights['features.3.block.1.1.bias']!,
+        data: weights['features.3.block.1.1.bias']!.data.map((value, i) => (i === 3 ? NaN : value)),
+      },
+    };
     await safetensors.writeSafetensors(file, Object.entries(diverged), {});
-    await expect(loadStartWeights(student, file)).rejects.toThrowError(/features\.3\.block\.1\.1\.bias has a value that is no finite number/u);
+    await expect(loadStartWeights(student, file)).rejects.toThrowError(
+      /features\.3\.block\.1\.1\.bias has a value that is no finite number/u,
+    );
   });
 });
 
@@ -167,36 +260,78 @@ test('timm: config.json says what create_model needs', async () => {
   const to = at('named-timm');
   await exportStudent({ from: at('mobilenet_v3_small.safetensors'), to, format: 'timm' });
   expect(JSON.parse(readFileSync(join(to, 'config.json'), 'utf8'))).toMatchObject({
-    architecture: 'mobilenetv3_small_100', num_classes: 0, pretrained_cfg: { input_size: [3, 64, 64], mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28], interpolation: 'bicubic', crop_pct: 1, first_conv: 'conv_stem', classifier: 'classifier' },
+    architecture: 'mobilenetv3_small_100',
+    num_classes: 0,
+    pretrained_cfg: {
+      input_size: [3, 64, 64],
+      mean: [0.48, 0.46, 0.41],
+      std: [0.27, 0.26, 0.28],
+      interpolation: 'bicubic',
+      crop_pct: 1,
+      first_conv: 'conv_stem',
+      classifier: 'classifier',
+    },
   });
-  await expect(exportStudent({ from: at('mobilenet_v3_small.safetensors'), to, format: 'timm', head: 'keep' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'head' });
-  await exportStudent({ from: at('mobilenet_v2.safetensors'), to, format: 'timm', head: 'keep' }); // an earlier export is replaced
+  await expect(
+    exportStudent({ from: at('mobilenet_v3_small.safetensors'), to, format: 'timm', head: 'keep' }),
+  ).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'head' });
+  // an earlier export is replaced
+  await exportStudent({ from: at('mobilenet_v2.safetensors'), to, format: 'timm', head: 'keep' });
   const { tensors } = await safetensors.readSafetensors(join(to, 'model.safetensors'));
-  expect(['classifier.0.weight', 'classifier.2.bias', 'bn2.num_batches_tracked'].map((name) => tensors.get(name)!.shape)).toEqual([[1280, 1280], [24], []]);
+  expect(
+    ['classifier.0.weight', 'classifier.2.bias', 'bn2.num_batches_tracked'].map((name) => tensors.get(name)!.shape),
+  ).toEqual([[1280, 1280], [24], []]);
   await writeMadeUpStudent(at('narrow.safetensors'), 'mobilenet_v2', { widthMultiplier: 0.6 });
-  await expect(exportStudent({ from: at('narrow.safetensors'), to, format: 'timm' })).rejects.toMatchObject({ code: 'BAD_OPTION', found: 'mobilenet_v2 x 0.6', allowed: 'mobilenet_v2 at width 0.35, 0.5, 0.75, 1, 1.4' });
+  await expect(exportStudent({ from: at('narrow.safetensors'), to, format: 'timm' })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    found: 'mobilenet_v2 x 0.6',
+    allowed: 'mobilenet_v2 at width 0.35, 0.5, 0.75, 1, 1.4',
+  });
 });
 
 test('mmdet, mmseg and detectron2: configurations name backbone, weights and pixels', async () => {
   await exportStudent({ from: at('efficientnet_b0.safetensors'), to: at('named-mmdet'), format: 'mmdet' });
-  const { model } = JSON.parse(readFileSync(at('named-mmdet', 'config.json'), 'utf8')) as { model: Record<string, unknown> };
+  const { model } = JSON.parse(readFileSync(at('named-mmdet', 'config.json'), 'utf8')) as {
+    model: Record<string, unknown>;
+  };
   expect(model).toMatchObject({
     data_preprocessor: { mean: [122.4, 117.3, 104.55], std: [68.85, 66.3, 71.4], bgr_to_rgb: true },
-    backbone: { _delete_: true, type: 'EfficientNet', arch: 'b0', conv_cfg: null, norm_cfg: { type: 'BN' }, init_cfg: { type: 'Pretrained', checkpoint: at('named-mmdet', 'model.pth'), prefix: 'backbone' } },
+    backbone: {
+      _delete_: true,
+      type: 'EfficientNet',
+      arch: 'b0',
+      conv_cfg: null,
+      norm_cfg: { type: 'BN' },
+      init_cfg: { type: 'Pretrained', checkpoint: at('named-mmdet', 'model.pth'), prefix: 'backbone' },
+    },
   });
   await exportStudent({ from: at('mobilenet_v3_small.safetensors'), to: at('named-mmseg'), format: 'mmseg' });
-  expect(JSON.parse(readFileSync(at('named-mmseg', 'config.json'), 'utf8'))).toMatchObject({ model: { backbone: { type: 'MobileNetV3', arch: 'small', norm_cfg: { eps: 0.001 } } } });
+  expect(JSON.parse(readFileSync(at('named-mmseg', 'config.json'), 'utf8'))).toMatchObject({
+    model: { backbone: { type: 'MobileNetV3', arch: 'small', norm_cfg: { eps: 0.001 } } },
+  });
   await exportStudent({ from: at('resnet18.safetensors'), to: at('named-d2'), format: 'detectron2' });
   const yaml = readFileSync(at('named-d2', 'config.yaml'), 'utf8');
-  for (const line of ['  PIXEL_MEAN: [122.4, 117.3, 104.55]', '    DEPTH: 18', '    RES2_OUT_CHANNELS: 64', '  FORMAT: "RGB"']) expect(yaml).toContain(`${line}\n`);
+  for (const line of [
+    '  PIXEL_MEAN: [122.4, 117.3, 104.55]',
+    '    DEPTH: 18',
+    '    RES2_OUT_CHANNELS: 64',
+    '  FORMAT: "RGB"',
+  ])
+    expect(yaml).toContain(`${line}\n`);
   await exportStudent({ from: at('resnet18.safetensors'), to: at('named-d2'), format: 'detectron2' }); // replaced
 });
 
 const damage: [string, (tensors: Map<string, safetensors.TensorRecord>) => void][] = [
   ['a key that is missing', (tensors) => tensors.delete('layer1.0.bn1.running_mean')],
   ['a key too many', (tensors) => tensors.set('fc.weight', { shape: [1], data: new Float32Array(1) })],
-  ['a counter of another type', (tensors) => tensors.set('bn1.num_batches_tracked', { shape: [], data: new Float32Array(1) })],
-  ['weights of another layer', (tensors) => tensors.set('layer1.0.conv1.weight', tensors.get('layer1.1.conv1.weight')!)],
+  [
+    'a counter of another type',
+    (tensors) => tensors.set('bn1.num_batches_tracked', { shape: [], data: new Float32Array(1) }),
+  ],
+  [
+    'weights of another layer',
+    (tensors) => tensors.set('layer1.0.conv1.weight', tensors.get('layer1.1.conv1.weight')!),
+  ],
 ];
 test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
   const { encodeSafetensors } = await vi.importActual<typeof safetensors>('../../lib/files/safetensors.js');
@@ -205,7 +340,9 @@ test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
     spoil(copy);
     return encodeSafetensors(copy, metadata);
   });
-  await expect(exportStudent({ from: at('resnet18.safetensors'), to: at('spoilt'), format: 'timm' })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  await expect(
+    exportStudent({ from: at('resnet18.safetensors'), to: at('spoilt'), format: 'timm' }),
+  ).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
   expect(readdirSync(folder).filter((name) => name.includes('spoilt'))).toEqual([]);
 });
 
@@ -223,7 +360,9 @@ test.each([
   ['out/student', 'Name a file with .safetensors at its end'],
   ['student.safetensors.txt', 'Name a file with .safetensors at its end'],
 ])('%s is no file for this package', (word, mend) => {
-  expect(() => exportTarget(word)).toThrowError(expect.objectContaining({ code: 'BAD_OPTION', option: 'to', found: word, mend }) as Error);
+  expect(() => exportTarget(word)).toThrowError(
+    expect.objectContaining({ code: 'BAD_OPTION', option: 'to', found: word, mend }) as Error,
+  );
 });
 
 describe('a file in the place of an export', () => {
@@ -238,7 +377,11 @@ describe('a file in the place of an export', () => {
       await exportStudent({ from, to: own });
       await exportStudent({ from, to: onnx, format: 'onnx' });
     }
-    expect(readdirSync(folder).filter((name) => name.includes('twice')).sort()).toEqual(['twice.onnx', 'twice.safetensors']);
+    expect(
+      readdirSync(folder)
+        .filter((name) => name.includes('twice'))
+        .sort(),
+    ).toEqual(['twice.onnx', 'twice.safetensors']);
   });
 
   test('is left alone where it is of another, before anything is exported', async () => {
@@ -246,7 +389,15 @@ describe('a file in the place of an export', () => {
     for (const name of ['kept.safetensors', 'kept.onnx', 'kept.txt']) writeFileSync(at(name), text);
     await refused({ to: at('kept.safetensors') }, { option: 'to', found: at('kept.safetensors') });
     await refused({ to: at('kept.safetensors'), format: 'torchvision' }, { option: 'to' });
-    await refused({ to: at('kept.onnx'), format: 'onnx' }, { option: 'to', message: expect.stringMatching(/which is not an ONNX file.*Choose another place \(on the command line: --output\), or/u) as unknown });
+    await refused(
+      { to: at('kept.onnx'), format: 'onnx' },
+      {
+        option: 'to',
+        message: expect.stringMatching(
+          /which is not an ONNX file.*Choose another place \(on the command line: --output\), or/u,
+        ) as unknown,
+      },
+    );
     await refused({ to: at('unwritten.safetensors'), bank: at('kept.txt') }, { option: 'bank', found: at('kept.txt') });
     for (const name of ['kept.safetensors', 'kept.onnx', 'kept.txt']) expect(readFileSync(at(name), 'utf8')).toBe(text);
     expect(existsSync(at('unwritten.safetensors'))).toBe(false);
@@ -254,19 +405,36 @@ describe('a file in the place of an export', () => {
 
   test('of another ending is not written', async () => {
     await refused({ to: at('named.onnx') }, { option: 'to', mend: `Write ${at('named.safetensors')}` });
-    await refused({ to: at('named'), format: 'onnx' }, { option: 'to', mend: `Write ${at('named.onnx')} (on the command line: --output)` });
+    await refused(
+      { to: at('named'), format: 'onnx' },
+      { option: 'to', mend: `Write ${at('named.onnx')} (on the command line: --output)` },
+    );
     expect(readdirSync(folder).filter((name) => name.startsWith('named.'))).toEqual([]);
   });
 });
 
 describe('a student is a teacher, however it was exported', () => {
   test.each(['lgdistill', 'torchvision', 'onnx', 'transformers', 'timm'] as const)('%s', async (format) => {
-    const to = at({ lgdistill: 'teacher.safetensors', torchvision: 'teacher-tv.safetensors', onnx: 'teacher.onnx', transformers: 'teacher-hf', timm: 'teacher-timm' }[format]);
+    const to = at(
+      {
+        lgdistill: 'teacher.safetensors',
+        torchvision: 'teacher-tv.safetensors',
+        onnx: 'teacher.onnx',
+        transformers: 'teacher-hf',
+        timm: 'teacher-timm',
+      }[format],
+    );
     const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.35 });
     await exportStudent({ from: at('mobilenet_v2.safetensors'), to, format, head: 'keep' });
     using device = await openDevice('cpu');
     await using teacher = await loadTeacher(to, { device });
-    expect(teacher).toMatchObject({ kind: format === 'onnx' || format === 'transformers' ? 'onnx' : 'native', embeddingSize: 24, resolution: 64, mean: info.mean, std: info.std });
+    expect(teacher).toMatchObject({
+      kind: format === 'onnx' || format === 'transformers' ? 'onnx' : 'native',
+      embeddingSize: 24,
+      resolution: 64,
+      mean: info.mean,
+      std: info.std,
+    });
     const pixels = drawnImages(64, 2);
     const found = await (teacher as Exclude<typeof teacher, { kind: 'precomputed' }>).embed(pixels, 2);
     expect(relativeError(found, await engineEmbeddings(info, weights, { pixels, count: 2 }))).toBeLessThan(1e-4);

@@ -27,9 +27,21 @@ beforeAll(async () => {
 test('the folder has model, input and text bank', async () => {
   const result = await exportStudent({ from, to, format: 'transformers', images: at('images') });
   expect(result).toMatchObject({ file: to, head: 'keep', comparison: { images: 4, folder: at('images') } });
-  expect(readdirSync(to, { recursive: true }).sort()).toEqual(['bank.safetensors', 'config.json', 'onnx', join('onnx', 'vision_model.onnx'), 'preprocessor_config.json', 'text_bank.json']);
+  expect(readdirSync(to, { recursive: true }).sort()).toEqual([
+    'bank.safetensors',
+    'config.json',
+    'onnx',
+    join('onnx', 'vision_model.onnx'),
+    'preprocessor_config.json',
+    'text_bank.json',
+  ]);
   const bank = madeUpBank();
-  const text = JSON.parse(readFileSync(join(to, 'text_bank.json'), 'utf8')) as { names: string[]; embeddings: number[][]; hash: string; temperature: number };
+  const text = JSON.parse(readFileSync(join(to, 'text_bank.json'), 'utf8')) as {
+    names: string[];
+    embeddings: number[][];
+    hash: string;
+    temperature: number;
+  };
   expect(text).toMatchObject({ names: bank.names, hash: bank.hash, temperature: 0.2, encoder: 'made up' });
   expect(Float32Array.from(text.embeddings.flat())).toEqual(bank.data);
   expect((await TextualSemanticsBank.load(join(to, 'bank.safetensors'))).hash).toBe(bank.hash);
@@ -41,7 +53,9 @@ test('@xenova/transformers loads it and gives the embeddings of the engine', asy
   const processor = await AutoProcessor.from_pretrained(basename(to), {});
   const model = await CLIPVisionModelWithProjection.from_pretrained(basename(to), { quantized: false });
   const images = await Promise.all([...shapeNames].sort().map((name) => RawImage.read(at('images', name, '0.png'))));
-  const { image_embeds: found } = (await model(await processor(images))) as { image_embeds: { dims: number[]; data: Float32Array } };
+  const { image_embeds: found } = (await model(await processor(images))) as {
+    image_embeds: { dims: number[]; data: Float32Array };
+  };
   expect(found.dims).toEqual([4, 24]);
   const { embeddings } = await referenceEmbeddings(await readExportSource(from), at('images'), undefined);
   const largest = Math.max(...embeddings.map(Math.abs));
@@ -51,7 +65,14 @@ test('@xenova/transformers loads it and gives the embeddings of the engine', asy
 test('it is a teacher', async () => {
   using device = await openDevice('cpu');
   await using teacher = await loadTeacher(to, { device });
-  expect(teacher).toMatchObject({ kind: 'onnx', id: 'model', embeddingSize: 24, resolution: 64, mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28] });
+  expect(teacher).toMatchObject({
+    kind: 'onnx',
+    id: 'model',
+    embeddingSize: 24,
+    resolution: 64,
+    mean: [0.48, 0.46, 0.41],
+    std: [0.27, 0.26, 0.28],
+  });
 });
 
 test('an earlier export is replaced, anything else stays', async () => {
@@ -62,10 +83,20 @@ test('an earlier export is replaced, anything else stays', async () => {
   await exportStudent({ from, to: at('other'), format: 'transformers' }); // empty
   mkdirSync(at('mine'));
   writeFileSync(at('mine', 'config.json'), '{}');
-  await expect(exportStudent({ from, to: at('mine'), format: 'transformers' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', mend: 'Choose another place (on the command line: --output)' });
+  await expect(exportStudent({ from, to: at('mine'), format: 'transformers' })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'to',
+    mend: 'Choose another place (on the command line: --output)',
+  });
   expect(readdirSync(at('mine'))).toEqual(['config.json']);
-  await expect(exportStudent({ from, to, format: 'transformers', head: 'drop' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'head' });
-  await expect(exportStudent({ from, to, format: 'transformers', classifier: true })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'classifier' });
+  await expect(exportStudent({ from, to, format: 'transformers', head: 'drop' })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'head',
+  });
+  await expect(exportStudent({ from, to, format: 'transformers', classifier: true })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'classifier',
+  });
 });
 
 test.each([
@@ -82,7 +113,9 @@ test.each([
     spoilt = text.includes(old);
     return writeFileAtomically(path, text.replace(old, fresh));
   });
-  await expect(exportStudent({ from, to: at('spoilt'), format: 'transformers' })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  await expect(exportStudent({ from, to: at('spoilt'), format: 'transformers' })).rejects.toMatchObject({
+    code: 'EXPORT_FAILED',
+  });
   vi.resetAllMocks();
   expect(spoilt).toBe(true);
   expect(readdirSync(folder).filter((name) => name.includes('spoilt'))).toEqual([]);

@@ -10,9 +10,15 @@ export type Call = readonly [name: string, error?: string];
 
 /**
  * Does `body` with a call that fails, or without, and lists the calls into `file`.
- * @param keeps whether what `body` made may outlive it; else the list ends when all of it is given back, or five seconds later
+ * @param keeps whether what `body` made may outlive it; else the list ends when all of it is given back, or five
+ *   seconds later
  */
-export async function withFault<Result>(file: string, fault: Fault | undefined, body: () => Promise<Result>, keeps = false): Promise<{ result?: Result; error?: unknown; calls: Call[] }> {
+export async function withFault<Result>(
+  file: string,
+  fault: Fault | undefined,
+  body: () => Promise<Result>,
+  keeps = false,
+): Promise<{ result?: Result; error?: unknown; calls: Call[] }> {
   rmSync(file, { force: true });
   process.env['LGDISTILL_EMULATION_CALLS'] = file;
   process.env['LGDISTILL_EMULATION_FAULT'] = fault?.join(':') ?? '';
@@ -28,7 +34,15 @@ export async function withFault<Result>(file: string, fault: Fault | undefined, 
   return { ...outcome, calls };
 }
 
-const pairs = { cudaMalloc: 'cudaFree', cudaHostAlloc: 'cudaFreeHost', cudaStreamCreateWithFlags: 'cudaStreamDestroy', cudaEventCreateWithFlags: 'cudaEventDestroy', cudaEventCreate: 'cudaEventDestroy', cudaGraphCreate: 'cudaGraphDestroy', cudaGraphInstantiate: 'cudaGraphExecDestroy' } as const;
+const pairs = {
+  cudaMalloc: 'cudaFree',
+  cudaHostAlloc: 'cudaFreeHost',
+  cudaStreamCreateWithFlags: 'cudaStreamDestroy',
+  cudaEventCreateWithFlags: 'cudaEventDestroy',
+  cudaEventCreate: 'cudaEventDestroy',
+  cudaGraphCreate: 'cudaGraphDestroy',
+  cudaGraphInstantiate: 'cudaGraphExecDestroy',
+} as const;
 
 /** What was made and not freed, by what frees it. */
 export function leftOver(calls: readonly Call[]): Record<string, number> {
@@ -43,7 +57,12 @@ export function leftOver(calls: readonly Call[]): Record<string, number> {
 }
 
 function callsIn(file: string): Call[] {
-  return existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => line.split(' ') as unknown as Call) : [];
+  return existsSync(file)
+    ? readFileSync(file, 'utf8')
+        .split('\n')
+        .filter(Boolean)
+        .map((line) => line.split(' ') as unknown as Call)
+    : [];
 }
 
 /** Native objects may go a little later than their owners, with the device's thread. */

@@ -21,7 +21,15 @@ let whole: Outcome;
 beforeAll(async () => {
   data = await drawShapes(join(folder, 'data'), { count: 8, size: 32 });
   const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
-  config = (run) => ({ ...smallConfig(data, join(folder, run), { teacher, bank, data: { cache: 'stream', readAhead: 1 }, train: { accumulate: 2 } }), names: undefined });
+  config = (run) => ({
+    ...smallConfig(data, join(folder, run), {
+      teacher,
+      bank,
+      data: { cache: 'stream', readAhead: 1 },
+      train: { accumulate: 2 },
+    }),
+    names: undefined,
+  });
   whole = await train(config('whole'));
 });
 
@@ -37,8 +45,13 @@ test('end with an error that names the image, and go on to the same bits once it
   await rm(image);
   const server = createServer().listen(image); // to open a socket as a file fails with ENXIO
   await new Promise((resolve) => server.once('listening', resolve));
-  const events = async () => { for await (const event of prepared.run()) void event; };
-  await expect(events()).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringMatching(/cross\/3\.png.*ENXIO/u) as unknown });
+  const events = async () => {
+    for await (const event of prepared.run()) void event;
+  };
+  await expect(events()).rejects.toMatchObject({
+    code: 'BAD_FILE',
+    message: expect.stringMatching(/cross\/3\.png.*ENXIO/u) as unknown,
+  });
   await new Promise((resolve) => server.close(resolve));
   await copyFile(join(folder, 'kept.png'), image);
   expect(await readFile(join(folder, 'failed', 'log.txt'), 'utf8')).toMatch(/failed: .*cross\/3\.png.*ENXIO/u);
@@ -51,7 +64,9 @@ test('leave a checkpoint of the steps before', async () => {
   const { dataset, distiller } = prepared;
   const failing = failingAtFourth(dataset, () => new LgdError('BAD_FILE', 'the system fails to read cross/3.png.'));
   const events: RunEvent[] = [];
-  const run = async () => { for await (const event of distiller.run(failing)) events.push(event); };
+  const run = async () => {
+    for await (const event of distiller.run(failing)) events.push(event);
+  };
   await expect(run()).rejects.toMatchObject({ code: 'BAD_FILE' });
   expect(events.map(({ type }) => type)).toEqual(['start', 'step', 'checkpoint']);
   await expectSameAfterResuming('kept');
@@ -63,8 +78,12 @@ function failingAtFourth(dataset: Dataset, fail: () => Error | Promise<Error>): 
   const waitedFor = Array.from({ length: 4 }, () => plan.next())[3]!.images;
   const { length, ids, sourceIndex } = dataset;
   return {
-    length, ids, sourceIndex,
-    get store() { return dataset.store; },
+    length,
+    ids,
+    sourceIndex,
+    get store() {
+      return dataset.store;
+    },
     prepare: async (images) => {
       if (images.some((image, i) => image !== waitedFor[i])) return dataset.prepare!(images);
       throw await fail();
@@ -94,9 +113,26 @@ function counting(dataset: Dataset): { counted: Dataset; counts: { given: number
   const prepare = async (images: Int32Array) => {
     const ready = await dataset.prepare!(images);
     counts.given++;
-    return { ...ready, release: () => { counts.back++; ready.release(); } };
+    return {
+      ...ready,
+      release: () => {
+        counts.back++;
+        ready.release();
+      },
+    };
   };
-  return { counted: { length, ids, sourceIndex, get store() { return dataset.store; }, prepare }, counts };
+  return {
+    counted: {
+      length,
+      ids,
+      sourceIndex,
+      get store() {
+        return dataset.store;
+      },
+      prepare,
+    },
+    counts,
+  };
 }
 
 test('are stopped while an image is waited for that never comes, and give all pixels back', async () => {

@@ -1,4 +1,7 @@
-/** Makes tensors of 2 MiB and forgets them, in a process of its own whose garbage collector nobody calls. Prints the most that the device held at a time, in MiB. */
+/**
+ * Makes tensors of 2 MiB and forgets them, in a process of its own whose garbage collector nobody calls. Prints the
+ * most that the device held at a time, in MiB.
+ */
 import { setTimeout } from 'node:timers/promises';
 import { openDevice } from '../../lib/device.js';
 

@@ -9,8 +9,9 @@ import { leastError, takeStep, wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 
-// The plan that CUDA trains by (LGDISTILL_FUSION=layers) against the plain one, both on the CPU: what is lazy, who finishes which
-// gradient and which memory is shared are decided above the kernels, so they can be held to account without a GPU.
+// The plan that CUDA trains by (LGDISTILL_FUSION=layers) against the plain one, both on the CPU: what is lazy, who
+// finishes which gradient and which memory is shared are decided above the kernels, so they can be held to account
+// without a GPU.
 let device: Device;
 beforeAll(async () => {
   device = await openDevice('cpu');
@@ -32,30 +33,37 @@ async function withFusion<T>(fusion: string, make: () => T | Promise<T>): Promis
   }
 }
 
-const build = (name: string, fusion: string, seed: number): Promise<Encoder> => withFusion(fusion, () => createEncoder(name, { device, outputs, batch, resolution, dropping: true, seed }));
+const build = (name: string, fusion: string, seed: number): Promise<Encoder> =>
+  withFusion(fusion, () => createEncoder(name, { device, outputs, batch, resolution, dropping: true, seed }));
 
 describe('a training plan fused into layers', () => {
-  it.each([...listStudents()])('is the plain one for %s', async (name) => {
-    // Late maps of few pixels under ReLU6, and a network of many ReLUs: at each seed something stands at a kink (encoders.test.ts, cuda-students.test.ts).
-    const limit = { mobilenet_v2: 5e-2, resnet50: 4e-2 }[name] ?? 1e-4;
-    const error = await leastError(limit, async (seed) => {
-      using plain = await build(name, 'nodes', seed);
-      using layers = await build(name, 'layers', seed);
-      const [expected, found] = [await takeStep(plain, images, dOutput), await takeStep(layers, images, dOutput)];
-      expect(relativeError(found.output, expected.output)).toBeLessThan(1e-4);
-      expect(wholeError(found.buffers, expected.buffers)).toBeLessThan(1e-5);
-      expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(1e-4);
-      // nothing of the expanded maps' size is stored twice: the plan needs well under the plain one's memory
-      expect(layers.compiled.info.arenaBytes).toBeLessThan(0.75 * plain.compiled.info.arenaBytes);
-      return wholeError(found.gradients, expected.gradients);
-    });
-    expect(error, `gradients of ${name}, at the best of five seeds`).toBeLessThan(limit);
-  }, 300_000);
+  it.each([...listStudents()])(
+    'is the plain one for %s',
+    async (name) => {
+      // Late maps of few pixels under ReLU6, and a network of many ReLUs: at each seed something stands at a kink
+      // (encoders.test.ts, cuda-students.test.ts).
+      const limit = { mobilenet_v2: 5e-2, resnet50: 4e-2 }[name] ?? 1e-4;
+      const error = await leastError(limit, async (seed) => {
+        using plain = await build(name, 'nodes', seed);
+        using layers = await build(name, 'layers', seed);
+        const [expected, found] = [await takeStep(plain, images, dOutput), await takeStep(layers, images, dOutput)];
+        expect(relativeError(found.output, expected.output)).toBeLessThan(1e-4);
+        expect(wholeError(found.buffers, expected.buffers)).toBeLessThan(1e-5);
+        expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(1e-4);
+        // nothing of the expanded maps' size is stored twice: the plan needs well under the plain one's memory
+        expect(layers.compiled.info.arenaBytes).toBeLessThan(0.75 * plain.compiled.info.arenaBytes);
+        return wholeError(found.gradients, expected.gradients);
+      });
+      expect(error, `gradients of ${name}, at the best of five seeds`).toBeLessThan(limit);
+    },
+    300_000,
+  );
 });
 
 /** Takes a step by the fused plan and by the plain one, which must agree; returns what is known of the fused one. */
 async function holdToPlainPlan(graph: GraphSpec) {
-  const compiled = (fusion: string) => withFusion(fusion, () => new Encoder(new CompiledEncoder(device, graph, { batch, resolution })));
+  const compiled = (fusion: string) =>
+    withFusion(fusion, () => new Encoder(new CompiledEncoder(device, graph, { batch, resolution })));
   using plain = await compiled('nodes');
   using fused = await compiled('layers');
   for (const encoder of [plain, fused]) encoder.load(initialWeights(graph, 3));
@@ -65,8 +73,14 @@ async function holdToPlainPlan(graph: GraphSpec) {
   return fused.info;
 }
 
-/** Squeeze and excitation between a depthwise and a 1x1 convolution; `gate` makes the scale from the activated map, and may change the map behind all. */
-function gated(channels: number, gate: (g: GraphBuilder, map: Value) => { scale: Value; behind?: (x: Value) => Value }): GraphSpec {
+/**
+ * Squeeze and excitation between a depthwise and a 1x1 convolution; `gate` makes the scale from the activated map, and
+ * may change the map behind all.
+ */
+function gated(
+  channels: number,
+  gate: (g: GraphBuilder, map: Value) => { scale: Value; behind?: (x: Value) => Value },
+): GraphSpec {
   const g = new GraphBuilder('gated');
   const stem = g.convNorm(g.images, 'stem', { channels, kernel: 3, stride: 4 }, 'relu');
   const map = g.convNorm(stem, 'depthwise', { channels, kernel: 3, groups: channels }, 'silu');
@@ -85,27 +99,44 @@ describe("a gate's two layers", () => {
   // kernels forward: each layer and each activation is one, or all four together are
   it.each<[string, number, GraphSpec]>([
     ['as convolutions', 1, gated(16, layers)],
-    ['as linear layers', 1, gated(16, (g, map) => {
-      const inner = g.relu(g.linear(g.globalPool(map), 'fc1', { features: 4 }));
-      return { scale: g.activation(g.linear(inner, 'fc2', { features: 16 }), 'hardsigmoid') };
-    })],
+    [
+      'as linear layers',
+      1,
+      gated(16, (g, map) => {
+        const inner = g.relu(g.linear(g.globalPool(map), 'fc1', { features: 4 }));
+        return { scale: g.activation(g.linear(inner, 'fc2', { features: 16 }), 'hardsigmoid') };
+      }),
+    ],
     ['without biases', 4, gated(16, (g, map) => layers(g, map, { bias: false }))],
     ['too wide for shared memory', 4, gated(1024, (g, map) => layers(g, map, { squeezed: 3080 }))],
-    ['the first of which is read elsewhere', 4, gated(16, (g, map) => {
-      const { hidden, scale } = layers(g, map, { squeezed: 8 });
-      return { scale, behind: (x) => g.channelScale(x, g.activation(hidden, 'hardsigmoid')) };
-    })],
-    ['the activation between which is read elsewhere', 4, gated(16, (g, map) => {
-      const { inner, scale } = layers(g, map, { squeezed: 8 });
-      return { scale, behind: (x) => g.channelScale(x, g.activation(inner, 'sigmoid')) };
-    })],
-    ['with one activation more', 4, gated(16, (g, map) => {
-      const inner = g.relu(g.activation(g.conv(g.globalPool(map), 'fc1', { channels: 8, bias: true }), 'hardswish'));
-      return { scale: g.activation(g.conv(inner, 'fc2', { channels: 16, bias: true }), 'sigmoid') };
-    })],
+    [
+      'the first of which is read elsewhere',
+      4,
+      gated(16, (g, map) => {
+        const { hidden, scale } = layers(g, map, { squeezed: 8 });
+        return { scale, behind: (x) => g.channelScale(x, g.activation(hidden, 'hardsigmoid')) };
+      }),
+    ],
+    [
+      'the activation between which is read elsewhere',
+      4,
+      gated(16, (g, map) => {
+        const { inner, scale } = layers(g, map, { squeezed: 8 });
+        return { scale, behind: (x) => g.channelScale(x, g.activation(inner, 'sigmoid')) };
+      }),
+    ],
+    [
+      'with one activation more',
+      4,
+      gated(16, (g, map) => {
+        const inner = g.relu(g.activation(g.conv(g.globalPool(map), 'fc1', { channels: 8, bias: true }), 'hardswish'));
+        return { scale: g.activation(g.conv(inner, 'fc2', { channels: 16, bias: true }), 'sigmoid') };
+      }),
+    ],
   ])('%s are %i steps of the plan', async (what, steps, graph) => {
     const { kernelsForward } = await holdToPlainPlan(graph);
-    // stem, depthwise, mean, gate, projection, mean, fc, output; a projection stored, an activation and a scale more, or an activation
+    // stem, depthwise, mean, gate, projection, mean, fc, output; a projection stored, an activation and a scale more,
+    // or an activation
     const others = 8 + (what.includes('elsewhere') ? 3 : what.includes('more') ? 1 : 0);
     expect(kernelsForward - others).toBe(steps);
   });
@@ -114,8 +145,14 @@ describe("a gate's two layers", () => {
 test('of two gates side by side one is fused, as the sums of one are kept', async () => {
   const g = new GraphBuilder('side_by_side');
   const stem = g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 4 }, 'relu');
-  const [a, b] = ['a', 'b'].map((name) => g.convNorm(stem, name, { channels: 16, kernel: 3, groups: 16 }, 'silu')) as [Value, Value];
-  const [first, second] = [g.squeezeExcite(a, 'a', 6, 'silu', 'sigmoid'), g.squeezeExcite(b, 'b', 6, 'silu', 'sigmoid')];
+  const [a, b] = ['a', 'b'].map((name) => g.convNorm(stem, name, { channels: 16, kernel: 3, groups: 16 }, 'silu')) as [
+    Value,
+    Value,
+  ];
+  const [first, second] = [
+    g.squeezeExcite(a, 'a', 6, 'silu', 'sigmoid'),
+    g.squeezeExcite(b, 'b', 6, 'silu', 'sigmoid'),
+  ];
   const x = g.add(g.convNorm(first, 'c', { channels: 8 }), g.convNorm(second, 'd', { channels: 8 }));
   await holdToPlainPlan(g.finish(g.linear(g.globalPool(x), 'fc', { features: outputs })));
 });
@@ -125,18 +162,32 @@ describe('a max-pool', () => {
   const graphOf = (body: (g: GraphBuilder, stem: Value) => Value): GraphSpec => {
     const g = new GraphBuilder('pooled');
     const x = body(g, g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 4 }, 'relu'));
-    return g.finish(g.linear(g.globalPool(g.convNorm(x, 'last', { channels: 8 }, 'relu')), 'fc', { features: outputs }));
+    return g.finish(
+      g.linear(g.globalPool(g.convNorm(x, 'last', { channels: 8 }, 'relu')), 'fc', { features: outputs }),
+    );
   };
   // gradients reach a map from its readers, the last one first; who comes last finishes it
   it.each<[string, GraphSpec]>([
     ['the only reader of a lazy map', graphOf(pool)],
-    ['the first of two, which adds and finishes', graphOf((g, stem) => g.add(pool(g, stem), g.convNorm(stem, 'side', { channels: 16, kernel: 3, stride: 2 })))],
-    ['the second of two, to which the convolution adds', graphOf((g, stem) => {
-      const side = g.convNorm(stem, 'side', { channels: 16, kernel: 3, stride: 2 });
-      return g.add(side, pool(g, stem));
-    })],
-    ['a reader of a residual sum', graphOf((g, stem) => pool(g, g.relu(g.add(g.convNorm(stem, 'second', { channels: 16, kernel: 3 }), stem))))],
-    ['a reader of a lazy map without an activation', graphOf((g, stem) => pool(g, g.convNorm(stem, 'second', { channels: 16, kernel: 3 })))],
+    [
+      'the first of two, which adds and finishes',
+      graphOf((g, stem) => g.add(pool(g, stem), g.convNorm(stem, 'side', { channels: 16, kernel: 3, stride: 2 }))),
+    ],
+    [
+      'the second of two, to which the convolution adds',
+      graphOf((g, stem) => {
+        const side = g.convNorm(stem, 'side', { channels: 16, kernel: 3, stride: 2 });
+        return g.add(side, pool(g, stem));
+      }),
+    ],
+    [
+      'a reader of a residual sum',
+      graphOf((g, stem) => pool(g, g.relu(g.add(g.convNorm(stem, 'second', { channels: 16, kernel: 3 }), stem)))),
+    ],
+    [
+      'a reader of a lazy map without an activation',
+      graphOf((g, stem) => pool(g, g.convNorm(stem, 'second', { channels: 16, kernel: 3 }))),
+    ],
   ])('that is %s leaves the same gradients', async (_, graph) => {
     await holdToPlainPlan(graph);
   });

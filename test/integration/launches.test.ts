@@ -10,51 +10,71 @@ import { openSteps } from '../gpu/speed.js';
 import { launchCounts, teacherLaunches } from '../fixtures/launch-counts.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 
-// Whole training steps at the size that they are meant for, on an emulated GPU that checks every launch (threads, grid, shared memory, who
-// uses what on which stream) and runs none of it.
-describe.skipIf(!isWanted('cuda-emulated', 'launches of full-size steps'))('a step of 256 images with CLIP RN50, not run', () => {
-  const multiprocessors: Record<number, number> = { 227: 132, 163: 108, 99: 128 }; // an H100's, an A100's, a 4090's
-  let folder = '';
-  beforeAll(async () => {
-    process.env['LGDISTILL_ADDON'] = buildEmulatedAddon();
-    process.env['LGDISTILL_EMULATION_ORDER'] = 'none';
-    process.env['LGDISTILL_PROBE'] = 'off'; // it computes nothing
-    process.env['LGDISTILL_PDL'] = '1';
-    folder = await mkdtemp(join(tmpdir(), 'lgdistill-launches-'));
-    for (const resolution of [224, 64]) await writeTeacher(join(folder, String(resolution)), towers.resnet50, resolution);
-  }, 900_000);
-  afterAll(() => rm(folder, { recursive: true, force: true }));
+// Whole training steps at the size that they are meant for, on an emulated GPU that checks every launch (threads, grid,
+// shared memory, who uses what on which stream) and runs none of it.
+describe.skipIf(!isWanted('cuda-emulated', 'launches of full-size steps'))(
+  'a step of 256 images with CLIP RN50, not run',
+  () => {
+    const multiprocessors: Record<number, number> = { 227: 132, 163: 108, 99: 128 }; // an H100's, an A100's, a 4090's
+    let folder = '';
+    beforeAll(async () => {
+      process.env['LGDISTILL_ADDON'] = buildEmulatedAddon();
+      process.env['LGDISTILL_EMULATION_ORDER'] = 'none';
+      process.env['LGDISTILL_PROBE'] = 'off'; // it computes nothing
+      process.env['LGDISTILL_PDL'] = '1';
+      folder = await mkdtemp(join(tmpdir(), 'lgdistill-launches-'));
+      for (const resolution of [224, 64])
+        await writeTeacher(join(folder, String(resolution)), towers.resnet50, resolution);
+    }, 900_000);
+    afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  // With fewer KiB, what does not fit goes by other kernels.
-  it.each(launchCounts)('%s at %i px with %i KiB: %i launches and copies in one graph', async (student, resolution, shared, nodes) => {
-    process.env['LGDISTILL_EMULATION_SHARED'] = String(shared);
-    process.env['LGDISTILL_EMULATION_MULTIPROCESSORS'] = String(multiprocessors[shared]);
-    using device = await openDevice('cuda');
-    expect(device.info.name).toBe('emulated GPU');
-    const { distiller, take, dispose } = await openSteps(device, { student, widthMultiplier: 1, resolution, stored: resolution, batch: 256, images: 256, categories: 1000, teacherFolder: join(folder, String(resolution)) });
-    for (let step = 0; step < 8; step++) await take();
-    await device.synchronize();
-    expect(await distiller.stepInfo()).toMatchObject({
-      eager: 1, launched: 7, instantiated: 1, nodes,
-      changed: student === 'efficientnet_b0' ? 23 : 5, // stochastic depth has a seed a block
-      programmatic: nodes - 3, // all but fills and what comes behind them or two streams
-    });
-    await dispose();
-  }, 300_000);
+    // With fewer KiB, what does not fit goes by other kernels.
+    it.each(launchCounts)(
+      '%s at %i px with %i KiB: %i launches and copies in one graph',
+      async (student, resolution, shared, nodes) => {
+        process.env['LGDISTILL_EMULATION_SHARED'] = String(shared);
+        process.env['LGDISTILL_EMULATION_MULTIPROCESSORS'] = String(multiprocessors[shared]);
+        using device = await openDevice('cuda');
+        expect(device.info.name).toBe('emulated GPU');
+        const { distiller, take, dispose } = await openSteps(device, {
+          student,
+          widthMultiplier: 1,
+          resolution,
+          stored: resolution,
+          batch: 256,
+          images: 256,
+          categories: 1000,
+          teacherFolder: join(folder, String(resolution)),
+        });
+        for (let step = 0; step < 8; step++) await take();
+        await device.synchronize();
+        expect(await distiller.stepInfo()).toMatchObject({
+          eager: 1,
+          launched: 7,
+          instantiated: 1,
+          nodes,
+          changed: student === 'efficientnet_b0' ? 23 : 5, // stochastic depth has a seed a block
+          programmatic: nodes - 3, // all but fills and what comes behind them or two streams
+        });
+        await dispose();
+      },
+      300_000,
+    );
 
-  it(`${teacherLaunches} of them are the teacher's`, async () => {
-    process.env['LGDISTILL_EMULATION_SHARED'] = '227';
-    process.env['LGDISTILL_EMULATION_MULTIPROCESSORS'] = String(multiprocessors[227]);
-    using device = await openDevice('cuda');
-    await using teacher = (await loadTeacher(join(folder, '224'), { device })) as NativeTeacher;
-    using encoder = teacher.compile({ batch: 256 });
-    const [step, images] = [device.addon.makeStep(device.handle), encoder.makeImages()];
-    for (let pass = 0; pass < 2; pass++) {
-      device.addon.beginStep(step);
-      encoder.forwardTensor(images);
-      device.addon.endStep(step);
-    }
-    expect(await device.addon.stepInfo(step)).toMatchObject({ launched: 1, nodes: teacherLaunches });
-    for (const object of [step, images]) device.addon.release(object);
-  }, 300_000);
-});
+    it(`${teacherLaunches} of them are the teacher's`, async () => {
+      process.env['LGDISTILL_EMULATION_SHARED'] = '227';
+      process.env['LGDISTILL_EMULATION_MULTIPROCESSORS'] = String(multiprocessors[227]);
+      using device = await openDevice('cuda');
+      await using teacher = (await loadTeacher(join(folder, '224'), { device })) as NativeTeacher;
+      using encoder = teacher.compile({ batch: 256 });
+      const [step, images] = [device.addon.makeStep(device.handle), encoder.makeImages()];
+      for (let pass = 0; pass < 2; pass++) {
+        device.addon.beginStep(step);
+        encoder.forwardTensor(images);
+        device.addon.endStep(step);
+      }
+      expect(await device.addon.stepInfo(step)).toMatchObject({ launched: 1, nodes: teacherLaunches });
+      for (const object of [step, images]) device.addon.release(object);
+    }, 300_000);
+  },
+);

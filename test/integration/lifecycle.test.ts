@@ -6,7 +6,13 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
-import { createEncoder, createStudent, loadTeacher, PrecomputedTeacher, type AnyTeacher } from '../../lib/models/index.js';
+import {
+  createEncoder,
+  createStudent,
+  loadTeacher,
+  PrecomputedTeacher,
+  type AnyTeacher,
+} from '../../lib/models/index.js';
 import { addonPath, loadAddon } from '../../lib/addon.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import type { Batch } from '../../lib/train/batch.js';
@@ -33,31 +39,79 @@ let picture: Buffer;
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 2 });
   picture = await plainPicture('teal', 96);
-  await PrecomputedTeacher.save(teacherFile, ids, Float32Array.from({ length: 32 }, (_, i) => Math.cos(i)), { resolution: 32 });
+  await PrecomputedTeacher.save(
+    teacherFile,
+    ids,
+    Float32Array.from({ length: 32 }, (_, i) => Math.cos(i)),
+    { resolution: 32 },
+  );
 });
 afterAll(() => device.dispose());
 
-const makeCache = () => ImageCache.build(imagesFromBuffers(ids.map((id) => ({ id, bytes: picture }))), {
-  device, resolution: 96, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0,
-});
+const makeCache = () =>
+  ImageCache.build(imagesFromBuffers(ids.map((id) => ({ id, bytes: picture }))), {
+    device,
+    resolution: 96,
+    margin: 1,
+    memoryLimitBytes: 1e9,
+    spillFolder: folder,
+    maxBrokenShare: 0,
+  });
 const makeEncoder = () => createEncoder('mobilenet_v3_small', { device, ...small, resolution: 32, batch: 2 });
 async function makeDistiller(teacher?: AnyTeacher): Promise<Distiller> {
-  const tsb = TextualSemanticsBank.fromEmbeddings(['circle', 'square'], Float32Array.from({ length: 32 }, (_, i) => Math.sin(i + 1)), { encoderId: 'made up' });
+  const tsb = TextualSemanticsBank.fromEmbeddings(
+    ['circle', 'square'],
+    Float32Array.from({ length: 32 }, (_, i) => Math.sin(i + 1)),
+    { encoderId: 'made up' },
+  );
   const student = createStudent('mobilenet_v3_small', { device, ...small });
-  return new Distiller({ device, teacher: teacher ?? (await loadTeacher(teacherFile, { device })), student, tsb, config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 2 } } });
+  return new Distiller({
+    device,
+    teacher: teacher ?? (await loadTeacher(teacherFile, { device })),
+    student,
+    tsb,
+    config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 2 } },
+  });
 }
-const batchOf = (dataset: ImageCache): Batch => ({ dataset, images: Int32Array.of(0, 1), drawIds: Int32Array.of(0, 1), seed: 0, epoch: 0, step: 0 });
+const batchOf = (dataset: ImageCache): Batch => ({
+  dataset,
+  images: Int32Array.of(0, 1),
+  drawIds: Int32Array.of(0, 1),
+  seed: 0,
+  epoch: 0,
+  step: 0,
+});
 
 describe('an object that was disposed of', () => {
   const pixels = new Float32Array(2 * 3 * 32 * 32);
   it.each<[string, () => Promise<Disposable & { dispose(): unknown }>, string, (object: never) => unknown]>([
     ['a device', () => openDevice('cpu', { threads: 1 }), 'the device cpu', (object: Device) => object.info],
-    ['an encoder', makeEncoder, 'the encoder mobilenet_v3_small', (object: Awaited<ReturnType<typeof makeEncoder>>) => object.forward(pixels)],
-    ['a compiled encoder', async () => (await makeEncoder()).compiled, 'the encoder mobilenet_v3_small', (object: Awaited<ReturnType<typeof makeEncoder>>['compiled']) => object.output],
+    [
+      'an encoder',
+      makeEncoder,
+      'the encoder mobilenet_v3_small',
+      (object: Awaited<ReturnType<typeof makeEncoder>>) => object.forward(pixels),
+    ],
+    [
+      'a compiled encoder',
+      async () => (await makeEncoder()).compiled,
+      'the encoder mobilenet_v3_small',
+      (object: Awaited<ReturnType<typeof makeEncoder>>['compiled']) => object.output,
+    ],
     ['a distiller', makeDistiller, 'the distiller', (object: Distiller) => object.state()],
     ['an image cache', makeCache, 'the image cache (2 images)', (object: ImageCache) => object.store],
-    ['a teacher of precomputed embeddings', () => PrecomputedTeacher.load(teacherFile), 'the teacher teacher', (object: PrecomputedTeacher) => object.lookup(['circle/0.png'])],
-    ['a native teacher', () => loadTeacher(tinyClip, { device }), 'the teacher tiny-clip', (object: Extract<AnyTeacher, { kind: 'native' }>) => object.embed(new Float32Array(3 * 64 * 64), 1)],
+    [
+      'a teacher of precomputed embeddings',
+      () => PrecomputedTeacher.load(teacherFile),
+      'the teacher teacher',
+      (object: PrecomputedTeacher) => object.lookup(['circle/0.png']),
+    ],
+    [
+      'a native teacher',
+      () => loadTeacher(tinyClip, { device }),
+      'the teacher tiny-clip',
+      (object: Extract<AnyTeacher, { kind: 'native' }>) => object.embed(new Float32Array(3 * 64 * 64), 1),
+    ],
   ])('%s frees once, and says its name', async (_, make, name, use) => {
     const object = await make();
     {
@@ -66,7 +120,11 @@ describe('an object that was disposed of', () => {
     }
     object.dispose();
     await object.dispose();
-    await expect(async () => use(object as never)).rejects.toMatchObject({ code: 'DISPOSED', message: expect.stringContaining(name) as string, mend: expect.any(String) as string });
+    await expect(async () => use(object as never)).rejects.toMatchObject({
+      code: 'DISPOSED',
+      message: expect.stringContaining(name) as string,
+      mend: expect.any(String) as string,
+    });
   });
 
   it('with a promise to dispose goes by await using', async () => {
@@ -79,7 +137,12 @@ describe('an object that was disposed of', () => {
     await expect(kept.encode(['a cat'])).rejects.toMatchObject({ code: 'DISPOSED' });
     const data = await drawShapes(join(folder, 'shapes'), { count: 8, size: 32 });
     const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
-    const config = smallConfig(data, join(folder, 'run'), { names: undefined, bank, teacher, data: { train: data, resolution: 32 } });
+    const config = smallConfig(data, join(folder, 'run'), {
+      names: undefined,
+      bank,
+      teacher,
+      data: { train: data, resolution: 32 },
+    });
     let distiller: Distiller;
     {
       await using run = await prepareRun(config);
@@ -127,7 +190,10 @@ describe('disposal with work under way', () => {
     await encoder.backward(await encoder.forward(new Float32Array(2 * 3 * 32 * 32).fill(1), { training: true }));
     const before = await encoder.state();
     own.dispose();
-    await expect(encoder.optimiserStep({ learningRate: 1 })).rejects.toMatchObject({ code: 'DISPOSED', message: expect.stringContaining('the device cpu') as string });
+    await expect(encoder.optimiserStep({ learningRate: 1 })).rejects.toMatchObject({
+      code: 'DISPOSED',
+      message: expect.stringContaining('the device cpu') as string,
+    });
     expect(differing(await encoder.state(), before)).toEqual([]);
   });
 
@@ -138,40 +204,78 @@ describe('disposal with work under way', () => {
     const events = distiller.run(cache);
     expect((await events.next()).value).toMatchObject({ type: 'start' });
     distiller.dispose();
-    await expect(events.next()).rejects.toMatchObject({ code: 'DISPOSED', message: expect.stringContaining('distiller') as string });
+    await expect(events.next()).rejects.toMatchObject({
+      code: 'DISPOSED',
+      message: expect.stringContaining('distiller') as string,
+    });
   });
 });
 
-// V8 collects when its own heap grows, and a handle is a few bytes of it: without being told of 800 MiB behind them it would let all of them stand.
+// V8 collects when its own heap grows, and a handle is a few bytes of it: without being told of 800 MiB behind them it
+// would let all of them stand.
 it('tells the garbage collector what forgotten objects hold outside its heap', async () => {
-  const { stdout } = await promisify(execFile)(process.execPath, [forgetful], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+  const { stdout } = await promisify(execFile)(process.execPath, [forgetful], {
+    env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+  });
   expect(Number(stdout)).toBeLessThan(300);
 });
 
-/** glibc gives threads heaps of their own, which fill up over many short-lived threads however little is in use; with one heap, what stays is what leaks. */
+/**
+ * glibc gives threads heaps of their own, which fill up over many short-lived threads however little is in use; with
+ * one heap, what stays is what leaks.
+ */
 const oneHeap = { MALLOC_ARENA_MAX: '1' };
-/** Left to itself, V8 lets its young generation grow somewhere on the way, by some 15 MiB in Node 20 and 50 in Node 24, once and for all. */
+/**
+ * Left to itself, V8 lets its young generation grow somewhere on the way, by some 15 MiB in Node 20 and 50 in Node 24,
+ * once and for all.
+ */
 const youngStaysSmall = '--max-semi-space-size=1';
 const cycles = 300;
 
 // Forgotten objects wait for the garbage collector, so some of them are there at any time.
-it.each([['dispose', 6], ['forget', 24]] as const)(`${cycles} devices, encoders, distillers, caches and banks leave memory flat: %s`, async (mode, bound) => {
-  const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', youngStaysSmall, child, mode, String(cycles), teacherFile], { env: { ...process.env, ...oneHeap, LGDISTILL_ADDON: addonPath() } });
-  const { early, late, most } = JSON.parse(stdout) as Record<'early' | 'late', Record<'resident' | 'heap' | 'external', number>> & { most: number };
-  expect(late.resident - early.resident).toBeLessThan(bound); // MiB, over two thirds of the cycles
-  expect(late.heap - early.heap).toBeLessThan(2);
-  expect(Math.abs(late.external - early.external)).toBeLessThan(0.5);
-  expect(most - early.resident).toBeLessThan(4 * bound); // at any moment: also what is not collected yet
-}, 300_000);
+it.each([
+  ['dispose', 6],
+  ['forget', 24],
+] as const)(
+  `${cycles} devices, encoders, distillers, caches and banks leave memory flat: %s`,
+  async (mode, bound) => {
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      ['--expose-gc', youngStaysSmall, child, mode, String(cycles), teacherFile],
+      { env: { ...process.env, ...oneHeap, LGDISTILL_ADDON: addonPath() } },
+    );
+    const { early, late, most } = JSON.parse(stdout) as Record<
+      'early' | 'late',
+      Record<'resident' | 'heap' | 'external', number>
+    > & { most: number };
+    expect(late.resident - early.resident).toBeLessThan(bound); // MiB, over two thirds of the cycles
+    expect(late.heap - early.heap).toBeLessThan(2);
+    expect(Math.abs(late.external - early.external)).toBeLessThan(0.5);
+    expect(most - early.resident).toBeLessThan(4 * bound); // at any moment: also what is not collected yet
+  },
+  300_000,
+);
 
 // What native code keeps for as long as it is loaded must outlive the device's thread, which nobody waits for.
 describe('a process that exits while a device works', () => {
-  it.each(['cpu', 'cuda-emulated', 'cuda'] as const)('ends as it should on %s', async (kind) => {
-    if (!isWanted(kind, 'exits with queued work')) return;
-    const status = loadAddon().cudaStatus();
-    if (kind === 'cuda' && !status.available) return noteSkip('exits with queued work on cuda', status.reason);
-    const env = { ...process.env, LGDISTILL_PROBE: 'off', LGDISTILL_ADDON: kind === 'cuda-emulated' ? buildEmulatedAddon() : addonPath() };
-    const exitAfter = (milliseconds: number) => promisify(execFile)(process.execPath, [exiting, kind === 'cpu' ? 'cpu' : 'cuda', String(milliseconds)], { env });
-    for (let milliseconds = 0; milliseconds < 80; milliseconds += 20) await Promise.all([exitAfter(milliseconds), exitAfter(milliseconds + 10)]);
-  }, 600_000);
+  it.each(['cpu', 'cuda-emulated', 'cuda'] as const)(
+    'ends as it should on %s',
+    async (kind) => {
+      if (!isWanted(kind, 'exits with queued work')) return;
+      const status = loadAddon().cudaStatus();
+      if (kind === 'cuda' && !status.available) return noteSkip('exits with queued work on cuda', status.reason);
+      const env = {
+        ...process.env,
+        LGDISTILL_PROBE: 'off',
+        LGDISTILL_ADDON: kind === 'cuda-emulated' ? buildEmulatedAddon() : addonPath(),
+      };
+      const exitAfter = (milliseconds: number) =>
+        promisify(execFile)(process.execPath, [exiting, kind === 'cpu' ? 'cpu' : 'cuda', String(milliseconds)], {
+          env,
+        });
+      for (let milliseconds = 0; milliseconds < 80; milliseconds += 20)
+        await Promise.all([exitAfter(milliseconds), exitAfter(milliseconds + 10)]);
+    },
+    600_000,
+  );
 });

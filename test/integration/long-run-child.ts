@@ -1,6 +1,6 @@
 /**
- * Trains many small steps in a process of its own: node --expose-gc child.mjs <configuration file> <samples>. Prints a line of JSON: memory in KiB, taken at even distances, once everything that
- * can be collected has been.
+ * Trains many small steps in a process of its own: node --expose-gc child.mjs <configuration file> <samples>. Prints a
+ * line of JSON: memory in KiB, taken at even distances, once everything that can be collected has been.
  */
 import { readFileSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';

@@ -20,8 +20,15 @@ beforeAll(async () => {
   const data = await drawShapes(join(folder, 'small'), { count: 8, size: 32 });
   const labelled = await drawShapes(join(folder, 'labelled'), { count: 1, size: 32, seed: 2 });
   config = (path, more = {}) => ({
-    ...smallConfig(data, path, { teacher, bank, evaluate: { data: labelled, everyEpochs: 50 }, ...more, train: { batchSize: 2, epochs: 4, ...more.train } }),
-    names: undefined, student: { name: 'mobilenet_v3_small', widthMultiplier: 0.1 },
+    ...smallConfig(data, path, {
+      teacher,
+      bank,
+      evaluate: { data: labelled, everyEpochs: 50 },
+      ...more,
+      train: { batchSize: 2, epochs: 4, ...more.train },
+    }),
+    names: undefined,
+    student: { name: 'mobilenet_v3_small', widthMultiplier: 0.1 },
   });
 });
 
@@ -30,35 +37,66 @@ function slope(points: readonly { step: number }[], column: (point: never) => nu
   const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
   const [steps, values] = [points.map(({ step }) => step), points.map((point) => column(point as never))];
   const [s, v] = [mean(steps), mean(values)];
-  return steps.reduce((sum, step, i) => sum + (step - s) * (values[i]! - v), 0) / steps.reduce((sum, step) => sum + (step - s) ** 2, 0);
+  return (
+    steps.reduce((sum, step, i) => sum + (step - s) * (values[i]! - v), 0) /
+    steps.reduce((sum, step) => sum + (step - s) ** 2, 0)
+  );
 }
 
 describe('memory', () => {
-  it('stays as it is over thousands of steps, with metrics in several parts, checkpoints and evaluations', { timeout: 600_000 }, async () => {
-    const path = join(folder, 'long');
-    const file = join(folder, 'long.json');
-    const steps = 8000; // of half as many, chance alone made a slope of 157 bytes
-    await writeFile(file, JSON.stringify(config(path, { train: { epochs: steps / 16, outlierFactor: 0 }, checkpoint: { everyEpochs: 0, everySteps: 100 }, log: { maxFileSize: 0.25 } })));
-    // One semispace and one libuv thread: what is measured is what the program keeps, not what allocators set aside.
-    const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', '--max-semi-space-size=1', child, file, '16'], { env: { ...process.env, LGDISTILL_ADDON: addonPath(), MALLOC_ARENA_MAX: '1' } });
-    const points = (JSON.parse(stdout) as { step: number; resident: number; heap: number; external: number }[]).slice(4); // code is compiled and pools fill in the first quarter
-    expect(points).toHaveLength(12);
-    const perStep = { heap: slope(points, ({ heap }) => heap), external: slope(points, ({ external }) => external), resident: slope(points, ({ resident }) => resident) };
-    console.log(`memory a step over steps ${points[0]!.step} to ${points.at(-1)!.step}, in bytes: ${Object.entries(perStep).map(([name, value]) => `${name} ${Math.round(1024 * value)}`).join(', ')}; resident at the end ${Math.round(points.at(-1)!.resident / 1024)} MiB`);
-    // A million steps of ImageNet may not fill a gigabyte.
-    expect(perStep.heap).toBeLessThan(0.15);
-    expect(perStep.external).toBeLessThan(0.05);
-    expect(perStep.resident).toBeLessThan(1);
+  it(
+    'stays as it is over thousands of steps, with metrics in several parts, checkpoints and evaluations',
+    { timeout: 600_000 },
+    async () => {
+      const path = join(folder, 'long');
+      const file = join(folder, 'long.json');
+      const steps = 8000; // of half as many, chance alone made a slope of 157 bytes
+      await writeFile(
+        file,
+        JSON.stringify(
+          config(path, {
+            train: { epochs: steps / 16, outlierFactor: 0 },
+            checkpoint: { everyEpochs: 0, everySteps: 100 },
+            log: { maxFileSize: 0.25 },
+          }),
+        ),
+      );
+      // One semispace and one libuv thread: what is measured is what the program keeps, not what allocators set aside.
+      const { stdout } = await promisify(execFile)(
+        process.execPath,
+        ['--expose-gc', '--max-semi-space-size=1', child, file, '16'],
+        { env: { ...process.env, LGDISTILL_ADDON: addonPath(), MALLOC_ARENA_MAX: '1' } },
+      );
+      // code is compiled and pools fill in the first quarter
+      const points = (JSON.parse(stdout) as { step: number; resident: number; heap: number; external: number }[]).slice(
+        4,
+      );
+      expect(points).toHaveLength(12);
+      const perStep = {
+        heap: slope(points, ({ heap }) => heap),
+        external: slope(points, ({ external }) => external),
+        resident: slope(points, ({ resident }) => resident),
+      };
+      console.log(
+        `memory a step over steps ${points[0]!.step} to ${points.at(-1)!.step}, in bytes: ${Object.entries(perStep)
+          .map(([name, value]) => `${name} ${Math.round(1024 * value)}`)
+          .join(', ')}; resident at the end ${Math.round(points.at(-1)!.resident / 1024)} MiB`,
+      );
+      // A million steps of ImageNet may not fill a gigabyte.
+      expect(perStep.heap).toBeLessThan(0.15);
+      expect(perStep.external).toBeLessThan(0.05);
+      expect(perStep.resident).toBeLessThan(1);
 
-    const parts = (await readdir(path)).filter((name) => /^metrics-\d+\.jsonl$/u.test(name));
-    expect(parts.length).toBeGreaterThan(3);
-    for (const part of parts) expect((await stat(join(path, part))).size).toBeLessThanOrEqual(0.25 * 2 ** 20);
-    const [run] = await allRuns([path]);
-    expect([...run!.steps.step]).toEqual(Array.from({ length: steps }, (_, i) => i + 1));
-    expect(run!.badLines).toBe(0);
-    expect(run!.evaluations.map(({ step }) => step)).toEqual(Array.from({ length: 10 }, (_, i) => 800 * (i + 1)));
-    expect((await readdir(join(path, 'checkpoints'))).length).toBeLessThanOrEqual(5); // two, the best, two links
-  });
+      const parts = (await readdir(path)).filter((name) => /^metrics-\d+\.jsonl$/u.test(name));
+      expect(parts.length).toBeGreaterThan(3);
+      for (const part of parts) expect((await stat(join(path, part))).size).toBeLessThanOrEqual(0.25 * 2 ** 20);
+      const [run] = await allRuns([path]);
+      expect([...run!.steps.step]).toEqual(Array.from({ length: steps }, (_, i) => i + 1));
+      expect(run!.badLines).toBe(0);
+      expect(run!.evaluations.map(({ step }) => step)).toEqual(Array.from({ length: 10 }, (_, i) => 800 * (i + 1)));
+      expect((await readdir(join(path, 'checkpoints'))).length).toBeLessThanOrEqual(5); // two, the best, two links
+    },
+  );
 });
 
 describe('metrics in parts', () => {
@@ -81,16 +119,39 @@ describe('metrics in parts', () => {
 
   it('are read in the memory of their numbers, not of their text', async () => {
     const [steps, parts] = [200_000, 10];
-    const fields = ['lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement', 'learningRate'];
-    const line = (n: number) => JSON.stringify({ type: 'step', step: n, epoch: n / 10, loss: 4, ...Object.fromEntries(fields.map((field, i) => [field, 1 / (3 + i)])), time: 1e12 + n });
+    const fields = [
+      'lossVisual',
+      'lossTextual',
+      'klVisual',
+      'klTextual',
+      'entropyVisual',
+      'entropyTextual',
+      'ownMass',
+      'agreement',
+      'learningRate',
+    ];
+    const line = (n: number) =>
+      JSON.stringify({
+        type: 'step',
+        step: n,
+        epoch: n / 10,
+        loss: 4,
+        ...Object.fromEntries(fields.map((field, i) => [field, 1 / (3 + i)])),
+        time: 1e12 + n,
+      });
     const path = join(folder, 'many');
     await mkdir(path);
     await writeFile(join(path, 'config.json'), '{}');
     for (let part = 0; part < parts; part++) {
       const name = `metrics-${String(part + 1).padStart(6, '0')}.jsonl`;
-      await writeFile(join(path, name), Array.from({ length: steps / parts }, (_, i) => `${line((part * steps) / parts + i + 1)}\n`).join(''));
+      await writeFile(
+        join(path, name),
+        Array.from({ length: steps / parts }, (_, i) => `${line((part * steps) / parts + i + 1)}\n`).join(''),
+      );
     }
-    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=32', reader, path], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=32', reader, path], {
+      env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+    });
     expect(JSON.parse(stdout)).toEqual({ steps, last: steps, badLines: 0 });
   });
 });
@@ -101,12 +162,18 @@ describe('clocks', () => {
     const real = { now: Date.now, performance: performance.now.bind(performance), random: Math.random };
     vi.spyOn(Date, 'now').mockImplementation(() => real.now() + 3e11);
     vi.spyOn(Math, 'random').mockImplementation(() => 0.5);
-    vi.spyOn(performance, 'now').mockImplementation(() => 1e7 + 90_000 * real.performance()); // half an hour, after which there is a checkpoint in any case, is 20 ms
-    const other = await train(config(join(folder, 'other'), { checkpoint: { everyEpochs: 0 }, log: { stallMinutes: 0 } })).finally(() => vi.restoreAllMocks());
+    // half an hour, after which there is a checkpoint in any case, is 20 ms
+    vi.spyOn(performance, 'now').mockImplementation(() => 1e7 + 90_000 * real.performance());
+    const other = await train(
+      config(join(folder, 'other'), { checkpoint: { everyEpochs: 0 }, log: { stallMinutes: 0 } }),
+    ).finally(() => vi.restoreAllMocks());
     expect(ofType(other.events, 'checkpoint').length).toBeGreaterThan(ofType(plain.events, 'checkpoint').length / 4);
-    for (const [name, values] of Object.entries(plain.weights)) expect(sameBits(values, other.weights[name]!), name).toBe(true);
+    for (const [name, values] of Object.entries(plain.weights))
+      expect(sameBits(values, other.weights[name]!), name).toBe(true);
     const losses = (outcome: typeof plain) => ofType(outcome.events, 'step').map(({ loss }) => loss);
     expect(losses(other)).toEqual(losses(plain));
-    expect(await readFile(join(folder, 'other', 'metrics.jsonl'), 'utf8')).toContain(`"time":${String(real.now() + 3e11).slice(0, 4)}`);
+    expect(await readFile(join(folder, 'other', 'metrics.jsonl'), 'utf8')).toContain(
+      `"time":${String(real.now() + 3e11).slice(0, 4)}`,
+    );
   });
 });

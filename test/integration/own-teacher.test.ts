@@ -18,22 +18,40 @@ import { ownTeacher, plainPicture } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const size = 8;
-const tsb = TextualSemanticsBank.fromEmbeddings(['a', 'b', 'c'], Float32Array.from({ length: 3 * size }, (_, i) => Math.sin(i)), { encoderId: 'made up' });
+const tsb = TextualSemanticsBank.fromEmbeddings(
+  ['a', 'b', 'c'],
+  Float32Array.from({ length: 3 * size }, (_, i) => Math.sin(i)),
+  { encoderId: 'made up' },
+);
 let device: Device;
 let images: ImageCache;
 let runs = 0;
 
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 1 });
-  const pictures = await Promise.all(['red', 'teal', 'gold', 'grey', 'pink', 'navy', 'lime', 'plum'].map(async (background) => ({ id: background, bytes: await plainPicture(background) })));
-  images = await ImageCache.build(imagesFromBuffers(pictures), { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  const pictures = await Promise.all(
+    ['red', 'teal', 'gold', 'grey', 'pink', 'navy', 'lime', 'plum'].map(async (background) => ({
+      id: background,
+      bytes: await plainPicture(background),
+    })),
+  );
+  images = await ImageCache.build(imagesFromBuffers(pictures), {
+    device,
+    resolution: 32,
+    margin: 1,
+    memoryLimitBytes: 1e9,
+    spillFolder: folder,
+    maxBrokenShare: 0,
+  });
 });
 afterAll(() => {
   for (const object of [images, device]) object.dispose();
 });
 
 /** @param before called with the number of the call from 1, before it answers */
-function teacherThat(before: (call: number, signal: AbortSignal | undefined) => Promise<void> | void): CustomTeacherApi {
+function teacherThat(
+  before: (call: number, signal: AbortSignal | undefined) => Promise<void> | void,
+): CustomTeacherApi {
   let calls = 0;
   return ownTeacher({
     embeddingSize: size,
@@ -44,9 +62,26 @@ function teacherThat(before: (call: number, signal: AbortSignal | undefined) => 
   });
 }
 
-function distillerOf(teacher: CustomTeacherApi, output: string, train: ConfigInput['train'] = {}, log: ConfigInput['log'] = {}): Distiller {
+function distillerOf(
+  teacher: CustomTeacherApi,
+  output: string,
+  train: ConfigInput['train'] = {},
+  log: ConfigInput['log'] = {},
+): Distiller {
   const student = createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.25, seed: 0 });
-  return new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', output, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, ...train }, log } });
+  return new Distiller({
+    device,
+    teacher,
+    student,
+    tsb,
+    config: {
+      method: 'lgd',
+      output,
+      data: { resolution: 32 },
+      train: { batchSize: 2, epochs: 2, learningRate: 0.05, ...train },
+      log,
+    },
+  });
 }
 
 const output = () => join(folder, `run-${runs++}`);
@@ -58,15 +93,25 @@ async function eventsOf(run: AsyncIterable<RunEvent>): Promise<RunEvent[]> {
 }
 
 describe('a teacher that throws', () => {
-  const thrown = (value: unknown) => teacherThat((call) => {
-    if (call === 2) throw value;
-  });
+  const thrown = (value: unknown) =>
+    teacherThat((call) => {
+      if (call === 2) throw value;
+    });
 
-  it.each([['undefined', undefined, 'threw undefined.'], ['null', null, 'threw null.'], ['a text', 'too many requests', 'threw something that is no error. Found: "too many requests".']])('%s ends the run with an error of its own', async (_, value, words) => {
+  it.each([
+    ['undefined', undefined, 'threw undefined.'],
+    ['null', null, 'threw null.'],
+    ['a text', 'too many requests', 'threw something that is no error. Found: "too many requests".'],
+  ])('%s ends the run with an error of its own', async (_, value, words) => {
     const path = output();
     using distiller = distillerOf(thrown(value), path);
     const error: unknown = await eventsOf(distiller.run(images)).catch((caught: unknown) => caught);
-    expect(error).toMatchObject({ code: 'BAD_MODEL', option: 'teacher', message: expect.stringContaining(`the teacher own ${words}`) as unknown, mend: expect.stringContaining('embed()') as unknown });
+    expect(error).toMatchObject({
+      code: 'BAD_MODEL',
+      option: 'teacher',
+      message: expect.stringContaining(`the teacher own ${words}`) as unknown,
+      mend: expect.stringContaining('embed()') as unknown,
+    });
     expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain(`failed: ${(error as Error).message}`);
   });
 
@@ -79,55 +124,80 @@ describe('a teacher that throws', () => {
 
 describe('a teacher that waits', () => {
   /** At its call of that number until its signal fires, which it then does at once. */
-  const waiting = (at: number, controller: AbortController, reason: (signal: AbortSignal) => unknown) => teacherThat((call, signal) => {
-    if (call !== at) return undefined;
-    setTimeout(() => controller.abort(), 10);
-    return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(reason(signal) as Error)));
-  });
+  const waiting = (at: number, controller: AbortController, reason: (signal: AbortSignal) => unknown) =>
+    teacherThat((call, signal) => {
+      if (call !== at) return undefined;
+      setTimeout(() => controller.abort(), 10);
+      return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(reason(signal) as Error)));
+    });
 
   it.each([
     ['one batch a step', { accumulate: 1 }, 4, (signal: AbortSignal) => signal.reason as unknown],
     ['in the second batch of a step, without a reason', { accumulate: 2 }, 4, () => undefined],
-  ])('for its signal ends a run that is stopped with a checkpoint, which goes on with the same bits: %s', async (_, train, at, reason) => {
-    const [whole, broken] = [output(), output()];
-    const willing = teacherThat(() => undefined);
-    using unbroken = distillerOf(willing, whole, train);
-    await eventsOf(unbroken.run(images));
-    const controller = new AbortController();
-    using stopped = distillerOf(waiting(at, controller, reason), broken, train);
-    const last = (await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)!;
-    expect(last).toMatchObject({ type: 'interrupted', step: (at - 1 - ((at - 1) % train.accumulate)) / train.accumulate });
-    using resumed = distillerOf(willing, broken, train);
-    expect((await eventsOf(resumed.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' });
-    for (const file of ['model.safetensors', 'state.safetensors']) {
-      const [a, b] = await Promise.all([whole, broken].map((path) => readFile(join(path, 'checkpoints', 'last', file))));
-      expect(a!.equals(b!), file).toBe(true);
-    }
-  });
+  ])(
+    'for its signal ends a run that is stopped with a checkpoint, which goes on with the same bits: %s',
+    async (_, train, at, reason) => {
+      const [whole, broken] = [output(), output()];
+      const willing = teacherThat(() => undefined);
+      using unbroken = distillerOf(willing, whole, train);
+      await eventsOf(unbroken.run(images));
+      const controller = new AbortController();
+      using stopped = distillerOf(waiting(at, controller, reason), broken, train);
+      const last = (await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)!;
+      expect(last).toMatchObject({
+        type: 'interrupted',
+        step: (at - 1 - ((at - 1) % train.accumulate)) / train.accumulate,
+      });
+      using resumed = distillerOf(willing, broken, train);
+      expect((await eventsOf(resumed.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' });
+      for (const file of ['model.safetensors', 'state.safetensors']) {
+        const [a, b] = await Promise.all(
+          [whole, broken].map((path) => readFile(join(path, 'checkpoints', 'last', file))),
+        );
+        expect(a!.equals(b!), file).toBe(true);
+      }
+    },
+  );
 
   it('and never answers is not waited for', async () => {
     const controller = new AbortController();
-    const deaf = teacherThat((call) => (call < 3 ? undefined : new Promise(() => setTimeout(() => controller.abort(), 10))));
+    const deaf = teacherThat((call) =>
+      call < 3 ? undefined : new Promise(() => setTimeout(() => controller.abort(), 10)),
+    );
     using stopped = distillerOf(deaf, output());
-    expect((await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)).toMatchObject({ type: 'interrupted', step: 2 });
+    expect((await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)).toMatchObject({
+      type: 'interrupted',
+      step: 2,
+    });
   });
 
   it('nor is one that does not say what it is', async () => {
     const controller = new AbortController();
-    const deaf = { ...teacherThat(() => undefined), fingerprint: () => new Promise<string>(() => setTimeout(() => controller.abort(), 10)) };
+    const deaf = {
+      ...teacherThat(() => undefined),
+      fingerprint: () => new Promise<string>(() => setTimeout(() => controller.abort(), 10)),
+    };
     using stopped = distillerOf(deaf, output());
-    await expect(eventsOf(stopped.run(images, { signal: controller.signal }))).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(eventsOf(stopped.run(images, { signal: controller.signal }))).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
   });
 });
 
 describe('a run that stands still', () => {
   const stallMinutes = 0.02 / 60;
   const sleep = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
-  const waitsOf = (events: readonly RunEvent[]) => events.filter((event) => event.type === 'waiting').map(({ step, for: what }) => `${step} ${what}`);
+  const waitsOf = (events: readonly RunEvent[]) =>
+    events.filter((event) => event.type === 'waiting').map(({ step, for: what }) => `${step} ${what}`);
 
   it('says what it waits for, in its log too, and goes on', async () => {
     const path = output();
-    using distiller = distillerOf(teacherThat((call) => (call === 3 ? sleep(100) : undefined)), path, {}, { stallMinutes });
+    using distiller = distillerOf(
+      teacherThat((call) => (call === 3 ? sleep(100) : undefined)),
+      path,
+      {},
+      { stallMinutes },
+    );
     const readMetrics = vi.spyOn(distiller, 'readMetrics').mockImplementationOnce(async (...given) => {
       await sleep(100);
       readMetrics.mockRestore();
@@ -136,15 +206,29 @@ describe('a run that stands still', () => {
     const events = await eventsOf(distiller.run(images));
     expect(events.at(-1)).toMatchObject({ type: 'done', step: 8 });
     expect(waitsOf(events)).toEqual(expect.arrayContaining(['0 device', '2 teacher']));
-    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/step 3 has waited \d+ seconds for the teacher: does the teacher answer\?/u);
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(
+      /step 3 has waited \d+ seconds for the teacher: does the teacher answer\?/u,
+    );
   });
 
   it('for images that never come can be left, and leaves its folder', async () => {
     const path = output();
     const { length, ids, sourceIndex, store } = images;
     let batches = 0;
-    const silent = { length, ids, sourceIndex, store, prepare: async () => (++batches === 2 ? new Promise<never>(() => undefined) : { store, release: () => undefined }) };
-    using distiller = distillerOf(teacherThat(() => undefined), path, {}, { stallMinutes });
+    const silent = {
+      length,
+      ids,
+      sourceIndex,
+      store,
+      prepare: async () =>
+        ++batches === 2 ? new Promise<never>(() => undefined) : { store, release: () => undefined },
+    };
+    using distiller = distillerOf(
+      teacherThat(() => undefined),
+      path,
+      {},
+      { stallMinutes },
+    );
     let wait: RunEvent | undefined;
     for await (const event of distiller.run(silent)) {
       if (event.type !== 'waiting') continue;
@@ -152,7 +236,12 @@ describe('a run that stands still', () => {
       break;
     }
     expect(wait).toMatchObject({ step: 1, for: 'images', seconds: 0 });
-    using again = distillerOf(teacherThat(() => undefined), path, {}, { stallMinutes: 0 });
+    using again = distillerOf(
+      teacherThat(() => undefined),
+      path,
+      {},
+      { stallMinutes: 0 },
+    );
     expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
   });
 
@@ -160,60 +249,118 @@ describe('a run that stands still', () => {
     const { length, ids, store } = images;
     const classNames = ['a', 'b', 'c'];
     let asked = 0;
-    const prepare = async () => (++asked < 3 ? { store, release: () => undefined } : new Promise<never>(() => undefined)); // four batches of two, of which one is ahead
-    const evaluation = new ZeroShotEvaluation({ device, images: { length, ids, store, prepare, classNames, labels: Int32Array.from(ids, (_, i) => i % 3) }, bank: tsb, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] });
+    // four batches of two, of which one is ahead
+    const prepare = async () =>
+      ++asked < 3 ? { store, release: () => undefined } : new Promise<never>(() => undefined);
+    const evaluation = new ZeroShotEvaluation({
+      device,
+      images: { length, ids, store, prepare, classNames, labels: Int32Array.from(ids, (_, i) => i % 3) },
+      bank: tsb,
+      mean: [0.5, 0.5, 0.5],
+      std: [0.5, 0.5, 0.5],
+    });
     const path = output();
-    using distiller = distillerOf(teacherThat(() => undefined), path, {}, { stallMinutes });
+    using distiller = distillerOf(
+      teacherThat(() => undefined),
+      path,
+      {},
+      { stallMinutes },
+    );
     const waits: RunEvent[] = [];
     for await (const event of distiller.run(images, { evaluation })) {
       if (event.type === 'waiting' && event.for === 'evaluation') waits.push(event);
       if (waits.length === 2) break;
     }
-    expect(waits).toMatchObject([{ step: 4, for: 'evaluation' }, { step: 4, for: 'evaluation' }]);
-    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/the evaluation after step 4 has stood still for \d+ seconds: do the disk/u);
+    expect(waits).toMatchObject([
+      { step: 4, for: 'evaluation' },
+      { step: 4, for: 'evaluation' },
+    ]);
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(
+      /the evaluation after step 4 has stood still for \d+ seconds: do the disk/u,
+    );
   });
 });
 
 describe("a network of one's own by the name of a known student", () => {
   const graphOf = (activation: 'relu' | 'silu') => {
     const g = new GraphBuilder('resnet18');
-    return g.finish(g.linear(g.globalPool(g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation)), 'head.0', { features: size }));
+    return g.finish(
+      g.linear(
+        g.globalPool(g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation)),
+        'head.0',
+        { features: size },
+      ),
+    );
   };
-  const of = (activation: 'relu' | 'silu', path: string, maxSteps?: number) => new Distiller({ device, teacher: teacherThat(() => undefined), student: new Student('resnet18', device, size, 1, graphOf(activation), 0), tsb, config: {
-    method: 'lgd', output: path, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, maxSteps },
-  } });
+  const of = (activation: 'relu' | 'silu', path: string, maxSteps?: number) =>
+    new Distiller({
+      device,
+      teacher: teacherThat(() => undefined),
+      student: new Student('resnet18', device, size, 1, graphOf(activation), 0),
+      tsb,
+      config: {
+        method: 'lgd',
+        output: path,
+        data: { resolution: 32 },
+        train: { batchSize: 2, epochs: 2, learningRate: 0.05, maxSteps },
+      },
+    });
 
   it('goes on as itself, and not as another of the same parameters', async () => {
     const [path, whole] = [output(), output()];
     using begun = of('relu', path, 3);
     await eventsOf(begun.run(images));
     using other = of('silu', path);
-    await expect(eventsOf(other.run(images, { resume: 'last' }))).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('another graph by the name of resnet18') as string });
+    await expect(eventsOf(other.run(images, { resume: 'last' }))).rejects.toMatchObject({
+      code: 'BAD_CHECKPOINT',
+      message: expect.stringContaining('another graph by the name of resnet18') as string,
+    });
     using same = of('relu', path);
     expect((await eventsOf(same.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
     using atOnce = of('relu', whole);
     await eventsOf(atOnce.run(images));
-    const [resumed, straight] = await Promise.all([path, whole].map(async (run) => readStudent(join(run, 'checkpoints', 'last'))));
+    const [resumed, straight] = await Promise.all(
+      [path, whole].map(async (run) => readStudent(join(run, 'checkpoints', 'last'))),
+    );
     expect(resumed!.info.graph).toEqual(JSON.parse(JSON.stringify(graphOf('relu'))));
     expect(resumed!.weights).toEqual(straight!.weights);
   });
 
   it('begins again as itself where it stopped before its first checkpoint, and is not begun as the known one', async () => {
     const path = output();
-    const stop = async (run: AsyncGenerator<RunEvent>) => { for await (const event of run) if (event.type === 'step') break; }; // which writes no checkpoint
+    // which writes no checkpoint
+    const stop = async (run: AsyncGenerator<RunEvent>) => {
+      for await (const event of run) if (event.type === 'step') break;
+    };
     using begun = of('relu', path);
     await stop(begun.run(images));
-    const refusal = { code: 'BAD_CHECKPOINT', message: expect.stringContaining('another student than resnet18') as string };
-    using known = new Distiller({ device, teacher: teacherThat(() => undefined), student: createStudent('resnet18', { device, embeddingSize: size }), tsb, config: { ...begun.config, output: path } });
+    const refusal = {
+      code: 'BAD_CHECKPOINT',
+      message: expect.stringContaining('another student than resnet18') as string,
+    };
+    using known = new Distiller({
+      device,
+      teacher: teacherThat(() => undefined),
+      student: createStudent('resnet18', { device, embeddingSize: size }),
+      tsb,
+      config: { ...begun.config, output: path },
+    });
     await expect(eventsOf(known.run(images, { resume: 'last' }))).rejects.toMatchObject(refusal);
     const loaded = new Student('resnet18', device, size, 1, graphOf('relu'), 0);
     loaded.load(new Student('resnet18', device, size, 1, graphOf('relu'), 1).weights);
-    using others = new Distiller({ device, teacher: teacherThat(() => undefined), student: loaded, tsb, config: begun.config });
+    using others = new Distiller({
+      device,
+      teacher: teacherThat(() => undefined),
+      student: loaded,
+      tsb,
+      config: begun.config,
+    });
     await expect(eventsOf(others.run(images, { resume: 'last' }))).rejects.toMatchObject(refusal);
     for (const again of [1, 2]) {
       using same = of('relu', path);
       if (again === 1) await stop(same.run(images, { resume: 'last' }));
-      else expect((await eventsOf(same.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
+      else
+        expect((await eventsOf(same.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
     }
   });
 });
@@ -224,17 +371,32 @@ describe('members that are something else', () => {
   it.each(['prepare', 'broken', 'length'])('%s of a data set is named, with what was found', async (member) => {
     const { length, ids, sourceIndex, store } = images;
     for (const value of member === 'length' ? odd.slice(1) : odd) {
-      using distiller = distillerOf(teacherThat(() => undefined), output());
+      using distiller = distillerOf(
+        teacherThat(() => undefined),
+        output(),
+      );
       const dataset = { length, ids, sourceIndex, store, [member]: value } as unknown as ImageCache;
-      await expect((async () => eventsOf(distiller.run(dataset)))()).rejects.toMatchObject({ code: 'BAD_DATASET', option: `dataset.${member}`, found: value });
+      await expect((async () => eventsOf(distiller.run(dataset)))()).rejects.toMatchObject({
+        code: 'BAD_DATASET',
+        option: `dataset.${member}`,
+        found: value,
+      });
     }
   });
 
   it('of a teacher, and of the run, too', async () => {
     for (const value of odd) {
-      for (const member of ['embed', 'fingerprint']) expect(() => distillerOf({ ...teacherThat(() => undefined), [member]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${member}` }) as Error);
-      using distiller = distillerOf(teacherThat(() => undefined), output());
-      expect(() => distiller.run(images, { evaluation: value as never })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'evaluation' }) as Error);
+      for (const member of ['embed', 'fingerprint'])
+        expect(() => distillerOf({ ...teacherThat(() => undefined), [member]: value }, output())).toThrow(
+          expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${member}` }) as Error,
+        );
+      using distiller = distillerOf(
+        teacherThat(() => undefined),
+        output(),
+      );
+      expect(() => distiller.run(images, { evaluation: value as never })).toThrow(
+        expect.objectContaining({ code: 'BAD_OPTION', option: 'evaluation' }) as Error,
+      );
     }
   });
 
@@ -242,13 +404,33 @@ describe('members that are something else', () => {
     const { length, ids, sourceIndex, store } = images;
     for (const thrown of [null, undefined, Object.create(null)] as unknown[]) {
       const path = output();
-      using distiller = distillerOf(teacherThat(() => undefined), path);
-      const fail = () => { throw thrown; };
-      await expect(eventsOf(distiller.run({ length, ids, sourceIndex, store, prepare: async () => ({ store, release: fail }) }))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('release()') as string });
-      using again = distillerOf(teacherThat(() => undefined), path);
-      expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' }); // the folder was closed
+      using distiller = distillerOf(
+        teacherThat(() => undefined),
+        path,
+      );
+      const fail = () => {
+        throw thrown;
+      };
+      await expect(
+        eventsOf(distiller.run({ length, ids, sourceIndex, store, prepare: async () => ({ store, release: fail }) })),
+      ).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('release()') as string });
+      using again = distillerOf(
+        teacherThat(() => undefined),
+        path,
+      );
+      // the folder was closed
+      expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' });
       const source = { root: 'own', ids: ['a'], read: async () => fail() };
-      await expect(ImageCache.build(source, { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
+      await expect(
+        ImageCache.build(source, {
+          device,
+          resolution: 32,
+          margin: 1,
+          memoryLimitBytes: 1e9,
+          spillFolder: folder,
+          maxBrokenShare: 0,
+        }),
+      ).rejects.toMatchObject({ code: 'BAD_DATASET' });
     }
   });
 });
@@ -256,8 +438,16 @@ describe('members that are something else', () => {
 describe('a distiller that cannot be made', () => {
   const teacher = teacherThat(() => undefined);
 
-  it.each([['resolution', 0], ['resolution', 32.5], ['embeddingSize', NaN], ['std', [0, 1, 1]], ['mean', Float32Array.of(0, 0, 0)]] as const)('for the teacher\'s %s %s says so', (option, value) => {
-    expect(() => distillerOf({ ...teacher, [option]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${option}`, found: value }) as Error);
+  it.each([
+    ['resolution', 0],
+    ['resolution', 32.5],
+    ['embeddingSize', NaN],
+    ['std', [0, 1, 1]],
+    ['mean', Float32Array.of(0, 0, 0)],
+  ] as const)("for the teacher's %s %s says so", (option, value) => {
+    expect(() => distillerOf({ ...teacher, [option]: value }, output())).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${option}`, found: value }) as Error,
+    );
   });
 
   it('leaves no device memory taken, whichever part fails', async () => {

@@ -35,12 +35,20 @@ async function packed(as: PackOptions['as'], shortSide?: number): Promise<string
 }
 
 const config = (images: string, path: string, more: ConfigInput = {}): ConfigInput => ({
-  ...smallConfig(images, path, { ...more, teacher: teacher.teacher, bank: teacher.bank, data: { margin: 1.25, cacheMemory: 1, ...more.data }, evaluate: { data: images } }), names: undefined,
+  ...smallConfig(images, path, {
+    ...more,
+    teacher: teacher.teacher,
+    bank: teacher.bank,
+    data: { margin: 1.25, cacheMemory: 1, ...more.data },
+    evaluate: { data: images },
+  }),
+  names: undefined,
 });
 
 /** The bits of everything a run computed. */
 function expectSame(found: Outcome, expected: Outcome, what: string): void {
-  for (const [name, values] of Object.entries(expected.weights)) expect(sameBits(found.weights[name]!, values), `${what}: ${name}`).toBe(true);
+  for (const [name, values] of Object.entries(expected.weights))
+    expect(sameBits(found.weights[name]!, values), `${what}: ${name}`).toBe(true);
   const losses = ({ events }: Outcome) => ofType(events, 'step').map(({ loss, learningRate }) => [loss, learningRate]);
   expect(losses(found), what).toEqual(losses(expected));
 }
@@ -51,27 +59,45 @@ describe('training', () => {
     const raw = await packed('raw', 40); // 1.25 x 32
     const original = await packed('original');
     const ways: [string, string, ConfigInput['data']][] = [
-      ['raw pack', raw, {}], ['pack', original, { cache: 'all' }], ['folder, streamed', data, { cache: 'stream', readAhead: 1 }], ['pack, streamed', original, { cache: 'stream', readAhead: 7 }],
+      ['raw pack', raw, {}],
+      ['pack', original, { cache: 'all' }],
+      ['folder, streamed', data, { cache: 'stream', readAhead: 1 }],
+      ['pack, streamed', original, { cache: 'stream', readAhead: 7 }],
     ];
     for (const [what, images, more] of ways) {
       const found = await train(config(images, output(), { data: more }));
       expectSame(found, whole, what);
       // Evaluation takes smaller images, which a raw pack reduces once more.
-      if (images !== raw) expect(ofType(found.events, 'evaluation').map(({ student }) => student), what).toEqual(ofType(whole.events, 'evaluation').map(({ student }) => student));
+      if (images !== raw)
+        expect(
+          ofType(found.events, 'evaluation').map(({ student }) => student),
+          what,
+        ).toEqual(ofType(whole.events, 'evaluation').map(({ student }) => student));
     }
   });
 
   it('goes on to the bit after a stop, while images are streamed, and from a pack of the same images', async () => {
     const original = await packed('original');
-    for (const [first, then, accumulate] of [[data, data, 1], [data, original, 1], [original, original, 2]] as const) {
-      const more = { data: { cache: 'stream' }, train: { epochs: 2, warmupEpochs: 1, batchSize: 8, accumulate } } as const;
+    for (const [first, then, accumulate] of [
+      [data, data, 1],
+      [data, original, 1],
+      [original, original, 2],
+    ] as const) {
+      const more = {
+        data: { cache: 'stream' },
+        train: { epochs: 2, warmupEpochs: 1, batchSize: 8, accumulate },
+      } as const;
       const whole = await train(config(first, output(), more));
       const path = output();
       const controller = new AbortController();
-      await train(config(first, path, more), { signal: controller.signal, onEvent: (event) => event.type === 'step' && event.step >= 2 && controller.abort() });
+      await train(config(first, path, more), {
+        signal: controller.signal,
+        onEvent: (event) => event.type === 'step' && event.step >= 2 && controller.abort(),
+      });
       const rest = await train(config(then, path, more), { resume: 'last' });
       expect(ofType(rest.events, 'start')[0]!.step).toBeGreaterThan(0);
-      for (const [name, values] of Object.entries(whole.weights)) expect(sameBits(rest.weights[name]!, values), name).toBe(true);
+      for (const [name, values] of Object.entries(whole.weights))
+        expect(sameBits(rest.weights[name]!, values), name).toBe(true);
     }
   });
 
@@ -80,20 +106,38 @@ describe('training', () => {
     await writeFile(join(images, 'cross', '3.png'), 'no picture');
     const path = output();
     const run = config(images, path, { data: { cache: 'stream', maxBrokenShare: 0.2 } });
-    await train(run, { onEvent: (event) => void (event.type === 'step' && event.step === 2 && rename(join(images, 'circle', '5.png'), join(folder, 'elsewhere.png'))) });
+    await train(run, {
+      onEvent: (event) =>
+        void (
+          event.type === 'step' &&
+          event.step === 2 &&
+          rename(join(images, 'circle', '5.png'), join(folder, 'elsewhere.png'))
+        ),
+    });
     const listed = await readFile(join(path, 'broken-images.txt'), 'utf8');
     expect(listed).toMatch(/^cross\/3\.png\t.*unsupported/mu);
-    const metrics = (await readFile(join(path, 'metrics.jsonl'), 'utf8')).split('\n').filter((line) => line.includes('"step"')).map((line) => JSON.parse(line) as { type: string; decodeRate?: number });
+    const metrics = (await readFile(join(path, 'metrics.jsonl'), 'utf8'))
+      .split('\n')
+      .filter((line) => line.includes('"step"'))
+      .map((line) => JSON.parse(line) as { type: string; decodeRate?: number });
     expect(metrics.filter(({ type, decodeRate }) => type === 'step' && decodeRate! > 0).length).toBeGreaterThan(3);
     expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain('cannot be decoded so far');
-    await expect(train(config(images, output(), { data: { cache: 'stream', maxBrokenShare: 0.01 } }))).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES' });
+    await expect(
+      train(config(images, output(), { data: { cache: 'stream', maxBrokenShare: 0.01 } })),
+    ).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES' });
   });
 
   it('is measured before it begins, whatever its images come from', async () => {
-    for (const [images, more] of [[data, { cache: 'stream' }], [await packed('raw', 40), {}]] as const) {
+    for (const [images, more] of [
+      [data, { cache: 'stream' }],
+      [await packed('raw', 40), {}],
+    ] as const) {
       const run = await prepareRun(config(images, output(), { data: more }));
       try {
-        expect(await preflight(run.distiller, run.dataset, { seconds: 0.1 })).toMatchObject({ type: 'preflight', steps: 8 });
+        expect(await preflight(run.distiller, run.dataset, { seconds: 0.1 })).toMatchObject({
+          type: 'preflight',
+          steps: 8,
+        });
       } finally {
         await run.dispose();
       }
@@ -106,23 +150,48 @@ describe('training', () => {
     const bytes = await readFile(file);
     bytes[index.offsets[11]! + 100]! ^= 1;
     await writeFile(file, bytes);
-    await expect(train(config(file, output()))).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(index.ids[11]!) as string });
+    await expect(train(config(file, output()))).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining(index.ids[11]!) as string,
+    });
   });
 });
 
 /** Pictures of noise, which fill a disk. */
 async function packNoise(count: number, name: string): Promise<string> {
-  const noise = (i: number) => Buffer.from(Uint8Array.from({ length: 256 * 192 * 3 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24));
-  const pictures = await Promise.all(Array.from({ length: 60 }, async (_, i) => sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } }).jpeg().toBuffer()));
+  const noise = (i: number) =>
+    Buffer.from(Uint8Array.from({ length: 256 * 192 * 3 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24));
+  const pictures = await Promise.all(
+    Array.from({ length: 60 }, async (_, i) =>
+      sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } })
+        .jpeg()
+        .toBuffer(),
+    ),
+  );
   const file = join(folder, name);
-  await packImages(imagesFromBuffers(Array.from({ length: count }, (_, i) => ({ id: `${i}`, bytes: pictures[i % pictures.length]! }))), { output: file });
+  await packImages(
+    imagesFromBuffers(Array.from({ length: count }, (_, i) => ({ id: `${i}`, bytes: pictures[i % pictures.length]! }))),
+    { output: file },
+  );
   return file;
 }
 
 describe('killing a process that packs', () => {
-  /** Packs in a child; kills it once it has told of so many images, or lets it end. Returns its exit code; null where it was killed. */
-  async function packChild(source: string, file: string, as: string, killAt: number, delay: number): Promise<number | null> {
-    const child = spawn(process.execPath, [bundle, source, file, as, '0'], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'inherit'] });
+  /**
+   * Packs in a child; kills it once it has told of so many images, or lets it end. Returns its exit code; null where it
+   * was killed.
+   */
+  async function packChild(
+    source: string,
+    file: string,
+    as: string,
+    killAt: number,
+    delay: number,
+  ): Promise<number | null> {
+    const child = spawn(process.execPath, [bundle, source, file, as, '0'], {
+      env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       const done = Math.max(...text.trim().split('\n').map(Number));
       if (done >= killAt) setTimeout(() => child.kill('SIGKILL'), delay);
@@ -139,7 +208,13 @@ describe('killing a process that packs', () => {
       const file = join(folder, `killed-${as}.pack`);
       let kills = 0;
       let journal = 0;
-      for (const [killAt, delay] of [[0, 0], [1, 3 * round], [count / 3, 10], [count, 0], [count, 2]] as const) {
+      for (const [killAt, delay] of [
+        [0, 0],
+        [1, 3 * round],
+        [count / 3, 10],
+        [count, 0],
+        [count, 2],
+      ] as const) {
         if ((await packChild(source, file, as, killAt, delay)) === null) kills++;
         if (!existsSync(file)) {
           const length = existsSync(`${file}.journal`) ? (await readFile(`${file}.journal`)).byteLength : 0;
@@ -155,7 +230,8 @@ describe('killing a process that packs', () => {
       if (!existsSync(file)) {
         const opened = await PackFile.open(`${file}.part`).catch((error: unknown) => error);
         // Only one that lacks nothing but its name opens.
-        if (opened instanceof PackFile) expect((await readFile(`${file}.part`)).equals(await readFile(whole))).toBe(true);
+        if (opened instanceof PackFile)
+          expect((await readFile(`${file}.part`)).equals(await readFile(whole))).toBe(true);
         else expect(opened).toMatchObject({ code: 'BAD_FILE' });
         expect(await packChild(source, file, as, Infinity, 0)).toBe(0);
       }
@@ -170,9 +246,26 @@ describe('a file that may grow no further', () => {
   const most = 64; // images in a mebibyte
 
   /** Packs in a child, with files of so many KiB at most; which images it found packed, and how it ended. */
-  function packWithin(kibibytes: number | 'unlimited', source: string, file: string, seconds: number): { first: number; status: number | null; stderr: string } {
-    const command = ['-c', `ulimit -f ${kibibytes} && exec "$0" "$@"`, process.execPath, bundle, source, file, 'raw', String(seconds)];
-    const { stdout, stderr, status } = spawnSync('bash', command, { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, encoding: 'utf8' });
+  function packWithin(
+    kibibytes: number | 'unlimited',
+    source: string,
+    file: string,
+    seconds: number,
+  ): { first: number; status: number | null; stderr: string } {
+    const command = [
+      '-c',
+      `ulimit -f ${kibibytes} && exec "$0" "$@"`,
+      process.execPath,
+      bundle,
+      source,
+      file,
+      'raw',
+      String(seconds),
+    ];
+    const { stdout, stderr, status } = spawnSync('bash', command, {
+      env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+      encoding: 'utf8',
+    });
     return { first: Number(stdout.split('\n')[0]), status, stderr };
   }
 
@@ -180,7 +273,8 @@ describe('a file that may grow no further', () => {
     const source = await packNoise(360, 'limited-source.pack');
     const whole = join(folder, 'limited-whole.pack');
     expect(packWithin('unlimited', source, whole, 5)).toMatchObject({ status: 0 });
-    for (const seconds of [0, 5]) { // an image a write; a write of many images
+    for (const seconds of [0, 5]) {
+      // an image a write; a write of many images
       const file = join(folder, `limited-${seconds}.pack`);
       const kept = seconds === 0 ? most : 0; // of what was packed within so many seconds nothing need be left
       for (const found of [0, kept]) {
@@ -188,7 +282,8 @@ describe('a file that may grow no further', () => {
         expect({ first, status }).toEqual({ first: found, status: 1 });
         expect(stderr).toContain('files may not grow that large there. Raise the limit');
         expect((await readFile(`${file}.part`)).byteLength).toBeLessThanOrEqual(2 ** 20);
-        expect((await readFile(`${file}.journal`, 'utf8')).split('\n')).toHaveLength(2 + kept); // its task, and what follows its last line
+        // its task, and what follows its last line
+        expect((await readFile(`${file}.journal`, 'utf8')).split('\n')).toHaveLength(2 + kept);
       }
       expect(packWithin('unlimited', source, file, seconds)).toMatchObject({ first: kept, status: 0 });
       expect((await readFile(file)).equals(await readFile(whole))).toBe(true);

@@ -16,9 +16,13 @@ beforeAll(async () => {
   data = await drawShapes(join(folder, 'data'), { count: 8, size: 48 });
 });
 
-const config = (more: ConfigInput = {}): ConfigInput => smallConfig(data, join(folder, `run-${count++}`), {
-  ...more, data: { resolution: 48, ...more.data }, student: { name: 'mobilenet_v3_small', widthMultiplier: 0.25, ...more.student }, train: { epochs: 2, ...more.train },
-});
+const config = (more: ConfigInput = {}): ConfigInput =>
+  smallConfig(data, join(folder, `run-${count++}`), {
+    ...more,
+    data: { resolution: 48, ...more.data },
+    student: { name: 'mobilenet_v3_small', widthMultiplier: 0.25, ...more.student },
+    train: { epochs: 2, ...more.train },
+  });
 
 async function withRun<Result>(more: ConfigInput, use: (run: PreparedRun) => Promise<Result>): Promise<Result> {
   await using run = await prepareRun(config(more));
@@ -39,21 +43,44 @@ describe('what a run will take', () => {
   });
 
   it('has the share of every part of a step, and the largest is the bottleneck', () => {
-    expect(report.stages.map(({ stage }) => stage)).toEqual(['data', 'augment', 'teacher', 'student forward', 'loss', 'backward', 'optimiser']);
+    expect(report.stages.map(({ stage }) => stage)).toEqual([
+      'data',
+      'augment',
+      'teacher',
+      'student forward',
+      'loss',
+      'backward',
+      'optimiser',
+    ]);
     expect(report.stages.reduce((sum, { share }) => sum + share, 0)).toBeCloseTo(1, 10);
-    for (const { stage, milliseconds } of report.stages) if (stage !== 'data') expect(milliseconds, stage).toBeGreaterThan(0);
+    for (const { stage, milliseconds } of report.stages)
+      if (stage !== 'data') expect(milliseconds, stage).toBeGreaterThan(0);
     const largest = report.stages.toSorted((a, b) => b.milliseconds - a.milliseconds)[0]!;
     expect(report.bottleneck).toBe(largest.stage);
     expect(report.advice).toMatch(/^[A-Z].{20,}\.$/u);
   });
 
-  it('says of a slow teacher of the caller\'s own what would shorten it', async () => {
+  it("says of a slow teacher of the caller's own what would shorten it", async () => {
     await withRun({}, async ({ device, teacher, student, tsb, config: { train, data }, dataset }) => {
       const { id, embeddingSize, resolution, mean, std } = teacher;
-      const embed = (_: Float32Array, batch: number) => new Promise<Float32Array>((done) => setTimeout(done, 1000, new Float32Array(batch * embeddingSize).fill(1)));
+      const embed = (_: Float32Array, batch: number) =>
+        new Promise<Float32Array>((done) => setTimeout(done, 1000, new Float32Array(batch * embeddingSize).fill(1)));
       const slow = ownTeacher({ id, embeddingSize, resolution, mean, std, embed });
-      using own = new Distiller({ device, teacher: slow, student: createStudent('mobilenet_v3_small', { device, embeddingSize, widthMultiplier: student.widthMultiplier }), tsb, config: { method: 'lgd', train, data } });
-      expect(await preflight(own, dataset, { seconds: 0.05 })).toMatchObject({ bottleneck: 'teacher', advice: expect.stringContaining('teacherCache.views') as unknown });
+      using own = new Distiller({
+        device,
+        teacher: slow,
+        student: createStudent('mobilenet_v3_small', {
+          device,
+          embeddingSize,
+          widthMultiplier: student.widthMultiplier,
+        }),
+        tsb,
+        config: { method: 'lgd', train, data },
+      });
+      expect(await preflight(own, dataset, { seconds: 0.05 })).toMatchObject({
+        bottleneck: 'teacher',
+        advice: expect.stringContaining('teacherCache.views') as unknown,
+      });
     });
   });
 
@@ -62,7 +89,10 @@ describe('what a run will take', () => {
     expect(more).toMatchObject({ effectiveBatch: 16, steps: 20 });
     const teacher = more.stages.find(({ stage }) => stage === 'teacher')!.share;
     expect(more.hours).toBeCloseTo(((2 + 18 * (1 - teacher)) * 16) / more.imagesPerSecond / 3600, 10);
-    expect((await withRun({ student: { name: 'mobilenet_v3_small,mobilenet_v2' } }, measure)).students).toEqual(['mobilenet_v3_small', 'mobilenet_v2']);
+    expect((await withRun({ student: { name: 'mobilenet_v3_small,mobilenet_v2' } }, measure)).students).toEqual([
+      'mobilenet_v3_small',
+      'mobilenet_v2',
+    ]);
   });
 });
 
@@ -73,8 +103,18 @@ describe('memory', () => {
       expect(memory.planned).toBeLessThan(memory.used);
       expect(memory.used).toBeLessThanOrEqual(memory.peak);
       const held = device.info.allocatedBytes;
-      const student = createStudent('mobilenet_v3_small', { device, embeddingSize: teacher.embeddingSize, widthMultiplier: 0.25 });
-      using larger = new Distiller({ device, teacher, student, tsb, config: { ...distiller.config, train: { ...distiller.config.train, batchSize: 32 } } });
+      const student = createStudent('mobilenet_v3_small', {
+        device,
+        embeddingSize: teacher.embeddingSize,
+        widthMultiplier: 0.25,
+      });
+      using larger = new Distiller({
+        device,
+        teacher,
+        student,
+        tsb,
+        config: { ...distiller.config, train: { ...distiller.config.train, batchSize: 32 } },
+      });
       await measure({ distiller: larger, dataset } as PreparedRun);
       const taken = device.info.allocatedBytes - held;
       const foreseen = largestBatch(distiller, { used: memory.used, available: 1e12, most: 32 });
@@ -87,31 +127,51 @@ describe('memory', () => {
   it('bounds the largest batch, as the number of images does', async () => {
     await withRun({}, async ({ distiller }) => {
       const { used } = distiller.memory;
-      const [small, large] = [1, 4].map((times) => largestBatch(distiller, { used, available: times * used, most: 1e6 }));
+      const [small, large] = [1, 4].map((times) =>
+        largestBatch(distiller, { used, available: times * used, most: 1e6 }),
+      );
       expect(small!.batchSize).toBeLessThan(8); // nine tenths of what eight images need
       expect(large!.batchSize).toBeGreaterThan(8);
       expect(large!.bytes).toBeLessThanOrEqual(0.9 * 4 * used);
       expect([small!.limit, large!.limit]).toEqual(['memory', 'memory']);
-      expect(largestBatch(distiller, { used, available: 1e12, most: 20 })).toMatchObject({ batchSize: 20, limit: 'images' });
+      expect(largestBatch(distiller, { used, available: 1e12, most: 20 })).toMatchObject({
+        batchSize: 20,
+        limit: 'images',
+      });
     });
   });
 });
 
-it.each(['all', 'stream'] as const)('leaves no trace, with images decoded %s: the run after it has the bits of one without it, dropout, momentum, banks and queue included', async (cache) => {
-  const more: ConfigInput = { method: 'hybrid', loss: { queueSize: 20 }, data: { cache }, train: { epochs: 1, accumulate: 2 } };
-  const [plain, measured] = await Promise.all([false, true].map((first) => withRun(more, async (run) => {
-    if (first) await measure(run);
-    const events = [];
-    for await (const event of run.run()) events.push(event);
-    const losses = ofType(events, 'step').map(({ loss, categoriesSeen }) => [loss, categoriesSeen]);
-    return { losses, weights: run.student.weights };
-  })));
-  expect(measured!.losses).toEqual(plain!.losses);
-  for (const [name, { data: values }] of Object.entries(plain!.weights)) expect(sameBits(values, measured!.weights[name]!.data), name).toBe(true);
-});
+it.each(['all', 'stream'] as const)(
+  'leaves no trace, with images decoded %s: the run after it has the bits of one without it, dropout, momentum, banks and queue included',
+  async (cache) => {
+    const more: ConfigInput = {
+      method: 'hybrid',
+      loss: { queueSize: 20 },
+      data: { cache },
+      train: { epochs: 1, accumulate: 2 },
+    };
+    const [plain, measured] = await Promise.all(
+      [false, true].map((first) =>
+        withRun(more, async (run) => {
+          if (first) await measure(run);
+          const events = [];
+          for await (const event of run.run()) events.push(event);
+          const losses = ofType(events, 'step').map(({ loss, categoriesSeen }) => [loss, categoriesSeen]);
+          return { losses, weights: run.student.weights };
+        }),
+      ),
+    );
+    expect(measured!.losses).toEqual(plain!.losses);
+    for (const [name, { data: values }] of Object.entries(plain!.weights))
+      expect(sameBits(values, measured!.weights[name]!.data), name).toBe(true);
+  },
+);
 
 it('stops when it is told to', async () => {
   await withRun({}, async ({ distiller, dataset }) => {
-    await expect(preflight(distiller, dataset, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(preflight(distiller, dataset, { signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
   });
 });

@@ -6,7 +6,10 @@ import { uniqueMark } from '../../lib/files/temporary-name.js';
 export type LockMessage =
   /** Take the lock at a moment; answers whether it is held. */
   | { type: 'take'; file: string; at: number }
-  /** Take it again and again until a moment, and give it back or leave it as a process that died would; answers how often it was held, and how often another held it, too. */
+  /**
+   * Take it again and again until a moment, and give it back or leave it as a process that died would; answers how
+   * often it was held, and how often another held it, too.
+   */
   | { type: 'churn'; file: string; until: number };
 
 process.on('message', (message: LockMessage) => {
@@ -31,7 +34,11 @@ async function churn({ file, until }: { file: string; until: number }): Promise<
       rmdirSync(inside);
       if (Math.random() < 0.5) await lock.release();
       else {
-        writeFileSync(copy, JSON.stringify({ ...(JSON.parse(readFileSync(file, 'utf8')) as object), started: '1', mark: uniqueMark() })); // an earlier process of this number
+        // an earlier process of this number
+        writeFileSync(
+          copy,
+          JSON.stringify({ ...(JSON.parse(readFileSync(file, 'utf8')) as object), started: '1', mark: uniqueMark() }),
+        );
         renameSync(copy, file);
       }
     } catch {

@@ -26,15 +26,23 @@ afterAll(() => {
 
 /** Sends all children a message, and waits for what they answer. */
 async function ask<Answer>(message: LockMessage): Promise<Answer[]> {
-  return Promise.all(children.map(async (child) => new Promise<Answer>((resolve) => {
-    child.once('message', (answer) => resolve(answer as Answer));
-    child.send(message);
-  })));
+  return Promise.all(
+    children.map(
+      async (child) =>
+        new Promise<Answer>((resolve) => {
+          child.once('message', (answer) => resolve(answer as Answer));
+          child.send(message);
+        }),
+    ),
+  );
 }
 
 describe('processes that take a lock at the same moment', () => {
   it.each([
-    ['where there is none', undefined, 60], ['that a process left', dead, 60], ['that a power cut left empty', '', 2], ['that a power cut left in part', dead.slice(0, 20), 1],
+    ['where there is none', undefined, 60],
+    ['that a process left', dead, 60],
+    ['that a power cut left empty', '', 2],
+    ['that a power cut left in part', dead.slice(0, 20), 1],
   ])('%s: one of them holds it', async (_, before, rounds) => {
     const holders: number[] = [];
     for (let round = 0; round < rounds; round++) {
@@ -102,7 +110,9 @@ describe('a lock', () => {
     rmSync(file, { force: true });
     const worker = new Worker(thread, { workerData: file });
     expect(await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))).toBe(true);
-    expect(await takeLock(file)).toEqual({ holder: expect.objectContaining({ pid: process.pid, thread: worker.threadId }) as unknown });
+    expect(await takeLock(file)).toEqual({
+      holder: expect.objectContaining({ pid: process.pid, thread: worker.threadId }) as unknown,
+    });
     expect(await ask<boolean>({ type: 'take', file, at: Date.now() })).toEqual([false, false, false]);
     await worker.terminate();
     const lock = await takeLock(file);

@@ -34,25 +34,67 @@ beforeAll(async () => {
   await drawShapes(at('train'), { count: trainCount, telling: true });
   await drawShapes(at('test'), { count: testCount, seed: 2, telling: true });
   using device = await openDevice('cpu');
-  using extractor = new FeatureExtractor({ device, graph: studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }), batch: 7, resolution: 32, precision: undefined, mean: info.mean, std: info.std });
+  using extractor = new FeatureExtractor({
+    device,
+    graph: studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }),
+    batch: 7,
+    resolution: 32,
+    precision: undefined,
+    mean: info.mean,
+    std: info.std,
+  });
   extractor.load(weights);
   const read = async (name: string) => {
-    using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), { device, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
+    using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), {
+      device,
+      resolution: 32,
+      margin: 1,
+      memoryLimitBytes: 2 ** 26,
+      spillFolder: folder,
+      maxBrokenShare: 0,
+    });
     const { rows } = await extractor.all(images);
-    return { rows: Array.from({ length: images.length }, (_, i) => [...rows.subarray(i * extractor.dimension, (i + 1) * extractor.dimension)]), labels: [...images.labels!] };
+    return {
+      rows: Array.from({ length: images.length }, (_, i) => [
+        ...rows.subarray(i * extractor.dimension, (i + 1) * extractor.dimension),
+      ]),
+      labels: [...images.labels!],
+    };
   };
   const [learnt, judged] = [await read('train'), await read('test')];
   features = { train: learnt.rows, test: judged.rows, trainLabels: learnt.labels, testLabels: judged.labels };
 });
 
-const run = (protocol: ProtocolEvaluation['protocol'], evaluate: object = {}) => evaluateProtocol({ student, protocol, config: { device: 'cpu', seed: 5, evaluate: { data: at('test'), train: at('train'), output: at('out'), ...evaluate } } });
+const run = (protocol: ProtocolEvaluation['protocol'], evaluate: object = {}) =>
+  evaluateProtocol({
+    student,
+    protocol,
+    config: {
+      device: 'cpu',
+      seed: 5,
+      evaluate: { data: at('test'), train: at('train'), output: at('out'), ...evaluate },
+    },
+  });
 
 function checkScore({ results, names, images }: ProtocolEvaluation): void {
   for (const { score, classes, answers } of results) {
     const right = answers.predicted.filter((value, i) => value === answers.targets[i]).length;
-    expect(score).toMatchObject({ top1: right / images.length, correct1: right, images: 4 * testCount, classes: 4, topK: 4, top5: 1 });
+    expect(score).toMatchObject({
+      top1: right / images.length,
+      correct1: right,
+      images: 4 * testCount,
+      classes: 4,
+      topK: 4,
+      top5: 1,
+    });
     expect(score.interval1).toEqual(wilsonInterval(right, 4 * testCount));
-    expect(classes.map(({ name, images: count, correct1 }) => [name, count, correct1])).toEqual(names.map((name, k) => [name, testCount, answers.predicted.filter((value, i) => value === k && answers.targets[i] === k).length]));
+    expect(classes.map(({ name, images: count, correct1 }) => [name, count, correct1])).toEqual(
+      names.map((name, k) => [
+        name,
+        testCount,
+        answers.predicted.filter((value, i) => value === k && answers.targets[i] === k).length,
+      ]),
+    );
   }
 }
 
@@ -62,15 +104,25 @@ describe('knn', () => {
     const known = features.train.map(unit);
     const [k, T] = [7, 0.2];
     const expected = features.test.map(unit).map((row) => {
-      const near = known.map((other, i) => ({ cosine: other.reduce((sum, value, d) => sum + value * row[d]!, 0), label: features.trainLabels[i]! })).sort((a, b) => b.cosine - a.cosine).slice(0, k);
-      const votes = shapeNames.map((_, label) => near.filter((one) => one.label === label).reduce((sum, { cosine }) => sum + Math.exp(cosine / T), 0));
+      const near = known
+        .map((other, i) => ({
+          cosine: other.reduce((sum, value, d) => sum + value * row[d]!, 0),
+          label: features.trainLabels[i]!,
+        }))
+        .sort((a, b) => b.cosine - a.cosine)
+        .slice(0, k);
+      const votes = shapeNames.map((_, label) =>
+        near.filter((one) => one.label === label).reduce((sum, { cosine }) => sum + Math.exp(cosine / T), 0),
+      );
       return votes.indexOf(Math.max(...votes));
     });
     const evaluation = await run('knn', { neighbours: k, neighbourTemperature: T });
     expect([...evaluation.results[0]!.answers.predicted]).toEqual(expected);
     expect(evaluation.results[0]).toMatchObject({ setting: 'k 7, T 0.2', learntFrom: 4 * trainCount });
     checkScore(evaluation);
-    expect((await run('knn', { neighbours: 1e12 })).results[0]).toMatchObject({ setting: `k ${4 * trainCount}, T 0.1` });
+    expect((await run('knn', { neighbours: 1e12 })).results[0]).toMatchObject({
+      setting: `k ${4 * trainCount}, T 0.1`,
+    });
   });
 });
 
@@ -79,29 +131,42 @@ describe('linear', () => {
     const evaluation = await run('linear', { solver: 'lbfgs', heldOut: 0.25 });
     const [result] = evaluation.results;
     checkScore(evaluation);
-    const C = result!.sweep!.find(({ value }) => `L-BFGS, C ${Number(value.toPrecision(3))}` === result!.setting)!.value;
+    const C = result!.sweep!.find(
+      ({ value }) => `L-BFGS, C ${Number(value.toPrecision(3))}` === result!.setting,
+    )!.value;
     expect([...result!.answers.predicted]).toEqual(logisticByDescent(C));
-    expect(Math.max(...result!.sweep!.map(({ top1 }) => top1))).toBe(result!.sweep!.find(({ value }) => value === C)!.top1);
+    expect(Math.max(...result!.sweep!.map(({ top1 }) => top1))).toBe(
+      result!.sweep!.find(({ value }) => value === C)!.top1,
+    );
   });
 
   test('SGD and L-BFGS are both told, each with its sweep', async () => {
     const { results, files } = await run('linear', { probeEpochs: 5 });
     expect(results.map(({ setting }) => setting.replace(/[\d.e+-]+$/u, ''))).toEqual(['SGD, rate ', 'L-BFGS, C ']);
     expect(results[0]!.sweep!.map(({ value }) => value)).toEqual([0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1]);
-    expect(files.map((file) => file.slice(at('out').length + 1))).toEqual(['linear.json', 'linear-1.csv', 'linear-2.csv']);
+    expect(files.map((file) => file.slice(at('out').length + 1))).toEqual([
+      'linear.json',
+      'linear-1.csv',
+      'linear-2.csv',
+    ]);
   });
 });
 
-/** Predictions of multinomial logistic regression on standardised features: 3000 steps of accelerated gradient descent in float64. */
+/**
+ * Predictions of multinomial logistic regression on standardised features: 3000 steps of accelerated gradient descent
+ * in float64.
+ */
 function logisticByDescent(C: number): number[] {
   const { train: known, trainLabels } = features;
   const count = known.length;
   const size = known[0]!.length;
   const mean = known[0]!.map((_, d) => known.reduce((sum, row) => sum + row[d]!, 0) / count);
   const deviation = mean.map((m, d) => Math.sqrt(known.reduce((sum, row) => sum + (row[d]! - m) ** 2, 0) / count) || 1);
-  const standard = (rows: number[][]) => rows.map((row) => [...row.map((value, d) => (value - mean[d]!) / deviation[d]!), 1]);
+  const standard = (rows: number[][]) =>
+    rows.map((row) => [...row.map((value, d) => (value - mean[d]!) / deviation[d]!), 1]);
   const x = standard(known);
-  const logits = (row: number[], w: Float64Array) => shapeNames.map((_, k) => row.reduce((sum, value, d) => sum + value * w[k * (size + 1) + d]!, 0));
+  const logits = (row: number[], w: Float64Array) =>
+    shapeNames.map((_, k) => row.reduce((sum, value, d) => sum + value * w[k * (size + 1) + d]!, 0));
   let w = new Float64Array(4 * (size + 1));
   let ahead = w.slice();
   const rate = 1 / (0.5 * (size + 1) + 1 / (C * count));
@@ -136,7 +201,11 @@ describe('fine-tuning', () => {
 
   test('semi takes balanced, seeded shares, and says which images they were', async () => {
     const { results, files } = await run('semi', { finetuneEpochs: 1 });
-    expect(results.map(({ setting, learntFrom }) => [setting, learntFrom])).toEqual([['1 % of the labels', 4], ['10 % of the labels', 4]]); // one image a class at least
+    // one image a class at least
+    expect(results.map(({ setting, learntFrom }) => [setting, learntFrom])).toEqual([
+      ['1 % of the labels', 4],
+      ['10 % of the labels', 4],
+    ]);
     const list = (name: string) => readFileSync(at('out', name), 'utf8').trimEnd().split('\n');
     expect(list('labels-1.txt').map((id) => id.split('/')[0])).toEqual([...shapeNames].sort());
     expect(files).toContain(at('out', 'labels-10.txt'));
@@ -147,13 +216,26 @@ describe('fine-tuning', () => {
   });
 
   test('a rate that diverges is an error that names it', async () => {
-    await expect(run('finetune', { finetuneEpochs: 3, finetuneBatch: 8, finetuneRate: 1e9 })).rejects.toMatchObject({ code: 'NON_FINITE', option: 'evaluate.finetuneRate' });
+    await expect(run('finetune', { finetuneEpochs: 3, finetuneBatch: 8, finetuneRate: 1e9 })).rejects.toMatchObject({
+      code: 'NON_FINITE',
+      option: 'evaluate.finetuneRate',
+    });
   });
 
   test('of single images of 32 pixels, which have no variance at the last map, is an error that names what makes them single', async () => {
-    await expect(run('semi', { finetuneBatch: 1 })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'evaluate.finetuneBatch', found: 1 });
-    for (const name of ['one', 'one-judged']) cpSync(at('train', 'circle', readdirSync(at('train', 'circle'))[0]!), at(name, 'circle', 'x.png'));
-    await expect(run('semi', { train: at('one'), data: at('one-judged') })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'evaluate.train', found: 1, mend: 'Give more images, or a larger evaluate.labelShare' });
+    await expect(run('semi', { finetuneBatch: 1 })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'evaluate.finetuneBatch',
+      found: 1,
+    });
+    for (const name of ['one', 'one-judged'])
+      cpSync(at('train', 'circle', readdirSync(at('train', 'circle'))[0]!), at(name, 'circle', 'x.png'));
+    await expect(run('semi', { train: at('one'), data: at('one-judged') })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'evaluate.train',
+      found: 1,
+      mend: 'Give more images, or a larger evaluate.labelShare',
+    });
   });
 });
 
@@ -183,33 +265,57 @@ describe('classes in another order', () => {
 
   test('are told by their names, whichever of the two has them so', async () => {
     const named = ({ names, images, results: [result] }: ProtocolEvaluation) =>
-      new Map(images.map((id, i) => [id.replace(/^0\.tar\/|\.png$/gu, '').replace('/', '-'), [result!.answers.targets, result!.answers.predicted].map((labels) => names[labels[i]!])]));
+      new Map(
+        images.map((id, i) => [
+          id.replace(/^0\.tar\/|\.png$/gu, '').replace('/', '-'),
+          [result!.answers.targets, result!.answers.predicted].map((labels) => names[labels[i]!]),
+        ]),
+      );
     const expected = await run('knn', { neighbours: 5 });
-    for (const [sources, names] of [[{ train: known }, order], [{ data: judged }, [...order].sort()], [{ train: known, data: judged }, order]] as const) {
+    for (const [sources, names] of [
+      [{ train: known }, order],
+      [{ data: judged }, [...order].sort()],
+      [{ train: known, data: judged }, order],
+    ] as const) {
       const found = await run('knn', { neighbours: 5, ...sources });
       expect(found.names).toEqual(names);
       expect(named(found)).toEqual(named(expected));
       expect(found.results[0]!.score).toEqual(expected.results[0]!.score);
     }
     expect(expected.results[0]!.score.top1).toBeGreaterThan(0.5); // labels that mean something else would be found out
-    for (const [protocol, more] of [['linear', { solver: 'lbfgs' }], ['finetune', { finetuneEpochs: 20, finetuneBatch: 12, finetuneRate: 0.6 }]] as const) {
+    for (const [protocol, more] of [
+      ['linear', { solver: 'lbfgs' }],
+      ['finetune', { finetuneEpochs: 20, finetuneBatch: 12, finetuneRate: 0.6 }],
+    ] as const) {
       expect(named(await run(protocol, { ...more, data: judged })), protocol).toEqual(named(await run(protocol, more)));
     }
   });
 
   test('while training, too', async () => {
-    const config = (name: string, evaluate: object) => smallConfig(at('train'), at(name), {
-      train: { epochs: 1, batchSize: 8, warmupEpochs: 0 }, checkpoint: { everyEpochs: 0 },
-      evaluate: { data: at('test'), train: at('train'), also: 'knn', online: true, everyEpochs: 1, neighbours: 5, ...evaluate },
-    });
-    const last = async (name: string, evaluate = {}) => ofType((await train(config(name, evaluate))).events, 'evaluation').at(-1)!;
+    const config = (name: string, evaluate: object) =>
+      smallConfig(at('train'), at(name), {
+        train: { epochs: 1, batchSize: 8, warmupEpochs: 0 },
+        checkpoint: { everyEpochs: 0 },
+        evaluate: {
+          data: at('test'),
+          train: at('train'),
+          also: 'knn',
+          online: true,
+          everyEpochs: 1,
+          neighbours: 5,
+          ...evaluate,
+        },
+      });
+    const last = async (name: string, evaluate = {}) =>
+      ofType((await train(config(name, evaluate))).events, 'evaluation').at(-1)!;
     const [here, there] = [await last('ordered'), await last('ordered-otherwise', { data: judged })];
     for (const score of ['student', 'knn', 'online'] as const) expect(there[score], score).toEqual(here[score]);
   });
 });
 
 describe('images that cannot be decoded', () => {
-  const broken = ['circle/4.png', 'square/0.png', 'triangle/4.png']; // sorted, the last image of one class, the first of another, the last of all
+  // sorted, the last image of one class, the first of another, the last of all
+  const broken = ['circle/4.png', 'square/0.png', 'triangle/4.png'];
   const bank = at('bank.safetensors');
   const settings = { neighbours: 5, probeEpochs: 3, finetuneEpochs: 2, finetuneBatch: 12, labelShare: 0.5 };
   beforeAll(async () => {
@@ -222,37 +328,87 @@ describe('images that cannot be decoded', () => {
 
   const tuned = { 'evaluation images': '48 of 48', 'fine-tuning': '4 of 4', student: '20 of 20' };
   const phasesOf = {
-    zeroshot: { student: '20 of 20' }, knn: { features: '68 of 68' }, linear: { features: '68 of 68', 'linear probes': '200 of 200' }, semi: tuned, finetune: { ...tuned, 'fine-tuning': '6 of 6' },
+    zeroshot: { student: '20 of 20' },
+    knn: { features: '68 of 68' },
+    linear: { features: '68 of 68', 'linear probes': '200 of 200' },
+    semi: tuned,
+    finetune: { ...tuned, 'fine-tuning': '6 of 6' },
   };
 
   test.each(protocols)('count in no score of %s, whether they are known before or stood in for', async (protocol) => {
     const phases = new Map<string, string>();
-    const found = async (cache: 'all' | 'stream', output: string) => evaluateProtocol({ student, protocol, onProgress: ({ phase, done, total }) => phases.set(phase, `${done} of ${total}`), config: {
-      device: 'cpu', seed: 5, data: { cache, maxBrokenShare: 0.2 },
-      evaluate: { data: at('broken-test'), ...(protocol === 'zeroshot' ? { bank } : { train: at('broken-train') }), output: at(output), ...settings },
-    } });
+    const found = async (cache: 'all' | 'stream', output: string) =>
+      evaluateProtocol({
+        student,
+        protocol,
+        onProgress: ({ phase, done, total }) => phases.set(phase, `${done} of ${total}`),
+        config: {
+          device: 'cpu',
+          seed: 5,
+          data: { cache, maxBrokenShare: 0.2 },
+          evaluate: {
+            data: at('broken-test'),
+            ...(protocol === 'zeroshot' ? { bank } : { train: at('broken-train') }),
+            output: at(output),
+            ...settings,
+          },
+        },
+      });
     const all = await found('all', 'known');
     phases.clear();
     const streamed = await found('stream', 'stood-in');
-    expect(Object.fromEntries(phases)).toEqual(phasesOf[protocol]); // streamed images are decoded while they are embedded
+    // streamed images are decoded while they are embedded
+    expect(Object.fromEntries(phases)).toEqual(phasesOf[protocol]);
     expect(streamed.images).toEqual(all.images);
     expect(all.images).toHaveLength(4 * testCount - broken.length);
-    const seen = ({ results }: ProtocolEvaluation) => results.map(({ setting, score, classes, learntFrom, answers }) => ({ setting, score, classes, learntFrom, answers }));
+    const seen = ({ results }: ProtocolEvaluation) =>
+      results.map(({ setting, score, classes, learntFrom, answers }) => ({
+        setting,
+        score,
+        classes,
+        learntFrom,
+        answers,
+      }));
     expect(seen(streamed)).toEqual(seen(all));
-    const tables = (output: string) => readdirSync(at(output)).filter((file) => file.startsWith(protocol) && file.endsWith('.csv')).map((file) => readFileSync(at(output, file), 'utf8'));
+    const tables = (output: string) =>
+      readdirSync(at(output))
+        .filter((file) => file.startsWith(protocol) && file.endsWith('.csv'))
+        .map((file) => readFileSync(at(output, file), 'utf8'));
     expect(tables('stood-in')).toEqual(tables('known'));
     for (const table of tables('stood-in')) expect(table.split('\n')).toHaveLength(2 + 4 * testCount - broken.length);
-    if (protocol === 'semi') expect(readFileSync(at('stood-in', 'labels-50.txt'), 'utf8')).toBe(readFileSync(at('known', 'labels-50.txt'), 'utf8'));
+    if (protocol === 'semi')
+      expect(readFileSync(at('stood-in', 'labels-50.txt'), 'utf8')).toBe(
+        readFileSync(at('known', 'labels-50.txt'), 'utf8'),
+      );
   });
 });
 
 describe('from the command line', () => {
   test('prints scores and classes, and writes results and predictions', async () => {
-    const { code, stdout } = await lgdistill(['evaluate', 'knn', '--student', student, '--data', at('test'), '--train', at('train'), '--device', 'cpu', '--output', at('cli'), '--neighbours', '3']);
+    const { code, stdout } = await lgdistill([
+      'evaluate',
+      'knn',
+      '--student',
+      student,
+      '--data',
+      at('test'),
+      '--train',
+      at('train'),
+      '--device',
+      'cpu',
+      '--output',
+      at('cli'),
+      '--neighbours',
+      '3',
+    ]);
     expect(code).toBe(0);
-    for (const part of ['k 3, T 0.1', '95 % interval', 'most often taken for', 'circle', at('cli', 'knn.json')]) expect(stdout).toContain(part);
+    for (const part of ['k 3, T 0.1', '95 % interval', 'most often taken for', 'circle', at('cli', 'knn.json')])
+      expect(stdout).toContain(part);
     expect(stdout.match(/top-\d/gu)).toEqual(['top-1', 'top-4', 'top-1', 'top-4']); // of four classes, in both tables
-    const json = JSON.parse(readFileSync(at('cli', 'knn.json'), 'utf8')) as { protocol: string; results: { score: { top1: number }; classes: unknown[] }[] };
+    const json = JSON.parse(readFileSync(at('cli', 'knn.json'), 'utf8')) as {
+      protocol: string;
+      results: { score: { top1: number }; classes: unknown[] }[];
+    };
     expect(json).toMatchObject({ protocol: 'knn', student, results: [{ learntFrom: 48, images: 20 }] });
     expect(json.results[0]!.classes).toHaveLength(4);
     const [head, ...rows] = readFileSync(at('cli', 'knn.csv'), 'utf8').trimEnd().split('\n');
@@ -263,50 +419,97 @@ describe('from the command line', () => {
   });
 
   test('says what is missing or does not fit', async () => {
-    const evaluate = (...more: string[]) => lgdistill(['evaluate', 'linear', '--student', student, '--device', 'cpu', ...more]);
+    const evaluate = (...more: string[]) =>
+      lgdistill(['evaluate', 'linear', '--student', student, '--device', 'cpu', ...more]);
     expect((await evaluate('--data', at('test'))).stderr).toMatch(/BAD_CONFIG[\s\S]*evaluate\.train/u);
-    expect((await lgdistill(['evaluate', 'liner', '--student', student])).stderr).toContain('zeroshot, knn, linear, semi, finetune');
+    expect((await lgdistill(['evaluate', 'liner', '--student', student])).stderr).toContain(
+      'zeroshot, knn, linear, semi, finetune',
+    );
     mkdirSync(at('other', 'star'), { recursive: true });
     writeFileSync(at('other', 'star', 'a.png'), readFileSync(at('test', 'circle', '0.png')));
-    expect((await evaluate('--data', at('test'), '--train', at('other'))).stderr).toMatch(/CLASS_MISMATCH[\s\S]*"star"/u);
+    expect((await evaluate('--data', at('test'), '--train', at('other'))).stderr).toMatch(
+      /CLASS_MISMATCH[\s\S]*"star"/u,
+    );
     expect(existsSync(at('evaluation'))).toBe(false);
   });
 
   test('calls a class folder without images by that, whichever of the folders has it', async () => {
     cpSync(at('test'), at('hollow'), { recursive: true });
     for (const file of readdirSync(at('hollow', 'circle'))) rmSync(at('hollow', 'circle', file));
-    for (const [data, train] of [['hollow', 'train'], ['test', 'hollow']] as const) {
-      const { stderr } = await lgdistill(['evaluate', 'knn', '--student', student, '--device', 'cpu', '--data', at(data), '--train', at(train)]);
+    for (const [data, train] of [
+      ['hollow', 'train'],
+      ['test', 'hollow'],
+    ] as const) {
+      const { stderr } = await lgdistill([
+        'evaluate',
+        'knn',
+        '--student',
+        student,
+        '--device',
+        'cpu',
+        '--data',
+        at(data),
+        '--train',
+        at(train),
+      ]);
       expect(stderr).toContain(`in ${at('hollow')} there are folders without images: "circle"`);
       expect(stderr).toContain('-> Put images into these folders, or take the classes out of both');
     }
     const bank = at('hollow-bank.safetensors');
     await TextualSemanticsBank.fromEmbeddings(shapeNames, randomNormal(4 * 24, 9), { encoderId: 'made up' }).save(bank);
-    const { stderr } = await lgdistill(['evaluate', 'zeroshot', '--student', student, '--device', 'cpu', '--data', at('hollow'), '--bank', bank]);
+    const { stderr } = await lgdistill([
+      'evaluate',
+      'zeroshot',
+      '--student',
+      student,
+      '--device',
+      'cpu',
+      '--data',
+      at('hollow'),
+      '--bank',
+      bank,
+    ]);
     expect(stderr).toContain('class folders that are there and hold no image (1): "circle"');
   });
 });
 
 test('while training every few steps, and the best is chosen by one of them', async () => {
   const config = smallConfig(at('train'), at('run'), {
-    train: { epochs: 1, batchSize: 8, warmupEpochs: 0 }, checkpoint: { everyEpochs: 0 },
-    evaluate: { data: at('test'), train: at('train'), also: 'both', metric: 'knn', everySteps: 2, everyEpochs: 0, neighbours: 5, probeEpochs: 3 },
+    train: { epochs: 1, batchSize: 8, warmupEpochs: 0 },
+    checkpoint: { everyEpochs: 0 },
+    evaluate: {
+      data: at('test'),
+      train: at('train'),
+      also: 'both',
+      metric: 'knn',
+      everySteps: 2,
+      everyEpochs: 0,
+      neighbours: 5,
+      probeEpochs: 3,
+    },
   });
   const { events } = await train(config);
   const evaluations = ofType(events, 'evaluation');
   expect(evaluations.map(({ step }) => step)).toEqual([2, 4, 6]);
-  for (const { knn, linear } of evaluations) for (const score of [knn, linear]) expect(score).toMatchObject({ images: 20, classes: 4 });
+  for (const { knn, linear } of evaluations)
+    for (const score of [knn, linear]) expect(score).toMatchObject({ images: 20, classes: 4 });
   const best = evaluations.reduce((a, b) => (b.knn!.top1 > a.knn!.top1 ? b : a));
   expect(ofType(events, 'done')[0]!.best).toEqual({ metric: 'knn', value: best.knn!.top1, step: best.step });
   // The same protocol on the checkpoint, apart from the run, finds the same.
-  const apart = await evaluateProtocol({ student: at('run', 'checkpoints', 'last'), protocol: 'knn', config: { device: 'cpu', evaluate: { data: at('test'), train: at('train'), output: at('apart'), neighbours: 5 } } });
+  const apart = await evaluateProtocol({
+    student: at('run', 'checkpoints', 'last'),
+    protocol: 'knn',
+    config: { device: 'cpu', evaluate: { data: at('test'), train: at('train'), output: at('apart'), neighbours: 5 } },
+  });
   expect(apart.results[0]!.score).toEqual(evaluations.at(-1)!.knn);
 });
 
 describe('online probe', () => {
-  const config = (output: string, more: object = {}) => smallConfig(at('train'), output, {
-    train: { epochs: 3, batchSize: 8, warmupEpochs: 0 }, evaluate: { data: at('test'), online: true, metric: 'online', everyEpochs: 1, ...more },
-  });
+  const config = (output: string, more: object = {}) =>
+    smallConfig(at('train'), output, {
+      train: { epochs: 3, batchSize: 8, warmupEpochs: 0 },
+      evaluate: { data: at('test'), online: true, metric: 'online', everyEpochs: 1, ...more },
+    });
   let whole: Awaited<ReturnType<typeof train>>;
   beforeAll(async () => {
     whole = await train(config(at('online')));
@@ -316,9 +519,13 @@ describe('online probe', () => {
     const evaluations = ofType(whole.events, 'evaluation');
     expect(evaluations.map(({ step }) => step)).toEqual([6, 12, 18]);
     expect(evaluations.at(-1)!.online).toMatchObject({ images: 20, classes: 4 });
-    expect(ofType(whole.events, 'done')[0]!.best).toMatchObject({ metric: 'online', value: Math.max(...evaluations.map(({ online }) => online!.top1)) });
+    expect(ofType(whole.events, 'done')[0]!.best).toMatchObject({
+      metric: 'online',
+      value: Math.max(...evaluations.map(({ online }) => online!.top1)),
+    });
     const without = await train(config(at('without'), { online: false, metric: 'auto' }));
-    for (const [name, values] of Object.entries(without.weights)) expect(sameBits(values, whole.weights[name]!), name).toBe(true);
+    for (const [name, values] of Object.entries(without.weights))
+      expect(sameBits(values, whole.weights[name]!), name).toBe(true);
   });
 
   test('its weights are those of plain loops over the embeddings that the student had', async () => {
@@ -336,9 +543,16 @@ describe('online probe', () => {
       for (let i = 0; i < batch; i++) {
         const raw = [...rows.subarray(i * dimension, (i + 1) * dimension)];
         const x = [...raw.map((value) => value / Math.hypot(...raw)), 1];
-        const logits = Array.from({ length: classes }, (_, k) => x.reduce((sum, value, d) => sum + value * w[k * (dimension + 1) + d]!, 0));
+        const logits = Array.from({ length: classes }, (_, k) =>
+          x.reduce((sum, value, d) => sum + value * w[k * (dimension + 1) + d]!, 0),
+        );
         const total = logits.reduce((sum, logit) => sum + Math.exp(logit), 0);
-        logits.forEach((logit, k) => x.forEach((value, d) => (g[k * (dimension + 1) + d]! += ((Math.exp(logit) / total - (k === labels[i] ? 1 : 0)) * value) / batch)));
+        logits.forEach((logit, k) =>
+          x.forEach(
+            (value, d) =>
+              (g[k * (dimension + 1) + d]! += ((Math.exp(logit) / total - (k === labels[i] ? 1 : 0)) * value) / batch),
+          ),
+        );
       }
       w.forEach((_, i) => {
         v[i] = 0.9 * v[i]! + g[i]!;
@@ -346,38 +560,80 @@ describe('online probe', () => {
       });
     }
     const { weights, bias } = await probe.state();
-    expect(relativeError(weights, w.filter((_, i) => i % (dimension + 1) < dimension))).toBeLessThan(1e-5);
-    expect(relativeError(bias, w.filter((_, i) => i % (dimension + 1) === dimension))).toBeLessThan(1e-5);
+    expect(
+      relativeError(
+        weights,
+        w.filter((_, i) => i % (dimension + 1) < dimension),
+      ),
+    ).toBeLessThan(1e-5);
+    expect(
+      relativeError(
+        bias,
+        w.filter((_, i) => i % (dimension + 1) === dimension),
+      ),
+    ).toBeLessThan(1e-5);
     device.addon.release(embeddings);
   });
 
   test('is judged by the embeddings of centre crops', async () => {
     using device = await openDevice('cpu');
     const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier, resolution: 32 });
-    using encoder = new CompiledEncoder(device, studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }), { batch: 7, resolution: 32, training: false });
+    using encoder = new CompiledEncoder(device, studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }), {
+      batch: 7,
+      resolution: 32,
+      training: false,
+    });
     encoder.load(weights);
-    using images = await ImageCache.build(await openImageFolder(at('test'), { labels: 'folders' }), { device, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
+    using images = await ImageCache.build(await openImageFolder(at('test'), { labels: 'folders' }), {
+      device,
+      resolution: 32,
+      margin: 1,
+      memoryLimitBytes: 2 ** 26,
+      spillFolder: folder,
+      maxBrokenShare: 0,
+    });
     const [w, bias] = [randomNormal(4 * 24, 3), randomNormal(4, 4).map((value) => 0.1 * value)];
     const { mean, std } = info;
     const embeddings: number[][] = [];
     using embedder = encoderEmbedder(encoder);
-    await embedImages(embedder, { device, images, mean, std, what: 'the test' }, (rows) => void embeddings.push(...Array.from({ length: rows.length / 24 }, (_, i) => [...rows.subarray(24 * i, 24 * i + 24)])));
+    await embedImages(
+      embedder,
+      { device, images, mean, std, what: 'the test' },
+      (rows) =>
+        void embeddings.push(
+          ...Array.from({ length: rows.length / 24 }, (_, i) => [...rows.subarray(24 * i, 24 * i + 24)]),
+        ),
+    );
     const right = embeddings.filter((row, i) => {
-      const logits = Array.from(bias, (b, k) => row.reduce((sum, value, d) => sum + value * w[24 * k + d]!, 0) / Math.hypot(...row) + b);
+      const logits = Array.from(
+        bias,
+        (b, k) => row.reduce((sum, value, d) => sum + value * w[24 * k + d]!, 0) / Math.hypot(...row) + b,
+      );
       return logits.indexOf(Math.max(...logits)) === images.labels![i];
     }).length;
     using probe = new OnlineProbe(device, 24, 4);
     probe.restore({ weights: w, bias, weightsMomentum: w.map(() => 0), biasMomentum: bias.map(() => 0) });
-    expect(await probe.evaluate(encoder, { images, labels: images.labels!, mean, std })).toMatchObject({ correct1: right, images: 20, classes: 4 });
+    expect(await probe.evaluate(encoder, { images, labels: images.labels!, mean, std })).toMatchObject({
+      correct1: right,
+      images: 20,
+      classes: 4,
+    });
     expect(right).toBeGreaterThan(0);
   });
 
   test('goes on after a stop as if there had been none', async () => {
     const controller = new AbortController();
-    await train(config(at('stopped')), { signal: controller.signal, onEvent: (event) => { if (event.type === 'step' && event.step === 8) controller.abort(); } });
+    await train(config(at('stopped')), {
+      signal: controller.signal,
+      onEvent: (event) => {
+        if (event.type === 'step' && event.step === 8) controller.abort();
+      },
+    });
     const { events } = await train(config(at('stopped')), { resume: 'last' });
     expect(ofType(events, 'evaluation').at(-1)!.online).toEqual(ofType(whole.events, 'evaluation').at(-1)!.online);
-    const state = async (run: string) => (await readSafetensors(at(run, 'checkpoints', 'last', 'state.safetensors'))).tensors.get('online.weights')!.data as Float32Array;
+    const state = async (run: string) =>
+      (await readSafetensors(at(run, 'checkpoints', 'last', 'state.safetensors'))).tensors.get('online.weights')!
+        .data as Float32Array;
     expect((await state('online')).some((value) => Math.abs(value) > 0.01)).toBe(true);
     expect(sameBits(await state('stopped'), await state('online'))).toBe(true);
   });
@@ -385,6 +641,16 @@ describe('online probe', () => {
   test('needs class folders, of the same names', async () => {
     await drawShapes(at('odd'), { count: 2, telling: true });
     renameSync(at('odd', 'cross'), at('odd', 'plus'));
-    await expect(train({ ...config(at('refused')), evaluate: { data: at('odd'), online: true, mapping: undefined, names: ['circle', 'square', 'triangle', 'plus'] } })).rejects.toMatchObject({ code: 'CLASS_MISMATCH', option: 'evaluate.online' });
+    await expect(
+      train({
+        ...config(at('refused')),
+        evaluate: {
+          data: at('odd'),
+          online: true,
+          mapping: undefined,
+          names: ['circle', 'square', 'triangle', 'plus'],
+        },
+      }),
+    ).rejects.toMatchObject({ code: 'CLASS_MISMATCH', option: 'evaluate.online' });
   });
 });

@@ -10,17 +10,27 @@ import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 import { takeRandomStep, type RandomStep } from '../fixtures/random-graph.js';
 
-// What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have what their authors thought of.
-// LGDISTILL_RANDOM_GRAPHS=first..last takes other seeds.
-const [first = 1, last = 40] = (process.env['LGDISTILL_RANDOM_GRAPHS'] ?? '').split('..').filter((one) => one !== '').map(Number);
+// What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have
+// what their authors thought of. LGDISTILL_RANDOM_GRAPHS=first..last takes other seeds.
+const [first = 1, last = 40] = (process.env['LGDISTILL_RANDOM_GRAPHS'] ?? '')
+  .split('..')
+  .filter((one) => one !== '')
+  .map(Number);
 const seeds = Array.from({ length: last - first + 1 }, (_, i) => first + i);
 const devices = await devicesUnderTest('random graphs');
 let reference: Device;
-beforeAll(async () => { reference = await openDevice('cpu'); });
+beforeAll(async () => {
+  reference = await openDevice('cpu');
+});
 afterAll(() => reference.dispose());
 
 /** By the plan as it is, or with memory that holds zeros wherever the plan says that nothing in it is alive. */
-async function stepOn(device: Device, seed: number, fusion: 'nodes' | 'steps' | 'layers', { arena = '', precision = 'float32' }: { arena?: '' | 'cleared'; precision?: Precision } = {}) {
+async function stepOn(
+  device: Device,
+  seed: number,
+  fusion: 'nodes' | 'steps' | 'layers',
+  { arena = '', precision = 'float32' }: { arena?: '' | 'cleared'; precision?: Precision } = {},
+) {
   process.env['LGDISTILL_FUSION'] = fusion;
   process.env['LGDISTILL_ARENA'] = arena;
   try {
@@ -33,8 +43,11 @@ async function stepOn(device: Device, seed: number, fusion: 'nodes' | 'steps' | 
 
 function differences(found: RandomStep, expected: RandomStep) {
   return {
-    output: relativeError(found.output, expected.output), gradients: wholeError(found.gradients, expected.gradients), statistics: wholeError(found.buffers, expected.buffers),
-    evaluation: relativeError(found.evaluation, expected.evaluation), inference: relativeError(found.inference, expected.inference),
+    output: relativeError(found.output, expected.output),
+    gradients: wholeError(found.gradients, expected.gradients),
+    statistics: wholeError(found.buffers, expected.buffers),
+    evaluation: relativeError(found.evaluation, expected.evaluation),
+    inference: relativeError(found.inference, expected.inference),
   };
 }
 
@@ -43,25 +56,38 @@ describe.each(devices)('random graphs on $name', ({ device, name }) => {
     const expected = await stepOn(reference, seed, 'nodes');
     for (const fusion of name === 'cpu' ? (['steps', 'layers'] as const) : (['layers'] as const)) {
       const found = await stepOn(device, seed, fusion, { arena: 'cleared' });
-      // All below 1e-4 at the first 120 seeds; 0.06 and 0.17 where a convolution's kernel read the gradient that it added to, at 2 of the first 40.
-      for (const [what, error] of Object.entries(differences(found, expected))) expect(error, `${fusion}, ${what}`).toBeLessThan(1e-3);
+      // All below 1e-4 at the first 120 seeds; 0.06 and 0.17 where a convolution's kernel read the gradient that it
+      // added to, at 2 of the first 40.
+      for (const [what, error] of Object.entries(differences(found, expected)))
+        expect(error, `${fusion}, ${what}`).toBeLessThan(1e-3);
     }
   });
 });
 
-describe.each(devices.filter(({ device }) => device.kind !== 'cpu'))('random graphs in bfloat16 on $name', ({ device }) => {
-  // Operation by operation only sums in another order turn a rounding. Layers store less than the CPU's plan, and so round less: gradients are up to 0.06 off (190 seeds), as far as
-  // either is from float32. Each fourth seed: the emulated GPU needs seconds for some.
-  it.each(seeds.filter((seed) => seed % 4 === 3))('take the step that the CPU simulates: seed %i', async (seed) => {
-    for (const [plan, fusion, limit] of [['nodes', 'nodes', 3e-2], ['steps', 'layers', 0.12]] as const) {
-      const [expected, found] = [await stepOn(reference, seed, plan, { precision: 'bfloat16' }), await stepOn(device, seed, fusion, { precision: 'bfloat16' })];
-      const { output, gradients, statistics, evaluation, inference } = differences(found, expected);
-      for (const [what, error] of Object.entries({ output, evaluation, inference })) expect(error, `${fusion}, ${what}`).toBeLessThan(1e-2);
-      expect(gradients, `${fusion}, gradients`).toBeLessThan(limit);
-      expect(statistics, `${fusion}, statistics`).toBeLessThan(5e-4);
-    }
-  });
-});
+describe.each(devices.filter(({ device }) => device.kind !== 'cpu'))(
+  'random graphs in bfloat16 on $name',
+  ({ device }) => {
+    // Operation by operation only sums in another order turn a rounding. Layers store less than the CPU's plan, and so
+    // round less: gradients are up to 0.06 off (190 seeds), as far as either is from float32. Each fourth seed: the
+    // emulated GPU needs seconds for some.
+    it.each(seeds.filter((seed) => seed % 4 === 3))('take the step that the CPU simulates: seed %i', async (seed) => {
+      for (const [plan, fusion, limit] of [
+        ['nodes', 'nodes', 3e-2],
+        ['steps', 'layers', 0.12],
+      ] as const) {
+        const [expected, found] = [
+          await stepOn(reference, seed, plan, { precision: 'bfloat16' }),
+          await stepOn(device, seed, fusion, { precision: 'bfloat16' }),
+        ];
+        const { output, gradients, statistics, evaluation, inference } = differences(found, expected);
+        for (const [what, error] of Object.entries({ output, evaluation, inference }))
+          expect(error, `${fusion}, ${what}`).toBeLessThan(1e-2);
+        expect(gradients, `${fusion}, gradients`).toBeLessThan(limit);
+        expect(statistics, `${fusion}, statistics`).toBeLessThan(5e-4);
+      }
+    });
+  },
+);
 
 // What reads the activation behind a norm, stored or made on the way.
 const readers: Record<string, (g: GraphBuilder, x: Value) => Value> = {
@@ -74,21 +100,24 @@ const readers: Record<string, (g: GraphBuilder, x: Value) => Value> = {
 
 // On CUDA channels are stored in multiples of 8: what fills them up must take no draw.
 describe.each(devices)('dropout on $name', ({ device }) => {
-  it.each([1, 5, 8, 12, 23])('leaves out the elements that it leaves out on the CPU, of maps of %i channels', async (channels) => {
-    const g = new GraphBuilder('dropped');
-    const graph = g.finish(g.dropout(g.conv(g.images, 'a', { channels, kernel: 3, stride: 4 }), 0.4));
-    const images = randomNormal(2 * 3 * 16 * 16, 1);
-    const step = async (on: Device) => {
-      using encoder = new Encoder(new CompiledEncoder(on, graph, { batch: 2, resolution: 16, precision: 'float32' }));
-      encoder.load(initialWeights(graph, 1));
-      const output = await encoder.forward(images, { training: true, seed: 7, step: 3 });
-      return { output, gradients: await encoder.backward(output.map(() => 1)) };
-    };
-    const [found, expected] = [await step(device), await step(reference)];
-    expect([...found.output].map((value) => value === 0)).toEqual([...expected.output].map((value) => value === 0));
-    expect(relativeError(found.output, expected.output)).toBeLessThan(1e-5);
-    expect(wholeError(found.gradients, expected.gradients)).toBeLessThan(1e-5);
-  });
+  it.each([1, 5, 8, 12, 23])(
+    'leaves out the elements that it leaves out on the CPU, of maps of %i channels',
+    async (channels) => {
+      const g = new GraphBuilder('dropped');
+      const graph = g.finish(g.dropout(g.conv(g.images, 'a', { channels, kernel: 3, stride: 4 }), 0.4));
+      const images = randomNormal(2 * 3 * 16 * 16, 1);
+      const step = async (on: Device) => {
+        using encoder = new Encoder(new CompiledEncoder(on, graph, { batch: 2, resolution: 16, precision: 'float32' }));
+        encoder.load(initialWeights(graph, 1));
+        const output = await encoder.forward(images, { training: true, seed: 7, step: 3 });
+        return { output, gradients: await encoder.backward(output.map(() => 1)) };
+      };
+      const [found, expected] = [await step(device), await step(reference)];
+      expect([...found.output].map((value) => value === 0)).toEqual([...expected.output].map((value) => value === 0));
+      expect(relativeError(found.output, expected.output)).toBeLessThan(1e-5);
+      expect(wholeError(found.gradients, expected.gradients)).toBeLessThan(1e-5);
+    },
+  );
 });
 
 describe.each(devices)('the gradient of a sum on $name', ({ device }) => {
@@ -102,7 +131,10 @@ describe.each(devices)('the gradient of a sum on $name', ({ device }) => {
     const weights = initialWeights(graph, 1);
     const score = async () => {
       encoder.load(weights);
-      return (await encoder.forward(images, { training: true })).reduce((total, value, i) => total + value * seed[i]!, 0);
+      return (await encoder.forward(images, { training: true })).reduce(
+        (total, value, i) => total + value * seed[i]!,
+        0,
+      );
     };
     const before = await score();
     const gradients = await encoder.backward(seed);
@@ -119,19 +151,34 @@ describe.each(devices)('the gradient of a sum on $name', ({ device }) => {
 
 // A relu that made 0 of a NaN would hide that a run has diverged: the loss stays a number, and nothing stops the run.
 describe.each(devices)('a weight that is NaN, on $name,', ({ device }) => {
-  it.each(['relu', 'relu6', 'hardswish', 'hardsigmoid'] satisfies Activation[])('reaches the output through %s', async (activation) => {
-    for (const [reader, read] of Object.entries(readers)) {
-      const g = new GraphBuilder('diverged');
-      const graph = g.finish(g.linear(g.globalPool(read(g, g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation))), 'fc', { features: 3 }));
-      const weights = initialWeights(graph, 1);
-      weights['stem.0.weight']!.data[0] = NaN;
-      for (const training of [true, false]) {
-        using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training }));
-        encoder.load(weights);
-        const images = randomNormal(2 * 3 * 16 * 16, 2);
-        const outputs = [await encoder.forward(images), ...(training ? [await encoder.forward(images, { training })] : [])];
-        expect(outputs.map((output) => output.every(Number.isNaN)), `${reader}, ${training ? 'training' : 'forward-only'} plan`).toEqual(outputs.map(() => true));
+  it.each(['relu', 'relu6', 'hardswish', 'hardsigmoid'] satisfies Activation[])(
+    'reaches the output through %s',
+    async (activation) => {
+      for (const [reader, read] of Object.entries(readers)) {
+        const g = new GraphBuilder('diverged');
+        const graph = g.finish(
+          g.linear(
+            g.globalPool(read(g, g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation))),
+            'fc',
+            { features: 3 },
+          ),
+        );
+        const weights = initialWeights(graph, 1);
+        weights['stem.0.weight']!.data[0] = NaN;
+        for (const training of [true, false]) {
+          using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training }));
+          encoder.load(weights);
+          const images = randomNormal(2 * 3 * 16 * 16, 2);
+          const outputs = [
+            await encoder.forward(images),
+            ...(training ? [await encoder.forward(images, { training })] : []),
+          ];
+          expect(
+            outputs.map((output) => output.every(Number.isNaN)),
+            `${reader}, ${training ? 'training' : 'forward-only'} plan`,
+          ).toEqual(outputs.map(() => true));
+        }
       }
-    }
-  });
+    },
+  );
 });

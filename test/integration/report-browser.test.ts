@@ -8,8 +8,11 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip } from '../shared.js';
 import { hostileNames, makeReportRuns } from './report-fixture.js';
 
-const executablePath = [process.env['LGDISTILL_CHROMIUM'], '/usr/bin/chromium'].find((path) => path !== undefined && existsSync(path));
-if (executablePath === undefined) noteSkip('reports in a browser', 'there is no Chromium; LGDISTILL_CHROMIUM names one');
+const executablePath = [process.env['LGDISTILL_CHROMIUM'], '/usr/bin/chromium'].find(
+  (path) => path !== undefined && existsSync(path),
+);
+if (executablePath === undefined)
+  noteSkip('reports in a browser', 'there is no Chromium; LGDISTILL_CHROMIUM names one');
 
 const folder = temporaryFolder();
 let browser: Browser;
@@ -28,8 +31,15 @@ async function open(file: string, { width, dark = false }: { width: number; dark
   const url = pathToFileURL(file).href;
   page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
   page.on('pageerror', (error) => complaints.push(String(error)));
-  page.on('dialog', (dialog) => { complaints.push(`dialog ${dialog.message()}`); void dialog.dismiss(); });
-  page.on('request', (request) => request.url() !== url && !request.url().startsWith('data:') && complaints.push(`request ${request.url()}`));
+  page.on('dialog', (dialog) => {
+    complaints.push(`dialog ${dialog.message()}`);
+    void dialog.dismiss();
+  });
+  page.on(
+    'request',
+    (request) =>
+      request.url() !== url && !request.url().startsWith('data:') && complaints.push(`request ${request.url()}`),
+  );
   await page.goto(url);
   return { page, complaints };
 }
@@ -43,20 +53,28 @@ function coloursDrawn(page: Page): Promise<{ name: string; colours: number }[]> 
   })`);
 }
 
-const overflow = (page: Page): Promise<number> => page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth');
+const overflow = (page: Page): Promise<number> =>
+  page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth');
 const value = (page: Page, expression: string): Promise<unknown> => page.evaluate(expression);
 
 describe.skipIf(executablePath === undefined)('a report in a browser', () => {
   beforeAll(async () => {
     const runs = await makeReportRuns(join(folder, 'runs'));
     one = (await writeReport({ runs: [runs.hostile], device: 'cpu' })).file;
-    both = (await writeReport({ runs: [runs.hostile, runs.plain], device: 'cpu', output: join(folder, 'both.html') })).file;
-    browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
+    both = (await writeReport({ runs: [runs.hostile, runs.plain], device: 'cpu', output: join(folder, 'both.html') }))
+      .file;
+    browser = await chromium.launch({
+      executablePath,
+      args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
+    });
   }, 300_000);
   afterAll(() => browser?.close());
 
   it.each([
-    ['on a phone', 360, false], ['on a phone in the dark', 360, true], ['on a desktop', 1280, false], ['on a desktop in the dark', 1280, true],
+    ['on a phone', 360, false],
+    ['on a phone in the dark', 360, true],
+    ['on a desktop', 1280, false],
+    ['on a desktop in the dark', 1280, true],
   ])('is drawn %s without a complaint, a request or a sideways scroll', async (_, width, dark) => {
     for (const file of [one, both]) {
       const { page, complaints } = await open(file, { width, dark });
@@ -75,9 +93,18 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
     const { page, complaints } = await open(one, { width: 1280 });
     const titles = await page.locator('.gallery h4').allTextContents();
     expect(titles.length).toBeGreaterThan(0);
-    for (const title of titles) expect(hostileNames.some((name) => title.startsWith(name)), title).toBe(true);
+    for (const title of titles)
+      expect(
+        hostileNames.some((name) => title.startsWith(name)),
+        title,
+      ).toBe(true);
     expect(await page.locator('h1').textContent()).toBe('<b> "run" & one');
-    expect(await value(page, "[...document.querySelectorAll('.gallery img')].every((image) => image.complete && image.naturalWidth === 96)")).toBe(true);
+    expect(
+      await value(
+        page,
+        "[...document.querySelectorAll('.gallery img')].every((image) => image.complete && image.naturalWidth === 96)",
+      ),
+    ).toBe(true);
     await page.locator('[data-gallery-find]').fill('no such name');
     expect(await page.locator('.gallery article').count()).toBe(0);
     expect(complaints).toEqual([]);
@@ -105,7 +132,9 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
   it('tells the category under the pointer on the map', async () => {
     const { page, complaints } = await open(one, { width: 1280 });
     // The pointer goes over the map row by row.
-    const names = (await value(page, `(() => {
+    const names = (await value(
+      page,
+      `(() => {
       const over = document.querySelector('[data-map="0"] .u-over');
       over.scrollIntoView();
       const { left, top, width, height } = over.getBoundingClientRect();
@@ -118,7 +147,8 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
         }
       }
       return [...names];
-    })()`)) as string[];
+    })()`,
+    )) as string[];
     expect([...names].sort()).toEqual([...hostileNames].sort());
     expect(complaints).toEqual([]);
     await page.close();

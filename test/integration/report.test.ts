@@ -23,22 +23,42 @@ interface Data {
 
 async function dataOf(file: string): Promise<{ text: string; data: Data }> {
   const text = await readFile(file, 'utf8');
-  return { text, data: JSON.parse(/<script type="application\/json" id="data">(.*?)<\/script>/su.exec(text)![1]!) as Data };
+  return {
+    text,
+    data: JSON.parse(/<script type="application\/json" id="data">(.*?)<\/script>/su.exec(text)![1]!) as Data,
+  };
 }
 
 describe('a report on one run', () => {
   it('holds every section, escaped, in the run folder', async () => {
-    const { file, bytes, imageBytes, missing, runs: summaries } = await writeReport({ runs: [runs.hostile], device: 'cpu' });
+    const {
+      file,
+      bytes,
+      imageBytes,
+      missing,
+      runs: summaries,
+    } = await writeReport({ runs: [runs.hostile], device: 'cpu' });
     expect(file).toBe(join(runs.hostile, 'report.html'));
     expect(missing).toEqual([]);
     expect((await stat(file)).size).toBe(bytes);
-    expect(summaries[0]).toMatchObject({ outcome: 'done', steps: 9, images: 24, categories: 4, student: 'mobilenet_v2 x 0.35', teacher: 'tiny-clip', method: 'lgd', badLines: 0 });
+    expect(summaries[0]).toMatchObject({
+      outcome: 'done',
+      steps: 9,
+      images: 24,
+      categories: 4,
+      student: 'mobilenet_v2 x 0.35',
+      teacher: 'tiny-clip',
+      method: 'lgd',
+      badLines: 0,
+    });
     const { text, data } = await dataOf(file);
     for (const name of hostileNames) expect(text).not.toContain(name);
     expect(text).not.toContain('<b> "run"');
     expect(text).toContain('&lt;script&gt;alert(1)&lt;/script&gt;'); // among the worst classes
     expect(text).not.toMatch(/(src|href)="(?!#|data:)/u);
-    expect(data.charts.charts.map(({ id }) => id)).toEqual(expect.arrayContaining(['loss', 'kl', 'top1', 'own', 'coverage', 'speed']));
+    expect(data.charts.charts.map(({ id }) => id)).toEqual(
+      expect.arrayContaining(['loss', 'kl', 'top1', 'own', 'coverage', 'speed']),
+    );
     expect(data.charts.runs[0]!.steps.x.step).toEqual(Array.from({ length: 9 }, (_, i) => i + 1));
 
     const [map, gallery] = [data.maps[0]!, data.galleries[0]!];
@@ -58,7 +78,12 @@ describe('a report on one run', () => {
     const copy = join(folder, 'moved');
     await cp(runs.hostile, copy, { recursive: true, verbatimSymlinks: true });
     await appendFile(join(copy, 'metrics.jsonl'), '{"type":"step","st');
-    const gone = await writeReport({ runs: [copy], device: 'cpu', images: join(folder, 'nowhere'), teacher: join(folder, 'no-teacher') });
+    const gone = await writeReport({
+      runs: [copy],
+      device: 'cpu',
+      images: join(folder, 'nowhere'),
+      teacher: join(folder, 'no-teacher'),
+    });
     expect(gone.runs[0]!.badLines).toBe(1);
     expect(gone.missing).toMatchObject([{ section: 'gallery', reason: expect.stringContaining('nowhere') as unknown }]);
     expect((await dataOf(gone.file)).text).toContain('Without the teacher: ');
@@ -70,7 +95,13 @@ describe('a report on one run', () => {
 
   it('keeps within the bytes and images it may take', async () => {
     const output = join(folder, 'small.html');
-    const { imageBytes } = await writeReport({ runs: [runs.plain], output, device: 'cpu', mostImages: 10, mostImageBytes: 1 });
+    const { imageBytes } = await writeReport({
+      runs: [runs.plain],
+      output,
+      device: 'cpu',
+      mostImages: 10,
+      mostImageBytes: 1,
+    });
     const [gallery] = (await dataOf(output)).data.galleries;
     expect(gallery).toMatchObject({ images: 10, ofImages: 24 });
     expect(gallery!.categories).toHaveLength(1); // the first category alone passes the limit
@@ -81,10 +112,25 @@ describe('a report on one run', () => {
 describe('lgdistill report', () => {
   it('overlays runs, and prints what it collected as JSON', async () => {
     const output = join(folder, 'both.html');
-    const { code, documents, stderr } = await lgdistill(['report', runs.hostile, runs.plain, '--output', output, '--device', 'cpu', '--json']);
+    const { code, documents, stderr } = await lgdistill([
+      'report',
+      runs.hostile,
+      runs.plain,
+      '--output',
+      output,
+      '--device',
+      'cpu',
+      '--json',
+    ]);
     expect([code, stderr.match(/^error.*$/mu)]).toEqual([0, null]);
-    const [result] = documents() as [{ file: string; runs: { name: string; steps: number }[]; missing: { run: string; section: string }[] }];
-    expect(result).toMatchObject({ file: output, runs: [{ steps: 9 }, { name: 'plain', steps: 6 }], missing: [{ run: 'plain', section: 'confusion' }] });
+    const [result] = documents() as [
+      { file: string; runs: { name: string; steps: number }[]; missing: { run: string; section: string }[] },
+    ];
+    expect(result).toMatchObject({
+      file: output,
+      runs: [{ steps: 9 }, { name: 'plain', steps: 6 }],
+      missing: [{ run: 'plain', section: 'confusion' }],
+    });
     expect(stderr).toContain('plain, no confusion: evaluate.data: ');
     const { text, data } = await dataOf(output);
     expect(text).toContain('<code>loss.alpha</code>');
@@ -93,9 +139,26 @@ describe('lgdistill report', () => {
 
   it('evaluates a run on some of its names, as evaluate does', async () => {
     const [two, output] = [join(folder, 'two'), join(folder, 'two.html')];
-    for (const name of shapeNames.slice(0, 2)) await cp(join(runs.evaluate, name), join(two, name), { recursive: true });
-    const report = async (...names: string[]) => (await lgdistill(['report', runs.plain, '--device', 'cpu', '--evaluate', two, ...names, '--output', output, '--json'])).documents()[0];
-    expect(await report()).toMatchObject({ missing: [{ section: 'confusion', reason: expect.stringContaining('evaluate.names') as unknown }] });
+    for (const name of shapeNames.slice(0, 2))
+      await cp(join(runs.evaluate, name), join(two, name), { recursive: true });
+    const report = async (...names: string[]) =>
+      (
+        await lgdistill([
+          'report',
+          runs.plain,
+          '--device',
+          'cpu',
+          '--evaluate',
+          two,
+          ...names,
+          '--output',
+          output,
+          '--json',
+        ])
+      ).documents()[0];
+    expect(await report()).toMatchObject({
+      missing: [{ section: 'confusion', reason: expect.stringContaining('evaluate.names') as unknown }],
+    });
     expect(await report('--evaluate.names', two)).toMatchObject({ missing: [] });
     expect((await dataOf(output)).text).toContain('on 6 evaluation images of 2 classes');
   });
@@ -110,12 +173,15 @@ describe('lgdistill report', () => {
     expect([wrong.code, wrong.stderr.split('\n')[0]]).toEqual([1, 'error FILE_NOT_FOUND']);
     expect(wrong.stderr).toContain('is not a run folder');
     expect((await lgdistill(['report'])).code).toBe(2);
-    expect((await lgdistill(['report', runs.plain, '--no-models', '--output', folder])).stderr).toContain('is a folder');
+    expect((await lgdistill(['report', runs.plain, '--no-models', '--output', folder])).stderr).toContain(
+      'is a folder',
+    );
   });
 
   it('replaces an earlier report, and no other file', async () => {
     const [output, precious] = [join(folder, 'again.html'), join(folder, 'precious.html')];
-    for (let i = 0; i < 2; i++) expect((await lgdistill(['report', runs.plain, '--no-models', '--output', output])).code).toBe(0);
+    for (let i = 0; i < 2; i++)
+      expect((await lgdistill(['report', runs.plain, '--no-models', '--output', output])).code).toBe(0);
     await writeFile(precious, '<!doctype html><title>by hand</title>');
     const { code, stderr } = await lgdistill(['report', runs.plain, '--no-models', '--output', precious]);
     expect([code, stderr.split('\n')[0]]).toEqual([2, 'error BAD_OPTION']);
@@ -124,13 +190,39 @@ describe('lgdistill report', () => {
   });
 
   it('is written at the end of training, unless it is not wanted', async () => {
-    const task = (output: string) => ['distill', '--device', 'cpu', '--teacher', tinyClip, '--offline', '--names', JSON.stringify(shapeNames), '--templates', 'none', '--width-multiplier', '0.35', '--batch-size', '8', '--epochs', '1', '--margin', '1', '--data', runs.images, '--output', output];
+    const task = (output: string) => [
+      'distill',
+      '--device',
+      'cpu',
+      '--teacher',
+      tinyClip,
+      '--offline',
+      '--names',
+      JSON.stringify(shapeNames),
+      '--templates',
+      'none',
+      '--width-multiplier',
+      '0.35',
+      '--batch-size',
+      '8',
+      '--epochs',
+      '1',
+      '--margin',
+      '1',
+      '--data',
+      runs.images,
+      '--output',
+      output,
+    ];
     const [wanted, unwanted] = [join(folder, 'wanted'), join(folder, 'unwanted')];
     expect((await lgdistill(task(wanted))).stdout).toContain(`report: ${join(wanted, 'report.html')}`);
     expect((await dataOf(join(wanted, 'report.html'))).data.maps[0]!.names).toEqual(shapeNames);
     expect((await lgdistill(['report', wanted, '--device', 'cpu'])).code).toBe(0);
     const resumed = await lgdistill(['resume', wanted, '--offline']); // of a run that is finished
-    expect([resumed.code, resumed.stdout]).toEqual([0, expect.stringContaining(`report: ${join(wanted, 'report.html')}, as it was`)]);
+    expect([resumed.code, resumed.stdout]).toEqual([
+      0,
+      expect.stringContaining(`report: ${join(wanted, 'report.html')}, as it was`),
+    ]);
     expect((await dataOf(join(wanted, 'report.html'))).data.galleries[0]).not.toBeNull();
     expect((await lgdistill([...task(unwanted), '--no-report'])).code).toBe(0);
     await expect(stat(join(unwanted, 'report.html'))).rejects.toThrow();

@@ -1,4 +1,7 @@
-/** Trains in a process of its own, so that it can be killed: node child.mjs <configuration file> [resume]. Prints a line for each event. */
+/**
+ * Trains in a process of its own, so that it can be killed: node child.mjs <configuration file> [resume]. Prints a line
+ * for each event.
+ */
 import { readFileSync } from 'node:fs';
 import type { ConfigInput } from '../../lib/config.js';
 import { prepareRun } from '../../lib/train/setup.js';

@@ -21,11 +21,21 @@ describe('a run that is ended', () => {
     const file = join(folder, 'full.json');
     await writeFile(file, JSON.stringify(quick(broken)));
     // A limit on the size of files stands for a full disk: it, too, fails in the middle of a write.
-    const result = spawnSync('bash', ['-c', `ulimit -f 256; exec "$0" "$@"`, process.execPath, bundle, file, 'last'], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, encoding: 'utf8' });
+    const result = spawnSync('bash', ['-c', `ulimit -f 256; exec "$0" "$@"`, process.execPath, bundle, file, 'last'], {
+      env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+      encoding: 'utf8',
+    });
     expect(result.status).toBe(1);
     expect(result.stderr).toContain('NOT_WRITABLE');
     expect(result.stdout.trim().split('\n').at(-1)).toBe('step 8');
-    expect((await readdir(broken)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl', 'start.json']);
+    expect((await readdir(broken)).sort()).toEqual([
+      'checkpoints',
+      'config.json',
+      'images.tsv.gz',
+      'log.txt',
+      'metrics.jsonl',
+      'start.json',
+    ]);
     expect((await readdir(join(broken, 'checkpoints'))).sort()).toEqual(['best', 'last', 'step-00000004']);
     await train(await resumeConfig(broken), { resume: 'last' });
     await expectSame(broken, whole);
@@ -36,28 +46,41 @@ describe('a run that is ended', () => {
     await train(quick(path, { train: { maxSteps: 2 } }));
     await rm(join(path, 'log.txt'));
     await symlink('/dev/full', join(path, 'log.txt'));
-    await expect(train(await resumeConfig(path), { resume: 'last' })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
+    await expect(train(await resumeConfig(path), { resume: 'last' })).rejects.toMatchObject({
+      code: 'NOT_WRITABLE',
+      message: expect.stringContaining('the disk is full') as unknown,
+    });
   });
 
   /** Runs the child; with `kill`, ends it some milliseconds after it printed so many lines. */
-  async function child(args: string[], kill: { lines: number; delay: number } | undefined): Promise<{ killed: boolean; lines: string[] }> {
-    const started = spawn(process.execPath, [bundle, ...args], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'pipe'] });
+  async function child(
+    args: string[],
+    kill: { lines: number; delay: number } | undefined,
+  ): Promise<{ killed: boolean; lines: string[] }> {
+    const started = spawn(process.execPath, [bundle, ...args], {
+      env: { ...process.env, LGDISTILL_ADDON: addonPath() },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     let [text, problems] = ['', ''];
     let timer: NodeJS.Timeout | undefined;
     const lines = () => text.split('\n').slice(0, -1);
     started.stdout.on('data', (chunk: Buffer) => {
       text += chunk.toString();
-      if (kill !== undefined && lines().length >= kill.lines) timer ??= setTimeout(() => started.kill('SIGKILL'), kill.delay);
+      if (kill !== undefined && lines().length >= kill.lines)
+        timer ??= setTimeout(() => started.kill('SIGKILL'), kill.delay);
     });
     started.stderr.on('data', (chunk: Buffer) => (problems += chunk.toString()));
-    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => started.on('close', (...result) => resolve(result)));
+    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) =>
+      started.on('close', (...result) => resolve(result)),
+    );
     clearTimeout(timer);
     expect([code, signal, problems]).toEqual(signal === 'SIGKILL' ? [null, 'SIGKILL', ''] : [0, null, '']);
     return { killed: signal === 'SIGKILL', lines: lines() };
   }
 
   it('by kill -9 at random moments, again and again, ends as the unbroken one', async () => {
-    const config = (path: string) => quick(path, { train: { epochs: 8 }, checkpoint: { everySteps: 1, keep: 2 }, evaluate: { data: made.labelled } });
+    const config = (path: string) =>
+      quick(path, { train: { epochs: 8 }, checkpoint: { everySteps: 1, keep: 2 }, evaluate: { data: made.labelled } });
     const [whole, broken] = [output(), output()];
     await train(config(whole));
     const file = join(folder, 'killed.json');
@@ -65,7 +88,9 @@ describe('a run that is ended', () => {
     const random = randomNumbers(Date.now());
     const kills: string[] = [];
     for (let resume: string[] = []; ; resume = ['last']) {
-      const kill = kills.length < 4 ? { lines: 1 + Math.floor(random() * 6), delay: Math.floor(random() * 120) } : undefined; // a step and its checkpoint are two lines
+      // a step and its checkpoint are two lines
+      const kill =
+        kills.length < 4 ? { lines: 1 + Math.floor(random() * 6), delay: Math.floor(random() * 120) } : undefined;
       const { killed, lines } = await child([file, ...resume], kill);
       if (killed) kills.push(`${lines.at(-1)} + ${kill!.delay} ms`);
       else {

@@ -34,15 +34,22 @@ export class ResumedRuns {
 
   /** No teacher to compute: for what is tried often. */
   readonly quick = (path: string, more: ConfigInput = {}): ConfigInput => ({
-    ...smallConfig(this.small.data, path, { teacher: this.small.teacher, bank: this.small.bank, ...more, train: { epochs: 4, ...more.train } }), names: undefined,
+    ...smallConfig(this.small.data, path, {
+      teacher: this.small.teacher,
+      bank: this.small.bank,
+      ...more,
+      train: { epochs: 4, ...more.train },
+    }),
+    names: undefined,
   });
 
   /** The folder of {@link quick}'s unbroken run, made by the first that asks: to compare with, and not to change. */
-  readonly unbrokenRun = (): Promise<string> => (this.#unbroken ??= (async () => {
-    const path = this.output();
-    await train(this.quick(path));
-    return path;
-  })());
+  readonly unbrokenRun = (): Promise<string> =>
+    (this.#unbroken ??= (async () => {
+      const path = this.output();
+      await train(this.quick(path));
+      return path;
+    })());
 }
 
 /** Adds an image to a teacher of embeddings. */
@@ -53,19 +60,29 @@ async function knowAlso(teacher: string, id: string): Promise<void> {
   await PrecomputedTeacher.save(teacher, [...ids, id], rows, { resolution: 32 });
 }
 
-/** Everything a run ends with must be the same to the bit: model, momentum, banks, queue, sampler, losses; and the metrics but for their rates. */
+/**
+ * Everything a run ends with must be the same to the bit: model, momentum, banks, queue, sampler, losses; and the
+ * metrics but for their rates.
+ */
 export async function expectSame(broken: string, whole: string): Promise<void> {
   const last = (run: string, file: string) => readFile(join(run, 'checkpoints', 'last', file));
-  const [a, b] = await Promise.all([broken, whole].map((run) => readSafetensors(join(run, 'checkpoints', 'last', 'model.safetensors'))));
-  for (const [name, { data: values }] of b!.tensors) expect(sameBits(values as Float32Array, a!.tensors.get(name)!.data as Float32Array), name).toBe(true);
-  for (const file of ['model.safetensors', 'state.safetensors']) expect((await last(broken, file)).equals(await last(whole, file)), file).toBe(true);
+  const [a, b] = await Promise.all(
+    [broken, whole].map((run) => readSafetensors(join(run, 'checkpoints', 'last', 'model.safetensors'))),
+  );
+  for (const [name, { data: values }] of b!.tensors)
+    expect(sameBits(values as Float32Array, a!.tensors.get(name)!.data as Float32Array), name).toBe(true);
+  for (const file of ['model.safetensors', 'state.safetensors'])
+    expect((await last(broken, file)).equals(await last(whole, file)), file).toBe(true);
   expect(await metricsOf(broken)).toEqual(await metricsOf(whole));
 }
 
 async function metricsOf(run: string): Promise<unknown[]> {
   const lines = (await readFile(join(run, 'metrics.jsonl'), 'utf8')).trim().split('\n');
   return lines.map((line) => {
-    const { imagesPerSecond, dataWait, teacherWait, seconds, time, ...rest } = JSON.parse(line) as Record<string, unknown>;
+    const { imagesPerSecond, dataWait, teacherWait, seconds, time, ...rest } = JSON.parse(line) as Record<
+      string,
+      unknown
+    >;
     expect([imagesPerSecond ?? seconds, dataWait ?? 0, teacherWait ?? 0, time].every(Number.isFinite)).toBe(true);
     return rest;
   });
@@ -74,6 +91,10 @@ async function metricsOf(run: string): Promise<unknown[]> {
 /** Trains and stops after a step, as Ctrl-C does. */
 export async function trainAndStop(config: ConfigInput, step: number, resume?: string): Promise<void> {
   const controller = new AbortController();
-  const { events } = await train(config, { resume, signal: controller.signal, onEvent: (event) => event.type === 'step' && event.step >= step && controller.abort() });
+  const { events } = await train(config, {
+    resume,
+    signal: controller.signal,
+    onEvent: (event) => event.type === 'step' && event.step >= step && controller.abort(),
+  });
   expect(events.at(-1)!.type).toBe('interrupted');
 }

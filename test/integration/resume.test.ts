@@ -20,12 +20,25 @@ describe('a run that was stopped and resumed', () => {
     ['once, in the middle of an epoch', { evaluate: { data: '' } }, [3]],
     ['three times', { checkpoint: { everyEpochs: 0 } }, [1, 4, 6]],
     ['twice, by AdamW', { checkpoint: { everyEpochs: 0 }, train: { optimizer: 'adamw', learningRate: 0.01 } }, [2, 5]],
-    ['with accumulation across epochs, a queue, dropout and stochastic depth', {
-      method: 'hybrid', loss: { queueSize: 40 }, student: { name: 'efficientnet_b0' }, data: { resolution: 32 }, train: { batchSize: 4, accumulate: 3, epochs: 2 },
-    }, [3]],
+    [
+      'with accumulation across epochs, a queue, dropout and stochastic depth',
+      {
+        method: 'hybrid',
+        loss: { queueSize: 40 },
+        student: { name: 'efficientnet_b0' },
+        data: { resolution: 32 },
+        train: { batchSize: 4, accumulate: 3, epochs: 2 },
+      },
+      [3],
+    ],
   ])('ends as the unbroken one: %s', async (_, more, stops) => {
     const width = more.student === undefined ? 0.35 : 1;
-    const config = (path: string) => smallConfig(made.data, path, { ...more, student: { ...more.student, widthMultiplier: width }, evaluate: more.evaluate && { data: made.labelled } });
+    const config = (path: string) =>
+      smallConfig(made.data, path, {
+        ...more,
+        student: { ...more.student, widthMultiplier: width },
+        evaluate: more.evaluate && { data: made.labelled },
+      });
     const [whole, broken] = [output(), output()];
     const { events, weights } = await train(config(whole));
     let resume: string | undefined;
@@ -37,12 +50,14 @@ describe('a run that was stopped and resumed', () => {
     expect(resumed.events[0]).toMatchObject({ type: 'start', step: expect.any(Number) as unknown });
     expect(ofType(resumed.events, 'start')[0]!.step).toBeGreaterThanOrEqual(stops.at(-1)!);
     expect(ofType(resumed.events, 'start')[0]!.step).toBeLessThan(ofType(events, 'done')[0]!.step);
-    for (const [name, values] of Object.entries(weights)) expect(sameBits(values, resumed.weights[name]!), name).toBe(true);
+    for (const [name, values] of Object.entries(weights))
+      expect(sameBits(values, resumed.weights[name]!), name).toBe(true);
     await expectSame(broken, whole);
   });
 
   it('makes up for an evaluation that the stop kept from being made', async () => {
-    const config = (path: string) => smallConfig(made.data, path, { evaluate: { data: made.labelled }, train: { epochs: 2 } });
+    const config = (path: string) =>
+      smallConfig(made.data, path, { evaluate: { data: made.labelled }, train: { epochs: 2 } });
     const [whole, broken] = [output(), output()];
     await train(config(whole));
     await trainAndStop(config(broken), 4);
@@ -63,7 +78,16 @@ describe('a run that was stopped and resumed', () => {
     await writeFile(file, (await readFile(file, 'utf8')).replaceAll(/^20(?!20)\d\d/gmu, '2021'));
     await train(await resumeConfig(run), { resume: 'last' }); // from the start
     const text = await readFile(file, 'utf8');
-    expect(text.match(/ (start at|resumed from|there is no checkpoint yet|teacher views)/gu)).toEqual([' start at', ' teacher views', ' start at', ' resumed from', ' teacher views', ' start at', ' there is no checkpoint yet', ' teacher views']);
+    expect(text.match(/ (start at|resumed from|there is no checkpoint yet|teacher views)/gu)).toEqual([
+      ' start at',
+      ' teacher views',
+      ' start at',
+      ' resumed from',
+      ' teacher views',
+      ' start at',
+      ' there is no checkpoint yet',
+      ' teacher views',
+    ]);
     expect(readRunLog(text)).toMatchObject({ sessions: { length: 3 }, outcome: 'done' });
     expect(readRunLog(text).seconds).toBeLessThan(60);
   });
@@ -75,11 +99,16 @@ describe('a run that was stopped and resumed', () => {
     const { folder: last, progress, ...rest } = await store.read('last');
     expect(progress).toMatchObject({ jpegDecoder: openJpegDecoder().name, computed: 'the CPU' });
     await rm(last, { recursive: true });
-    await store.write({ ...rest, progress: { ...(progress as object), jpegDecoder: 'another', computed: 'a GPU by wgmma' } }, { best: null, isBest: false, keep: 2 });
+    await store.write(
+      { ...rest, progress: { ...(progress as object), jpegDecoder: 'another', computed: 'a GPU by wgmma' } },
+      { best: null, isBest: false, keep: 2 },
+    );
     const log = () => readFile(join(run, 'log.txt'), 'utf8');
     expect(await log()).not.toMatch(/were (decoded|computed) (by|on)/u);
     await train(await resumeConfig(run, { 'train.maxSteps': 6 }), { resume: 'last' });
-    expect(await log()).toContain(`JPEG files were decoded by another so far and are by ${openJpegDecoder().name} from here on`);
+    expect(await log()).toContain(
+      `JPEG files were decoded by another so far and are by ${openJpegDecoder().name} from here on`,
+    );
     expect(await log()).toContain('steps were computed on a GPU by wgmma so far and are on the CPU from here on');
   });
 
@@ -90,15 +119,26 @@ describe('a run that was stopped and resumed', () => {
     const { events } = await train(await resumeConfig(broken, { 'train.maxSteps': '16' }), { resume: 'last' });
     expect(events.at(-1)).toMatchObject({ type: 'done', step: 16 });
     await expectSame(broken, whole);
-    expect((await train(await resumeConfig(broken), { resume: 'last' })).events.map(({ type }) => type)).toEqual(['start', 'done']);
+    expect((await train(await resumeConfig(broken), { resume: 'last' })).events.map(({ type }) => type)).toEqual([
+      'start',
+      'done',
+    ]);
     await rm(join(broken, 'checkpoints'), { recursive: true });
     expect((await train(await resumeConfig(broken), { resume: 'last' })).events[0]).toMatchObject({ step: 0 });
     await expectSame(broken, whole);
     await rm(join(broken, 'checkpoints'), { recursive: true });
-    await writeFile(join(broken, 'start.json'), JSON.stringify({ student: 'a network that the program which began the run made itself' }));
+    await writeFile(
+      join(broken, 'start.json'),
+      JSON.stringify({ student: 'a network that the program which began the run made itself' }),
+    );
     const decoded = vi.fn();
-    const onProgress = ({ phase }: { phase: string }) => { if (phase === 'training images') decoded(); };
-    await expect(prepareRun(await resumeConfig(broken), { resume: 'last', onProgress })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'student' });
+    const onProgress = ({ phase }: { phase: string }) => {
+      if (phase === 'training images') decoded();
+    };
+    await expect(prepareRun(await resumeConfig(broken), { resume: 'last', onProgress })).rejects.toMatchObject({
+      code: 'BAD_CHECKPOINT',
+      option: 'student',
+    });
     expect(decoded).not.toHaveBeenCalled();
   });
 });
@@ -121,20 +161,34 @@ describe('a distiller that has taken steps', () => {
     const log = await readFile(join(path, 'log.txt'), 'utf8');
     const { distiller, dataset } = run;
     const mend = expect.stringMatching(/^Make a new Distiller with a new student/u) as unknown;
-    for (const [resume, message] of [['last', /has no checkpoint to continue from, .* has taken [23]\./u], [undefined, /this Distiller has taken [23]\./u]] as const) {
-      await expect(lossesUntil(distiller.run(dataset, { resume }))).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'resume', message: expect.stringMatching(message) as unknown, mend });
+    for (const [resume, message] of [
+      ['last', /has no checkpoint to continue from, .* has taken [23]\./u],
+      [undefined, /this Distiller has taken [23]\./u],
+    ] as const) {
+      await expect(lossesUntil(distiller.run(dataset, { resume }))).rejects.toMatchObject({
+        code: 'BAD_OPTION',
+        option: 'resume',
+        message: expect.stringMatching(message) as unknown,
+        mend,
+      });
     }
     expect(await readFile(join(path, 'log.txt'), 'utf8')).toBe(log);
     expect(await readdir(path)).not.toContain('run.lock');
   });
 
-  it('of the caller\'s own loop neither, until it is put back', async () => {
+  it("of the caller's own loop neither, until it is put back", async () => {
     const path = output();
     await using run = await prepareRun(quick(path, { train: { maxSteps: 3 } }));
     const { distiller, dataset } = run;
     const start = await distiller.state();
-    await distiller.queueStep([{ ...new BatchPlan(dataset, { batchSize: 8, seed: 1 }).next(), dataset }], { step: 0, learningRate: 0.1 });
-    await expect(lossesUntil(run.run())).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('has taken 1.') as unknown });
+    await distiller.queueStep([{ ...new BatchPlan(dataset, { batchSize: 8, seed: 1 }).next(), dataset }], {
+      step: 0,
+      learningRate: 0.1,
+    });
+    await expect(lossesUntil(run.run())).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('has taken 1.') as unknown,
+    });
     expect(await readdir(path)).toEqual([]);
     distiller.restore(start);
     expect(await lossesUntil(run.run())).toHaveLength(3);
@@ -147,7 +201,10 @@ describe('a distiller that has taken steps', () => {
     const again = await lossesUntil(run.distiller.run(run.dataset, { resume: 'last' }));
     expect(again.slice(0, 2)).toEqual(first.slice(4));
     await expectSame(broken, whole);
-    await expect(lossesUntil(run.run())).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('has taken 16.') as unknown });
+    await expect(lossesUntil(run.run())).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('has taken 16.') as unknown,
+    });
   });
 });
 
@@ -175,7 +232,10 @@ describe('a damaged checkpoint', () => {
     const file = join(broken, 'checkpoints', 'last', 'state.safetensors');
     await truncate(file, (await readFile(file)).length >> 1);
     const config = await resumeConfig(broken, { 'train.maxSteps': 16 });
-    await expect(train(config, { resume: 'last' })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('state.safetensors') as unknown });
+    await expect(train(config, { resume: 'last' })).rejects.toMatchObject({
+      code: 'BAD_CHECKPOINT',
+      message: expect.stringContaining('state.safetensors') as unknown,
+    });
     const { events } = await train(config, { resume: 'previous' });
     expect(events[0]).toMatchObject({ type: 'start', step: 8 });
     await expectSame(broken, whole);

@@ -46,7 +46,8 @@ function normalise(images: Uint8Array, count: number): Float32Array {
   const area = images.length / count / 3;
   for (let n = 0; n < count; n++) {
     for (let p = 0; p < area; p++) {
-      for (let c = 0; c < 3; c++) pixels[(n * 3 + c) * area + p] = (images[(n * area + p) * 3 + c]! / 255 - teacher.mean[c]!) / teacher.std[c]!;
+      for (let c = 0; c < 3; c++)
+        pixels[(n * 3 + c) * area + p] = (images[(n * area + p) * 3 + c]! / 255 - teacher.mean[c]!) / teacher.std[c]!;
     }
   }
   return pixels;
@@ -60,11 +61,16 @@ describe("tiny-clip's image tower", () => {
   });
 
   it('has the fingerprint that checkpoints and caches hold', async () => {
-    expect(await (teacher as NativeTeacher).fingerprint()).toBe('8d630f08fea69b26f6666e70551b1b3127149371b7c101623fbb41963c8d590c'); // of graph and weights: with another one, runs begun before cannot be resumed
+    // of graph and weights: with another one, runs begun before cannot be resumed
+    expect(await (teacher as NativeTeacher).fingerprint()).toBe(
+      '8d630f08fea69b26f6666e70551b1b3127149371b7c101623fbb41963c8d590c',
+    );
   });
 
   it('gives the embeddings that its ONNX export gave, over a whole and a part batch', async () => {
-    const { tensors } = await readSafetensors(fileURLToPath(new URL('../fixtures/tiny-clip-embeddings.safetensors', import.meta.url)));
+    const { tensors } = await readSafetensors(
+      fileURLToPath(new URL('../fixtures/tiny-clip-embeddings.safetensors', import.meta.url)),
+    );
     const expected = tensors.get('embeddings')!.data as Float32Array;
     const found = await teacher.embed(normalise(tensors.get('images')!.data as Uint8Array, 4), 4);
     expect(relativeError(found, expected)).toBeLessThan(1e-5);
@@ -96,20 +102,34 @@ describe("tiny-clip's image tower", () => {
 describe('loading a teacher', () => {
   const folder = temporaryFolder();
 
-  async function copyOf(name: string, change: (tensors: Map<string, TensorRecord>) => Map<string, TensorRecord>, config?: object): Promise<string> {
+  async function copyOf(
+    name: string,
+    change: (tensors: Map<string, TensorRecord>) => Map<string, TensorRecord>,
+    config?: object,
+  ): Promise<string> {
     const path = join(folder, name);
     mkdirSync(path);
     copyFileSync(join(tinyClip, 'preprocessor_config.json'), join(path, 'preprocessor_config.json'));
     if (config) writeFileSync(join(path, 'open_clip_config.json'), JSON.stringify(config));
     else copyFileSync(join(tinyClip, 'config.json'), join(path, 'config.json'));
     const { tensors } = await readSafetensors(join(tinyClip, 'visual.safetensors'));
-    await writeSafetensors(join(path, config ? 'open_clip_model.safetensors' : 'model.safetensors'), change(tensors), {});
+    await writeSafetensors(
+      join(path, config ? 'open_clip_model.safetensors' : 'model.safetensors'),
+      change(tensors),
+      {},
+    );
     return path;
   }
 
   it('reads weights without the prefix, and ignores a text tower beside them', async () => {
-    const path = await copyOf('plain', (tensors) => new Map([...tensors].map(([name, tensor]) => [name.replace('visual.', ''), tensor])));
-    const whole = await copyOf('whole', (tensors) => new Map([...tensors, ['token_embedding.weight', { shape: [1], data: new Float32Array(1) }]]));
+    const path = await copyOf(
+      'plain',
+      (tensors) => new Map([...tensors].map(([name, tensor]) => [name.replace('visual.', ''), tensor])),
+    );
+    const whole = await copyOf(
+      'whole',
+      (tensors) => new Map([...tensors, ['token_embedding.weight', { shape: [1], data: new Float32Array(1) }]]),
+    );
     const pixels = Float32Array.from({ length: 3 * 64 * 64 }, (_, i) => Math.sin(i));
     const expected = await teacher.embed(pixels, 1);
     for (const source of [path, whole]) {
@@ -122,10 +142,20 @@ describe('loading a teacher', () => {
 
   it("reads open_clip's configuration, its mean and its std", async () => {
     const vision = { image_size: 64, layers: [2, 2, 2, 2], width: 24, heads: 12 };
-    const path = await copyOf('open-clip', (tensors) => tensors, { model_cfg: { embed_dim: 256, vision_cfg: vision }, preprocess_cfg: { mean: [0.1, 0.2, 0.3], std: [1, 1, 1] } });
+    const path = await copyOf('open-clip', (tensors) => tensors, {
+      model_cfg: { embed_dim: 256, vision_cfg: vision },
+      preprocess_cfg: { mean: [0.1, 0.2, 0.3], std: [1, 1, 1] },
+    });
     const loaded = await loadTeacher(path, { device });
-    expect(loaded).toMatchObject({ kind: 'native', embeddingSize: 256, resolution: 64, mean: [0.1, 0.2, 0.3], std: [1, 1, 1] });
-    writeFileSync(join(path, 'config.json'), JSON.stringify({ architecture: 'resnet50_clip' })); // as timm's repositories have beside it
+    expect(loaded).toMatchObject({
+      kind: 'native',
+      embeddingSize: 256,
+      resolution: 64,
+      mean: [0.1, 0.2, 0.3],
+      std: [1, 1, 1],
+    });
+    // as timm's repositories have beside it
+    writeFileSync(join(path, 'config.json'), JSON.stringify({ architecture: 'resnet50_clip' }));
     expect(await loadTeacher(path, { device })).toMatchObject({ kind: 'native' });
     await loaded.dispose();
   });
@@ -135,12 +165,17 @@ describe('loading a teacher', () => {
       tensors.delete('visual.layer3.1.conv2.weight');
       return tensors;
     });
-    await expect(loadTeacher(path, { device })).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('layer3.1.conv2.weight') as string });
+    await expect(loadTeacher(path, { device })).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('layer3.1.conv2.weight') as string,
+    });
   });
 
   it('takes a file of embeddings by its extension', async () => {
     const file = join(folder, 'embeddings.safetensors');
-    await writeSafetensors(file, [['embeddings', { shape: [1, 2], data: new Float32Array([3, 4]) }]], { ids: '["a.png"]' });
+    await writeSafetensors(file, [['embeddings', { shape: [1, 2], data: new Float32Array([3, 4]) }]], {
+      ids: '["a.png"]',
+    });
     expect(await loadTeacher(file, { device })).toMatchObject({ kind: 'precomputed', embeddingSize: 2 });
   });
 
@@ -148,15 +183,25 @@ describe('loading a teacher', () => {
     const path = join(folder, 'vit');
     mkdirSync(path);
     writeFileSync(join(path, 'config.json'), JSON.stringify({ vision_config: { num_hidden_layers: 12 } }));
-    await expect(loadTeacher(path, { device })).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('vision_model.onnx') as string });
+    await expect(loadTeacher(path, { device })).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('vision_model.onnx') as string,
+    });
   });
 
   it('refuses what does not fit', async () => {
     await expect(loadTeacher('./nowhere', { device })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-    await expect(loadTeacher(tinyClip, { device, resolution: 32 })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'resolution' });
+    await expect(loadTeacher(tinyClip, { device, resolution: 32 })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'resolution',
+    });
     await expect(teacher.embed(new Float32Array(5), 1)).rejects.toMatchObject({ code: 'BAD_SHAPE' });
-    await expect(teacher.embed(new Float32Array(3 * 64 * 64).fill(NaN), 1)).rejects.toMatchObject({ code: 'NON_FINITE' });
-    const config = JSON.parse(readFileSync(join(tinyClip, 'config.json'), 'utf8')) as { vision_config: { heads: number } };
+    await expect(teacher.embed(new Float32Array(3 * 64 * 64).fill(NaN), 1)).rejects.toMatchObject({
+      code: 'NON_FINITE',
+    });
+    const config = JSON.parse(readFileSync(join(tinyClip, 'config.json'), 'utf8')) as {
+      vision_config: { heads: number };
+    };
     config.vision_config.heads = 7;
     const path = await copyOf('heads', (tensors) => tensors);
     writeFileSync(join(path, 'config.json'), JSON.stringify(config));

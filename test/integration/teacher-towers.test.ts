@@ -23,7 +23,9 @@ async function load(source: string, device: Device, precision?: Precision): Prom
   return teacher;
 }
 
-async function vectorsOf(name: string): Promise<{ tensors: Map<string, TensorRecord>; metadata: Record<string, string> }> {
+async function vectorsOf(
+  name: string,
+): Promise<{ tensors: Map<string, TensorRecord>; metadata: Record<string, string> }> {
   return readSafetensors(join(towers, name, 'vectors.safetensors'));
 }
 
@@ -41,7 +43,13 @@ function lowestCosine(a: Float32Array, b: Float32Array, size: number): number {
   return lowest;
 }
 
-function agree(found: Float32Array, expected: Float32Array, size: number, { kind }: Device, precision: Precision): void {
+function agree(
+  found: Float32Array,
+  expected: Float32Array,
+  size: number,
+  { kind }: Device,
+  precision: Precision,
+): void {
   expect(found.length).toBe(expected.length);
   if (precision === 'float32') expect(relativeError(found, expected)).toBeLessThan(1e-4);
   else expect(lowestCosine(found, expected, size)).toBeGreaterThan(kind === 'cpu' ? 0.9998 : 0.9999); // the CPU's simulation rounds more often: 0.99990 to 0.99999
@@ -60,39 +68,69 @@ describe.each(devices)('on $name', ({ device }) => {
   const precisions = device.info.precisions;
 
   describe.each(precisions)('in %s', (precision) => {
-    it.each(images)('embeds images with %s as PyTorch does', async (name, architecture, resolution, embeddingSize, mean) => {
-      const { tensors } = await vectorsOf(name);
-      const teacher = await load(join(towers, name), device, precision);
-      expect(teacher).toMatchObject({ architecture, resolution, embeddingSize, mean });
-      const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
-      agree(found, tensors.get('image_embeds')!.data as Float32Array, embeddingSize, device, precision);
-      await teacher.dispose();
-    }, 300_000);
+    it.each(images)(
+      'embeds images with %s as PyTorch does',
+      async (name, architecture, resolution, embeddingSize, mean) => {
+        const { tensors } = await vectorsOf(name);
+        const teacher = await load(join(towers, name), device, precision);
+        expect(teacher).toMatchObject({ architecture, resolution, embeddingSize, mean });
+        const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
+        agree(found, tensors.get('image_embeds')!.data as Float32Array, embeddingSize, device, precision);
+        await teacher.dispose();
+      },
+      300_000,
+    );
 
-    it.each(texts)('embeds texts with %s as PyTorch does, at any length of plan', async (name) => {
-      const { tensors, metadata } = await vectorsOf(name);
-      const { shape: [count = 0, length = 0], data } = tensors.get('ids')!;
-      const files = readdirSync(join(towers, name)).filter((file) => file.endsWith('model.safetensors') || file.endsWith('.index.json')).map((file) => join(towers, name, file));
-      const reader = await openWeights(files);
-      const tower = (await findTextTower(reader.shapes, join(towers, name)))!;
-      const graph = tower.graph(Number(metadata['end']));
-      using encoder = new CompiledEncoder(device, graph, { batch: count, resolution: length, width: 1, precision, training: false });
-      encoder.load(await readWeights(reader, graph, tower.naming, name));
-      await reader.close();
-      const digits = new Float32Array(count * 3 * length);
-      (data as BigInt64Array).forEach((id, i) => (digits[(Math.floor(i / length) * 3) * length + (i % length)] = Number(id)));
-      const ids = encoder.makeImages();
-      device.addon.writeImages(ids, digits);
-      encoder.forwardTensor(ids);
-      agree(await device.addon.readTensor(encoder.output), tensors.get('text_embeds')!.data as Float32Array, tower.embeddingSize, device, precision);
-      device.addon.release(ids);
-    }, 300_000);
+    it.each(texts)(
+      'embeds texts with %s as PyTorch does, at any length of plan',
+      async (name) => {
+        const { tensors, metadata } = await vectorsOf(name);
+        const {
+          shape: [count = 0, length = 0],
+          data,
+        } = tensors.get('ids')!;
+        const files = readdirSync(join(towers, name))
+          .filter((file) => file.endsWith('model.safetensors') || file.endsWith('.index.json'))
+          .map((file) => join(towers, name, file));
+        const reader = await openWeights(files);
+        const tower = (await findTextTower(reader.shapes, join(towers, name)))!;
+        const graph = tower.graph(Number(metadata['end']));
+        using encoder = new CompiledEncoder(device, graph, {
+          batch: count,
+          resolution: length,
+          width: 1,
+          precision,
+          training: false,
+        });
+        encoder.load(await readWeights(reader, graph, tower.naming, name));
+        await reader.close();
+        const digits = new Float32Array(count * 3 * length);
+        (data as BigInt64Array).forEach(
+          (id, i) => (digits[Math.floor(i / length) * 3 * length + (i % length)] = Number(id)),
+        );
+        const ids = encoder.makeImages();
+        device.addon.writeImages(ids, digits);
+        encoder.forwardTensor(ids);
+        agree(
+          await device.addon.readTensor(encoder.output),
+          tensors.get('text_embeds')!.data as Float32Array,
+          tower.embeddingSize,
+          device,
+          precision,
+        );
+        device.addon.release(ids);
+      },
+      300_000,
+    );
   });
 
   it('refuses to train through a transformer, and says where', async () => {
     const teacher = await load(join(towers, 'openai-vit'), device);
     expect(() => new CompiledEncoder(device, teacher.graph, { batch: 2, resolution: 32, training: true })).toThrowError(
-      expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('has no backward') as string }) as Error,
+      expect.objectContaining({
+        code: 'BAD_MODEL',
+        message: expect.stringContaining('has no backward') as string,
+      }) as Error,
     );
     await teacher.dispose();
   });
@@ -103,7 +141,11 @@ describe('against its ONNX export', () => {
     const { device } = devices.find(({ name }) => name === 'cpu') ?? devices[0]!;
     const folder = join(towers, 'open-clip-vit');
     const pixels = (await vectorsOf('open-clip-vit')).tensors.get('pixels')!.data as Float32Array;
-    const onnx = await OnnxTeacher.load(join(folder, 'tower.onnx'), { resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] });
+    const onnx = await OnnxTeacher.load(join(folder, 'tower.onnx'), {
+      resolution: 24,
+      mean: [0, 0, 0],
+      std: [1, 1, 1],
+    });
     const teacher = await load(folder, device, 'float32');
     expect(relativeError(await teacher.embed(pixels, 2), await onnx.embed(pixels, 2))).toBeLessThan(1e-5);
     await teacher.dispose();
@@ -116,7 +158,11 @@ describe('loading towers', () => {
   const { device } = devices[0]!;
 
   /** A model's copy whose tensors are changed. */
-  async function changed(from: string, to: string, change: (tensors: Map<string, TensorRecord>) => void): Promise<string> {
+  async function changed(
+    from: string,
+    to: string,
+    change: (tensors: Map<string, TensorRecord>) => void,
+  ): Promise<string> {
     const path = join(folder, to);
     mkdirSync(path);
     for (const file of readdirSync(join(towers, from))) {
@@ -132,18 +178,36 @@ describe('loading towers', () => {
     return path;
   }
 
-  const refused = (source: string, ...parts: string[]) => expect(loadTeacher(source, { device })).rejects.toMatchObject({
-    code: 'BAD_MODEL', message: expect.toSatisfy((message: string) => parts.every((part) => message.includes(part)), `has ${parts.join(', ')}`) as string,
-  });
+  const refused = (source: string, ...parts: string[]) =>
+    expect(loadTeacher(source, { device })).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.toSatisfy(
+        (message: string) => parts.every((part) => message.includes(part)),
+        `has ${parts.join(', ')}`,
+      ) as string,
+    });
 
   it('names the first few tensors that are missing, unexpected or of another shape', async () => {
-    await refused(await changed('siglip', 'missing', (tensors) => {
-      for (const name of [...tensors.keys()].filter((key) => key.includes('mlp.fc2'))) tensors.delete(name);
-    }), 'missing: vision_model.encoder.layers.0.mlp.fc2.weight', 'and 3 more');
-    await refused(await changed('openai-vit', 'unexpected', (tensors) => tensors.set('visual.attn_pool.query', { shape: [1], data: new Float32Array(1) })), 'unexpected: visual.attn_pool.query');
-    await refused(await changed('transformers-clip', 'misshapen', (tensors) => {
-      if (tensors.has('vision_model.post_layernorm.bias')) tensors.set('vision_model.post_layernorm.bias', { shape: [3], data: new Float32Array(3) });
-    }), 'of another shape: vision_model.post_layernorm.bias [3] instead of [48]');
+    await refused(
+      await changed('siglip', 'missing', (tensors) => {
+        for (const name of [...tensors.keys()].filter((key) => key.includes('mlp.fc2'))) tensors.delete(name);
+      }),
+      'missing: vision_model.encoder.layers.0.mlp.fc2.weight',
+      'and 3 more',
+    );
+    await refused(
+      await changed('openai-vit', 'unexpected', (tensors) =>
+        tensors.set('visual.attn_pool.query', { shape: [1], data: new Float32Array(1) }),
+      ),
+      'unexpected: visual.attn_pool.query',
+    );
+    await refused(
+      await changed('transformers-clip', 'misshapen', (tensors) => {
+        if (tensors.has('vision_model.post_layernorm.bias'))
+          tensors.set('vision_model.post_layernorm.bias', { shape: [3], data: new Float32Array(3) });
+      }),
+      'of another shape: vision_model.post_layernorm.bias [3] instead of [48]',
+    );
   });
 
   it("names the folder of a model's file", async () => {
@@ -153,7 +217,8 @@ describe('loading towers', () => {
 
   it('believes the configuration about how many blocks there are', async () => {
     const path = await changed('transformers-clip', 'cut', (tensors) => {
-      for (const name of [...tensors.keys()].filter((key) => key.startsWith('vision_model.encoder.layers.1.'))) tensors.delete(name);
+      for (const name of [...tensors.keys()].filter((key) => key.startsWith('vision_model.encoder.layers.1.')))
+        tensors.delete(name);
     });
     await refused(path, 'missing: vision_model.encoder.layers.1.layer_norm1.weight');
   });
@@ -167,7 +232,9 @@ describe('loading towers', () => {
     });
     await refused(path, 'no image tower', "without 'backbone.'");
     copyFileSync(join(towers, 'open-clip-vit', 'tower.onnx'), join(path, 'vision_model.onnx'));
-    await expect(loadTeacher(path, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] })).resolves.toMatchObject({ kind: 'onnx' });
+    await expect(loadTeacher(path, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] })).resolves.toMatchObject(
+      { kind: 'onnx' },
+    );
   });
 
   it('names a shard that is not there, and an index that is none', async () => {
@@ -175,11 +242,22 @@ describe('loading towers', () => {
     const index = join(path, 'model.safetensors.index.json');
     writeFileSync(index, readFileSync(index, 'utf8').replaceAll('model-00002-of-00002', 'model-00003-of-00003'));
     await refused(path, 'model-00003-of-00003.safetensors');
-    for (const map of ['{"a": "../a.safetensors"}', '{"a": ".."}', '{"a": "/etc/passwd"}', '{"a": "config.json"}', '{"a": 3}']) {
+    for (const map of [
+      '{"a": "../a.safetensors"}',
+      '{"a": ".."}',
+      '{"a": "/etc/passwd"}',
+      '{"a": "config.json"}',
+      '{"a": 3}',
+    ]) {
       writeFileSync(index, `{"weight_map": ${map}}`);
       await refused(path, 'something else than safetensors files in its folder');
     }
-    for (const text of ['{}', 'null', '{"weight_map": "config.json"}', '{"weight_map": ["model-00001-of-00002.safetensors"]}']) {
+    for (const text of [
+      '{}',
+      'null',
+      '{"weight_map": "config.json"}',
+      '{"weight_map": ["model-00001-of-00002.safetensors"]}',
+    ]) {
       writeFileSync(index, text);
       await refused(path, 'no weight_map');
     }
@@ -194,22 +272,40 @@ describe('loading towers', () => {
     writeFileSync(file, 'no JSON');
     await refused(path, 'is not JSON');
     const other = await changed('transformers-clip', 'activation', () => undefined);
-    writeFileSync(join(other, 'config.json'), readFileSync(join(other, 'config.json'), 'utf8').replaceAll('"gelu"', '"mish"'));
+    writeFileSync(
+      join(other, 'config.json'),
+      readFileSync(join(other, 'config.json'), 'utf8').replaceAll('"gelu"', '"mish"'),
+    );
     await refused(other, 'activation');
   });
 
   /** The configuration of a model's copy is another. */
   function configure(path: string, file: string, change: (config: Config) => object): void {
-    writeFileSync(join(path, file), JSON.stringify(change(JSON.parse(readFileSync(join(path, file), 'utf8')) as Config)));
+    writeFileSync(
+      join(path, file),
+      JSON.stringify(change(JSON.parse(readFileSync(join(path, file), 'utf8')) as Config)),
+    );
   }
 
   it("takes open_clip's approximate GELU, and no other setting of an activation", async () => {
     const path = await changed('open-clip-vit', 'tanh', () => undefined);
-    const own = (act: unknown, more = {}) => configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({ ...others, model_cfg: { ...model_cfg, ...more, vision_cfg: { ...model_cfg?.vision_cfg, act_kwargs: act } } }));
-    for (const [act, kind] of [[{ approximate: 'tanh' }, 'geluTanh'], [{ approximate: 'none' }, 'gelu'], [null, 'gelu']] as const) {
+    const own = (act: unknown, more = {}) =>
+      configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
+        ...others,
+        model_cfg: { ...model_cfg, ...more, vision_cfg: { ...model_cfg?.vision_cfg, act_kwargs: act } },
+      }));
+    for (const [act, kind] of [
+      [{ approximate: 'tanh' }, 'geluTanh'],
+      [{ approximate: 'none' }, 'gelu'],
+      [null, 'gelu'],
+    ] as const) {
       own(act);
       const teacher = await load(path, device);
-      expect(new Set(teacher.graph.nodes.filter(({ op }) => op === 'activation').map(({ attributes }) => attributes?.['kind']))).toEqual(new Set([kind]));
+      expect(
+        new Set(
+          teacher.graph.nodes.filter(({ op }) => op === 'activation').map(({ attributes }) => attributes?.['kind']),
+        ),
+      ).toEqual(new Set([kind]));
       await teacher.dispose();
     }
     own({ approximate: 'erf' });
@@ -220,17 +316,27 @@ describe('loading towers', () => {
     await refused(path, 'without quick_gelu');
   });
 
-  it.each(['ls_1.gamma', 'attn.ln_q.weight', 'attn.head_scale'])('refuses blocks that are built in another way by their tensors: %s', async (tensor) => {
-    const path = await changed('open-clip-vit', tensor, (tensors) => {
-      if (tensors.has('visual.conv1.weight')) tensors.set(`visual.transformer.resblocks.0.${tensor}`, { shape: [1], data: new Float32Array(1) });
-    });
-    await refused(path, `unexpected: visual.transformer.resblocks.0.${tensor}`);
-  });
+  it.each(['ls_1.gamma', 'attn.ln_q.weight', 'attn.head_scale'])(
+    'refuses blocks that are built in another way by their tensors: %s',
+    async (tensor) => {
+      const path = await changed('open-clip-vit', tensor, (tensors) => {
+        if (tensors.has('visual.conv1.weight'))
+          tensors.set(`visual.transformer.resblocks.0.${tensor}`, { shape: [1], data: new Float32Array(1) });
+      });
+      await refused(path, `unexpected: visual.transformer.resblocks.0.${tensor}`);
+    },
+  );
 
   it('refuses sizes that no tower has, which would make a graph without end, and channel statistics that are none', async () => {
     const path = await changed('siglip', 'sizes', () => undefined);
     const whole = JSON.parse(readFileSync(join(path, 'config.json'), 'utf8')) as Config;
-    for (const [field, name, value] of [['num_hidden_layers', 'layers', 2 ** 31], ['num_hidden_layers', 'layers', '2'], ['num_attention_heads', 'heads', 0], ['image_size', 'imageSize', 1e9], ['layer_norm_eps', 'eps', -1]] as const) {
+    for (const [field, name, value] of [
+      ['num_hidden_layers', 'layers', 2 ** 31],
+      ['num_hidden_layers', 'layers', '2'],
+      ['num_attention_heads', 'heads', 0],
+      ['image_size', 'imageSize', 1e9],
+      ['layer_norm_eps', 'eps', -1],
+    ] as const) {
       configure(path, 'config.json', () => ({ ...whole, vision_config: { ...whole.vision_config, [field]: value } }));
       await refused(path, `another ${name} than a tower can have`);
     }
@@ -238,7 +344,16 @@ describe('loading towers', () => {
       configure(path, 'config.json', () => wrong);
       await refused(path, 'is no configuration of a model');
     }
-    configure(path, 'config.json', () => ({ ...whole, model_type: ['siglip'], vision_config: { ...whole.vision_config, hidden_act: 'gelu_pytorch_tanh', layer_norm_eps: 1e-6, num_attention_heads: 2 } }));
+    configure(path, 'config.json', () => ({
+      ...whole,
+      model_type: ['siglip'],
+      vision_config: {
+        ...whole.vision_config,
+        hidden_act: 'gelu_pytorch_tanh',
+        layer_norm_eps: 1e-6,
+        num_attention_heads: 2,
+      },
+    }));
     await (await load(path, device)).dispose();
     const other = await changed('open-clip-vit', 'statistics', () => undefined);
     const own = JSON.parse(readFileSync(join(other, 'open_clip_config.json'), 'utf8')) as object;
@@ -250,14 +365,22 @@ describe('loading towers', () => {
 
   it('takes the sections of the older names, as transformers does', async () => {
     const path = await changed('transformers-clip', 'dictionaries', () => undefined);
-    configure(path, 'config.json', (config) => ({ ...config, vision_config_dict: config.vision_config, vision_config: { ...config.vision_config, hidden_act: 'relu', num_attention_heads: 1 } }));
+    configure(path, 'config.json', (config) => ({
+      ...config,
+      vision_config_dict: config.vision_config,
+      vision_config: { ...config.vision_config, hidden_act: 'relu', num_attention_heads: 1 },
+    }));
     const [own, other] = [await load(join(towers, 'transformers-clip'), device), await load(path, device)];
     expect(await other.fingerprint()).toBe(await own.fingerprint());
     await Promise.all([own.dispose(), other.dispose()]);
   });
 
   it('refuses weights without the configuration that tells their activation', async () => {
-    for (const [from, config] of [['transformers-clip', 'config.json'], ['siglip', 'config.json'], ['open-clip-vit', 'open_clip_config.json']] as const) {
+    for (const [from, config] of [
+      ['transformers-clip', 'config.json'],
+      ['siglip', 'config.json'],
+      ['open-clip-vit', 'open_clip_config.json'],
+    ] as const) {
       const path = await changed(from, `${from}-alone`, () => undefined);
       rmSync(join(path, config));
       await refused(path, config);
@@ -266,16 +389,25 @@ describe('loading towers', () => {
 
   it('refuses a text tower without a causal mask, and takes the image tower beside it', async () => {
     const path = await changed('open-clip-vit', 'both-ways', () => undefined);
-    configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({ ...others, model_cfg: { ...model_cfg, text_cfg: { ...model_cfg?.text_cfg, no_causal_mask: true } } }));
+    configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
+      ...others,
+      model_cfg: { ...model_cfg, text_cfg: { ...model_cfg?.text_cfg, no_causal_mask: true } },
+    }));
     const reader = await openWeights([join(path, 'open_clip_model.safetensors')]);
-    await expect(findTextTower(reader.shapes, path)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'model_cfg.text_cfg.no_causal_mask' });
+    await expect(findTextTower(reader.shapes, path)).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      option: 'model_cfg.text_cfg.no_causal_mask',
+    });
     await reader.close();
     await (await load(path, device)).dispose();
   });
 
   it('takes mean and std of SigLIP from its files', async () => {
     const path = await changed('siglip', 'other-mean', () => undefined);
-    writeFileSync(join(path, 'preprocessor_config.json'), JSON.stringify({ size: { height: 24, width: 24 }, image_mean: [0.1, 0.2, 0.3], image_std: [0.4, 0.5, 0.6] }));
+    writeFileSync(
+      join(path, 'preprocessor_config.json'),
+      JSON.stringify({ size: { height: 24, width: 24 }, image_mean: [0.1, 0.2, 0.3], image_std: [0.4, 0.5, 0.6] }),
+    );
     const teacher = await load(path, device);
     expect(teacher).toMatchObject({ mean: [0.1, 0.2, 0.3], std: [0.4, 0.5, 0.6] });
     await teacher.dispose();

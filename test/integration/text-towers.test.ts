@@ -12,7 +12,8 @@ import { relativeError } from '../fixtures/encoder-vectors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/tiny.js';
 
-// Models of random weights as PyTorch stores and computes them: test/vectors/towers/make_towers.py. Their tokens are the words w0, w1, ...
+// Models of random weights as PyTorch stores and computes them: test/vectors/towers/make_towers.py. Their tokens are
+// the words w0, w1, ...
 const towers = fileURLToPath(new URL('../vectors/towers', import.meta.url));
 const folder = temporaryFolder();
 const devices = await devicesUnderTest('text towers');
@@ -22,21 +23,53 @@ afterEach(() => {
 
 const vocabulary = 90;
 
-/** A tokenizer of whole words as SigLIP's first version has one: a unigram model whose words bring their blank, and an end token. */
+/**
+ * A tokenizer of whole words as SigLIP's first version has one: a unigram model whose words bring their blank, and an
+ * end token.
+ */
 function writeTokenizer(to: string, end: number, { pad = end } = {}): void {
   const unknown = end === 1 ? 89 : 88; // what no vector holds
-  const names = Array.from({ length: vocabulary }, (_, id) => (id === end ? '</s>' : id === unknown ? '<unk>' : `▁w${id}`));
+  const names = Array.from({ length: vocabulary }, (_, id) =>
+    id === end ? '</s>' : id === unknown ? '<unk>' : `▁w${id}`,
+  );
   const blanks = { type: 'Metaspace', replacement: '▁', add_prefix_space: true, prepend_scheme: 'always' };
-  writeFileSync(join(to, 'tokenizer.json'), JSON.stringify({
-    version: '1.0', normalizer: null, pre_tokenizer: blanks, decoder: blanks,
-    added_tokens: [{ id: end, content: '</s>', single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }],
-    post_processor: {
-      type: 'TemplateProcessing', pair: [], single: [{ Sequence: { id: 'A', type_id: 0 } }, { SpecialToken: { id: '</s>', type_id: 0 } }],
-      special_tokens: { '</s>': { id: '</s>', ids: [end], tokens: ['</s>'] } },
-    },
-    model: { type: 'Unigram', unk_id: unknown, vocab: names.map((name) => [name, name.startsWith('▁') ? -3 : 0]) },
-  }));
-  writeFileSync(join(to, 'tokenizer_config.json'), JSON.stringify({ tokenizer_class: 'SiglipTokenizer', eos_token: '</s>', pad_token: names[pad], unk_token: '<unk>', model_max_length: 64 }));
+  writeFileSync(
+    join(to, 'tokenizer.json'),
+    JSON.stringify({
+      version: '1.0',
+      normalizer: null,
+      pre_tokenizer: blanks,
+      decoder: blanks,
+      added_tokens: [
+        {
+          id: end,
+          content: '</s>',
+          single_word: false,
+          lstrip: false,
+          rstrip: false,
+          normalized: false,
+          special: true,
+        },
+      ],
+      post_processor: {
+        type: 'TemplateProcessing',
+        pair: [],
+        single: [{ Sequence: { id: 'A', type_id: 0 } }, { SpecialToken: { id: '</s>', type_id: 0 } }],
+        special_tokens: { '</s>': { id: '</s>', ids: [end], tokens: ['</s>'] } },
+      },
+      model: { type: 'Unigram', unk_id: unknown, vocab: names.map((name) => [name, name.startsWith('▁') ? -3 : 0]) },
+    }),
+  );
+  writeFileSync(
+    join(to, 'tokenizer_config.json'),
+    JSON.stringify({
+      tokenizer_class: 'SiglipTokenizer',
+      eos_token: '</s>',
+      pad_token: names[pad],
+      unk_token: '<unk>',
+      model_max_length: 64,
+    }),
+  );
 }
 
 /** A model's copy with a tokenizer, the texts that its vectors were computed of, and what PyTorch made of them. */
@@ -47,22 +80,35 @@ async function modelOf(name: string): Promise<{ path: string; texts: string[]; e
   rmSync(join(path, 'vectors.safetensors'));
   const end = Number(metadata['end']);
   writeTokenizer(path, end);
-  const { shape: [count = 0, length = 0], data } = tensors.get('ids')!;
-  const rows = Array.from({ length: count }, (_, i) => [...(data as BigInt64Array).subarray(i * length, (i + 1) * length)].map(Number));
-  const texts = rows.map((row) => row.slice(0, row.indexOf(end)).map((id) => `w${id}`).join(' '));
+  const {
+    shape: [count = 0, length = 0],
+    data,
+  } = tensors.get('ids')!;
+  const rows = Array.from({ length: count }, (_, i) =>
+    [...(data as BigInt64Array).subarray(i * length, (i + 1) * length)].map(Number),
+  );
+  const texts = rows.map((row) =>
+    row
+      .slice(0, row.indexOf(end))
+      .map((id) => `w${id}`)
+      .join(' '),
+  );
   return { path, texts, expected: tensors.get('text_embeds')!.data as Float32Array };
 }
 
 describe.each(devices)('on $name', ({ device }) => {
-  it.each(['openai-vit', 'open-clip-vit', 'transformers-clip', 'siglip'])('embeds the texts of %s as PyTorch does', async (name) => {
-    const { path, texts, expected } = await modelOf(name);
-    for (const batchSize of [3, 32]) {
-      await using encoder = await loadTextEncoder(path, { device, batchSize });
-      expect(encoder).toBeInstanceOf(NativeTextEncoder);
-      expect(encoder.maxTokens).toBe(12);
-      expect(relativeError(await encoder.encode(texts), expected)).toBeLessThan(1e-5);
-    }
-  });
+  it.each(['openai-vit', 'open-clip-vit', 'transformers-clip', 'siglip'])(
+    'embeds the texts of %s as PyTorch does',
+    async (name) => {
+      const { path, texts, expected } = await modelOf(name);
+      for (const batchSize of [3, 32]) {
+        await using encoder = await loadTextEncoder(path, { device, batchSize });
+        expect(encoder).toBeInstanceOf(NativeTextEncoder);
+        expect(encoder.maxTokens).toBe(12);
+        expect(relativeError(await encoder.encode(texts), expected)).toBeLessThan(1e-5);
+      }
+    },
+  );
 });
 
 describe("SigLIP's text tower", () => {
@@ -80,7 +126,10 @@ describe("SigLIP's text tower", () => {
     const path = join(folder, 'other');
     cpSync(tinyClip, path, { recursive: true });
     writeFileSync(join(path, 'config.json'), JSON.stringify({ model_type: 'siglip' }));
-    await expect(ClipTextEncoder.load(path)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringMatching(/no pooler_output .*text_embeds/su) as string });
+    await expect(ClipTextEncoder.load(path)).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringMatching(/no pooler_output .*text_embeds/su) as string,
+    });
   });
 
   it('reads texts as the first version was trained: lower case, no punctuation, single blanks, padded', async () => {

@@ -20,7 +20,19 @@ async function open(name: DeviceName) {
   const device = await openDevice(name, { threads: 1 });
   const teacher = await loadTeacher(await writeTeacher(join(folder, 'teacher'), towers.tiny, 32), { device });
   const student = createStudent('mobilenet_v3_small', { device, embeddingSize: dimension, widthMultiplier: 0.1 });
-  const distiller = new Distiller({ device, teacher, student, tsb: madeUpBank(20, dimension), config: { seed: 3, method: 'hybrid', data: { resolution: 32 }, loss: { queueSize: 8 }, train: { batchSize: 4, precision: 'bfloat16' } } });
+  const distiller = new Distiller({
+    device,
+    teacher,
+    student,
+    tsb: madeUpBank(20, dimension),
+    config: {
+      seed: 3,
+      method: 'hybrid',
+      data: { resolution: 32 },
+      loss: { queueSize: 8 },
+      train: { batchSize: 4, precision: 'bfloat16' },
+    },
+  });
   const dataset = madeUpImages(device, 16, 40);
   const plan = new BatchPlan(dataset, { batchSize: 4, seed: 3 });
   return {
@@ -52,6 +64,9 @@ describe.skipIf(!isWanted('cuda-emulated', 'two GPUs'))('two GPUs in one process
     await first.dispose();
     await second.read(await second.take(4));
     await second.dispose();
-    await expect(openDevice('cuda:2')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining('devices 0 to 1') as string });
+    await expect(openDevice('cuda:2')).rejects.toMatchObject({
+      code: 'DEVICE_UNAVAILABLE',
+      message: expect.stringContaining('devices 0 to 1') as string,
+    });
   }, 120_000);
 });

@@ -30,12 +30,30 @@ beforeAll(async () => {
 test.each(devices)('that share teacher, bank, images and $name train as each would alone', async ({ device }) => {
   await using teacher = await loadTeacher(made.teacher, { device });
   const tsb = await TextualSemanticsBank.load(made.bank);
-  using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), {
+    device,
+    resolution: 32,
+    margin: 1,
+    memoryLimitBytes: 1e9,
+    spillFolder: folder,
+    maxBrokenShare: 0,
+  });
 
   /** Steps one after the other, each read when the next one is queued; other distillers come in between. */
   async function distil(seed: number): Promise<DistillerState> {
-    const student = createStudent('mobilenet_v3_small', { device, embeddingSize: teacher.embeddingSize, widthMultiplier: 0.1, seed });
-    using distiller = new Distiller({ device, teacher, student, tsb, config: { seed, method: 'lgd', data: { resolution: 32 }, train: { batchSize: 4 } } });
+    const student = createStudent('mobilenet_v3_small', {
+      device,
+      embeddingSize: teacher.embeddingSize,
+      widthMultiplier: 0.1,
+      seed,
+    });
+    using distiller = new Distiller({
+      device,
+      teacher,
+      student,
+      tsb,
+      config: { seed, method: 'lgd', data: { resolution: 32 }, train: { batchSize: 4 } },
+    });
     const plan = new BatchPlan(images, { batchSize: 4, seed });
     let before = await distiller.queueStep([{ ...plan.next(), dataset: images }], { step: 0, learningRate: 0.1 });
     for (let step = 1; step < 4; step++) {
@@ -50,22 +68,42 @@ test.each(devices)('that share teacher, bank, images and $name train as each wou
   const alone = [await distil(1), await distil(2)];
   const together = await Promise.all([distil(1), distil(2)]);
   for (const [i, { weights, semantic }] of together.entries()) {
-    for (const [name, { data }] of Object.entries(weights)) expect(sameBits(data, alone[i]!.weights[name]!.data), name).toBe(true);
+    for (const [name, { data }] of Object.entries(weights))
+      expect(sameBits(data, alone[i]!.weights[name]!.data), name).toBe(true);
     expect(sameBits(semantic.visual!, alone[i]!.semantic.visual!)).toBe(true);
   }
-  expect(sameBits(together[0]!.weights['head.2.weight']!.data, together[1]!.weights['head.2.weight']!.data)).toBe(false);
+  expect(sameBits(together[0]!.weights['head.2.weight']!.data, together[1]!.weights['head.2.weight']!.data)).toBe(
+    false,
+  );
 });
 
 describe.each(devices)('a fault on $name', ({ device }) => {
   const size = 16;
-  const cacheOptions = (on: Device) => ({ device: on, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
-  const batchOf = (dataset: ImageCache): Batch => ({ ...new BatchPlan(dataset, { batchSize: 4, seed: 1 }).next(), dataset });
+  const cacheOptions = (on: Device) => ({
+    device: on,
+    resolution: 32,
+    margin: 1,
+    memoryLimitBytes: 1e9,
+    spillFolder: folder,
+    maxBrokenShare: 0,
+  });
+  const batchOf = (dataset: ImageCache): Batch => ({
+    ...new BatchPlan(dataset, { batchSize: 4, seed: 1 }).next(),
+    dataset,
+  });
   const damagedError = { code: 'BAD_FILE', message: expect.stringContaining('damaged.pack') as string };
 
   /** Raw pixels of which some are not what was written: found when they are first augmented, on the device's thread. */
   async function damagedImages(): Promise<ImageSource> {
-    const { file } = await packImages(await openImageFolder(join(folder, 'data')), { output: join(folder, 'damaged.pack'), as: 'raw', shortSide: 32, overwrite: true });
-    const { index: { offsets } } = await PackFile.open(file);
+    const { file } = await packImages(await openImageFolder(join(folder, 'data')), {
+      output: join(folder, 'damaged.pack'),
+      as: 'raw',
+      shortSide: 32,
+      overwrite: true,
+    });
+    const {
+      index: { offsets },
+    } = await PackFile.open(file);
     const pack = await open(file, 'r+');
     for (const offset of offsets) {
       const at = { position: offset };
@@ -76,34 +114,47 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     return openImages(file);
   }
 
-  const student = (seed: number) => createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.1, seed });
+  const student = (seed: number) =>
+    createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.1, seed });
   const config = { method: 'lgd' as const, data: { resolution: 32 }, train: { batchSize: 4 } };
 
-  test.each([['reads first', 0], ['reads later', 1]] as const)('of one distiller costs the other a step and is told to both, each whose it is: the one at fault %s', async (_, turn) => {
-    await using teacher = await loadTeacher(made.teacher, { device });
-    const bank = await TextualSemanticsBank.load(made.bank);
-    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
-    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
-    const make = (seed: number) => new Distiller({ device, teacher, student: student(seed), tsb: bank, config });
-    using faulty = make(1);
-    using other = make(2);
-    const tickets = [await faulty.queueStep([batchOf(damaged)], { step: 0, learningRate: 0.1 }), await other.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 })] as const;
-    const others = 'a step was not taken, as other work on its device had failed: ';
-    const order = [[faulty, tickets[0], expect.not.stringContaining(others)], [other, tickets[1], expect.stringContaining(others)]] as const;
-    const before = await other.student.weights;
-    for (const [distiller, ticket, message] of turn === 0 ? order : [...order].reverse()) {
-      const error: unknown = await distiller.readMetrics(ticket).catch((reason: unknown) => reason);
-      expect(error).toMatchObject(damagedError);
-      expect(error).toMatchObject({ message });
-    }
-    // It was said, and both go on; the step is lost to both.
-    const { weights } = await other.state();
-    expect(sameBits(weights['head.2.weight']!.data, before['head.2.weight']!.data)).toBe(true);
-    for (const distiller of [faulty, other]) {
-      const ticket = await distiller.queueStep([batchOf(images)], { step: 1, learningRate: 0.1 });
-      expect((await distiller.readMetrics(ticket)).loss).toBeGreaterThan(0);
-    }
-  });
+  test.each([
+    ['reads first', 0],
+    ['reads later', 1],
+  ] as const)(
+    'of one distiller costs the other a step and is told to both, each whose it is: the one at fault %s',
+    async (_, turn) => {
+      await using teacher = await loadTeacher(made.teacher, { device });
+      const bank = await TextualSemanticsBank.load(made.bank);
+      using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+      using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+      const make = (seed: number) => new Distiller({ device, teacher, student: student(seed), tsb: bank, config });
+      using faulty = make(1);
+      using other = make(2);
+      const tickets = [
+        await faulty.queueStep([batchOf(damaged)], { step: 0, learningRate: 0.1 }),
+        await other.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 }),
+      ] as const;
+      const others = 'a step was not taken, as other work on its device had failed: ';
+      const order = [
+        [faulty, tickets[0], expect.not.stringContaining(others)],
+        [other, tickets[1], expect.stringContaining(others)],
+      ] as const;
+      const before = await other.student.weights;
+      for (const [distiller, ticket, message] of turn === 0 ? order : [...order].reverse()) {
+        const error: unknown = await distiller.readMetrics(ticket).catch((reason: unknown) => reason);
+        expect(error).toMatchObject(damagedError);
+        expect(error).toMatchObject({ message });
+      }
+      // It was said, and both go on; the step is lost to both.
+      const { weights } = await other.state();
+      expect(sameBits(weights['head.2.weight']!.data, before['head.2.weight']!.data)).toBe(true);
+      for (const distiller of [faulty, other]) {
+        const ticket = await distiller.queueStep([batchOf(images)], { step: 1, learningRate: 0.1 });
+        expect((await distiller.readMetrics(ticket)).loss).toBeGreaterThan(0);
+      }
+    },
+  );
 
   test('beside a step that is queued piece by piece is told to its distiller; a question that fails beside it costs nothing', async () => {
     await using teacher = await loadTeacher(made.teacher, { device });
@@ -111,23 +162,44 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
     using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
     /** A second step, which a GPU holds back until it is whole, with something in its middle. */
-    async function stepAround(between: () => Promise<void>): Promise<{ distiller: Distiller; loss: () => Promise<number> }> {
+    async function stepAround(
+      between: () => Promise<void>,
+    ): Promise<{ distiller: Distiller; loss: () => Promise<number> }> {
       const distiller = new Distiller({ device, teacher, student: student(3), tsb: bank, config });
       await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
-      const ticket = await distiller.queueStep([batchOf(images)], { step: 1, learningRate: 0.1, after: (stage) => (stage === 'student forward' ? between() : Promise.resolve()) });
+      const ticket = await distiller.queueStep([batchOf(images)], {
+        step: 1,
+        learningRate: 0.1,
+        after: (stage) => (stage === 'student forward' ? between() : Promise.resolve()),
+      });
       return { distiller, loss: async () => (await distiller.readMetrics(ticket)).loss };
     }
     const view = { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], augment: false } as const;
     const rows = Float32Array.from({ length: 2 * size }, (_, i) => (i === 3 ? Infinity : 1));
-    const input = { student: rows, teacher: rows, textual: rows, dimension: size, studentTemperature: 1, teacherTemperature: 1, alpha: 0 };
-    const lost = await stepAround(() => expect(readViews(damaged, { images: Int32Array.of(0) }, view)).rejects.toMatchObject(damagedError));
+    const input = {
+      student: rows,
+      teacher: rows,
+      textual: rows,
+      dimension: size,
+      studentTemperature: 1,
+      teacherTemperature: 1,
+      alpha: 0,
+    };
+    const lost = await stepAround(() =>
+      expect(readViews(damaged, { images: Int32Array.of(0) }, view)).rejects.toMatchObject(damagedError),
+    );
     const whole = await stepAround(async () => undefined);
-    const asked = await stepAround(() => expect(bankLoss(input, { device })).rejects.toMatchObject({ code: 'NON_FINITE' }));
-    const message = expect.stringMatching(/a step is not whole, as work on its device failed meanwhile: .*damaged\.pack/u) as string;
+    const asked = await stepAround(() =>
+      expect(bankLoss(input, { device })).rejects.toMatchObject({ code: 'NON_FINITE' }),
+    );
+    const message = expect.stringMatching(
+      /a step is not whole, as work on its device failed meanwhile: .*damaged\.pack/u,
+    ) as string;
     await expect(lost.loss()).rejects.toMatchObject({ code: 'BAD_FILE', message });
     expect(await asked.loss()).toBe(await whole.loss());
     const [a, b] = [await asked.distiller.state(), await whole.distiller.state()];
-    for (const [name, { data }] of Object.entries(a.weights)) expect(sameBits(data, b.weights[name]!.data), name).toBe(true);
+    for (const [name, { data }] of Object.entries(a.weights))
+      expect(sameBits(data, b.weights[name]!.data), name).toBe(true);
     for (const { distiller } of [lost, whole, asked]) distiller.dispose();
   });
 });

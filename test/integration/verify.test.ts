@@ -1,4 +1,5 @@
-// Whether `verifyDevice` passes a device that is right, and tells what is wrong with one that is not: a CPU in the guise of a GPU, of whose calls one does another thing.
+// Whether `verifyDevice` passes a device that is right, and tells what is wrong with one that is not: a CPU in the
+// guise of a GPU, of whose calls one does another thing.
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { Device, openDevice, type DeviceInfo } from '../../lib/device.js';
 import type { NativeAddon } from '../../lib/native.js';
@@ -9,7 +10,12 @@ import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();
 const teacher = await writeTeacher(folder, towers.tiny, 32);
-const small = { method: 'lgd', student: { name: 'mobilenet_v3_small', widthMultiplier: 0.1 }, data: { resolution: 32 }, train: { batchSize: 8 } } as const;
+const small = {
+  method: 'lgd',
+  student: { name: 'mobilenet_v3_small', widthMultiplier: 0.1 },
+  data: { resolution: 32 },
+  train: { batchSize: 8 },
+} as const;
 const sizes = { categories: 60, dimension: 24, steps: 2 };
 
 async function verify(config: Parameters<typeof verifyDevice>[0], options: VerifyOptions): Promise<Verification[]> {
@@ -18,20 +24,42 @@ async function verify(config: Parameters<typeof verifyDevice>[0], options: Verif
   return rows;
 }
 
-const failuresOf = (rows: readonly Verification[]): string[] => [...new Set(rows.filter(({ passed }) => !passed).map(({ part }) => part))];
+const failuresOf = (rows: readonly Verification[]): string[] => [
+  ...new Set(rows.filter(({ passed }) => !passed).map(({ part }) => part)),
+];
 
-describe.each((await devicesUnderTest('verification')).filter(({ name }) => name !== 'cpu'))('on $name', ({ device }) => {
-  it.each(['sgd', 'adamw'] as const)('all parts of a step by %s agree, and the same steps have the same bits', async (optimizer) => {
-    const onProgress = vi.fn();
-    const rows = await verify({ ...small, teacher, train: { ...small.train, optimizer } }, { device, ...sizes, onProgress });
-    expect(failuresOf(rows), JSON.stringify(rows)).toEqual([]);
-    expect(rows.map(({ part, precision }) => `${part} ${precision}`)).toEqual([
-      'views float32', ...['teacher', 'loss', 'gradients', 'update', 'bank', 'inference'].flatMap((part) => (part === 'bank' ? ['bank float32'] : [`${part} float32`, `${part} bfloat16`])), 'steps again bfloat16', 'steps call by call bfloat16',
-    ]);
-    expect(rows.filter(({ precision, part }) => precision === 'float32' && part !== 'views' && part !== 'update').every(({ error }) => error > 0)).toBe(true); // another device took these
-    expect(onProgress.mock.calls).toEqual([[{ done: 1, total: 2 }], [{ done: 2, total: 2 }]]);
-  }, 300_000);
-});
+describe.each((await devicesUnderTest('verification')).filter(({ name }) => name !== 'cpu'))(
+  'on $name',
+  ({ device }) => {
+    it.each(['sgd', 'adamw'] as const)(
+      'all parts of a step by %s agree, and the same steps have the same bits',
+      async (optimizer) => {
+        const onProgress = vi.fn();
+        const rows = await verify(
+          { ...small, teacher, train: { ...small.train, optimizer } },
+          { device, ...sizes, onProgress },
+        );
+        expect(failuresOf(rows), JSON.stringify(rows)).toEqual([]);
+        expect(rows.map(({ part, precision }) => `${part} ${precision}`)).toEqual([
+          'views float32',
+          ...['teacher', 'loss', 'gradients', 'update', 'bank', 'inference'].flatMap((part) =>
+            part === 'bank' ? ['bank float32'] : [`${part} float32`, `${part} bfloat16`],
+          ),
+          'steps again bfloat16',
+          'steps call by call bfloat16',
+        ]);
+        // another device took these
+        expect(
+          rows
+            .filter(({ precision, part }) => precision === 'float32' && part !== 'views' && part !== 'update')
+            .every(({ error }) => error > 0),
+        ).toBe(true);
+        expect(onProgress.mock.calls).toEqual([[{ done: 1, total: 2 }], [{ done: 2, total: 2 }]]);
+      },
+      300_000,
+    );
+  },
+);
 
 describe('a device of which a call does another thing', () => {
   const cpu = openDevice('cpu');
@@ -53,24 +81,66 @@ describe('a device of which a call does another thing', () => {
 
   it.each<[string, (addon: NativeAddon) => Partial<NativeAddon>, string[]]>([
     ['nothing', () => ({}), []],
-    ['views a little brighter', (addon) => ({ readImages: async (images) => (await addon.readImages(images)).map((value) => value + 1e-3) }), ['views']],
-    ['networks that give a little more', (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).map((value) => value * 1.001) }), ['teacher', 'inference']],
-    ['a loss a little larger', (addon) => ({ readMetrics: async (...of) => addon.readMetrics(...of).then((metrics) => ({ ...metrics, loss: metrics.loss * 1.002 })) }), ['loss']],
-    ['gradients of another size', (addon) => ({ optimizerStep: (encoder, options) => addon.optimizerStep(encoder, { ...options, gradientScale: 1.1 }) }), ['gradients']],
+    [
+      'views a little brighter',
+      (addon) => ({ readImages: async (images) => (await addon.readImages(images)).map((value) => value + 1e-3) }),
+      ['views'],
+    ],
+    [
+      'networks that give a little more',
+      (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).map((value) => value * 1.001) }),
+      ['teacher', 'inference'],
+    ],
+    [
+      'a loss a little larger',
+      (addon) => ({
+        readMetrics: async (...of) =>
+          addon.readMetrics(...of).then((metrics) => ({ ...metrics, loss: metrics.loss * 1.002 })),
+      }),
+      ['loss'],
+    ],
+    [
+      'gradients of another size',
+      (addon) => ({
+        optimizerStep: (encoder, options) => addon.optimizerStep(encoder, { ...options, gradientScale: 1.1 }),
+      }),
+      ['gradients'],
+    ],
     ['a bank that stands still', () => ({ headUpdate: () => undefined }), ['bank']],
-    ['steps that are never twice the same', (addon) => ({ optimizerStep: (encoder, options) => addon.optimizerStep(encoder, { ...options, learningRate: options.learningRate * (1 + 1e-3 * calls++) }) }), ['steps again', 'steps call by call']],
-    ['no number', (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).fill(NaN) }), ['teacher', 'inference']],
-  ])('%s', async (_, callsOf, parts) => {
-    const device = await disguised(callsOf((await cpu).addon));
-    expect(failuresOf(await verify({ ...plain, teacher }, { device, ...sizes }))).toEqual(parts);
-  }, 60_000);
+    [
+      'steps that are never twice the same',
+      (addon) => ({
+        optimizerStep: (encoder, options) =>
+          addon.optimizerStep(encoder, { ...options, learningRate: options.learningRate * (1 + 1e-3 * calls++) }),
+      }),
+      ['steps again', 'steps call by call'],
+    ],
+    [
+      'no number',
+      (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).fill(NaN) }),
+      ['teacher', 'inference'],
+    ],
+  ])(
+    '%s',
+    async (_, callsOf, parts) => {
+      const device = await disguised(callsOf((await cpu).addon));
+      expect(failuresOf(await verify({ ...plain, teacher }, { device, ...sizes }))).toEqual(parts);
+    },
+    60_000,
+  );
 
-  it.each(['seed', 'feature', 'text', 'combined'] as const)('passes by method %s, too', async (method) => {
-    const rows = await verify({ ...plain, method }, { device: await disguised({}), ...sizes });
-    expect(failuresOf(rows), JSON.stringify(rows)).toEqual([]);
-    const wrong = await disguised({ optimizerStep: (encoder, options) => cpuAddon.optimizerStep(encoder, { ...options, gradientScale: 1.1 }) });
-    expect(failuresOf(await verify({ ...plain, method }, { device: wrong, ...sizes }))).toEqual(['gradients']);
-  }, 60_000);
+  it.each(['seed', 'feature', 'text', 'combined'] as const)(
+    'passes by method %s, too',
+    async (method) => {
+      const rows = await verify({ ...plain, method }, { device: await disguised({}), ...sizes });
+      expect(failuresOf(rows), JSON.stringify(rows)).toEqual([]);
+      const wrong = await disguised({
+        optimizerStep: (encoder, options) => cpuAddon.optimizerStep(encoder, { ...options, gradientScale: 1.1 }),
+      });
+      expect(failuresOf(await verify({ ...plain, method }, { device: wrong, ...sizes }))).toEqual(['gradients']);
+    },
+    60_000,
+  );
 
   it.each<[string, Partial<Parameters<NativeAddon['optimizerStep']>[1]>, string[]]>([
     ['nothing else', {}, []],
@@ -78,17 +148,30 @@ describe('a device of which a call does another thing', () => {
     ['another beta of the second moment', { beta2: 0.99 }, ['gradients', 'update']],
     ['more decay', { weightDecay: 0.5 }, ['update']],
     ['another rate', { learningRate: 0.0011 }, ['update']],
-  ])('is told by AdamW, too: %s', async (_, other, parts) => {
-    const device = await disguised({ optimizerStep: (encoder, options) => cpuAddon.optimizerStep(encoder, { ...options, ...other }) });
-    expect(failuresOf(await verify({ ...plain, train: { ...plain.train, optimizer: 'adamw' } }, { device, ...sizes }))).toEqual(parts);
-  }, 60_000);
+  ])(
+    'is told by AdamW, too: %s',
+    async (_, other, parts) => {
+      const device = await disguised({
+        optimizerStep: (encoder, options) => cpuAddon.optimizerStep(encoder, { ...options, ...other }),
+      });
+      expect(
+        failuresOf(await verify({ ...plain, train: { ...plain.train, optimizer: 'adamw' } }, { device, ...sizes })),
+      ).toEqual(parts);
+    },
+    60_000,
+  );
 
   it('is not the CPU, which all are held against', async () => {
-    await expect(verify(plain, { device: await cpu, ...sizes })).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('cpu (asked for)') as string });
+    await expect(verify(plain, { device: await cpu, ...sizes })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('cpu (asked for)') as string,
+    });
   });
 
   it('can be left', async () => {
     const device = await disguised({});
-    await expect(verify(plain, { device, ...sizes, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(verify(plain, { device, ...sizes, signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
   });
 });

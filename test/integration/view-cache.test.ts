@@ -7,7 +7,17 @@ import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.j
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { TeacherViewCache } from '../../lib/train/view-cache.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from '../fixtures/tiny.js';
+import {
+  drawShapes,
+  madeUpTeacher,
+  ofType,
+  sameBits,
+  shapeNames,
+  smallConfig,
+  tinyClip,
+  train,
+  type Outcome,
+} from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let data: string;
@@ -17,10 +27,14 @@ const path = () => join(folder, `run-${count++}`);
 const cacheOf = (run: string) => join(run, 'teacher-views.lgd');
 
 /** 16 images in batches of 8, four epochs of two views. */
-const config = (run: string, more: ConfigInput = {}): ConfigInput => smallConfig(data, run, {
-  ...more, data: { resolution: 32, ...more.data }, teacherCache: { views: 2, ...more.teacherCache },
-  student: { name: 'mobilenet_v3_small', widthMultiplier: 0.25, ...more.student }, train: { epochs: 4, ...more.train },
-});
+const config = (run: string, more: ConfigInput = {}): ConfigInput =>
+  smallConfig(data, run, {
+    ...more,
+    data: { resolution: 32, ...more.data },
+    teacherCache: { views: 2, ...more.teacherCache },
+    student: { name: 'mobilenet_v3_small', widthMultiplier: 0.25, ...more.student },
+    train: { epochs: 4, ...more.train },
+  });
 const logOf = async (run: string) => (await readFile(join(run, 'log.txt'), 'utf8')).match(/teacher views: .*/gu)!;
 const expectSame = (a: Outcome, b: Outcome) => {
   for (const [name, values] of Object.entries(a.weights)) expect(sameBits(values, b.weights[name]!), name).toBe(true);
@@ -38,7 +52,11 @@ describe('teacher embeddings of views that come back', () => {
     const { length } = await readFile(cacheOf(first));
     expect(length).toBe(4096 + 2 * 16 * (4 + 2 * 256));
     expect(await logOf(first)).toEqual([expect.stringContaining('0 of 32 are there')]);
-    expect(JSON.parse((await readFile(cacheOf(first), 'utf8')).slice(0, 4096))).toMatchObject({ format: 'lgdistill-teacher-views', seed: 3, images: { count: 16 } });
+    expect(JSON.parse((await readFile(cacheOf(first), 'utf8')).slice(0, 4096))).toMatchObject({
+      format: 'lgdistill-teacher-views',
+      seed: 3,
+      images: { count: 16 },
+    });
   });
 
   it('give the same bits whether they are there or not, after a stop, and after the file was lost or damaged', async () => {
@@ -62,7 +80,9 @@ describe('teacher embeddings of views that come back', () => {
     const file = cacheOf(first);
     const before = await readFile(file);
     const students = path();
-    const outcome = await train(config(students, { teacherCache: { file }, student: { name: 'mobilenet_v3_small,mobilenet_v2' } }));
+    const outcome = await train(
+      config(students, { teacherCache: { file }, student: { name: 'mobilenet_v3_small,mobilenet_v2' } }),
+    );
     expectSame({ events: [], weights: outcome.weights }, whole);
     expect(await logOf(join(students, 'mobilenet_v2'))).toEqual([expect.stringContaining('32 of 32 are there')]);
     expect((await readFile(file)).equals(before)).toBe(true);
@@ -70,12 +90,21 @@ describe('teacher embeddings of views that come back', () => {
 
   it('serve images that are decoded as they are needed, and leave out one that vanishes meanwhile', async () => {
     const streamed = path();
-    expectSame(await train(config(streamed, { data: { cache: 'stream' }, teacherCache: { file: cacheOf(first) } })), whole);
+    expectSame(
+      await train(config(streamed, { data: { cache: 'stream' }, teacherCache: { file: cacheOf(first) } })),
+      whole,
+    );
     expect(await logOf(streamed)).toEqual([expect.stringContaining('32 of 32 are there')]);
 
     const [vanishing, run] = [join(folder, 'vanishing'), path()];
     await cp(data, vanishing, { recursive: true });
-    await using prepared = await prepareRun(config(run, { data: { train: vanishing, cache: 'stream', maxBrokenShare: 0.2 }, teacherCache: { views: 1 }, train: { epochs: 2 } }));
+    await using prepared = await prepareRun(
+      config(run, {
+        data: { train: vanishing, cache: 'stream', maxBrokenShare: 0.2 },
+        teacherCache: { views: 1 },
+        train: { epochs: 2 },
+      }),
+    );
     await rm(join(vanishing, 'circle', '1.png'));
     const types = [];
     for await (const { type } of prepared.run()) types.push(type);
@@ -89,7 +118,11 @@ describe('teacher embeddings of views that come back', () => {
   it('come back: epochs with the same view number show the same views, in another order', async () => {
     const sumsOf = async (views: number) => {
       const { events } = await train(config(path(), { teacherCache: { views }, train: { epochs: 3 } }));
-      return [1, 2, 3].map((epoch) => ofType(events, 'step').filter((step) => Math.ceil(step.epoch) === epoch).reduce((sum, { entropyTextual }) => sum + entropyTextual, 0));
+      return [1, 2, 3].map((epoch) =>
+        ofType(events, 'step')
+          .filter((step) => Math.ceil(step.epoch) === epoch)
+          .reduce((sum, { entropyTextual }) => sum + entropyTextual, 0),
+      );
     };
     const [one, two] = [await sumsOf(1), await sumsOf(2)];
     expect(one[1]).toBeCloseTo(one[0]!, 5);
@@ -112,15 +145,30 @@ describe('teacher embeddings of views that come back', () => {
 it('are asked of the teacher again after a fault that kept them from being written', async () => {
   await using prepared = await prepareRun(config(path(), { teacherCache: { views: 1 } }));
   const { device, teacher, dataset, distiller } = prepared;
-  const { config: used, encoder: { precision } } = distiller;
+  const {
+    config: used,
+    encoder: { precision },
+  } = distiller;
   const { length, sourceIndex } = dataset;
-  const cache = await TeacherViewCache.open({ device, teacher, config: used, precision, dataset, images: { length, sourceIndex, hash: 'mine' } });
+  const cache = await TeacherViewCache.open({
+    device,
+    teacher,
+    config: used,
+    precision,
+    dataset,
+    images: { length, sourceIndex, hash: 'mine' },
+  });
   distiller.useViewCache(cache);
   const batch = { ...new BatchPlan(dataset, { batchSize: 8, seed: 3 }).next(), dataset };
-  const step = async (number: number) => distiller.readMetrics(await distiller.queueStep([batch], { step: number, learningRate: 0.01 }));
+  const step = async (number: number) =>
+    distiller.readMetrics(await distiller.queueStep([batch], { step: number, learningRate: 0.01 }));
   const views = distiller.encoder.makeImages();
-  device.addon.augment(dataset.store, { train: false, resize: 16 }, batch, views); // refused on the device's thread: the work behind it is lost
-  await expect(step(0)).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('resize') as unknown });
+  // refused on the device's thread: the work behind it is lost
+  device.addon.augment(dataset.store, { train: false, resize: 16 }, batch, views);
+  await expect(step(0)).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    message: expect.stringContaining('resize') as unknown,
+  });
   expect((await step(0)).loss).toBeGreaterThan(0);
   expect(cache.filled).toBe(8);
   device.addon.release(views);
@@ -133,39 +181,66 @@ describe('a cache of something else is refused', () => {
     ['another seed', () => ({ seed: 4 }), 'seed'],
     ['another recipe', () => ({ augment: { hue: 0 } }), 'augment'],
     ['another margin of the decoded images', () => ({ data: { margin: 1.5 } }), 'augment'],
-    ['other weights under the same name', async () => {
-      const teacher = join(folder, 'other', 'tiny-clip');
-      await cp(tinyClip, teacher, { recursive: true, filter: (file) => !file.endsWith('.onnx') });
-      const file = join(teacher, 'visual.safetensors');
-      const { tensors, metadata } = await readSafetensors(file);
-      const [name, tensor] = [...tensors].find(([, { data: values }]) => values instanceof Float32Array && values.length > 100)!;
-      (tensor.data as Float32Array)[3]! += 1e-3;
-      await writeSafetensors(file, [...tensors].map(([key, value]) => [key, key === name ? tensor : value]), metadata);
-      return { teacher, textEncoder: tinyClip };
-    }, 'teacher'],
-    ['fewer images', async () => {
-      const fewer = join(folder, 'fewer');
-      await cp(data, fewer, { recursive: true });
-      await rm(join(fewer, shapeNames[1]!, '2.png'));
-      return { data: { train: fewer } };
-    }, 'data.train'],
+    [
+      'other weights under the same name',
+      async () => {
+        const teacher = join(folder, 'other', 'tiny-clip');
+        await cp(tinyClip, teacher, { recursive: true, filter: (file) => !file.endsWith('.onnx') });
+        const file = join(teacher, 'visual.safetensors');
+        const { tensors, metadata } = await readSafetensors(file);
+        const [name, tensor] = [...tensors].find(
+          ([, { data: values }]) => values instanceof Float32Array && values.length > 100,
+        )!;
+        (tensor.data as Float32Array)[3]! += 1e-3;
+        await writeSafetensors(
+          file,
+          [...tensors].map(([key, value]) => [key, key === name ? tensor : value]),
+          metadata,
+        );
+        return { teacher, textEncoder: tinyClip };
+      },
+      'teacher',
+    ],
+    [
+      'fewer images',
+      async () => {
+        const fewer = join(folder, 'fewer');
+        await cp(data, fewer, { recursive: true });
+        await rm(join(fewer, shapeNames[1]!, '2.png'));
+        return { data: { train: fewer } };
+      },
+      'data.train',
+    ],
   ])('%s', async (_, change, option) => {
     const more = await change();
-    const error = await train(config(path(), { ...more, teacherCache: { file: cacheOf(first) } })).then(() => undefined, (caught: unknown) => caught as { code: string; option: string; message: string });
-    expect(error).toMatchObject({ code: 'BAD_CONFIG', option: 'teacherCache.file', message: expect.stringContaining(`(${option})`) as unknown });
+    const error = await train(config(path(), { ...more, teacherCache: { file: cacheOf(first) } })).then(
+      () => undefined,
+      (caught: unknown) => caught as { code: string; option: string; message: string },
+    );
+    expect(error).toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'teacherCache.file',
+      message: expect.stringContaining(`(${option})`) as unknown,
+    });
   });
 
   it('a file of another kind, another number of views for a run that continues, and a teacher of embeddings', async () => {
-    await expect(train(config(path(), { teacherCache: { file: join(data, 'circle', '0.png') } }))).rejects.toMatchObject({ code: 'BAD_FILE', option: 'teacherCache.file' });
+    await expect(
+      train(config(path(), { teacherCache: { file: join(data, 'circle', '0.png') } })),
+    ).rejects.toMatchObject({ code: 'BAD_FILE', option: 'teacherCache.file' });
     const loop = join(folder, 'loop');
     await symlink(loop, loop); // what is behind it cannot be looked at, which is not that nothing is there
     await expect(train(config(path(), { teacherCache: { file: loop } }))).rejects.toMatchObject({ code: 'BAD_FILE' });
     expect(await readlink(loop)).toBe(loop);
     const stopped = path();
     await train(config(stopped, { train: { maxSteps: 1 } }));
-    await expect(train(await resumeConfig(stopped, { 'teacherCache.views': 3 }), { resume: 'last' })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacherCache.views' });
+    await expect(
+      train(await resumeConfig(stopped, { 'teacherCache.views': 3 }), { resume: 'last' }),
+    ).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacherCache.views' });
     const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
     const known = await drawShapes(join(folder, 'known'), { count: 8, size: 32 });
-    await expect(train({ ...config(path(), { teacher, bank, data: { train: known } }), names: undefined })).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'teacherCache.views' });
+    await expect(
+      train({ ...config(path(), { teacher, bank, data: { train: known } }), names: undefined }),
+    ).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'teacherCache.views' });
   });
 });

@@ -1,4 +1,7 @@
-/** Encodes a text in one worker thread after the other, then in the main thread: node child.mjs <model>. Prints what came of each as JSON. */
+/**
+ * Encodes a text in one worker thread after the other, then in the main thread: node child.mjs <model>. Prints what
+ * came of each as JSON.
+ */
 import { once } from 'node:events';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { LgdError } from '../../lib/errors.js';

@@ -10,7 +10,14 @@ const [width, height] = [160, 96];
 const count = 6000;
 const side = 8;
 const nothing: NativeAugmentRecipe = {
-  flipProbability: 0, jitterProbability: 0, brightness: 0, contrast: 0, saturation: 0, hue: 0, greyProbability: 0, blurProbability: 0,
+  flipProbability: 0,
+  jitterProbability: 0,
+  brightness: 0,
+  contrast: 0,
+  saturation: 0,
+  hue: 0,
+  greyProbability: 0,
+  blurProbability: 0,
 };
 
 let device: Device;
@@ -29,10 +36,21 @@ beforeAll(async () => {
 
 function draw(store: PixelStoreHandle, recipe: NativeAugmentRecipe, seed: number): Promise<Float32Array> {
   const images = Array<number>(count).fill(0);
-  return augmentBatch(device, store, { recipe: { ...nothing, ...recipe }, height: side, width: side, seed, epoch: 2, images, drawIds: images.map((_, i) => i) });
+  return augmentBatch(device, store, {
+    recipe: { ...nothing, ...recipe },
+    height: side,
+    width: side,
+    seed,
+    epoch: 2,
+    images,
+    drawIds: images.map((_, i) => i),
+  });
 }
 
-/** Kolmogorov-Smirnov distance of a sample to a distribution given by equally spaced quantiles (values that repeat count as steps). */
+/**
+ * Kolmogorov-Smirnov distance of a sample to a distribution given by equally spaced quantiles (values that repeat count
+ * as steps).
+ */
 function distance(sample: Float64Array, quantiles: Float32Array): number {
   const sorted = sample.toSorted();
   const share = (values: ArrayLike<number>, bound: number): number => {
@@ -62,13 +80,23 @@ describe('random crops', () => {
       const left = Math.round(at(0, 25) - 1.5 * scaleX + 0.5);
       const top = Math.round(at(1, 11) - 1.5 * scaleY + 0.5);
       expect(left >= 0 && top >= 0 && left + cropWidth <= width && top + cropHeight <= height).toBe(true);
-      [top, left, cropHeight, cropWidth, (cropHeight * cropWidth) / (width * height), Math.log(cropWidth / cropHeight)].forEach((value, row) => {
+      [
+        top,
+        left,
+        cropHeight,
+        cropWidth,
+        (cropHeight * cropWidth) / (width * height),
+        Math.log(cropWidth / cropHeight),
+      ].forEach((value, row) => {
         rows[row]![i] = value;
       });
     }
     const { cropQuantiles } = await readAugmentFixture();
-    // Two samples of 6,000 and 40,000 from one distribution are further apart than 0.027 once in 1,000 (Kolmogorov-Smirnov); 201 quantiles add 0.005.
-    rows.forEach((row, i) => expect(distance(row, cropQuantiles.subarray(i * 201, (i + 1) * 201)), `row ${i}`).toBeLessThan(0.033));
+    // Two samples of 6,000 and 40,000 from one distribution are further apart than 0.027 once in 1,000
+    // (Kolmogorov-Smirnov); 201 quantiles add 0.005.
+    rows.forEach((row, i) =>
+      expect(distance(row, cropQuantiles.subarray(i * 201, (i + 1) * 201)), `row ${i}`).toBeLessThan(0.033),
+    );
   });
 });
 
@@ -78,7 +106,9 @@ describe('random flags', () => {
     const views = await draw(map, { flipProbability: probability }, 3);
     let flips = 0;
     for (let i = 0; i < count; ++i) flips += views[i * 192]! > views[i * 192 + side - 1]! ? 1 : 0;
-    expect(Math.abs(flips / count - probability)).toBeLessThan(sigmas * Math.sqrt((probability * (1 - probability)) / count));
+    expect(Math.abs(flips / count - probability)).toBeLessThan(
+      sigmas * Math.sqrt((probability * (1 - probability)) / count),
+    );
   });
 
   it('turns grey, and jitters, as often as asked and independently', async () => {
@@ -94,8 +124,8 @@ describe('random flags', () => {
       jitters += jitter ? 1 : 0;
       both += grey && jitter ? 1 : 0;
     }
-    expect(Math.abs(greys / count - 0.2)).toBeLessThan(sigmas * 0.4 / Math.sqrt(count));
-    expect(Math.abs(jitters / count - 0.8)).toBeLessThan(sigmas * 0.4 / Math.sqrt(count));
+    expect(Math.abs(greys / count - 0.2)).toBeLessThan((sigmas * 0.4) / Math.sqrt(count));
+    expect(Math.abs(jitters / count - 0.8)).toBeLessThan((sigmas * 0.4) / Math.sqrt(count));
     expect(Math.abs(both / count - 0.16)).toBeLessThan(sigmas * Math.sqrt((0.16 * 0.84) / count));
   });
 
@@ -113,7 +143,8 @@ describe('random flags', () => {
     const flipped = await draw(map, { flipProbability: 1, jitterProbability: 1, greyProbability: 0 }, 6);
     for (let i = 0; i < count; i += 97) {
       for (let y = 0; y < side; ++y) {
-        for (let x = 0; x < side; ++x) expect(flipped[i * 192 + y * side + x]).toBe(plain[i * 192 + y * side + side - 1 - x]);
+        for (let x = 0; x < side; ++x)
+          expect(flipped[i * 192 + y * side + x]).toBe(plain[i * 192 + y * side + side - 1 - x]);
       }
     }
   });

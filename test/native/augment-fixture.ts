@@ -26,7 +26,10 @@ export interface RgbImage {
 export interface AugmentFixture {
   images: RgbImage[];
   cases: AugmentCase[];
-  /** [6,201]: quantiles 0, 0.005 ... 1 of torchvision's crops of a 160 x 96 image: top, left, height, width, area share, log ratio. */
+  /**
+   * [6,201]: quantiles 0, 0.005 ... 1 of torchvision's crops of a 160 x 96 image: top, left, height, width, area share,
+   * log ratio.
+   */
   cropQuantiles: Float32Array;
 }
 
@@ -38,11 +41,18 @@ export async function readAugmentFixture(): Promise<AugmentFixture> {
     images.push({ height: shape[0]!, width: shape[1]!, pixels: data as Uint8Array });
   }
   const listing = JSON.parse(metadata['cases']!) as Omit<AugmentCase, 'expected'>[];
-  const cases = listing.map((entry) => ({ ...entry, expected: tensors.get(`${entry.name}.expected`)!.data as Float32Array }));
+  const cases = listing.map((entry) => ({
+    ...entry,
+    expected: tensors.get(`${entry.name}.expected`)!.data as Float32Array,
+  }));
   return { images, cases, cropQuantiles: tensors.get('crop.quantiles')!.data as Float32Array };
 }
 
-export function storeOf(addon: NativeAddon, images: readonly RgbImage[], options = { memoryLimitBytes: 1e9, spillFolder: '' }): PixelStoreHandle {
+export function storeOf(
+  addon: NativeAddon,
+  images: readonly RgbImage[],
+  options = { memoryLimitBytes: 1e9, spillFolder: '' },
+): PixelStoreHandle {
   const store = addon.makePixelStore(options);
   for (const { width, height, pixels } of images) addon.appendPixels(store, width, height, pixels);
   return store;

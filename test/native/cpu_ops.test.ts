@@ -10,7 +10,16 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const native = join(root, 'native');
-const flags = ['-O2', '-std=gnu++20', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast', '-Wall', '-Wextra', '-Werror'];
+const flags = [
+  '-O2',
+  '-std=gnu++20',
+  '-fno-math-errno',
+  '-fno-trapping-math',
+  '-ffp-contract=fast',
+  '-Wall',
+  '-Wextra',
+  '-Werror',
+];
 
 /** Instruction sets that native/core/simd.cpp would choose from on this processor. */
 function instructionSets(): string[] {
@@ -63,7 +72,9 @@ describe('CPU operations against float64 loops', () => {
 
   for (const isa of instructionSets()) {
     it(`agrees on ${isa}`, async () => {
-      const failed = (error: { stdout?: string }): { stdout: string } => ({ stdout: `${error.stdout ?? ''}\n(failed)` });
+      const failed = (error: { stdout?: string }): { stdout: string } => ({
+        stdout: `${error.stdout ?? ''}\n(failed)`,
+      });
       const { stdout } = await run(program, [], { env: { ...process.env, LGDISTILL_ISA: isa } }).catch(failed);
       expect(stdout).toMatch(new RegExp(`^${isa}: [1-9]\\d{3,} checks, 0 failures\\s*$`));
     });

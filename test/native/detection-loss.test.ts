@@ -13,14 +13,17 @@ const random = randomNumbers(4);
 const output = randomNormal(locations * (classes + 5), 3);
 output[1] = 30; // where a sigmoid is one, and another zero
 output[2] = -40;
-const labels = Int32Array.from({ length: locations }, (_, i) => (i % 5 === 0 ? -2 : i % 3 === 0 ? (i * 7) % classes : -1));
+const labels = Int32Array.from({ length: locations }, (_, i) =>
+  i % 5 === 0 ? -2 : i % 3 === 0 ? (i * 7) % classes : -1,
+);
 const boxes = Float32Array.from({ length: 4 * locations }, () => 0.1 + 4 * random());
 
 /** Where a location's scores and box stand in the output. */
 function places(location: number): { scores: number; box: number } {
   let [first, at] = [0, 0];
   for (const count of levels) {
-    if (location < first + count) return { scores: at + (location - first) * classes, box: at + count * classes + (location - first) * 5 };
+    if (location < first + count)
+      return { scores: at + (location - first) * classes, box: at + count * classes + (location - first) * 5 };
     first += count;
     at += count * (classes + 5);
   }
@@ -34,7 +37,10 @@ function reference(values: ArrayLike<number>, location: number): [number, number
   let focal = 0;
   for (let k = 0; k < classes && label !== -2; k++) {
     const p = 1 / (1 + Math.exp(-values[scores + k]!));
-    focal += k === label ? -0.25 * (1 - p) ** 2 * Math.log(p) : -0.75 * p ** 2 * (-values[scores + k]! - Math.log1p(Math.exp(-values[scores + k]!)));
+    focal +=
+      k === label
+        ? -0.25 * (1 - p) ** 2 * Math.log(p)
+        : -0.75 * p ** 2 * (-values[scores + k]! - Math.log1p(Math.exp(-values[scores + k]!)));
   }
   if (label < 0) return [focal, 0, 0];
   const [l, t, r, b] = boxes.subarray(4 * location, 4 * location + 4) as unknown as [number, number, number, number];
@@ -56,7 +62,11 @@ const total = (values: ArrayLike<number>, location: number) => {
 describe.each(devices)('on $name', ({ device }) => {
   const { addon, handle } = device;
   const run = async (change: Partial<Parameters<typeof addon.detectionLoss>[0]> = {}, written = output) => {
-    const [values, dOutput, results] = [addon.makeTensor(handle, [1, output.length]), addon.makeTensor(handle, [1, output.length]), addon.makeTensor(handle, [locations, 3])];
+    const [values, dOutput, results] = [
+      addon.makeTensor(handle, [1, output.length]),
+      addon.makeTensor(handle, [1, output.length]),
+      addon.makeTensor(handle, [locations, 3]),
+    ];
     try {
       addon.writeTensor(values, written);
       addon.writeTensor(dOutput, new Float32Array(output.length).fill(NaN)); // every value has to be written
@@ -69,11 +79,22 @@ describe.each(devices)('on $name', ({ device }) => {
 
   test('losses are those of the definitions, and the gradient their slope', async () => {
     const { gradient, results } = await run();
-    expect(relativeError(results, Float32Array.from({ length: locations }, (_, i) => i).reduce<number[]>((all, i) => [...all, ...reference(output, i)], []))).toBeLessThan(1e-5);
+    expect(
+      relativeError(
+        results,
+        Float32Array.from({ length: locations }, (_, i) => i).reduce<number[]>(
+          (all, i) => [...all, ...reference(output, i)],
+          [],
+        ),
+      ),
+    ).toBeLessThan(1e-5);
     const slopes = new Float64Array(output.length);
     for (let location = 0; location < locations; location++) {
       const { scores, box } = places(location);
-      const own = [...Array.from({ length: classes }, (_, k) => scores + k), ...Array.from({ length: 5 }, (_, k) => box + k)];
+      const own = [
+        ...Array.from({ length: classes }, (_, k) => scores + k),
+        ...Array.from({ length: 5 }, (_, k) => box + k),
+      ];
       for (const at of own) {
         const values = Float64Array.from(output);
         const width = 1e-4;
@@ -84,7 +105,8 @@ describe.each(devices)('on $name', ({ device }) => {
       }
     }
     expect(relativeError(gradient, slopes)).toBeLessThan(1e-4);
-    expect(gradient.subarray(places(0).scores, places(0).scores + classes).every((value) => value === 0)).toBe(true); // does not count
+    // does not count
+    expect(gradient.subarray(places(0).scores, places(0).scores + classes).every((value) => value === 0)).toBe(true);
   }, 60_000);
 
   test('a distance that is no number shows in the loss', async () => {

@@ -36,7 +36,10 @@ describe.each(devices)('rows of a file on $name', ({ device }) => {
     return { path, open: () => addon.openRows(handle, { path, offset, rows: 10, dimension }) };
   }
 
-  async function through(call: (tensor: ReturnType<typeof addon.makeTensor>) => void, values: Float32Array): Promise<Float32Array> {
+  async function through(
+    call: (tensor: ReturnType<typeof addon.makeTensor>) => void,
+    values: Float32Array,
+  ): Promise<Float32Array> {
     const tensor = addon.makeTensor(handle, [values.length / dimension, dimension]);
     addon.writeTensor(tensor, values);
     call(tensor);
@@ -47,29 +50,45 @@ describe.each(devices)('rows of a file on $name', ({ device }) => {
     const { open: openFile } = await rows('kept');
     const first = await openFile();
     expect([...first.present]).toEqual(Array(10).fill(0));
-    const kept = await through((tensor) => addon.keepRows(first.file, { rows: Float64Array.of(3, 0, -1, 9) }, tensor), batch);
+    const kept = await through(
+      (tensor) => addon.keepRows(first.file, { rows: Float64Array.of(3, 0, -1, 9) }, tensor),
+      batch,
+    );
     for (let row = 0; row < 4; row++) {
       const values = batch.subarray(row * dimension, (row + 1) * dimension);
       const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
-      values.forEach((value, d) => expect(kept[row * dimension + d]).toBe(Math.fround(nearestHalf(Math.fround(value * (1 / norm))))));
+      values.forEach((value, d) =>
+        expect(kept[row * dimension + d]).toBe(Math.fround(nearestHalf(Math.fround(value * (1 / norm))))),
+      );
     }
-    const other = await through((tensor) => addon.keepRows(first.file, { rows: Float64Array.of(9, 1) }, tensor), batch.subarray(0, 2 * dimension));
+    const other = await through(
+      (tensor) => addon.keepRows(first.file, { rows: Float64Array.of(9, 1) }, tensor),
+      batch.subarray(0, 2 * dimension),
+    );
     expect([...other.subarray(0, dimension)]).toEqual([...kept.subarray(3 * dimension)]); // what is there stays
     addon.release(first.file);
     const second = await openFile();
     expect([...second.present]).toEqual([1, 1, 0, 1, 0, 0, 0, 0, 0, 1]);
-    const loaded = await through((tensor) => addon.loadRows(second.file, { rows: Float64Array.of(9, 3) }, tensor), new Float32Array(2 * dimension));
+    const loaded = await through(
+      (tensor) => addon.loadRows(second.file, { rows: Float64Array.of(9, 3) }, tensor),
+      new Float32Array(2 * dimension),
+    );
     expect([...loaded]).toEqual([...kept.subarray(3 * dimension), ...kept.subarray(0, dimension)]);
     addon.release(second.file);
   });
 
   it('that are there twice in a batch are what the first of them is', async () => {
     const [length, count] = [50_000, 32]; // so long that two threads would be at one row at once
-    const openFile = () => addon.openRows(handle, { path: join(folder, `twice-${device.kind}`), offset: 0, rows: 2, dimension: length });
+    const openFile = () =>
+      addon.openRows(handle, { path: join(folder, `twice-${device.kind}`), offset: 0, rows: 2, dimension: length });
     await writeFile(join(folder, `twice-${device.kind}`), '');
     const { file } = await openFile();
     const tensor = addon.makeTensor(handle, [count, length]);
-    addon.writeTensor(tensor, Float32Array.from({ length: count * length }, (_, i) => (i < 2 * length ? 0 : Math.sin(i)))); // the first two rows have no direction
+    // the first two rows have no direction
+    addon.writeTensor(
+      tensor,
+      Float32Array.from({ length: count * length }, (_, i) => (i < 2 * length ? 0 : Math.sin(i))),
+    );
     addon.keepRows(file, { rows: Float64Array.from({ length: count }, (_, i) => i % 2) }, tensor);
     const kept = await addon.readTensor(tensor);
     addon.release(tensor);
@@ -104,19 +123,37 @@ describe.each(devices)('rows of a file on $name', ({ device }) => {
     const { file, present, damaged } = await openFile();
     expect([...present].slice(0, 4)).toEqual([1, 1, 0, 1]);
     expect(damaged).toBe(1);
-    const read = (row: number) => through((tensor) => addon.loadRows(file, { rows: Float64Array.of(row) }, tensor), new Float32Array(dimension));
-    await expect(read(2)).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('row 2') as unknown });
-    await expect(read(10)).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('has 10') as unknown });
+    const read = (row: number) =>
+      through((tensor) => addon.loadRows(file, { rows: Float64Array.of(row) }, tensor), new Float32Array(dimension));
+    await expect(read(2)).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('row 2') as unknown,
+    });
+    await expect(read(10)).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('has 10') as unknown,
+    });
     await expect(read(-1)).rejects.toMatchObject({ code: 'BAD_OPTION' });
-    await expect(through((tensor) => addon.loadRows(file, { rows: Float64Array.of(0, 1) }, tensor), new Float32Array(dimension))).rejects.toMatchObject({ code: 'BAD_SHAPE' });
+    await expect(
+      through((tensor) => addon.loadRows(file, { rows: Float64Array.of(0, 1) }, tensor), new Float32Array(dimension)),
+    ).rejects.toMatchObject({ code: 'BAD_SHAPE' });
     await (await open(path, 'r+').then(async (cut) => (await cut.truncate(200), cut))).close();
-    await expect(read(0)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('became shorter') as unknown });
+    await expect(read(0)).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining('became shorter') as unknown,
+    });
   });
 
   it('of a file that is not there, or has no room, are an error that says so', async () => {
     const openAt = (path: string, count: number) => addon.openRows(handle, { path, offset: 0, rows: count, dimension });
-    await expect(openAt(join(folder, 'nowhere'), 10)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('nowhere') as unknown });
+    await expect(openAt(join(folder, 'nowhere'), 10)).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining('nowhere') as unknown,
+    });
     const { path } = await rows('huge');
-    await expect(openAt(path, 2 ** 45)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringMatching(/cannot make .* MiB long/u) as unknown });
+    await expect(openAt(path, 2 ** 45)).rejects.toMatchObject({
+      code: 'NOT_WRITABLE',
+      message: expect.stringMatching(/cannot make .* MiB long/u) as unknown,
+    });
   });
 });

@@ -7,9 +7,13 @@ import { backends } from '../fixtures/semantic/backends.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
 import { testPath } from '../shared.js';
 
-/** A native device reads a caller's arrays where they lie and answers what the reference does of values that cannot be used. */
+/**
+ * A native device reads a caller's arrays where they lie and answers what the reference does of values that cannot be
+ * used.
+ */
 const native = (await backends('arrays read where they lie')).filter(({ device }) => device !== 'js');
-const [batch, categories, dimension] = [9, 300, 301]; // more values than one part of the check takes, and a row that ends inside a vector
+// more values than one part of the check takes, and a row that ends inside a vector
+const [batch, categories, dimension] = [9, 300, 301];
 
 function rows(count: number, seed: number): Float32Array {
   const random = randomNumbers(seed);
@@ -17,10 +21,24 @@ function rows(count: number, seed: number): Float32Array {
 }
 
 const loss = (): BankLossInput => ({
-  student: rows(batch, 1), teacher: rows(batch, 2), textual: rows(categories, 3), visual: rows(categories, 4), queue: rows(20, 5),
-  dimension, studentTemperature: 0.2, teacherTemperature: 0.05, alpha: 0.4,
+  student: rows(batch, 1),
+  teacher: rows(batch, 2),
+  textual: rows(categories, 3),
+  visual: rows(categories, 4),
+  queue: rows(20, 5),
+  dimension,
+  studentTemperature: 0.2,
+  teacherTemperature: 0.05,
+  alpha: 0.4,
 });
-const update = () => ({ teacher: rows(batch, 2), textual: rows(categories, 3), visual: rows(categories, 4), seen: new Uint8Array(categories).fill(7, 4), dimension, momentum: 0.9 });
+const update = () => ({
+  teacher: rows(batch, 2),
+  textual: rows(categories, 3),
+  visual: rows(categories, 4),
+  seen: new Uint8Array(categories).fill(7, 4),
+  dimension,
+  momentum: 0.9,
+});
 
 function changed(values: Float32Array | undefined, row: number, column: number, value: number): Float32Array {
   const copy = values!.slice();
@@ -28,13 +46,17 @@ function changed(values: Float32Array | undefined, row: number, column: number, 
   return copy;
 }
 
-const zeroRow = (values: Float32Array | undefined, row: number) => values!.slice().fill(-0, row * dimension, (row + 1) * dimension);
+const zeroRow = (values: Float32Array | undefined, row: number) =>
+  values!.slice().fill(-0, row * dimension, (row + 1) * dimension);
 
 describe.each(native)('$name', ({ device, precision, tolerance }) => {
   test.each<[string, Partial<BankLossInput>]>([
     ['not a number in the last column', { textual: changed(loss().textual, 257, dimension - 1, NaN) }],
     ['an infinite value in the last row', { visual: changed(loss().visual, categories - 1, 17, -Infinity) }],
-    ['two wrong rows: the first is named', { textual: changed(changed(loss().textual, 290, 3, NaN), 230, 4, Infinity) }],
+    [
+      'two wrong rows: the first is named',
+      { textual: changed(changed(loss().textual, 290, 3, NaN), 230, 4, Infinity) },
+    ],
     ['zero, and in a later row not a number', { queue: changed(zeroRow(loss().queue, 6), 11, 0, NaN) }],
     ['not a number, and a later row of zeros', { queue: changed(zeroRow(loss().queue, 11), 6, 0, NaN) }],
     ['a row of zeros with a sign', { student: zeroRow(loss().student, 8) }],
@@ -44,7 +66,11 @@ describe.each(native)('$name', ({ device, precision, tolerance }) => {
     const expected = await bankLoss(input, { device: 'js' }).catch((error: unknown) => error as Error);
     expect(expected).toBeInstanceOf(Error);
     const { message, code, details } = expected as Error & { code: string; details?: unknown };
-    await expect(bankLoss(input, { device, precision })).rejects.toMatchObject({ code, message, ...(details !== undefined && { details }) });
+    await expect(bankLoss(input, { device, precision })).rejects.toMatchObject({
+      code,
+      message,
+      ...(details !== undefined && { details }),
+    });
   });
 
   test.each<[string, object]>([

@@ -18,10 +18,30 @@ function tensor(device: Device, values: Float32Array, dimension: number): Tensor
 }
 
 function makeHead(device: Device, golden: GoldenCase, bfloat16 = false): SemanticHeadHandle {
-  const { dimension, categories, queueSize, use, alpha, studentTemperature, teacherTemperature, momentum, textual, visual, seen } = golden;
+  const {
+    dimension,
+    categories,
+    queueSize,
+    use,
+    alpha,
+    studentTemperature,
+    teacherTemperature,
+    momentum,
+    textual,
+    visual,
+    seen,
+  } = golden;
   const head = device.addon.makeSemanticHead(device.handle, {
-    dimension, categories, queueSize: use.includes('queue') ? queueSize : 0, useTextual: use.includes('textual'), useVisual: use.includes('visual'),
-    alpha, studentTemperature, teacherTemperature, momentum, bfloat16,
+    dimension,
+    categories,
+    queueSize: use.includes('queue') ? queueSize : 0,
+    useTextual: use.includes('textual'),
+    useVisual: use.includes('visual'),
+    alpha,
+    studentTemperature,
+    teacherTemperature,
+    momentum,
+    bfloat16,
   });
   if (categories > 0) device.addon.writeSemanticState(head, { textual, visual, seen });
   return head;
@@ -31,14 +51,21 @@ function makeHead(device: Device, golden: GoldenCase, bfloat16 = false): Semanti
 function inOrder(queue: Float32Array, position: number, filled: number, dimension: number): number[] {
   const size = queue.length / dimension;
   const first = filled < size ? 0 : position;
-  return Array.from({ length: filled }, (_, i) => (first + i) % size).flatMap((row) => [...queue.subarray(row * dimension, (row + 1) * dimension)]);
+  return Array.from({ length: filled }, (_, i) => (first + i) % size).flatMap((row) => [
+    ...queue.subarray(row * dimension, (row + 1) * dimension),
+  ]);
 }
 
 describe.each(devices)('the semantic head on $name', ({ device }) => {
   const { addon } = device;
 
-  const modes = [{ mode: 'float32', bfloat16: false, tolerance: 2e-5 }, { mode: 'bfloat16', bfloat16: true, tolerance: 5e-3 }];
-  const both = cases.flatMap((one) => modes.slice(0, device.kind === 'cpu' ? 1 : 2).map((mode) => ({ ...mode, name: one.name, one })));
+  const modes = [
+    { mode: 'float32', bfloat16: false, tolerance: 2e-5 },
+    { mode: 'bfloat16', bfloat16: true, tolerance: 5e-3 },
+  ];
+  const both = cases.flatMap((one) =>
+    modes.slice(0, device.kind === 'cpu' ? 1 : 2).map((mode) => ({ ...mode, name: one.name, one })),
+  );
 
   test.each(both)('keeps its state over the steps of $name in $mode', async ({ one, bfloat16, tolerance }) => {
     const { dimension } = one;
@@ -58,7 +85,13 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
       expect(metrics.entropyVisual).toBeCloseTo(step.lossVisual - step.klVisual, bfloat16 ? 2 : 4);
       expect(metrics.entropyTextual).toBeCloseTo(step.lossTextual - step.klTextual, bfloat16 ? 2 : 4);
       const found = await addon.readTensor(gradient);
-      expect(relativeError(found, step.gradient.map((value) => scale * value)), 'gradient').toBeLessThan(tolerance);
+      expect(
+        relativeError(
+          found,
+          step.gradient.map((value) => scale * value),
+        ),
+        'gradient',
+      ).toBeLessThan(tolerance);
       const state = await addon.readSemanticState(device.handle, head);
       if (one.categories > 0) {
         expect(relativeError(state.visual, step.visualAfter!)).toBeLessThan(2e-5);
@@ -67,7 +100,9 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
         expect(metrics.categoriesSeen).toBe(step.seenAfter!.reduce((a, b) => a + b));
       }
       if (one.use.includes('queue')) {
-        expect(relativeError(inOrder(state.queue, state.queuePosition, state.queueFilled, dimension), step.queueAfter!)).toBeLessThan(1e-6);
+        expect(
+          relativeError(inOrder(state.queue, state.queuePosition, state.queueFilled, dimension), step.queueAfter!),
+        ).toBeLessThan(1e-6);
       }
       slot = (slot + 5) % 64;
     }
@@ -78,7 +113,11 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     const { dimension, momentum, textual, visual, seen } = one;
     const batches = one.steps.map(({ teacher }) => teacher);
     const head = makeHead(device, one);
-    addon.headUpdate(head, batches.map((batch) => tensor(device, batch, dimension)), 7);
+    addon.headUpdate(
+      head,
+      batches.map((batch) => tensor(device, batch, dimension)),
+      7,
+    );
     const state = await addon.readSemanticState(device.handle, head);
     const teacher = Float32Array.from(batches.flatMap((batch) => [...batch]));
     const expected = await bankUpdate({ teacher, textual, visual, seen, dimension, momentum }, { device: 'js' });
@@ -101,9 +140,20 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
       const teachers = steps.map(({ teacher }) => tensor(device, teacher, dimension));
       for (const i of losses) {
         const student = tensor(device, steps[i]!.student, dimension);
-        addon.headLoss(head, student, teachers[i]!, addon.makeTensor(device.handle, [steps[i]!.student.length / dimension, dimension]), 1, 0);
+        addon.headLoss(
+          head,
+          student,
+          teachers[i]!,
+          addon.makeTensor(device.handle, [steps[i]!.student.length / dimension, dimension]),
+          1,
+          0,
+        );
       }
-      addon.headUpdate(head, updates.map((i) => teachers[i]!), 1);
+      addon.headUpdate(
+        head,
+        updates.map((i) => teachers[i]!),
+        1,
+      );
       const state = await addon.readSemanticState(device.handle, head);
       const teacher = Float32Array.from(updates.flatMap((i) => [...steps[i]!.teacher]));
       const expected = await bankUpdate({ teacher, textual, visual, seen, dimension, momentum }, { device: 'js' });
@@ -118,7 +168,18 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
       addon.headLoss(head, tensor(device, last.student, dimension), teachers[2]!, gradient, 1, 2);
       const { alpha, studentTemperature, teacherTemperature } = one;
       const next = await bankLoss(
-        { student: last.student, teacher: last.teacher, textual, visual: expected.visual, dimension, alpha, studentTemperature, teacherTemperature }, { device: 'js' });
+        {
+          student: last.student,
+          teacher: last.teacher,
+          textual,
+          visual: expected.visual,
+          dimension,
+          alpha,
+          studentTemperature,
+          teacherTemperature,
+        },
+        { device: 'js' },
+      );
       expect(relativeError(await addon.readTensor(gradient), next.gradient)).toBeLessThan(bfloat16 ? 5e-3 : 2e-5);
     }
   });
@@ -137,11 +198,21 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     let agreeing = 0;
     for (let i = 0; i < batch; i++) {
       const teacher = unit(rows(step.teacher, i));
-      own += 1 / (1 + scores(teacher, visual).reduce((sum, score) => sum + Math.exp((score - 1) / teacherTemperature), 0)) / batch;
+      own +=
+        1 /
+        (1 + scores(teacher, visual).reduce((sum, score) => sum + Math.exp((score - 1) / teacherTemperature), 0)) /
+        batch;
       if (nearest(scores(teacher, textual)) === nearest(scores(unit(rows(step.student, i)), textual))) agreeing++;
     }
     const head = makeHead(device, one);
-    addon.headLoss(head, tensor(device, step.student, dimension), tensor(device, step.teacher, dimension), addon.makeTensor(device.handle, [batch, dimension]), 1, 0);
+    addon.headLoss(
+      head,
+      tensor(device, step.student, dimension),
+      tensor(device, step.teacher, dimension),
+      addon.makeTensor(device.handle, [batch, dimension]),
+      1,
+      0,
+    );
     const metrics = await addon.readMetrics(device.handle, head, 0);
     expect(metrics.ownMass).toBeCloseTo(own, 6);
     expect(metrics.agreement).toBeCloseTo(agreeing / batch, 12);
@@ -152,7 +223,14 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     const one = golden('hybrid');
     const { student, teacher } = one.steps[0]!;
     const gradient = tensor(device, student, one.dimension);
-    addon.headLoss(makeHead(device, one), tensor(device, student, one.dimension), tensor(device, teacher, one.dimension), gradient, 0, 0);
+    addon.headLoss(
+      makeHead(device, one),
+      tensor(device, student, one.dimension),
+      tensor(device, teacher, one.dimension),
+      gradient,
+      0,
+      0,
+    );
     expect((await addon.readTensor(gradient)).every((value) => value === 0)).toBe(true);
   });
 
@@ -161,7 +239,14 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     const head = makeHead(device, one);
     one.steps.forEach((step, slot) => {
       const teacher = tensor(device, step.teacher, one.dimension);
-      addon.headLoss(head, tensor(device, step.student, one.dimension), teacher, addon.makeTensor(device.handle, [step.student.length / one.dimension, one.dimension]), 1, slot);
+      addon.headLoss(
+        head,
+        tensor(device, step.student, one.dimension),
+        teacher,
+        addon.makeTensor(device.handle, [step.student.length / one.dimension, one.dimension]),
+        1,
+        slot,
+      );
       addon.headUpdate(head, [teacher], slot);
     });
     for (const [slot, step] of one.steps.entries()) {
@@ -183,12 +268,19 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     expect([...state.textual]).toEqual([...one.textual]);
     expect([...state.visual]).toEqual([...one.visual]);
     expect([...state.seen]).toEqual([1, 0, 1, 1, 0]);
-    expect(() => addon.writeSemanticState(head, { queue, queuePosition: 1, queueFilled: 2 })).toThrow(expect.objectContaining({ code: 'BAD_BANK' }));
-    expect(() => addon.writeSemanticState(head, { visual: new Float32Array(3) })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
+    expect(() => addon.writeSemanticState(head, { queue, queuePosition: 1, queueFilled: 2 })).toThrow(
+      expect.objectContaining({ code: 'BAD_BANK' }),
+    );
+    expect(() => addon.writeSemanticState(head, { visual: new Float32Array(3) })).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE' }),
+    );
   });
 
   test.each([
-    ['ZERO_EMBEDDING', 'student', 0], ['ZERO_EMBEDDING', 'teacher', 0], ['NON_FINITE', 'student', NaN], ['NON_FINITE', 'teacher', -Infinity],
+    ['ZERO_EMBEDDING', 'student', 0],
+    ['ZERO_EMBEDDING', 'teacher', 0],
+    ['NON_FINITE', 'student', NaN],
+    ['NON_FINITE', 'teacher', -Infinity],
   ] as const)('%s of a %s row is told when the metrics are read, and changes nothing', async (code, who, value) => {
     const one = golden('hybrid');
     const { dimension, steps } = one;
@@ -200,7 +292,10 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     const teacher = tensor(device, broken.teacher, dimension);
     const gradient = addon.makeTensor(device.handle, [step.student.length / dimension, dimension]);
     addon.headLoss(head, tensor(device, broken.student, dimension), teacher, gradient, 1, 0);
-    await expect(addon.readMetrics(device.handle, head, 0)).rejects.toMatchObject({ code, message: expect.stringContaining(`row 2 of the ${who}`) as string });
+    await expect(addon.readMetrics(device.handle, head, 0)).rejects.toMatchObject({
+      code,
+      message: expect.stringContaining(`row 2 of the ${who}`) as string,
+    });
     expect((await addon.readTensor(gradient)).every(Number.isFinite)).toBe(true);
     if (who === 'teacher') {
       addon.headUpdate(head, [teacher], 0);
@@ -211,8 +306,17 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
       expect(state.queue.every((x) => x === 0)).toBe(true);
     }
     // The device goes on.
-    addon.headLoss(head, tensor(device, step.student, dimension), tensor(device, step.teacher, dimension), gradient, 1, 1);
-    expect(relativeError([(await addon.readMetrics(device.handle, head, 1)).lossTextual], [step.lossTextual])).toBeLessThan(2e-5);
+    addon.headLoss(
+      head,
+      tensor(device, step.student, dimension),
+      tensor(device, step.teacher, dimension),
+      gradient,
+      1,
+      1,
+    );
+    expect(
+      relativeError([(await addon.readMetrics(device.handle, head, 1)).lossTextual], [step.lossTextual]),
+    ).toBeLessThan(2e-5);
   });
 
   test('finds the most similar rows in falling order, the first of equals first', async () => {
@@ -225,8 +329,12 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     expect(relativeError(scores, [1, 1, a, a * (b + c), b, c, 0, 0, 0])).toBeLessThan(1e-6);
     const all = await addon.topSimilar(device.handle, queries, bank, dimension, 5);
     expect([...all.indices.subarray(10)]).toEqual([0, 1, 2, 3, 4]);
-    await expect(addon.topSimilar(device.handle, queries, bank, dimension, 6)).rejects.toMatchObject({ code: 'BAD_SHAPE' });
-    await expect(addon.topSimilar(device.handle, new Float32Array(3), bank, dimension, 1)).rejects.toMatchObject({ code: 'ZERO_EMBEDDING' });
+    await expect(addon.topSimilar(device.handle, queries, bank, dimension, 6)).rejects.toMatchObject({
+      code: 'BAD_SHAPE',
+    });
+    await expect(addon.topSimilar(device.handle, new Float32Array(3), bank, dimension, 1)).rejects.toMatchObject({
+      code: 'ZERO_EMBEDDING',
+    });
   });
 
   test('finds the same rows as sorting does in a large bank', async () => {
@@ -241,20 +349,30 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     };
     for (let q = 0; q < 9; q++) {
       const query = unit(queries, q);
-      const sorted = Array.from({ length: 4097 }, (_, i) => unit(bank, i).reduce((sum, x, d) => sum + x * query[d]!, 0)).sort((a, b) => b - a);
+      const sorted = Array.from({ length: 4097 }, (_, i) =>
+        unit(bank, i).reduce((sum, x, d) => sum + x * query[d]!, 0),
+      ).sort((a, b) => b - a);
       expect(relativeError(scores.subarray(q * k, (q + 1) * k), sorted.slice(0, k))).toBeLessThan(1e-6);
       expect(new Set(indices.subarray(q * k, (q + 1) * k)).size).toBe(k);
     }
   });
 
   test('options that contradict each other are refused at once', () => {
-    const make = (options: object) => () => addon.makeSemanticHead(device.handle, { dimension: 8, categories: 4, ...options });
+    const make = (options: object) => () =>
+      addon.makeSemanticHead(device.handle, { dimension: 8, categories: 4, ...options });
     for (const options of [
-      { alpha: 1.5 }, { studentTemperature: 0 }, { teacherTemperature: -1 }, { momentum: 1 }, { useTextual: false, alpha: 0.5 }, { useVisual: false, alpha: 0.5 },
+      { alpha: 1.5 },
+      { studentTemperature: 0 },
+      { teacherTemperature: -1 },
+      { momentum: 1 },
+      { useTextual: false, alpha: 0.5 },
+      { useVisual: false, alpha: 0.5 },
       { categories: 0, queueSize: 4, alpha: 0.5 },
-    ]) expect(make(options)).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }));
+    ])
+      expect(make(options)).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }));
     expect(make({ dimension: 0 })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
-    if (device.kind === 'cpu') expect(make({ bfloat16: true })).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }));
+    if (device.kind === 'cpu')
+      expect(make({ bfloat16: true })).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }));
   });
 });
 
@@ -286,7 +404,11 @@ describe('on the CPU', () => {
         process.stdout.write(JSON.stringify({ loss, gradient: [...gradient] }));
       });`;
     const plain = JSON.stringify(input, (_, value: unknown) => (value instanceof Float32Array ? [...value] : value));
-    const child = spawnSync(process.execPath, ['-e', script, addonPath()], { input: plain, env: { ...process.env, LGDISTILL_ISA: isa }, encoding: 'utf8' });
+    const child = spawnSync(process.execPath, ['-e', script, addonPath()], {
+      input: plain,
+      env: { ...process.env, LGDISTILL_ISA: isa },
+      encoding: 'utf8',
+    });
     expect(child.stderr).toBe('');
     const found = JSON.parse(child.stdout) as { loss: number; gradient: number[] };
     expect(relativeError([found.loss], [expected.loss])).toBeLessThan(2e-5);

@@ -11,7 +11,13 @@ const nvcc = cudaTool('nvcc');
 if (nvcc === undefined) console.log('SKIPPED older CUDA toolkits: there is no nvcc');
 
 /** What CUDA 12.3 brought, of which older toolkits know nothing. */
-const since12030 = ['cudaGraphEdgeData', 'cudaGraphKernelNodePortProgrammatic', 'cudaGraphDependencyTypeProgrammatic', 'cudaGraphAddDependencies_v2', 'cudaFuncGetName'];
+const since12030 = [
+  'cudaGraphEdgeData',
+  'cudaGraphKernelNodePortProgrammatic',
+  'cudaGraphDependencyTypeProgrammatic',
+  'cudaGraphAddDependencies_v2',
+  'cudaFuncGetName',
+];
 
 describe.skipIf(nvcc === undefined)('the calls of the CUDA runtime', () => {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-toolkits-'));
@@ -20,9 +26,16 @@ describe.skipIf(nvcc === undefined)('the calls of the CUDA runtime', () => {
   /** Compiles them as with a toolkit of this version, where a name that it lacks is an error. */
   function compileAs(version: number, lacks: readonly string[]): { status: number | null; stderr: string } {
     const header = join(folder, `${version}.h`);
-    writeFileSync(header, `#include <cuda_runtime.h>\n#undef CUDART_VERSION\n#define CUDART_VERSION ${version}\n${lacks.map((name) => `#undef ${name}\n#pragma GCC poison ${name}\n`).join('')}`);
+    writeFileSync(
+      header,
+      `#include <cuda_runtime.h>\n#undef CUDART_VERSION\n#define CUDART_VERSION ${version}\n${lacks.map((name) => `#undef ${name}\n#pragma GCC poison ${name}\n`).join('')}`,
+    );
     const flags = ['-std=c++20', '-arch=compute_80', '-Inative', '-DLGD_WITH_CUDA=1', '-DLGD_CUDA_ARCHITECTURES="90a"'];
-    return spawnSync(nvcc!, [...flags, '-include', header, '-c', '-o', join(folder, 'runtime.o'), 'native/core/cuda_runtime.cu'], { cwd: root, encoding: 'utf8' });
+    return spawnSync(
+      nvcc!,
+      [...flags, '-include', header, '-c', '-o', join(folder, 'runtime.o'), 'native/core/cuda_runtime.cu'],
+      { cwd: root, encoding: 'utf8' },
+    );
   }
 
   it('use nothing of CUDA 12.3 where the toolkit is older', () => {

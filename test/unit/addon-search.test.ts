@@ -4,7 +4,13 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { buildSync } from 'esbuild';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import { explainLoadError, explainVersion, mendFor, type AddonFault, type SystemFacts } from '../../lib/addon-search.js';
+import {
+  explainLoadError,
+  explainVersion,
+  mendFor,
+  type AddonFault,
+  type SystemFacts,
+} from '../../lib/addon-search.js';
 import { version } from '../../lib/version.js';
 import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
@@ -23,10 +29,25 @@ afterEach(() => {
 
 describe('why an addon does not load', () => {
   test.each<[string, SystemFacts, AddonFault, string]>([
-    ["/lib64/libc.so.6: version `GLIBC_2.28' not found (required by /x/lgdistill.node)", old, 'older glibc', 'needs glibc 2.28, this system has 2.17'],
-    ['Error loading shared library ld-linux-x86-64.so.2: No such file or directory', alpine, 'musl', 'built for glibc, this system has musl'],
+    [
+      "/lib64/libc.so.6: version `GLIBC_2.28' not found (required by /x/lgdistill.node)",
+      old,
+      'older glibc',
+      'needs glibc 2.28, this system has 2.17',
+    ],
+    [
+      'Error loading shared library ld-linux-x86-64.so.2: No such file or directory',
+      alpine,
+      'musl',
+      'built for glibc, this system has musl',
+    ],
     ['/x/lgdistill.node: invalid ELF header', debian, 'another system', 'not built for linux x64'],
-    ['/x/lgdistill.node: undefined symbol: napi_get_last_error', debian, 'missing symbol', 'undefined symbol: napi_get_last_error'],
+    [
+      '/x/lgdistill.node: undefined symbol: napi_get_last_error',
+      debian,
+      'missing symbol',
+      'undefined symbol: napi_get_last_error',
+    ],
     ["libstdc++.so.6: version `GLIBCXX_3.4.30' not found", debian, 'missing symbol', 'GLIBCXX_3.4.30'],
     ['/x/lgdistill.node: failed to map segment from shared object', debian, 'unmapped', 'failed to map'],
     ['/x/lgdistill.node: file too short', debian, 'broken', 'file too short'],
@@ -40,20 +61,40 @@ describe('why an addon does not load', () => {
     const file = join(folder, 'any.node');
     writeFileSync(file, '');
     const script = `import(${JSON.stringify(pathToFileURL(join(root, 'dist/addon.js')).href)}).then((m) => m.loadAddon()).catch((e) => console.log(JSON.stringify(e)));`;
-    const { stdout } = spawnSync(process.execPath, ['--no-addons', '-e', script], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: file } });
-    expect(JSON.parse(stdout)).toMatchObject({ code: 'ADDON_NOT_FOUND', message: expect.stringContaining('may load no native addon') as string, mend: expect.stringContaining('--allow-addons') as string });
+    const { stdout } = spawnSync(process.execPath, ['--no-addons', '-e', script], {
+      encoding: 'utf8',
+      env: { ...process.env, LGDISTILL_ADDON: file },
+    });
+    expect(JSON.parse(stdout)).toMatchObject({
+      code: 'ADDON_NOT_FOUND',
+      message: expect.stringContaining('may load no native addon') as string,
+      mend: expect.stringContaining('--allow-addons') as string,
+    });
   });
 
   test('a version is this one or another', () => {
     expect(explainVersion('x', version)).toBeUndefined();
-    expect(explainVersion('x', '0.0.1')).toMatchObject({ fault: 'another version', detail: `version 0.0.1, but lgdistill is ${version}` });
+    expect(explainVersion('x', '0.0.1')).toMatchObject({
+      fault: 'another version',
+      detail: `version 0.0.1, but lgdistill is ${version}`,
+    });
   });
 });
 
 test('code in a bundle is told of, wherever that lies', () => {
   const outfile = join(folder, 'bundle', 'out', 'app.mjs');
-  buildSync({ stdin: { contents: "import { loadAddon } from './lib/addon.js'; loadAddon();", resolveDir: root }, bundle: true, platform: 'node', format: 'esm', packages: 'external', outfile });
-  const { stderr } = spawnSync(process.execPath, [outfile], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: undefined } });
+  buildSync({
+    stdin: { contents: "import { loadAddon } from './lib/addon.js'; loadAddon();", resolveDir: root },
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    packages: 'external',
+    outfile,
+  });
+  const { stderr } = spawnSync(process.execPath, [outfile], {
+    encoding: 'utf8',
+    env: { ...process.env, LGDISTILL_ADDON: undefined },
+  });
   expect(stderr).toContain('Leave lgdistill out of the bundle');
 });
 
@@ -62,7 +103,9 @@ test('the mend is one command where one is enough', () => {
   vi.stubEnv('LGDISTILL_ADDON', '');
   expect(mendFor(absent, debian)).toBe(`Type: npm install --include=optional @lgdistill/linux-x64@${version}`);
   expect(mendFor(absent, { ...debian, checkout: true })).toContain('npm run build:native');
-  expect(mendFor(absent, { ...debian, platform: 'darwin', arch: 'arm64' })).toMatch(/^There is no prebuilt addon for darwin arm64\. Build it in a checkout/u);
+  expect(mendFor(absent, { ...debian, platform: 'darwin', arch: 'arm64' })).toMatch(
+    /^There is no prebuilt addon for darwin arm64\. Build it in a checkout/u,
+  );
   expect(mendFor(absent, alpine)).toContain('needs glibc');
   expect(mendFor([{ place: 'p', fault: 'older glibc', detail: '' }], old)).toContain('newer system');
   expect(mendFor([{ place: 'p', fault: 'unmapped', detail: '' }], debian)).toContain('noexec');
@@ -83,14 +126,25 @@ describe('an installed package', () => {
 
   /** Puts an addon, or a file that is none, into the prebuilt package. */
   function install(content: string, packageVersion = version): void {
-    writeFileSync(join(prebuilt, 'package.json'), JSON.stringify({ name: '@lgdistill/linux-x64', version: packageVersion, main: 'lgdistill.node', exports: { '.': './lgdistill.node', './package.json': './package.json' } }));
+    writeFileSync(
+      join(prebuilt, 'package.json'),
+      JSON.stringify({
+        name: '@lgdistill/linux-x64',
+        version: packageVersion,
+        main: 'lgdistill.node',
+        exports: { '.': './lgdistill.node', './package.json': './package.json' },
+      }),
+    );
     writeFileSync(join(prebuilt, 'lgdistill.node'), content);
   }
 
   /** The error of loading the addon there, in a process of its own. */
   function failure(): { code: string; message: string } {
     const script = `import(${JSON.stringify(pathToFileURL(join(installed, 'dist', 'addon.js')).href)}).then((m) => { m.loadAddon(); }).catch((e) => console.log(JSON.stringify({ code: e.code, message: e.message })))`;
-    const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: '' } });
+    const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], {
+      encoding: 'utf8',
+      env: { ...process.env, LGDISTILL_ADDON: '' },
+    });
     expect(stderr).toBe('');
     return JSON.parse(stdout) as { code: string; message: string };
   }
@@ -98,12 +152,16 @@ describe('an installed package', () => {
   test('without its prebuilt package says which to install, and looks nowhere else', () => {
     const { code, message } = failure();
     expect(code).toBe('ADDON_NOT_FOUND');
-    expect(message).toBe(`the native addon could not be loaded. Tried: @lgdistill/linux-x64: not installed. Type: npm install --include=optional @lgdistill/linux-x64@${version}.`);
+    expect(message).toBe(
+      `the native addon could not be loaded. Tried: @lgdistill/linux-x64: not installed. Type: npm install --include=optional @lgdistill/linux-x64@${version}.`,
+    );
   });
 
   test('refuses a prebuilt package of another version before loading it', () => {
     install('no addon at all', '0.0.1');
-    expect(failure().message).toContain(`@lgdistill/linux-x64: another version: version 0.0.1, but lgdistill is ${version}`);
+    expect(failure().message).toContain(
+      `@lgdistill/linux-x64: another version: version 0.0.1, but lgdistill is ${version}`,
+    );
   });
 
   test('tells a broken file from one for another system', () => {
@@ -131,7 +189,9 @@ describe('$LGDISTILL_ADDON', () => {
   });
 
   test('an addon of another version is refused', async () => {
-    await expect(load(writeFakeAddon(folder, 'works', { addonVersion: '0.0.1', name: 'older' }))).rejects.toMatchObject({ message: expect.stringContaining('another version: version 0.0.1') as string });
+    await expect(load(writeFakeAddon(folder, 'works', { addonVersion: '0.0.1', name: 'older' }))).rejects.toMatchObject(
+      { message: expect.stringContaining('another version: version 0.0.1') as string },
+    );
   });
 });
 
@@ -144,7 +204,10 @@ test('importing the package loads neither the addon nor CUDA', async () => {
     createRequire(import.meta.url)(${JSON.stringify(join(root, 'dist', 'index.cjs'))});
     const { readFileSync } = await import('node:fs');
     console.log(readFileSync('/proc/self/maps', 'utf8').split('\\n').filter((line) => /\\.node$|cuda|onnxruntime|libvips/u.test(line)).join('\\n'));`;
-  const { status, stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: addon } });
+  const { status, stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+    encoding: 'utf8',
+    env: { ...process.env, LGDISTILL_ADDON: addon },
+  });
   expect([status, stdout.trim()]).toEqual([0, '']);
   const { existsSync } = await import('node:fs');
   expect(existsSync(`${addon}.loads`)).toBe(false);

@@ -1,4 +1,7 @@
-/** Calls as programs without types make them: each is refused in words that name the argument, before anything is computed with it. */
+/**
+ * Calls as programs without types make them: each is refused in words that name the argument, before anything is
+ * computed with it.
+ */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,21 +19,35 @@ const picture = await plainPicture('red');
 const folder = temporaryFolder();
 const size = 8;
 const names = ['a', 'b', 'c'];
-const options = (device: api.Device): api.ImageCacheOptions => ({ device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+const options = (device: api.Device): api.ImageCacheOptions => ({
+  device,
+  resolution: 32,
+  margin: 1,
+  memoryLimitBytes: 1e9,
+  spillFolder: folder,
+  maxBrokenShare: 0,
+});
 
 let device: api.Device;
 let other: api.Device;
 let images: api.ImageCache;
 let student: api.Student;
 let distiller: api.Distiller;
-const tsb = api.TextualSemanticsBank.fromEmbeddings(names, Float32Array.from({ length: names.length * size }, (_, i) => Math.sin(i)), { encoderId: 'made up' });
+const tsb = api.TextualSemanticsBank.fromEmbeddings(
+  names,
+  Float32Array.from({ length: names.length * size }, (_, i) => Math.sin(i)),
+  { encoderId: 'made up' },
+);
 /** A teacher of a caller's own: an object. */
 const teacher = ownTeacher({ embeddingSize: size });
 const config: api.ConfigInput = { method: 'lgd', output: join(folder, 'run'), train: { batchSize: 2 } };
 
 beforeAll(async () => {
   [device, other] = [await api.openDevice('cpu', { threads: 1 }), await api.openDevice('cpu', { threads: 1 })];
-  images = await api.ImageCache.build(api.imagesFromBuffers(['1', '2', '3', '4'].map((id) => ({ id, bytes: picture }))), options(device));
+  images = await api.ImageCache.build(
+    api.imagesFromBuffers(['1', '2', '3', '4'].map((id) => ({ id, bytes: picture }))),
+    options(device),
+  );
   student = api.createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.25 });
   distiller = new api.Distiller({ device, teacher, student, tsb, config });
 });
@@ -41,12 +58,21 @@ afterAll(() => {
 const batch = (): api.Batch => ({ ...new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next(), dataset: images });
 
 async function refusal(call: () => unknown): Promise<LgdError> {
-  const error: unknown = await Promise.resolve().then(call).then(() => new Error('nothing was refused'), (reason: unknown) => reason);
+  const error: unknown = await Promise.resolve()
+    .then(call)
+    .then(
+      () => new Error('nothing was refused'),
+      (reason: unknown) => reason,
+    );
   expect(error, String((error as Error).stack)).toBeInstanceOf(LgdError);
   return error as LgdError;
 }
 
-async function refused(code: ErrorCode, option: string | undefined, calls: Record<string, () => unknown>): Promise<void> {
+async function refused(
+  code: ErrorCode,
+  option: string | undefined,
+  calls: Record<string, () => unknown>,
+): Promise<void> {
   for (const [what, call] of Object.entries(calls)) {
     const { code: found, option: named, message } = await refusal(call);
     expect({ code: found, option: named }, `${what}: ${message}`).toEqual({ code, option });
@@ -67,8 +93,11 @@ describe('what was not awaited', () => {
       state: () => js.Distiller.prototype.restore.call(distiller, distiller.state()),
     };
     await refused('BAD_OPTION', 'device', {
-      loadTeacher: () => js.loadTeacher('x', { device: opened }), createEncoder: () => js.createEncoder('resnet18', { device: opened, outputs: 2 }), loadStudent: () => js.loadStudent('x', { device: opened }),
-      bankLoss: () => js.bankLoss({}, { device: opened }), readViews: () => js.readViews(images, batch(), { device: opened }),
+      loadTeacher: () => js.loadTeacher('x', { device: opened }),
+      createEncoder: () => js.createEncoder('resnet18', { device: opened, outputs: 2 }),
+      loadStudent: () => js.loadStudent('x', { device: opened }),
+      bankLoss: () => js.bankLoss({}, { device: opened }),
+      readViews: () => js.readViews(images, batch(), { device: opened }),
     });
     for (const [option, call] of Object.entries(calls)) {
       const error = await refusal(call);
@@ -81,23 +110,56 @@ describe('what was not awaited', () => {
 describe('what is missing', () => {
   it('is asked for', async () => {
     await refused('BAD_OPTION', 'options', {
-      openDevice: () => js.openDevice('cpu', null), loadTeacher: () => js.loadTeacher('x'), createStudent: () => js.createStudent('resnet18'), createEncoder: () => js.createEncoder('resnet18'),
-      build: () => js.ImageCache.build({}), fromStream: () => js.ImageCache.fromStream([]), Distiller: () => new js.Distiller(), fromEmbeddings: () => js.TextualSemanticsBank.fromEmbeddings(names, new Float32Array(3)),
-      bank: () => js.TextualSemanticsBank.build(names), queueStep: () => js.Distiller.prototype.queueStep.call(distiller, [batch()]), readViews: () => js.readViews(images, batch()), bankLoss: () => js.bankLoss(undefined, { device: 'js' }),
-      noDevice: () => js.bankLoss({}), bankUpdate: () => js.bankUpdate({}), featureLoss: () => js.featureLoss(), exportStudent: () => js.exportStudent(), evaluateStudent: () => js.evaluateStudent(),
-      evaluateProtocol: () => js.evaluateProtocol(), loadStudent: () => js.loadStudent('x'), zeroShot: () => new js.ZeroShotEvaluation(), plan: () => new js.BatchPlan(images), report: () => js.writeReport(), compile: () => (student as Anything).compile(),
+      openDevice: () => js.openDevice('cpu', null),
+      loadTeacher: () => js.loadTeacher('x'),
+      createStudent: () => js.createStudent('resnet18'),
+      createEncoder: () => js.createEncoder('resnet18'),
+      build: () => js.ImageCache.build({}),
+      fromStream: () => js.ImageCache.fromStream([]),
+      Distiller: () => new js.Distiller(),
+      fromEmbeddings: () => js.TextualSemanticsBank.fromEmbeddings(names, new Float32Array(3)),
+      bank: () => js.TextualSemanticsBank.build(names),
+      queueStep: () => js.Distiller.prototype.queueStep.call(distiller, [batch()]),
+      readViews: () => js.readViews(images, batch()),
+      bankLoss: () => js.bankLoss(undefined, { device: 'js' }),
+      noDevice: () => js.bankLoss({}),
+      bankUpdate: () => js.bankUpdate({}),
+      featureLoss: () => js.featureLoss(),
+      exportStudent: () => js.exportStudent(),
+      evaluateStudent: () => js.evaluateStudent(),
+      evaluateProtocol: () => js.evaluateProtocol(),
+      loadStudent: () => js.loadStudent('x'),
+      zeroShot: () => new js.ZeroShotEvaluation(),
+      plan: () => new js.BatchPlan(images),
+      report: () => js.writeReport(),
+      compile: () => (student as Anything).compile(),
     });
     await refused('BAD_OPTION', 'images', { plan: () => new js.BatchPlan() });
-    await refused('BAD_OPTION', 'data', { openImages: () => js.openImages(), openImageFolder: () => js.openImageFolder() });
+    await refused('BAD_OPTION', 'data', {
+      openImages: () => js.openImages(),
+      openImageFolder: () => js.openImageFolder(),
+    });
     await refused('BAD_OPTION', 'options', { makeSchedule: () => js.makeSchedule() });
-    await refused('BAD_OPTION', 'idOrDir', { clip: () => js.ClipTextEncoder.load(), native: () => js.NativeTextEncoder.load(), either: () => js.loadTextEncoder() });
+    await refused('BAD_OPTION', 'idOrDir', {
+      clip: () => js.ClipTextEncoder.load(),
+      native: () => js.NativeTextEncoder.load(),
+      either: () => js.loadTextEncoder(),
+    });
     await refused('BAD_OPTION', 'file', { save: () => js.TextualSemanticsBank.prototype.save.call(tsb) });
     await refused('BAD_OPTION', 'path', { writeSafetensors: () => js.writeSafetensors(undefined, [], {}) });
     await refused('BAD_OPTION', 'output', { resumeConfig: () => js.resumeConfig() });
     await refused('BAD_OPTION', 'to', { exportStudent: () => js.exportStudent({ from: folder }) });
-    await refused('BAD_OPTION', 'student', { exportStudent: () => js.exportStudent({ to: join(folder, 'x.safetensors') }), createStudent: () => js.createStudent(undefined, { device, embeddingSize: size }) });
-    await refused('BAD_OPTION', 'teacher', { loadTeacher: () => js.loadTeacher(undefined, { device }), Distiller: () => new js.Distiller({ device, student, tsb }) });
-    expect((await refusal(() => js.createStudent('resnet18'))).message).toBe('options: this is missing. Allowed: an object with device, embeddingSize. Call createStudent() with { device, embeddingSize }.');
+    await refused('BAD_OPTION', 'student', {
+      exportStudent: () => js.exportStudent({ to: join(folder, 'x.safetensors') }),
+      createStudent: () => js.createStudent(undefined, { device, embeddingSize: size }),
+    });
+    await refused('BAD_OPTION', 'teacher', {
+      loadTeacher: () => js.loadTeacher(undefined, { device }),
+      Distiller: () => new js.Distiller({ device, student, tsb }),
+    });
+    expect((await refusal(() => js.createStudent('resnet18'))).message).toBe(
+      'options: this is missing. Allowed: an object with device, embeddingSize. Call createStudent() with { device, embeddingSize }.',
+    );
   });
 });
 
@@ -111,7 +173,10 @@ describe('a word that is none of those', () => {
     ['head', () => js.exportStudent({ from: 'x', to: join(folder, 'x.safetensors'), head: 'remove' })],
   ])('%s', (option, call) => refused('BAD_OPTION', option, { [option]: call }));
 
-  it('nor is a data set measured without its side', () => refused('BAD_OPTION', 'resolution', { chooseMode: () => js.chooseMode({ ids: [], read: () => undefined }, 'auto', {}) }));
+  it('nor is a data set measured without its side', () =>
+    refused('BAD_OPTION', 'resolution', {
+      chooseMode: () => js.chooseMode({ ids: [], read: () => undefined }, 'auto', {}),
+    }));
 });
 
 describe('an option that a call does not know', () => {
@@ -127,7 +192,10 @@ describe('an option that a call does not know', () => {
     ['NativeTeacher.load()', (more) => js.NativeTeacher.load('x', 'x', 'x', { device, ...more })],
     ['NativeTeacher.loadStudent()', (more) => js.NativeTeacher.loadStudent('x', 'x', { device, ...more })],
     ['OnnxTeacher.load()', (more) => js.OnnxTeacher.load('x', more)],
-    ['PrecomputedTeacher.save()', (more) => js.PrecomputedTeacher.save(join(folder, 'x'), ['a'], new Float32Array(1), more)],
+    [
+      'PrecomputedTeacher.save()',
+      (more) => js.PrecomputedTeacher.save(join(folder, 'x'), ['a'], new Float32Array(1), more),
+    ],
     ['writeConfigFile()', (more) => js.writeConfigFile(join(folder, 'x'), {}, more)],
     ['createStudent()', (more) => js.createStudent('resnet18', { device, embeddingSize: size, ...more })],
     ['studentGraph()', (more) => js.studentGraph('resnet18', { embeddingSize: size, ...more })],
@@ -144,7 +212,10 @@ describe('an option that a call does not know', () => {
     ['check()', async (more) => (await api.CategoryList.load(names)).check(more)],
     ['writeNames()', (more) => js.writeNames(join(folder, 'names.txt'), names, more)],
     ['TextualSemanticsBank.build()', (more) => js.TextualSemanticsBank.build(names, { encoder: {}, ...more })],
-    ['TextualSemanticsBank.fromEmbeddings()', (more) => js.TextualSemanticsBank.fromEmbeddings(names, new Float32Array(3), { encoderId: 'x', ...more })],
+    [
+      'TextualSemanticsBank.fromEmbeddings()',
+      (more) => js.TextualSemanticsBank.fromEmbeddings(names, new Float32Array(3), { encoderId: 'x', ...more }),
+    ],
     ['nearestNames()', (more) => tsb.nearestNames(more)],
     ['bankFromFile()', (more) => js.bankFromFile('x', more)],
     ['bankLoss()', (more) => js.bankLoss({}, { device: 'js', ...more })],
@@ -162,14 +233,20 @@ describe('an option that a call does not know', () => {
     ['new BatchPlan()', (more) => new js.BatchPlan(images, { batchSize: 2, seed: 0, ...more })],
     ['readViews()', (more) => js.readViews(images, batch(), { device, ...view, ...more })],
     ['new Distiller()', (more) => new js.Distiller({ device, teacher, student, tsb, ...more })],
-    ['queueStep(batches, ...)', (more) => js.Distiller.prototype.queueStep.call(distiller, [batch()], { step: 0, learningRate: 0, ...more })],
+    [
+      'queueStep(batches, ...)',
+      (more) => js.Distiller.prototype.queueStep.call(distiller, [batch()], { step: 0, learningRate: 0, ...more }),
+    ],
     ['run(dataset, ...)', (more) => js.Distiller.prototype.run.call(distiller, images, more)],
     ['preflight()', (more) => js.preflight(distiller, images, more)],
     ['TeacherViewCache.open()', (more) => js.TeacherViewCache.open(more)],
     ['prepareRun()', (more) => js.prepareRun({}, more)],
     ['evaluateProtocol()', (more) => js.evaluateProtocol({ student: 'x', protocol: 'knn', config: {}, ...more })],
     ['evaluateStudent()', (more) => js.evaluateStudent({ student: 'x', config: {}, ...more })],
-    ['new ZeroShotEvaluation()', (more) => new js.ZeroShotEvaluation({ device, images, bank: tsb, mean: teacher.mean, std: teacher.std, ...more })],
+    [
+      'new ZeroShotEvaluation()',
+      (more) => new js.ZeroShotEvaluation({ device, images, bank: tsb, mean: teacher.mean, std: teacher.std, ...more }),
+    ],
     ['new FrozenEvaluation()', (more) => new js.FrozenEvaluation(more)],
     ['benchmark()', (more) => js.benchmark({}, { device, categories: 2, dimension: 8, ...more }).next()],
     ['measureInference()', (more) => js.measureInference(distiller.encoder, more)],
@@ -186,13 +263,27 @@ describe('an option that a call does not know', () => {
     ['compareRuns()', (more) => js.compareRuns(['x'], more)],
     ['exportStudent()', (more) => js.exportStudent({ from: 'x', to: 'y.safetensors', ...more })],
   ])('is refused by %s', async (call, make) => {
-    expect(await refusal(() => make(unknown))).toMatchObject({ code: 'BAD_OPTION', option: 'unheardOf', message: expect.stringMatching(`^unheardOf: ${call.replaceAll(/[().]/gu, '\\$&')} has no such option\\. Allowed: .*\\. Leave it out\\.$`) as string });
+    expect(await refusal(() => make(unknown))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'unheardOf',
+      message: expect.stringMatching(
+        `^unheardOf: ${call.replaceAll(/[().]/gu, '\\$&')} has no such option\\. Allowed: .*\\. Leave it out\\.$`,
+      ) as string,
+    });
   });
 
   it('is told with the nearest that there is', async () => {
-    expect((await refusal(() => js.openDevice('cpu', { thread: 2 }))).message).toBe('thread: openDevice() has no such option. Allowed: threads. Did you mean threads?');
-    for (const [given, meant] of [['embedding_size', 'embeddingSize'], ['Seed', 'seed'], ['widthMultplier', 'widthMultiplier']] as const) {
-      expect(await refusal(() => js.createStudent('resnet18', { device, embeddingSize: size, [given]: 1 }))).toMatchObject({ option: given, mend: `Did you mean ${meant}?` });
+    expect((await refusal(() => js.openDevice('cpu', { thread: 2 }))).message).toBe(
+      'thread: openDevice() has no such option. Allowed: threads. Did you mean threads?',
+    );
+    for (const [given, meant] of [
+      ['embedding_size', 'embeddingSize'],
+      ['Seed', 'seed'],
+      ['widthMultplier', 'widthMultiplier'],
+    ] as const) {
+      expect(
+        await refusal(() => js.createStudent('resnet18', { device, embeddingSize: size, [given]: 1 })),
+      ).toMatchObject({ option: given, mend: `Did you mean ${meant}?` });
     }
     await refused('BAD_OPTION', 'constructor', { inherited: () => js.openDevice('cpu', { constructor: 1 }) });
     await refused('BAD_OPTION', 'options', { array: () => js.openDevice('cpu', [1]) });
@@ -203,13 +294,20 @@ describe('an option that a call does not know', () => {
 
   it('is known by a table for every exported kind of options', () => {
     const lib = fileURLToPath(new URL('../../lib', import.meta.url));
-    const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts')).map((name) => readFileSync(join(lib, name), 'utf8'));
-    const exported = ['index.ts', 'models/index.ts'].flatMap((name) => [...readFileSync(join(lib, name), 'utf8').matchAll(/type (\w+Options)\b/gu)].map(([, type]) => type!));
-    const tables = new Set(sources.flatMap((text) => [...text.matchAll(/OptionTable<(\w+)>/gu)].map(([, type]) => type!)));
+    const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts'))
+      .map((name) => readFileSync(join(lib, name), 'utf8'));
+    const exported = ['index.ts', 'models/index.ts'].flatMap((name) =>
+      [...readFileSync(join(lib, name), 'utf8').matchAll(/type (\w+Options)\b/gu)].map(([, type]) => type!),
+    );
+    const tables = new Set(
+      sources.flatMap((text) => [...text.matchAll(/OptionTable<(\w+)>/gu)].map(([, type]) => type!)),
+    );
     const others = [
       'ScheduleOptions', // all needed; a whole group of a configuration is given as it is
       'SemanticOptions', // of the addon itself
-      'NativeTeacherOptions', 'OnnxTeacherOptions', // of loaders behind loadTeacher()
+      'NativeTeacherOptions',
+      'OnnxTeacherOptions', // of loaders behind loadTeacher()
     ];
     expect(exported.length).toBeGreaterThan(30);
     expect(exported.filter((type) => !tables.has(type) && !others.includes(type))).toEqual([]);
@@ -219,27 +317,59 @@ describe('an option that a call does not know', () => {
 describe('what is of another kind', () => {
   it('is named', async () => {
     await refused('BAD_OPTION', 'teacher', { path: () => new js.Distiller({ device, teacher: 'clip', student, tsb }) });
-    await refused('BAD_OPTION', 'student', { name: () => new js.Distiller({ device, teacher, student: 'resnet18', tsb }) });
+    await refused('BAD_OPTION', 'student', {
+      name: () => new js.Distiller({ device, teacher, student: 'resnet18', tsb }),
+    });
     await refused('BAD_OPTION', 'compiled', { student: () => new js.Encoder(student) });
     await refused('BAD_OPTION', 'tsb', { names: () => new js.Distiller({ device, teacher, student, tsb: names }) });
-    await refused('BAD_OPTION', 'data.margin', { measureData: () => js.measureData([], { data: { margin: 9 } }).next() });
+    await refused('BAD_OPTION', 'data.margin', {
+      measureData: () => js.measureData([], { data: { margin: 9 } }).next(),
+    });
     await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
-    await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
+    await refused('BAD_OPTION', 'dataset', {
+      source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }),
+    });
     const { ids, sourceIndex, store } = images;
     const told = { length: images.length, ids, sourceIndex, store };
     await refused('BAD_DATASET', 'ids', { few: () => distiller.run({ ...told, ids: ids.slice(1) }) });
-    await refused('BAD_DATASET', 'sourceIndex', { few: () => distiller.run({ ...told, sourceIndex: sourceIndex.subarray(1) }) });
-    await refused('BAD_OPTION', 'signal', { controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }), build: () => js.bankLoss({}, { device: 'js', signal: {} }) });
-    await refused('BAD_OPTION', 'resume', { true: () => js.Distiller.prototype.run.call(distiller, images, { resume: true }) });
-    await refused('BAD_OPTION', 'format', { unknown: () => js.exportStudent({ from: folder, to: 'x.onnx', format: 'tflite' }) });
-    await refused('BAD_NAMES', 'names', { number: () => js.CategoryList.load(3), promise: () => js.TextualSemanticsBank.fromEmbeddings(Promise.resolve(names), new Float32Array(3), { encoderId: 'x' }) });
-    await refused('BAD_SHAPE', 'embeddings', { array: () => js.TextualSemanticsBank.fromEmbeddings(['a'], [1, 2], { encoderId: 'x' }), queue: () => new api.MemoryQueue(3, 2).push([1, 2] as Anything) });
-    await refused('BAD_MODEL', undefined, { nothing: () => (student as Anything).load(), arrays: () => student.load(Object.fromEntries(Object.entries(student.weights).map(([name, { data }]) => [name, data])) as Anything) });
+    await refused('BAD_DATASET', 'sourceIndex', {
+      few: () => distiller.run({ ...told, sourceIndex: sourceIndex.subarray(1) }),
+    });
+    await refused('BAD_OPTION', 'signal', {
+      controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }),
+      build: () => js.bankLoss({}, { device: 'js', signal: {} }),
+    });
+    await refused('BAD_OPTION', 'resume', {
+      true: () => js.Distiller.prototype.run.call(distiller, images, { resume: true }),
+    });
+    await refused('BAD_OPTION', 'format', {
+      unknown: () => js.exportStudent({ from: folder, to: 'x.onnx', format: 'tflite' }),
+    });
+    await refused('BAD_NAMES', 'names', {
+      number: () => js.CategoryList.load(3),
+      promise: () =>
+        js.TextualSemanticsBank.fromEmbeddings(Promise.resolve(names), new Float32Array(3), { encoderId: 'x' }),
+    });
+    await refused('BAD_SHAPE', 'embeddings', {
+      array: () => js.TextualSemanticsBank.fromEmbeddings(['a'], [1, 2], { encoderId: 'x' }),
+      queue: () => new api.MemoryQueue(3, 2).push([1, 2] as Anything),
+    });
+    await refused('BAD_MODEL', undefined, {
+      nothing: () => (student as Anything).load(),
+      arrays: () =>
+        student.load(
+          Object.fromEntries(Object.entries(student.weights).map(([name, { data }]) => [name, data])) as Anything,
+        ),
+    });
   });
 
   it('is refused by what loads a text encoder', async () => {
     for (const batchSize of ['x', NaN, 0, 1.5, null]) {
-      await refused('BAD_OPTION', 'batchSize', { clip: () => js.ClipTextEncoder.load(tinyClip, { batchSize }), native: () => js.NativeTextEncoder.load(tinyClip, { batchSize }), either: () => js.loadTextEncoder(tinyClip, { batchSize }) });
+      await refused('BAD_OPTION', 'batchSize', {
+        clip: () => js.ClipTextEncoder.load(tinyClip, { batchSize }),
+        native: () => js.NativeTextEncoder.load(tinyClip, { batchSize }),
+        either: () => js.loadTextEncoder(tinyClip, { batchSize }),
+      });
     }
   });
 
@@ -249,14 +379,18 @@ describe('what is of another kind', () => {
     for (const texts of ['a cat', undefined, ['a cat', 3], new Set(['a cat'])]) {
       await refused('BAD_OPTION', 'texts', { clip: () => encoder.encode(texts), native: () => native.encode(texts) });
     }
-    expect((await refusal(() => encoder.encode('a cat'))).message).toBe('texts: these are no texts. Found: "a cat". Allowed: an array of strings. Put it in an array: [text].');
+    expect((await refusal(() => encoder.encode('a cat'))).message).toBe(
+      'texts: these are no texts. Found: "a cat". Allowed: an array of strings. Put it in an array: [text].',
+    );
   });
 
   it('is refused by what makes a schedule, which takes a whole train besides', async () => {
     const { train } = api.parseConfig({ train: { batchSize: 256, learningRate: 0.03 } });
     js.makeSchedule({ ...train, batchesPerEpoch: 10 });
     await refused('BAD_OPTION', 'batchesPerEpoch', { without: () => js.makeSchedule(train) });
-    await refused('BAD_OPTION', 'batchSize', { auto: () => js.makeSchedule({ ...train, batchSize: 'auto', batchesPerEpoch: 10 }) });
+    await refused('BAD_OPTION', 'batchSize', {
+      auto: () => js.makeSchedule({ ...train, batchSize: 'auto', batchesPerEpoch: 10 }),
+    });
   });
 
   it('is shown in few words', async () => {
@@ -272,17 +406,41 @@ describe('what is of another kind', () => {
 });
 
 describe('a step', () => {
-  const queue = (batches: unknown, more: object = {}) => (distiller as Anything).queueStep(batches, { step: 0, learningRate: 0.1, ...more });
+  const queue = (batches: unknown, more: object = {}) =>
+    (distiller as Anything).queueStep(batches, { step: 0, learningRate: 0.1, ...more });
 
   it('refuses what would make every weight NaN, and leaves them as they are', async () => {
     const before = await distiller.state();
-    await refused('BAD_OPTION', 'learningRate', Object.fromEntries([NaN, undefined, '0.1', -1, Infinity].map((learningRate) => [String(learningRate), () => queue([batch()], { learningRate })])));
-    await refused('BAD_OPTION', 'step', { none: () => queue([batch()], { step: undefined }), text: () => queue([batch()], { step: '1' }), part: () => queue([batch()], { step: 0.5 }) });
+    await refused(
+      'BAD_OPTION',
+      'learningRate',
+      Object.fromEntries(
+        [NaN, undefined, '0.1', -1, Infinity].map((learningRate) => [
+          String(learningRate),
+          () => queue([batch()], { learningRate }),
+        ]),
+      ),
+    );
+    await refused('BAD_OPTION', 'step', {
+      none: () => queue([batch()], { step: undefined }),
+      text: () => queue([batch()], { step: '1' }),
+      part: () => queue([batch()], { step: 0.5 }),
+    });
     expect(await distiller.state()).toEqual(before);
-    using encoder = await api.createEncoder('mobilenet_v3_small', { device, outputs: 2, resolution: 32, batch: 2, widthMultiplier: 0.25 });
+    using encoder = await api.createEncoder('mobilenet_v3_small', {
+      device,
+      outputs: 2,
+      resolution: 32,
+      batch: 2,
+      widthMultiplier: 0.25,
+    });
     await refused('BAD_OPTION', 'learningRate', { nan: () => encoder.optimiserStep({ learningRate: NaN }) });
-    await refused('BAD_OPTION', 'momentum', { 'not of a step': () => encoder.optimiserStep({ learningRate: 0.1, momentum: 0.9 } as Anything) });
-    await refused('BAD_OPTION', 'weightDecay', { negative: () => encoder.optimiserStep({ learningRate: 0.1, weightDecay: -1 }) });
+    await refused('BAD_OPTION', 'momentum', {
+      'not of a step': () => encoder.optimiserStep({ learningRate: 0.1, momentum: 0.9 } as Anything),
+    });
+    await refused('BAD_OPTION', 'weightDecay', {
+      negative: () => encoder.optimiserStep({ learningRate: 0.1, weightDecay: -1 }),
+    });
   });
 
   it('refuses a batch that is not whole, before any of it is queued', async () => {
@@ -296,7 +454,13 @@ describe('a step', () => {
 
   it('may have fewer batches than train.accumulate, and is then that of one with so many', async () => {
     const weightsOf = async (accumulate: number, count: number) => {
-      using own = new api.Distiller({ device, teacher, student, tsb, config: { ...config, train: { batchSize: 2, accumulate } } });
+      using own = new api.Distiller({
+        device,
+        teacher,
+        student,
+        tsb,
+        config: { ...config, train: { batchSize: 2, accumulate } },
+      });
       await own.queueStep(Array.from({ length: count }, batch), { step: 0, learningRate: 0.1 });
       return (await own.state()).weights;
     };
@@ -305,8 +469,14 @@ describe('a step', () => {
   });
 
   it('takes no more batches than train.accumulate says: embeddings of more would overwrite each other', async () => {
-    await refused('BAD_SHAPE', 'batches', { two: () => queue([batch(), batch()]), none: () => queue([]), alone: () => queue(batch()) });
-    await refused('BAD_OPTION', 'batch', { planned: () => queue([new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next()]) });
+    await refused('BAD_SHAPE', 'batches', {
+      two: () => queue([batch(), batch()]),
+      none: () => queue([]),
+      alone: () => queue(batch()),
+    });
+    await refused('BAD_OPTION', 'batch', {
+      planned: () => queue([new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next()]),
+    });
   });
 
   it('has numbers until so many others are queued, and not those of a later one', async () => {
@@ -321,53 +491,107 @@ describe('a step', () => {
   it('has its numbers from its own distiller alone: those of another stand in the same slots', async () => {
     using own = new api.Distiller({ device, teacher, student, tsb, config });
     const ticket = await own.queueStep([batch()], { step: 0, learningRate: 0.01 });
-    await refused('BAD_OPTION', 'ticket', { other: () => distiller.readMetrics(ticket), copy: () => own.readMetrics({ ...ticket }) });
+    await refused('BAD_OPTION', 'ticket', {
+      other: () => distiller.readMetrics(ticket),
+      copy: () => own.readMetrics({ ...ticket }),
+    });
     expect((await own.readMetrics(ticket)).loss).toBeGreaterThan(0);
   });
 
   it('needs a student whose graph gives one embedding', async () => {
     const graphs: Record<string, (g: api.GraphBuilder) => api.GraphSpec> = {
       short: (g) => g.finish(g.linear(g.globalPool(g.images), 'fc', { features: size - 1 })),
-      two: (g) => g.finish(...(['a', 'b'].map((name) => g.linear(g.globalPool(g.images), name, { features: size })) as [api.Value, api.Value])),
+      two: (g) =>
+        g.finish(
+          ...(['a', 'b'].map((name) => g.linear(g.globalPool(g.images), name, { features: size })) as [
+            api.Value,
+            api.Value,
+          ]),
+        ),
       map: (g) => g.finish(g.conv(g.images, 'map', { channels: size, kernel: 3, stride: 2 })),
     };
-    const make = (build: (g: api.GraphBuilder) => api.GraphSpec) => () => new api.Distiller({ device, teacher, student: new api.Student('mine', device, size, 1, build(new api.GraphBuilder('mine')), 0), tsb, config });
-    await refused('BAD_MODEL', undefined, Object.fromEntries(Object.entries(graphs).map(([what, build]) => [what, make(build)])));
+    const make = (build: (g: api.GraphBuilder) => api.GraphSpec) => () =>
+      new api.Distiller({
+        device,
+        teacher,
+        student: new api.Student('mine', device, size, 1, build(new api.GraphBuilder('mine')), 0),
+        tsb,
+        config,
+      });
+    await refused(
+      'BAD_MODEL',
+      undefined,
+      Object.fromEntries(Object.entries(graphs).map(([what, build]) => [what, make(build)])),
+    );
   });
 
   it('needs a teacher with what its kind has', async () => {
-    const make = (more: object) => () => new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config });
+    const make = (more: object) => () =>
+      new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config });
     await refused('BAD_OPTION', 'teacher.kind', { other: make({ kind: 'clip' }) });
     await refused('BAD_OPTION', 'teacher', { embeds: make({ kind: 'precomputed' }) });
-    await refused('BAD_OPTION', 'teacher', { nameless: () => new api.Distiller({ device, teacher: Object.fromEntries(Object.entries(teacher).filter(([key]) => key !== 'fingerprint')) as Anything, student, tsb, config }) });
+    await refused('BAD_OPTION', 'teacher', {
+      nameless: () =>
+        new api.Distiller({
+          device,
+          teacher: Object.fromEntries(Object.entries(teacher).filter(([key]) => key !== 'fingerprint')) as Anything,
+          student,
+          tsb,
+          config,
+        }),
+    });
   });
 
   it('leaves a run as it is that was to be begun anew with a teacher that fails', async () => {
     const run = async (more: object) => {
-      using own = new api.Distiller({ device, teacher: { ...teacher, ...more }, student, tsb, config: { ...config, overwrite: true, train: { batchSize: 2, epochs: 1 } } });
+      using own = new api.Distiller({
+        device,
+        teacher: { ...teacher, ...more },
+        student,
+        tsb,
+        config: { ...config, overwrite: true, train: { batchSize: 2, epochs: 1 } },
+      });
       for await (const event of own.run(images)) expect(event.type).not.toBe('interrupted');
     };
     await run({});
-    await expect(run({ fingerprint: () => Promise.reject(new Error('the server is away')) })).rejects.toThrow('the server is away');
+    await expect(run({ fingerprint: () => Promise.reject(new Error('the server is away')) })).rejects.toThrow(
+      'the server is away',
+    );
     expect(existsSync(join(folder, 'run', 'checkpoints', 'last'))).toBe(true);
   });
 
   it('goes on with the teacher of its own that the run was begun with, and names it where another comes', async () => {
     const run = async (more: object, options: api.RunOptions) => {
-      using own = new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config: { ...config, output: join(folder, 'same-teacher'), train: { batchSize: 2, epochs: 1, maxSteps: options.resume === undefined ? 1 : 2 } } });
+      using own = new api.Distiller({
+        device,
+        teacher: { ...teacher, ...more } as Anything,
+        student,
+        tsb,
+        config: {
+          ...config,
+          output: join(folder, 'same-teacher'),
+          train: { batchSize: 2, epochs: 1, maxSteps: options.resume === undefined ? 1 : 2 },
+        },
+      });
       const steps: number[] = [];
       for await (const event of own.run(images, options)) if (event.type === 'step') steps.push(event.step);
       return steps;
     };
     expect(await run({}, {})).toEqual([1]);
     const { message } = await refusal(() => run({ fingerprint: async () => 'another' }, { resume: 'last' }));
-    for (const words of ['own (custom), 8 values of 32 px, fingerprint another', 'own (custom), 8 values of 32 px, fingerprint own']) expect(message).toContain(words);
+    for (const words of [
+      'own (custom), 8 values of 32 px, fingerprint another',
+      'own (custom), 8 values of 32 px, fingerprint own',
+    ])
+      expect(message).toContain(words);
     expect(await run({}, { resume: 'last' })).toEqual([2]);
   });
 
   it('is all on one device', async () => {
     const elsewhere = api.createStudent('resnet18', { device: other, embeddingSize: size });
-    await refused('BAD_OPTION', 'student', { student: () => new api.Distiller({ device, teacher, student: elsewhere, tsb, config }) });
+    await refused('BAD_OPTION', 'student', {
+      student: () => new api.Distiller({ device, teacher, student: elsewhere, tsb, config }),
+    });
   });
 
   it('learns from a teacher that is an object, whose embeddings are looked at', async () => {
@@ -375,16 +599,33 @@ describe('a step', () => {
     expect(metrics.loss).toBeGreaterThan(0);
     for (const embed of [async () => new Float32Array(3), async () => [1, 2]]) {
       using wrong = new api.Distiller({ device, teacher: { ...teacher, embed } as Anything, student, tsb, config });
-      await refused('BAD_SHAPE', 'teacher', { embed: () => wrong.queueStep([batch()], { step: 0, learningRate: 0.1 }) });
+      await refused('BAD_SHAPE', 'teacher', {
+        embed: () => wrong.queueStep([batch()], { step: 0, learningRate: 0.1 }),
+      });
     }
     const run = (own: Anything) => async () => {
-      using wrong = new api.Distiller({ device, teacher: own, student, tsb, config: { ...config, output: join(folder, 'own-answers') } });
+      using wrong = new api.Distiller({
+        device,
+        teacher: own,
+        student,
+        tsb,
+        config: { ...config, output: join(folder, 'own-answers') },
+      });
       for await (const event of wrong.run(images)) expect(event.type).not.toBe('step');
     };
     const table = { ...teacher, kind: 'precomputed', has: () => true };
-    await refused('BAD_SHAPE', 'teacher', { promise: run({ ...table, lookup: async (ids: string[]) => new Float32Array(ids.length * size) }), nothing: run({ ...table, lookup: () => undefined }) });
-    const thrower = () => { throw 'gone'; };  
-    await refused('BAD_MODEL', 'teacher', { lookup: run({ ...table, lookup: thrower }), fingerprint: run({ ...teacher, fingerprint: thrower }), unmarked: run({ ...teacher, fingerprint: async () => undefined }) });
+    await refused('BAD_SHAPE', 'teacher', {
+      promise: run({ ...table, lookup: async (ids: string[]) => new Float32Array(ids.length * size) }),
+      nothing: run({ ...table, lookup: () => undefined }),
+    });
+    const thrower = () => {
+      throw 'gone';
+    };
+    await refused('BAD_MODEL', 'teacher', {
+      lookup: run({ ...table, lookup: thrower }),
+      fingerprint: run({ ...teacher, fingerprint: thrower }),
+      unmarked: run({ ...teacher, fingerprint: async () => undefined }),
+    });
   });
 });
 
@@ -395,14 +636,19 @@ describe('images of a caller', () => {
   it('come as bytes of any kind that a file is read into', async () => {
     using cache = await build({ read: async () => new Uint8Array(picture) });
     expect(cache.length).toBe(2);
-    await refused('BAD_OPTION', 'bytes', { text: () => build({ read: async () => 'bytes' }), buffer: () => build({ read: async () => new ArrayBuffer(3) }), nothing: () => build({ read: async () => undefined }) });
+    await refused('BAD_OPTION', 'bytes', {
+      text: () => build({ read: async () => 'bytes' }),
+      buffer: () => build({ read: async () => new ArrayBuffer(3) }),
+      nothing: () => build({ read: async () => undefined }),
+    });
     const { message } = await refusal(() => build({ read: async (i: number) => (i === 1 ? undefined : picture) }));
     expect(message).toContain('what was read for b is not');
   });
 
   it('come from a source that has all it must', async () => {
     const wrong = { ids: new Set(['a']), read: 5, places: Int32Array.of(0), labels: null };
-    for (const [option, value] of Object.entries(wrong)) await refused('BAD_DATASET', option, { build: () => build({ [option]: value }) });
+    for (const [option, value] of Object.entries(wrong))
+      await refused('BAD_DATASET', option, { build: () => build({ [option]: value }) });
     const { message } = await refusal(() => build({ ids: null }));
     expect(message).toContain('this has no ids');
   });
@@ -411,38 +657,76 @@ describe('images of a caller', () => {
     const prepared: [what: string, prepare: (images: Int32Array) => unknown, words: string][] = [
       ['nothing', () => undefined, "prepare() of the data set did not give a batch's pixels"],
       ['no release', () => ({ store: images.store }), "prepare() of the data set did not give a batch's pixels"],
-      ['too few', (indices) => ({ ...images.prepare(indices), shown: Int32Array.of(0) }), "prepare() of the data set did not give a batch's pixels"],
-      ['a text', () => { throw 'gone'; }, 'the data set threw something that is no error. Found: "gone"'],  
-      ['undefined', () => Promise.reject(), 'the data set threw undefined'],  
+      [
+        'too few',
+        (indices) => ({ ...images.prepare(indices), shown: Int32Array.of(0) }),
+        "prepare() of the data set did not give a batch's pixels",
+      ],
+      [
+        'a text',
+        () => {
+          throw 'gone';
+        },
+        'the data set threw something that is no error. Found: "gone"',
+      ],
+      ['undefined', () => Promise.reject(), 'the data set threw undefined'],
     ];
     for (const [what, prepare, words] of prepared) {
-      using own = new api.Distiller({ device, teacher, student, tsb, config: { ...config, output: join(folder, `prepared ${what}`) } });
+      using own = new api.Distiller({
+        device,
+        teacher,
+        student,
+        tsb,
+        config: { ...config, output: join(folder, `prepared ${what}`) },
+      });
       const { length, ids, sourceIndex, store } = images;
-      const run = async () => { for await (const event of own.run({ length, ids, sourceIndex, store, prepare } as Anything)) expect(event.type).not.toBe('step'); };
+      const run = async () => {
+        for await (const event of own.run({ length, ids, sourceIndex, store, prepare } as Anything))
+          expect(event.type).not.toBe('step');
+      };
       const { code, option, message } = await refusal(run);
-      expect({ code, option, message }, what).toEqual({ code: 'BAD_DATASET', option: 'dataset', message: expect.stringContaining(words) as string });
+      expect({ code, option, message }, what).toEqual({
+        code: 'BAD_DATASET',
+        option: 'dataset',
+        message: expect.stringContaining(words) as string,
+      });
     }
   });
 
   it('have labels that fit', async () => {
     await refused('BAD_DATASET', 'labels', {
-      few: () => build({ labels: Int32Array.of(0), classNames: ['x'] }), outside: () => build({ labels: Int32Array.of(0, 1), classNames: ['x'] }), unnamed: () => build({ labels: Int32Array.of(0, 0) }),
+      few: () => build({ labels: Int32Array.of(0), classNames: ['x'] }),
+      outside: () => build({ labels: Int32Array.of(0, 1), classNames: ['x'] }),
+      unnamed: () => build({ labels: Int32Array.of(0, 0) }),
     });
   });
 
   it('come as a stream, not as its generator', async () => {
     await refused('BAD_DATASET', undefined, {
-      generator: () => js.ImageCache.fromStream(async function* () { yield undefined; }, options(device)), object: () => js.ImageCache.fromStream({}, options(device)),
-      nothing: () => js.ImageCache.fromStream([null], options(device)), unnamed: () => js.ImageCache.fromStream([{ bytes: picture }], options(device)), buffers: () => js.imagesFromBuffers({}), noBytes: () => js.imagesFromBuffers([{ id: 'a' }]),
+      generator: () =>
+        js.ImageCache.fromStream(async function* () {
+          yield undefined;
+        }, options(device)),
+      object: () => js.ImageCache.fromStream({}, options(device)),
+      nothing: () => js.ImageCache.fromStream([null], options(device)),
+      unnamed: () => js.ImageCache.fromStream([{ bytes: picture }], options(device)),
+      buffers: () => js.imagesFromBuffers({}),
+      noBytes: () => js.imagesFromBuffers([{ id: 'a' }]),
     });
   });
 
   it('are seen as evaluations see them by their indices alone', async () => {
     const view = { device, resolution: 32, mean: teacher.mean, std: teacher.std };
     const some = Int32Array.of(1, 2);
-    const drawn = await api.readViews(images, { images: some, drawIds: some, seed: 3, epoch: 4 }, { ...view, augment: false });
+    const drawn = await api.readViews(
+      images,
+      { images: some, drawIds: some, seed: 3, epoch: 4 },
+      { ...view, augment: false },
+    );
     expect(await api.readViews(images, { images: some }, { ...view, augment: false })).toEqual(drawn);
     await refused('BAD_OPTION', 'batch', { augmented: () => api.readViews(images, { images: some }, view) });
-    await refused('BAD_OPTION', 'mean', { missing: () => js.readViews(images, { images: some }, { device, resolution: 32, augment: false }) });
+    await refused('BAD_OPTION', 'mean', {
+      missing: () => js.readViews(images, { images: some }, { device, resolution: 32, augment: false }),
+    });
   });
 });

@@ -21,7 +21,15 @@ describe('the best checkpoint so far', () => {
 
   it('is the latest until fifty steps after a queue is full', () => {
     const score = new BestScore('loss', 20);
-    expect([[1, 10], [5, 69], [6, 70], [7, 71], [5.5, 80]].map(([value, step]) => score.improves(value!, step!))).toEqual([true, true, true, false, true]);
+    expect(
+      [
+        [1, 10],
+        [5, 69],
+        [6, 70],
+        [7, 71],
+        [5.5, 80],
+      ].map(([value, step]) => score.improves(value!, step!)),
+    ).toEqual([true, true, true, false, true]);
     expect(score.best).toEqual({ metric: 'loss', value: 5.5, step: 80 });
   });
 

@@ -34,8 +34,17 @@ const ptx = `.visible .entry ${clean}(
 
 const names = nameKernels([clean, spilled]);
 const bodies = readPtx(ptx);
-const kernels = readPtxas(ptxas).map((kernel) => ({ ...kernel, source: 'native/ops/conv.cu', name: names.get(kernel.symbol), ptx: bodies.get(kernel.symbol) }));
-const rule = { source: /conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, needs: { 'mma.sync': /mma\.sync/u, ldmatrix: /ldmatrix/u } };
+const kernels = readPtxas(ptxas).map((kernel) => ({
+  ...kernel,
+  source: 'native/ops/conv.cu',
+  name: names.get(kernel.symbol),
+  ptx: bodies.get(kernel.symbol),
+}));
+const rule = {
+  source: /conv\.cu$/u,
+  kernel: /^matrix_kernel<bf16/u,
+  needs: { 'mma.sync': /mma\.sync/u, ldmatrix: /ldmatrix/u },
+};
 
 test('reads what ptxas says', () => {
   expect(kernels).toMatchObject([
@@ -45,15 +54,25 @@ test('reads what ptxas says', () => {
 });
 
 test('spills are a fault unless named, and only as far as named', () => {
-  const allow = (bytes: number) => ({ wanted: [rule], allowed: [{ source: /conv/u, kernel: /^other/u, bytes, why: 'a test' }] });
-  expect(judge(kernels, { wanted: [rule], allowed: [] }).faults).toEqual([expect.stringContaining('other_kernel for sm_90a keeps 8 bytes in local memory and spills 40')]);
+  const allow = (bytes: number) => ({
+    wanted: [rule],
+    allowed: [{ source: /conv/u, kernel: /^other/u, bytes, why: 'a test' }],
+  });
+  expect(judge(kernels, { wanted: [rule], allowed: [] }).faults).toEqual([
+    expect.stringContaining('other_kernel for sm_90a keeps 8 bytes in local memory and spills 40'),
+  ]);
   expect(judge(kernels, allow(19)).faults).toHaveLength(1);
   expect(judge(kernels, allow(20))).toEqual({ faults: [], notes: [expect.stringMatching(/other_kernel.*a test$/u)] });
 });
 
 test('reads how much machine code kernels have', () => {
   const names = '\0.text.first\0.shstrtab\0.text.second\0.nv.info.first\0';
-  const sections = [['.text.first', 0x40, 320], ['.shstrtab', 0x40, names.length], ['.text.second', 0x40, 16], ['.nv.info.first', 0x40, 64]] as const;
+  const sections = [
+    ['.text.first', 0x40, 320],
+    ['.shstrtab', 0x40, names.length],
+    ['.text.second', 0x40, 16],
+    ['.nv.info.first', 0x40, 64],
+  ] as const;
   const cubin = Buffer.alloc(0x40 + names.length + 64 * sections.length);
   cubin.write(names, 0x40, 'latin1');
   cubin.writeBigUInt64LE(BigInt(0x40 + names.length), 0x28);
@@ -66,13 +85,18 @@ test('reads how much machine code kernels have', () => {
     cubin.writeBigUInt64LE(BigInt(offset), at + 0x18);
     cubin.writeBigUInt64LE(BigInt(bytes), at + 0x20);
   }
-  expect([...readCode(cubin)]).toEqual([['first', 320], ['second', 16]]);
+  expect([...readCode(cubin)]).toEqual([
+    ['first', 320],
+    ['second', 16],
+  ]);
 });
 
 test('too much machine code is a fault unless named, and only as far as named', () => {
   const judged = (change: object) => judge([{ ...kernels[0]!, ...change }], { wanted: [rule] });
   expect(judged({ code: 80 << 10 })).toEqual({ faults: [], notes: [] });
-  expect(judged({ code: 90 << 10 }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a has 90 KiB of machine code, more than 80')]);
+  expect(judged({ code: 90 << 10 }).faults).toEqual([
+    expect.stringContaining('matrix_kernel<bf16> for sm_90a has 90 KiB of machine code, more than 80'),
+  ]);
   const checking = { source: 'native/semantic/bank_softmax.cu', name: 'bank_softmax_kernel<float>' };
   const about = (code: number) => judge([kernels[0]!, { ...kernels[0]!, ...checking, code }], { wanted: [rule] });
   expect(about(90 << 10)).toEqual({ faults: [], notes: [expect.stringContaining('90 KiB of machine code: float32')] });
@@ -81,25 +105,59 @@ test('too much machine code is a fault unless named, and only as far as named', 
 
 test('a tensor-core kernel without its instructions is a fault, and so is a rule that fits nothing', () => {
   const without = kernels.slice(0, 1).map((kernel) => ({ ...kernel, ptx: kernel.ptx!.replace('mma.sync', 'fma') }));
-  expect(judge(without, { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a has no mma.sync')]);
-  expect(judge(kernels.slice(0, 1), { wanted: [{ ...rule, kernel: /^renamed/u }] }).faults).toEqual([expect.stringContaining('no kernel')]);
+  expect(judge(without, { wanted: [rule] }).faults).toEqual([
+    expect.stringContaining('matrix_kernel<bf16> for sm_90a has no mma.sync'),
+  ]);
+  expect(judge(kernels.slice(0, 1), { wanted: [{ ...rule, kernel: /^renamed/u }] }).faults).toEqual([
+    expect.stringContaining('no kernel'),
+  ]);
 });
 
 test('a kernel waits for those before it first of all, where it can', () => {
   const [one] = kernels;
-  const faults = (change: Partial<NonNullable<typeof one>>) => judge([{ ...one!, ...change }], { wanted: [rule] }).faults;
+  const faults = (change: Partial<NonNullable<typeof one>>) =>
+    judge([{ ...one!, ...change }], { wanted: [rule] }).faults;
   expect(faults({})).toEqual([]);
-  expect(faults({ ptx: one!.ptx!.replace('griddepcontrol.wait', 'nop') })).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a does not begin with wait_for_inputs()')]);
-  for (const early of ['ld.global.f32 %f1, [%rd1];', '@%p1 bra $L__BB0_2;', '$L__BB0_1:', 'bar.sync 0;', 'cp.async.wait_all;', 'prefetch.global.L2 [%rd1];', 'exit;', 'call.uni helper, (%r1);', 'ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1}, [%r2];', 'ld.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];']) {
-    expect(faults({ ptx: one!.ptx!.replace('\tgriddepcontrol.wait', `\t${early}\n\tgriddepcontrol.wait`) })).toHaveLength(1);
+  expect(faults({ ptx: one!.ptx!.replace('griddepcontrol.wait', 'nop') })).toEqual([
+    expect.stringContaining('matrix_kernel<bf16> for sm_90a does not begin with wait_for_inputs()'),
+  ]);
+  for (const early of [
+    'ld.global.f32 %f1, [%rd1];',
+    '@%p1 bra $L__BB0_2;',
+    '$L__BB0_1:',
+    'bar.sync 0;',
+    'cp.async.wait_all;',
+    'prefetch.global.L2 [%rd1];',
+    'exit;',
+    'call.uni helper, (%r1);',
+    'ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1}, [%r2];',
+    'ld.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];',
+  ]) {
+    expect(
+      faults({ ptx: one!.ptx!.replace('\tgriddepcontrol.wait', `\t${early}\n\tgriddepcontrol.wait`) }),
+    ).toHaveLength(1);
   }
-  expect(faults({ ptx: one!.ptx!.replace('\tgriddepcontrol.wait', '\tadd.s32 %r1, %r2, 1; // an index\n\t.loc 1 2 3\n\tgriddepcontrol.wait') })).toEqual([]);
-  for (const architecture of ['80', '120']) expect(faults({ architecture, ptx: one!.ptx!.replaceAll(/griddepcontrol\.\w+/gu, 'nop') })).toEqual([]); // no such launches there
+  expect(
+    faults({
+      ptx: one!.ptx!.replace(
+        '\tgriddepcontrol.wait',
+        '\tadd.s32 %r1, %r2, 1; // an index\n\t.loc 1 2 3\n\tgriddepcontrol.wait',
+      ),
+    }),
+  ).toEqual([]);
+  // no such launches there
+  for (const architecture of ['80', '120'])
+    expect(faults({ architecture, ptx: one!.ptx!.replaceAll(/griddepcontrol\.\w+/gu, 'nop') })).toEqual([]);
 });
 
 test('a load past the order of memory is a fault', () => {
   const [one] = kernels;
-  for (const architecture of ['80', '90a']) expect(judge([{ ...one!, architecture, ptx: `${one!.ptx}ld.global.nc.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];` }], { wanted: [rule] }).faults).toEqual([expect.stringContaining('loads by ld.global.nc')]);
+  for (const architecture of ['80', '90a'])
+    expect(
+      judge([{ ...one!, architecture, ptx: `${one!.ptx}ld.global.nc.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];` }], {
+        wanted: [rule],
+      }).faults,
+    ).toEqual([expect.stringContaining('loads by ld.global.nc')]);
 });
 
 test('wgmma may stand in for mma.sync and ldmatrix', () => {
@@ -111,23 +169,43 @@ test('products of a warpgroup that ptxas serializes are a fault', () => {
   const said = `ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register resources for the wgmma pipeline in the function '${clean}'\n`;
   const [one, other] = readPtxas(said + ptxas);
   expect(other!.waits).toBe('');
-  expect(judge([{ ...kernels[0]!, ...one! }], { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a, by ptxas: Potential Performance Loss: wgmma.mma_async instructions are serialized')]);
-  expect(readPtxas(`ptxas info    : (C7517) warpgroup.wait is injected in around line 61 by compiler to allow use of registers defined by GMMA in function '${spilled}'\n${ptxas}`)[1]!.waits).toContain('is injected');
+  expect(judge([{ ...kernels[0]!, ...one! }], { wanted: [rule] }).faults).toEqual([
+    expect.stringContaining(
+      'matrix_kernel<bf16> for sm_90a, by ptxas: Potential Performance Loss: wgmma.mma_async instructions are serialized',
+    ),
+  ]);
+  expect(
+    readPtxas(
+      `ptxas info    : (C7517) warpgroup.wait is injected in around line 61 by compiler to allow use of registers defined by GMMA in function '${spilled}'\n${ptxas}`,
+    )[1]!.waits,
+  ).toContain('is injected');
 });
 
 test('a vector that was split in shared memory is a fault', () => {
-  const whole = { ...kernels[0]!, ptx: `${kernels[0]!.ptx}st.shared.v4.u32 [%r1], {%r1, %r2, %r3, %r4};\nst.shared.v2.f32 [%r1], {%f1, %f2};` };
+  const whole = {
+    ...kernels[0]!,
+    ptx: `${kernels[0]!.ptx}st.shared.v4.u32 [%r1], {%r1, %r2, %r3, %r4};\nst.shared.v2.f32 [%r1], {%f1, %f2};`,
+  };
   expect(judge([whole], { wanted: [rule] }).faults).toEqual([]);
   for (const access of ['st.shared.u32 [%r1], %r2;', 'ld.shared.v2.u32 {%r1, %r2}, [%r3];']) {
-    expect(judge([{ ...whole, ptx: `${whole.ptx}${access}` }], { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a splits vectors')]);
+    expect(judge([{ ...whole, ptx: `${whole.ptx}${access}` }], { wanted: [rule] }).faults).toEqual([
+      expect.stringContaining('matrix_kernel<bf16> for sm_90a splits vectors'),
+    ]);
   }
 });
 
 test('static shared memory beside a dynamic one is a fault unless named, and only as far as named', () => {
   const [one] = kernels;
   const dynamic = { ...one!, ptx: `${one!.ptx}mov.u32 %r1, _ZN3lgd6matrix16lgd_shared_bytesE;` };
-  expect(judge([dynamic], { wanted: [rule] }).faults).toEqual([expect.stringContaining('has 1024 bytes of static shared memory beside its dynamic one')]);
-  const pool = { ...dynamic, source: 'native/ops/max_pool.cu', name: 'max_pool_backward_kernel<bf16, 3>', shared: 4096 };
+  expect(judge([dynamic], { wanted: [rule] }).faults).toEqual([
+    expect.stringContaining('has 1024 bytes of static shared memory beside its dynamic one'),
+  ]);
+  const pool = {
+    ...dynamic,
+    source: 'native/ops/max_pool.cu',
+    name: 'max_pool_backward_kernel<bf16, 3>',
+    shared: 4096,
+  };
   expect(judge([pool], { wanted: [] }).faults).toEqual([]);
   expect(judge([{ ...pool, shared: 4112 }], { wanted: [] }).faults).toHaveLength(1);
 });

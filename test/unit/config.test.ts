@@ -18,8 +18,20 @@ function errorOf(action: () => unknown): LgdError {
 describe('parseConfig', () => {
   it('fills in every default, and parsing again changes nothing', () => {
     const config = parseConfig({});
-    expect(config.loss).toEqual({ alpha: 0.5, studentTemperature: 0.2, teacherTemperature: 0.01, momentum: 0.99, queueSize: 4096 });
-    expect(config.train).toMatchObject({ batchSize: 'auto', learningRate: 'auto', warmupEpochs: 5, sgdMomentum: 0.9, weightDecay: 1e-4 });
+    expect(config.loss).toEqual({
+      alpha: 0.5,
+      studentTemperature: 0.2,
+      teacherTemperature: 0.01,
+      momentum: 0.99,
+      queueSize: 4096,
+    });
+    expect(config.train).toMatchObject({
+      batchSize: 'auto',
+      learningRate: 'auto',
+      warmupEpochs: 5,
+      sgdMomentum: 0.9,
+      weightDecay: 1e-4,
+    });
     expect(parseConfig(config)).toEqual(config);
     expect(parseConfig(JSON.parse(JSON.stringify(config)))).toEqual(config);
   });
@@ -27,7 +39,9 @@ describe('parseConfig', () => {
   it('gives each option the default that the table shows', () => {
     const config = parseConfig({}) as unknown as Record<string, unknown>;
     for (const option of configOptions()) {
-      const value = option.path.split('.').reduce<unknown>((object, key) => (object as Record<string, unknown>)[key], config);
+      const value = option.path
+        .split('.')
+        .reduce<unknown>((object, key) => (object as Record<string, unknown>)[key], config);
       expect(value, option.path).toEqual(option.default);
     }
   });
@@ -70,8 +84,18 @@ describe('parseConfig', () => {
     ['dense.scaleMax', 1e300, 'a number from 0.01 to 100'],
   ])('refuses %s of %d, which float32 or memory has no room for', (option, found, allowed) => {
     const [group, name] = option.split('.') as [string, string];
-    expect(errorOf(() => parseConfig({ [group]: { [name]: found } }))).toMatchObject({ code: 'BAD_OPTION', option, found, allowed });
-    expect(errorOf(() => mergeConfig(undefined, { [option]: String(found) }))).toMatchObject({ code: 'BAD_OPTION', option, found, allowed });
+    expect(errorOf(() => parseConfig({ [group]: { [name]: found } }))).toMatchObject({
+      code: 'BAD_OPTION',
+      option,
+      found,
+      allowed,
+    });
+    expect(errorOf(() => mergeConfig(undefined, { [option]: String(found) }))).toMatchObject({
+      code: 'BAD_OPTION',
+      option,
+      found,
+      allowed,
+    });
   });
 
   it.each([
@@ -92,7 +116,11 @@ describe('parseConfig', () => {
 
   it.each([
     [{ 'train.batchSize': 16 }, 'train.batchSize', 'Nest it: { "train": { "batchSize": 16 } }'],
-    [{ 'train.batchsize': 16 }, 'train.batchsize', 'Did you mean train.batchSize? Nest it: { "train": { "batchSize": 16 } }'],
+    [
+      { 'train.batchsize': 16 },
+      'train.batchsize',
+      'Did you mean train.batchSize? Nest it: { "train": { "batchSize": 16 } }',
+    ],
     [{ epochs: 3 }, 'epochs', 'Did you mean train.epochs? Nest it: { "train": { "epochs": 3 } }'],
     [{ 'data.train': 'photos' }, 'data.train', 'Nest it: { "data": { "train": "photos" } }'],
     [{ Seed: 3 }, 'Seed', 'Did you mean seed?'],
@@ -111,17 +139,38 @@ describe('parseConfig', () => {
     expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_OPTION', mend });
   });
 
-  it.each([null, 3, 'a', [], { train: 3 }, new Map([['seed', 3]]), { train: new Map([['epochs', 3]]) }, { augment: new Date(0) }])('refuses %j, which is no set of options', (raw) => {
+  it.each([
+    null,
+    3,
+    'a',
+    [],
+    { train: 3 },
+    new Map([['seed', 3]]),
+    { train: new Map([['epochs', 3]]) },
+    { augment: new Date(0) },
+  ])('refuses %j, which is no set of options', (raw) => {
     expect(errorOf(() => parseConfig(raw)).code).toBe('BAD_CONFIG');
   });
 
   it('refuses a promise of options, and takes objects of other classes', () => {
     const mend = 'Put await before the call that gave it';
     expect(errorOf(() => parseConfig(Promise.resolve({ seed: 3 })))).toMatchObject({ code: 'BAD_CONFIG', mend });
-    expect(errorOf(() => parseConfig({ train: Promise.resolve({ epochs: 3 }) }))).toMatchObject({ option: 'train', mend });
-    expect(errorOf(() => mergeConfig(loadConfigFile('config.json').catch(() => undefined), {}))).toMatchObject({ mend });
+    expect(errorOf(() => parseConfig({ train: Promise.resolve({ epochs: 3 }) }))).toMatchObject({
+      option: 'train',
+      mend,
+    });
+    expect(
+      errorOf(() =>
+        mergeConfig(
+          loadConfigFile('config.json').catch(() => undefined),
+          {},
+        ),
+      ),
+    ).toMatchObject({ mend });
     class Options {
-      get epochs() { return 3; }
+      get epochs() {
+        return 3;
+      }
     }
     expect(parseConfig({ train: new Options(), augment: Object.create(null) as object }).train.epochs).toBe(3);
   });
@@ -141,8 +190,17 @@ describe('parseConfig', () => {
       return { sgdMomentum, adamwBeta1, adamwBeta2, adamwEpsilon, weightDecay };
     };
     expect(numbers({})).toEqual({ sgdMomentum: 0.9, weightDecay: 1e-4 });
-    expect(numbers({ optimizer: 'adamw' })).toEqual({ adamwBeta1: 0.9, adamwBeta2: 0.999, adamwEpsilon: 1e-8, weightDecay: 0.05 });
-    expect(numbers({ optimizer: 'adamw', adamwBeta2: 0.98, weightDecay: 1e-4 })).toMatchObject({ adamwBeta1: 0.9, adamwBeta2: 0.98, weightDecay: 1e-4 });
+    expect(numbers({ optimizer: 'adamw' })).toEqual({
+      adamwBeta1: 0.9,
+      adamwBeta2: 0.999,
+      adamwEpsilon: 1e-8,
+      weightDecay: 0.05,
+    });
+    expect(numbers({ optimizer: 'adamw', adamwBeta2: 0.98, weightDecay: 1e-4 })).toMatchObject({
+      adamwBeta1: 0.9,
+      adamwBeta2: 0.98,
+      weightDecay: 1e-4,
+    });
     const config = parseConfig({ train: { optimizer: 'adamw' } });
     expect(parseConfig(config)).toEqual(config);
     expect(Object.keys(JSON.parse(JSON.stringify(config.train)) as object)).not.toContain('sgdMomentum');
@@ -150,13 +208,23 @@ describe('parseConfig', () => {
   });
 
   it.each([
-    [{ optimizer: 'adamw', sgdMomentum: 0.9 }, 'train.sgdMomentum', 'Leave train.sgdMomentum out, or set train.optimizer to sgd'],
+    [
+      { optimizer: 'adamw', sgdMomentum: 0.9 },
+      'train.sgdMomentum',
+      'Leave train.sgdMomentum out, or set train.optimizer to sgd',
+    ],
     [{ adamwBeta1: 0.9 }, 'train.adamwBeta1', 'Leave train.adamwBeta1 out, or set train.optimizer to adamw'],
-    [{ optimizer: 'sgd', adamwBeta2: 0.999 }, 'train.adamwBeta2', 'Leave train.adamwBeta2 out, or set train.optimizer to adamw'],
+    [
+      { optimizer: 'sgd', adamwBeta2: 0.999 },
+      'train.adamwBeta2',
+      'Leave train.adamwBeta2 out, or set train.optimizer to adamw',
+    ],
     [{ adamwEpsilon: 1e-8 }, 'train.adamwEpsilon', 'Leave train.adamwEpsilon out, or set train.optimizer to adamw'],
   ])('refuses numbers of another optimiser: %j', (train, option, mend) => {
     expect(errorOf(() => parseConfig({ train }))).toMatchObject({ code: 'BAD_CONFIG', option, mend });
-    expect(errorOf(() => mergeConfig({ train: { ...train, [option.split('.')[1]!]: undefined } }, { [option]: '0.5' }))).toMatchObject({ code: 'BAD_CONFIG', option });
+    expect(
+      errorOf(() => mergeConfig({ train: { ...train, [option.split('.')[1]!]: undefined } }, { [option]: '0.5' })),
+    ).toMatchObject({ code: 'BAD_CONFIG', option });
   });
 
   it('warms up for a tenth of a short run, unless told otherwise', () => {
@@ -185,7 +253,13 @@ describe('configOptions', () => {
 
   it('derives type, range and alias from the schema', () => {
     const find = (path: string) => configOptions().find((option) => option.path === path);
-    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'auto, or a whole number from 1 to 65535', default: 'auto' });
+    expect(find('train.batchSize')).toMatchObject({
+      type: 'integer',
+      flag: '--train.batch-size',
+      alias: '--batch-size',
+      allowed: 'auto, or a whole number from 1 to 65535',
+      default: 'auto',
+    });
     expect(find('names')).toMatchObject({ type: 'list', flag: '--names', alias: undefined });
     expect(find('data.train')).toMatchObject({ alias: '--data' });
     expect(find('checkpoint.everyEpochs')).toMatchObject({ alias: undefined });
@@ -195,14 +269,35 @@ describe('configOptions', () => {
 describe('mergeConfig', () => {
   it('puts overrides on top of the file and reads command-line texts', () => {
     const file = { train: { batchSize: 32, epochs: 9 }, names: 'a.txt' };
-    const config = mergeConfig(file, { 'train.batchSize': '64', 'loss.alpha': 0.25, overwrite: 'true', templates: '["{}","a {}"]', seed: undefined });
-    expect(config).toMatchObject({ train: { batchSize: 64, epochs: 9 }, loss: { alpha: 0.25 }, overwrite: true, templates: ['{}', 'a {}'], names: 'a.txt', seed: 0 });
+    const config = mergeConfig(file, {
+      'train.batchSize': '64',
+      'loss.alpha': 0.25,
+      overwrite: 'true',
+      templates: '["{}","a {}"]',
+      seed: undefined,
+    });
+    expect(config).toMatchObject({
+      train: { batchSize: 64, epochs: 9 },
+      loss: { alpha: 0.25 },
+      overwrite: true,
+      templates: ['{}', 'a {}'],
+      names: 'a.txt',
+      seed: 0,
+    });
     expect(file.train.batchSize).toBe(32);
   });
 
   it('refuses unknown paths with the nearest name, and texts that are not numbers', () => {
-    expect(errorOf(() => mergeConfig({}, { 'train.epoch': '3' }))).toMatchObject({ code: 'BAD_OPTION', option: 'train.epoch', mend: 'Did you mean train.epochs?' });
-    expect(errorOf(() => mergeConfig({}, { 'train.epochs': 'many' }))).toMatchObject({ code: 'BAD_OPTION', option: 'train.epochs', found: 'many' });
+    expect(errorOf(() => mergeConfig({}, { 'train.epoch': '3' }))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'train.epoch',
+      mend: 'Did you mean train.epochs?',
+    });
+    expect(errorOf(() => mergeConfig({}, { 'train.epochs': 'many' }))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'train.epochs',
+      found: 'many',
+    });
     expect(errorOf(() => mergeConfig({ train: 4 }, { 'train.epochs': 3 })).code).toBe('BAD_CONFIG');
     expect(errorOf(() => mergeConfig([], { seed: 1 })).code).toBe('BAD_CONFIG');
     expect(errorOf(() => mergeConfig({}, { '__proto__.polluted': '1' })).code).toBe('BAD_OPTION');
@@ -222,9 +317,13 @@ describe('loadConfigFile', () => {
     await writeFile(join(folder, 'good.json'), '{"seed": 7}');
     await writeFile(join(folder, 'marked.json'), '\uFEFF{"seed": 7}');
     await writeFile(join(folder, 'bad.json'), '{"seed": 7,,}');
-    for (const name of ['good.json', 'marked.json']) expect(await loadConfigFile(join(folder, name))).toEqual({ seed: 7 });
+    for (const name of ['good.json', 'marked.json'])
+      expect(await loadConfigFile(join(folder, name))).toEqual({ seed: 7 });
     await expect(loadConfigFile(join(folder, 'bad.json'))).rejects.toMatchObject({ code: 'BAD_CONFIG' });
-    await expect(loadConfigFile(join(folder, 'none.json'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'config' });
+    await expect(loadConfigFile(join(folder, 'none.json'))).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      option: 'config',
+    });
     await expect(loadConfigFile(folder)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
   });
 });

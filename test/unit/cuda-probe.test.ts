@@ -25,21 +25,40 @@ afterEach(() => {
 
 /** Loss and gradient of the trial, from the reference in TypeScript rather than from the probe's closed form. */
 async function referenceValues(): Promise<number[]> {
-  const input = { student: Float32Array.of(0, 1), teacher: Float32Array.of(1, 0), textual: Float32Array.of(1, 0, 0, 1), dimension: 2, alpha: 0, studentTemperature: 1, teacherTemperature: 1 };
+  const input = {
+    student: Float32Array.of(0, 1),
+    teacher: Float32Array.of(1, 0),
+    textual: Float32Array.of(1, 0, 0, 1),
+    dimension: 2,
+    alpha: 0,
+    studentTemperature: 1,
+    teacherTemperature: 1,
+  };
   const { loss, gradient } = await bankLoss(input, { device: 'js' });
   return [loss, ...gradient];
 }
 
 async function fake(behaviour: FakeBehaviour, wgmma?: FakeBehaviour, launches?: FakeBehaviour): Promise<string> {
-  return writeFakeAddon(folder, behaviour, { values: await referenceValues(), name: `${behaviour}-${wgmma ?? 'without'}-${launches ?? 'without'}-${count}`, wgmma, launches });
+  return writeFakeAddon(folder, behaviour, {
+    values: await referenceValues(),
+    name: `${behaviour}-${wgmma ?? 'without'}-${launches ?? 'without'}-${count}`,
+    wgmma,
+    launches,
+  });
 }
 
 const loads = (file: string) => statSync(`${file}.loads`, { throwIfNoEntry: false })?.size ?? 0;
 
 /** Probes as a new process would: what this one knows is forgotten first. */
-async function probe(file: string, options: { timeoutMilliseconds?: number; again?: boolean } = {}): Promise<ProbeResult> {
+async function probe(
+  file: string,
+  options: { timeoutMilliseconds?: number; again?: boolean } = {},
+): Promise<ProbeResult> {
   vi.resetModules();
-  const [{ probeCuda }, { createRequire }] = await Promise.all([import('../../lib/cuda-probe.js'), import('node:module')]);
+  const [{ probeCuda }, { createRequire }] = await Promise.all([
+    import('../../lib/cuda-probe.js'),
+    import('node:module'),
+  ]);
   const addon = createRequire(import.meta.url)(file) as { buildInfo: () => never; cudaStatus: () => never };
   return probeCuda({ addon: file, build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, ...options });
 }
@@ -61,7 +80,10 @@ describe('a trial in a child process', () => {
   });
 
   test('is ended when it hangs', async () => {
-    expect(await probe(await fake('hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({ passed: false, reason: 'it gave no answer within 1.5 s' });
+    expect(await probe(await fake('hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({
+      passed: false,
+      reason: 'it gave no answer within 1.5 s',
+    });
   });
 });
 
@@ -80,11 +102,17 @@ describe('a trial of products by warpgroups', () => {
     ['wrong', /^its products differ from those of mma\.sync by no number of their size$/u],
   ])('%s: the device is used without them', async (wgmma, reason) => {
     const file = await fake('works', wgmma);
-    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false, reason: expect.stringMatching(reason) as string } });
+    expect(await probe(file)).toMatchObject({
+      passed: true,
+      wgmma: { passed: false, reason: expect.stringMatching(reason) as string },
+    });
   });
 
   test('is ended when it hangs', async () => {
-    expect(await probe(await fake('works', 'hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({ passed: true, wgmma: { passed: false, reason: 'it gave no answer within 1.5 s' } });
+    expect(await probe(await fake('works', 'hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({
+      passed: true,
+      wgmma: { passed: false, reason: 'it gave no answer within 1.5 s' },
+    });
   });
 
   test('is left out where the environment decides', async () => {
@@ -94,9 +122,15 @@ describe('a trial of products by warpgroups', () => {
       expect(await probe(file)).toMatchObject({ passed: true, wgmma: undefined });
     }
     vi.stubEnv('LGDISTILL_WGMMA', 'yes');
-    await expect(probe(file)).rejects.toMatchObject({ code: 'BAD_OPTION', option: '$LGDISTILL_WGMMA', found: 'yes', allowed: '0, 1' });
+    await expect(probe(file)).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: '$LGDISTILL_WGMMA',
+      found: 'yes',
+      allowed: '0, 1',
+    });
     vi.stubEnv('LGDISTILL_WGMMA', '');
-    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: false }); // what was found without it does not stand for it
+    // what was found without it does not stand for it
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: false });
   });
 
   test('is remembered, a failure for an hour', async () => {
@@ -105,7 +139,13 @@ describe('a trial of products by warpgroups', () => {
     expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: true });
     const kept = join(cache, 'lgdistill', 'cuda-probe');
     const path = join(kept, readdirSync(kept)[0]!);
-    writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as ProbeResult), when: new Date(Date.now() - 3_700_000).toISOString() }));
+    writeFileSync(
+      path,
+      JSON.stringify({
+        ...(JSON.parse(readFileSync(path, 'utf8')) as ProbeResult),
+        when: new Date(Date.now() - 3_700_000).toISOString(),
+      }),
+    );
     expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: false });
   });
 });
@@ -114,7 +154,11 @@ describe('a trial of programmatic launches', () => {
   test('is of its own, beside that of products, and only where a device has them', async () => {
     expect((await probe(await fake('works', 'works'))).programmaticLaunches).toBeUndefined();
     const file = await fake('works', 'works', 'works');
-    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: true }, programmaticLaunches: { passed: true, reason: '', time: 0.6 } });
+    expect(await probe(file)).toMatchObject({
+      passed: true,
+      wgmma: { passed: true },
+      programmaticLaunches: { passed: true, reason: '', time: 0.6 },
+    });
     expect(loads(file)).toBe(4); // this process and three children
     expect(await probe(file)).toMatchObject({ programmaticLaunches: { passed: true, time: 0.6 }, remembered: true });
     expect((await probe(await fake('aborts', undefined, 'works'))).programmaticLaunches).toBeUndefined();
@@ -126,22 +170,41 @@ describe('a trial of programmatic launches', () => {
     ['wrong', /^it gives no time but no number$/u],
   ])('%s: the device is used without them, and tries again in an hour', async (launches, reason) => {
     const file = await fake('works', 'works', launches);
-    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: true }, programmaticLaunches: { passed: false, reason: expect.stringMatching(reason) as string } });
+    expect(await probe(file)).toMatchObject({
+      passed: true,
+      wgmma: { passed: true },
+      programmaticLaunches: { passed: false, reason: expect.stringMatching(reason) as string },
+    });
     const kept = join(cache, 'lgdistill', 'cuda-probe');
     const path = join(kept, readdirSync(kept)[0]!);
-    writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as ProbeResult), when: new Date(Date.now() - 3_700_000).toISOString() }));
+    writeFileSync(
+      path,
+      JSON.stringify({
+        ...(JSON.parse(readFileSync(path, 'utf8')) as ProbeResult),
+        when: new Date(Date.now() - 3_700_000).toISOString(),
+      }),
+    );
     expect((await probe(file)).remembered).toBe(false);
   });
 
   test('is left out where the environment decides, or steps are no graphs', async () => {
     const file = await fake('works', undefined, 'aborts');
-    for (const [variable, value] of [['LGDISTILL_PDL', '0'], ['LGDISTILL_PDL', '1'], ['LGDISTILL_GRAPHS', '0']] as const) {
+    for (const [variable, value] of [
+      ['LGDISTILL_PDL', '0'],
+      ['LGDISTILL_PDL', '1'],
+      ['LGDISTILL_GRAPHS', '0'],
+    ] as const) {
       vi.stubEnv(variable, value);
       expect(await probe(file)).toMatchObject({ passed: true, programmaticLaunches: undefined });
       vi.stubEnv(variable, '');
     }
     vi.stubEnv('LGDISTILL_PDL', 'yes');
-    await expect(probe(file)).rejects.toMatchObject({ code: 'BAD_OPTION', option: '$LGDISTILL_PDL', found: 'yes', allowed: '0, 1' });
+    await expect(probe(file)).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: '$LGDISTILL_PDL',
+      found: 'yes',
+      allowed: '0, 1',
+    });
   });
 });
 
@@ -171,7 +234,10 @@ describe('what was found is remembered', () => {
     expect(await probe(file)).toMatchObject({ passed: false, remembered: true });
     const kept = join(cache, 'lgdistill', 'cuda-probe');
     const [name] = readdirSync(kept);
-    writeFileSync(join(kept, name!), JSON.stringify({ passed: false, reason: 'it crashed', when: new Date(Date.now() - 3_700_000).toISOString() }));
+    writeFileSync(
+      join(kept, name!),
+      JSON.stringify({ passed: false, reason: 'it crashed', when: new Date(Date.now() - 3_700_000).toISOString() }),
+    );
     expect(await probe(file)).toMatchObject({ passed: false, remembered: false });
   });
 
@@ -215,21 +281,35 @@ describe('a driver that names no devices', () => {
     const file = writeFakeAddon(folder, 'works', { name: `driver-${JSON.stringify(driver).length}-${count}`, driver });
     vi.stubEnv('LGDISTILL_ADDON', file);
     vi.resetModules();
-    const [{ askCuda }, { loadAddon }] = await Promise.all([import('../../lib/cuda-probe.js'), import('../../lib/addon.js')]);
+    const [{ askCuda }, { loadAddon }] = await Promise.all([
+      import('../../lib/cuda-probe.js'),
+      import('../../lib/addon.js'),
+    ]);
     return { askCuda, addon: loadAddon(), file };
   }
 
   test.each<[Exclude<FakeDriver, 'works'>, string]>([
     ['aborts', 'asked in a process of its own, the NVIDIA driver names no devices: it crashed with SIGABRT'],
     ['hangs', 'asked in a process of its own, the NVIDIA driver names no devices: it gave no answer within 0.4 s'],
-    [{ reason: 'system not yet initialized (cudaErrorSystemNotReady)' }, 'system not yet initialized (cudaErrorSystemNotReady)'],
+    [
+      { reason: 'system not yet initialized (cudaErrorSystemNotReady)' },
+      'system not yet initialized (cudaErrorSystemNotReady)',
+    ],
   ])('%s: said, and this process goes on', async (driver, reason) => {
     const { askCuda, addon, file } = await driven(driver);
-    expect(await askCuda(addon, file, driver === 'hangs' ? 400 : undefined)).toEqual({ available: false, reason, driver: 13000, devices: [] });
+    expect(await askCuda(addon, file, driver === 'hangs' ? 400 : undefined)).toEqual({
+      available: false,
+      reason,
+      driver: 13000,
+      devices: [],
+    });
   });
 
   test('is asked again by a process of its own each time; one that answered is not', async () => {
-    for (const [driver, children] of [[{ reason: 'not yet' }, 2], ['works', 1]] as const) {
+    for (const [driver, children] of [
+      [{ reason: 'not yet' }, 2],
+      ['works', 1],
+    ] as const) {
       const { askCuda, addon, file } = await driven(driver);
       const before = loads(file);
       expect(await askCuda(addon, file)).toEqual(await askCuda(addon, file));
@@ -252,8 +332,14 @@ describe('a driver that names no devices', () => {
   test('auto takes the CPU and says why; an explicit cuda is refused', async () => {
     await driven('aborts');
     const { openDevice } = await import('../../lib/device.js');
-    expect((await openDevice('auto')).info).toMatchObject({ kind: 'cpu', reason: expect.stringContaining('it crashed with SIGABRT') as string });
-    await expect(openDevice('cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining('it crashed with SIGABRT') as string });
+    expect((await openDevice('auto')).info).toMatchObject({
+      kind: 'cpu',
+      reason: expect.stringContaining('it crashed with SIGABRT') as string,
+    });
+    await expect(openDevice('cuda')).rejects.toMatchObject({
+      code: 'DEVICE_UNAVAILABLE',
+      message: expect.stringContaining('it crashed with SIGABRT') as string,
+    });
   });
 });
 
@@ -266,7 +352,10 @@ describe('openDevice', () => {
   }
 
   test('takes a device that passed', async () => {
-    expect((await open(await fake('works'), 'auto')).info).toMatchObject({ kind: 'cuda', reason: 'a CUDA device is there' });
+    expect((await open(await fake('works'), 'auto')).info).toMatchObject({
+      kind: 'cuda',
+      reason: 'a CUDA device is there',
+    });
   });
 
   test('forms products by warpgroups where their trial agreed, and otherwise by warps', async () => {
@@ -276,7 +365,11 @@ describe('openDevice', () => {
   });
 
   test('starts kernels early where that was right', async () => {
-    for (const [launches, used] of [['works', 'programmatic'], ['throws', 'serialized'], [undefined, 'serialized']] as const) {
+    for (const [launches, used] of [
+      ['works', 'programmatic'],
+      ['throws', 'serialized'],
+      [undefined, 'serialized'],
+    ] as const) {
       expect((await open(await fake('works', undefined, launches), 'cuda')).info.launches).toBe(used);
     }
   });
@@ -285,30 +378,53 @@ describe('openDevice', () => {
     const file = await fake('aborts');
     const { kind, reason } = (await open(file, 'auto')).info;
     expect(kind).toBe('cpu');
-    expect(reason).toMatch(/^no CUDA device: cuda failed a trial in a process of its own \(.*LGDISTILL_PROBE=again.*\): it crashed with SIGABRT$/u);
-    await expect(open(file, 'cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', option: 'device', found: 'cuda', message: expect.stringContaining('it crashed with SIGABRT') as string });
+    expect(reason).toMatch(
+      /^no CUDA device: cuda failed a trial in a process of its own \(.*LGDISTILL_PROBE=again.*\): it crashed with SIGABRT$/u,
+    );
+    await expect(open(file, 'cuda')).rejects.toMatchObject({
+      code: 'DEVICE_UNAVAILABLE',
+      option: 'device',
+      found: 'cuda',
+      message: expect.stringContaining('it crashed with SIGABRT') as string,
+    });
   });
 
   test('auto takes the first of several that works, and says what keeps it from those before', async () => {
-    const several = async (...cards: FakeBehaviour[]) => writeFakeAddon(folder, 'aborts', { values: await referenceValues(), name: `several-${cards.join('-')}-${count}`, cards });
+    const several = async (...cards: FakeBehaviour[]) =>
+      writeFakeAddon(folder, 'aborts', {
+        values: await referenceValues(),
+        name: `several-${cards.join('-')}-${count}`,
+        cards,
+      });
     const file = await several('full', 'works', 'aborts');
     const { kind, index, reason } = (await open(file, 'auto')).info;
     expect({ kind, index }).toEqual({ kind: 'cuda', index: 2 });
-    expect(reason).toMatch(/^cuda:2 works, unlike those before it: cuda:0: cuda failed a trial .*: it crashed with SIGABRT; cuda:1: cuda failed a trial .*: .* MiB are free$/u);
+    expect(reason).toMatch(
+      /^cuda:2 works, unlike those before it: cuda:0: cuda failed a trial .*: it crashed with SIGABRT; cuda:1: cuda failed a trial .*: .* MiB are free$/u,
+    );
     await expect(open(file, 'cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
-    expect((await open(await several('wrong'), 'auto')).info).toMatchObject({ kind: 'cpu', reason: expect.stringMatching(/^no CUDA device: cuda:0: .*; cuda:1: .*it computes wrong numbers/u) as string });
+    expect((await open(await several('wrong'), 'auto')).info).toMatchObject({
+      kind: 'cpu',
+      reason: expect.stringMatching(/^no CUDA device: cuda:0: .*; cuda:1: .*it computes wrong numbers/u) as string,
+    });
   });
 
   test('a finding stands for the GPU that CUDA_VISIBLE_DEVICES makes the first', async () => {
     const file = await fake('works');
-    for (const [visible, remembered] of [['0', false], ['1', false], ['0', true]] as const) {
+    for (const [visible, remembered] of [
+      ['0', false],
+      ['1', false],
+      ['0', true],
+    ] as const) {
       vi.stubEnv('CUDA_VISIBLE_DEVICES', visible);
       expect(await probe(file)).toMatchObject({ passed: true, remembered });
     }
   });
 
   test('says of a GPU that is busy that it is tried anew', async () => {
-    expect((await open(await fake('busy'), 'auto')).info.reason).toMatch(/it is tried anew the next time\): cudaSetDevice/u);
+    expect((await open(await fake('busy'), 'auto')).info.reason).toMatch(
+      /it is tried anew the next time\): cudaSetDevice/u,
+    );
   });
 
   test('LGDISTILL_PROBE=off takes it for granted, another value is refused', async () => {

@@ -25,16 +25,36 @@ async function parsed(text: string, size: number): Promise<unknown> {
 const texts = [
   '{"images":[{"id":1,"a":[1,[2,{"b":[]}],"],"]},{"id":2}],"annotations":[],"n":{"list":[1,2]},"x":"[1,","categories":[ 1 , "zwei, \\"drei\\"" ,null,[4,5] ]}',
   ' {\n "größe \\"[" : [ "€", "\\\\" , "\\u00fc" ] ,\t"b" : [\n] } ',
-  '{}', '[1,[2],{"a":[3]}]', '"text"', '3',
+  '{}',
+  '[1,[2],{"a":[3]}]',
+  '"text"',
+  '3',
 ];
 
 it.each(texts)('lists are taken apart wherever a chunk ends: %s', async (text) => {
-  for (let size = 1; size <= text.length + 3; size++) expect(await parsed(text, size), `${size}`).toEqual(JSON.parse(text));
+  for (let size = 1; size <= text.length + 3; size++)
+    expect(await parsed(text, size), `${size}`).toEqual(JSON.parse(text));
 });
 
-it.each(['', 'text', '{"a":[1,2}', '{"a":[1,]}', '{"a":[,1]}', '{"a":[1 2]}', '{"a":[1,2]', '{"a":[1]]}', '{"a":[{]}', '{"a":["]}', '{"a" [1]}', '{"a":[1],}', '{"a":[1]} []', '{[1]}'])('what is no JSON is refused: %s', async (text) => {
+it.each([
+  '',
+  'text',
+  '{"a":[1,2}',
+  '{"a":[1,]}',
+  '{"a":[,1]}',
+  '{"a":[1 2]}',
+  '{"a":[1,2]',
+  '{"a":[1]]}',
+  '{"a":[{]}',
+  '{"a":["]}',
+  '{"a" [1]}',
+  '{"a":[1],}',
+  '{"a":[1]} []',
+  '{[1]}',
+])('what is no JSON is refused: %s', async (text) => {
   expect(() => JSON.parse(text) as unknown).toThrow(SyntaxError);
-  for (let size = 1; size <= text.length + 1; size++) await expect(parsed(text, size), `${size}`).rejects.toThrow(SyntaxError);
+  for (let size = 1; size <= text.length + 1; size++)
+    await expect(parsed(text, size), `${size}`).rejects.toThrow(SyntaxError);
 });
 
 it('what is no list may be no longer than a string', async () => {
@@ -49,26 +69,49 @@ it('what is no list may be no longer than a string', async () => {
 });
 
 it('a COCO file keeps boxes, whatever the order of its lists, and says what is wrong', async () => {
-  const images = [{ id: 5, file_name: 'a.jpg', width: 10, height: 20, license: 1 }, { id: 3, file_name: 'b.jpg', width: 30, height: 40 }];
+  const images = [
+    { id: 5, file_name: 'a.jpg', width: 10, height: 20, license: 1 },
+    { id: 3, file_name: 'b.jpg', width: 30, height: 40 },
+  ];
   const annotations = [
     { id: 1, image_id: 3, category_id: 9, bbox: [1, 2, 3, 4], segmentation: [[1, 2, 3, 4, 5, 6]] },
     { id: 2, image_id: 3, category_id: 2, bbox: [0, 0, 5, 5], area: 7, iscrowd: 1 },
   ];
-  const categories = [{ id: 9, name: 'nine' }, { id: 2, name: 'two', supercategory: 'number' }];
+  const categories = [
+    { id: 9, name: 'nine' },
+    { id: 2, name: 'two', supercategory: 'number' },
+  ];
   const file = join(folder, 'boxes.json');
   const read = async (content: unknown) => {
     await writeFile(file, typeof content === 'string' ? content : JSON.stringify(content));
     return readCoco(file);
   };
   expect(await read({ info: { contributors: ['x'] }, annotations, categories, images })).toEqual({
-    names: ['two', 'nine'], categoryIds: [2, 9],
+    names: ['two', 'nine'],
+    categoryIds: [2, 9],
     images: [
       { id: 5, file: 'a.jpg', width: 10, height: 20, annotations: [] },
-      { id: 3, file: 'b.jpg', width: 30, height: 40, annotations: [{ label: 1, box: [1, 2, 3, 4], area: 12, crowd: false }, { label: 0, box: [0, 0, 5, 5], area: 7, crowd: true }] },
+      {
+        id: 3,
+        file: 'b.jpg',
+        width: 30,
+        height: 40,
+        annotations: [
+          { label: 1, box: [1, 2, 3, 4], area: 12, crowd: false },
+          { label: 0, box: [0, 0, 5, 5], area: 7, crowd: true },
+        ],
+      },
     ],
   });
-  const crowds = [1, true, 0, false, null].map((iscrowd) => ({ ...annotations[1], image_id: 'a', area: null, iscrowd }));
-  expect((await read({ images: [{ ...images[0], id: 'a' }], annotations: crowds, categories })).images).toMatchObject([{ id: 'a', annotations: [true, true, false, false, false].map((crowd) => ({ crowd, area: 25 })) }]);
+  const crowds = [1, true, 0, false, null].map((iscrowd) => ({
+    ...annotations[1],
+    image_id: 'a',
+    area: null,
+    iscrowd,
+  }));
+  expect((await read({ images: [{ ...images[0], id: 'a' }], annotations: crowds, categories })).images).toMatchObject([
+    { id: 'a', annotations: [true, true, false, false, false].map((crowd) => ({ crowd, area: 25 })) },
+  ]);
   const refused: [unknown, string][] = [
     ['{"images":[', 'it is not JSON ('],
     [{ images, categories }, 'it needs images, annotations and categories'],
@@ -76,20 +119,60 @@ it('a COCO file keeps boxes, whatever the order of its lists, and says what is w
     [{ images, annotations, categories: [] }, 'it needs images, annotations and categories'],
     [null, 'it needs images, annotations and categories'],
     [{ images: [null], annotations, categories }, 'images[0] has no id'],
-    [{ images: [images[0], { ...images[1], id: 5 }], annotations: [], categories }, 'images[0] and images[1] have the same id. Found: {"id":5,"file_name":"b.jpg"'],
-    ...[['file_name', ''], ['width', '30'], ['width', 0], ['height', 1.5], ['height', undefined]].map(([key, value]): [unknown, string] => [
-      { images: [images[0], { ...images[1], [key as string]: value }], annotations, categories }, key === 'file_name' ? 'images[1] has no file_name' : 'images[1] has no width and height in whole pixels',
+    [
+      { images: [images[0], { ...images[1], id: 5 }], annotations: [], categories },
+      'images[0] and images[1] have the same id. Found: {"id":5,"file_name":"b.jpg"',
+    ],
+    ...[
+      ['file_name', ''],
+      ['width', '30'],
+      ['width', 0],
+      ['height', 1.5],
+      ['height', undefined],
+    ].map(([key, value]): [unknown, string] => [
+      { images: [images[0], { ...images[1], [key as string]: value }], annotations, categories },
+      key === 'file_name' ? 'images[1] has no file_name' : 'images[1] has no width and height in whole pixels',
     ]),
     [{ images, annotations, categories: [categories[0], { id: 2 }] }, 'categories[1] has no name. Found: {"id":2}'],
     [{ images, annotations, categories: [{ id: '9', name: 'nine' }] }, 'categories[0] has no id that is a number'],
-    [{ images, annotations, categories: [...categories, { id: 9, name: 'again' }] }, 'two categories have the same id. Found: [{"id":9,"name":"nine"},{"id":9,"name":"again"}]'],
-    ...([
-      ['image_id', 4, 'has an image_id that no image has'], ['image_id', undefined, 'has an image_id'], ['image_id', '3', 'has an image_id'], ['category_id', 1, 'has a category_id that no category has'], ['category_id', undefined, 'has a category_id'],
-      ['bbox', undefined, 'has no bbox of four numbers'], ['bbox', ['1', 2, 3, 4], 'has no bbox'], ['bbox', [1, 2, 3], 'has no bbox'], ['bbox', [1, 2, -3, 4], 'has a bbox of negative width or height'], ['bbox', [1, 2, null, 4], 'has no bbox'],
-      ['area', 'big', 'has an area that is no number from 0'], ['area', -1, 'has an area'], ['iscrowd', 'no', 'has an iscrowd that is neither 0 nor 1'], ['iscrowd', 2, 'has an iscrowd'],
-    ] as const).map(([key, value, why]): [unknown, string] => [{ images, annotations: [annotations[0], { ...annotations[1], [key]: value }], categories }, `annotations[1] ${why}`]),
+    [
+      { images, annotations, categories: [...categories, { id: 9, name: 'again' }] },
+      'two categories have the same id. Found: [{"id":9,"name":"nine"},{"id":9,"name":"again"}]',
+    ],
+    ...(
+      [
+        ['image_id', 4, 'has an image_id that no image has'],
+        ['image_id', undefined, 'has an image_id'],
+        ['image_id', '3', 'has an image_id'],
+        ['category_id', 1, 'has a category_id that no category has'],
+        ['category_id', undefined, 'has a category_id'],
+        ['bbox', undefined, 'has no bbox of four numbers'],
+        ['bbox', ['1', 2, 3, 4], 'has no bbox'],
+        ['bbox', [1, 2, 3], 'has no bbox'],
+        ['bbox', [1, 2, -3, 4], 'has a bbox of negative width or height'],
+        ['bbox', [1, 2, null, 4], 'has no bbox'],
+        ['area', 'big', 'has an area that is no number from 0'],
+        ['area', -1, 'has an area'],
+        ['iscrowd', 'no', 'has an iscrowd that is neither 0 nor 1'],
+        ['iscrowd', 2, 'has an iscrowd'],
+      ] as const
+    ).map(([key, value, why]): [unknown, string] => [
+      { images, annotations: [annotations[0], { ...annotations[1], [key]: value }], categories },
+      `annotations[1] ${why}`,
+    ]),
   ];
-  for (const [content, why] of refused) await expect(read(content), why).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.annotations', message: expect.stringContaining(why) as string });
-  await expect(readCoco(join(folder, 'none.json'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.annotations' });
-  await expect(readCoco(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('cannot read') as string });
+  for (const [content, why] of refused)
+    await expect(read(content), why).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      option: 'dense.annotations',
+      message: expect.stringContaining(why) as string,
+    });
+  await expect(readCoco(join(folder, 'none.json'))).rejects.toMatchObject({
+    code: 'FILE_NOT_FOUND',
+    option: 'dense.annotations',
+  });
+  await expect(readCoco(folder)).rejects.toMatchObject({
+    code: 'BAD_DATASET',
+    message: expect.stringContaining('cannot read') as string,
+  });
 });

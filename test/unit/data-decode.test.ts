@@ -13,11 +13,18 @@ function pixel({ width, height, pixels }: DecodedImage, x: number, y: number): n
 }
 
 function expectNear(found: readonly number[], expected: Rgb | readonly number[], tolerance: number): void {
-  expect(Math.max(...found.map((value, i) => Math.abs(value - expected[i]!))), `${found.join()} against ${expected.join()}`).toBeLessThanOrEqual(tolerance);
+  expect(
+    Math.max(...found.map((value, i) => Math.abs(value - expected[i]!))),
+    `${found.join()} against ${expected.join()}`,
+  ).toBeLessThanOrEqual(tolerance);
 }
 
 /** Upper left, lower left, right. */
-function expectPicture(image: DecodedImage, tolerance: number, colours: readonly (readonly number[])[] = [blue, red, green]): void {
+function expectPicture(
+  image: DecodedImage,
+  tolerance: number,
+  colours: readonly (readonly number[])[] = [blue, red, green],
+): void {
   expectNear(pixel(image, 0.2, 0.2), colours[0]!, tolerance);
   expectNear(pixel(image, 0.2, 0.8), colours[1]!, tolerance);
   expectNear(pixel(image, 0.8, 0.5), colours[2]!, tolerance);
@@ -41,9 +48,12 @@ describe('formats', () => {
   });
 
   it('svg, drawn at the size asked for', async () => {
-    const svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="4" height="2" fill="#c82828"/><rect x="2" width="2" height="2" fill="#28b43c"/></svg>';
+    const svg =
+      '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="4" height="2" fill="#c82828"/><rect x="2" width="2" height="2" fill="#28b43c"/></svg>';
     for (const attributes of ['', ' width="8" height="4"', ' width="4000" height="2000"']) {
-      const image = await decodeImage(Buffer.from(svg.replace(' viewBox', `${attributes} viewBox`)), { shortSide: 100 });
+      const image = await decodeImage(Buffer.from(svg.replace(' viewBox', `${attributes} viewBox`)), {
+        shortSide: 100,
+      });
       expect([image.width, image.height]).toEqual([200, 100]);
       expect(pixel(image, 0.485, 0.5)).toEqual([...red]); // a sharp edge: drawn, not enlarged
       expect(pixel(image, 0.515, 0.5)).toEqual([...green]);
@@ -51,7 +61,18 @@ describe('formats', () => {
   });
 
   it('no floating-point pixels, which would all come out black', async () => {
-    const entries = [[256, 2], [257, 2], [258, 32], [259, 1], [262, 1], [273, 8], [277, 1], [278, 2], [279, 16], [339, 3]];
+    const entries = [
+      [256, 2],
+      [257, 2],
+      [258, 32],
+      [259, 1],
+      [262, 1],
+      [273, 8],
+      [277, 1],
+      [278, 2],
+      [279, 16],
+      [339, 3],
+    ];
     const tiff = Buffer.alloc(8 + 16 + 2 + 12 * entries.length + 4);
     tiff.write('II*\0', 'latin1');
     tiff.writeUInt32LE(24, 4);
@@ -63,13 +84,24 @@ describe('formats', () => {
       tiff.writeUInt32LE(1, 30 + 12 * i);
       tiff.writeUInt32LE(value!, 34 + 12 * i);
     });
-    await expect(decodeImage(tiff, { shortSide: 2 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining('of type float') as string });
+    await expect(decodeImage(tiff, { shortSide: 2 })).rejects.toMatchObject({
+      code: 'BAD_IMAGE',
+      message: expect.stringContaining('of type float') as string,
+    });
   });
 
   it('the first frame of an animated gif', async () => {
-    const frames = [[200, 40, 40], [40, 180, 60], [30, 50, 210]].map((colour) => ({ create: { width: 20, height: 20, channels: 3 as const, background: `rgb(${colour.join()})` } }));
+    const frames = [
+      [200, 40, 40],
+      [40, 180, 60],
+      [30, 50, 210],
+    ].map((colour) => ({
+      create: { width: 20, height: 20, channels: 3 as const, background: `rgb(${colour.join()})` },
+    }));
     const still = await Promise.all(frames.map((frame) => sharp(frame).png().toBuffer()));
-    const gif = await sharp(still, { join: { animated: true } }).gif({ delay: [100, 100, 100] }).toBuffer();
+    const gif = await sharp(still, { join: { animated: true } })
+      .gif({ delay: [100, 100, 100] })
+      .toBuffer();
     expect((await sharp(gif).metadata()).pages).toBe(3);
     const image = await decodeImage(gif, { shortSide: 20 });
     expect([image.width, image.height]).toEqual([20, 20]);
@@ -79,21 +111,41 @@ describe('formats', () => {
 
 describe('colours', () => {
   it('converts CMYK', async () => {
-    const dull = [[90, 100, 150], [160, 90, 80], [100, 140, 100]] as const; // inks reach these
-    const jpeg = await picture(64, 64, dull[1], dull[2], dull[0]).toColourspace('cmyk').jpeg({ quality: 95 }).toBuffer();
+    const dull = [
+      [90, 100, 150],
+      [160, 90, 80],
+      [100, 140, 100],
+    ] as const; // inks reach these
+    const jpeg = await picture(64, 64, dull[1], dull[2], dull[0])
+      .toColourspace('cmyk')
+      .jpeg({ quality: 95 })
+      .toBuffer();
     expect((await sharp(jpeg).metadata()).space).toBe('cmyk');
     expectPicture(await decodeImage(jpeg, { shortSide: 32 }), 15, dull);
   });
 
   it('spreads greyscale over three channels', async () => {
-    const jpeg = await picture(40, 40, [50, 50, 50], [220, 220, 220], [120, 120, 120]).toColourspace('b-w').jpeg({ quality: 95 }).toBuffer();
+    const jpeg = await picture(40, 40, [50, 50, 50], [220, 220, 220], [120, 120, 120])
+      .toColourspace('b-w')
+      .jpeg({ quality: 95 })
+      .toBuffer();
     expect((await sharp(jpeg).metadata()).channels).toBe(1);
-    expectPicture(await decodeImage(jpeg, { shortSide: 40 }), 3, [[120, 120, 120], [50, 50, 50], [220, 220, 220]]);
+    expectPicture(await decodeImage(jpeg, { shortSide: 40 }), 3, [
+      [120, 120, 120],
+      [50, 50, 50],
+      [220, 220, 220],
+    ]);
   });
 
-  it.each([['rgb16', 3], ['grey16', 1]])('reduces 16 bits to 8: %s', async (space, channels) => {
+  it.each([
+    ['rgb16', 3],
+    ['grey16', 1],
+  ])('reduces 16 bits to 8: %s', async (space, channels) => {
     const level = Uint16Array.from({ length: 16 * 16 * channels }, () => 0x8040);
-    const png = await sharp(level, { raw: { width: 16, height: 16, channels: channels as 1 | 3 } }).toColourspace(space).png().toBuffer();
+    const png = await sharp(level, { raw: { width: 16, height: 16, channels: channels as 1 | 3 } })
+      .toColourspace(space)
+      .png()
+      .toBuffer();
     expect((await sharp(png).metadata()).depth).toBe('ushort');
     expectNear(pixel(await decodeImage(png, { shortSide: 16 }), 0.5, 0.5), [128, 128, 128], 1);
   });
@@ -106,9 +158,13 @@ describe('colours', () => {
 
   it('handles grey with alpha', async () => {
     const pixels = Buffer.from(Uint8Array.from({ length: 20 * 20 * 2 }, (_, i) => (i % 2 === 0 ? 100 : 128)));
-    const png = await sharp(pixels, { raw: { width: 20, height: 20, channels: 2 } }).toColourspace('b-w').png().toBuffer();
+    const png = await sharp(pixels, { raw: { width: 20, height: 20, channels: 2 } })
+      .toColourspace('b-w')
+      .png()
+      .toBuffer();
     expect((await sharp(png).metadata()).channels).toBe(2);
-    expectNear(pixel(await decodeImage(png, { shortSide: 20 }), 0.5, 0.5), [177, 177, 177], 1); // 100 * 0.502 + 255 * 0.498
+    // 100 * 0.502 + 255 * 0.498
+    expectNear(pixel(await decodeImage(png, { shortSide: 20 }), 0.5, 0.5), [177, 177, 177], 1);
   });
 });
 
@@ -129,17 +185,32 @@ describe('geometry', () => {
     const one = await decodeImage(await picture(1, 1, red, green, green).png().toBuffer(), { shortSide: 64 });
     expect(one).toMatchObject({ width: 1, height: 1 });
     expect([...one.pixels]).toEqual([...green]);
-    expect(await decodeImage(await picture(9, 5).png().toBuffer(), { shortSide: 64 })).toMatchObject({ width: 9, height: 5 });
+    expect(await decodeImage(await picture(9, 5).png().toBuffer(), { shortSide: 64 })).toMatchObject({
+      width: 9,
+      height: 5,
+    });
   });
 
   it('keeps the middle of very long images', async () => {
     const [width, height] = [3000, 30];
     const strip = halves(width, height, red, green);
-    const wide = await decodeImage(await sharp(strip, { raw: { width, height, channels: 3 } }).png().toBuffer(), { shortSide: 16 });
+    const wide = await decodeImage(
+      await sharp(strip, { raw: { width, height, channels: 3 } })
+        .png()
+        .toBuffer(),
+      { shortSide: 16 },
+    );
     expect([wide.width, wide.height]).toEqual([64, 16]);
     expectNear(pixel(wide, 0.3, 0.5), red, 1);
     expectNear(pixel(wide, 0.7, 0.5), green, 1);
-    const line = await decodeImage(await sharp(strip, { raw: { width, height, channels: 3 } }).rotate(90).extract({ left: 0, top: 0, width: 1, height: 3000 }).png().toBuffer(), { shortSide: 16 });
+    const line = await decodeImage(
+      await sharp(strip, { raw: { width, height, channels: 3 } })
+        .rotate(90)
+        .extract({ left: 0, top: 0, width: 1, height: 3000 })
+        .png()
+        .toBuffer(),
+      { shortSide: 16 },
+    );
     expect([line.width, line.height]).toEqual([1, 4]);
   });
 
@@ -153,19 +224,31 @@ describe('geometry', () => {
 
 describe('kinds that nothing here decodes', () => {
   it.each([
-    ['HEIC', '\0\0\0\x18ftypheic\0\0\0\0mif1heic'], ['JPEG XL', '\xff\x0a\xdd\x40Bq!'], ['JPEG XL', '\0\0\0\x0cJXL \r\n\x87\n'], ['JPEG 2000', '\0\0\0\x0cjP  \r\n\x87\n'], ['BMP', 'BM\x76\x00\x00\x00'],
+    ['HEIC', '\0\0\0\x18ftypheic\0\0\0\0mif1heic'],
+    ['JPEG XL', '\xff\x0a\xdd\x40Bq!'],
+    ['JPEG XL', '\0\0\0\x0cJXL \r\n\x87\n'],
+    ['JPEG 2000', '\0\0\0\x0cjP  \r\n\x87\n'],
+    ['BMP', 'BM\x76\x00\x00\x00'],
   ])('%s is called by its name, whatever that of its file', async (kind, begins) => {
-    await expect(decodeImage(Buffer.concat([Buffer.from(begins, 'latin1'), Buffer.alloc(500)]), { shortSide: 32 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining(`it is ${kind}, `) as string });
+    await expect(
+      decodeImage(Buffer.concat([Buffer.from(begins, 'latin1'), Buffer.alloc(500)]), { shortSide: 32 }),
+    ).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining(`it is ${kind}, `) as string });
   });
 
   it('leaves the AVIF that is broken to its decoder', async () => {
     const avif = await picture(64, 48).avif().toBuffer();
-    await expect(decodeImage(avif.subarray(0, 200), { shortSide: 32 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.not.stringContaining('HEIC') as string });
+    await expect(decodeImage(avif.subarray(0, 200), { shortSide: 32 })).rejects.toMatchObject({
+      code: 'BAD_IMAGE',
+      message: expect.not.stringContaining('HEIC') as string,
+    });
   });
 });
 
 describe('broken files', async () => {
   it.each(Object.entries(await brokenFiles()))('%s is refused with a reason', async (_name, bytes) => {
-    await expect(decodeImage(bytes, { shortSide: 32 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringMatching(/\w{4}/) });
+    await expect(decodeImage(bytes, { shortSide: 32 })).rejects.toMatchObject({
+      code: 'BAD_IMAGE',
+      message: expect.stringMatching(/\w{4}/),
+    });
   });
 });

@@ -4,14 +4,26 @@ import { openImageFolder } from '../../lib/data/sources.js';
 import { openTarShards } from '../../lib/data/tar.js';
 
 const count = 130_000; // more than a call takes arguments
-const entry = (name: string, isFolder: boolean) => ({ name, isDirectory: () => isFolder, isFile: () => !isFolder, isFIFO: () => false, isSymbolicLink: () => false });
+const entry = (name: string, isFolder: boolean) => ({
+  name,
+  isDirectory: () => isFolder,
+  isFile: () => !isFolder,
+  isFIFO: () => false,
+  isSymbolicLink: () => false,
+});
 
 /** A tar file of images without bytes: only headers are looked at. */
 const tarFile = {
   stat: async () => ({ size: 512 * count, isFile: () => true }),
   read: vi.fn(async (into: Buffer, at: number, bytes: number, position: number) => {
     for (let from = 0; from < bytes; from += 512) {
-      new Header({ path: `${(position + from) / 512}.jpg`, size: 0, type: 'File', mode: 0o644, mtime: new Date(0) }).encode(into, at + from);
+      new Header({
+        path: `${(position + from) / 512}.jpg`,
+        size: 0,
+        type: 'File',
+        mode: 0o644,
+        mtime: new Date(0),
+      }).encode(into, at + from);
     }
     return { bytesRead: bytes };
   }),
@@ -24,7 +36,10 @@ vi.mock('node:fs/promises', async (original) => ({
   stat: async (path: string) => entry('', !path.endsWith('.tar')),
   open: async () => tarFile,
   realpath: async (path: string) => path,
-  readdir: async (path: string) => (path === '/many' ? Array.from({ length: count }, (_, i) => entry(String(i).padStart(6, '0'), true)) : [entry('x.png', false)]),
+  readdir: async (path: string) =>
+    path === '/many'
+      ? Array.from({ length: count }, (_, i) => entry(String(i).padStart(6, '0'), true))
+      : [entry('x.png', false)],
 }));
 
 it('a folder may have any number of folders', async () => {
@@ -41,5 +56,8 @@ it('a tar shard may have any number of images', async () => {
 
 it('a tar shard that the system fails to read is named', async () => {
   tarFile.read.mockRejectedValueOnce(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' }));
-  await expect(openTarShards('/many.tar', { labelled: false })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('cannot read /many.tar: EIO') as string });
+  await expect(openTarShards('/many.tar', { labelled: false })).rejects.toMatchObject({
+    code: 'BAD_DATASET',
+    message: expect.stringContaining('cannot read /many.tar: EIO') as string,
+  });
 });

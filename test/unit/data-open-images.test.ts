@@ -50,9 +50,16 @@ function memberBytes(path: string, content: Buffer): Buffer {
 }
 
 /** Writes a tar file with members that no folder could hold side by side. */
-async function rawTar(file: string, members: readonly (readonly [string, Buffer | string])[], end = Buffer.alloc(2 * block)): Promise<string> {
+async function rawTar(
+  file: string,
+  members: readonly (readonly [string, Buffer | string])[],
+  end = Buffer.alloc(2 * block),
+): Promise<string> {
   await mkdir(join(file, '..'), { recursive: true });
-  await writeFile(file, Buffer.concat([...members.map(([name, content]) => memberBytes(name, Buffer.from(content))), end]));
+  await writeFile(
+    file,
+    Buffer.concat([...members.map(([name, content]) => memberBytes(name, Buffer.from(content))), end]),
+  );
   return file;
 }
 
@@ -61,8 +68,17 @@ describe('tar shards', () => {
   it('are read in order, with labels and names', async () => {
     const path = await newFolder();
     const [a, b, c] = await Promise.all([jpeg(10), jpeg(20), jpeg(30)]);
-    await tar(join(path, 'shard-000.tar'), { '0000.jpg': a, '0000.cls': '1\n', '0000.txt': 'a caption', 'sub/0001.jpg': b, 'sub/0001.cls': '0' });
-    await tar(join(path, 'shard-001.tar'), { [longName]: c, [longName.replace('jpg', 'json')]: JSON.stringify({ label: 2, class_name: 'third' }) });
+    await tar(join(path, 'shard-000.tar'), {
+      '0000.jpg': a,
+      '0000.cls': '1\n',
+      '0000.txt': 'a caption',
+      'sub/0001.jpg': b,
+      'sub/0001.cls': '0',
+    });
+    await tar(join(path, 'shard-001.tar'), {
+      [longName]: c,
+      [longName.replace('jpg', 'json')]: JSON.stringify({ label: 2, class_name: 'third' }),
+    });
     for (const given of [path, join(path, 'shard-{000..001}.tar')]) {
       const source = await openImages(given, { labels: 'folders' });
       expect(source.ids).toEqual(['shard-000.tar/0000.jpg', 'shard-000.tar/sub/0001.jpg', `shard-001.tar/${longName}`]);
@@ -77,7 +93,12 @@ describe('tar shards', () => {
 
   it('made by `tar c .` have the names of those that are not, and their labels', async () => {
     const [dotted, plain] = [await newFolder(), await newFolder()];
-    const members = { 'sub/0000.jpg': await jpeg(10), 'sub/0000.cls': '1', 'deep/er/0001.jpg': await jpeg(20), 'deep/er/0001.cls': '0' };
+    const members = {
+      'sub/0000.jpg': await jpeg(10),
+      'sub/0000.cls': '1',
+      'deep/er/0001.jpg': await jpeg(20),
+      'deep/er/0001.cls': '0',
+    };
     const from = await newFolder();
     await tar(join(plain, 'a.tar'), members);
     execFileSync('tar', ['xf', join(plain, 'a.tar'), '-C', from]);
@@ -91,13 +112,17 @@ describe('tar shards', () => {
   it.each([
     ['as they are', ['cat/1.jpg', 'dog/2.jpg', 'cat/deep/3.jpg']],
     ['made by `tar c .`', ['./cat/1.jpg', './dog/2.jpg', './cat/deep/3.jpg']],
-    ['below folders that all lie in', ['photos/train/cat/1.jpg', 'photos/train/dog/2.jpg', 'photos/train/cat/deep/3.jpg']],
+    [
+      'below folders that all lie in',
+      ['photos/train/cat/1.jpg', 'photos/train/dog/2.jpg', 'photos/train/cat/deep/3.jpg'],
+    ],
   ])('without labels have their folders for classes: %s', async (_, names) => {
     const image = await jpeg(1);
     const path = await newFolder();
     await mkdir(join(path, 'lost+found')); // of a disk that holds nothing but the shards
     const shards = [names.slice(0, 2), names.slice(2)];
-    for (const [i, shard] of shards.entries()) await tar(join(path, `${i}.tar`), Object.fromEntries(shard.map((name) => [name, image])));
+    for (const [i, shard] of shards.entries())
+      await tar(join(path, `${i}.tar`), Object.fromEntries(shard.map((name) => [name, image])));
     const source = await openImages(path, { labels: 'folders' });
     expect(source.classNames).toEqual(['cat', 'dog']);
     expect([...source.labels!]).toEqual([0, 1, 0]);
@@ -108,59 +133,118 @@ describe('tar shards', () => {
   it('whose folders number them have no classes, and one whose folders are numbers has', async () => {
     const [numbered, digits] = [await newFolder(), await newFolder()];
     const image = await jpeg(1);
-    for (const name of ['000', '001']) await tar(join(numbered, `${name}.tar`), { [`${name}/a.jpg`]: image, [`${name}/b.jpg`]: image });
+    for (const name of ['000', '001'])
+      await tar(join(numbered, `${name}.tar`), { [`${name}/a.jpg`]: image, [`${name}/b.jpg`]: image });
     await tar(join(digits, 'all.tar'), { '0/a.jpg': image, '1/b.jpg': image });
     expect((await openImages(numbered, { labels: 'auto' })).labels).toBeUndefined();
     expect((await openImages(digits, { labels: 'auto' })).classNames).toEqual(['0', '1']);
   });
 
   it('without labels have none; what is no tar, compressed, cut or empty is refused', async () => {
-    const file = await tar(join(folder, 'plain.tar'), { 'a.png': await picture(9, 9).png().toBuffer(), 'b.jpg': await jpeg(1), 'b.cls': '3' });
+    const file = await tar(join(folder, 'plain.tar'), {
+      'a.png': await picture(9, 9).png().toBuffer(),
+      'b.jpg': await jpeg(1),
+      'b.cls': '3',
+    });
     expect((await openImages(file, { labels: 'auto' })).labels).toBeUndefined();
-    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('no labels') as string });
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('no labels') as string,
+    });
     const compressed = await tar(join(folder, 'compressed.tar'), { 'a.jpg': await jpeg(1) }, { gzip: true });
     const cut = join(folder, 'cut.tar');
     await writeFile(cut, (await plainPicture('red', 1)).subarray(0, 5));
     const empty = await tar(join(folder, 'empty.tar'), { 'a.txt': 'no picture' });
     const wrong = await tar(join(folder, 'wrong.tar'), { 'a.jpg': await jpeg(1), 'a.cls': 'cat' });
-    for (const path of [compressed, cut, empty, wrong]) await expect(openImages(path), path).rejects.toMatchObject({ code: 'BAD_DATASET', mend: expect.any(String) as string });
+    for (const path of [compressed, cut, empty, wrong])
+      await expect(openImages(path), path).rejects.toMatchObject({
+        code: 'BAD_DATASET',
+        mend: expect.any(String) as string,
+      });
     await expect(openImages(join(folder, 'none-{0..2}.tar'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
   it('keep every image whose name has several dots, with its own label', async () => {
     const images = await Promise.all([1, 2, 3].map(jpeg));
     const names = ['2024.01.00.jpg', '2024.01.01.jpg', 'IMG.v1.png'];
-    const plain = await openImages(await rawTar(join(folder, 'dots.tar'), names.map((name, i) => [name, images[i]!])), { labels: 'auto' });
+    const plain = await openImages(
+      await rawTar(
+        join(folder, 'dots.tar'),
+        names.map((name, i) => [name, images[i]!]),
+      ),
+      { labels: 'auto' },
+    );
     expect(plain.ids).toEqual(names.map((name) => `dots.tar/${name}`));
     expect(plain.remarks).toBeUndefined();
     expect(await Promise.all(names.map((_, i) => plain.read(i)))).toEqual(images);
-    const members = [['1.0.jpg', ''], ['1.0.cls', '4'], ['1.1.jpg', ''], ['1.1.cls', '2'], ['2.0.jpg', ''], ['2.0.json', '{"caption": "no label"}'], ['2.1.jpg', ''], ['2.cls', '3'], ['3.x.jpg', ''], ['3.y.cls', '1']] as const;
+    const members = [
+      ['1.0.jpg', ''],
+      ['1.0.cls', '4'],
+      ['1.1.jpg', ''],
+      ['1.1.cls', '2'],
+      ['2.0.jpg', ''],
+      ['2.0.json', '{"caption": "no label"}'],
+      ['2.1.jpg', ''],
+      ['2.cls', '3'],
+      ['3.x.jpg', ''],
+      ['3.y.cls', '1'],
+    ] as const;
     const labelled = await openImages(await rawTar(join(folder, 'dotted-labels.tar'), members), { labels: 'folders' });
     expect([...labelled.labels!]).toEqual([4, 2, 3, 3, 1]);
   });
 
   it('leave out what stands beside the image of a sample, or comes again, and say so', async () => {
-    const members = [['7.depth.png', 'd'], ['7.jpg', 'first'], ['7.cls', '0'], ['7.png', 'mask'], ['a/8.jpg', '8'], ['a/8.cls', '1'], ['7.jpg', 'second'], ['7.cls', '2']] as const;
+    const members = [
+      ['7.depth.png', 'd'],
+      ['7.jpg', 'first'],
+      ['7.cls', '0'],
+      ['7.png', 'mask'],
+      ['a/8.jpg', '8'],
+      ['a/8.cls', '1'],
+      ['7.jpg', 'second'],
+      ['7.cls', '2'],
+    ] as const;
     const source = await openImages(await rawTar(join(folder, 'samples.tar'), members), { labels: 'folders' });
     expect(source.ids).toEqual(['samples.tar/7.jpg', 'samples.tar/a/8.jpg']);
     expect([...source.labels!]).toEqual([2, 1]);
     expect(Buffer.from(await source.read(0)).toString()).toBe('second');
     expect(source.remarks).toEqual([
-      expect.stringMatching(/^2 images in .*samples\.tar are left out, such as samples\.tar\/7\.depth\.png: .*sample$/u),
+      expect.stringMatching(
+        /^2 images in .*samples\.tar are left out, such as samples\.tar\/7\.depth\.png: .*sample$/u,
+      ),
       expect.stringMatching(/^1 images in .* such as samples\.tar\/7\.jpg: a later member has the same path$/u),
     ]);
   });
 
   it('leave out pictures of kinds that nothing here decodes, and say so, also where there are no others', async () => {
-    const some = await openImages(await rawTar(join(folder, 'phone.tar'), [['1.heic', 'h'], ['2.jpg', 'j'], ['3.HEIC', 'h']]));
-    expect([some.ids, some.remarks]).toEqual([['phone.tar/2.jpg'], [expect.stringMatching(/^2 images in .*phone\.tar are left out, such as phone\.tar\/1\.heic: .*convert/u)]]);
-    await expect(openImages(await rawTar(join(folder, 'all.tar'), [['1.heic', 'h'], ['2.jxl', 'j']]))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('2 images in') as string });
+    const some = await openImages(
+      await rawTar(join(folder, 'phone.tar'), [
+        ['1.heic', 'h'],
+        ['2.jpg', 'j'],
+        ['3.HEIC', 'h'],
+      ]),
+    );
+    expect([some.ids, some.remarks]).toEqual([
+      ['phone.tar/2.jpg'],
+      [expect.stringMatching(/^2 images in .*phone\.tar are left out, such as phone\.tar\/1\.heic: .*convert/u)],
+    ]);
+    await expect(
+      openImages(
+        await rawTar(join(folder, 'all.tar'), [
+          ['1.heic', 'h'],
+          ['2.jxl', 'j'],
+        ]),
+      ),
+    ).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('2 images in') as string });
   });
 
   it('that cannot be looked at are not said to be missing', async () => {
     const circle = join(folder, 'circle.tar');
     await symlink('circle.tar', circle);
-    await expect(openImages(circle)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('ELOOP') as string });
+    await expect(openImages(circle)).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining('ELOOP') as string,
+    });
     await expect(openImages(join(folder, 'none.tar'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
@@ -177,7 +261,11 @@ describe('tar shards', () => {
   });
 
   it('of the same name in several folders have ids that tell them apart', async () => {
-    for (const part of [0, 1]) await rawTar(join(folder, 'parts', `${part}`, 'x.tar'), [['cat/a.jpg', `${part}`], ['dog/a.jpg', '']]);
+    for (const part of [0, 1])
+      await rawTar(join(folder, 'parts', `${part}`, 'x.tar'), [
+        ['cat/a.jpg', `${part}`],
+        ['dog/a.jpg', ''],
+      ]);
     const source = await openImages(join(folder, 'parts', '{0..1}', 'x.tar'), { labels: 'auto' });
     expect(source.ids).toEqual(['0/x.tar/cat/a.jpg', '0/x.tar/dog/a.jpg', '1/x.tar/cat/a.jpg', '1/x.tar/dog/a.jpg']);
     expect(source.classNames).toEqual(['cat', 'dog']);
@@ -186,18 +274,38 @@ describe('tar shards', () => {
   });
 
   it('are refused where they end within a header or a member, and taken for whole where they end after one', async () => {
-    const [first, second] = [memberBytes('a.jpg', Buffer.from('a')), memberBytes(longName.slice(-90), Buffer.alloc(block + 1))];
+    const [first, second] = [
+      memberBytes('a.jpg', Buffer.from('a')),
+      memberBytes(longName.slice(-90), Buffer.alloc(block + 1)),
+    ];
     const whole = Buffer.concat([first, second]);
     const file = join(folder, 'ends.tar');
-    for (const bytes of [1, 100, 511, block, block + 1, first.length + 1, first.length + 100, first.length + 511, first.length + block, whole.length - 1]) {
+    for (const bytes of [
+      1,
+      100,
+      511,
+      block,
+      block + 1,
+      first.length + 1,
+      first.length + 100,
+      first.length + 511,
+      first.length + block,
+      whole.length - 1,
+    ]) {
       await writeFile(file, whole.subarray(0, bytes));
-      await expect(openImages(file), `${bytes} bytes`).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`${file} ends in the middle of`) as string });
+      await expect(openImages(file), `${bytes} bytes`).rejects.toMatchObject({
+        code: 'BAD_DATASET',
+        message: expect.stringContaining(`${file} ends in the middle of`) as string,
+      });
     }
     await writeFile(file, first);
     expect((await openImages(file)).ids).toEqual(['ends.tar/a.jpg']);
     const long = execFileSync('tar', ['cf', '-', '--format=gnu', '-C', await unpacked(longName), longName]);
     await writeFile(file, long.subarray(0, 2 * block)); // a header with the next member's name
-    await expect(openImages(file)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('ends before the member') as string });
+    await expect(openImages(file)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('ends before the member') as string,
+    });
   });
 
   it('are refused with the same words whatever else they are', async () => {
@@ -206,23 +314,37 @@ describe('tar shards', () => {
     for (const first of [0x80, 0xff, 0x1f]) {
       noise.fill(first, 100, 160); // where a header has its numbers: in base 256 from 0x80 on
       await writeFile(file, noise);
-      await expect(openImages(file)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('is no tar file, or damaged: there is no header at byte 0') as string });
+      await expect(openImages(file)).rejects.toMatchObject({
+        code: 'BAD_DATASET',
+        message: expect.stringContaining('is no tar file, or damaged: there is no header at byte 0') as string,
+      });
     }
   });
 
   it('are refused where a label is no number of a class, if labels are asked for', async () => {
-    const file = await rawTar(join(folder, 'hashes.tar'), [['a.jpg', ''], ['a.cls', '99999999999']]);
+    const file = await rawTar(join(folder, 'hashes.tar'), [
+      ['a.jpg', ''],
+      ['a.cls', '99999999999'],
+    ]);
     expect((await openImages(file)).ids).toHaveLength(1);
-    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('the label 99999999999') as string });
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('the label 99999999999') as string,
+    });
   });
 });
 
 describe("CIFAR's binary files", () => {
   /** `count` records; record i has the label i % 5 and pixels (i, channel * 50, x). */
-  const records = (count: number, labelBytes: number) => Buffer.concat(Array.from({ length: count }, (_, i) => Buffer.concat([
-    Buffer.from([9, i % 5].slice(2 - labelBytes)),
-    Buffer.from(Uint8Array.from({ length: 3072 }, (__, at) => (at < 1024 ? i : at < 2048 ? 50 : at % 32))),
-  ])));
+  const records = (count: number, labelBytes: number) =>
+    Buffer.concat(
+      Array.from({ length: count }, (_, i) =>
+        Buffer.concat([
+          Buffer.from([9, i % 5].slice(2 - labelBytes)),
+          Buffer.from(Uint8Array.from({ length: 3072 }, (__, at) => (at < 1024 ? i : at < 2048 ? 50 : at % 32))),
+        ]),
+      ),
+    );
 
   it('are the pixels as they stand there', async () => {
     const path = await newFolder();
@@ -235,7 +357,9 @@ describe("CIFAR's binary files", () => {
     expect(source.ids[8]).toBe('data_batch_3.bin/00001');
     expect([...source.labels!]).toEqual([0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3]);
     expect(source.classNames!.slice(0, 3)).toEqual(['airplane', 'automobile', 'bird']);
-    const { data, info } = await sharp(await source.read(6)).raw().toBuffer({ resolveWithObject: true });
+    const { data, info } = await sharp(await source.read(6))
+      .raw()
+      .toBuffer({ resolveWithObject: true });
     expect([info.width, info.height, info.channels]).toEqual([32, 32, 3]);
     expect([...data.subarray(3 * 70, 3 * 70 + 3)]).toEqual([6, 50, 70 % 32]);
     expect((await openImages(join(path, 'test_batch.bin'))).ids).toHaveLength(2);
@@ -248,10 +372,23 @@ describe("CIFAR's binary files", () => {
     expect([...source.labels!]).toEqual([0, 1, 2, 3, 4, 0]);
     expect(source.classNames).toEqual(['0', '1', '2', '3', '4']);
     await writeFile(join(path, 'train.bin'), records(6, 2).subarray(1));
-    await expect(openImages(path)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('3074') as string });
+    await expect(openImages(path)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('3074') as string,
+    });
     await writeFile(join(path, 'train.bin'), records(6, 2));
-    for (const [closed, mode] of [[join(path, 'train.bin'), 0], [path, 0o755], [folder, 0o755]] as const) await chmod(closed, mode);
-    await asUser(() => expect(openImages(path)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${join(path, 'train.bin')}`) as string }));
+    for (const [closed, mode] of [
+      [join(path, 'train.bin'), 0],
+      [path, 0o755],
+      [folder, 0o755],
+    ] as const)
+      await chmod(closed, mode);
+    await asUser(() =>
+      expect(openImages(path)).rejects.toMatchObject({
+        code: 'BAD_FILE',
+        message: expect.stringContaining(`cannot read ${join(path, 'train.bin')}`) as string,
+      }),
+    );
   });
 });
 
@@ -262,11 +399,27 @@ const struct: NonNullable<Parameters<typeof parquetWriteBuffer>[0]['schema']> = 
   { name: 'path', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
   { name: 'label', type: 'INT64', repetition_type: 'OPTIONAL' },
 ];
-const writeParquet = async (file: string, images: (Uint8Array | null)[], labels: (number | null)[], names?: string[]): Promise<void> => {
+const writeParquet = async (
+  file: string,
+  images: (Uint8Array | null)[],
+  labels: (number | null)[],
+  names?: string[],
+): Promise<void> => {
   const buffer = parquetWriteBuffer({
-    schema: struct, rowGroupSize: 3,
-    columnData: [{ name: 'image', data: images.map((bytes) => bytes && { bytes, path: 'x.jpg' }) }, { name: 'label', data: labels.map((label) => label === null ? null : BigInt(label)) }],
-    ...(names !== undefined && { kvMetadata: [{ key: 'huggingface', value: JSON.stringify({ info: { features: { label: { names, _type: 'ClassLabel' } } } }) }] }),
+    schema: struct,
+    rowGroupSize: 3,
+    columnData: [
+      { name: 'image', data: images.map((bytes) => bytes && { bytes, path: 'x.jpg' }) },
+      { name: 'label', data: labels.map((label) => (label === null ? null : BigInt(label))) },
+    ],
+    ...(names !== undefined && {
+      kvMetadata: [
+        {
+          key: 'huggingface',
+          value: JSON.stringify({ info: { features: { label: { names, _type: 'ClassLabel' } } } }),
+        },
+      ],
+    }),
   });
   await writeFile(file, Buffer.from(buffer));
 };
@@ -275,7 +428,16 @@ describe('parquet files', () => {
   it('with two damages at once are refused by one error, and no other is left behind', async () => {
     const file = join(folder, 'twice.parquet');
     const image = Buffer.from('bytes of an image');
-    const twice = Buffer.from(parquetWriteBuffer({ schema: struct, codec: 'UNCOMPRESSED', columnData: [{ name: 'image', data: [{ bytes: image, path: 'x.jpg' }] }, { name: 'label', data: [1n] }] }));
+    const twice = Buffer.from(
+      parquetWriteBuffer({
+        schema: struct,
+        codec: 'UNCOMPRESSED',
+        columnData: [
+          { name: 'image', data: [{ bytes: image, path: 'x.jpg' }] },
+          { name: 'label', data: [1n] },
+        ],
+      }),
+    );
     twice.fill(0xff, twice.indexOf(image) - 4, twice.indexOf(image)); // its length
     twice.write('pbth', twice.lastIndexOf('path')); // the column of another chunk
     await writeFile(file, twice);
@@ -290,24 +452,49 @@ describe('parquet files', () => {
   it('with a count that is damaged keep neither the program nor its thread at work', async () => {
     const file = join(folder, 'endless.parquet');
     const images = Array.from({ length: 6 }, (_, i) => new Uint8Array(30).fill(i));
-    const bytes = Buffer.from(parquetWriteBuffer({ codec: 'UNCOMPRESSED', columnData: [{ name: 'image', data: images, type: 'BYTE_ARRAY', nullable: true }] }));
+    const bytes = Buffer.from(
+      parquetWriteBuffer({
+        codec: 'UNCOMPRESSED',
+        columnData: [{ name: 'image', data: images, type: 'BYTE_ARRAY', nullable: true }],
+      }),
+    );
     await writeFile(file, bytes);
     const metadata = await parquetMetadataAsync(await asyncBufferFromFile(file));
     expect(await readParquet({ path: file, metadata }, 'image')).toEqual(images);
-    bytes[bytes.indexOf('150c1500150c', 'hex') + 5] = 0xec; // a count of six, whose low byte now tells of more that follow
+    // a count of six, whose low byte now tells of more that follow
+    bytes[bytes.indexOf('150c1500150c', 'hex') + 5] = 0xec;
     await writeFile(file, bytes);
     let turns = 0;
     const ticking = setInterval(() => turns++, 20);
-    await expect(readParquet({ path: file, metadata }, 'image', 0.5)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('it would take longer than 0.5 seconds to decode') as unknown });
+    await expect(readParquet({ path: file, metadata }, 'image', 0.5)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('it would take longer than 0.5 seconds to decode') as unknown,
+    });
     clearInterval(ticking);
     expect(turns).toBeGreaterThan(5);
   });
 
   it('that tell of more rows than they have bytes are refused', async () => {
     const file = join(folder, 'many-rows.parquet');
-    const bytes = Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'image', data: [await jpeg(1)], type: 'BYTE_ARRAY' }] }));
-    const metadata = await parquetMetadataAsync(await (async () => { await writeFile(file, bytes); return asyncBufferFromFile(file); })());
-    expect(() => checkRows({ ...metadata, num_rows: 10n ** 12n, row_groups: metadata.row_groups.map((group) => ({ ...group, num_rows: 10n ** 12n })) }, bytes.length)).toThrow('1000000000000 rows');
+    const bytes = Buffer.from(
+      parquetWriteBuffer({ columnData: [{ name: 'image', data: [await jpeg(1)], type: 'BYTE_ARRAY' }] }),
+    );
+    const metadata = await parquetMetadataAsync(
+      await (async () => {
+        await writeFile(file, bytes);
+        return asyncBufferFromFile(file);
+      })(),
+    );
+    expect(() =>
+      checkRows(
+        {
+          ...metadata,
+          num_rows: 10n ** 12n,
+          row_groups: metadata.row_groups.map((group) => ({ ...group, num_rows: 10n ** 12n })),
+        },
+        bytes.length,
+      ),
+    ).toThrow('1000000000000 rows');
     expect(() => checkRows({ ...metadata, num_rows: 2n }, bytes.length)).toThrow();
     expect(() => checkRows(metadata, bytes.length)).not.toThrow();
   });
@@ -315,7 +502,12 @@ describe('parquet files', () => {
   it('have images in a column {bytes, path}, labels, and their names in the metadata', async () => {
     const path = await newFolder();
     const images = await Promise.all(Array.from({ length: 8 }, (_, i) => jpeg(20 * i)));
-    await writeParquet(join(path, 'train-00000-of-00002.parquet'), images.slice(0, 5), [0, 1, 0, 1, 2], ['cat', 'dog', 'owl']);
+    await writeParquet(
+      join(path, 'train-00000-of-00002.parquet'),
+      images.slice(0, 5),
+      [0, 1, 0, 1, 2],
+      ['cat', 'dog', 'owl'],
+    );
     await writeParquet(join(path, 'train-00001-of-00002.parquet'), images.slice(5), [2, 2, 0], ['cat', 'dog', 'owl']);
     const source = await openImages(path, { labels: 'folders' });
     expect(source.ids).toHaveLength(8);
@@ -331,7 +523,17 @@ describe('parquet files', () => {
   it('may have more labels than a call takes arguments', async () => {
     const file = join(folder, 'many.parquet');
     const labels = Array.from({ length: 130_000 }, (_, i) => 129_999 - i);
-    await writeFile(file, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'jpg', data: labels.map(() => new Uint8Array(1)), type: 'BYTE_ARRAY' }, { name: 'label', data: labels, type: 'INT32' }] })));
+    await writeFile(
+      file,
+      Buffer.from(
+        parquetWriteBuffer({
+          columnData: [
+            { name: 'jpg', data: labels.map(() => new Uint8Array(1)), type: 'BYTE_ARRAY' },
+            { name: 'label', data: labels, type: 'INT32' },
+          ],
+        }),
+      ),
+    );
     const source = await openImages(file, { labels: 'auto' });
     expect([source.classNames!.length, source.labels![0], source.labels!.at(-1)]).toEqual([130_000, 129_999, 0]);
   });
@@ -339,7 +541,17 @@ describe('parquet files', () => {
   it('may have plain bytes; -1 is no label; a row without an image is a broken one; others are refused', async () => {
     const file = join(folder, 'bytes.parquet');
     const image = await jpeg(7);
-    await writeFile(file, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'jpg', data: [image, image], type: 'BYTE_ARRAY' }, { name: 'label', data: [-1, -1], type: 'INT32' }] })));
+    await writeFile(
+      file,
+      Buffer.from(
+        parquetWriteBuffer({
+          columnData: [
+            { name: 'jpg', data: [image, image], type: 'BYTE_ARRAY' },
+            { name: 'label', data: [-1, -1], type: 'INT32' },
+          ],
+        }),
+      ),
+    );
     const source = await openImages(file, { labels: 'auto' });
     expect(source.labels).toBeUndefined();
     expect(Buffer.from(await source.read(1)).equals(image)).toBe(true);
@@ -348,30 +560,63 @@ describe('parquet files', () => {
     await expect((await openImages(holes)).read(1)).rejects.toMatchObject({ code: 'BAD_IMAGE' });
     const other = join(folder, 'other.parquet');
     await writeFile(other, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'text', data: ['a'] }] })));
-    await expect(openImages(other)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('it has text') as string });
+    await expect(openImages(other)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('it has text') as string,
+    });
     await writeFile(other, 'no parquet at all');
-    await expect(openImages(other)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('other.parquet') as string });
+    await expect(openImages(other)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('other.parquet') as string,
+    });
   });
 
   it('have no labels where one is null, and are refused where one has no name, if labels are asked for', async () => {
     const file = join(folder, 'labels.parquet');
     const image = new Uint8Array(1);
     const open = async (labels: (number | null)[], names?: string[]) => {
-      await writeParquet(file, labels.map(() => image), labels, names);
+      await writeParquet(
+        file,
+        labels.map(() => image),
+        labels,
+        names,
+      );
       return openImages(file, { labels: 'auto' });
     };
     const lacking = await open([1, null, 2], ['a', 'b', 'c']);
     expect(lacking.labels).toBeUndefined();
     expect(lacking.remarks).toEqual([`1 of the 3 images of ${file} have no label, so all count as unlabelled`]);
-    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('1 of the 3 images') as string });
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('1 of the 3 images') as string,
+    });
     expect((await open([-1, null])).remarks).toBeUndefined();
     expect((await open([1, 0, 2], ['a', 'b', 'c', 'd'])).classNames).toEqual(['a', 'b', 'c', 'd']);
-    await expect(open([1, 0, 3], ['a', 'b', 'c'])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/row 2 of .*labels\.parquet has the label 3, and 3 classes have names/u) as string });
+    await expect(open([1, 0, 3], ['a', 'b', 'c'])).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringMatching(/row 2 of .*labels\.parquet has the label 3, and 3 classes have names/u) as string,
+    });
     expect((await openImages(file)).ids).toHaveLength(3);
-    await writeFile(file, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'jpg', data: [image, image], type: 'BYTE_ARRAY' }, { name: 'label', data: ['cat', 'dog'] }] })));
+    await writeFile(
+      file,
+      Buffer.from(
+        parquetWriteBuffer({
+          columnData: [
+            { name: 'jpg', data: [image, image], type: 'BYTE_ARRAY' },
+            { name: 'label', data: ['cat', 'dog'] },
+          ],
+        }),
+      ),
+    );
     expect((await openImages(file)).remarks).toBeUndefined();
-    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('the column label of') as string });
-    await expect(open([1, 2 ** 40])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`the label ${2 ** 40}`) as string });
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining('the column label of') as string,
+    });
+    await expect(open([1, 2 ** 40])).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining(`the label ${2 ** 40}`) as string,
+    });
   });
 });
 

@@ -27,7 +27,14 @@ vi.mock('../../lib/files/sync.js', { spy: true });
 const addon = loadAddon();
 const folder = temporaryFolder();
 const data = join(folder, 'data');
-const options: ImageCacheOptions = { device: await openDevice('cpu'), resolution: 24, margin: 1.25, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0.5 };
+const options: ImageCacheOptions = {
+  device: await openDevice('cpu'),
+  resolution: 24,
+  margin: 1.25,
+  memoryLimitBytes: 1e9,
+  spillFolder: folder,
+  maxBrokenShare: 0.5,
+};
 const rawSide = 30; // what such a cache keeps
 let device: Device;
 let source: ImageSource;
@@ -39,22 +46,40 @@ beforeAll(async () => {
   for (const name of ['left', 'right']) await mkdir(join(data, name), { recursive: true });
   for (let i = 0; i < 12; i++) {
     const image = picture(40 + 3 * i, 64 - 2 * i, [20 * i, 40, 40], [40, 180, 10 * i]);
-    const bytes = i % 3 === 0 ? await image.png().toBuffer() : await image.withMetadata(i % 3 === 1 ? {} : { orientation: 6 }).jpeg({ quality: 92 }).toBuffer();
-    await writeFile(join(data, i < 5 ? 'left' : 'right', `${String(i).padStart(2, '0')} ü.${i % 3 === 0 ? 'png' : 'jpg'}`), bytes);
+    const bytes =
+      i % 3 === 0
+        ? await image.png().toBuffer()
+        : await image
+            .withMetadata(i % 3 === 1 ? {} : { orientation: 6 })
+            .jpeg({ quality: 92 })
+            .toBuffer();
+    await writeFile(
+      join(data, i < 5 ? 'left' : 'right', `${String(i).padStart(2, '0')} ü.${i % 3 === 0 ? 'png' : 'jpg'}`),
+      bytes,
+    );
   }
   await writeFile(join(data, 'left', '03b broken.jpg'), 'no picture');
   source = await openImages(data, { labels: 'folders' });
 });
 
-const pack = (more: Partial<PackOptions> = {}, from = source) => packImages(from, { output: output(), maxBrokenShare: 0.5, ...more });
+const pack = (more: Partial<PackOptions> = {}, from = source) =>
+  packImages(from, { output: output(), maxBrokenShare: 0.5, ...more });
 const broken = 'left/03b broken.jpg';
 
 /** Augmented views of all images of a source, and what is known of them. */
-async function views(from: ImageSource): Promise<{ values: Float32Array; ids: readonly string[]; places: number[]; labels: number[]; fileBytes: number[] }> {
+async function views(
+  from: ImageSource,
+): Promise<{ values: Float32Array; ids: readonly string[]; places: number[]; labels: number[]; fileBytes: number[] }> {
   using images = await ImageCache.build(from, options);
   const batch = { images: Int32Array.from(images.ids, (_, i) => i), drawIds: images.sourceIndex, seed: 5, epoch: 2 };
   const values = await readViews(images, batch, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] });
-  return { values, ids: images.ids, places: [...images.sourceIndex], labels: [...images.labels!], fileBytes: [...images.fileBytes] };
+  return {
+    values,
+    ids: images.ids,
+    places: [...images.sourceIndex],
+    labels: [...images.labels!],
+    fileBytes: [...images.fileBytes],
+  };
 }
 
 describe('a pack', () => {
@@ -65,13 +90,19 @@ describe('a pack', () => {
     expect(refused).toEqual([{ id: broken, reason: expect.stringMatching(/unsupported/u) as string }]);
     const { index, ...opened } = await PackFile.open(file);
     expect(opened.path).toBe(file);
-    expect(index).toMatchObject({ recipe: { kind: 'original', shortSide: 0, quality: 0 }, classNames: ['left', 'right'], source: data, refused });
+    expect(index).toMatchObject({
+      recipe: { kind: 'original', shortSide: 0, quality: 0 },
+      classNames: ['left', 'right'],
+      source: data,
+      refused,
+    });
     const kept = source.ids.flatMap((id, place) => (id === broken ? [] : [place]));
     expect(index.ids).toEqual(kept.map((place) => source.ids[place]));
     expect([...index.places]).toEqual(kept);
     expect([...index.labels!]).toEqual(kept.map((place) => source.labels![place]));
     const reopened = await openImages(file, { labels: 'folders' });
-    for (const [i, place] of kept.entries()) expect(Buffer.from(await reopened.read(i)).equals(await source.read(place)), source.ids[place]).toBe(true);
+    for (const [i, place] of kept.entries())
+      expect(Buffer.from(await reopened.read(i)).equals(await source.read(place)), source.ids[place]).toBe(true);
     expect([index.widths[1], index.heights[1]]).toEqual([43, 62]);
     expect([index.widths[2], index.heights[2]]).toEqual([60, 46]); // upright
     expect(index.checksums[0]).toBe(CRC32C.buf(await source.read(0)) >>> 0);
@@ -80,12 +111,18 @@ describe('a pack', () => {
 
   it('has plain names of images whatever the source calls them, that of an old pack too', async () => {
     const bytes = await source.read(0);
-    const named = imagesFromBuffers([{ id: './a/1.png', bytes }, { id: 's.tar/./2.png', bytes }, { id: './bad.png', bytes: Buffer.from('no picture') }, { id: 'b./3.png', bytes }]);
+    const named = imagesFromBuffers([
+      { id: './a/1.png', bytes },
+      { id: 's.tar/./2.png', bytes },
+      { id: './bad.png', bytes: Buffer.from('no picture') },
+      { id: 'b./3.png', bytes },
+    ]);
     const { file, refused } = await pack({}, named);
     expect((await openImages(file)).ids).toEqual(['a/1.png', 's.tar/2.png', 'b./3.png']);
     expect(refused.map(({ id }) => id)).toEqual(['bad.png']);
     const opened = await openImages(file);
-    const older: ImageSource = { ...opened, ids: opened.ids.map((id) => `./${id}`) }; // as packs of `tar c .` were written
+    // as packs of `tar c .` were written
+    const older: ImageSource = { ...opened, ids: opened.ids.map((id) => `./${id}`) };
     expect((await openImages((await pack({}, older)).file)).ids).toEqual(opened.ids);
   });
 
@@ -94,7 +131,11 @@ describe('a pack', () => {
     for (const as of ['raw', 'original'] as const) {
       const { file } = await pack({ as, ...(as === 'raw' && { shortSide: rawSide }) });
       expect(await views(await openImages(file, { labels: 'folders' })), as).toEqual(unpacked);
-      if (as === 'raw') expect(addon.pixelStoreInfo((await ImageCache.build(await openImages(file), options)).store)).toMatchObject({ images: 12, bytes: 0 });
+      if (as === 'raw')
+        expect(addon.pixelStoreInfo((await ImageCache.build(await openImages(file), options)).store)).toMatchObject({
+          images: 12,
+          bytes: 0,
+        });
     }
   });
 
@@ -110,20 +151,28 @@ describe('a pack', () => {
     const small = await openImages(file);
     for (const [i, id] of small.ids.entries()) {
       const [before, after] = [await source.read(source.ids.indexOf(id)), await small.read(i)];
-      const { autoOrient: { width, height } } = await sharp(before).metadata();
+      const {
+        autoOrient: { width, height },
+      } = await sharp(before).metadata();
       expect(await sharp(after).metadata(), id).toMatchObject({ format: 'jpeg' });
       const { autoOrient: now } = await sharp(after).metadata();
       expect(Math.min(now.width, now.height)).toBe(Math.min(50, width, height));
       if (id.endsWith('jpg') && Math.min(width, height) <= 50) expect(Buffer.from(after).equals(before)).toBe(true);
     }
-    await expect(ImageCache.build(small, { ...options, resolution: 51 })).rejects.toMatchObject({ code: 'BAD_DATASET', found: 51, option: 'data.resolution' });
+    await expect(ImageCache.build(small, { ...options, resolution: 51 })).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      found: 51,
+      option: 'data.resolution',
+    });
   });
 
   it('can be packed again, and looked at in part', async () => {
     const { file } = await pack({ as: 'raw', shortSide: rawSide });
     const raw = await openImages(file, { labels: 'folders' });
     const again = await pack({ as: 'raw', shortSide: rawSide }, raw);
-    expect([...(await PackFile.open(again.file)).index.checksums]).toEqual([...(await PackFile.open(file)).index.checksums]);
+    expect([...(await PackFile.open(again.file)).index.checksums]).toEqual([
+      ...(await PackFile.open(file)).index.checksums,
+    ]);
     using some = await ImageCache.build(sampleSource(raw, 4), options);
     expect(some.ids).toEqual([0, 3, 6, 9].map((i) => raw.ids[i]));
     expect([...some.sourceIndex]).toEqual([0, 3, 6, 9].map((i) => raw.places![i]));
@@ -154,22 +203,42 @@ describe('a pack', () => {
 describe('damage', () => {
   it('of an index whose checksum is right is found when the pack is opened', async () => {
     const good = { place: 0, offset: 64, bytes: 12, checksum: 1, width: 2, height: 2, fileBytes: 9 };
-    const index = { recipe: { kind: 'raw' as const, shortSide: 2, quality: 0 }, ids: ['a', 'b'], labels: Int32Array.of(0, 1), classNames: ['x', 'y'], source: 's', refused: [], entries: [good, { ...good, place: 1, offset: 76 }] };
+    const index = {
+      recipe: { kind: 'raw' as const, shortSide: 2, quality: 0 },
+      ids: ['a', 'b'],
+      labels: Int32Array.of(0, 1),
+      classNames: ['x', 'y'],
+      source: 's',
+      refused: [],
+      entries: [good, { ...good, place: 1, offset: 76 }],
+    };
     const end = 88;
     const opened = (change: object, footer: object = {}) => {
       const block = Buffer.concat(encodeEnd({ ...index, ...change } as typeof index, end, addon.checksum).slice(0, -1));
-      return decodeIndex(block, { indexOffset: end, indexBytes: block.byteLength, indexChecksum: addon.checksum(block), images: 2, ...footer }, index.recipe, 'x.pack', addon.checksum);
+      return decodeIndex(
+        block,
+        { indexOffset: end, indexBytes: block.byteLength, indexChecksum: addon.checksum(block), images: 2, ...footer },
+        index.recipe,
+        'x.pack',
+        addon.checksum,
+      );
     };
     expect(await opened({})).toMatchObject({ ids: ['a', 'b'], classNames: ['x', 'y'] });
     const entry = (change: object) => ({ entries: [good, { ...good, place: 1, offset: 76, ...change }] });
     const cases: [change: object, said: string, footer?: object][] = [
       [{}, 'no name_start of 9007199254740991 images', { images: Number.MAX_SAFE_INTEGER }],
-      ...[{ offset: NaN }, { offset: 0 }, { offset: 80 }, { width: 0 }, { height: 3 }, { bytes: -1 }].map((change): [object, string] => [entry(change), 'no place or size of image 1']),
+      ...[{ offset: NaN }, { offset: 0 }, { offset: 80 }, { width: 0 }, { height: 3 }, { bytes: -1 }].map(
+        (change): [object, string] => [entry(change), 'no place or size of image 1'],
+      ),
       [{ labels: Int32Array.of(0, 2) }, 'a label that is no class'],
       [{ classNames: 'x' }, 'the classNames of its index are no list'],
       [{ refused: [{ id: 1 }] }, 'the refused of its index are no list'],
     ];
-    for (const [change, said, footer] of cases) await expect(opened(change, footer), said).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(said) as string });
+    for (const [change, said, footer] of cases)
+      await expect(opened(change, footer), said).rejects.toMatchObject({
+        code: 'BAD_FILE',
+        message: expect.stringContaining(said) as string,
+      });
   });
 
   const flip = async (file: string, at: number): Promise<string> => {
@@ -186,11 +255,20 @@ describe('damage', () => {
       const { index } = await PackFile.open(file);
       const wrong = await flip(file, index.offsets[4]! + index.bytes[4]! - 1);
       const opened = await PackFile.open(wrong);
-      await expect(opened.readEntry(4)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(index.ids[4]!) as string });
-      expect(await opened.verify()).toEqual([{ id: index.ids[4], reason: expect.stringContaining('not what was written') as string }]);
+      await expect(opened.readEntry(4)).rejects.toMatchObject({
+        code: 'BAD_FILE',
+        message: expect.stringContaining(index.ids[4]!) as string,
+      });
+      expect(await opened.verify()).toEqual([
+        { id: index.ids[4], reason: expect.stringContaining('not what was written') as string },
+      ]);
       expect(await (await PackFile.open(file)).verify()).toEqual([]);
       const read = views(await openImages(wrong, { labels: 'folders' }));
-      if (as === 'raw') await expect(read).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(index.ids[4]!) as string });
+      if (as === 'raw')
+        await expect(read).rejects.toMatchObject({
+          code: 'BAD_FILE',
+          message: expect.stringContaining(index.ids[4]!) as string,
+        });
       else expect((await read).ids).not.toContain(index.ids[4]);
       device.dispose();
       device = await openDevice('cpu'); // it keeps an error until somebody heard of it
@@ -209,8 +287,14 @@ describe('damage', () => {
       await truncate(cut, length);
       await expect(openImages(cut), String(length)).rejects.toMatchObject({ code: 'BAD_FILE' });
     }
-    await expect(PackFile.open(join(data, 'left'))).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('left is a folder') as string });
-    await expect(PackFile.open('/dev/null')).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('/dev/null is no regular file') as string });
+    await expect(PackFile.open(join(data, 'left'))).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining('left is a folder') as string,
+    });
+    await expect(PackFile.open('/dev/null')).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining('/dev/null is no regular file') as string,
+    });
     await expect(PackFile.open(join(folder, 'none.pack'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
@@ -220,7 +304,9 @@ describe('damage', () => {
     await truncate(file, 4096);
     const batch = { images: Int32Array.of(9), drawIds: Int32Array.of(9), seed: 0, epoch: 0 };
     images.prepare(batch.images);
-    await expect(readViews(images, batch, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] })).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('shorter') as string });
+    await expect(
+      readViews(images, batch, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] }),
+    ).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('shorter') as string });
     device.dispose();
     device = await openDevice('cpu');
   });
@@ -230,7 +316,13 @@ describe('an interruption', () => {
   /** Stops after some images, as Ctrl-C does. */
   async function stopAfter(images: number, more: Partial<PackOptions> & { output: string }): Promise<void> {
     const controller = new AbortController();
-    const slow: ImageSource = { ...source, read: async (index) => { if (index >= images) controller.abort(); return source.read(index); } };
+    const slow: ImageSource = {
+      ...source,
+      read: async (index) => {
+        if (index >= images) controller.abort();
+        return source.read(index);
+      },
+    };
     await expect(pack({ ...more, signal: controller.signal }, slow)).rejects.toMatchObject({ code: 'ABORTED' });
   }
 
@@ -239,7 +331,9 @@ describe('an interruption', () => {
       const whole = await pack({ as });
       const path = output();
       await stopAfter(6, { output: path, as });
-      expect((await readdir(folder)).filter((name) => join(folder, name).startsWith(path)).sort()).toEqual([`${path}.journal`, `${path}.part`].map((name) => name.slice(folder.length + 1)));
+      expect((await readdir(folder)).filter((name) => join(folder, name).startsWith(path)).sort()).toEqual(
+        [`${path}.journal`, `${path}.part`].map((name) => name.slice(folder.length + 1)),
+      );
       await expect(openImages(path)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
       await expect(PackFile.open(`${path}.part`)).rejects.toMatchObject({ code: 'BAD_FILE' });
       // As after a power cut: more bytes than the journal tells of, and half a line.
@@ -266,14 +360,23 @@ describe('an interruption', () => {
     await truncate(`${path}.part`, 100);
     await expect(pack({ output: path })).rejects.toMatchObject(damaged);
     await writeFile(`${path}.part`, part);
-    for (const another of [journal.replace('\n[0,', '\n[5,'), journal.replace(/\n\[(\d+,\d+,\d+,\d+,\d)/u, '\n[$11'), journal.replace(/ \d/u, ' x')]) { // its place, the width, the checksum
+    // its place, the width, the checksum
+    for (const another of [
+      journal.replace('\n[0,', '\n[5,'),
+      journal.replace(/\n\[(\d+,\d+,\d+,\d+,\d)/u, '\n[$11'),
+      journal.replace(/ \d/u, ' x'),
+    ]) {
       await writeFile(`${path}.journal`, another);
       expect(another).not.toBe(journal);
       await expect(pack({ output: path })).rejects.toMatchObject(damaged);
     }
     await writeFile(`${path}.journal`, journal);
-    for (const at of [0, Number(/,(\d+).*\n$/u.exec(journal)![1])]) { // the header, the last image that the journal tells of
-      await writeFile(`${path}.part`, part.map((byte, i) => (i === at ? byte ^ 1 : byte)));
+    // the header, the last image that the journal tells of
+    for (const at of [0, Number(/,(\d+).*\n$/u.exec(journal)![1])]) {
+      await writeFile(
+        `${path}.part`,
+        part.map((byte, i) => (i === at ? byte ^ 1 : byte)),
+      );
       await expect(pack({ output: path })).rejects.toMatchObject(damaged);
     }
     expect((await pack({ output: path, as: 'raw', overwrite: true })).resumed).toBe(0);
@@ -284,7 +387,15 @@ describe('an interruption', () => {
   it('is told by a journal of any length: it is read piece by piece, wherever a piece ends', async () => {
     const path = join(folder, 'pieces.journal');
     const task = JSON.stringify({ task: 'für alle' });
-    const entry = (place: number) => ({ place, offset: 64 + 2 ** 33 * place, bytes: 10, checksum: 2 ** 32 - 1 - place, width: 3, height: 4, fileBytes: 5 });
+    const entry = (place: number) => ({
+      place,
+      offset: 64 + 2 ** 33 * place,
+      bytes: 10,
+      checksum: 2 ** 32 - 1 - place,
+      width: 3,
+      height: 4,
+      fileBytes: 5,
+    });
     const journal = await Journal.open(path, task, 0, addon.checksum);
     await journal.append([entry(0), { place: 1, reason: 'kein Bild: \u2028 «größer»\n' }]);
     await journal.append([entry(2), entry(3)]);
@@ -293,7 +404,11 @@ describe('an interruption', () => {
     await writeFile(path, '[4,1', { flag: 'a' });
     for (const bytesAtOnce of [1, 2, 7, 64, bytes, undefined]) {
       expect(await readJournal(path, task, addon.checksum, bytesAtOnce), `${bytesAtOnce}`).toEqual({
-        entries: [entry(0), entry(2), entry(3)], refused: [{ place: 1, reason: 'kein Bild: \u2028 «größer»\n' }], next: 4, end: entry(3).offset + 10, bytes,
+        entries: [entry(0), entry(2), entry(3)],
+        refused: [{ place: 1, reason: 'kein Bild: \u2028 «größer»\n' }],
+        next: 4,
+        end: entry(3).offset + 10,
+        bytes,
       });
     }
     await expect(readJournal(path, 'another', addon.checksum, 7)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
@@ -305,24 +420,48 @@ describe('an interruption', () => {
   it('two processes do not write one pack', async () => {
     const path = output();
     const stat = await readFile(`/proc/${process.pid}/stat`, 'utf8');
-    await writeFile(`${path}.lock`, JSON.stringify({ host: hostname(), pid: process.pid, started: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] }));
-    await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_CONFIG', message: expect.stringContaining(`process ${process.pid}`) as string });
-    await writeFile(`${path}.lock`, JSON.stringify({ host: hostname(), pid: process.pid, started: '1' })); // of one that is gone
+    await writeFile(
+      `${path}.lock`,
+      JSON.stringify({
+        host: hostname(),
+        pid: process.pid,
+        started: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19],
+      }),
+    );
+    await expect(pack({ output: path })).rejects.toMatchObject({
+      code: 'BAD_CONFIG',
+      message: expect.stringContaining(`process ${process.pid}`) as string,
+    });
+    // of one that is gone
+    await writeFile(`${path}.lock`, JSON.stringify({ host: hostname(), pid: process.pid, started: '1' }));
     expect((await pack({ output: path })).images).toBe(12);
   });
 });
 
 describe('a write that fails', () => {
   const recipe = { kind: 'original', shortSide: 0, quality: 0 } as const;
-  const images = [3000, 0, 2000, 4000].map((length, i) => ({ bytes: Buffer.alloc(length, i + 1), width: 1, height: 1 }));
+  const images = [3000, 0, 2000, 4000].map((length, i) => ({
+    bytes: Buffer.alloc(length, i + 1),
+    width: 1,
+    height: 1,
+  }));
   const full = Object.assign(new Error('no space left'), { code: 'ENOSPC' });
-  const openWriter = (path: string) => PackWriter.open(path, recipe, { task: 'a task', overwrite: false, syncSeconds: 60, checksum: addon.checksum });
+  const openWriter = (path: string) =>
+    PackWriter.open(path, recipe, { task: 'a task', overwrite: false, syncSeconds: 60, checksum: addon.checksum });
   const lines = async (path: string) => (await readFile(`${path}.journal`, 'utf8')).split('\n').length - 2;
 
   /** The rest of the images, and the pack. */
   async function end(writer: PackWriter): Promise<PackFile> {
     for (const image of images.slice(writer.next)) await writer.add(image, 1);
-    await writer.finish({ recipe, entries: writer.entries, ids: images.map((_, i) => `${i}`), labels: undefined, classNames: undefined, source: 'test', refused: [] });
+    await writer.finish({
+      recipe,
+      entries: writer.entries,
+      ids: images.map((_, i) => `${i}`),
+      labels: undefined,
+      classNames: undefined,
+      source: 'test',
+      refused: [],
+    });
     await writer.close();
     return PackFile.open(writer.path);
   }
@@ -335,7 +474,10 @@ describe('a write that fails', () => {
     const path = output();
     for (const there of [path, `${path}.part`]) {
       await symlink(there, there); // a ring, which is not that nothing is there
-      await expect(openWriter(path)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${there}`) as string });
+      await expect(openWriter(path)).rejects.toMatchObject({
+        code: 'BAD_FILE',
+        message: expect.stringContaining(`cannot read ${there}`) as string,
+      });
       expect(await readlink(there)).toBe(there);
       await rm(there);
     }
@@ -343,7 +485,10 @@ describe('a write that fails', () => {
 
   it('at the beginning leaves no file open, and no lock', async () => {
     const path = output();
-    const open = async () => (await Promise.all((await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))).filter((name) => name.startsWith(path));
+    const open = async () =>
+      (
+        await Promise.all((await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))
+      ).filter((name) => name.startsWith(path));
     await mkdir(`${path}.journal`);
     await expect(openWriter(path)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
     for (const left of [`${path}.journal`, `${path}.part`]) await rm(left, { recursive: true });
@@ -353,7 +498,11 @@ describe('a write that fails', () => {
     const writer = await openWriter(path);
     expect(await open()).toEqual([`${path}.part`, `${path}.journal`]);
     const close = writer.file.close.bind(writer.file);
-    vi.spyOn(writer.file, 'close').mockImplementationOnce(async () => { await close(); throw full; }); // as a network's file system does
+    // as a network's file system does
+    vi.spyOn(writer.file, 'close').mockImplementationOnce(async () => {
+      await close();
+      throw full;
+    });
     await expect(writer.close()).rejects.toBe(full);
     expect(await open()).toEqual([]);
     await (await openWriter(path)).close();
@@ -365,9 +514,15 @@ describe('a write that fails', () => {
     const write = writer.file.writev.bind(writer.file);
     const failing = vi.spyOn(writer.file, 'writev');
     failing.mockImplementationOnce((pieces, at) => write([(pieces[0] as Buffer).subarray(0, 1000)], at));
-    failing.mockImplementationOnce((pieces, at) => write([pieces[0]!, pieces[1]!, (pieces[2] as Buffer).subarray(0, 500)], at));
+    failing.mockImplementationOnce((pieces, at) =>
+      write([pieces[0]!, pieces[1]!, (pieces[2] as Buffer).subarray(0, 500)], at),
+    );
     failing.mockRejectedValueOnce(full).mockRejectedValueOnce(full);
-    for (let i = 0; i < 2; i++) await expect(writer.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as string });
+    for (let i = 0; i < 2; i++)
+      await expect(writer.sync()).rejects.toMatchObject({
+        code: 'NOT_WRITABLE',
+        message: expect.stringContaining('the disk is full') as string,
+      });
     expect(failing.mock.calls.map(([, at]) => at)).toEqual([64, 1064, 3564, 3564]);
     expect(await lines(writer.path)).toBe(0);
     await writer.sync();
@@ -387,54 +542,123 @@ describe('a write that fails', () => {
     await expectWhole(await end(next));
   });
 
-  it.each(['file', 'journal'] as const)('on its way to the disk (%s) is not synced over; the next writer goes on from what was', async (which) => {
-    const path = output();
-    const writer = await openWriter(path);
-    await writer.add(images[0]!, 1);
-    await writer.sync();
-    await writer.add(images[1]!, 1);
-    await writer.add(images[2]!, 1);
-    // The journal's line is torn before it fails.
-    if (which === 'file') vi.mocked(syncFile).mockRejectedValueOnce(full);
-    else vi.spyOn(writer.journal.handle, 'writeFile').mockImplementationOnce(async () => { await writer.journal.handle.write('[1,30'); throw full; });
-    for (let i = 0; i < 2; i++) await expect(writer.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
-    await expect(end(writer)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
-    await writer.close();
-    expect(await lines(path)).toBe(1);
-    const next = await openWriter(path);
-    expect(next.next).toBe(1);
-    await expectWhole(await end(next));
-  });
+  it.each(['file', 'journal'] as const)(
+    'on its way to the disk (%s) is not synced over; the next writer goes on from what was',
+    async (which) => {
+      const path = output();
+      const writer = await openWriter(path);
+      await writer.add(images[0]!, 1);
+      await writer.sync();
+      await writer.add(images[1]!, 1);
+      await writer.add(images[2]!, 1);
+      // The journal's line is torn before it fails.
+      if (which === 'file') vi.mocked(syncFile).mockRejectedValueOnce(full);
+      else
+        vi.spyOn(writer.journal.handle, 'writeFile').mockImplementationOnce(async () => {
+          await writer.journal.handle.write('[1,30');
+          throw full;
+        });
+      for (let i = 0; i < 2; i++) await expect(writer.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+      await expect(end(writer)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+      await writer.close();
+      expect(await lines(path)).toBe(1);
+      const next = await openWriter(path);
+      expect(next.next).toBe(1);
+      await expectWhole(await end(next));
+    },
+  );
 });
 
 it('refuses wrong options, too many broken images, and places that cannot be written', async () => {
-  for (const more of [{ as: 'tiff' }, { shortSide: 100 }, { as: 'raw', shortSide: 8 }, { as: 'jpeg', quality: 101 }, { maxBrokenShare: 2 }] as Partial<PackOptions>[]) {
+  for (const more of [
+    { as: 'tiff' },
+    { shortSide: 100 },
+    { as: 'raw', shortSide: 8 },
+    { as: 'jpeg', quality: 101 },
+    { maxBrokenShare: 2 },
+  ] as Partial<PackOptions>[]) {
     await expect(pack(more), JSON.stringify(more)).rejects.toMatchObject({ code: 'BAD_OPTION' });
   }
-  await expect(pack({ maxBrokenShare: 0.01 })).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', message: expect.stringContaining('1 of the first 13') as string, mend: expect.stringContaining('--overwrite') as string });
-  await expect(pack({}, imagesFromBuffers([{ id: 'a', bytes: Buffer.from('x') }]))).rejects.toMatchObject({ code: 'BAD_DATASET' });
+  await expect(pack({ maxBrokenShare: 0.01 })).rejects.toMatchObject({
+    code: 'TOO_MANY_BROKEN_IMAGES',
+    message: expect.stringContaining('1 of the first 13') as string,
+    mend: expect.stringContaining('--overwrite') as string,
+  });
+  await expect(pack({}, imagesFromBuffers([{ id: 'a', bytes: Buffer.from('x') }]))).rejects.toMatchObject({
+    code: 'BAD_DATASET',
+  });
   await expect(pack({ output: '/proc/no/such.pack' })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
-  await expect(openImages((await pack({}, { ...source, labels: undefined, classNames: undefined })).file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET' });
+  await expect(
+    openImages((await pack({}, { ...source, labels: undefined, classNames: undefined })).file, { labels: 'folders' }),
+  ).rejects.toMatchObject({ code: 'BAD_DATASET' });
 });
 
 it('a plain JPEG decodes to the same pixels as by the long way', async () => {
   const [width, height] = [97, 61];
-  const noise = Buffer.from(Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 7919 + (i >> 5) * 31) & 255));
+  const noise = Buffer.from(
+    Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 7919 + (i >> 5) * 31) & 255),
+  );
   const draw = () => sharp(noise, { raw: { width, height, channels: 3 } });
-  for (const [options, plain] of [[{ quality: 90 }, true], [{ quality: 60, progressive: true }, true], [{ chromaSubsampling: '4:4:4' }, true]] as const) {
+  for (const [options, plain] of [
+    [{ quality: 90 }, true],
+    [{ quality: 60, progressive: true }, true],
+    [{ chromaSubsampling: '4:4:4' }, true],
+  ] as const) {
     const bytes = await draw().jpeg(options).toBuffer();
     expect(readJpegHeader(bytes)).toEqual(plain ? { width, height } : undefined);
-    expect(readJpegHeader(await sharp(bytes).withExif({ IFD0: { Copyright: 'somebody' } }).jpeg().toBuffer())).toEqual({ width, height });
-    const withProfile = (profile: string) => Buffer.concat([bytes.subarray(0, 2), Buffer.from([0xff, 0xe2, 0, 16 + profile.length]), Buffer.from(`ICC_PROFILE\0\x01\x01${profile}`, 'latin1'), bytes.subarray(2)]);
+    expect(
+      readJpegHeader(
+        await sharp(bytes)
+          .withExif({ IFD0: { Copyright: 'somebody' } })
+          .jpeg()
+          .toBuffer(),
+      ),
+    ).toEqual({ width, height });
+    const withProfile = (profile: string) =>
+      Buffer.concat([
+        bytes.subarray(0, 2),
+        Buffer.from([0xff, 0xe2, 0, 16 + profile.length]),
+        Buffer.from(`ICC_PROFILE\0\x01\x01${profile}`, 'latin1'),
+        bytes.subarray(2),
+      ]);
     expect(readJpegHeader(withProfile('... sRGB IEC61966-2.1 ...'))).toEqual({ width, height });
-    expect(readJpegHeader(withProfile('... Adobe RGB (1998) ...'))).toEqual({ width, height, profile: Buffer.from('... Adobe RGB (1998) ...') });
-    expect(readJpegHeader(Buffer.concat([withProfile('a').subarray(0, 21), withProfile('b').subarray(2)]))).toBeUndefined(); // two profiles, or two parts of one
-    expect(readJpegHeader(await sharp(bytes).withIccProfile('p3').jpeg().toBuffer())).toMatchObject({ width, height, profile: { length: 480 } });
+    expect(readJpegHeader(withProfile('... Adobe RGB (1998) ...'))).toEqual({
+      width,
+      height,
+      profile: Buffer.from('... Adobe RGB (1998) ...'),
+    });
+    // two profiles, or two parts of one
+    expect(
+      readJpegHeader(Buffer.concat([withProfile('a').subarray(0, 21), withProfile('b').subarray(2)])),
+    ).toBeUndefined();
+    expect(readJpegHeader(await sharp(bytes).withIccProfile('p3').jpeg().toBuffer())).toMatchObject({
+      width,
+      height,
+      profile: { length: 480 },
+    });
     expect(readJpegHeader(await sharp(bytes).withMetadata({ orientation: 6 }).jpeg().toBuffer())).toBeUndefined();
     // EXIF that cannot be read, in front of the very same picture: the long way.
-    const exif = Buffer.concat([bytes.subarray(0, 2), Buffer.from([0xff, 0xe1, 0, 8]), Buffer.from('Exif\0\0'), bytes.subarray(2)]);
+    const exif = Buffer.concat([
+      bytes.subarray(0, 2),
+      Buffer.from([0xff, 0xe1, 0, 8]),
+      Buffer.from('Exif\0\0'),
+      bytes.subarray(2),
+    ]);
     expect(readJpegHeader(exif)).toBeUndefined();
-    for (const shortSide of [61, 200]) expect(Buffer.from((await decodeImage(bytes, { shortSide })).pixels).equals((await decodeImage(exif, { shortSide })).pixels), `${shortSide}`).toBe(true);
+    for (const shortSide of [61, 200])
+      expect(
+        Buffer.from((await decodeImage(bytes, { shortSide })).pixels).equals(
+          (await decodeImage(exif, { shortSide })).pixels,
+        ),
+        `${shortSide}`,
+      ).toBe(true);
   }
-  for (const other of [await draw().png().toBuffer(), await draw().toColourspace('b-w').jpeg().toBuffer(), await draw().toColourspace('cmyk').jpeg().toBuffer(), Buffer.from([0xff, 0xd8, 0xff]), Buffer.alloc(0)]) expect(readJpegHeader(other)).toBeUndefined();
+  for (const other of [
+    await draw().png().toBuffer(),
+    await draw().toColourspace('b-w').jpeg().toBuffer(),
+    await draw().toColourspace('cmyk').jpeg().toBuffer(),
+    Buffer.from([0xff, 0xd8, 0xff]),
+    Buffer.alloc(0),
+  ])
+    expect(readJpegHeader(other)).toBeUndefined();
 });

@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { philox, PhiloxStream, type PhiloxBlock } from '../../lib/data/philox.js';
 
 const wordsOf = (value: bigint): [number, number] => [Number(value & 0xffffffffn), Number(value >> 32n)];
-const blockOf = (key: bigint, high: bigint, low: bigint): PhiloxBlock => philox(...wordsOf(key), [...wordsOf(low), ...wordsOf(high)]);
+const blockOf = (key: bigint, high: bigint, low: bigint): PhiloxBlock =>
+  philox(...wordsOf(key), [...wordsOf(low), ...wordsOf(high)]);
 
 describe('philox', () => {
   // Known answers of philox4x32-10 from Random123's kat_vectors: counter (low to high), key (low, high), words.
@@ -18,7 +19,8 @@ describe('philox', () => {
     const stream = new PhiloxStream(0x299f31d0a4093822n, 7n);
     for (let block = 0n; block < 3n; ++block) {
       const words = blockOf(0x299f31d0a4093822n, 7n, block);
-      for (const i of [0, 2]) expect(stream.next()).toBe(((words[i]! >>> 5) * 2 ** 26 + (words[i + 1]! >>> 6)) / 2 ** 53);
+      for (const i of [0, 2])
+        expect(stream.next()).toBe(((words[i]! >>> 5) * 2 ** 26 + (words[i + 1]! >>> 6)) / 2 ** 53);
     }
   });
 });

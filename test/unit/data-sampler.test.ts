@@ -19,7 +19,8 @@ describe('shuffledOrder', () => {
   it('puts every index in every place equally often', () => {
     const [count, epochs] = [7, 7000];
     const hits = Array.from({ length: count }, () => new Float64Array(count));
-    for (let epoch = 0; epoch < epochs; ++epoch) shuffledOrder(count, 1, epoch).forEach((index, place) => (hits[index]![place]! += 1));
+    for (let epoch = 0; epoch < epochs; ++epoch)
+      shuffledOrder(count, 1, epoch).forEach((index, place) => (hits[index]![place]! += 1));
     const expected = epochs / count;
     const chi = hits.flatMap((row) => [...row]).reduce((sum, hit) => sum + (hit - expected) ** 2 / expected, 0);
     expect(chi).toBeLessThan(67.99); // chi squared, 36 degrees of freedom, once in 1,000
@@ -56,19 +57,31 @@ describe('ShuffledSampler', () => {
   });
 
   it('refuses batches that cannot be filled, and positions that do not exist', () => {
-    expect(() => new ShuffledSampler({ count: 4, batchSize: 5, seed: 1 })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'train.batchSize' }));
-    expect(() => new ShuffledSampler({ count: 0, batchSize: 1, seed: 1 })).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }));
-    for (const seed of [-1, 2 ** 53]) expect(() => new ShuffledSampler({ count: 4, batchSize: 2, seed })).toThrow(expect.objectContaining({ option: 'seed' }));
+    expect(() => new ShuffledSampler({ count: 4, batchSize: 5, seed: 1 })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'train.batchSize' }),
+    );
+    expect(() => new ShuffledSampler({ count: 0, batchSize: 1, seed: 1 })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION' }),
+    );
+    for (const seed of [-1, 2 ** 53])
+      expect(() => new ShuffledSampler({ count: 4, batchSize: 2, seed })).toThrow(
+        expect.objectContaining({ option: 'seed' }),
+      );
     expect(new ShuffledSampler({ count: 4, batchSize: 4, seed: 1 }).stepsPerEpoch).toBe(1);
     const sampler = new ShuffledSampler({ count: 4, batchSize: 2, seed: 1 });
-    for (const step of [2, -1, 0.5]) expect(() => { sampler.position = { epoch: 0, step }; }).toThrow(expect.objectContaining({ option: 'position.step' }));
+    for (const step of [2, -1, 0.5])
+      expect(() => {
+        sampler.position = { epoch: 0, step };
+      }).toThrow(expect.objectContaining({ option: 'position.step' }));
   });
 });
 
 describe('sequentialBatches', () => {
   it('covers every index once and fills up the last batch', () => {
     expect([...sequentialBatches(5, 2)]).toEqual([
-      { indices: Int32Array.of(0, 1), valid: 2 }, { indices: Int32Array.of(2, 3), valid: 2 }, { indices: Int32Array.of(4, 4), valid: 1 },
+      { indices: Int32Array.of(0, 1), valid: 2 },
+      { indices: Int32Array.of(2, 3), valid: 2 },
+      { indices: Int32Array.of(4, 4), valid: 1 },
     ]);
     expect([...sequentialBatches(0, 2)]).toEqual([]);
     expect(() => sequentialBatches(5, 0).next()).toThrow(expect.objectContaining({ option: 'batchSize' }));
@@ -110,6 +123,10 @@ describe('BatchPlan', () => {
     const plan = new BatchPlan(cache, { batchSize: 3, seed: 4 });
     const seen = [];
     for (const batch of plan) if (seen.push([batch.epoch, batch.step]) === 3) break;
-    expect(seen).toEqual([[0, 0], [0, 1], [1, 0]]);
+    expect(seen).toEqual([
+      [0, 0],
+      [0, 1],
+      [1, 0],
+    ]);
   });
 });

@@ -18,14 +18,29 @@ const spillFolder = temporaryFolder();
 
 /** `count` pictures of one grey level each, image i of level i * 5; the ones named in `broken` are no pictures. */
 async function levels(count: number, broken: readonly number[] = []): Promise<ImageSource> {
-  const draw = (level: number) => sharp({ create: { width: 20, height: 24, channels: 3, background: { r: level, g: level, b: level } } }).png().toBuffer();
-  return imagesFromBuffers(await Promise.all(Array.from({ length: count }, async (_, i) => ({ id: `image ${i}`, bytes: broken.includes(i) ? Buffer.from('x') : await draw(5 * i) }))));
+  const draw = (level: number) =>
+    sharp({ create: { width: 20, height: 24, channels: 3, background: { r: level, g: level, b: level } } })
+      .png()
+      .toBuffer();
+  return imagesFromBuffers(
+    await Promise.all(
+      Array.from({ length: count }, async (_, i) => ({
+        id: `image ${i}`,
+        bytes: broken.includes(i) ? Buffer.from('x') : await draw(5 * i),
+      })),
+    ),
+  );
 }
 
 /** Level of each image, as it stands in a prepared store. */
 async function levelsOf({ store }: PreparedImages, images: Int32Array): Promise<number[]> {
   const tensor = addon.makeImages(device.handle, images.length, 2, 2, false);
-  addon.augment(store, { train: false, mean: [0, 0, 0], std: [1, 1, 1] }, { images, drawIds: images, seed: 0, epoch: 0 }, tensor);
+  addon.augment(
+    store,
+    { train: false, mean: [0, 0, 0], std: [1, 1, 1] },
+    { images, drawIds: images, seed: 0, epoch: 0 },
+    tensor,
+  );
   const values = await addon.readImages(tensor);
   return Array.from(images, (_, i) => Math.round(values[12 * i]! * 51));
 }
@@ -49,7 +64,10 @@ describe('StreamedImages', () => {
 
   it('tries each of many broken ones in a row once, however many images of a batch look for a stand-in behind them', async () => {
     const [broken, batch] = [60, Int32Array.from({ length: 40 }, (_, i) => i)];
-    const source = await levels(64, Array.from({ length: broken }, (_, i) => i));
+    const source = await levels(
+      64,
+      Array.from({ length: broken }, (_, i) => i),
+    );
     const read = vi.fn((index: number) => source.read(index));
     using images = await StreamedImages.open({ ...source, read }, { ...options, maxBrokenShare: 1 });
     const prepared = await images.prepare(batch);
@@ -69,17 +87,31 @@ describe('StreamedImages', () => {
 
   it('stops at too many broken ones, and where none can be decoded', async () => {
     using some = await StreamedImages.open(await levels(10, [1, 2, 3]), { ...options, maxBrokenShare: 0.2 });
-    await expect(some.prepare(Int32Array.of(1))).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', message: expect.stringContaining('3 of the 10') as string });
+    await expect(some.prepare(Int32Array.of(1))).rejects.toMatchObject({
+      code: 'TOO_MANY_BROKEN_IMAGES',
+      message: expect.stringContaining('3 of the 10') as string,
+    });
     using none = await StreamedImages.open(await levels(2, [0, 1]), { ...options, maxBrokenShare: 1 });
     await expect(none.prepare(Int32Array.of(0, 1))).rejects.toMatchObject({ code: 'BAD_DATASET' });
-    await expect(StreamedImages.open({ ...(await levels(1)), sequential: true }, options)).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'data.cache' });
-    await expect(StreamedImages.open(await levels(1), { ...options, margin: 0 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    await expect(StreamedImages.open({ ...(await levels(1)), sequential: true }, options)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      option: 'data.cache',
+    });
+    await expect(StreamedImages.open(await levels(1), { ...options, margin: 0 })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+    });
   });
 
   it('uses the memory of a released batch again, and never while work on it is queued', async () => {
     const made: PixelStoreHandle[] = [];
-    const counting: NativeAddon = { ...addon, makePixelStore: (settings) => (made.push(addon.makePixelStore(settings)), made.at(-1)!) };
-    const images = await StreamedImages.open(await levels(8), { ...options, device: new Device('cpu', counting, device.handle, 'counts') });
+    const counting: NativeAddon = {
+      ...addon,
+      makePixelStore: (settings) => (made.push(addon.makePixelStore(settings)), made.at(-1)!),
+    };
+    const images = await StreamedImages.open(await levels(8), {
+      ...options,
+      device: new Device('cpu', counting, device.handle, 'counts'),
+    });
     for (let i = 0; i < 20; i++) {
       const batch = Int32Array.of(i % 8, (i + 3) % 8);
       const prepared = await images.prepare(batch);
@@ -90,7 +122,13 @@ describe('StreamedImages', () => {
     const batch = Int32Array.of(1);
     const prepared = await images.prepare(batch);
     const tensor = addon.makeImages(device.handle, 1, 512, 512, false);
-    for (let i = 0; i < 30; i++) addon.augment(prepared.store, { train: true, mean: [0, 0, 0], std: [1, 1, 1] }, { images: batch, drawIds: batch, seed: 0, epoch: 0 }, tensor);
+    for (let i = 0; i < 30; i++)
+      addon.augment(
+        prepared.store,
+        { train: true, mean: [0, 0, 0], std: [1, 1, 1] },
+        { images: batch, drawIds: batch, seed: 0, epoch: 0 },
+        tensor,
+      );
     expect(() => prepared.release()).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
     await addon.synchronize(device.handle);
     prepared.release();
@@ -120,20 +158,32 @@ describe('readAhead', () => {
       if (images[0] === 3) break;
     }
     expect(taken).toEqual([0, 1, 2, 3]);
-    expect(events.filter((event) => event.startsWith('release'))).toEqual([0, 1, 2, 3, 4, 5].map((i) => `release ${i}`));
+    expect(events.filter((event) => event.startsWith('release'))).toEqual(
+      [0, 1, 2, 3, 4, 5].map((i) => `release ${i}`),
+    );
   });
 
   it('takes prepared images that are a class', async () => {
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
     class Prepared {
       released = 0;
-      get store() { return store; }
-      get shown() { return Int32Array.of(7); }
-      release() { this.released++; }
+      get store() {
+        return store;
+      }
+      get shown() {
+        return Int32Array.of(7);
+      }
+      release() {
+        this.released++;
+      }
     }
     const given: Prepared[] = [];
     const dataset = { store, prepare: () => (given.push(new Prepared()), given.at(-1)!) };
-    for await (const batch of readAhead(dataset, [0, 1, 2, 3].map((i) => ({ images: Int32Array.of(i) })), 1)) {
+    for await (const batch of readAhead(
+      dataset,
+      [0, 1, 2, 3].map((i) => ({ images: Int32Array.of(i) })),
+      1,
+    )) {
       const { release } = batch;
       expect([batch.store, [...batch.shown!]]).toEqual([store, [7]]);
       release();
@@ -144,10 +194,19 @@ describe('readAhead', () => {
 
   it('throws where a batch fails, when its turn comes', async () => {
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
-    const dataset = { store, prepare: (images: Int32Array) => (images[0] === 1 ? Promise.reject(new Error('gone')) : { store, release: () => undefined }) };
+    const dataset = {
+      store,
+      prepare: (images: Int32Array) =>
+        images[0] === 1 ? Promise.reject(new Error('gone')) : { store, release: () => undefined },
+    };
     const seen: number[] = [];
     const read = async () => {
-      for await (const { images } of readAhead(dataset, [0, 1, 2].map((i) => ({ images: Int32Array.of(i) })), 2)) seen.push(images[0]!);
+      for await (const { images } of readAhead(
+        dataset,
+        [0, 1, 2].map((i) => ({ images: Int32Array.of(i) })),
+        2,
+      ))
+        seen.push(images[0]!);
     };
     await expect(read()).rejects.toThrow('gone');
     expect(seen).toEqual([0]);
@@ -165,7 +224,16 @@ it('works on several things at once and gives results in order', async () => {
     return i;
   };
   const results: number[] = [];
-  await expect((async () => { for await (const result of inOrder(Array.from({ length: 30 }, (_, i) => i), 4, work)) results.push(result); })()).rejects.toThrow('seventeen');
+  await expect(
+    (async () => {
+      for await (const result of inOrder(
+        Array.from({ length: 30 }, (_, i) => i),
+        4,
+        work,
+      ))
+        results.push(result);
+    })(),
+  ).rejects.toThrow('seventeen');
   expect(results).toEqual(Array.from({ length: 17 }, (_, i) => i));
   expect(most).toBe(4);
   expect(running).toBe(0);

@@ -15,10 +15,24 @@ let options: ViewOptions;
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 1 });
   // Left half dark, right half light: the mean of a view tells where the crop lay.
-  const picture = await sharp(Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"><rect width="96" height="96" fill="#333"/><rect x="48" width="48" height="96" fill="#ccc"/></svg>')).png().toBuffer();
-  images = await ImageCache.build(imagesFromBuffers(Array.from({ length: 8 }, (_, i) => ({ id: `${i}`, bytes: picture }))), {
-    device, resolution: 64, margin: 1.25, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0,
-  });
+  const picture = await sharp(
+    Buffer.from(
+      '<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"><rect width="96" height="96" fill="#333"/><rect x="48" width="48" height="96" fill="#ccc"/></svg>',
+    ),
+  )
+    .png()
+    .toBuffer();
+  images = await ImageCache.build(
+    imagesFromBuffers(Array.from({ length: 8 }, (_, i) => ({ id: `${i}`, bytes: picture }))),
+    {
+      device,
+      resolution: 64,
+      margin: 1.25,
+      memoryLimitBytes: 1e9,
+      spillFolder: folder,
+      maxBrokenShare: 0,
+    },
+  );
   options = { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1] };
 });
 afterAll(() => {
@@ -27,7 +41,8 @@ afterAll(() => {
 });
 
 const meanOf = (values: Float32Array) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const image = (views: Float32Array, index: number, side: number) => views.subarray(index * 3 * side * side, (index + 1) * 3 * side * side);
+const image = (views: Float32Array, index: number, side: number) =>
+  views.subarray(index * 3 * side * side, (index + 1) * 3 * side * side);
 
 test('a batch of a plan gives views that its seed and epoch decide', async () => {
   const batch = new BatchPlan(images, { batchSize: 4, seed: 1 }).next();
@@ -42,7 +57,9 @@ test('a batch of a plan gives views that its seed and epoch decide', async () =>
 test('the same draw at another resolution is the same crop', async () => {
   const batch = new BatchPlan(images, { batchSize: 8, seed: 2 }).next();
   const augment = { jitterProbability: 0, greyProbability: 0, blurProbability: 0 };
-  const [small, large] = await Promise.all([32, 64].map((resolution) => readViews(images, batch, { ...options, resolution, augment })));
+  const [small, large] = await Promise.all(
+    [32, 64].map((resolution) => readViews(images, batch, { ...options, resolution, augment })),
+  );
   for (let i = 0; i < 8; i++) expect(meanOf(image(small!, i, 32))).toBeCloseTo(meanOf(image(large!, i, 64)), 1);
 });
 
@@ -58,6 +75,11 @@ test('without augmentation it is the middle of the image, normalised', async () 
 test('what it cannot show is refused', async () => {
   const batch = { images: Int32Array.of(99), drawIds: Int32Array.of(99), seed: 0, epoch: 0 };
   await expect(readViews(images, batch, options)).rejects.toMatchObject({ code: 'BAD_OPTION' });
-  await expect(readViews(images, { ...batch, images: Int32Array.of(0) }, { ...options, augment: { flipProbability: 2 } })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'augment.flipProbability' });
-  for (const resolution of [0, 32.5, '32']) await expect(readViews(images, { images: Int32Array.of(0) }, { ...options, augment: false, resolution: resolution as number })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'resolution' });
+  await expect(
+    readViews(images, { ...batch, images: Int32Array.of(0) }, { ...options, augment: { flipProbability: 2 } }),
+  ).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'augment.flipProbability' });
+  for (const resolution of [0, 32.5, '32'])
+    await expect(
+      readViews(images, { images: Int32Array.of(0) }, { ...options, augment: false, resolution: resolution as number }),
+    ).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'resolution' });
 });

@@ -16,15 +16,20 @@ async function put(path: string, content: Buffer | string): Promise<void> {
   await mkdir(dirname(join(folder, path)), { recursive: true });
   await writeFile(join(folder, path), content);
 }
-const mask = (width: number, height: number, value: number) => encodePng({ width, height, bits: 8, colour: 0, values: new Uint8Array(width * height).fill(value) });
-const opened = (name: string, names = ['ground', 'thing']) => openMaskFolder(join(folder, name), { option: 'dense.data', splitOption: 'dense.split', split: 'train', names });
+const mask = (width: number, height: number, value: number) =>
+  encodePng({ width, height, bits: 8, colour: 0, values: new Uint8Array(width * height).fill(value) });
+const opened = (name: string, names = ['ground', 'thing']) =>
+  openMaskFolder(join(folder, name), { option: 'dense.data', splitOption: 'dense.split', split: 'train', names });
 
 /** A picture of 12 x 8 pixels whose file is turned so that viewers turn it back. */
 async function turned(orientation: number): Promise<{ upright: Buffer; stored: Buffer }> {
   const random = randomNumbers(7);
   const upright = Buffer.from(Array.from({ length: 12 * 8 * 3 }, () => Math.floor(256 * random())));
   const quarters = { 5: 90, 6: 270, 7: 270, 8: 90 }[orientation] ?? 0;
-  const rotated = await sharp(upright, { raw: { width: 12, height: 8, channels: 3 } }).rotate(quarters).png().toBuffer();
+  const rotated = await sharp(upright, { raw: { width: 12, height: 8, channels: 3 } })
+    .rotate(quarters)
+    .png()
+    .toBuffer();
   const image = sharp(rotated).flop([2, 3, 5, 7].includes(orientation)).flip([3, 4].includes(orientation));
   return { upright, stored: await image.withMetadata({ orientation }).png().toBuffer() };
 }
@@ -34,7 +39,10 @@ describe('an image whose EXIF turns it', () => {
     const { upright, stored } = await turned(orientation);
     expect(await imageSize(stored, 'x')).toEqual({ width: 12, height: 8 });
     const part = { x: 3, y: 1, width: 7, height: 5 };
-    const wanted = await sharp(upright, { raw: { width: 12, height: 8, channels: 3 } }).extract({ left: 3, top: 1, width: 7, height: 5 }).raw().toBuffer();
+    const wanted = await sharp(upright, { raw: { width: 12, height: 8, channels: 3 } })
+      .extract({ left: 3, top: 1, width: 7, height: 5 })
+      .raw()
+      .toBuffer();
     expect(Buffer.from(await decodePart(stored, part, { width: 7, height: 5 }, 'x'))).toEqual(wanted);
   });
 
@@ -45,14 +53,27 @@ describe('an image whose EXIF turns it', () => {
     expect(await readPair(await opened('turned'), 0)).toMatchObject({ width: 12, height: 8 });
     const why = (message: string) => ({ code: 'BAD_DATASET', message: expect.stringContaining(message) as unknown });
     await put('turned/masks/x.png', mask(8, 12, 1));
-    await expect(readPair(await opened('turned'), 0)).rejects.toMatchObject(why('has 8 x 12 pixels, its image 12 x 8, as its EXIF orientation (6) turns it. Annotate the image as viewers show it'));
+    await expect(readPair(await opened('turned'), 0)).rejects.toMatchObject(
+      why(
+        'has 8 x 12 pixels, its image 12 x 8, as its EXIF orientation (6) turns it. Annotate the image as viewers show it',
+      ),
+    );
     await put('turned/masks/x.png', mask(8, 11, 1));
-    await expect(readPair(await opened('turned'), 0)).rejects.toMatchObject(why('has 8 x 11 pixels, its image 12 x 8. Give each image a mask of its own size'));
+    await expect(readPair(await opened('turned'), 0)).rejects.toMatchObject(
+      why('has 8 x 11 pixels, its image 12 x 8. Give each image a mask of its own size'),
+    );
 
     const entry = { id: 1, file: 'images/x.png', annotations: [] };
-    const boxes = { folder: join(folder, 'turned'), set: { names: [], categoryIds: [], images: [] }, options: { folder: 'dense.data', annotations: 'dense.annotations' } };
+    const boxes = {
+      folder: join(folder, 'turned'),
+      set: { names: [], categoryIds: [], images: [] },
+      options: { folder: 'dense.data', annotations: 'dense.annotations' },
+    };
     expect((await readBoxed(boxes, { ...entry, width: 12, height: 8 })).image).toEqual(stored);
-    await expect(readBoxed(boxes, { ...entry, width: 8, height: 12 })).rejects.toMatchObject({ ...why('has 12 x 8 pixels, as its EXIF orientation (6) turns it, the annotations say 8 x 12.'), option: 'dense.annotations' });
+    await expect(readBoxed(boxes, { ...entry, width: 8, height: 12 })).rejects.toMatchObject({
+      ...why('has 12 x 8 pixels, as its EXIF orientation (6) turns it, the annotations say 8 x 12.'),
+      option: 'dense.annotations',
+    });
   });
 });
 
@@ -65,21 +86,41 @@ describe('what to train on', () => {
     }
     const set = await opened('ignored');
     const why = 'dense.evaluationData: no pixel has a class: all of the 2 masks';
-    await expect(checkLabelled(set, 'dense.evaluationData', undefined)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(why) as unknown });
+    await expect(checkLabelled(set, 'dense.evaluationData', undefined)).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      message: expect.stringContaining(why) as unknown,
+    });
     await expect(checkLabelled(set, 'dense.data', AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
     await put('ignored/masks/1.png', mask(4, 2, 1));
     await checkLabelled(set, 'dense.data', undefined);
   });
 
   it('has a box of an object', () => {
-    const boxes = (...annotations: { crowd: boolean; box: [number, number, number, number] }[]): Parameters<typeof checkBoxes>[0] => ({
-      folder, options: { folder: 'dense.data', annotations: 'dense.annotations' },
-      set: { names: ['a'], categoryIds: [1], images: [{ id: 1, file: 'x', width: 9, height: 9, annotations: annotations.map((annotation) => ({ ...annotation, label: 0, area: 1 })) }] },
+    const boxes = (
+      ...annotations: { crowd: boolean; box: [number, number, number, number] }[]
+    ): Parameters<typeof checkBoxes>[0] => ({
+      folder,
+      options: { folder: 'dense.data', annotations: 'dense.annotations' },
+      set: {
+        names: ['a'],
+        categoryIds: [1],
+        images: [
+          {
+            id: 1,
+            file: 'x',
+            width: 9,
+            height: 9,
+            annotations: annotations.map((annotation) => ({ ...annotation, label: 0, area: 1 })),
+          },
+        ],
+      },
     });
     type Given = Parameters<typeof boxes>[0];
     const crowd: Given = { crowd: true, box: [0, 0, 5, 5] };
     const flat: Given = { crowd: false, box: [0, 0, 5, 0] };
-    expect(() => checkBoxes(boxes())).toThrow(expect.objectContaining({ code: 'BAD_DATASET', option: 'dense.annotations' }));
+    expect(() => checkBoxes(boxes())).toThrow(
+      expect.objectContaining({ code: 'BAD_DATASET', option: 'dense.annotations' }),
+    );
     expect(() => checkBoxes(boxes(crowd, crowd, flat))).toThrow('there are 2 crowds, and 1 boxes without an area');
     checkBoxes(boxes(crowd, flat, { crowd: false, box: [0, 0, 1, 5] }));
   });

@@ -9,10 +9,25 @@ import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/erro
 import { importOnnxRuntime } from '../../lib/onnx.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const filesBelow = (folder: string, pattern: RegExp) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => pattern.test(name)).map((name) => `${folder}/${name}`);
+const filesBelow = (folder: string, pattern: RegExp) =>
+  readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => pattern.test(name))
+    .map((name) => `${folder}/${name}`);
 
-/** Codes whose general mend says enough: those that a program's own arrays and calls cause, where the message names the argument, the row, or what is allowed. */
-const saidEnough: ReadonlySet<string> = new Set(['ABORTED', 'BAD_IMAGE', 'BAD_SHAPE', 'DISPOSED', 'NATIVE_ERROR', 'NON_FINITE', 'OUT_OF_MEMORY', 'ZERO_EMBEDDING'] satisfies ErrorCode[]);
+/**
+ * Codes whose general mend says enough: those that a program's own arrays and calls cause, where the message names the
+ * argument, the row, or what is allowed.
+ */
+const saidEnough: ReadonlySet<string> = new Set([
+  'ABORTED',
+  'BAD_IMAGE',
+  'BAD_SHAPE',
+  'DISPOSED',
+  'NATIVE_ERROR',
+  'NON_FINITE',
+  'OUT_OF_MEMORY',
+  'ZERO_EMBEDDING',
+] satisfies ErrorCode[]);
 
 interface Construction {
   where: string;
@@ -27,8 +42,15 @@ function constructionsIn(file: string): Construction[] {
   const visit = (node: ts.Node): void => {
     if (ts.isNewExpression(node) && node.expression.getText() === 'LgdError') {
       const [code, , details] = node.arguments ?? [];
-      const names = details && ts.isObjectLiteralExpression(details) ? details.properties.map((property) => property.name?.getText() ?? '...') : [];
-      found.push({ where: `${file}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`, code: code && ts.isStringLiteral(code) ? code.text : undefined, details: names });
+      const names =
+        details && ts.isObjectLiteralExpression(details)
+          ? details.properties.map((property) => property.name?.getText() ?? '...')
+          : [];
+      found.push({
+        where: `${file}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`,
+        code: code && ts.isStringLiteral(code) ? code.text : undefined,
+        details: names,
+      });
     }
     ts.forEachChild(node, visit);
   };
@@ -46,12 +68,22 @@ describe('every error says what to do', () => {
 
   it('by its own words, where files, options, devices and the machine are at fault', () => {
     expect(constructions.length).toBeGreaterThan(150);
-    const silent = constructions.filter(({ code, details }) => code !== undefined && !saidEnough.has(code) && !details.includes('mend') && !(code === 'BAD_OPTION' && details.includes('allowed')));
+    const silent = constructions.filter(
+      ({ code, details }) =>
+        code !== undefined &&
+        !saidEnough.has(code) &&
+        !details.includes('mend') &&
+        !(code === 'BAD_OPTION' && details.includes('allowed')),
+    );
     expect(silent.map(({ where, code }) => `${where} ${code}`)).toEqual([]);
   });
 
   it('also when it comes from the addon', () => {
-    const literals = filesBelow('native', /\.(?:h|cpp|cu|cuh|inl)$/u).flatMap((file) => [...readFileSync(join(root, file), 'utf8').matchAll(/"([A-Z]+(?:_[A-Z]+)+|DISPOSED)"/gu)].map(([, code]) => code!));
+    const literals = filesBelow('native', /\.(?:h|cpp|cu|cuh|inl)$/u).flatMap((file) =>
+      [...readFileSync(join(root, file), 'utf8').matchAll(/"([A-Z]+(?:_[A-Z]+)+|DISPOSED)"/gu)].map(
+        ([, code]) => code!,
+      ),
+    );
     const codes = new Set(literals.filter((code) => !code.startsWith('LGDISTILL_')));
     expect(codes.size).toBeGreaterThan(8);
     expect([...codes].filter((code) => !(errorCodes as readonly string[]).includes(code))).toEqual([]);
@@ -60,14 +92,22 @@ describe('every error says what to do', () => {
 
 describe('instanceof', () => {
   class Late extends LgdError {}
-  const plain = [new Error('x'), Object.assign(new Error('x'), { name: 'LgdError', code: 'BAD_FILE' }), undefined, null, 'BAD_FILE', {}];
+  const plain = [
+    new Error('x'),
+    Object.assign(new Error('x'), { name: 'LgdError', code: 'BAD_FILE' }),
+    undefined,
+    null,
+    'BAD_FILE',
+    {},
+  ];
 
   it('holds across copies of the package, which import and require load', async () => {
     vi.resetModules();
     const other = (await import('../../lib/errors.js')).LgdError;
     expect(other).not.toBe(LgdError);
     const [here, there] = [new LgdError('BAD_FILE', 'x.'), new other('BAD_FILE', 'x.')];
-    for (const error of [here, there, new Late('BAD_FILE', 'x.')]) for (const type of [LgdError, other, Error]) expect(error instanceof type).toBe(true);
+    for (const error of [here, there, new Late('BAD_FILE', 'x.')])
+      for (const type of [LgdError, other, Error]) expect(error instanceof type).toBe(true);
     for (const value of plain) expect(value instanceof LgdError).toBe(false);
     expect(Object.keys(there)).toEqual(Object.keys(here)); // the mark is not among what is shown
     expect(there).toEqual(here);
@@ -76,13 +116,26 @@ describe('instanceof', () => {
   it('is the usual one for classes that extend it', () => {
     class Later extends Late {}
     const late = new Late('BAD_FILE', 'x.');
-    expect([late instanceof Late, new Later('BAD_FILE', 'x.') instanceof Late, new LgdError('BAD_FILE', 'x.') instanceof Late, late instanceof Later]).toEqual([true, true, false, false]);
+    expect([
+      late instanceof Late,
+      new Later('BAD_FILE', 'x.') instanceof Late,
+      new LgdError('BAD_FILE', 'x.') instanceof Late,
+      late instanceof Later,
+    ]).toEqual([true, true, false, false]);
   });
 });
 
 it('a mend of its own ends the message, a general one stands beside it', () => {
-  expect(new LgdError('BAD_OPTION', 'out of range.', { option: 'train.epochs', found: 0, allowed: 'from 1', mend: 'Train for one epoch' })).toMatchObject({
-    message: 'train.epochs: out of range. Found: 0. Allowed: from 1. Train for one epoch.', mend: 'Train for one epoch',
+  expect(
+    new LgdError('BAD_OPTION', 'out of range.', {
+      option: 'train.epochs',
+      found: 0,
+      allowed: 'from 1',
+      mend: 'Train for one epoch',
+    }),
+  ).toMatchObject({
+    message: 'train.epochs: out of range. Found: 0. Allowed: from 1. Train for one epoch.',
+    mend: 'Train for one epoch',
   });
   const general = new LgdError('DISPOSED', 'the device was disposed of.');
   expect(general.message).toBe('the device was disposed of.');
@@ -99,20 +152,41 @@ it.each([
   ['ETXTBSY', 'i/o error', 'Choose another place, and check the disk'],
 ])('a failed write says what to do about %s', (code, why, mend) => {
   const cause = Object.assign(new Error('i/o error'), { code });
-  expect(writeError('/some/where/file', cause)).toMatchObject({ code: 'NOT_WRITABLE', mend, message: `cannot write /some/where/file: ${why}. ${mend}.` });
+  expect(writeError('/some/where/file', cause)).toMatchObject({
+    code: 'NOT_WRITABLE',
+    mend,
+    message: `cannot write /some/where/file: ${why}. ${mend}.`,
+  });
 });
 
 it('a package that is there, and that Jest does not let in, is not to be installed', async () => {
-  const cause = Object.assign(new TypeError('A dynamic import callback was invoked without --experimental-vm-modules'), { code: 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' });
-  await expect(importOnnxRuntime(() => Promise.reject(cause))).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' });
-  await expect(importSharp(() => Promise.reject(new Error('x')))).rejects.toMatchObject({ mend: expect.stringContaining('npm install') as string });
+  const cause = Object.assign(
+    new TypeError('A dynamic import callback was invoked without --experimental-vm-modules'),
+    { code: 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' },
+  );
+  await expect(importOnnxRuntime(() => Promise.reject(cause))).rejects.toMatchObject({
+    code: 'DEPENDENCY_MISSING',
+    mend: 'Start Jest with NODE_OPTIONS=--experimental-vm-modules',
+  });
+  await expect(importSharp(() => Promise.reject(new Error('x')))).rejects.toMatchObject({
+    mend: expect.stringContaining('npm install') as string,
+  });
 });
 
 it('sharp that is there says why it does not load, and is not to be installed', async () => {
-  const failing = (reason: string) => importSharp(() => Promise.reject(new Error(`Could not load the "sharp" module\n${reason}\nPossible solutions:\n- ...`)));
+  const failing = (reason: string) =>
+    importSharp(() =>
+      Promise.reject(new Error(`Could not load the "sharp" module\n${reason}\nPossible solutions:\n- ...`)),
+    );
   const unmapped = 'ERR_DLOPEN_FAILED: /x/sharp.node: failed to map segment from shared object';
-  await expect(failing(unmapped)).rejects.toMatchObject({ message: expect.stringContaining(`the "sharp" module: ${unmapped}. Install it on`) as string, mend: expect.stringContaining('noexec') as string });
-  await expect(failing('ERR_DLOPEN_DISABLED: Loading addons is disabled.')).rejects.toMatchObject({ message: expect.stringContaining('is disabled. Run Node') as string, mend: expect.stringContaining('--no-addons') as string });
+  await expect(failing(unmapped)).rejects.toMatchObject({
+    message: expect.stringContaining(`the "sharp" module: ${unmapped}. Install it on`) as string,
+    mend: expect.stringContaining('noexec') as string,
+  });
+  await expect(failing('ERR_DLOPEN_DISABLED: Loading addons is disabled.')).rejects.toMatchObject({
+    message: expect.stringContaining('is disabled. Run Node') as string,
+    mend: expect.stringContaining('--no-addons') as string,
+  });
 });
 
 it('sharp is its CommonJS half, which Node 20.9 loads and no Node warns of', async () => {

@@ -20,7 +20,9 @@ function mismatch(...args: Parameters<typeof matchClasses>): string {
 
 describe('matchClasses', () => {
   it('matches names in any order, whatever their case, with underscores for blanks', () => {
-    expect(Array.from(matchClasses(['Traffic_Light', 'cat', 'red  panda'], ['cat', 'red_panda', 'traffic light']))).toEqual([2, 0, 1]);
+    expect(
+      Array.from(matchClasses(['Traffic_Light', 'cat', 'red  panda'], ['cat', 'red_panda', 'traffic light'])),
+    ).toEqual([2, 0, 1]);
     expect(Array.from(matchClasses(['_CAT_'], ['cat']))).toEqual([0]);
     expect(mismatch(['Air_Plane'], ['airplane'])).toContain('class folders without a name (1): "Air_Plane"');
   });
@@ -57,7 +59,9 @@ describe('class folders without images', () => {
     expect(message).toContain('class folders that are there and hold no image (1): "cat"');
     expect(message).toContain(`evaluate.names, as '["airplane","ship"]'`);
     expect(message).not.toMatch(/without a class folder|class folder itself/u);
-    expect(mismatch(['ship'], ['ship', 'cat', 'dog'], { n01: 'cat' }, ['n01'])).toMatch(/hold no image \(1\): "n01"; names without a class folder \(1\): "dog"\./u);
+    expect(mismatch(['ship'], ['ship', 'cat', 'dog'], { n01: 'cat' }, ['n01'])).toMatch(
+      /hold no image \(1\): "n01"; names without a class folder \(1\): "dog"\./u,
+    );
     expect(Array.from(matchClasses(['ship'], ['ship'], {}, ['cat', 'Ship']))).toEqual([0]); // no name asks for them
   });
 
@@ -75,8 +79,18 @@ describe('class folders without images', () => {
 describe('class folders of another set than the names', () => {
   it('need a bank of their own, and the error says how to make and use one', () => {
     const message = mismatch(['tench', 'goldfish', 'cat'], ['cat', 'dog']);
-    expect(message).toContain('the class folders are of another set than the category names, so their images need a text bank of their own');
-    for (const part of ['evaluate.names', 'lgdistill bank build --names', '--text-encoder', 'lgdistill evaluate --bank', 'evaluate.bank', 'evaluate.mapping']) expect(message).toContain(part);
+    expect(message).toContain(
+      'the class folders are of another set than the category names, so their images need a text bank of their own',
+    );
+    for (const part of [
+      'evaluate.names',
+      'lgdistill bank build --names',
+      '--text-encoder',
+      'lgdistill evaluate --bank',
+      'evaluate.bank',
+      'evaluate.mapping',
+    ])
+      expect(message).toContain(part);
     expect(mismatch(['cat', 'dgo'], ['cat', 'dog'])).not.toContain('another set'); // half of them fit: a slip
   });
 });
@@ -84,11 +98,15 @@ describe('class folders of another set than the names', () => {
 describe('labelsAmong', () => {
   it('tells a folder without images from one that is not there', () => {
     const options = { option: 'evaluate.online', mend: 'Give the same classes', empty: ['cat'] };
-    expect(() => labelsAmong({ labels: Int32Array.of(0, 1, 2), classNames: ['cat', 'dog', 'emu'] }, ['dog'], options)).toThrow(/is there and holds none \(1\): "cat"; classes that the images to learn from do not have \(1\): "emu"/u);
+    expect(() =>
+      labelsAmong({ labels: Int32Array.of(0, 1, 2), classNames: ['cat', 'dog', 'emu'] }, ['dog'], options),
+    ).toThrow(/is there and holds none \(1\): "cat"; classes that the images to learn from do not have \(1\): "emu"/u);
   });
 
   const where = { option: 'evaluate.train', mend: 'Give the same classes' };
-  const among = (classNames: string[], classes: string[]) => [...labelsAmong({ labels: Int32Array.from(classNames.keys()), classNames }, classes, where)];
+  const among = (classNames: string[], classes: string[]) => [
+    ...labelsAmong({ labels: Int32Array.from(classNames.keys()), classNames }, classes, where),
+  ];
 
   it('finds each class by its name, among more of them, too', () => {
     expect(among(['cross', 'circle', 'square'], ['square', 'cross', 'circle'])).toEqual([1, 2, 0]);
@@ -97,8 +115,18 @@ describe('labelsAmong', () => {
 
   it('refuses names that are not there, and names that stand twice unless the lists are the same', () => {
     expect(among(['crane', 'cat', 'crane'], ['crane', 'cat', 'crane'])).toEqual([0, 1, 2]);
-    for (const [from, to, part] of [[['cat', 'emu'], ['cat', 'dog'], 'do not have (1): "emu"'], [['cat', 'crane'], ['crane', 'cat', 'crane'], 'of the same name (1): "crane"'], [['crane', 'crane', 'cat'], ['cat', 'crane'], '"crane"']] as const) {
-      expect(() => among([...from], [...to])).toThrow(expect.objectContaining({ code: 'CLASS_MISMATCH', ...where, message: expect.stringContaining(part) as unknown }) as Error);
+    for (const [from, to, part] of [
+      [['cat', 'emu'], ['cat', 'dog'], 'do not have (1): "emu"'],
+      [['cat', 'crane'], ['crane', 'cat', 'crane'], 'of the same name (1): "crane"'],
+      [['crane', 'crane', 'cat'], ['cat', 'crane'], '"crane"'],
+    ] as const) {
+      expect(() => among([...from], [...to])).toThrow(
+        expect.objectContaining({
+          code: 'CLASS_MISMATCH',
+          ...where,
+          message: expect.stringContaining(part) as unknown,
+        }) as Error,
+      );
     }
   });
 });
@@ -106,7 +134,23 @@ describe('labelsAmong', () => {
 describe('knownMapping', () => {
   /** A thousand WordNet ids with ImageNet-1k's own at their places; those between are made up. */
   const synsets = (): string[] => {
-    const known: [number, number][] = [[0, 1440764], [1, 1443537], [2, 1484850], [151, 2085620], [207, 2099601], [281, 2123045], [340, 2391049], [386, 2504458], [388, 2510455], [404, 2690373], [517, 3126707], [779, 4146614], [954, 7753592], [980, 9472597], [999, 15075141]];
+    const known: [number, number][] = [
+      [0, 1440764],
+      [1, 1443537],
+      [2, 1484850],
+      [151, 2085620],
+      [207, 2099601],
+      [281, 2123045],
+      [340, 2391049],
+      [386, 2504458],
+      [388, 2510455],
+      [404, 2690373],
+      [517, 3126707],
+      [779, 4146614],
+      [954, 7753592],
+      [980, 9472597],
+      [999, 15075141],
+    ];
     const ids: string[] = [];
     known.forEach(([place, id], i) => {
       const next = known[i + 1]?.[0] ?? place + 1;
@@ -118,7 +162,13 @@ describe('knownMapping', () => {
   it('knows the folders of ImageNet-1k in any order', async () => {
     const folders = synsets();
     const mapping = await knownMapping([...folders].reverse());
-    expect(mapping).toMatchObject({ n01440764: 'tench', n02123045: 'tabby', n03126707: 'crane', n07753592: 'banana', n15075141: 'toilet tissue' });
+    expect(mapping).toMatchObject({
+      n01440764: 'tench',
+      n02123045: 'tabby',
+      n03126707: 'crane',
+      n07753592: 'banana',
+      n15075141: 'toilet tissue',
+    });
     const { names } = await CategoryList.builtin('imagenet-1k');
     expect(Array.from(matchClasses(folders, names, mapping))).toEqual(Array.from({ length: 1000 }, (_, i) => i));
   });
@@ -165,7 +215,11 @@ describe('scores', () => {
 
   it('is anything without images, and never outside 0 to 1', () => {
     expect(wilsonInterval(0, 0)).toEqual([0, 1]);
-    for (let n = 1; n < 100; n++) expect([wilsonInterval(0, n)[0], 1 - wilsonInterval(n, n)[1]].every((outside) => outside >= 0), String(n)).toBe(true);
+    for (let n = 1; n < 100; n++)
+      expect(
+        [wilsonInterval(0, n)[0], 1 - wilsonInterval(n, n)[1]].every((outside) => outside >= 0),
+        String(n),
+      ).toBe(true);
   });
 
   it('gives shares', () => {

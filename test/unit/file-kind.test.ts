@@ -10,7 +10,15 @@ const folder = temporaryFolder();
 const graph = { name: 'g', docString: '', node: [], initializer: [], input: [], output: [] };
 const files: Record<string, string | Uint8Array> = {
   safetensors: Buffer.concat(encodeSafetensors([], {})),
-  onnx: encodeOnnx({ irVersion: 7n, producerName: 'x', producerVersion: '1', docString: '', graph, opsetImport: [{ domain: '', version: 14n }], metadataProps: [] }),
+  onnx: encodeOnnx({
+    irVersion: 7n,
+    producerName: 'x',
+    producerVersion: '1',
+    docString: '',
+    graph,
+    opsetImport: [{ domain: '', version: 14n }],
+    metadataProps: [],
+  }),
   report: '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="lgdistill 0.1.0">',
   text: 'by hand, over many hours\n',
   page: '<!doctype html>\n<html><head><title>A page</title></head></html>',
@@ -22,19 +30,34 @@ const ring = join(folder, 'ring'); // cannot be looked at
 symlinkSync(ring, ring);
 mkdirSync(join(folder, 'folder'));
 
-describe.each<[FileKind, string]>([['safetensors', 'a safetensors file'], ['onnx', 'an ONNX file'], ['report', 'a report']])('%s', (kind, words) => {
+describe.each<[FileKind, string]>([
+  ['safetensors', 'a safetensors file'],
+  ['onnx', 'an ONNX file'],
+  ['report', 'a report'],
+])('%s', (kind, words) => {
   test.each([kind, 'empty', 'nowhere'])('may be written over: %s', async (name) => {
     await checkReplaceable(join(folder, name), kind, 'to');
   });
 
   test.each(Object.keys(files).filter((name) => name !== kind))('may not be written over: %s', async (name) => {
     const path = join(folder, name);
-    await expect(checkReplaceable(path, kind, 'to')).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', found: path, message: expect.stringContaining(`which is not ${words}`) as string });
+    await expect(checkReplaceable(path, kind, 'to')).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+      found: path,
+      message: expect.stringContaining(`which is not ${words}`) as string,
+    });
   });
 
   test('may not be written over: folder', async () => {
-    await expect(checkReplaceable(join(folder, 'folder'), kind, 'to')).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('is a folder') as string });
-    await expect(checkReplaceable(ring, kind, 'to')).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${ring}`) as string });
+    await expect(checkReplaceable(join(folder, 'folder'), kind, 'to')).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      message: expect.stringContaining('is a folder') as string,
+    });
+    await expect(checkReplaceable(ring, kind, 'to')).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining(`cannot read ${ring}`) as string,
+    });
   });
 });
 

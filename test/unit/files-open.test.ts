@@ -16,22 +16,47 @@ const folder = temporaryFolder();
 const at = (name: string) => join(folder, name);
 const pipes = ['a.txt', 'b.json', 'c.tar', 'd.safetensors', 'e.parquet', 'f.txt', 'g.pack.journal', 'h.onnx'].map(at);
 execFileSync('mkfifo', pipes);
-afterEach(() => { vi.useRealTimers(); });
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 test('a pipe that nothing writes to is told of, and no thread is left waiting', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
-  const [names, config, tar, weights, parquet, , journal, onnx] = pipes as [string, string, string, string, string, string, string, string];
+  const [names, config, tar, weights, parquet, , journal, onnx] = pipes as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
   const opened = new Map<string, Promise<unknown>>([
-    [names, CategoryList.load(names)], [config, loadConfigFile(config)], [tar, openImages(tar)], [weights, openSafetensors(weights)], [parquet, openImages(parquet)], [journal, readJournal(journal, 'task', () => 0)], [onnx, hashModel(onnx)],
+    [names, CategoryList.load(names)],
+    [config, loadConfigFile(config)],
+    [tar, openImages(tar)],
+    [weights, openSafetensors(weights)],
+    [parquet, openImages(parquet)],
+    [journal, readJournal(journal, 'task', () => 0)],
+    [onnx, hashModel(onnx)],
   ]);
   let settled = false;
-  const found = Promise.allSettled(opened.values()).then((results) => { settled = true; return results; });
+  const found = Promise.allSettled(opened.values()).then((results) => {
+    settled = true;
+    return results;
+  });
   while (!settled) {
     await new Promise((resolve) => setImmediate(resolve));
     vi.advanceTimersByTime(100);
   }
-  const reasons = (await found).map((result) => (result.status === 'rejected' ? (result.reason as Error).message : 'opened'));
-  for (const [i, path] of [...opened.keys()].entries()) expect(reasons[i]).toContain(`${path} is ${path === parquet ? 'no regular file' : 'a pipe that nothing writes to'}`);
+  const reasons = (await found).map((result) =>
+    result.status === 'rejected' ? (result.reason as Error).message : 'opened',
+  );
+  for (const [i, path] of [...opened.keys()].entries())
+    expect(reasons[i]).toContain(
+      `${path} is ${path === parquet ? 'no regular file' : 'a pipe that nothing writes to'}`,
+    );
   await (await Journal.open(journal, 'task', 0, () => 0)).close(); // takes the pipe's place
   expect(await Promise.all(Array.from({ length: 8 }, () => readFile(import.meta.filename)))).toHaveLength(8);
 });
@@ -47,17 +72,31 @@ test('a run folder with a pipe for one of its files is told of, after one wait',
   const [config, metrics, log] = [await run('config.json'), await run('metrics.jsonl'), await run('log.txt')];
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   const started = Date.now();
-  for (const [path, file] of [[config, 'config.json'], [metrics, 'metrics.jsonl'], [log, 'log.txt']] as const) {
+  for (const [path, file] of [
+    [config, 'config.json'],
+    [metrics, 'metrics.jsonl'],
+    [log, 'log.txt'],
+  ] as const) {
     let waited = 0;
     let settled = false;
-    const read = allRuns([path]).then(() => undefined, (error: unknown) => error).finally(() => { settled = true; });
+    const read = allRuns([path])
+      .then(
+        () => undefined,
+        (error: unknown) => error,
+      )
+      .finally(() => {
+        settled = true;
+      });
     while (!settled) {
       await new Promise((resolve) => setImmediate(resolve));
       if (vi.getTimerCount() === 0) continue;
       vi.advanceTimersByTime(100);
       waited += 100;
     }
-    expect(await read).toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`${join(path, file)} is a pipe that nothing writes to.`) as string });
+    expect(await read).toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining(`${join(path, file)} is a pipe that nothing writes to.`) as string,
+    });
     expect(waited, file).toBeLessThan(6000);
     expect(Date.now() - started).toBeLessThan(30_000);
   }

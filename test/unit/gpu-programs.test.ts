@@ -5,7 +5,8 @@ import { describe, expect, it } from 'vitest';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { run, runToEnd } from '../gpu/programs.js';
 
-// What scripts/gpu-check does where a program hangs or loses the GPU, which the emulated one never is: with programs that pretend.
+// What scripts/gpu-check does where a program hangs or loses the GPU, which the emulated one never is: with programs
+// that pretend.
 const folder = temporaryFolder();
 
 async function program(name: string, text: string): Promise<string> {
@@ -67,7 +68,11 @@ echo "$checks checks, $failed failed"
   it('is started again behind each check that did, and keeps count', async () => {
     let shown = '';
     const result = await runToEnd(await program('faulty', text), ['small'], 60, (part) => (shown += part));
-    expect(result.lines).toEqual([expect.stringContaining('LOST check 1 of small'), expect.stringContaining('LOST check 3 of small'), '5 checks, 2 failed']);
+    expect(result.lines).toEqual([
+      expect.stringContaining('LOST check 1 of small'),
+      expect.stringContaining('LOST check 3 of small'),
+      '5 checks, 2 failed',
+    ]);
     expect(result).toMatchObject({ starts: 3, status: 1, late: false });
     expect(shown.trim().split('\n')).toEqual(result.lines);
   });
@@ -82,6 +87,8 @@ echo "$checks checks, $failed failed"
   }, 60_000);
 
   it('is one that fell otherwise where it does not say so', async () => {
-    expect(await runToEnd(await program('aborted', 'echo "LOST all: no device; go on with from=1"\nexit 134'), [], 60)).toMatchObject({ starts: 1, status: 134 });
+    expect(
+      await runToEnd(await program('aborted', 'echo "LOST all: no device; go on with from=1"\nexit 134'), [], 60),
+    ).toMatchObject({ starts: 1, status: 134 });
   });
 });

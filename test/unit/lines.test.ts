@@ -28,7 +28,15 @@ it('lines are found wherever chunks end, and their bytes counted; what no line e
 });
 
 it('a name takes one line and one column, and can be read back', () => {
-  const names = ['a b.jpg', 'two\nlines.jpg', 'two\tcolumns.jpg', 'end\r', '"quoted".jpg', 'a "b".jpg', 'caf\u00e9.jpg'];
+  const names = [
+    'a b.jpg',
+    'two\nlines.jpg',
+    'two\tcolumns.jpg',
+    'end\r',
+    '"quoted".jpg',
+    'a "b".jpg',
+    'caf\u00e9.jpg',
+  ];
   const lines = names.map(inOneLine);
   expect([lines[0], lines[1], lines[5], lines[6]]).toEqual([names[0], '"two\\nlines.jpg"', names[5], names[6]]);
   expect(lines.join('')).not.toMatch(/\p{Cc}/u);

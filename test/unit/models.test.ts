@@ -27,55 +27,92 @@ function refusal(call: () => unknown): LgdError {
 
 describe('students', () => {
   it('are all held to PyTorch', () => {
-    expect(new Set(rows.map((row) => row.name)), 'test/fixtures/make_encoders.py writes test/fixtures/pytorch-students.json; its students() names them').toEqual(new Set(listStudents()));
+    expect(
+      new Set(rows.map((row) => row.name)),
+      'test/fixtures/make_encoders.py writes test/fixtures/pytorch-students.json; its students() names them',
+    ).toEqual(new Set(listStudents()));
   });
 
-  it.each(rows)('$name at width $widthMultiplier has the parameters of PyTorch', ({ name, widthMultiplier, parameters, tensors }) => {
-    const graph = studentGraph(name, { outputs: 1000, widthMultiplier });
-    expect(countParameters(graph)).toBe(parameters);
-    const lines = graph.parameters.map((parameter) => `${parameter.name}:${parameter.shape.join()}`).sort();
-    expect(createHash('sha256').update(lines.join('\n')).digest('hex')).toBe(tensors);
-  });
+  it.each(rows)(
+    '$name at width $widthMultiplier has the parameters of PyTorch',
+    ({ name, widthMultiplier, parameters, tensors }) => {
+      const graph = studentGraph(name, { outputs: 1000, widthMultiplier });
+      expect(countParameters(graph)).toBe(parameters);
+      const lines = graph.parameters.map((parameter) => `${parameter.name}:${parameter.shape.join()}`).sort();
+      expect(createHash('sha256').update(lines.join('\n')).digest('hex')).toBe(tensors);
+    },
+  );
 
-  it.each(rows)('$name at width $widthMultiplier drops and norms as PyTorch does', ({ name, widthMultiplier, norms, dropout, stochasticDepth }) => {
-    const { nodes } = studentGraph(name, { outputs: 100, widthMultiplier });
-    const attributesOf = (op: string) => nodes.filter((node) => node.op === op).map(({ attributes }) => attributes!);
-    const used = attributesOf('batchNorm').map(({ eps, momentum }) => JSON.stringify([eps, momentum]));
-    expect([...new Set(used)].map((text) => JSON.parse(text) as unknown)).toEqual(norms);
-    expect(attributesOf('dropout').map(({ p }) => p)).toEqual(dropout);
-    if (dropout.length > 0) expect(nodes[nodes.at(-1)!.inputs[0]! - 1]!.op).toBe('dropout');
-    expect(attributesOf('stochasticDepth').map(({ p }) => Number(Number(p).toFixed(6)))).toEqual(stochasticDepth);
-  });
+  it.each(rows)(
+    '$name at width $widthMultiplier drops and norms as PyTorch does',
+    ({ name, widthMultiplier, norms, dropout, stochasticDepth }) => {
+      const { nodes } = studentGraph(name, { outputs: 100, widthMultiplier });
+      const attributesOf = (op: string) => nodes.filter((node) => node.op === op).map(({ attributes }) => attributes!);
+      const used = attributesOf('batchNorm').map(({ eps, momentum }) => JSON.stringify([eps, momentum]));
+      expect([...new Set(used)].map((text) => JSON.parse(text) as unknown)).toEqual(norms);
+      expect(attributesOf('dropout').map(({ p }) => p)).toEqual(dropout);
+      if (dropout.length > 0) expect(nodes[nodes.at(-1)!.inputs[0]! - 1]!.op).toBe('dropout');
+      expect(attributesOf('stochasticDepth').map(({ p }) => Number(Number(p).toFixed(6)))).toEqual(stochasticDepth);
+    },
+  );
 
-  it.each(rows)('$name at width $widthMultiplier starts its classifier as PyTorch does', ({ name, widthMultiplier, classifier }) => {
-    const graph = studentGraph(name, { outputs: 100, widthMultiplier });
-    const parameters = graph.parameters.filter((parameter) => parameter.name.startsWith(`${findStudent(name).classifier}.`));
-    expect(parameters.map((parameter) => parameter.name)).toEqual(Object.keys(classifier));
-    for (const [parameter, { data }] of Object.entries(initialWeights({ ...graph, parameters }, 4))) {
-      const [std, withinStd] = classifier[parameter]!;
-      const tolerance = 4 / Math.sqrt(data.length); // both sides are samples
-      expect(Math.abs(moments(data).std - std), `std of ${parameter}`).toBeLessThanOrEqual(tolerance * std);
-      // what tells a uniform distribution (0.577) from a normal one (0.683)
-      expect(Math.abs(data.filter((value) => Math.abs(value) <= std).length / data.length - withinStd), `spread of ${parameter}`).toBeLessThanOrEqual(tolerance);
-    }
-  });
+  it.each(rows)(
+    '$name at width $widthMultiplier starts its classifier as PyTorch does',
+    ({ name, widthMultiplier, classifier }) => {
+      const graph = studentGraph(name, { outputs: 100, widthMultiplier });
+      const parameters = graph.parameters.filter((parameter) =>
+        parameter.name.startsWith(`${findStudent(name).classifier}.`),
+      );
+      expect(parameters.map((parameter) => parameter.name)).toEqual(Object.keys(classifier));
+      for (const [parameter, { data }] of Object.entries(initialWeights({ ...graph, parameters }, 4))) {
+        const [std, withinStd] = classifier[parameter]!;
+        const tolerance = 4 / Math.sqrt(data.length); // both sides are samples
+        expect(Math.abs(moments(data).std - std), `std of ${parameter}`).toBeLessThanOrEqual(tolerance * std);
+        // what tells a uniform distribution (0.577) from a normal one (0.683)
+        expect(
+          Math.abs(data.filter((value) => Math.abs(value) <= std).length / data.length - withinStd),
+          `spread of ${parameter}`,
+        ).toBeLessThanOrEqual(tolerance);
+      }
+    },
+  );
 
-  it.each(rows)('$name at width $widthMultiplier starts its convolutions as PyTorch does', ({ name, widthMultiplier, convolutions }) => {
-    const { nodes, parameters } = studentGraph(name, { outputs: 100, widthMultiplier });
-    const weights = new Set(nodes.filter(({ op }) => op === 'conv').map((node) => node.parameters![0]!));
-    const logarithms = parameters.flatMap(({ name: parameter, init }) => (weights.has(parameter) ? [init.kind === 'normal' ? Math.log(init.std) : NaN] : []));
-    expect(Math.abs(logarithms.reduce((a, b) => a + b, 0) / logarithms.length - convolutions)).toBeLessThan(0.02); // PyTorch's are samples
-  });
+  it.each(rows)(
+    '$name at width $widthMultiplier starts its convolutions as PyTorch does',
+    ({ name, widthMultiplier, convolutions }) => {
+      const { nodes, parameters } = studentGraph(name, { outputs: 100, widthMultiplier });
+      const weights = new Set(nodes.filter(({ op }) => op === 'conv').map((node) => node.parameters![0]!));
+      const logarithms = parameters.flatMap(({ name: parameter, init }) =>
+        weights.has(parameter) ? [init.kind === 'normal' ? Math.log(init.std) : NaN] : [],
+      );
+      // PyTorch's are samples
+      expect(Math.abs(logarithms.reduce((a, b) => a + b, 0) / logarithms.length - convolutions)).toBeLessThan(0.02);
+    },
+  );
 
-  it.each([['resnet18', 512], ['resnet34', 512], ['resnet50', 2048], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['mobilenetv4_conv_small', 1280], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
-    '%s takes the projection head on its %i pooled features', (name, pooled) => {
-      const { parameters } = studentGraph(name, { embeddingSize: 40 });
-      const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));
-      expect(head.map((parameter) => [parameter.name, parameter.shape])).toEqual([
-        ['head.0.weight', [pooled, pooled]], ['head.0.bias', [pooled]], ['head.2.weight', [40, pooled]], ['head.2.bias', [40]],
-      ]);
-      expect(parameters.some((parameter) => parameter.name.startsWith('classifier') || parameter.name.startsWith('fc.'))).toBe(false);
-    });
+  it.each([
+    ['resnet18', 512],
+    ['resnet34', 512],
+    ['resnet50', 2048],
+    ['mobilenet_v2', 1280],
+    ['mobilenet_v3_small', 576],
+    ['mobilenet_v3_large', 960],
+    ['mobilenetv4_conv_small', 1280],
+    ['efficientnet_b0', 1280],
+    ['efficientnet_b3', 1536],
+  ])('%s takes the projection head on its %i pooled features', (name, pooled) => {
+    const { parameters } = studentGraph(name, { embeddingSize: 40 });
+    const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));
+    expect(head.map((parameter) => [parameter.name, parameter.shape])).toEqual([
+      ['head.0.weight', [pooled, pooled]],
+      ['head.0.bias', [pooled]],
+      ['head.2.weight', [40, pooled]],
+      ['head.2.bias', [40]],
+    ]);
+    expect(
+      parameters.some((parameter) => parameter.name.startsWith('classifier') || parameter.name.startsWith('fc.')),
+    ).toBe(false);
+  });
 
   it('drop nothing where that is asked for', () => {
     const still = studentGraph('efficientnet_b0', { outputs: 10, dropping: false });
@@ -112,7 +149,10 @@ describe('wrong options', () => {
   });
 
   it('refuse a width where the family has none', () => {
-    expect(refusal(() => studentGraph('resnet18', { outputs: 3, widthMultiplier: 0.5 }))).toMatchObject({ code: 'BAD_OPTION', option: 'widthMultiplier' });
+    expect(refusal(() => studentGraph('resnet18', { outputs: 3, widthMultiplier: 0.5 }))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'widthMultiplier',
+    });
   });
 });
 
@@ -123,7 +163,7 @@ describe('start values', () => {
   it('have the distributions of torchvision', () => {
     const conv = moments(weights['features.18.0.weight']!.data); // [1280,320,1,1]: normal, std sqrt(2 / fan out)
     expect(conv.std).toBeCloseTo(Math.sqrt(2 / 1280), 4);
-    expect(Math.abs(conv.mean)).toBeLessThan(4 * conv.std / Math.sqrt(1280 * 320));
+    expect(Math.abs(conv.mean)).toBeLessThan((4 * conv.std) / Math.sqrt(1280 * 320));
     const depthwise = moments(weights['features.17.conv.1.0.weight']!.data); // [960,1,3,3]: fan out 960 * 9
     expect(depthwise.std / Math.sqrt(2 / (960 * 9))).toBeCloseTo(1, 1);
     expect(moments(weights['classifier.1.weight']!.data).std).toBeCloseTo(0.01, 4);
@@ -145,7 +185,8 @@ describe('start values', () => {
 
   it('depend on the seed and the name alone', () => {
     const small = { widthMultiplier: 0.1 };
-    const draw = (options: object, seed: number, name: string) => initialWeights(studentGraph('mobilenet_v3_small', { ...small, ...options }), seed)[name]!.data;
+    const draw = (options: object, seed: number, name: string) =>
+      initialWeights(studentGraph('mobilenet_v3_small', { ...small, ...options }), seed)[name]!.data;
     const name = 'features.4.block.0.0.weight';
     const drawn = draw({ outputs: 10 }, 3, name);
     expect(draw({ outputs: 10 }, 3, name)).toEqual(drawn);
@@ -156,10 +197,18 @@ describe('start values', () => {
 });
 
 describe('a start that is none', () => {
-  it.each([{ kind: 'xavier' }, { kind: 'normal' }, { kind: 'uniform', bound: NaN }, { kind: 'constant', value: Infinity }])('is refused, and not NaN: %o', (init) => {
+  it.each([
+    { kind: 'xavier' },
+    { kind: 'normal' },
+    { kind: 'uniform', bound: NaN },
+    { kind: 'constant', value: Infinity },
+  ])('is refused, and not NaN: %o', (init) => {
     const g = new GraphBuilder('mine');
     const graph = g.finish(g.conv(g.images, 'layer', { channels: 8, init: init as never }));
-    expect(refusal(() => initialWeights(graph, 0))).toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('layer.weight has no such start') as unknown });
+    expect(refusal(() => initialWeights(graph, 0))).toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('layer.weight has no such start') as unknown,
+    });
   });
 });
 
@@ -196,13 +245,28 @@ describe('checkWeights', () => {
   });
 
   it('names what is missing, unknown and misshapen', () => {
-    const rest = Object.fromEntries(Object.entries(weights).filter(([name]) => name !== 'bn1.weight' && name !== 'fc.bias'));
-    const error = refusal(() => checkWeights(graph, { ...rest, extra: weights['fc.bias']!, 'conv1.weight': { shape: [64, 3, 3, 3], data: new Float32Array(1728) } }));
+    const rest = Object.fromEntries(
+      Object.entries(weights).filter(([name]) => name !== 'bn1.weight' && name !== 'fc.bias'),
+    );
+    const error = refusal(() =>
+      checkWeights(graph, {
+        ...rest,
+        extra: weights['fc.bias']!,
+        'conv1.weight': { shape: [64, 3, 3, 3], data: new Float32Array(1728) },
+      }),
+    );
     expect(error.code).toBe('BAD_MODEL');
     const double = { shape: [5], data: new Float64Array(5) } as unknown as { shape: number[]; data: Float32Array };
-    expect(refusal(() => checkWeights(graph, { ...weights, 'fc.bias': double })).message).toContain('fc.bias without a Float32Array');
+    expect(refusal(() => checkWeights(graph, { ...weights, 'fc.bias': double })).message).toContain(
+      'fc.bias without a Float32Array',
+    );
     expect(error.message).toContain('Check the architecture');
-    for (const part of ['missing: bn1.weight, fc.bias', 'unknown: extra', 'conv1.weight [64,3,3,3] with 1728 values instead of [64,3,7,7]']) expect(error.message).toContain(part);
+    for (const part of [
+      'missing: bn1.weight, fc.bias',
+      'unknown: extra',
+      'conv1.weight [64,3,3,3] with 1728 values instead of [64,3,7,7]',
+    ])
+      expect(error.message).toContain(part);
   });
 });
 
@@ -229,20 +293,36 @@ describe('GraphBuilder', () => {
 
   it('names the layer whose sizes make no shape', () => {
     const wrong: [string, (g: GraphBuilder) => unknown][] = [
-      ['groups that do not divide', (g) => g.conv(g.images, 'layer', { channels: 8, kernel: 3, groups: 2 })], ['no channels', (g) => g.conv(g.images, 'layer', { channels: 0 })],
-      ['text', (g) => g.conv(g.images, 'layer', { channels: '8' as never })], ['two sides', (g) => g.conv(g.images, 'layer', { channels: 8, kernel: [1, 7] as never })],
-      ['a part of a feature', (g) => g.linear(g.images, 'layer', { features: 2.5 })], ['no number', (g) => g.squeezeExcite(g.images, 'layer', NaN, 'relu', 'sigmoid')],
+      ['groups that do not divide', (g) => g.conv(g.images, 'layer', { channels: 8, kernel: 3, groups: 2 })],
+      ['no channels', (g) => g.conv(g.images, 'layer', { channels: 0 })],
+      ['text', (g) => g.conv(g.images, 'layer', { channels: '8' as never })],
+      ['two sides', (g) => g.conv(g.images, 'layer', { channels: 8, kernel: [1, 7] as never })],
+      ['a part of a feature', (g) => g.linear(g.images, 'layer', { features: 2.5 })],
+      ['no number', (g) => g.squeezeExcite(g.images, 'layer', NaN, 'relu', 'sigmoid')],
     ];
-    for (const [what, build] of wrong) expect(refusal(() => build(new GraphBuilder('mine'))), what).toMatchObject({ code: 'BAD_MODEL', message: expect.stringMatching(/the graph mine: layer\S*\.weight/u) as unknown });
+    for (const [what, build] of wrong)
+      expect(
+        refusal(() => build(new GraphBuilder('mine'))),
+        what,
+      ).toMatchObject({
+        code: 'BAD_MODEL',
+        message: expect.stringMatching(/the graph mine: layer\S*\.weight/u) as unknown,
+      });
     const g = new GraphBuilder('mine');
-    expect(refusal(() => g.maxPool(g.images, { kernel: 3, stride: 2, ceilMode: true } as never))).toMatchObject({ code: 'BAD_OPTION', option: 'ceilMode' });
+    expect(refusal(() => g.maxPool(g.images, { kernel: 3, stride: 2, ceilMode: true } as never))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'ceilMode',
+    });
   });
 
   it('refuses values of another graph, of which the number may be one of this', () => {
     const [g, other] = [new GraphBuilder('mine'), new GraphBuilder('other')];
     const own = g.conv(g.images, 'own', { channels: 8 });
     const foreign = other.conv(other.images, 'foreign', { channels: 8 });
-    expect(refusal(() => g.add(own, foreign))).toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('own.add reads foreign') as unknown });
+    expect(refusal(() => g.add(own, foreign))).toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('own.add reads foreign') as unknown,
+    });
     expect(refusal(() => g.relu({ ...own, index: 7 })).code).toBe('BAD_MODEL');
     const { nodes, parameters } = other.finish(foreign);
     const further = new GraphBuilder('further', { start: { nodes, parameters } });
@@ -252,15 +332,24 @@ describe('GraphBuilder', () => {
   it('leaves a probability that is none to the plan, which refuses it', () => {
     const g = new GraphBuilder('dropped');
     expect(g.dropout(g.images, 0)).toBe(g.images);
-    for (const p of [NaN, -0.1]) expect([g.dropout(g.images, p), g.stochasticDepth(g.images, p)]).not.toContain(g.images);
+    for (const p of [NaN, -0.1])
+      expect([g.dropout(g.images, p), g.stochasticDepth(g.images, p)]).not.toContain(g.images);
     const kept = new GraphBuilder('kept', { dropping: false });
     expect(kept.dropout(kept.images, 0.5)).toBe(kept.images);
   });
 
   it("draws CLIP's RN50", () => {
-    const graph: GraphSpec = modifiedResNet({ layers: [3, 4, 6, 3], width: 64, heads: 32, outputDim: 1024, imageSize: 224 });
+    const graph: GraphSpec = modifiedResNet({
+      layers: [3, 4, 6, 3],
+      width: 64,
+      heads: 32,
+      outputDim: 1024,
+      imageSize: 224,
+    });
     expect(countParameters(graph)).toBe(38_316_896);
     expect(graph.parameters.find(({ name }) => name === 'attnpool.positional_embedding')!.shape).toEqual([50, 2048]);
-    expect(refusal(() => modifiedResNet({ layers: [3, 4, 6], width: 64, heads: 32, outputDim: 1024, imageSize: 224 })).code).toBe('BAD_MODEL');
+    expect(
+      refusal(() => modifiedResNet({ layers: [3, 4, 6], width: 64, heads: 32, outputDim: 1024, imageSize: 224 })).code,
+    ).toBe('BAD_MODEL');
   });
 });

@@ -13,7 +13,11 @@ const folder = temporaryFolder();
 it('a lock on a file system without links is taken, refused, taken over and given back', async () => {
   link.mockRejectedValue(Object.assign(new Error('operation not permitted'), { code: 'EPERM' }));
   const file = join(folder, 'some.lock');
-  for (const before of [undefined, JSON.stringify({ host: hostname(), pid: process.pid, thread: 0, started: '1' }), '']) {
+  for (const before of [
+    undefined,
+    JSON.stringify({ host: hostname(), pid: process.pid, thread: 0, started: '1' }),
+    '',
+  ]) {
     if (before !== undefined) writeFileSync(file, before);
     const lock = await takeLock(file);
     expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({ host: hostname(), pid: process.pid });
@@ -42,5 +46,8 @@ it('says which lock it cannot give back', async () => {
   const lock = await takeLock(file);
   rmSync(file);
   mkdirSync(file); // not to be read
-  await expect('release' in lock && lock.release()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(file) as string });
+  await expect('release' in lock && lock.release()).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    message: expect.stringContaining(file) as string,
+  });
 });

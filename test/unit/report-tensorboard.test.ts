@@ -28,7 +28,7 @@ const unmask = (masked: number): number => {
 /** The records of a TFRecord file, after checking both checksums of each. */
 function readRecords(bytes: Buffer): Buffer[] {
   const records: Buffer[] = [];
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     const length = Number(bytes.readBigUInt64LE(at));
     expect(unmask(bytes.readUInt32LE(at + 8))).toBe(crc32c(bytes.subarray(at, at + 8)));
     const data = bytes.subarray(at + 12, at + 12 + length);
@@ -70,10 +70,13 @@ function readMessage(bytes: Buffer): Map<number, Field[]> {
   return fields;
 }
 
-const scalarsOf = (event: Map<number, Field[]>): Record<string, number> => Object.fromEntries((readMessage(event.get(5)![0] as Buffer).get(1) ?? []).map((value) => {
-  const message = readMessage(value as Buffer);
-  return [String(message.get(1)![0]), message.get(2)![0] as number];
-}));
+const scalarsOf = (event: Map<number, Field[]>): Record<string, number> =>
+  Object.fromEntries(
+    (readMessage(event.get(5)![0] as Buffer).get(1) ?? []).map((value) => {
+      const message = readMessage(value as Buffer);
+      return [String(message.get(1)![0]), message.get(2)![0] as number];
+    }),
+  );
 
 describe('writeTensorBoard', () => {
   it('knows the published check value of CRC32C', () => {
@@ -99,7 +102,11 @@ describe('writeTensorBoard', () => {
     expect(rest).toEqual([]);
     expect([version!.get(1), String(version!.get(3)![0])]).toEqual([[1_790_000_000.5], 'brain.Event:2']);
     expect([step!.get(1), step!.get(2)]).toEqual([[1_790_000_000.5], [1]]);
-    expect(scalarsOf(step!)).toEqual({ 'train/epoch': 0.5, 'loss/total': 4.5, 'train/learning_rate': Math.fround(0.03) });
+    expect(scalarsOf(step!)).toEqual({
+      'train/epoch': 0.5,
+      'loss/total': 4.5,
+      'train/learning_rate': Math.fround(0.03),
+    });
     expect([evaluation!.get(1), evaluation!.get(2)]).toEqual([[1_790_000_001.5], [300_000_000_000]]);
     expect(scalarsOf(evaluation!)).toEqual({ 'zero_shot/student_top1': 0.25, 'zero_shot/student_top5': 0.5 });
   });
@@ -108,10 +115,22 @@ describe('writeTensorBoard', () => {
     const run = join(folder, 'long');
     await mkdir(run);
     await writeFile(join(run, 'config.json'), '{}');
-    await writeFile(join(run, 'metrics.jsonl'), [1, 2].map((step) => `${JSON.stringify({ type: 'step', step, loss: 1 })}\n`).join(''));
+    await writeFile(
+      join(run, 'metrics.jsonl'),
+      [1, 2].map((step) => `${JSON.stringify({ type: 'step', step, loss: 1 })}\n`).join(''),
+    );
     const [{ steps, ...read }] = (await allRuns([run])) as [RunRecord];
     const loss = vi.fn(() => 1);
-    const watched = { ...read, steps: { ...steps, loss: new Proxy(steps.loss, { get: (column, place) => (typeof place === 'string' && /^\d+$/u.test(place) ? loss() : (Reflect.get(column, place) as unknown)) }) } };
+    const watched = {
+      ...read,
+      steps: {
+        ...steps,
+        loss: new Proxy(steps.loss, {
+          get: (column, place) =>
+            typeof place === 'string' && /^\d+$/u.test(place) ? loss() : (Reflect.get(column, place) as unknown),
+        }),
+      },
+    };
     const events = encodeEvents(watched);
     events.next(); // the version
     for (const taken of [1, 2]) {

@@ -22,7 +22,10 @@ afterEach(() => void vi.restoreAllMocks());
 
 it.each([
   ["of Yarn's Plug'n'Play", new Error('Method not implemented.')],
-  ["under Node's permission model", Object.assign(new Error('fsync API is disabled when Permission Model is enabled.'), { code: 'ERR_ACCESS_DENIED' })],
+  [
+    "under Node's permission model",
+    Object.assign(new Error('fsync API is disabled when Permission Model is enabled.'), { code: 'ERR_ACCESS_DENIED' }),
+  ],
 ])('writes with handles that do not sync, %s', async (_, error) => {
   await failing(error);
   await writeFileAtomically(join(folder, 'whole'), 'text');
@@ -33,16 +36,25 @@ it.each([
   await lines.close();
   await syncFolder(folder);
   const image = await picture(40, 40, [0, 0, 0], [255, 255, 255]).png().toBuffer();
-  expect(await packImages(imagesFromBuffers([{ id: 'one', bytes: image }]), { output: join(folder, 'one.pack'), overwrite: true })).toMatchObject({ images: 1 });
+  expect(
+    await packImages(imagesFromBuffers([{ id: 'one', bytes: image }]), {
+      output: join(folder, 'one.pack'),
+      overwrite: true,
+    }),
+  ).toMatchObject({ images: 1 });
 });
 
 it.each(['EINVAL', 'ENOSYS', 'ENOTSUP'])('a file system that syncs no folders (%s) is no failure', async (code) => {
   await failing(Object.assign(new Error('invalid argument, fsync'), { code }));
   await syncFolder(folder);
-  await expect(writeFileAtomically(join(folder, 'lost'), 'text')).rejects.toMatchObject({ code: 'NOT_WRITABLE' }); // files are another matter
+  // files are another matter
+  await expect(writeFileAtomically(join(folder, 'lost'), 'text')).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
 });
 
 it('a disk that fails to sync is a failure, and is not asked twice: it would forget what it lost', async () => {
   await failing(Object.assign(new Error('i/o error, fsync'), { code: 'EIO' }));
-  await expect(writeFileAtomically(join(folder, 'lost'), 'text')).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk fails') as string });
+  await expect(writeFileAtomically(join(folder, 'lost'), 'text')).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    message: expect.stringContaining('the disk fails') as string,
+  });
 });

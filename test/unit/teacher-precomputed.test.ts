@@ -10,22 +10,42 @@ const ids = ['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg'];
 const embeddings = Float32Array.of(1, 2, 3, 4, 5, 6);
 
 test('saves and looks up rows by image, in the order asked for', async () => {
-  await PrecomputedTeacher.save(file, ids, embeddings, { id: 'org/vit', resolution: 96, mean: [0.1, 0.2, 0.3], std: [1, 2, 3] });
+  await PrecomputedTeacher.save(file, ids, embeddings, {
+    id: 'org/vit',
+    resolution: 96,
+    mean: [0.1, 0.2, 0.3],
+    std: [1, 2, 3],
+  });
   const teacher = await PrecomputedTeacher.load(file);
-  expect(teacher).toMatchObject({ kind: 'precomputed', id: 'org/vit', embeddingSize: 2, size: 3, resolution: 96, mean: [0.1, 0.2, 0.3], std: [1, 2, 3] });
+  expect(teacher).toMatchObject({
+    kind: 'precomputed',
+    id: 'org/vit',
+    embeddingSize: 2,
+    size: 3,
+    resolution: 96,
+    mean: [0.1, 0.2, 0.3],
+    std: [1, 2, 3],
+  });
   expect([...teacher.lookup(['dog/1.jpg', 'cat/1.jpg', 'dog/1.jpg'])]).toEqual([5, 6, 1, 2, 5, 6]);
   expect(teacher.has('cat/2.jpg')).toBe(true);
   expect(teacher.has('cat/3.jpg')).toBe(false);
 });
 
 test("takes float64, NumPy's own kind, and says what is wrong with ids", async () => {
-  const write = (metadata: Record<string, string>) => writeSafetensors(file, [['embeddings', { shape: [3, 2], data: Float64Array.from(embeddings) }]], metadata);
+  const write = (metadata: Record<string, string>) =>
+    writeSafetensors(file, [['embeddings', { shape: [3, 2], data: Float64Array.from(embeddings) }]], metadata);
   await write({ ids: JSON.stringify(ids) });
   expect([...(await PrecomputedTeacher.load(file)).lookup(ids)]).toEqual([...embeddings]);
   await write({ ids: "['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg']" }); // str() of Python
-  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('no JSON array of 3 texts') as string });
+  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({
+    code: 'BAD_MODEL',
+    message: expect.stringContaining('no JSON array of 3 texts') as string,
+  });
   await write({});
-  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('has no "ids"') as string });
+  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({
+    code: 'BAD_MODEL',
+    message: expect.stringContaining('has no "ids"') as string,
+  });
 });
 
 test('takes ./a and a for one image', async () => {
@@ -34,7 +54,10 @@ test('takes ./a and a for one image', async () => {
   const teacher = await PrecomputedTeacher.load(file);
   expect([...teacher.lookup(['cat/1.jpg', 'a.tar/cat/2.jpg', './dog./1.jpg'])]).toEqual([...embeddings]);
   expect([...written, 'cat/1.jpg', '././cat/1.jpg'].every((id) => teacher.has(id))).toBe(true);
-  await expect(PrecomputedTeacher.save(file, ['a/b', './a/b', 'c'], embeddings)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('given twice') as string });
+  await expect(PrecomputedTeacher.save(file, ['a/b', './a/b', 'c'], embeddings)).rejects.toMatchObject({
+    code: 'BAD_DATASET',
+    message: expect.stringContaining('given twice') as string,
+  });
 });
 
 test('loading many rows can be stopped', async () => {
@@ -45,8 +68,13 @@ test('loading many rows can be stopped', async () => {
 });
 
 test('ids that no string holds are refused with the limit', async () => {
-  vi.spyOn(JSON, 'stringify').mockImplementationOnce(() => { throw new RangeError('Invalid string length'); });
-  await expect(PrecomputedTeacher.save(file, ids, embeddings)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('512 MiB') as string });
+  vi.spyOn(JSON, 'stringify').mockImplementationOnce(() => {
+    throw new RangeError('Invalid string length');
+  });
+  await expect(PrecomputedTeacher.save(file, ids, embeddings)).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    message: expect.stringContaining('512 MiB') as string,
+  });
 });
 
 test("without more, the file's name and CLIP's preprocessing at 224 px", async () => {
@@ -61,7 +89,9 @@ test('images without an embedding are counted, and the first named', async () =>
   await PrecomputedTeacher.save(file, ids, embeddings);
   const teacher = await PrecomputedTeacher.load(file);
   await expect(async () => teacher.lookup(['cat/1.jpg', 'a', 'b', 'c', 'd'])).rejects.toMatchObject({
-    code: 'BAD_DATASET', found: 'a, b, c, ...', message: expect.stringContaining('4 of 5 images') as string,
+    code: 'BAD_DATASET',
+    found: 'a, b, c, ...',
+    message: expect.stringContaining('4 of 5 images') as string,
   });
   await teacher.dispose();
   await expect(async () => teacher.lookup(['cat/1.jpg'])).rejects.toMatchObject({ code: 'DISPOSED' });
@@ -78,10 +108,17 @@ test.each([
 });
 
 test.each([
-  ['resolution', { resolution: 0.5 }], ['mean', { mean: [0, NaN, 0] as const }], ['std', { std: [1, 0, 1] as const }], ['std', { std: [1, -1, 1] as const }],
+  ['resolution', { resolution: 0.5 }],
+  ['mean', { mean: [0, NaN, 0] as const }],
+  ['std', { std: [1, 0, 1] as const }],
+  ['std', { std: [1, -1, 1] as const }],
 ])('refuses to save a %s that no input can have', async (option, info) => {
   const unwritten = join(folder, 'unwritten.safetensors');
-  await expect(PrecomputedTeacher.save(unwritten, ids, embeddings, info)).rejects.toMatchObject({ code: 'BAD_OPTION', option, message: expect.stringContaining(unwritten) as string });
+  await expect(PrecomputedTeacher.save(unwritten, ids, embeddings, info)).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option,
+    message: expect.stringContaining(unwritten) as string,
+  });
   await expect(PrecomputedTeacher.load(unwritten)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
 });
 
@@ -99,9 +136,14 @@ test.each([
   ['a resolution of none', 'embeddings', [3, 2], { ...good, resolution: '0' }, 'BAD_MODEL'],
 ])('refuses a file with %s', async (_, name, shape, metadata, code) => {
   await writeSafetensors(file, [[name, { shape, data: embeddings }]], metadata as Record<string, string>);
-  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code, message: expect.stringContaining(file) as string });
+  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({
+    code,
+    message: expect.stringContaining(file) as string,
+  });
 });
 
 test('says when there is no file', async () => {
-  await expect(PrecomputedTeacher.load(join(folder, 'none.safetensors'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(PrecomputedTeacher.load(join(folder, 'none.safetensors'))).rejects.toMatchObject({
+    code: 'FILE_NOT_FOUND',
+  });
 });

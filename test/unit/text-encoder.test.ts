@@ -8,11 +8,15 @@ import { tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let encoder: ClipTextEncoder;
-beforeAll(async () => { encoder = await ClipTextEncoder.load(tinyClip); });
+beforeAll(async () => {
+  encoder = await ClipTextEncoder.load(tinyClip);
+});
 afterAll(() => encoder.dispose());
 
 function distance(a: Float32Array, b: Float32Array): number {
-  return Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.reduce((sum, value) => sum + value * value, 0));
+  return Math.sqrt(
+    a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.reduce((sum, value) => sum + value * value, 0),
+  );
 }
 
 test('tells its id, sizes and token counts', () => {
@@ -35,7 +39,15 @@ test('embeddings are finite, not normalised, and the same every time', async () 
 
 test('a text has the same embedding alone and padded in a batch, wherever it stands', async () => {
   const small = await ClipTextEncoder.load(tinyClip, { batchSize: 3 });
-  const texts = ['a cat', 'a very long photo of a dog with a cat and an emu in the street', 'dog', 'a red truck on a road', 'a', 'a cat', 'the quick fox'];
+  const texts = [
+    'a cat',
+    'a very long photo of a dog with a cat and an emu in the street',
+    'dog',
+    'a red truck on a road',
+    'a',
+    'a cat',
+    'the quick fox',
+  ];
   const together = await small.encode(texts);
   for (const [i, text] of texts.entries()) {
     const alone = await encoder.encode([text]);
@@ -70,11 +82,15 @@ test('reports progress, lets timers run, and stops when told to', async () => {
   await encoder.encode(texts, { onProgress: (done, total) => seen.push(done / total) });
   expect(seen.length).toBe(Math.ceil(200 / 32));
   expect(seen.at(-1)).toBe(1);
-  await expect(ClipTextEncoder.load(tinyClip, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+  await expect(ClipTextEncoder.load(tinyClip, { signal: AbortSignal.abort() })).rejects.toMatchObject({
+    code: 'ABORTED',
+  });
   await expect(encoder.encode(texts, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
   const controller = new AbortController();
   setTimeout(() => controller.abort(), 1);
-  await expect(encoder.encode(Array.from({ length: 3000 }, () => texts).flat(), { signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  await expect(
+    encoder.encode(Array.from({ length: 3000 }, () => texts).flat(), { signal: controller.signal }),
+  ).rejects.toMatchObject({ code: 'ABORTED' });
 });
 
 test('after dispose it says so', async () => {
@@ -97,24 +113,51 @@ test('loads a folder given by a relative path', async () => {
 
 test('says what is wrong with a folder that will not do', async () => {
   await expect(ClipTextEncoder.load('./nowhere')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-  await expect(ClipTextEncoder.load(folder)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('onnx/text_model.onnx') as string });
+  await expect(ClipTextEncoder.load(folder)).rejects.toMatchObject({
+    code: 'BAD_MODEL',
+    message: expect.stringContaining('onnx/text_model.onnx') as string,
+  });
   const broken = join(folder, 'broken');
   cpSync(tinyClip, broken, { recursive: true, filter: (path) => !/visual|vision|text_model/u.test(path) });
   mkdirSync(join(broken, 'onnx'), { recursive: true });
   writeFileSync(join(broken, 'onnx/text_model.onnx'), 'not a model');
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   cpSync(join(tinyClip, 'onnx/text_model.onnx'), join(broken, 'onnx/text_model.onnx'));
-  writeFileSync(join(broken, 'tokenizer.json'), JSON.stringify({ ...(JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as object), post_processor: null }));
-  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('no token at the end') as string });
+  writeFileSync(
+    join(broken, 'tokenizer.json'),
+    JSON.stringify({
+      ...(JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as object),
+      post_processor: null,
+    }),
+  );
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({
+    code: 'BAD_MODEL',
+    message: expect.stringContaining('no token at the end') as string,
+  });
   writeFileSync(join(broken, 'tokenizer.json'), '{');
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   rmSync(join(broken, 'tokenizer.json'));
-  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('tokenizer.json') as string });
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({
+    code: 'BAD_MODEL',
+    message: expect.stringContaining('tokenizer.json') as string,
+  });
 });
 
 test.each([
-  ['whose merges are pairs, as they are written now', (model: Tokenizer['model']) => ({ ...model, merges: model.merges.map((merge) => merge.split(' ')) })],
-  ['that does not say what it is, as the first ones', ({ merges, vocab, unk_token, end_of_word_suffix }: Tokenizer['model']) => ({ merges, vocab, unk_token, end_of_word_suffix, continuing_subword_prefix: '' })],
+  [
+    'whose merges are pairs, as they are written now',
+    (model: Tokenizer['model']) => ({ ...model, merges: model.merges.map((merge) => merge.split(' ')) }),
+  ],
+  [
+    'that does not say what it is, as the first ones',
+    ({ merges, vocab, unk_token, end_of_word_suffix }: Tokenizer['model']) => ({
+      merges,
+      vocab,
+      unk_token,
+      end_of_word_suffix,
+      continuing_subword_prefix: '',
+    }),
+  ],
 ])('reads a tokenizer %s', async (name, change) => {
   const other = join(folder, name.slice(0, 9));
   mkdirSync(other);
@@ -122,7 +165,8 @@ test.each([
   const content = JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as Tokenizer;
   writeFileSync(join(other, 'tokenizer.json'), JSON.stringify({ ...content, model: change(content.model) }));
   const [own, changed] = [await TextTokenizer.load(tinyClip), await TextTokenizer.load(other)];
-  for (const text of ["a dog's déjà vu, 3 o’clock", 'UNUSUAL  words']) expect(changed.encode(text, 77)).toEqual(own.encode(text, 77));
+  for (const text of ["a dog's déjà vu, 3 o’clock", 'UNUSUAL  words'])
+    expect(changed.encode(text, 77)).toEqual(own.encode(text, 77));
 });
 
 test('refuses a token that the vocabulary has no number for', async () => {
@@ -131,9 +175,20 @@ test('refuses a token that the vocabulary has no number for', async () => {
   cpSync(join(tinyClip, 'tokenizer_config.json'), join(damaged, 'tokenizer_config.json'));
   const content = JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as Tokenizer;
   for (const id of ['320', -1, 1.5]) {
-    writeFileSync(join(damaged, 'tokenizer.json'), JSON.stringify({ ...content, model: { ...content.model, vocab: { ...(content.model.vocab as object), 'q</w>': id } } }));
+    writeFileSync(
+      join(damaged, 'tokenizer.json'),
+      JSON.stringify({
+        ...content,
+        model: { ...content.model, vocab: { ...(content.model.vocab as object), 'q</w>': id } },
+      }),
+    );
     const tokenizer = await TextTokenizer.load(damaged);
-    expect(() => tokenizer.encode('q', 77), String(id)).toThrow(expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('no number for token 2') as string }) as Error);
+    expect(() => tokenizer.encode('q', 77), String(id)).toThrow(
+      expect.objectContaining({
+        code: 'BAD_MODEL',
+        message: expect.stringContaining('no number for token 2') as string,
+      }) as Error,
+    );
   }
 });
 
@@ -143,7 +198,10 @@ interface Tokenizer {
 
 test('says what to type where transformers cannot be loaded', async () => {
   const load = () => Promise.reject(new Error("Cannot find package '@xenova/transformers'"));
-  await expect(importTokenizers(load)).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: expect.stringContaining('npm install --ignore-scripts') as string });
+  await expect(importTokenizers(load)).rejects.toMatchObject({
+    code: 'DEPENDENCY_MISSING',
+    mend: expect.stringContaining('npm install --ignore-scripts') as string,
+  });
 });
 
 test('gives what @xenova/transformers gives with its own classes', async () => {
@@ -151,9 +209,14 @@ test('gives what @xenova/transformers gives with its own classes', async () => {
   const before = { ...env };
   Object.assign(env, { localModelPath: join(tinyClip, '..'), allowRemoteModels: false });
   try {
-    const [tokenizer, model] = [await AutoTokenizer.from_pretrained('tiny-clip'), await CLIPTextModelWithProjection.from_pretrained('tiny-clip', { quantized: false })];
+    const [tokenizer, model] = [
+      await AutoTokenizer.from_pretrained('tiny-clip'),
+      await CLIPTextModelWithProjection.from_pretrained('tiny-clip', { quantized: false }),
+    ];
     const texts = ['a photo of a cat.', 'an ox', 'déjà vu, 3 o’clock'];
-    const { text_embeds: expected } = (await model(tokenizer(texts, { padding: true }))) as { text_embeds: { data: Float32Array } };
+    const { text_embeds: expected } = (await model(tokenizer(texts, { padding: true }))) as {
+      text_embeds: { data: Float32Array };
+    };
     expect(distance(expected.data, await encoder.encode(texts))).toBeLessThan(1e-5);
   } finally {
     Object.assign(env, before);

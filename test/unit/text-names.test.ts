@@ -50,14 +50,25 @@ test('JSON of any length: annotations are read one by one, and names are kept', 
   expect(await load(path)).toEqual(['cat', 'dog']);
 });
 
-test.each(['names.txt', 'names.csv'])('%s that is longer than a text may be is refused with the limit', async (name) => {
-  const path = file(`long-${name}`, '');
-  truncateSync(path, 600 * 2 ** 20);
-  await expect(load(path)).rejects.toMatchObject({ code: 'BAD_NAMES', message: expect.stringContaining('600 MiB') as string, allowed: expect.stringContaining('512 MiB') as string, mend: 'Give a file of the names alone, one a line' });
-});
+test.each(['names.txt', 'names.csv'])(
+  '%s that is longer than a text may be is refused with the limit',
+  async (name) => {
+    const path = file(`long-${name}`, '');
+    truncateSync(path, 600 * 2 ** 20);
+    await expect(load(path)).rejects.toMatchObject({
+      code: 'BAD_NAMES',
+      message: expect.stringContaining('600 MiB') as string,
+      allowed: expect.stringContaining('512 MiB') as string,
+      mend: 'Give a file of the names alone, one a line',
+    });
+  },
+);
 
 test('a bank in the place of names is told where it belongs', async () => {
-  await expect(load(file('bank.safetensors', '12345678{}'))).rejects.toMatchObject({ code: 'BAD_NAMES', mend: expect.stringContaining('--bank') as string });
+  await expect(load(file('bank.safetensors', '12345678{}'))).rejects.toMatchObject({
+    code: 'BAD_NAMES',
+    mend: expect.stringContaining('--bank') as string,
+  });
 });
 
 test.each([
@@ -81,8 +92,16 @@ test.each([
   ['a column of numbers without one', '1,cat\n2,dog\n', 'column 1 was taken.'],
   ['labels that are numbers', 'image,label\na.jpg,3\nb.jpg,-1\n', 'column 2 was taken, which is headed label'],
 ])('CSV: %s is refused, with the column', async (kind, content, said) => {
-  const error = await load(file(`${kind}.csv`, content)).then(() => undefined, (caught: unknown) => caught);
-  expect(error).toMatchObject({ code: 'BAD_NAMES', option: 'names', message: expect.stringContaining(said) as string, mend: expect.stringContaining('Head the column of names with name') as string });
+  const error = await load(file(`${kind}.csv`, content)).then(
+    () => undefined,
+    (caught: unknown) => caught,
+  );
+  expect(error).toMatchObject({
+    code: 'BAD_NAMES',
+    option: 'names',
+    message: expect.stringContaining(said) as string,
+    mend: expect.stringContaining('Head the column of names with name') as string,
+  });
 });
 
 test('a folder of class folders, sorted, without files and hidden folders', async () => {
@@ -94,7 +113,10 @@ test('a folder of class folders, sorted, without files and hidden folders', asyn
 
 test('a folder of splits is not taken for classes', async () => {
   for (const name of ['train', 'val']) mkdirSync(join(folder, 'set', name), { recursive: true });
-  await expect(CategoryList.load(join(folder, 'set'))).rejects.toMatchObject({ code: 'BAD_NAMES', mend: expect.stringContaining(join('set', 't')) as string });
+  await expect(CategoryList.load(join(folder, 'set'))).rejects.toMatchObject({
+    code: 'BAD_NAMES',
+    mend: expect.stringContaining(join('set', 't')) as string,
+  });
 });
 
 const lists = fileURLToPath(new URL('../../lib/text/lists', import.meta.url));
@@ -102,14 +124,70 @@ const lists = fileURLToPath(new URL('../../lib/text/lists', import.meta.url));
 describe('built-in lists', () => {
   // Sizes and landmarks from the data sets' own pages: a name that was lost, doubled or moved shifts one of them.
   const landmarks: Record<string, [number, Record<number, string>]> = {
-    'imagenet-1k': [1000, {
-      0: 'tench', 1: 'goldfish', 99: 'goose', 134: 'crane bird', 151: 'Chihuahua', 207: 'golden retriever', 264: 'Cardigan Welsh corgi', 281: 'tabby', 340: 'zebra', 388: 'giant panda', 404: 'airliner',
-      474: 'cardigan', 517: 'crane', 530: 'digital clock', 605: 'iPod', 639: 'maillot tank suit', 701: 'parachute', 779: 'school bus', 850: 'teddy', 920: 'traffic light', 954: 'banana', 980: 'volcano', 999: 'toilet tissue',
-    }],
-    coco: [80, { 0: 'person', 11: 'stop sign', 15: 'cat', 26: 'handbag', 39: 'bottle', 60: 'dining table', 79: 'toothbrush' }],
-    lvis: [1203, { 0: 'aerosol can', 22: 'trash can', 135: 'archery bow', 161: 'bull', 224: 'cat', 447: 'fish as food', 666: 'manger', 697: 'computer monitor', 792: 'person', 997: 'crawfish', 1104: 'cover', 1202: 'zucchini' }],
+    'imagenet-1k': [
+      1000,
+      {
+        0: 'tench',
+        1: 'goldfish',
+        99: 'goose',
+        134: 'crane bird',
+        151: 'Chihuahua',
+        207: 'golden retriever',
+        264: 'Cardigan Welsh corgi',
+        281: 'tabby',
+        340: 'zebra',
+        388: 'giant panda',
+        404: 'airliner',
+        474: 'cardigan',
+        517: 'crane',
+        530: 'digital clock',
+        605: 'iPod',
+        639: 'maillot tank suit',
+        701: 'parachute',
+        779: 'school bus',
+        850: 'teddy',
+        920: 'traffic light',
+        954: 'banana',
+        980: 'volcano',
+        999: 'toilet tissue',
+      },
+    ],
+    coco: [
+      80,
+      { 0: 'person', 11: 'stop sign', 15: 'cat', 26: 'handbag', 39: 'bottle', 60: 'dining table', 79: 'toothbrush' },
+    ],
+    lvis: [
+      1203,
+      {
+        0: 'aerosol can',
+        22: 'trash can',
+        135: 'archery bow',
+        161: 'bull',
+        224: 'cat',
+        447: 'fish as food',
+        666: 'manger',
+        697: 'computer monitor',
+        792: 'person',
+        997: 'crawfish',
+        1104: 'cover',
+        1202: 'zucchini',
+      },
+    ],
     cityscapes: [19, { 0: 'road', 6: 'traffic light', 11: 'person', 13: 'car', 18: 'bicycle' }],
-    ade20k: [150, { 0: 'wall', 12: 'person', 20: 'car', 49: 'fireplace', 79: 'hovel', 99: 'buffet', 126: 'animal', 141: 'crt screen', 149: 'flag' }],
+    ade20k: [
+      150,
+      {
+        0: 'wall',
+        12: 'person',
+        20: 'car',
+        49: 'fireplace',
+        79: 'hovel',
+        99: 'buffet',
+        126: 'animal',
+        141: 'crt screen',
+        149: 'flag',
+      },
+    ],
     voc: [20, { 0: 'aeroplane', 14: 'person', 19: 'tv monitor' }],
     cifar10: [10, { 0: 'airplane', 9: 'truck' }],
     cifar100: [100, { 0: 'apple', 52: 'oak tree', 99: 'worm' }],
@@ -120,21 +198,26 @@ describe('built-in lists', () => {
     expect([...builtinIds].sort()).toEqual(Object.keys(landmarks).sort());
   });
 
-  it.each(Object.entries(landmarks))('%s: count, landmarks, no duplicates, nothing for the doctor to mend', async (id, [size, known]) => {
-    const { names } = await CategoryList.load(id);
-    expect(names).toHaveLength(size);
-    expect(builtinLists[id]!.count).toBe(size);
-    expect(new Set(names.map(normaliseName)).size).toBe(size);
-    expect(Object.fromEntries(Object.keys(known).map((index) => [index, names[Number(index)]]))).toEqual(known);
-    const report = await (await CategoryList.builtin(id)).check();
-    expect(report).toMatchObject({ clean: true, mended: names });
-    expect(describeBuiltin(id)[0]).toContain(`${id}: ${size} names`);
-    expect(readFileSync(join(lists, `${id}.txt`), 'utf8')).toBe(`${names.join('\n')}\n`);
-  });
+  it.each(Object.entries(landmarks))(
+    '%s: count, landmarks, no duplicates, nothing for the doctor to mend',
+    async (id, [size, known]) => {
+      const { names } = await CategoryList.load(id);
+      expect(names).toHaveLength(size);
+      expect(builtinLists[id]!.count).toBe(size);
+      expect(new Set(names.map(normaliseName)).size).toBe(size);
+      expect(Object.fromEntries(Object.keys(known).map((index) => [index, names[Number(index)]]))).toEqual(known);
+      const report = await (await CategoryList.builtin(id)).check();
+      expect(report).toMatchObject({ clean: true, mended: names });
+      expect(describeBuiltin(id)[0]).toContain(`${id}: ${size} names`);
+      expect(readFileSync(join(lists, `${id}.txt`), 'utf8')).toBe(`${names.join('\n')}\n`);
+    },
+  );
 
   it('are refused where there is none of the name', async () => {
     for (const id of ['cocoo', 'toString', undefined as never]) {
-      expect(() => describeBuiltin(id)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'names' }) as Error);
+      expect(() => describeBuiltin(id)).toThrow(
+        expect.objectContaining({ code: 'BAD_OPTION', option: 'names' }) as Error,
+      );
       await expect(readBuiltin(id)).rejects.toMatchObject({ code: 'BAD_OPTION' });
     }
   });
@@ -150,10 +233,19 @@ describe('built-in lists', () => {
     cpSync(lists, copy, { recursive: true });
     expect(await readBuiltin('voc', copy)).toHaveLength(20);
     writeFileSync(join(copy, 'voc.txt'), readFileSync(join(copy, 'voc.txt'), 'utf8').replace('sofa', 'couch'));
-    await expect(readBuiltin('voc', copy)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('voc.txt') as string });
+    await expect(readBuiltin('voc', copy)).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining('voc.txt') as string,
+    });
     await expect(readBuiltin('voc', join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'BAD_FILE' });
-    await expect(CategoryList.builtin('imagenet')).rejects.toMatchObject({ code: 'BAD_OPTION', mend: 'Did you mean imagenet-1k?' });
-    await expect(CategoryList.load('imagenet')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Did you mean the built-in list imagenet-1k?' });
+    await expect(CategoryList.builtin('imagenet')).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      mend: 'Did you mean imagenet-1k?',
+    });
+    await expect(CategoryList.load('imagenet')).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      mend: 'Did you mean the built-in list imagenet-1k?',
+    });
   });
 
   it('give way to a file of the same name, unless the built-in one is asked for', async () => {
@@ -174,8 +266,18 @@ describe('built-in lists', () => {
 test.each([
   ['a slip in an id', 'cocoo', 'FILE_NOT_FOUND', 'Did you mean the built-in list coco?'],
   ['a missing file', 'nowhere/names.txt', 'FILE_NOT_FOUND', 'Check the path'],
-  ['names with commas', 'cat, dog,bird', 'FILE_NOT_FOUND', expect.stringContaining(`--names '["cat","dog","bird"]'`) as string],
-  ['a list without its quotes', '[cat,dog]', 'FILE_NOT_FOUND', expect.stringContaining(`--names '["cat","dog"]'`) as string],
+  [
+    'names with commas',
+    'cat, dog,bird',
+    'FILE_NOT_FOUND',
+    expect.stringContaining(`--names '["cat","dog","bird"]'`) as string,
+  ],
+  [
+    'a list without its quotes',
+    '[cat,dog]',
+    'FILE_NOT_FOUND',
+    expect.stringContaining(`--names '["cat","dog"]'`) as string,
+  ],
   ['one name', 'giraffe', 'FILE_NOT_FOUND', expect.stringContaining(`--names '["giraffe"]'`) as string],
 ])('%s', async (_, source, code, mend) => {
   await expect(CategoryList.load(source)).rejects.toMatchObject({ code, option: 'names', mend });
@@ -196,7 +298,10 @@ test.each([
 
 test('refuses an array with no names or with something else in it', async () => {
   await expect(CategoryList.load([])).rejects.toMatchObject({ code: 'BAD_NAMES' });
-  await expect(CategoryList.load(['cat', 4 as unknown as string])).rejects.toMatchObject({ code: 'BAD_NAMES', found: 4 });
+  await expect(CategoryList.load(['cat', 4 as unknown as string])).rejects.toMatchObject({
+    code: 'BAD_NAMES',
+    found: 4,
+  });
 });
 
 test('what is written is read back, and a name that would not be is refused', async () => {
@@ -204,7 +309,10 @@ test('what is written is read back, and a name that would not be is refused', as
   await writeNames(path, ['C# logo', ' dog', 'cat, lion']);
   expect(await load(path)).toEqual(['C# logo', ' dog', 'cat, lion']);
   for (const name of ['#1 fan', ' # hash', 'two\nlines', '', ' ']) {
-    await expect(writeNames(path, ['cat', name], { overwrite: true })).rejects.toMatchObject({ code: 'BAD_NAMES', found: name });
+    await expect(writeNames(path, ['cat', name], { overwrite: true })).rejects.toMatchObject({
+      code: 'BAD_NAMES',
+      found: name,
+    });
   }
   expect(await load(path)).toHaveLength(3);
 });

@@ -2,12 +2,16 @@ import { expect, test } from 'vitest';
 import { nearestPairs } from '../../lib/text/nearest-pairs.js';
 import { randomNumbers } from '../fixtures/random.js';
 
-/** Unit rows around a common direction, as text embeddings are, some of them close to others; `decay` lets later columns matter less. */
+/**
+ * Unit rows around a common direction, as text embeddings are, some of them close to others; `decay` lets later columns
+ * matter less.
+ */
 function unitRows(count: number, dimension: number, seed: number, decay = Infinity): Float32Array {
   const random = randomNumbers(seed);
   const rows = new Float32Array(count * dimension);
   const scales = Float64Array.from({ length: dimension }, (_, k) => Math.exp(-k / decay));
-  const total = Math.sqrt(scales.reduce((sum, scale) => sum + scale * scale, 0) / 3); // a spread of 1 is a noise of about length 1 beside a centre of length 2
+  // a spread of 1 is a noise of about length 1 beside a centre of length 2
+  const total = Math.sqrt(scales.reduce((sum, scale) => sum + scale * scale, 0) / 3);
   for (let i = 0; i < count; i++) {
     const parent = i % 5 === 4 ? Math.floor(random() * i) : -1;
     const spread = parent >= 0 ? 0.3 * random() : 1;
@@ -90,28 +94,38 @@ test('of rows that are alike to most others all pairs are found, and others have
 test('finds rows that stood in half precision, and are not quite of length 1', async () => {
   const rows = unitRows(300, 64, 13).map((value, i) => value * (Math.floor(i / 64) % 2 === 0 ? 0.9991 : 1.0009));
   const expected = allPairs(rows, 300, 0.95);
-  expect((await nearestPairs(rows, 300, 0.95, { limit: 1e6 })).pairs.map(({ a, b }) => `${a}-${b}`).sort()).toEqual(expected.sort());
+  expect((await nearestPairs(rows, 300, 0.95, { limit: 1e6 })).pairs.map(({ a, b }) => `${a}-${b}`).sort()).toEqual(
+    expected.sort(),
+  );
 });
 
-test.each([0.98, 0.8])('20,000 rows that are no more alike than by chance take seconds, also at %f, and tell how far they are', async (threshold) => {
-  const random = randomNumbers(5);
-  const rows = Float32Array.from({ length: 20_000 * 256 }, () => random() + random() - 1);
-  for (let i = 0; i < rows.length; i += 256) {
-    const norm = Math.hypot(...rows.subarray(i, i + 256));
-    for (let k = i; k < i + 256; k++) rows[k]! /= norm;
-  }
-  rows.copyWithin(19_000 * 256, 7 * 256, 8 * 256);
-  const start = process.cpuUsage();
-  const told: number[] = [];
-  const { pairs } = await nearestPairs(rows, 20_000, threshold, { onProgress: (done, total) => told.push(done / total) });
-  const seconds = process.cpuUsage(start).user / 1e6; // the process's own time: the machine may be busy with other things
-  console.log(`near-duplicate search, 20,000 rows of 256 at ${threshold}: ${seconds.toFixed(1)} s of CPU time`);
-  expect(pairs).toMatchObject([{ a: 7, b: 19_000 }]);
-  expect(told.length).toBeGreaterThan(10);
-  expect(seconds).toBeLessThan(15);
-});
+test.each([0.98, 0.8])(
+  '20,000 rows that are no more alike than by chance take seconds, also at %f, and tell how far they are',
+  async (threshold) => {
+    const random = randomNumbers(5);
+    const rows = Float32Array.from({ length: 20_000 * 256 }, () => random() + random() - 1);
+    for (let i = 0; i < rows.length; i += 256) {
+      const norm = Math.hypot(...rows.subarray(i, i + 256));
+      for (let k = i; k < i + 256; k++) rows[k]! /= norm;
+    }
+    rows.copyWithin(19_000 * 256, 7 * 256, 8 * 256);
+    const start = process.cpuUsage();
+    const told: number[] = [];
+    const { pairs } = await nearestPairs(rows, 20_000, threshold, {
+      onProgress: (done, total) => told.push(done / total),
+    });
+    // the process's own time: the machine may be busy with other things
+    const seconds = process.cpuUsage(start).user / 1e6;
+    console.log(`near-duplicate search, 20,000 rows of 256 at ${threshold}: ${seconds.toFixed(1)} s of CPU time`);
+    expect(pairs).toMatchObject([{ a: 7, b: 19_000 }]);
+    expect(told.length).toBeGreaterThan(10);
+    expect(seconds).toBeLessThan(15);
+  },
+);
 
 test('stops when told to', async () => {
   const signal = AbortSignal.timeout(20);
-  await expect(nearestPairs(unitRows(20_000, 32, 7), 20_000, 0.5, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  await expect(nearestPairs(unitRows(20_000, 32, 7), 20_000, 0.5, { signal })).rejects.toMatchObject({
+    code: 'ABORTED',
+  });
 });

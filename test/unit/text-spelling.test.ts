@@ -2,7 +2,15 @@ import { expect, test } from 'vitest';
 import { listStudents } from '../../lib/models/index.js';
 import { nearestNames, suggestion } from '../../lib/text/spelling.js';
 
-const flags = ['--epochs', '--batch-size', '--train.batch-size', '--learning-rate', '--train.learning-rate', '--weight-decay', '--log.every-steps'];
+const flags = [
+  '--epochs',
+  '--batch-size',
+  '--train.batch-size',
+  '--learning-rate',
+  '--train.learning-rate',
+  '--weight-decay',
+  '--log.every-steps',
+];
 
 test.each([
   ['mobilenetv2', ['mobilenet_v2']],
@@ -37,7 +45,9 @@ test('neighbours that changed places are one slip', () => {
 
 test('of equals several are named, of many four', () => {
   expect(suggestion('mobilenetv3', listStudents())).toBe('Did you mean mobilenet_v3_small or mobilenet_v3_large?');
-  expect(suggestion('resnet', ['resnet1', 'resnet2', 'resnet3', 'resnet4', 'resnet5'])).toBe('Did you mean resnet1, resnet2, resnet3 or resnet4?');
+  expect(suggestion('resnet', ['resnet1', 'resnet2', 'resnet3', 'resnet4', 'resnet5'])).toBe(
+    'Did you mean resnet1, resnet2, resnet3 or resnet4?',
+  );
   expect(suggestion('vit', listStudents())).toBeUndefined();
   expect(suggestion('vit', [])).toBeUndefined();
 });

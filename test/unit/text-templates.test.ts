@@ -26,7 +26,10 @@ test.each([[['a cat']], [['{} and {}']], [[]], [[, 'a {}']], [{}], [5]])('refuse
 });
 
 test('names what is wrong with a source that is not there', async () => {
-  await expect(loadTemplates('defualt')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Did you mean default?' });
+  await expect(loadTemplates('defualt')).rejects.toMatchObject({
+    code: 'FILE_NOT_FOUND',
+    mend: 'Did you mean default?',
+  });
   await expect(loadTemplates('a photo of a {}.')).rejects.toMatchObject({ code: 'BAD_OPTION' });
   await expect(loadTemplates(folder)).rejects.toMatchObject({ code: 'BAD_OPTION' });
 });

@@ -1,4 +1,7 @@
-/** The keys and shapes of other tools' state dicts, built here from those tools' own tables of layers, against the names that an export gives. */
+/**
+ * The keys and shapes of other tools' state dicts, built here from those tools' own tables of layers, against the names
+ * that an export gives.
+ */
 import { describe, expect, test } from 'vitest';
 import { listStudents, studentGraph } from '../../lib/models/index.js';
 import { toolNaming, toTool } from '../../lib/models/tools/convert.js';
@@ -12,83 +15,246 @@ const seen = new Set<string>();
 /** What is exported of a student: keys and shapes. */
 function exported(tool: Tool, architecture: string, { widthMultiplier = 1, head = false } = {}): Keys {
   const graph = studentGraph(architecture, { embeddingSize: 8, widthMultiplier });
-  const weights = Object.fromEntries(graph.parameters.map(({ name, shape }) => [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) }]));
+  const weights = Object.fromEntries(
+    graph.parameters.map(({ name, shape }) => [
+      name,
+      { shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) },
+    ]),
+  );
   seen.add(`${tool} ${architecture}`);
-  const tensors = toTool(weights, graph, toolNaming(tool, { architecture, widthMultiplier, graph }), { head, batches: 3 });
+  const tensors = toTool(weights, graph, toolNaming(tool, { architecture, widthMultiplier, graph }), {
+    head,
+    batches: 3,
+  });
   return Object.fromEntries([...tensors].map(([name, { shape }]) => [name, shape]));
 }
 
-const conv = (name: string, out: number, inputs: number, kernel: number, bias = false): Keys => ({ [`${name}.weight`]: [out, inputs, kernel, kernel], ...(bias && { [`${name}.bias`]: [out] }) });
-const norm = (name: string, channels: number): Keys => ({ ...Object.fromEntries(['weight', 'bias', 'running_mean', 'running_var'].map((part) => [`${name}.${part}`, [channels]])), [`${name}.num_batches_tracked`]: [] });
+const conv = (name: string, out: number, inputs: number, kernel: number, bias = false): Keys => ({
+  [`${name}.weight`]: [out, inputs, kernel, kernel],
+  ...(bias && { [`${name}.bias`]: [out] }),
+});
+const norm = (name: string, channels: number): Keys => ({
+  ...Object.fromEntries(
+    ['weight', 'bias', 'running_mean', 'running_var'].map((part) => [`${name}.${part}`, [channels]]),
+  ),
+  [`${name}.num_batches_tracked`]: [],
+});
 const divisible = (value: number): number => {
   const rounded = Math.max(8, Math.floor((value + 4) / 8) * 8);
   return rounded < 0.9 * value ? rounded + 8 : rounded;
 };
 
 /** timm's block strings (`ir_r2_k3_s2_e6_c24_se0.25`), decoded as its builder does. */
-function timmMobile(stages: string[][], { stem, width = 1, depth = 1, seFromExpanded, roundSe, headChannels }: { stem: number; width?: number; depth?: number; seFromExpanded: boolean; roundSe: (value: number) => number; headChannels?: number }): Keys {
+function timmMobile(
+  stages: string[][],
+  {
+    stem,
+    width = 1,
+    depth = 1,
+    seFromExpanded,
+    roundSe,
+    headChannels,
+  }: {
+    stem: number;
+    width?: number;
+    depth?: number;
+    seFromExpanded: boolean;
+    roundSe: (value: number) => number;
+    headChannels?: number;
+  },
+): Keys {
   let channels = divisible(stem * width);
   const keys: Keys = { ...conv('conv_stem', channels, 3, 3), ...norm('bn1', channels) };
   stages.forEach((blocks, stage) => {
     let place = 0;
     for (const block of blocks) {
       const [kind, ...parts] = block.split('_');
-      const value = (letter: string, fallback: number) => Number(parts.find((part) => new RegExp(`^${letter}[\\d.]+$`, 'u').test(part))?.slice(letter.length) ?? fallback);
-      const [kernel, out, expansion, se] = [value('k', 3), divisible(value('c', 0) * width), value('e', 1), value('se', 0)];
+      const value = (letter: string, fallback: number) =>
+        Number(
+          parts.find((part) => new RegExp(`^${letter}[\\d.]+$`, 'u').test(part))?.slice(letter.length) ?? fallback,
+        );
+      const [kernel, out, expansion, se] = [
+        value('k', 3),
+        divisible(value('c', 0) * width),
+        value('e', 1),
+        value('se', 0),
+      ];
       for (let i = 0; i < Math.ceil(value('r', 1) * depth); i++, place++, channels = out) {
         const at = `blocks.${stage}.${place}`;
         const middle = kind === 'ir' ? divisible(channels * expansion) : channels;
         const squeezed = roundSe(middle * (seFromExpanded ? se : se / expansion));
-        const excitation = se === 0 ? {} : { ...conv(`${at}.se.conv_reduce`, squeezed, middle, 1, true), ...conv(`${at}.se.conv_expand`, middle, squeezed, 1, true) };
-        if (kind === 'uir') Object.assign(keys, universal(at, channels, divisible(channels * expansion), out, value('a', 0), kernel));
+        const excitation =
+          se === 0
+            ? {}
+            : {
+                ...conv(`${at}.se.conv_reduce`, squeezed, middle, 1, true),
+                ...conv(`${at}.se.conv_expand`, middle, squeezed, 1, true),
+              };
+        if (kind === 'uir')
+          Object.assign(keys, universal(at, channels, divisible(channels * expansion), out, value('a', 0), kernel));
         else if (kind === 'cn') Object.assign(keys, conv(`${at}.conv`, out, channels, kernel), norm(`${at}.bn1`, out));
-        else if (kind === 'ds') Object.assign(keys, conv(`${at}.conv_dw`, channels, 1, kernel), norm(`${at}.bn1`, channels), excitation, conv(`${at}.conv_pw`, out, channels, 1), norm(`${at}.bn2`, out));
-        else Object.assign(keys, conv(`${at}.conv_pw`, middle, channels, 1), norm(`${at}.bn1`, middle), conv(`${at}.conv_dw`, middle, 1, kernel), norm(`${at}.bn2`, middle), excitation, conv(`${at}.conv_pwl`, out, middle, 1), norm(`${at}.bn3`, out));
+        else if (kind === 'ds')
+          Object.assign(
+            keys,
+            conv(`${at}.conv_dw`, channels, 1, kernel),
+            norm(`${at}.bn1`, channels),
+            excitation,
+            conv(`${at}.conv_pw`, out, channels, 1),
+            norm(`${at}.bn2`, out),
+          );
+        else
+          Object.assign(
+            keys,
+            conv(`${at}.conv_pw`, middle, channels, 1),
+            norm(`${at}.bn1`, middle),
+            conv(`${at}.conv_dw`, middle, 1, kernel),
+            norm(`${at}.bn2`, middle),
+            excitation,
+            conv(`${at}.conv_pwl`, out, middle, 1),
+            norm(`${at}.bn3`, out),
+          );
       }
     }
   });
-  return headChannels === undefined ? keys : { ...keys, ...conv('conv_head', headChannels, channels, 1), ...norm('bn2', headChannels) };
+  return headChannels === undefined
+    ? keys
+    : { ...keys, ...conv('conv_head', headChannels, channels, 1), ...norm('bn2', headChannels) };
 }
 
-/** timm's `uir` block: a depthwise convolution before the expansion, one behind it, each with a kernel of 0 left out. */
+/**
+ * timm's `uir` block: a depthwise convolution before the expansion, one behind it, each with a kernel of 0 left out.
+ */
 function universal(at: string, channels: number, middle: number, out: number, start: number, kernel: number): Keys {
-  const part = (name: string, to: number, from: number, size: number) => ({ ...conv(`${at}.${name}.conv`, to, from, size), ...norm(`${at}.${name}.bn`, to) });
-  return { ...(start > 0 && part('dw_start', channels, 1, start)), ...part('pw_exp', middle, channels, 1), ...(kernel > 0 && part('dw_mid', middle, 1, kernel)), ...part('pw_proj', out, middle, 1) };
+  const part = (name: string, to: number, from: number, size: number) => ({
+    ...conv(`${at}.${name}.conv`, to, from, size),
+    ...norm(`${at}.${name}.bn`, to),
+  });
+  return {
+    ...(start > 0 && part('dw_start', channels, 1, start)),
+    ...part('pw_exp', middle, channels, 1),
+    ...(kernel > 0 && part('dw_mid', middle, 1, kernel)),
+    ...part('pw_proj', out, middle, 1),
+  };
 }
 
-const v2 = [['ds_r1_k3_s1_c16'], ['ir_r2_k3_s2_e6_c24'], ['ir_r3_k3_s2_e6_c32'], ['ir_r4_k3_s2_e6_c64'], ['ir_r3_k3_s1_e6_c96'], ['ir_r3_k3_s2_e6_c160'], ['ir_r1_k3_s1_e6_c320']];
-const v3Large = [['ds_r1_k3_s1_e1_c16'], ['ir_r1_k3_s2_e4_c24', 'ir_r1_k3_s1_e3_c24'], ['ir_r3_k5_s2_e3_c40_se0.25'], ['ir_r1_k3_s2_e6_c80', 'ir_r1_k3_s1_e2.5_c80', 'ir_r2_k3_s1_e2.3_c80'], ['ir_r2_k3_s1_e6_c112_se0.25'], ['ir_r3_k5_s2_e6_c160_se0.25'], ['cn_r1_k1_s1_c960']];
-const v3Small = [['ds_r1_k3_s2_e1_c16_se0.25'], ['ir_r1_k3_s2_e4.5_c24', 'ir_r1_k3_s1_e3.67_c24'], ['ir_r1_k5_s2_e4_c40_se0.25', 'ir_r2_k5_s1_e6_c40_se0.25'], ['ir_r2_k5_s1_e3_c48_se0.25'], ['ir_r3_k5_s2_e6_c96_se0.25'], ['cn_r1_k1_s1_c576']];
-const v4Small = [['cn_r1_k3_s2_e1_c32', 'cn_r1_k1_s1_e1_c32'], ['cn_r1_k3_s2_e1_c96', 'cn_r1_k1_s1_e1_c64'], ['uir_r1_a5_k5_s2_e3_c96', 'uir_r4_a0_k3_s1_e2_c96', 'uir_r1_a3_k0_s1_e4_c96'], ['uir_r1_a3_k3_s2_e6_c128', 'uir_r1_a5_k5_s1_e4_c128', 'uir_r1_a0_k5_s1_e4_c128', 'uir_r1_a0_k5_s1_e3_c128', 'uir_r2_a0_k3_s1_e4_c128'], ['cn_r1_k1_s1_c960']];
-const efficient = [['ds_r1_k3_s1_e1_c16_se0.25'], ['ir_r2_k3_s2_e6_c24_se0.25'], ['ir_r2_k5_s2_e6_c40_se0.25'], ['ir_r3_k3_s2_e6_c80_se0.25'], ['ir_r3_k5_s1_e6_c112_se0.25'], ['ir_r4_k5_s2_e6_c192_se0.25'], ['ir_r1_k3_s1_e6_c320_se0.25']];
-const scales: [name: string, width: number, depth: number][] = [['efficientnet_b0', 1, 1], ['efficientnet_b1', 1, 1.1], ['efficientnet_b2', 1.1, 1.2], ['efficientnet_b3', 1.2, 1.4]];
+const v2 = [
+  ['ds_r1_k3_s1_c16'],
+  ['ir_r2_k3_s2_e6_c24'],
+  ['ir_r3_k3_s2_e6_c32'],
+  ['ir_r4_k3_s2_e6_c64'],
+  ['ir_r3_k3_s1_e6_c96'],
+  ['ir_r3_k3_s2_e6_c160'],
+  ['ir_r1_k3_s1_e6_c320'],
+];
+const v3Large = [
+  ['ds_r1_k3_s1_e1_c16'],
+  ['ir_r1_k3_s2_e4_c24', 'ir_r1_k3_s1_e3_c24'],
+  ['ir_r3_k5_s2_e3_c40_se0.25'],
+  ['ir_r1_k3_s2_e6_c80', 'ir_r1_k3_s1_e2.5_c80', 'ir_r2_k3_s1_e2.3_c80'],
+  ['ir_r2_k3_s1_e6_c112_se0.25'],
+  ['ir_r3_k5_s2_e6_c160_se0.25'],
+  ['cn_r1_k1_s1_c960'],
+];
+const v3Small = [
+  ['ds_r1_k3_s2_e1_c16_se0.25'],
+  ['ir_r1_k3_s2_e4.5_c24', 'ir_r1_k3_s1_e3.67_c24'],
+  ['ir_r1_k5_s2_e4_c40_se0.25', 'ir_r2_k5_s1_e6_c40_se0.25'],
+  ['ir_r2_k5_s1_e3_c48_se0.25'],
+  ['ir_r3_k5_s2_e6_c96_se0.25'],
+  ['cn_r1_k1_s1_c576'],
+];
+const v4Small = [
+  ['cn_r1_k3_s2_e1_c32', 'cn_r1_k1_s1_e1_c32'],
+  ['cn_r1_k3_s2_e1_c96', 'cn_r1_k1_s1_e1_c64'],
+  ['uir_r1_a5_k5_s2_e3_c96', 'uir_r4_a0_k3_s1_e2_c96', 'uir_r1_a3_k0_s1_e4_c96'],
+  [
+    'uir_r1_a3_k3_s2_e6_c128',
+    'uir_r1_a5_k5_s1_e4_c128',
+    'uir_r1_a0_k5_s1_e4_c128',
+    'uir_r1_a0_k5_s1_e3_c128',
+    'uir_r2_a0_k3_s1_e4_c128',
+  ],
+  ['cn_r1_k1_s1_c960'],
+];
+const efficient = [
+  ['ds_r1_k3_s1_e1_c16_se0.25'],
+  ['ir_r2_k3_s2_e6_c24_se0.25'],
+  ['ir_r2_k5_s2_e6_c40_se0.25'],
+  ['ir_r3_k3_s2_e6_c80_se0.25'],
+  ['ir_r3_k5_s1_e6_c112_se0.25'],
+  ['ir_r4_k5_s2_e6_c192_se0.25'],
+  ['ir_r1_k3_s1_e6_c320_se0.25'],
+];
+const scales: [name: string, width: number, depth: number][] = [
+  ['efficientnet_b0', 1, 1],
+  ['efficientnet_b1', 1, 1.1],
+  ['efficientnet_b2', 1.1, 1.2],
+  ['efficientnet_b3', 1.2, 1.4],
+];
 
 describe('timm', () => {
   test.each([0.35, 0.5, 0.75, 1, 1.4])('MobileNetV2 at width %s', (width) => {
-    expect(exported('timm', 'mobilenet_v2', { widthMultiplier: width })).toEqual(timmMobile(v2, { stem: 32, width, seFromExpanded: false, roundSe: Math.round, headChannels: Math.max(1280, divisible(1280 * width)) }));
+    expect(exported('timm', 'mobilenet_v2', { widthMultiplier: width })).toEqual(
+      timmMobile(v2, {
+        stem: 32,
+        width,
+        seFromExpanded: false,
+        roundSe: Math.round,
+        headChannels: Math.max(1280, divisible(1280 * width)),
+      }),
+    );
   });
-  test.each([['mobilenet_v3_large', v3Large], ['mobilenet_v3_small', v3Small]])('%s, as features_only has it', (name, stages) => {
+  test.each([
+    ['mobilenet_v3_large', v3Large],
+    ['mobilenet_v3_small', v3Small],
+  ])('%s, as features_only has it', (name, stages) => {
     expect(exported('timm', name)).toEqual(timmMobile(stages, { stem: 16, seFromExpanded: true, roundSe: divisible }));
   });
   test.each([0.35, 0.5, 1])('MobileNetV4 at width %s, whose last convolution comes after the pool', (width) => {
     const channels = divisible(960 * width);
     expect(exported('timm', 'mobilenetv4_conv_small', { widthMultiplier: width })).toEqual({
-      ...timmMobile(v4Small, { stem: 32 / width, width, seFromExpanded: true, roundSe: Math.round }), ...conv('conv_head', 1280, channels, 1), ...norm('norm_head', 1280), // the stem is not scaled
+      ...timmMobile(v4Small, { stem: 32 / width, width, seFromExpanded: true, roundSe: Math.round }),
+      ...conv('conv_head', 1280, channels, 1),
+      ...norm('norm_head', 1280), // the stem is not scaled
     });
   });
   test.each(scales)('%s', (name, width, depth) => {
-    expect(exported('timm', name)).toEqual(timmMobile(efficient, { stem: 32, width, depth, seFromExpanded: false, roundSe: Math.round, headChannels: divisible(1280 * width) }));
+    expect(exported('timm', name)).toEqual(
+      timmMobile(efficient, {
+        stem: 32,
+        width,
+        depth,
+        seFromExpanded: false,
+        roundSe: Math.round,
+        headChannels: divisible(1280 * width),
+      }),
+    );
   });
   test('a head stands in the place of the classifier', () => {
     const keys = exported('timm', 'efficientnet_b0', { head: true });
-    expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([['classifier.0.weight', [1280, 1280]], ['classifier.0.bias', [1280]], ['classifier.2.weight', [8, 1280]], ['classifier.2.bias', [8]]]);
+    expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([
+      ['classifier.0.weight', [1280, 1280]],
+      ['classifier.0.bias', [1280]],
+      ['classifier.2.weight', [8, 1280]],
+      ['classifier.2.bias', [8]],
+    ]);
     expect(exported('timm', 'resnet18', { head: true })['fc.2.weight']).toEqual([8, 512]);
     expect(exported('timm', 'mobilenetv4_conv_small', { head: true })['classifier.0.weight']).toEqual([1280, 1280]);
   });
 });
 
-/** ResNet of basic blocks or of bottlenecks; `names` gives a block's convolutions and norms, and those of the stem, as a tool calls them. */
-function resnet(blocks: number[], expansion: 1 | 4, names: { stem: [string, string]; block: (stage: number, place: number, part: 'conv1' | 'conv2' | 'conv3' | 'shortcut') => [string, string] }): Keys {
+/**
+ * ResNet of basic blocks or of bottlenecks; `names` gives a block's convolutions and norms, and those of the stem, as a
+ * tool calls them.
+ */
+function resnet(
+  blocks: number[],
+  expansion: 1 | 4,
+  names: {
+    stem: [string, string];
+    block: (stage: number, place: number, part: 'conv1' | 'conv2' | 'conv3' | 'shortcut') => [string, string];
+  },
+): Keys {
   const keys: Keys = { ...conv(names.stem[0], 64, 3, 7), ...norm(names.stem[1], 64) };
   let inputs = 64;
   blocks.forEach((count, stage) => {
@@ -109,32 +275,68 @@ function resnet(blocks: number[], expansion: 1 | 4, names: { stem: [string, stri
   return keys;
 }
 
-describe.each([['resnet18', [2, 2, 2, 2], 1], ['resnet34', [3, 4, 6, 3], 1], ['resnet50', [3, 4, 6, 3], 4]] as [string, number[], 1 | 4][])('%s', (name, blocks, expansion) => {
-  const plain = (prefix: string) => resnet(blocks, expansion, {
-    stem: [`${prefix}conv1`, `${prefix}bn1`],
-    block: (stage, place, part) => ['conv', 'bn'].map((kind, i) => `${prefix}layer${stage + 1}.${place}.${part === 'shortcut' ? `downsample.${i}` : `${kind}${part.slice(-1)}`}`) as [string, string],
-  });
-  test.each([['torchvision', ''], ['timm', ''], ['mmdet', 'backbone.'], ['mmseg', 'backbone.']] as const)('in %s', (tool, prefix) => {
+describe.each([
+  ['resnet18', [2, 2, 2, 2], 1],
+  ['resnet34', [3, 4, 6, 3], 1],
+  ['resnet50', [3, 4, 6, 3], 4],
+] as [string, number[], 1 | 4][])('%s', (name, blocks, expansion) => {
+  const plain = (prefix: string) =>
+    resnet(blocks, expansion, {
+      stem: [`${prefix}conv1`, `${prefix}bn1`],
+      block: (stage, place, part) =>
+        ['conv', 'bn'].map(
+          (kind, i) =>
+            `${prefix}layer${stage + 1}.${place}.${part === 'shortcut' ? `downsample.${i}` : `${kind}${part.slice(-1)}`}`,
+        ) as [string, string],
+    });
+  test.each([
+    ['torchvision', ''],
+    ['timm', ''],
+    ['mmdet', 'backbone.'],
+    ['mmseg', 'backbone.'],
+  ] as const)('in %s', (tool, prefix) => {
     expect(exported(tool, name)).toEqual(plain(prefix));
   });
   test('in detectron2', () => {
-    expect(exported('detectron2', name)).toEqual(resnet(blocks, expansion, { stem: ['stem.conv1', 'stem.conv1.norm'], block: (stage, place, part) => [`res${stage + 2}.${place}.${part}`, `res${stage + 2}.${place}.${part}.norm`] }));
+    expect(exported('detectron2', name)).toEqual(
+      resnet(blocks, expansion, {
+        stem: ['stem.conv1', 'stem.conv1.norm'],
+        block: (stage, place, part) => [`res${stage + 2}.${place}.${part}`, `res${stage + 2}.${place}.${part}.norm`],
+      }),
+    );
   });
 });
 
-const module = (name: string, out: number, inputs: number, kernel: number): Keys => ({ ...conv(`backbone.${name}.conv`, out, inputs, kernel), ...norm(`backbone.${name}.bn`, out) });
-const gate = (name: string, channels: number, squeezed: number): Keys => ({ ...conv(`backbone.${name}.se.conv1.conv`, squeezed, channels, 1, true), ...conv(`backbone.${name}.se.conv2.conv`, channels, squeezed, 1, true) });
+const module = (name: string, out: number, inputs: number, kernel: number): Keys => ({
+  ...conv(`backbone.${name}.conv`, out, inputs, kernel),
+  ...norm(`backbone.${name}.bn`, out),
+});
+const gate = (name: string, channels: number, squeezed: number): Keys => ({
+  ...conv(`backbone.${name}.se.conv1.conv`, squeezed, channels, 1, true),
+  ...conv(`backbone.${name}.se.conv2.conv`, channels, squeezed, 1, true),
+});
 
 /** MMDetection's InvertedResidual: expand_conv where channels grow, depthwise_conv, se, linear_conv. */
 function inverted(name: string, inputs: number, middle: number, out: number, kernel: number, squeezed = 0): Keys {
   return {
-    ...(middle !== inputs && module(`${name}.expand_conv`, middle, inputs, 1)), ...module(`${name}.depthwise_conv`, middle, 1, kernel),
-    ...(squeezed > 0 && gate(name, middle, squeezed)), ...module(`${name}.linear_conv`, out, middle, 1),
+    ...(middle !== inputs && module(`${name}.expand_conv`, middle, inputs, 1)),
+    ...module(`${name}.depthwise_conv`, middle, 1, kernel),
+    ...(squeezed > 0 && gate(name, middle, squeezed)),
+    ...module(`${name}.linear_conv`, out, middle, 1),
   };
 }
 
 describe('mmdet and mmseg', () => {
-  const settings = [[1, 16, 1], [6, 24, 2], [6, 32, 3], [6, 64, 4], [6, 96, 3], [6, 160, 3], [6, 320, 1]] as const; // expansion, channels, blocks
+  // expansion, channels, blocks
+  const settings = [
+    [1, 16, 1],
+    [6, 24, 2],
+    [6, 32, 3],
+    [6, 64, 4],
+    [6, 96, 3],
+    [6, 160, 3],
+    [6, 320, 1],
+  ] as const;
   test.each([0.35, 1, 1.4])('MobileNetV2 at width %s', (width) => {
     const [detection, segmentation]: [Keys, Keys] = [{}, {}];
     let inputs = divisible(32 * width);
@@ -144,7 +346,12 @@ describe('mmdet and mmseg', () => {
         const [name, out, middle] = [`layer${stage + 1}.${place}`, divisible(base * width), inputs * expansion];
         Object.assign(detection, inverted(name, inputs, middle, out, 3));
         const first = expansion === 1 ? 0 : 1;
-        Object.assign(segmentation, first === 1 && module(`${name}.conv.0`, middle, inputs, 1), module(`${name}.conv.${first}`, middle, 1, 3), module(`${name}.conv.${first + 1}`, out, middle, 1));
+        Object.assign(
+          segmentation,
+          first === 1 && module(`${name}.conv.0`, middle, inputs, 1),
+          module(`${name}.conv.${first}`, middle, 1, 3),
+          module(`${name}.conv.${first + 1}`, out, middle, 1),
+        );
         inputs = out;
       }
     });
@@ -153,15 +360,47 @@ describe('mmdet and mmseg', () => {
     expect(exported('mmseg', 'mobilenet_v2', { widthMultiplier: width })).toEqual(segmentation);
   });
 
-  const blocks = { // kernel, middle, out, squeeze and excitation
-    small: [[3, 16, 16, 1], [3, 72, 24, 0], [3, 88, 24, 0], [5, 96, 40, 1], [5, 240, 40, 1], [5, 240, 40, 1], [5, 120, 48, 1], [5, 144, 48, 1], [5, 288, 96, 1], [5, 576, 96, 1], [5, 576, 96, 1]],
-    large: [[3, 16, 16, 0], [3, 64, 24, 0], [3, 72, 24, 0], [5, 72, 40, 1], [5, 120, 40, 1], [5, 120, 40, 1], [3, 240, 80, 0], [3, 200, 80, 0], [3, 184, 80, 0], [3, 184, 80, 0], [3, 480, 112, 1], [3, 672, 112, 1], [5, 672, 160, 1], [5, 960, 160, 1], [5, 960, 160, 1]],
+  const blocks = {
+    // kernel, middle, out, squeeze and excitation
+    small: [
+      [3, 16, 16, 1],
+      [3, 72, 24, 0],
+      [3, 88, 24, 0],
+      [5, 96, 40, 1],
+      [5, 240, 40, 1],
+      [5, 240, 40, 1],
+      [5, 120, 48, 1],
+      [5, 144, 48, 1],
+      [5, 288, 96, 1],
+      [5, 576, 96, 1],
+      [5, 576, 96, 1],
+    ],
+    large: [
+      [3, 16, 16, 0],
+      [3, 64, 24, 0],
+      [3, 72, 24, 0],
+      [5, 72, 40, 1],
+      [5, 120, 40, 1],
+      [5, 120, 40, 1],
+      [3, 240, 80, 0],
+      [3, 200, 80, 0],
+      [3, 184, 80, 0],
+      [3, 184, 80, 0],
+      [3, 480, 112, 1],
+      [3, 672, 112, 1],
+      [5, 672, 160, 1],
+      [5, 960, 160, 1],
+      [5, 960, 160, 1],
+    ],
   } as const;
   test.each(['small', 'large'] as const)('MobileNetV3 %s in mmseg', (size) => {
     const keys = module('layer0', 16, 3, 3);
     let inputs = 16;
     blocks[size].forEach(([kernel, middle, out, se], i) => {
-      Object.assign(keys, inverted(`layer${i + 1}`, inputs, middle, out, kernel, se * divisible(Math.floor(middle / 4))));
+      Object.assign(
+        keys,
+        inverted(`layer${i + 1}`, inputs, middle, out, kernel, se * divisible(Math.floor(middle / 4))),
+      );
       inputs = out;
     });
     Object.assign(keys, module(`layer${blocks[size].length + 1}`, 6 * inputs, inputs, 1));
@@ -169,7 +408,16 @@ describe('mmdet and mmseg', () => {
   });
 
   test.each(scales)('%s in mmdet: stages at one resolution are one layer', (name, width, depth) => {
-    const stages = [[3, 16, 1, 1], [3, 24, 6, 2], [5, 40, 6, 2], [3, 80, 6, 3], [5, 112, 6, 3], [5, 192, 6, 4], [3, 320, 6, 1]] as const; // kernel, channels, expansion, blocks
+    // kernel, channels, expansion, blocks
+    const stages = [
+      [3, 16, 1, 1],
+      [3, 24, 6, 2],
+      [5, 40, 6, 2],
+      [3, 80, 6, 3],
+      [5, 112, 6, 3],
+      [5, 192, 6, 4],
+      [3, 320, 6, 1],
+    ] as const;
     const layerOf = [1, 2, 3, 4, 4, 5, 5];
     const filled = [0, 0, 0, 0, 0, 0];
     let inputs = divisible(32 * width);
@@ -177,7 +425,17 @@ describe('mmdet and mmseg', () => {
     stages.forEach(([kernel, base, expansion, count], stage) => {
       for (let i = 0; i < Math.ceil(count * depth); i++) {
         const [layer, out, middle] = [layerOf[stage]!, divisible(base * width), inputs * expansion];
-        Object.assign(keys, inverted(`layers.${layer}.${filled[layer]!++}`, inputs, middle, out, kernel, Math.trunc(middle / (4 * expansion))));
+        Object.assign(
+          keys,
+          inverted(
+            `layers.${layer}.${filled[layer]!++}`,
+            inputs,
+            middle,
+            out,
+            kernel,
+            Math.trunc(middle / (4 * expansion)),
+          ),
+        );
         inputs = out;
       }
     });
@@ -187,9 +445,16 @@ describe('mmdet and mmseg', () => {
 });
 
 test('each student that a tool has is held to one of these tables', () => {
-  const supported = tools.flatMap((tool) => listStudents().filter((architecture) => isNamed(tool, architecture)).map((architecture) => `${tool} ${architecture}`));
+  const supported = tools.flatMap((tool) =>
+    listStudents()
+      .filter((architecture) => isNamed(tool, architecture))
+      .map((architecture) => `${tool} ${architecture}`),
+  );
   // torchvision's keys are those of the graph, which models.test.ts holds to PyTorch
-  expect(supported.filter((which) => !which.startsWith('torchvision ') && !seen.has(which)), 'write a test of the keys, or let the tool lack the family').toEqual([]);
+  expect(
+    supported.filter((which) => !which.startsWith('torchvision ') && !seen.has(which)),
+    'write a test of the keys, or let the tool lack the family',
+  ).toEqual([]);
 });
 
 function isNamed(tool: Tool, architecture: string): boolean {
@@ -203,13 +468,31 @@ function isNamed(tool: Tool, architecture: string): boolean {
 }
 
 test.each([
-  ['timm', 'mobilenet_v2', 0.6, 'torchvision, mmdet, mmseg'], ['timm', 'mobilenet_v3_small', 0.75, 'torchvision'], ['mmdet', 'mobilenet_v3_large', 1, 'torchvision, timm, mmseg'],
-  ['mmdet', 'mobilenet_v2', 1.003, 'torchvision, mmseg'], ['mmseg', 'efficientnet_b0', 1, 'torchvision, timm, mmdet'], ['mmseg', 'mobilenet_v3_small', 0.75, 'torchvision'],
-  ['torchvision', 'mobilenetv4_conv_small', 1, 'timm'], ['timm', 'mobilenetv4_conv_small', 1.4, ''], ['mmseg', 'mobilenetv4_conv_small', 0.5, 'timm'],
-  ['detectron2', 'mobilenet_v2', 1, 'torchvision, timm, mmdet, mmseg'], ['detectron2', 'mobilenet_v3_small', 1, 'torchvision, timm, mmseg'], ['detectron2', 'efficientnet_b3', 1, 'torchvision, timm, mmdet'],
-] as const)('%s has no %s at width %s, and that is said with the tools that have: %s', (tool, name, widthMultiplier, others) => {
-  expect(() => exported(tool, name, { widthMultiplier })).toThrowError(expect.objectContaining({
-    code: 'BAD_OPTION', option: 'to', found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`, allowed: expect.any(String) as unknown, mend: `Export it to ${others === '' ? '' : `${others} or `}onnx`,
-  }));
-  for (const other of others.split(', ').filter(Boolean)) expect(() => exported(other as Tool, name, { widthMultiplier })).not.toThrow();
-});
+  ['timm', 'mobilenet_v2', 0.6, 'torchvision, mmdet, mmseg'],
+  ['timm', 'mobilenet_v3_small', 0.75, 'torchvision'],
+  ['mmdet', 'mobilenet_v3_large', 1, 'torchvision, timm, mmseg'],
+  ['mmdet', 'mobilenet_v2', 1.003, 'torchvision, mmseg'],
+  ['mmseg', 'efficientnet_b0', 1, 'torchvision, timm, mmdet'],
+  ['mmseg', 'mobilenet_v3_small', 0.75, 'torchvision'],
+  ['torchvision', 'mobilenetv4_conv_small', 1, 'timm'],
+  ['timm', 'mobilenetv4_conv_small', 1.4, ''],
+  ['mmseg', 'mobilenetv4_conv_small', 0.5, 'timm'],
+  ['detectron2', 'mobilenet_v2', 1, 'torchvision, timm, mmdet, mmseg'],
+  ['detectron2', 'mobilenet_v3_small', 1, 'torchvision, timm, mmseg'],
+  ['detectron2', 'efficientnet_b3', 1, 'torchvision, timm, mmdet'],
+] as const)(
+  '%s has no %s at width %s, and that is said with the tools that have: %s',
+  (tool, name, widthMultiplier, others) => {
+    expect(() => exported(tool, name, { widthMultiplier })).toThrowError(
+      expect.objectContaining({
+        code: 'BAD_OPTION',
+        option: 'to',
+        found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`,
+        allowed: expect.any(String) as unknown,
+        mend: `Export it to ${others === '' ? '' : `${others} or `}onnx`,
+      }),
+    );
+    for (const other of others.split(', ').filter(Boolean))
+      expect(() => exported(other as Tool, name, { widthMultiplier })).not.toThrow();
+  },
+);

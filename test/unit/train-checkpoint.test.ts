@@ -9,21 +9,45 @@ import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../l
 import { findStudentFile, readStudent } from '../../lib/runs/student-file.js';
 
 const size = 3;
-const bank = TextualSemanticsBank.fromEmbeddings(['cat', 'red panda'], Float32Array.of(1, 0, 0, 0, 2, 0), { encoderId: 'test/clip', templates: ['a {}'] });
+const bank = TextualSemanticsBank.fromEmbeddings(['cat', 'red panda'], Float32Array.of(1, 0, 0, 0, 2, 0), {
+  encoderId: 'test/clip',
+  templates: ['a {}'],
+});
 
 function content(step: number, { withBank = true } = {}): CheckpointContent {
-  const tensor = (shape: number[], first: number) => ({ shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => first + i / 7) });
+  const tensor = (shape: number[], first: number) => ({
+    shape,
+    data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => first + i / 7),
+  });
   return {
     info: {
-      architecture: 'mobilenet_v2', widthMultiplier: 0.35, embeddingSize: size, resolution: 64, mean: [0.1, 0.2, 0.3], std: [0.4, 0.5, 0.6],
-      names: withBank ? bank.names : [], templates: bank.templates, bankHash: bank.hash, textEncoder: bank.encoderId, teacher: 'tiny', method: 'lgd', step, epoch: 0,
+      architecture: 'mobilenet_v2',
+      widthMultiplier: 0.35,
+      embeddingSize: size,
+      resolution: 64,
+      mean: [0.1, 0.2, 0.3],
+      std: [0.4, 0.5, 0.6],
+      names: withBank ? bank.names : [],
+      templates: bank.templates,
+      bankHash: bank.hash,
+      textEncoder: bank.encoderId,
+      teacher: 'tiny',
+      method: 'lgd',
+      step,
+      epoch: 0,
     },
     weights: { 'features.0.weight': tensor([2, 3, 1, 1], step), 'features.0.running_mean': tensor([2], -step) },
     optimiser: 'adamw',
     momentum: { 'features.0.weight': tensor([2, 3, 1, 1], 100 * step) },
     secondMoment: { 'features.0.weight': tensor([2, 3, 1, 1], 200 * step) },
     bank: withBank ? bank : undefined,
-    semantic: { visual: tensor([2, size], 5).data, seen: Uint8Array.of(0, 1), queue: tensor([4, size], 9).data, queuePosition: 2, queueFilled: 4 },
+    semantic: {
+      visual: tensor([2, size], 5).data,
+      seen: Uint8Array.of(0, 1),
+      queue: tensor([4, size], 9).data,
+      queuePosition: 2,
+      queueFilled: 4,
+    },
     progress: { note: 'kept', value: 0.1 + 0.2 },
   };
 }
@@ -46,7 +70,10 @@ describe('CheckpointStore', () => {
     const read = await store.read('last');
     expect(read.folder).toBe(path);
     const { manifest } = read;
-    expect({ ...read, folder: undefined, manifest: undefined, bank: undefined }).toEqual({ ...written, bank: undefined });
+    expect({ ...read, folder: undefined, manifest: undefined, bank: undefined }).toEqual({
+      ...written,
+      bank: undefined,
+    });
     expect(read.bank?.hash).toBe(bank.hash);
     expect(manifest).toMatchObject({ step: 12, best: { metric: 'top1', value: 0.5, step: 12 } });
     expect((await store.read('best')).info.step).toBe(12);
@@ -58,22 +85,39 @@ describe('CheckpointStore', () => {
     const state = join(path, 'state.safetensors');
     const { tensors, metadata } = await readSafetensors(state);
     const { optimizer, ...early } = metadata;
-    expect([optimizer, [...tensors.keys()]]).toEqual(['sgd', ['momentum.features.0.weight', 'visual_bank', 'seen', 'queue']]);
+    expect([optimizer, [...tensors.keys()]]).toEqual([
+      'sgd',
+      ['momentum.features.0.weight', 'visual_bank', 'seen', 'queue'],
+    ]);
     const rewrite = async (other: Record<string, string>) => {
       await writeSafetensors(state, [...tensors], other);
-      const manifest = JSON.parse(await readFile(join(path, 'manifest.json'), 'utf8')) as { files: Record<string, { bytes: number; sha256: string }> };
+      const manifest = JSON.parse(await readFile(join(path, 'manifest.json'), 'utf8')) as {
+        files: Record<string, { bytes: number; sha256: string }>;
+      };
       manifest.files['state.safetensors'] = { bytes: (await readFile(state)).length, sha256: await hashFile(state) };
       await writeFile(join(path, 'manifest.json'), JSON.stringify(manifest));
     };
     await rewrite({ ...early, optimizer: 'later' });
-    await expect(store.read('last')).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('later') as unknown });
+    await expect(store.read('last')).rejects.toMatchObject({
+      code: 'BAD_CHECKPOINT',
+      message: expect.stringContaining('later') as unknown,
+    });
     await rewrite(early);
     expect(await store.read('last')).toMatchObject({ optimiser: 'sgd', momentum: bySgd.momentum });
     expect((await store.read('last')).secondMoment).toBeUndefined();
   });
 
   it('does without a bank and an empty queue', async () => {
-    const written = { ...content(3, { withBank: false }), semantic: { visual: new Float32Array(0), seen: new Uint8Array(0), queue: new Float32Array(0), queuePosition: 0, queueFilled: 0 } };
+    const written = {
+      ...content(3, { withBank: false }),
+      semantic: {
+        visual: new Float32Array(0),
+        seen: new Uint8Array(0),
+        queue: new Float32Array(0),
+        queuePosition: 0,
+        queueFilled: 0,
+      },
+    };
     await store.write(written, plain);
     const read = await store.read('last');
     expect(read.bank).toBeUndefined();
@@ -81,7 +125,8 @@ describe('CheckpointStore', () => {
   });
 
   it('keeps the latest and the best, and links point within the folder', async () => {
-    for (const step of [10, 20, 30, 40, 50]) await store.write(content(step), { best: null, isBest: step === 20, keep: 2 });
+    for (const step of [10, 20, 30, 40, 50])
+      await store.write(content(step), { best: null, isBest: step === 20, keep: 2 });
     expect(await names()).toEqual(['best', 'last', 'step-00000020', 'step-00000040', 'step-00000050']);
     expect(await readlink(join(store.folder, 'last'))).toBe('step-00000050');
     expect((await store.read('previous')).info.step).toBe(40);
@@ -143,8 +188,17 @@ describe('CheckpointStore', () => {
     const file = join(whole, 'manifest.json');
     await rm(file);
     await symlink(file, file); // to nowhere else: the system refuses it, and does not say that nothing is there
-    for (const call of [() => CheckpointStore.open(folder), () => CheckpointStore.isBegun(folder), () => store.list()]) await expect(call()).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(file) as string });
-    expect((await readdir(whole)).sort()).toEqual(['bank.safetensors', 'manifest.json', 'model.safetensors', 'state.safetensors']);
+    for (const call of [() => CheckpointStore.open(folder), () => CheckpointStore.isBegun(folder), () => store.list()])
+      await expect(call()).rejects.toMatchObject({
+        code: 'BAD_FILE',
+        message: expect.stringContaining(file) as string,
+      });
+    expect((await readdir(whole)).sort()).toEqual([
+      'bank.safetensors',
+      'manifest.json',
+      'model.safetensors',
+      'state.safetensors',
+    ]);
     expect(await CheckpointStore.isBegun(join(folder, 'nowhere'))).toBe(false);
   });
 
@@ -155,9 +209,15 @@ describe('CheckpointStore', () => {
     await rm(`${folder}-copied`, { recursive: true, force: true });
     await cp(folder, `${folder}-copied`, { recursive: true, dereference: true });
     const copied = await CheckpointStore.open(`${folder}-copied`);
-    for (const [which, step] of [['last', 20], ['previous', 10], ['best', 10]] as const) expect((await copied.read(which)).info.step).toBe(step);
+    for (const [which, step] of [
+      ['last', 20],
+      ['previous', 10],
+      ['best', 10],
+    ] as const)
+      expect((await copied.read(which)).info.step).toBe(step);
     await copied.write(content(30), { ...plain, isBest: true });
-    for (const which of ['last', 'best'] as const) expect(await readlink(join(copied.folder, which))).toBe('step-00000030');
+    for (const which of ['last', 'best'] as const)
+      expect(await readlink(join(copied.folder, which))).toBe('step-00000030');
     await rm(`${folder}-copied`, { recursive: true });
   });
 
@@ -187,21 +247,57 @@ async function flipBit(path: string): Promise<void> {
 describe('a damaged checkpoint', () => {
   const damages: [string, string, (path: string) => Promise<void>][] = [
     ['a state cut short', 'state.safetensors', async (path) => truncate(path, 100)],
-    ['a model cut short by a byte', 'model.safetensors', async (path) => truncate(path, (await readFile(path)).length - 1)],
+    [
+      'a model cut short by a byte',
+      'model.safetensors',
+      async (path) => truncate(path, (await readFile(path)).length - 1),
+    ],
     ['a flipped bit', 'model.safetensors', flipBit],
-    ['a flipped bit of the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="sha256": ")./u, (digit) => (digit === '0' ? '1' : '0')))],
-    ['a flipped bit of a size in the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="bytes": )./u, (digit) => (digit === '1' ? '3' : '1')))],
+    [
+      'a flipped bit of the manifest',
+      'manifest.json',
+      async (path) =>
+        writeFile(
+          path,
+          (await readFile(path, 'utf8')).replace(/(?<="sha256": ")./u, (digit) => (digit === '0' ? '1' : '0')),
+        ),
+    ],
+    [
+      'a flipped bit of a size in the manifest',
+      'manifest.json',
+      async (path) =>
+        writeFile(
+          path,
+          (await readFile(path, 'utf8')).replace(/(?<="bytes": )./u, (digit) => (digit === '1' ? '3' : '1')),
+        ),
+    ],
     ['a missing bank', 'bank.safetensors', async (path) => rm(path)],
-    ['the manifest of something else', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace('lgdistill-checkpoint', 'another'))],
+    [
+      'the manifest of something else',
+      'manifest.json',
+      async (path) => writeFile(path, (await readFile(path, 'utf8')).replace('lgdistill-checkpoint', 'another')),
+    ],
     ['an emptied manifest', 'manifest.json', async (path) => writeFile(path, '')],
-    ['a manifest without marks', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="model.safetensors": )\{[^}]*\}/u, 'null'))],
-    ['a manifest that lists no file', 'manifest.json', async (path) => writeFile(path, '{"format": "lgdistill-checkpoint", "files": {}}')],
+    [
+      'a manifest without marks',
+      'manifest.json',
+      async (path) =>
+        writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="model.safetensors": )\{[^}]*\}/u, 'null')),
+    ],
+    [
+      'a manifest that lists no file',
+      'manifest.json',
+      async (path) => writeFile(path, '{"format": "lgdistill-checkpoint", "files": {}}'),
+    ],
   ];
   it.each(damages)('is refused by the name of its file: %s', async (_, file, damage) => {
     await store.write(content(1), plain);
     const path = await store.write(content(2), plain);
     await damage(join(path, file));
-    await expect(store.read('last')).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
+    await expect(store.read('last')).rejects.toMatchObject({
+      code: 'BAD_CHECKPOINT',
+      message: expect.stringContaining(file) as unknown,
+    });
     expect((await store.read('previous')).info.step).toBe(1); // only because it was asked for
   });
 });
@@ -223,8 +319,17 @@ describe('readStudent', () => {
     const path = await store.write(content(4), { ...plain, isBest: true });
     const file = join(path, 'model.safetensors');
     await flipBit(file);
-    for (const given of [folder, path, join(store.folder, 'last'), join(store.folder, 'best', 'model.safetensors'), file]) {
-      await expect(readStudent(given)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
+    for (const given of [
+      folder,
+      path,
+      join(store.folder, 'last'),
+      join(store.folder, 'best', 'model.safetensors'),
+      file,
+    ]) {
+      await expect(readStudent(given)).rejects.toMatchObject({
+        code: 'BAD_CHECKPOINT',
+        message: expect.stringContaining(file) as unknown,
+      });
     }
     await writeFile(join(path, 'manifest.json'), '');
     await expect(readStudent(path)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });

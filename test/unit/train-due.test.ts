@@ -3,7 +3,11 @@ import { parseConfig } from '../../lib/config.js';
 import { DueSteps } from '../../lib/train/due.js';
 
 /** Steps of a run of ten that something falls due after; an epoch takes so many. */
-function stepsOf(what: 'evaluation' | 'checkpoint' | 'comparison', every: { everyEpochs: number; everySteps: number }, stepsPerEpoch: number): number[] {
+function stepsOf(
+  what: 'evaluation' | 'checkpoint' | 'comparison',
+  every: { everyEpochs: number; everySteps: number },
+  stepsPerEpoch: number,
+): number[] {
   const due = new DueSteps(parseConfig({ evaluate: every, checkpoint: every }), 10, (step) => step / stepsPerEpoch);
   return Array.from({ length: 10 }, (_, i) => i + 1).filter((step) => due[what](step));
 }
@@ -19,5 +23,7 @@ test.each([
   expect(stepsOf('checkpoint', every, stepsPerEpoch)).toEqual(steps);
   expect(stepsOf('evaluation', every, stepsPerEpoch)).toEqual([...new Set([...steps, 10])]);
   const isByClock = every.everyEpochs === 0 && every.everySteps === 0;
-  expect(stepsOf('comparison', every, stepsPerEpoch)).toEqual(isByClock ? [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] : [...new Set([...steps, 10])]);
+  expect(stepsOf('comparison', every, stepsPerEpoch)).toEqual(
+    isByClock ? [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] : [...new Set([...steps, 10])],
+  );
 });

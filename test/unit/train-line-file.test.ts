@@ -14,7 +14,9 @@ afterEach(() => rm(folder, { recursive: true, force: true }));
 const name = 'metrics.jsonl';
 /** Every line of every part, in order. */
 async function linesOf(): Promise<string[]> {
-  const texts = await Promise.all((await linePaths(folder, name)).map((path) => readFile(path, 'utf8').catch(() => '')));
+  const texts = await Promise.all(
+    (await linePaths(folder, name)).map((path) => readFile(path, 'utf8').catch(() => '')),
+  );
   return texts.join('').split('\n').slice(0, -1);
 }
 const numbered = (count: number) => Array.from({ length: count }, (_, i) => `line ${i + 1}`);
@@ -73,16 +75,19 @@ describe('LineFile', () => {
     expect(await linesOf()).toEqual(['line 4', 'line 5', 'line 6']);
   });
 
-  it.each([12, 11, 10, 6, 5, 4, 1, 0])('cuts after line %i, whatever part it stands in, and goes on from there', async (kept) => {
-    const file = await twelve();
-    await file.cut((line) => Number(line.slice(5)) <= kept);
-    expect(await linesOf()).toEqual(numbered(kept));
-    await file.append('more');
-    for (const line of numbered(12)) await file.append(line);
-    await file.close();
-    expect(await linesOf()).toEqual([...numbered(kept), 'more', ...numbered(12)]);
-    for (const part of await linePaths(folder, name)) expect((await readFile(part)).length).toBeLessThanOrEqual(40);
-  });
+  it.each([12, 11, 10, 6, 5, 4, 1, 0])(
+    'cuts after line %i, whatever part it stands in, and goes on from there',
+    async (kept) => {
+      const file = await twelve();
+      await file.cut((line) => Number(line.slice(5)) <= kept);
+      expect(await linesOf()).toEqual(numbered(kept));
+      await file.append('more');
+      for (const line of numbered(12)) await file.append(line);
+      await file.close();
+      expect(await linesOf()).toEqual([...numbered(kept), 'more', ...numbered(12)]);
+      for (const part of await linePaths(folder, name)) expect((await readFile(part)).length).toBeLessThanOrEqual(40);
+    },
+  );
 
   it('cuts what a kill left between two parts', async () => {
     await (await twelve()).close();
@@ -108,7 +113,13 @@ describe('LineFile', () => {
   });
 
   it('knows its parts from other files', async () => {
-    for (const other of ['metrics-1.jsonl', 'metrics-000001.txt', 'my-metrics.jsonl', 'metrics-old.jsonl', 'metrics-000001.jsonl.bak']) {
+    for (const other of [
+      'metrics-1.jsonl',
+      'metrics-000001.txt',
+      'my-metrics.jsonl',
+      'metrics-old.jsonl',
+      'metrics-000001.jsonl.bak',
+    ]) {
       await writeFile(join(folder, other), 'other\n');
       expect(isPartOf(name, other), other).toBe(false);
     }
@@ -121,8 +132,15 @@ describe('LineFile', () => {
   it('says where nothing can be written', async () => {
     await symlink('/dev/full', join(folder, name));
     const file = await LineFile.open(folder, name, 0);
-    await expect(file.append('x')).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
-    await expect(file.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(name) as unknown }); // a device that syncs nothing
+    await expect(file.append('x')).rejects.toMatchObject({
+      code: 'NOT_WRITABLE',
+      message: expect.stringContaining('the disk is full') as unknown,
+    });
+    // a device that syncs nothing
+    await expect(file.sync()).rejects.toMatchObject({
+      code: 'NOT_WRITABLE',
+      message: expect.stringContaining(name) as unknown,
+    });
     await file.close();
     await expect(file.append('x')).rejects.toMatchObject({ code: 'DISPOSED' });
     await expect(LineFile.open(join(folder, 'nowhere'), name, 0)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });

@@ -5,8 +5,17 @@ import { checkQueueMemory } from '../../lib/train/pupil.js';
 
 it('auto is seed with few names and lgd from then on; another method stays what it is', () => {
   expect(parseConfig({}).method).toBe('auto');
-  expect([1, fewNames - 1, fewNames, 20_000].map((names) => chooseMethod('auto', names))).toEqual(['seed', 'seed', 'lgd', 'lgd']);
-  expect([chooseMethod('lgd', 2), chooseMethod('seed', 20_000), chooseMethod('combined', 2)]).toEqual(['lgd', 'seed', 'combined']);
+  expect([1, fewNames - 1, fewNames, 20_000].map((names) => chooseMethod('auto', names))).toEqual([
+    'seed',
+    'seed',
+    'lgd',
+    'lgd',
+  ]);
+  expect([chooseMethod('lgd', 2), chooseMethod('seed', 20_000), chooseMethod('combined', 2)]).toEqual([
+    'lgd',
+    'seed',
+    'combined',
+  ]);
 });
 
 it('gives each method the anchors of its description', () => {
@@ -22,12 +31,19 @@ it('gives each method the anchors of its description', () => {
 
 it('a queue that this machine has no room for is refused, with the largest that it has', () => {
   const gigabytes = 24e9;
-  const check = (queueSize: number, embeddingSize: number, memory = gigabytes, kind: 'cpu' | 'cuda' = 'cpu') => () => checkQueueMemory(queueSize, embeddingSize, { kind }, memory);
+  const check =
+    (queueSize: number, embeddingSize: number, memory = gigabytes, kind: 'cpu' | 'cuda' = 'cpu') =>
+    () =>
+      checkQueueMemory(queueSize, embeddingSize, { kind }, memory);
   expect(check(4096, 1024)).not.toThrow();
   expect(check(0, 1024, 0)).not.toThrow();
-  expect(check(10_000_000, 256)).toThrow(expect.objectContaining({
-    code: 'OUT_OF_MEMORY', option: 'loss.queueSize', message: expect.stringMatching(/takes 30\.7 GB .* has 24\.0\. .*at most 7812500 embeddings/u) as string,
-  }) as Error);
+  expect(check(10_000_000, 256)).toThrow(
+    expect.objectContaining({
+      code: 'OUT_OF_MEMORY',
+      option: 'loss.queueSize',
+      message: expect.stringMatching(/takes 30\.7 GB .* has 24\.0\. .*at most 7812500 embeddings/u) as string,
+    }) as Error,
+  );
   expect(check(7_812_500, 256)).not.toThrow();
   expect(check(10_000_000, 256, gigabytes, 'cuda')).not.toThrow(); // it is on the card, which refuses for itself
 });

@@ -22,7 +22,8 @@ describe('RateMeter', () => {
     vi.advanceTimersByTime(500);
     expect(meter.step(100, 500, 0).imagesPerSecond).toBeCloseTo(300 / 2, 9); // as many steps as its window
     vi.advanceTimersByTime(500);
-    expect(meter.step(100, 500, 0)).toEqual({ imagesPerSecond: 200, dataWait: 0, teacherWait: 0 }); // the slow first step has left the window
+    // the slow first step has left the window
+    expect(meter.step(100, 500, 0)).toEqual({ imagesPerSecond: 200, dataWait: 0, teacherWait: 0 });
   });
 
   it('is finite for steps that take no time', () => {

@@ -21,8 +21,14 @@ test('files that a kill left go with the next write to their place, those of oth
   const [bank, result] = [join(folder, 'bank.safetensors'), join(folder, 'zeroshot.json')];
   const gone = [await left(bank, 2), await left(bank, 30), await left(result, 2)];
   const kept = [await left(bank, 0), await left(join(folder, 'other.json'), 2)];
-  await TextualSemanticsBank.fromEmbeddings(['a', 'b'], Float32Array.of(1, 0, 0, 1), { encoderId: 'made up' }).save(bank);
-  await writeProtocol(folder, { protocol: 'zeroshot', names: ['a', 'b'], images: [], results: [], remarks: [] } as never, new Map());
+  await TextualSemanticsBank.fromEmbeddings(['a', 'b'], Float32Array.of(1, 0, 0, 1), { encoderId: 'made up' }).save(
+    bank,
+  );
+  await writeProtocol(
+    folder,
+    { protocol: 'zeroshot', names: ['a', 'b'], images: [], results: [], remarks: [] } as never,
+    new Map(),
+  );
   const entries = await readdir(folder);
   for (const name of gone) expect(entries).not.toContain(name);
   for (const name of kept) expect(entries).toContain(name);

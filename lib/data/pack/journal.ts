@@ -1,6 +1,7 @@
 /**
- * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each image in order, with its own checksum. A line is written once the bytes
- * it tells of are on disk, so what the journal says holds after a kill and after a power cut.
+ * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each
+ * image in order, with its own checksum. A line is written once the bytes it tells of are on disk, so what the journal
+ * says holds after a kill and after a power cut.
  */
 import { open, rm, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
@@ -26,7 +27,11 @@ export interface JournalState {
 type Checksum = NativeAddon['checksum'];
 
 export class Journal {
-  private constructor(readonly path: string, readonly handle: FileHandle, readonly checksum: Checksum) {}
+  private constructor(
+    readonly path: string,
+    readonly handle: FileHandle,
+    readonly checksum: Checksum,
+  ) {}
 
   /** Begins a journal, or goes on with what {@link readJournal} found: `keep` bytes of it. */
   static async open(path: string, task: string, keep: number, checksum: Checksum): Promise<Journal> {
@@ -59,7 +64,11 @@ export class Journal {
 }
 
 function lineOf(image: PackedOrRefused, checksum: Checksum): string {
-  const text = JSON.stringify('reason' in image ? [image.place, image.reason] : [image.place, image.offset, image.bytes, image.checksum, image.width, image.height, image.fileBytes]);
+  const text = JSON.stringify(
+    'reason' in image
+      ? [image.place, image.reason]
+      : [image.place, image.offset, image.bytes, image.checksum, image.width, image.height, image.fileBytes],
+  );
   return `${text} ${checksum(Buffer.from(text))}`;
 }
 
@@ -69,10 +78,23 @@ function lineOf(image: PackedOrRefused, checksum: Checksum): string {
  * @returns what it tells and how many of its bytes do; undefined where there is none, or it tells of no image yet
  * @throws LgdError BAD_CONFIG (another task), BAD_FILE
  */
-export async function readJournal(path: string, task: string, checksum: Checksum, bytesAtOnce = 2 ** 20): Promise<(JournalState & { bytes: number }) | undefined> {
-  const state = { entries: [] as PackEntry[], refused: [] as { place: number; reason: string }[], next: 0, end: headerBytes, bytes: 0 };
+export async function readJournal(
+  path: string,
+  task: string,
+  checksum: Checksum,
+  bytesAtOnce = 2 ** 20,
+): Promise<(JournalState & { bytes: number }) | undefined> {
+  const state = {
+    entries: [] as PackEntry[],
+    refused: [] as { place: number; reason: string }[],
+    next: 0,
+    end: headerBytes,
+    bytes: 0,
+  };
   try {
-    for await (const { lines, bytes } of wholeLines((await openToRead(path)).createReadStream({ highWaterMark: bytesAtOnce }))) {
+    for await (const { lines, bytes } of wholeLines(
+      (await openToRead(path)).createReadStream({ highWaterMark: bytesAtOnce }),
+    )) {
       if (state.bytes === 0) checkTask(path, lines.shift()!, task);
       for (const line of lines) take(state, line, path, checksum);
       state.bytes += bytes;
@@ -87,9 +109,14 @@ export async function readJournal(path: string, task: string, checksum: Checksum
 
 function checkTask(path: string, found: string, task: string): void {
   if (found === task) return;
-  throw new LgdError('BAD_CONFIG', `${path} tells of a pack that was begun with other images or options, and not finished.`, {
-    option: 'output', mend: 'Give the same images and options to go on with it, --overwrite to begin anew, or another file',
-  });
+  throw new LgdError(
+    'BAD_CONFIG',
+    `${path} tells of a pack that was begun with other images or options, and not finished.`,
+    {
+      option: 'output',
+      mend: 'Give the same images and options to go on with it, --overwrite to begin anew, or another file',
+    },
+  );
 }
 
 function take(state: JournalState, line: string, path: string, checksum: Checksum): void {
@@ -97,7 +124,10 @@ function take(state: JournalState, line: string, path: string, checksum: Checksu
   const text = line.slice(0, end);
   const isWhole = end > 0 && line.slice(end + 1) === String(checksum(Buffer.from(text)));
   const [place, second, ...rest] = isWhole ? (JSON.parse(text) as [number, number | string, ...number[]]) : [];
-  if (place !== state.next) throw new LgdError('BAD_FILE', `${path} is damaged: line ${state.next + 2} does not tell of image ${state.next}.`, { mend: 'Give --overwrite to begin anew' });
+  if (place !== state.next)
+    throw new LgdError('BAD_FILE', `${path} is damaged: line ${state.next + 2} does not tell of image ${state.next}.`, {
+      mend: 'Give --overwrite to begin anew',
+    });
   if (typeof second === 'string') state.refused.push({ place, reason: second });
   else {
     const [bytes, sum, width, height, fileBytes] = rest as [number, number, number, number, number];

@@ -23,7 +23,10 @@ export interface PackOptions {
   output: string;
   /** What is kept of each image (default original). */
   as?: PackKind;
-  /** Short side in pixels of jpeg (default 256) and raw (default 280, which is 1.25 times 224); smaller images keep their size. */
+  /**
+   * Short side in pixels of jpeg (default 256) and raw (default 280, which is 1.25 times 224); smaller images keep
+   * their size.
+   */
   shortSide?: number;
   /** Of jpeg, 1 to 100 (default 90). */
   quality?: number;
@@ -35,7 +38,10 @@ export interface PackOptions {
   background?: string;
   /** Seconds of work that a kill or a power cut may cost (default 5). */
   syncSeconds?: number;
-  /** Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000, 3000). */
+  /**
+   * Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000,
+   * 3000).
+   */
   readPauses?: readonly number[];
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and at the end. */
@@ -43,8 +49,17 @@ export interface PackOptions {
 }
 
 const packOptions = {
-  output: 'needed', as: 'optional', shortSide: 'optional', quality: 'optional', overwrite: 'optional', maxBrokenShare: 'optional', background: 'optional', syncSeconds: 'optional', readPauses: 'optional',
-  signal: 'optional', onProgress: 'optional',
+  output: 'needed',
+  as: 'optional',
+  shortSide: 'optional',
+  quality: 'optional',
+  overwrite: 'optional',
+  maxBrokenShare: 'optional',
+  background: 'optional',
+  syncSeconds: 'optional',
+  readPauses: 'optional',
+  signal: 'optional',
+  onProgress: 'optional',
 } satisfies OptionTable<PackOptions>;
 
 /** What {@link packImages} wrote. */
@@ -64,10 +79,15 @@ const fewRefused = 50;
 const idsAtOnce = 8192;
 
 /**
- * Packs images into one file, which is read like a folder of them and faster. The same images and options give the same file, bit for bit.
+ * Packs images into one file, which is read like a folder of them and faster. The same images and options give the same
+ * file, bit for bit.
  *
- * Names of images are kept without `./` before them, as they are compared everywhere. It grows beside its place as `FILE.part`; what ends the process before it is whole leaves FILE as it was, and the same call goes on where it ended.
- * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read), DEPENDENCY_MISSING, ABORTED
+ * Names of images are kept without `./` before them, as they are compared everywhere. It grows beside its place as
+ * `FILE.part`; what ends the process before it is whole leaves FILE as it was, and the same call goes on where it
+ * ended.
+ * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was
+ *   begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read),
+ *   DEPENDENCY_MISSING, ABORTED
  */
 export async function packImages(source: ImageSource, options: PackOptions): Promise<PackResult> {
   checkOptions(options, 'packImages()', packOptions);
@@ -78,7 +98,12 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
   const path = resolve(options.output);
   await makeFolder(dirname(path));
   const { checksum } = loadAddon();
-  const writer = await PackWriter.open(path, recipe, { task: await taskOf(source, recipe, options), overwrite, syncSeconds, checksum });
+  const writer = await PackWriter.open(path, recipe, {
+    task: await taskOf(source, recipe, options),
+    overwrite,
+    syncSeconds,
+    checksum,
+  });
   const resumed = writer.next;
   try {
     await packAll(source, writer, recipe, options);
@@ -88,8 +113,13 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
     const refused = writer.refused.map(({ place, reason }) => ({ id: plainId(source.ids[place]!), reason }));
     const { labels, classNames } = source;
     await writer.finish({
-      recipe, entries: writer.entries, ids: places.map((place) => plainId(source.ids[place]!)), labels: labels && Int32Array.from(places, (place) => labels[place]!),
-      classNames: classNames && [...classNames], source: source.root, refused,
+      recipe,
+      entries: writer.entries,
+      ids: places.map((place) => plainId(source.ids[place]!)),
+      labels: labels && Int32Array.from(places, (place) => labels[place]!),
+      classNames: classNames && [...classNames],
+      source: source.root,
+      refused,
     });
     return { file: path, images: places.length, bytes: writer.bytes, refused, resumed };
   } finally {
@@ -99,7 +129,12 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
 
 type Outcome = { packed: PackedImage; fileBytes: number } | { reason: string };
 
-async function packAll(source: ImageSource, writer: PackWriter, recipe: PackRecipe, options: PackOptions): Promise<void> {
+async function packAll(
+  source: ImageSource,
+  writer: PackWriter,
+  recipe: PackRecipe,
+  options: PackOptions,
+): Promise<void> {
   const { signal, onProgress, background, readPauses } = options;
   const reader = new PatientReader({ root: source.root, readPauses, signal });
   const total = source.ids.length;
@@ -144,38 +179,85 @@ async function packAll(source: ImageSource, writer: PackWriter, recipe: PackReci
   }
 }
 
-function recipeOf({ as = 'original', shortSide = defaultShortSide[as], quality = 90, maxBrokenShare = 0 }: PackOptions): PackRecipe {
+function recipeOf({
+  as = 'original',
+  shortSide = defaultShortSide[as],
+  quality = 90,
+  maxBrokenShare = 0,
+}: PackOptions): PackRecipe {
   const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
     if (!good) throw new LgdError('BAD_OPTION', 'out of range.', { option, found, allowed });
   };
   check(as in defaultShortSide, 'as', as, Object.keys(defaultShortSide).join(', '));
-  check(Number.isInteger(quality) && quality >= 1 && quality <= 100, 'quality', quality, 'a whole number from 1 to 100');
+  check(
+    Number.isInteger(quality) && quality >= 1 && quality <= 100,
+    'quality',
+    quality,
+    'a whole number from 1 to 100',
+  );
   check(maxBrokenShare >= 0 && maxBrokenShare <= 1, 'maxBrokenShare', maxBrokenShare, '0 to 1');
   if (as === 'original') {
     check(shortSide === 0, 'shortSide', shortSide, 'none for original, whose images stay as they are');
     return { kind: as, shortSide: 0, quality: 0 };
   }
-  check(Number.isInteger(shortSide) && shortSide >= 16 && shortSide <= 4096, 'shortSide', shortSide, 'a whole number from 16 to 4096');
+  check(
+    Number.isInteger(shortSide) && shortSide >= 16 && shortSide <= 4096,
+    'shortSide',
+    shortSide,
+    'a whole number from 16 to 4096',
+  );
   return { kind: as, shortSide, quality: as === 'jpeg' ? quality : 0 };
 }
 
 /** What is packed and how, as one line: a pack that was not finished is gone on with by the same task only. */
-async function taskOf({ ids, labels, classNames }: ImageSource, recipe: PackRecipe, { background = '#ffffff', signal }: PackOptions): Promise<string> {
+async function taskOf(
+  { ids, labels, classNames }: ImageSource,
+  recipe: PackRecipe,
+  { background = '#ffffff', signal }: PackOptions,
+): Promise<string> {
   const hash = createHash('sha256');
   for (let from = 0; from < ids.length; from += idsAtOnce) {
     if (from > 0) await nextTurn(signal, 'packing');
-    hash.update(ids.slice(from, from + idsAtOnce).map((id, i) => `${id}\0${labels?.[from + i] ?? ''}\0`).join(''));
+    hash.update(
+      ids
+        .slice(from, from + idsAtOnce)
+        .map((id, i) => `${id}\0${labels?.[from + i] ?? ''}\0`)
+        .join(''),
+    );
   }
   hash.update(JSON.stringify(classNames ?? null));
-  return JSON.stringify({ format: 'lgdistill-pack-journal', ...recipe, background, images: ids.length, hash: hash.digest('hex') });
+  return JSON.stringify({
+    format: 'lgdistill-pack-journal',
+    ...recipe,
+    background,
+    images: ids.length,
+    hash: hash.digest('hex'),
+  });
 }
 
-function checkRefused({ ids, root }: ImageSource, { refused, next }: PackWriter, { maxBrokenShare = 0.05 }: PackOptions, atEnd: boolean): void {
-  const some = refused.slice(0, 3).map(({ place, reason }) => `${ids[place]!} (${reason.replace(/\.$/u, '')})`).join(', ');
-  if (atEnd && refused.length === ids.length) throw new LgdError('BAD_DATASET', `none of the ${ids.length} images of ${root} can be decoded, such as ${some}.`, { mend: 'Check that these files are images' });
+function checkRefused(
+  { ids, root }: ImageSource,
+  { refused, next }: PackWriter,
+  { maxBrokenShare = 0.05 }: PackOptions,
+  atEnd: boolean,
+): void {
+  const some = refused
+    .slice(0, 3)
+    .map(({ place, reason }) => `${ids[place]!} (${reason.replace(/\.$/u, '')})`)
+    .join(', ');
+  if (atEnd && refused.length === ids.length)
+    throw new LgdError('BAD_DATASET', `none of the ${ids.length} images of ${root} can be decoded, such as ${some}.`, {
+      mend: 'Check that these files are images',
+    });
   if (!atEnd && refused.length < fewRefused) return;
   if (refused.length <= maxBrokenShare * ids.length) return;
-  throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${refused.length} of the first ${next} images (${ids.length} in all) cannot be decoded, such as ${some}.`, {
-    option: 'data.maxBrokenShare', allowed: `a share of at most ${maxBrokenShare}`, mend: 'Allow a larger share to go on, or mend or remove those files and begin anew with --overwrite',
-  });
+  throw new LgdError(
+    'TOO_MANY_BROKEN_IMAGES',
+    `${refused.length} of the first ${next} images (${ids.length} in all) cannot be decoded, such as ${some}.`,
+    {
+      option: 'data.maxBrokenShare',
+      allowed: `a share of at most ${maxBrokenShare}`,
+      mend: 'Allow a larger share to go on, or mend or remove those files and begin anew with --overwrite',
+    },
+  );
 }

@@ -7,7 +7,15 @@ import { loadAddon } from '../../addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../../native.js';
 import type { BrokenImage } from '../decode.js';
 import { importSharp } from '../sharp.js';
-import { damagedPack, decodeFooter, decodeHeader, decodeIndex, footerBytes, headerBytes, type PackIndex } from './format.js';
+import {
+  damagedPack,
+  decodeFooter,
+  decodeHeader,
+  decodeIndex,
+  footerBytes,
+  headerBytes,
+  type PackIndex,
+} from './format.js';
 
 const [openFile, readBytes] = [promisify(open), promisify(read)];
 /** What one read is asked for: Node takes less than 2 GiB, and the index of twenty million images has more. */
@@ -15,9 +23,16 @@ const mostBytes = 2 ** 30;
 // A source of images has no end that could close its file: the collector does.
 const closing = new FinalizationRegistry<number>((descriptor) => close(descriptor));
 
-/** A packed data set, open for reading; any number of readers may have it open. What it holds is checked as it is read. */
+/**
+ * A packed data set, open for reading; any number of readers may have it open. What it holds is checked as it is read.
+ */
 export class PackFile {
-  private constructor(readonly path: string, readonly index: PackIndex, readonly fileBytes: number, readonly descriptor: number) {
+  private constructor(
+    readonly path: string,
+    readonly index: PackIndex,
+    readonly fileBytes: number,
+    readonly descriptor: number,
+  ) {
     closing.register(this, descriptor);
   }
 
@@ -30,12 +45,20 @@ export class PackFile {
     const { checksum } = loadAddon();
     const { size } = await statFile(path);
     const descriptor = await openFile(path, 'r').catch((cause: unknown) => {
-      throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
+      throw new LgdError('BAD_FILE', `cannot read ${path}.`, {
+        mend: 'Check that it is a file this user may read',
+        cause,
+      });
     });
     try {
       const header = await readFully(descriptor, path, 0, Math.min(size, headerBytes));
       const recipe = decodeHeader(header, path, checksum);
-      const footer = decodeFooter(await readFully(descriptor, path, Math.max(0, size - footerBytes), Math.min(size, footerBytes)), size, path, checksum);
+      const footer = decodeFooter(
+        await readFully(descriptor, path, Math.max(0, size - footerBytes), Math.min(size, footerBytes)),
+        size,
+        path,
+        checksum,
+      );
       const block = await readFully(descriptor, path, footer.indexOffset, footer.indexBytes);
       return new PackFile(path, await decodeIndex(block, footer, recipe, path, checksum), size, descriptor);
     } catch (error) {
@@ -55,7 +78,8 @@ export class PackFile {
   async readEntry(image: number): Promise<Buffer> {
     const { offsets, bytes, checksums } = this.index;
     const entry = await readFully(this.descriptor, this.path, offsets[image]!, bytes[image]!);
-    if (loadAddon().checksum(entry) !== checksums[image]) throw damagedPack(this.path, `${this.index.ids[image]} (image ${image}) is not what was written`);
+    if (loadAddon().checksum(entry) !== checksums[image])
+      throw damagedPack(this.path, `${this.index.ids[image]} (image ${image}) is not what was written`);
     return entry;
   }
 
@@ -64,10 +88,14 @@ export class PackFile {
     const entry = await this.readEntry(image);
     if (this.index.recipe.kind !== 'raw') return entry;
     const sharp = await importSharp();
-    return sharp(entry, { raw: { width: this.index.widths[image]!, height: this.index.heights[image]!, channels: 3 } }).png({ compressionLevel: 1 }).toBuffer();
+    return sharp(entry, { raw: { width: this.index.widths[image]!, height: this.index.heights[image]!, channels: 3 } })
+      .png({ compressionLevel: 1 })
+      .toBuffer();
   }
 
-  /** Makes the raw pixels the images of an empty native store, where they lie. @throws LgdError BAD_FILE, OUT_OF_MEMORY */
+  /**
+   * Makes the raw pixels the images of an empty native store, where they lie. @throws LgdError BAD_FILE, OUT_OF_MEMORY
+   */
   mapInto(store: PixelStoreHandle, addon: NativeAddon): void {
     const { offsets, widths, heights, checksums, names } = this.index;
     addon.mapPixels(store, { path: this.path, offsets, widths, heights, checksums, names });
@@ -78,7 +106,12 @@ export class PackFile {
    * @returns the images that are damaged
    * @throws LgdError ABORTED
    */
-  async verify({ signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: (done: number, total: number) => void } = {}): Promise<BrokenImage[]> {
+  async verify({
+    signal,
+    onProgress,
+  }: { signal?: AbortSignal | undefined; onProgress?: (done: number, total: number) => void } = {}): Promise<
+    BrokenImage[]
+  > {
     const damaged: BrokenImage[] = [];
     for (let image = 0; image < this.length; image++) {
       throwIfAborted(signal, 'verifying the pack');
@@ -97,16 +130,26 @@ async function statFile(path: string): Promise<Stats> {
     found = await stat(path);
     if (found.isFile()) return found;
   } catch (cause) {
-    if (meansAbsent(cause)) throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
+    if (meansAbsent(cause))
+      throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
   }
-  throw new LgdError('BAD_FILE', `${path} is ${found.isDirectory() ? 'a folder' : 'no regular file'}.`, { allowed: 'a pack', mend: 'Give the file that lgdistill pack has written' });
+  throw new LgdError('BAD_FILE', `${path} is ${found.isDirectory() ? 'a folder' : 'no regular file'}.`, {
+    allowed: 'a pack',
+    mend: 'Give the file that lgdistill pack has written',
+  });
 }
 
 async function readFully(descriptor: number, path: string, position: number, length: number): Promise<Buffer> {
   const buffer = Buffer.allocUnsafeSlow(length);
   for (let done = 0; done < length;) {
-    const { bytesRead } = await readBytes(descriptor, buffer, done, Math.min(length - done, mostBytes), position + done).catch((cause: unknown) => {
+    const { bytesRead } = await readBytes(
+      descriptor,
+      buffer,
+      done,
+      Math.min(length - done, mostBytes),
+      position + done,
+    ).catch((cause: unknown) => {
       throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check the disk', cause });
     });
     if (bytesRead === 0) throw damagedPack(path, 'it ends before an image does');

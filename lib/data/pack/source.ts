@@ -5,5 +5,12 @@ import { PackFile } from './reader.js';
 export async function openPack(path: string): Promise<ImageSource> {
   const pack = await PackFile.open(path);
   const { ids, labels, classNames, places } = pack.index;
-  return { root: path, ids, ...(labels !== undefined && { labels, classNames }), places, pack, read: (image) => pack.readImage(image) };
+  return {
+    root: path,
+    ids,
+    ...(labels !== undefined && { labels, classNames }),
+    places,
+    pack,
+    read: (image) => pack.readImage(image),
+  };
 }

@@ -14,10 +14,15 @@ export interface PackedImage {
 const trialSide = 32; // a file that stays as it is gets decoded all the same, to see that it can be
 
 /**
- * Makes of an image what a pack keeps. Raw pixels are those that {@link decodeImage} gives; a JPEG that is small enough stays as it is, so nothing is encoded twice.
+ * Makes of an image what a pack keeps. Raw pixels are those that {@link decodeImage} gives; a JPEG that is small enough
+ * stays as it is, so nothing is encoded twice.
  * @throws LgdError BAD_IMAGE
  */
-export async function packImage(file: Uint8Array, { kind, shortSide, quality }: PackRecipe, background: string | undefined): Promise<PackedImage> {
+export async function packImage(
+  file: Uint8Array,
+  { kind, shortSide, quality }: PackRecipe,
+  background: string | undefined,
+): Promise<PackedImage> {
   if (kind === 'raw') {
     const { width, height, pixels } = await decodeImage(file, { shortSide, background });
     return { bytes: pixels, width, height };
@@ -29,7 +34,9 @@ export async function packImage(file: Uint8Array, { kind, shortSide, quality }: 
   }
   const sharp = await importSharp();
   const reduced = await decodeImage(file, { shortSide, background });
-  const bytes = await sharp(reduced.pixels, { raw: { width: reduced.width, height: reduced.height, channels: 3 } }).jpeg({ quality }).toBuffer();
+  const bytes = await sharp(reduced.pixels, { raw: { width: reduced.width, height: reduced.height, channels: 3 } })
+    .jpeg({ quality })
+    .toBuffer();
   return { bytes, width: reduced.width, height: reduced.height };
 }
 
@@ -37,7 +44,10 @@ async function sizeOf(file: Uint8Array): Promise<{ width: number; height: number
   if (file.length === 0) throw new LgdError('BAD_IMAGE', 'the file is empty.');
   const sharp = await importSharp();
   try {
-    const { autoOrient: { width, height }, format } = await sharp(file, { failOn: 'error' }).metadata();
+    const {
+      autoOrient: { width, height },
+      format,
+    } = await sharp(file, { failOn: 'error' }).metadata();
     return { width, height, format };
   } catch (cause) {
     throw decodingError(cause, file);

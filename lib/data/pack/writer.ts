@@ -25,7 +25,8 @@ export interface PackWriterOptions {
 }
 
 /**
- * Writes a pack: `FILE.part` with its journal beside it, which becomes FILE in one step when all of it is on disk. Whatever ends the process before, the next writer goes on from the journal.
+ * Writes a pack: `FILE.part` with its journal beside it, which becomes FILE in one step when all of it is on disk.
+ * Whatever ends the process before, the next writer goes on from the journal.
  */
 export class PackWriter {
   readonly #entries: PackEntry[];
@@ -41,7 +42,14 @@ export class PackWriter {
   #syncedAt = performance.now();
   #syncedEnd: number;
 
-  private constructor(readonly path: string, readonly options: PackWriterOptions, readonly file: FileHandle, readonly journal: Journal, readonly unlock: () => Promise<void>, state: JournalState) {
+  private constructor(
+    readonly path: string,
+    readonly options: PackWriterOptions,
+    readonly file: FileHandle,
+    readonly journal: Journal,
+    readonly unlock: () => Promise<void>,
+    state: JournalState,
+  ) {
     this.#entries = state.entries;
     this.#refused = state.refused;
     this.#next = state.next;
@@ -59,16 +67,30 @@ export class PackWriter {
       const isThere = (await statIfThere(path)) !== undefined;
       const hasPart = (await statIfThere(partOf(path))) !== undefined;
       if (isThere && !overwrite) {
-        if (!hasPart) await rm(journalOf(path), { force: true }); // of this very file, by a kill between its last two steps
-        throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
+        // of this very file, by a kill between its last two steps
+        if (!hasPart) await rm(journalOf(path), { force: true });
+        throw new LgdError('BAD_OPTION', 'there is such a file already.', {
+          option: 'output',
+          found: path,
+          mend: 'Choose another file, or give --overwrite',
+        });
       }
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task, checksum);
       const file = await openPart(path, found, recipe, checksum);
-      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(async (error: unknown) => {
-        await file.close();
-        throw error;
-      });
-      return new PackWriter(path, options, file, journal, unlock, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
+      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(
+        async (error: unknown) => {
+          await file.close();
+          throw error;
+        },
+      );
+      return new PackWriter(
+        path,
+        options,
+        file,
+        journal,
+        unlock,
+        found ?? { entries: [], refused: [], next: 0, end: headerBytes },
+      );
     } catch (error) {
       await unlock();
       throw error instanceof LgdError ? error : writeError(path, error);
@@ -95,7 +117,15 @@ export class PackWriter {
 
   /** Adds the next image. @throws LgdError NOT_WRITABLE */
   async add({ bytes, width, height }: PackedImage, fileBytes: number): Promise<void> {
-    const entry = { place: this.#next++, offset: this.#end, bytes: bytes.byteLength, checksum: this.options.checksum(bytes), width, height, fileBytes };
+    const entry = {
+      place: this.#next++,
+      offset: this.#end,
+      bytes: bytes.byteLength,
+      checksum: this.options.checksum(bytes),
+      width,
+      height,
+      fileBytes,
+    };
     this.#end += bytes.byteLength;
     this.#entries.push(entry);
     this.#unrecorded.push(entry);
@@ -112,7 +142,8 @@ export class PackWriter {
   }
 
   /**
-   * Makes all that was added last through a power cut. Where bytes cannot be written nothing is recorded, and the next call tries them again.
+   * Makes all that was added last through a power cut. Where bytes cannot be written nothing is recorded, and the next
+   * call tries them again.
    * @throws LgdError NOT_WRITABLE
    */
   async sync(): Promise<void> {
@@ -122,7 +153,8 @@ export class PackWriter {
       await syncFile(this.file);
       await this.journal.append(this.#unrecorded);
     } catch (cause) {
-      // What the system could not write after all it forgets, and the next sync would succeed without it; and half a line in the journal has to stay its last.
+      // What the system could not write after all it forgets, and the next sync would succeed without it; and half a
+      // line in the journal has to stay its last.
       throw (this.#failure = writeError(this.path, cause));
     }
     this.#unrecorded = [];
@@ -141,20 +173,31 @@ export class PackWriter {
       await syncFolder(dirname(this.path));
       await rm(journalOf(this.path));
     } catch (cause) {
-      throw (this.#failure = writeError(this.path, cause)); // all images are recorded: before the rename the next writer writes this end anew, behind it the pack is whole
+      // all images are recorded: before the rename the next writer writes this end anew, behind it the pack is whole
+      throw (this.#failure = writeError(this.path, cause));
     }
   }
 
   async close(): Promise<void> {
-    await this.file.close().finally(() => this.journal.close()).finally(this.unlock);
+    await this.file
+      .close()
+      .finally(() => this.journal.close())
+      .finally(this.unlock);
   }
 
   async #writeWhenDue(): Promise<void> {
-    if (this.#end - this.#syncedEnd >= syncBytes || performance.now() - this.#syncedAt >= 1000 * this.options.syncSeconds) await this.sync();
+    if (
+      this.#end - this.#syncedEnd >= syncBytes ||
+      performance.now() - this.#syncedAt >= 1000 * this.options.syncSeconds
+    )
+      await this.sync();
     else if (this.#end - this.#written >= writeBytes) await this.#write();
   }
 
-  /** Writes the pieces, and drops each as the disk has taken it: a disk that is nearly full takes a part, and the call after that says why. */
+  /**
+   * Writes the pieces, and drops each as the disk has taken it: a disk that is nearly full takes a part, and the call
+   * after that says why.
+   */
   async #write(): Promise<void> {
     try {
       while (this.#pieces.length > 0) {
@@ -177,12 +220,20 @@ async function lockPack(path: string): Promise<() => Promise<void>> {
   const lock = await takeLock(lockOf(path));
   if ('release' in lock) return lock.release;
   const { holder } = lock;
-  const { who, mend } = holder === 'another' ? { who: 'another process', mend: 'Choose another file' } : tellHolder(holder, lockOf(path), 'another file');
+  const { who, mend } =
+    holder === 'another'
+      ? { who: 'another process', mend: 'Choose another file' }
+      : tellHolder(holder, lockOf(path), 'another file');
   throw new LgdError('BAD_CONFIG', `${who} is writing this pack.`, { option: 'output', found: path, mend });
 }
 
 /** The unfinished file, cut to what its journal tells of. */
-async function openPart(path: string, found: JournalState | undefined, recipe: PackRecipe, checksum: NativeAddon['checksum']): Promise<FileHandle> {
+async function openPart(
+  path: string,
+  found: JournalState | undefined,
+  recipe: PackRecipe,
+  checksum: NativeAddon['checksum'],
+): Promise<FileHandle> {
   const file = await open(partOf(path), found === undefined ? 'w+' : 'r+');
   try {
     if (found === undefined) {
@@ -190,7 +241,9 @@ async function openPart(path: string, found: JournalState | undefined, recipe: P
       return file;
     }
     const last = found.entries.at(-1);
-    const isRight = (await readAt(file, 0, headerBytes)).equals(encodeHeader(recipe, checksum)) && (last === undefined || checksum(await readAt(file, last.offset, last.bytes)) === last.checksum);
+    const isRight =
+      (await readAt(file, 0, headerBytes)).equals(encodeHeader(recipe, checksum)) &&
+      (last === undefined || checksum(await readAt(file, last.offset, last.bytes)) === last.checksum);
     if (!isRight) {
       const { message } = damagedPack(partOf(path), 'it is not what its journal says');
       throw new LgdError('BAD_FILE', message, { mend: 'Give --overwrite to begin anew' });

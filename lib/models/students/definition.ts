@@ -1,8 +1,8 @@
 import type { GraphBuilder, GraphSpec, Value } from '../graph.js';
 
 /**
- * What follows the features: the architecture's classifier for `outputs` classes, or the distillation head of the method
- * (features -> hidden of the same width, ReLU -> embeddingSize) in its place.
+ * What follows the features: the architecture's classifier for `outputs` classes, or the distillation head of the
+ * method (features -> hidden of the same width, ReLU -> embeddingSize) in its place.
  */
 export type Head = { kind: 'classifier'; outputs: number } | { kind: 'projection'; embeddingSize: number };
 
@@ -17,7 +17,10 @@ export interface StudentOptions {
 /** Students whose layers another tool names in one way: a row of the table in lib/models/tools/families.ts. */
 export type StudentFamily = 'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet';
 
-/** One student, whose modules have torchvision's names, or timm's if torchvision lacks it; students/registry.ts lists them. */
+/**
+ * One student, whose modules have torchvision's names, or timm's if torchvision lacks it; students/registry.ts lists
+ * them.
+ */
 export interface StudentDefinition {
   name: string;
   family: StudentFamily;
@@ -25,7 +28,10 @@ export interface StudentDefinition {
   variant: string;
   /** Blocks of each stage. */
   blocks: readonly number[];
-  /** The module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a classifier out of a file of weights. */
+  /**
+   * The module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a
+   * classifier out of a file of weights.
+   */
   classifier: 'fc' | 'classifier';
   /** Does it take a width multiplier? */
   scalable: boolean;
@@ -38,7 +44,12 @@ export function nameWithWidth(name: string, widthMultiplier: number): string {
 }
 
 /** Features to the result: the projection head `head.0`, ReLU, `head.2`, or what `classifier` makes. */
-export function withHead(g: GraphBuilder, features: Value, head: Head, classifier: (outputs: number) => Value): GraphSpec {
+export function withHead(
+  g: GraphBuilder,
+  features: Value,
+  head: Head,
+  classifier: (outputs: number) => Value,
+): GraphSpec {
   if (head.kind === 'classifier') return g.finish(classifier(head.outputs));
   const hidden = g.relu(g.linear(features, 'head.0', { features: features.channels }));
   return g.finish(g.linear(hidden, 'head.2', { features: head.embeddingSize }));

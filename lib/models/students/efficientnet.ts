@@ -1,4 +1,7 @@
-/** EfficientNet B0 to B3: Tan and Le, "EfficientNet: rethinking model scaling for convolutional neural networks", ICML 2019, table 1. */
+/**
+ * EfficientNet B0 to B3: Tan and Le, "EfficientNet: rethinking model scaling for convolutional neural networks", ICML
+ * 2019, table 1.
+ */
 import { GraphBuilder, makeDivisible, zeros, type GraphSpec, type Value } from '../graph.js';
 import { withHead, type StudentDefinition, type StudentOptions } from './definition.js';
 
@@ -37,17 +40,34 @@ export const efficientnetB3: StudentDefinition = define('b3', { width: 1.2, dept
 function define(variant: string, scale: Scale): StudentDefinition {
   const name = `efficientnet_${variant}`;
   const blocks = stages.map(({ layers }) => Math.ceil(layers * scale.depth));
-  return { name, family: 'efficientnet', variant, blocks, classifier: 'classifier', scalable: false, build: (options) => build(name, scale, blocks, options) };
+  return {
+    name,
+    family: 'efficientnet',
+    variant,
+    blocks,
+    classifier: 'classifier',
+    scalable: false,
+    build: (options) => build(name, scale, blocks, options),
+  };
 }
 
-function build(name: string, { width, dropout }: Scale, blocks: number[], { head, dropping }: StudentOptions): GraphSpec {
+function build(
+  name: string,
+  { width, dropout }: Scale,
+  blocks: number[],
+  { head, dropping }: StudentOptions,
+): GraphSpec {
   const g = new GraphBuilder(name, { dropping });
   const all = blocks.reduce((sum, count) => sum + count, 0);
   let x = g.convNorm(g.images, 'features.0', { channels: makeDivisible(32 * width), kernel: 3, stride: 2 }, 'silu');
   let done = 0;
   stages.forEach((stage, i) => {
     for (let layer = 0; layer < blocks[i]!; layer++, done++) {
-      const here = { ...stage, channels: makeDivisible(stage.channels * width), stride: layer === 0 ? stage.stride : 1 };
+      const here = {
+        ...stage,
+        channels: makeDivisible(stage.channels * width),
+        stride: layer === 0 ? stage.stride : 1,
+      };
       x = mbconv(g, x, `features.${i + 1}.${layer}.block`, here, (stochasticDepth * done) / all);
     }
   });
@@ -61,7 +81,13 @@ function build(name: string, { width, dropout }: Scale, blocks: number[], { head
   );
 }
 
-function mbconv(g: GraphBuilder, x: Value, name: string, { expansion, kernel, stride, channels }: Stage, dropProbability: number): Value {
+function mbconv(
+  g: GraphBuilder,
+  x: Value,
+  name: string,
+  { expansion, kernel, stride, channels }: Stage,
+  dropProbability: number,
+): Value {
   const expanded = makeDivisible(x.channels * expansion);
   let y = x;
   let part = 0;

@@ -14,12 +14,23 @@ const table = [
 ];
 
 export const mobilenetV2: StudentDefinition = {
-  name: 'mobilenet_v2', family: 'mobilenet_v2', variant: '', blocks: table.map(({ n }) => n), classifier: 'classifier', scalable: true, build,
+  name: 'mobilenet_v2',
+  family: 'mobilenet_v2',
+  variant: '',
+  blocks: table.map(({ n }) => n),
+  classifier: 'classifier',
+  scalable: true,
+  build,
 };
 
 function build({ head, widthMultiplier, dropping }: StudentOptions): GraphSpec {
   const g = new GraphBuilder('mobilenet_v2', { dropping });
-  let x = g.convNorm(g.images, 'features.0', { channels: makeDivisible(32 * widthMultiplier), kernel: 3, stride: 2 }, 'relu6');
+  let x = g.convNorm(
+    g.images,
+    'features.0',
+    { channels: makeDivisible(32 * widthMultiplier), kernel: 3, stride: 2 },
+    'relu6',
+  );
   let index = 1;
   for (const { t, c, n, s } of table) {
     for (let i = 0; i < n; i++, index++) {
@@ -29,7 +40,9 @@ function build({ head, widthMultiplier, dropping }: StudentOptions): GraphSpec {
   x = g.convNorm(x, `features.${index}`, { channels: makeDivisible(1280 * Math.max(1, widthMultiplier)) }, 'relu6');
   const pooled = g.globalPool(x);
   const init = { weight: { kind: 'normal', std: 0.01 }, bias: zeros } as const;
-  return withHead(g, pooled, head, (outputs) => g.linear(g.dropout(pooled, 0.2), 'classifier.1', { features: outputs, init }));
+  return withHead(g, pooled, head, (outputs) =>
+    g.linear(g.dropout(pooled, 0.2), 'classifier.1', { features: outputs, init }),
+  );
 }
 
 /** Expand (unless t is 1), depthwise, project without an activation; the input is added where shapes agree. */

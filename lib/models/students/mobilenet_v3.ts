@@ -12,7 +12,12 @@ interface Row {
 }
 
 const row = (kernel: number, expanded: number, out: number, se: '' | 'SE', nl: 'RE' | 'HS', stride: number): Row => ({
-  kernel, expanded, out, squeeze: se === 'SE', activation: nl === 'HS' ? 'hardswish' : 'relu', stride,
+  kernel,
+  expanded,
+  out,
+  squeeze: se === 'SE',
+  activation: nl === 'HS' ? 'hardswish' : 'relu',
+  stride,
 });
 
 const large = [
@@ -53,10 +58,23 @@ export const mobilenetV3Small: StudentDefinition = define('small', small, 1024, 
 /** @param blocks a stage is a run of rows with one number of output channels */
 function define(variant: string, table: Row[], lastChannels: number, blocks: number[]): StudentDefinition {
   const name = `mobilenet_v3_${variant}`;
-  return { name, family: 'mobilenet_v3', variant, blocks, classifier: 'classifier', scalable: true, build: (options) => build(name, table, lastChannels, options) };
+  return {
+    name,
+    family: 'mobilenet_v3',
+    variant,
+    blocks,
+    classifier: 'classifier',
+    scalable: true,
+    build: (options) => build(name, table, lastChannels, options),
+  };
 }
 
-function build(name: string, table: Row[], lastChannels: number, { head, widthMultiplier, dropping }: StudentOptions): GraphSpec {
+function build(
+  name: string,
+  table: Row[],
+  lastChannels: number,
+  { head, widthMultiplier, dropping }: StudentOptions,
+): GraphSpec {
   const g = new GraphBuilder(name, { norm: { eps: 1e-3, momentum: 0.01 }, dropping });
   const scaled = (channels: number) => makeDivisible(channels * widthMultiplier);
   let x = g.convNorm(g.images, 'features.0', { channels: scaled(16), kernel: 3, stride: 2 }, 'hardswish');
@@ -67,17 +85,26 @@ function build(name: string, table: Row[], lastChannels: number, { head, widthMu
   const pooled = g.globalPool(x);
   const init = { weight: { kind: 'normal', std: 0.01 }, bias: zeros } as const;
   return withHead(g, pooled, head, (outputs) => {
-    const hidden = g.activation(g.linear(pooled, 'classifier.0', { features: scaled(lastChannels), init }), 'hardswish');
+    const hidden = g.activation(
+      g.linear(pooled, 'classifier.0', { features: scaled(lastChannels), init }),
+      'hardswish',
+    );
     return g.linear(g.dropout(hidden, 0.2), 'classifier.3', { features: outputs, init });
   });
 }
 
-function block(g: GraphBuilder, x: Value, name: string, { kernel, expanded, out, squeeze, activation, stride }: Row): Value {
+function block(
+  g: GraphBuilder,
+  x: Value,
+  name: string,
+  { kernel, expanded, out, squeeze, activation, stride }: Row,
+): Value {
   let y = x;
   let part = 0;
   if (expanded !== x.channels) y = g.convNorm(y, `${name}.${part++}`, { channels: expanded }, activation);
   y = g.convNorm(y, `${name}.${part++}`, { channels: expanded, kernel, stride, groups: expanded }, activation);
-  if (squeeze) y = g.squeezeExcite(y, `${name}.${part++}`, makeDivisible(Math.floor(expanded / 4)), 'relu', 'hardsigmoid');
+  if (squeeze)
+    y = g.squeezeExcite(y, `${name}.${part++}`, makeDivisible(Math.floor(expanded / 4)), 'relu', 'hardsigmoid');
   y = g.convNorm(y, `${name}.${part}`, { channels: out });
   return stride === 1 && x.channels === out ? g.add(y, x) : y;
 }

@@ -8,10 +8,17 @@ import { mobilenetV4ConvSmall } from './mobilenet_v4.js';
 import { resnet18, resnet34, resnet50 } from './resnet.js';
 
 const definitions: StudentDefinition[] = [
-  resnet18, resnet34, resnet50,
-  mobilenetV2, mobilenetV3Small, mobilenetV3Large,
+  resnet18,
+  resnet34,
+  resnet50,
+  mobilenetV2,
+  mobilenetV3Small,
+  mobilenetV3Large,
   mobilenetV4ConvSmall,
-  efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3,
+  efficientnetB0,
+  efficientnetB1,
+  efficientnetB2,
+  efficientnetB3,
 ];
 
 /** Names of all students. */
@@ -25,5 +32,10 @@ export function findStudent(name: string): StudentDefinition {
   if (found) return found;
   const nearest = typeof name === 'string' ? suggestion(name, listStudents()) : undefined;
   const own = 'A network of your own is known only to the program that builds it (new Student), and by its file';
-  throw new LgdError('BAD_OPTION', 'there is no student of this name.', { option: 'student', found: name, allowed: listStudents().join(', '), mend: nearest === undefined ? own : `${nearest} ${own}` });
+  throw new LgdError('BAD_OPTION', 'there is no student of this name.', {
+    option: 'student',
+    found: name,
+    allowed: listStudents().join(', '),
+    mend: nearest === undefined ? own : `${nearest} ${own}`,
+  });
 }

@@ -1,4 +1,7 @@
-/** ResNet-18, ResNet-34 and ResNet-50: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016, table 1. ResNet-50 halves the size in its 3 x 3 convolutions, as torchvision's does. */
+/**
+ * ResNet-18, ResNet-34 and ResNet-50: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016,
+ * table 1. ResNet-50 halves the size in its 3 x 3 convolutions, as torchvision's does.
+ */
 import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 import { withHead, type StudentDefinition, type StudentOptions } from './definition.js';
 
@@ -13,7 +16,15 @@ export const resnet50: StudentDefinition = define('50', bottleneck, [3, 4, 6, 3]
 
 function define(depth: string, kind: Block, blocks: number[]): StudentDefinition {
   const name = `resnet${depth}`;
-  return { name, family: 'resnet', variant: depth, blocks, classifier: 'fc', scalable: false, build: (options) => build(name, kind, blocks, options) };
+  return {
+    name,
+    family: 'resnet',
+    variant: depth,
+    blocks,
+    classifier: 'fc',
+    scalable: false,
+    build: (options) => build(name, kind, blocks, options),
+  };
 }
 
 function build(name: string, addBlock: Block, blocks: number[], { head }: StudentOptions): GraphSpec {

@@ -6,11 +6,21 @@ import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 
 /**
  * Its embeddings of some pixels.
- * @throws LgdError ABORTED where it ends because of the signal, BAD_MODEL where it throws what is no error; its own errors as they are
+ * @throws LgdError ABORTED where it ends because of the signal, BAD_MODEL where it throws what is no error; its own
+ *   errors as they are
  */
-export async function askTeacher(teacher: Pick<CustomTeacherApi, 'id' | 'embed'>, pixels: Float32Array, batch: number, signal: AbortSignal | undefined): Promise<Float32Array> {
+export async function askTeacher(
+  teacher: Pick<CustomTeacherApi, 'id' | 'embed'>,
+  pixels: Float32Array,
+  batch: number,
+  signal: AbortSignal | undefined,
+): Promise<Float32Array> {
   try {
-    return await orAborted(Promise.resolve(teacher.embed(pixels, batch, { signal })), `the teacher ${teacher.id}`, signal);
+    return await orAborted(
+      Promise.resolve(teacher.embed(pixels, batch, { signal })),
+      `the teacher ${teacher.id}`,
+      signal,
+    );
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
     if (signal?.aborted) throw new LgdError('ABORTED', `the teacher ${teacher.id} was stopped.`, { cause });
@@ -22,13 +32,26 @@ export async function askTeacher(teacher: Pick<CustomTeacherApi, 'id' | 'embed'>
  * What a teacher says that it computes with.
  * @throws LgdError BAD_MODEL where it says nothing or throws what is no error; its own errors as they are
  */
-export async function fingerprintOf(teacher: Pick<CustomTeacherApi, 'id' | 'fingerprint'>, signal: AbortSignal | undefined): Promise<string> {
-  const asked = Promise.resolve().then(() => teacher.fingerprint(signal)).catch((cause: unknown) => {
-    throw thrownBy(cause, 'BAD_MODEL', { giver: `the teacher ${teacher.id}`, call: 'fingerprint', option: 'teacher' });
-  });
+export async function fingerprintOf(
+  teacher: Pick<CustomTeacherApi, 'id' | 'fingerprint'>,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  const asked = Promise.resolve()
+    .then(() => teacher.fingerprint(signal))
+    .catch((cause: unknown) => {
+      throw thrownBy(cause, 'BAD_MODEL', {
+        giver: `the teacher ${teacher.id}`,
+        call: 'fingerprint',
+        option: 'teacher',
+      });
+    });
   const found: unknown = await orAborted(asked, `the teacher ${teacher.id}`, signal);
   if (typeof found === 'string' && found !== '') return found;
-  throw new LgdError('BAD_MODEL', `fingerprint() of the teacher ${teacher.id} did not give a text.`, { option: 'teacher', found, mend: 'Let it give what tells this teacher from others, such as a hash of its weights' });
+  throw new LgdError('BAD_MODEL', `fingerprint() of the teacher ${teacher.id} did not give a text.`, {
+    option: 'teacher',
+    found,
+    mend: 'Let it give what tells this teacher from others, such as a hash of its weights',
+  });
 }
 
 /**
@@ -36,7 +59,10 @@ export async function fingerprintOf(teacher: Pick<CustomTeacherApi, 'id' | 'fing
  * @returns [ids.length,D]
  * @throws LgdError BAD_SHAPE for anything else, BAD_MODEL where it throws what is no error; its own errors as they are
  */
-export function lookUp(teacher: Pick<PrecomputedTeacherApi, 'id' | 'lookup' | 'embeddingSize'>, ids: readonly string[]): Float32Array {
+export function lookUp(
+  teacher: Pick<PrecomputedTeacherApi, 'id' | 'lookup' | 'embeddingSize'>,
+  ids: readonly string[],
+): Float32Array {
   const giver = `the teacher ${teacher.id}`;
   let given: unknown;
   try {

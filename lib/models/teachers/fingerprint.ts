@@ -11,7 +11,12 @@ import type { WeightRecord } from '../weights.js';
 const bytesAtOnce = 1 << 20;
 
 /** Of a graph and its weights. @param what is under way, where the signal stops it. @throws LgdError ABORTED */
-export async function hashWeights(graph: GraphSpec, weights: Readonly<WeightRecord>, signal?: AbortSignal, what = 'reading the teacher'): Promise<string> {
+export async function hashWeights(
+  graph: GraphSpec,
+  weights: Readonly<WeightRecord>,
+  signal?: AbortSignal,
+  what = 'reading the teacher',
+): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify(graph));
   for (const { name } of graph.parameters) {
     const { data } = weights[name]!;
@@ -24,10 +29,15 @@ export async function hashWeights(graph: GraphSpec, weights: Readonly<WeightReco
   return hash.digest('hex');
 }
 
-/** Of an ONNX file, and of its weights in files of their own, by the names that exporters give those (`model.onnx.data`, `model.onnx_data`, `model.onnx_data_1`). @throws LgdError ABORTED */
+/**
+ * Of an ONNX file, and of its weights in files of their own, by the names that exporters give those (`model.onnx.data`,
+ * `model.onnx_data`, `model.onnx_data_1`). @throws LgdError ABORTED
+ */
 export async function hashModel(file: string, signal?: AbortSignal): Promise<string> {
   const [folder, name] = [dirname(file), basename(file)];
-  const beside = (await readdir(folder)).filter((other) => other.startsWith(name) && /^(?:\.data|_data(?:_\d+)?)$/u.test(other.slice(name.length))).sort();
+  const beside = (await readdir(folder))
+    .filter((other) => other.startsWith(name) && /^(?:\.data|_data(?:_\d+)?)$/u.test(other.slice(name.length)))
+    .sort();
   const hash = createHash('sha256');
   for (const part of [name, ...beside]) {
     for await (const bytes of (await openToRead(join(folder, part))).createReadStream({ highWaterMark: bytesAtOnce })) {

@@ -26,13 +26,19 @@ export interface TeacherOptions extends OnnxTeacherOptions {
 
 const teacherOptions = { ...nativeTeacherOptions, ...onnxTeacherOptions } satisfies OptionTable<TeacherOptions>;
 
-/** Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link CustomTeacherApi} or {@link PrecomputedTeacherApi}. */
+/**
+ * Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link CustomTeacherApi}
+ * or {@link PrecomputedTeacherApi}.
+ */
 export type AnyTeacher = NativeTeacher | OnnxTeacher | CustomTeacherApi | PrecomputedTeacherApi;
 
 /**
- * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively: {@link NativeTeacher.load} lists which), one with any image tower in ONNX,
- * an .onnx file, an earlier student (its file, a checkpoint's folder, or what it was exported to with its head), or a .safetensors file of precomputed embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
- * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, NON_FINITE and ZERO_EMBEDDING (of embeddings)
+ * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively:
+ * {@link NativeTeacher.load} lists which), one with any image tower in ONNX, an .onnx file, an earlier student (its
+ * file, a checkpoint's folder, or what it was exported to with its head), or a .safetensors file of precomputed
+ * embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
+ * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED,
+ *   NON_FINITE and ZERO_EMBEDDING (of embeddings)
  */
 export async function loadTeacher(source: string, options: TeacherOptions): Promise<AnyTeacher> {
   checkText(source, 'teacher', 'a folder, a hub id, an .onnx or a .safetensors file');
@@ -45,29 +51,47 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
     const { student, embeddings } = await contentOf(source);
     if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
     if (embeddings) return PrecomputedTeacher.load(source, options.signal);
-    throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, { option: 'teacher', mend: `If it is a model's, give the folder with its other files: ${dirname(source)}` });
+    throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, {
+      option: 'teacher',
+      mend: `If it is a model's, give the folder with its other files: ${dirname(source)}`,
+    });
   }
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
-  const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(inFolder ? checkNoRun(source) : undefined);
+  const model = await resolveModel(
+    source,
+    { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles },
+    options,
+  ).catch(inFolder ? checkNoRun(source) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const weights = await weightsOf(source, model, options);
-  if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student) return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
-  if (await NativeTeacher.recognises(weights.files, weights.folder)) return NativeTeacher.load(model.id, weights.folder, weights.files, native);
-  // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have the former alone.
-  const others = basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
+  if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student)
+    return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
+  if (await NativeTeacher.recognises(weights.files, weights.folder))
+    return NativeTeacher.load(model.id, weights.folder, weights.files, native);
+  // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have
+  // the former alone.
+  const others =
+    basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
   const other = await resolveModel(source, { required: [others], optional: sideFiles }, options).catch(() => undefined);
   if (other?.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const { folder, files } = other === undefined ? weights : await weightsOf(source, other, options);
   return NativeTeacher.load(model.id, folder, files, native);
 }
 
-/** For a folder without a model: that of a run has its students in checkpoints, and which one is meant is to be said. */
+/**
+ * For a folder without a model: that of a run has its students in checkpoints, and which one is meant is to be said.
+ */
 function checkNoRun(folder: string): (error: unknown) => Promise<never> {
   return async (error) => {
     for (const name of ['best', 'last']) {
       const checkpoint = join(folder, 'checkpoints', name);
       if (!(await isFolder(checkpoint))) continue;
-      throw new LgdError('BAD_MODEL', 'this is the folder of a run, not of a model.', { option: 'teacher', found: folder, mend: `Give a checkpoint of it: ${checkpoint}`, cause: error });
+      throw new LgdError('BAD_MODEL', 'this is the folder of a run, not of a model.', {
+        option: 'teacher',
+        found: folder,
+        mend: `Give a checkpoint of it: ${checkpoint}`,
+        cause: error,
+      });
     }
     throw error;
   };

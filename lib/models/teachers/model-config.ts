@@ -1,6 +1,8 @@
 /**
- * What a model's folder says of its towers: config.json (transformers) and open_clip_config.json (open_clip). Of the fields that change the arithmetic these are read which leave tensors as they are;
- * the others (ls_init_value, no_ln_pre, attentional_pool, qk_norm, embed_cls, timm_model_name ...) add or take tensors, by which loading refuses them. patch_dropout is of training alone.
+ * What a model's folder says of its towers: config.json (transformers) and open_clip_config.json (open_clip). Of the
+ * fields that change the arithmetic these are read which leave tensors as they are; the others (ls_init_value,
+ * no_ln_pre, attentional_pool, qk_norm, embed_cls, timm_model_name ...) add or take tensors, by which loading refuses
+ * them. patch_dropout is of training alone.
  */
 import { join } from 'node:path';
 import { LgdError, unlessAbsent } from '../../errors.js';
@@ -49,30 +51,63 @@ interface ConfigFile extends TowerSection {
   preprocess_cfg?: { mean?: ChannelTriple; std?: ChannelTriple };
 }
 
-const sectionNames = ['vision_config', 'text_config', 'vision_config_dict', 'text_config_dict', 'model_cfg', 'preprocess_cfg'] as const;
+const sectionNames = [
+  'vision_config',
+  'text_config',
+  'vision_config_dict',
+  'text_config_dict',
+  'model_cfg',
+  'preprocess_cfg',
+] as const;
 
 /** The files that {@link readModelConfig} reads. */
 export const configFiles = ['config.json', 'open_clip_config.json'] as const;
 
 const activations: Readonly<Record<string, Activation>> = {
-  quick_gelu: 'quickGelu', gelu: 'gelu', gelu_pytorch_tanh: 'geluTanh', gelu_new: 'geluTanh', relu: 'relu', silu: 'silu', swish: 'silu',
+  quick_gelu: 'quickGelu',
+  gelu: 'gelu',
+  gelu_pytorch_tanh: 'geluTanh',
+  gelu_new: 'geluTanh',
+  relu: 'relu',
+  silu: 'silu',
+  swish: 'silu',
 };
 
 /**
- * Reads what the configuration that belongs to weights under transformers' names or under OpenAI's says of a tower; for the latter open_clip_config.json goes before config.json.
- * Sizes that transformers leaves out of a file because they are its defaults are filled in.
- * @throws LgdError BAD_MODEL for a file that is not JSON, a tower that is built in another way, or none where transformers' names need one
+ * Reads what the configuration that belongs to weights under transformers' names or under OpenAI's says of a tower; for
+ * the latter open_clip_config.json goes before config.json. Sizes that transformers leaves out of a file because they
+ * are its defaults are filled in.
+ * @throws LgdError BAD_MODEL for a file that is not JSON, a tower that is built in another way, or none where
+ *   transformers' names need one
  */
-export async function readModelConfig(folder: string, names: 'transformers' | 'openai', tower: 'vision' | 'text'): Promise<TowerConfig> {
-  const [own, openClip] = [await readJson(join(folder, 'config.json')), await readJson(join(folder, 'open_clip_config.json'))];
+export async function readModelConfig(
+  folder: string,
+  names: 'transformers' | 'openai',
+  tower: 'vision' | 'text',
+): Promise<TowerConfig> {
+  const [own, openClip] = [
+    await readJson(join(folder, 'config.json')),
+    await readJson(join(folder, 'open_clip_config.json')),
+  ];
   const checked = (config: TowerConfig) => checkSizes(config, `the ${tower} tower in ${folder}`);
-  if (names === 'openai') return checked(openClip?.model_cfg === undefined ? transformersTower(own, tower) : openClipTower(openClip, tower, folder));
+  if (names === 'openai')
+    return checked(
+      openClip?.model_cfg === undefined ? transformersTower(own, tower) : openClipTower(openClip, tower, folder),
+    );
   if (own === undefined) {
-    throw new LgdError('BAD_MODEL', `${folder} has no config.json, so nothing tells the activation and the heads of its towers.`, { mend: "Fetch the model's config.json" });
+    throw new LgdError(
+      'BAD_MODEL',
+      `${folder} has no config.json, so nothing tells the activation and the heads of its towers.`,
+      { mend: "Fetch the model's config.json" },
+    );
   }
   const isSiglip = typeOf(own).startsWith('siglip');
-  const common = isSiglip ? { activation: 'geluTanh', eps: 1e-6 } as const : { activation: 'quickGelu', eps: 1e-5 } as const;
-  return checked(withDefaults({ ...common, heads: tower === 'vision' || isSiglip ? 12 : 8 }, transformersTower(own, tower)));
+  const common = isSiglip
+    ? ({ activation: 'geluTanh', eps: 1e-6 } as const)
+    : ({ activation: 'quickGelu', eps: 1e-5 } as const);
+  return checked(
+    withDefaults({ ...common, heads: tower === 'vision' || isSiglip ? 12 : 8 }, transformersTower(own, tower)),
+  );
 }
 
 function typeOf(file: ConfigFile | undefined): string {
@@ -84,11 +119,15 @@ const mostHeads = 65_536;
 
 /** What would be a graph without end, or divide pixels by nothing. @throws LgdError BAD_MODEL */
 function checkSizes(config: TowerConfig, what: string): TowerConfig {
-  const isWhole = (most: number) => (value: unknown) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most;
+  const isWhole = (most: number) => (value: unknown) =>
+    Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most;
   const isBlocks = isWhole(mostBlocks);
   const size = [isWhole(mostHeads), `a whole number from 1 to ${mostHeads}`] as const;
   const rules: Readonly<Record<keyof TowerConfig, readonly [accepts: (value: unknown) => boolean, allowed: string]>> = {
-    layers: [(value) => isBlocks(value) || (Array.isArray(value) && value.length === 4 && value.every(isBlocks)), `a whole number from 1 to ${mostBlocks}, or four of a ResNet`],
+    layers: [
+      (value) => isBlocks(value) || (Array.isArray(value) && value.length === 4 && value.every(isBlocks)),
+      `a whole number from 1 to ${mostBlocks}, or four of a ResNet`,
+    ],
     heads: size,
     headWidth: size,
     imageSize: [isSide, `a whole number from 1 to ${mostSide}`],
@@ -97,16 +136,27 @@ function checkSizes(config: TowerConfig, what: string): TowerConfig {
     mean: [(value) => faultOf('mean', value) === undefined, 'three numbers'],
     std: [(value) => faultOf('std', value) === undefined, 'three numbers above 0'],
   };
-  const known = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined && value !== null)) as TowerConfig; // null: left out
+  // null: left out
+  const known = Object.fromEntries(
+    Object.entries(config).filter(([, value]) => value !== undefined && value !== null),
+  ) as TowerConfig;
   for (const [name, value] of Object.entries(known)) {
     const [accepts, allowed] = rules[name as keyof TowerConfig];
-    if (!accepts(value)) throw new LgdError('BAD_MODEL', `the configuration of ${what} has another ${name} than a tower can have.`, { found: value, allowed, mend: "Fetch the model's configuration again" });
+    if (!accepts(value))
+      throw new LgdError('BAD_MODEL', `the configuration of ${what} has another ${name} than a tower can have.`, {
+        found: value,
+        allowed,
+        mend: "Fetch the model's configuration again",
+      });
   }
   return known;
 }
 
 function withDefaults(defaults: TowerConfig, stated: TowerConfig): TowerConfig {
-  return { ...defaults, ...Object.fromEntries(Object.entries(stated).filter(([, value]) => value !== undefined && value !== null)) };
+  return {
+    ...defaults,
+    ...Object.fromEntries(Object.entries(stated).filter(([, value]) => value !== undefined && value !== null)),
+  };
 }
 
 function transformersTower(file: ConfigFile | undefined, tower: 'vision' | 'text'): TowerConfig {
@@ -125,17 +175,35 @@ function transformersTower(file: ConfigFile | undefined, tower: 'vision' | 'text
 
 function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: string): TowerConfig {
   const section = file.model_cfg?.[`${tower}_cfg`] ?? {};
-  const refuse = (why: string, key: string, found: unknown, allowed: string) => new LgdError('BAD_MODEL', `the ${tower} tower in ${folder} ${why}.`, {
-    option: `model_cfg.${tower}_cfg.${key}`, found, allowed, mend: tower === 'vision' ? 'Export the tower to ONNX' : 'Export the tower to ONNX, or compute a bank of embeddings with it',
-  });
+  const refuse = (why: string, key: string, found: unknown, allowed: string) =>
+    new LgdError('BAD_MODEL', `the ${tower} tower in ${folder} ${why}.`, {
+      option: `model_cfg.${tower}_cfg.${key}`,
+      found,
+      allowed,
+      mend:
+        tower === 'vision'
+          ? 'Export the tower to ONNX'
+          : 'Export the tower to ONNX, or compute a bank of embeddings with it',
+    });
   const pooling = section.global_average_pool ? 'avg' : section.pool_type;
   const known = tower === 'vision' ? 'tok' : 'argmax';
-  if (pooling !== undefined && pooling !== known) throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, known);
-  if (section.no_causal_mask) throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
+  if (pooling !== undefined && pooling !== known)
+    throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, known);
+  if (section.no_causal_mask)
+    throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
   const { approximate = 'none', ...others } = section.act_kwargs ?? {};
   const activation = file.model_cfg?.quick_gelu ? 'quickGelu' : approximate === 'tanh' ? 'geluTanh' : 'gelu';
-  const isKnown = activation === 'quickGelu' ? section.act_kwargs?.approximate === undefined : approximate === 'none' || approximate === 'tanh';
-  if (!isKnown || Object.keys(others).length > 0) throw refuse('has an activation not known here', 'act_kwargs', section.act_kwargs, '{"approximate": "tanh"} and without quick_gelu');
+  const isKnown =
+    activation === 'quickGelu'
+      ? section.act_kwargs?.approximate === undefined
+      : approximate === 'none' || approximate === 'tanh';
+  if (!isKnown || Object.keys(others).length > 0)
+    throw refuse(
+      'has an activation not known here',
+      'act_kwargs',
+      section.act_kwargs,
+      '{"approximate": "tanh"} and without quick_gelu',
+    );
   return {
     layers: section.layers,
     heads: section.heads ?? (tower === 'text' ? 8 : undefined), // open_clip's default
@@ -150,7 +218,12 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
 function activationOf(name: string): Activation {
   const known = Object.hasOwn(activations, name) ? activations[name] : undefined;
   if (known !== undefined) return known;
-  throw new LgdError('BAD_MODEL', 'the towers of this model have an activation not known here.', { option: 'hidden_act', found: name, allowed: Object.keys(activations).join(', '), mend: 'Export the model to ONNX' });
+  throw new LgdError('BAD_MODEL', 'the towers of this model have an activation not known here.', {
+    option: 'hidden_act',
+    found: name,
+    allowed: Object.keys(activations).join(', '),
+    mend: 'Export the model to ONNX',
+  });
 }
 
 function side(size: number | number[] | undefined): number | undefined {
@@ -158,7 +231,8 @@ function side(size: number | number[] | undefined): number | undefined {
 }
 
 async function readJson(path: string): Promise<ConfigFile | undefined> {
-  const text = await readFile(path, 'utf8').catch(unlessAbsent(path, undefined)); // a default in its place would change the arithmetic
+  // a default in its place would change the arithmetic
+  const text = await readFile(path, 'utf8').catch(unlessAbsent(path, undefined));
   if (text === undefined) return undefined;
   let value: unknown;
   try {
@@ -168,7 +242,10 @@ async function readJson(path: string): Promise<ConfigFile | undefined> {
   }
   const [file, ...sections] = [value, ...sectionNames.map((name) => (value as ConfigFile | null)?.[name] ?? {})];
   if (![file, ...sections].every(isObject)) {
-    throw new LgdError('BAD_MODEL', `${path} is no configuration of a model.`, { allowed: `an object, and so its ${sectionNames.join(', ')}`, mend: 'Fetch it again' });
+    throw new LgdError('BAD_MODEL', `${path} is no configuration of a model.`, {
+      allowed: `an object, and so its ${sectionNames.join(', ')}`,
+      mend: 'Fetch it again',
+    });
   }
   return value as ConfigFile;
 }

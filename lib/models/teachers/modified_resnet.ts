@@ -1,7 +1,7 @@
 /**
- * CLIP's ModifiedResNet image tower: Radford et al., "Learning transferable visual models from natural language supervision",
- * ICML 2021, section 2.4: a stem of three convolutions, average pooling before strided convolutions, attention pooling at the end.
- * Parameters have OpenAI's names without the prefix `visual.`.
+ * CLIP's ModifiedResNet image tower: Radford et al., "Learning transferable visual models from natural language
+ * supervision", ICML 2021, section 2.4: a stem of three convolutions, average pooling before strided convolutions,
+ * attention pooling at the end. Parameters have OpenAI's names without the prefix `visual.`.
  */
 import { checkGiven } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
@@ -30,9 +30,17 @@ export function modifiedResNet(config: ModifiedResNetConfig): GraphSpec {
   const { layers, width, heads, outputDim, imageSize } = config;
   const channels = 32 * width;
   const sizes = [...(Array.isArray(layers) ? layers : []), width, heads, outputDim, imageSize];
-  if (sizes.length !== 8 || !sizes.every((size) => Number.isInteger(size) && size > 0) || width % 2 !== 0 || channels % heads !== 0 || imageSize % 32 !== 0) {
+  if (
+    sizes.length !== 8 ||
+    !sizes.every((size) => Number.isInteger(size) && size > 0) ||
+    width % 2 !== 0 ||
+    channels % heads !== 0 ||
+    imageSize % 32 !== 0
+  ) {
     throw new LgdError('BAD_MODEL', 'these sizes make no ModifiedResNet.', {
-      found: { layers, width, heads, outputDim, imageSize }, allowed: 'four layer counts, an even width, heads that divide 32 times the width, an image size that is a multiple of 32',
+      found: { layers, width, heads, outputDim, imageSize },
+      allowed:
+        'four layer counts, an even width, heads that divide 32 times the width, an image size that is a multiple of 32',
       mend: "Check the model's config.json",
     });
   }
@@ -57,7 +65,9 @@ function bottleneck(g: GraphBuilder, x: Value, name: string, inner: number, stri
   if (stride > 1) y = g.avgPool(y, stride);
   y = g.batchNorm(g.conv(y, `${name}.conv3`, { channels: out }), `${name}.bn3`);
   const changes = stride > 1 || x.channels !== out;
-  const shortcut = changes ? g.convNorm(stride > 1 ? g.avgPool(x, stride) : x, `${name}.downsample`, { channels: out }) : x;
+  const shortcut = changes
+    ? g.convNorm(stride > 1 ? g.avgPool(x, stride) : x, `${name}.downsample`, { channels: out })
+    : x;
   return g.relu(g.add(y, shortcut));
 }
 

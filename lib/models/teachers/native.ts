@@ -27,13 +27,20 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
 }
 
 export const nativeTeacherOptions = {
-  device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', signal: 'optional',
+  device: 'needed',
+  batch: 'optional',
+  precision: 'optional',
+  resolution: 'optional',
+  mean: 'optional',
+  std: 'optional',
+  signal: 'optional',
 } satisfies OptionTable<NativeTeacherOptions>;
 
 const halves: ChannelTriple = [0.5, 0.5, 0.5]; // SigLIP's mean and std
 
 /** What a native teacher is made of. */
-interface Parts extends Pick<ImageTower, 'graph' | 'embeddingSize' | 'resolution'>, Pick<Preprocessing, 'mean' | 'std'> {
+interface Parts
+  extends Pick<ImageTower, 'graph' | 'embeddingSize' | 'resolution'>, Pick<Preprocessing, 'mean' | 'std'> {
   id: string;
   architecture: string;
   weights: WeightRecord;
@@ -61,21 +68,48 @@ export class NativeTeacher implements Teacher {
   readonly architecture: string;
   readonly #batch: number;
 
-  private constructor({ id, device, architecture, graph, embeddingSize, resolution, weights, mean, std, batch, precision }: Parts) {
+  private constructor({
+    id,
+    device,
+    architecture,
+    graph,
+    embeddingSize,
+    resolution,
+    weights,
+    mean,
+    std,
+    batch,
+    precision,
+  }: Parts) {
     [this.id, this.device, this.#weights, this.#batch] = [id, device, weights, batch];
-    [this.architecture, this.graph, this.embeddingSize, this.resolution] = [architecture, graph, embeddingSize, resolution];
+    [this.architecture, this.graph, this.embeddingSize, this.resolution] = [
+      architecture,
+      graph,
+      embeddingSize,
+      resolution,
+    ];
     [this.mean, this.std] = [mean, std];
     this.precision = precision ?? device.info.precisions[0]!;
   }
 
   /**
-   * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names (open_clip's too), with the prefix `visual.` or none; vision transformers
-   * under the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. Dtypes F32, F16, BF16. Sizes are read off the tensors.
-   * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size; without one as OpenAI's models have them, but transformers' names need it) and preprocessor_config.json or processor_config.json (mean and std, without one CLIP's or SigLIP's)
+   * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
+   * (open_clip's too), with the prefix `visual.` or none; vision transformers under the names of transformers'
+   * CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. Dtypes F32, F16, BF16. Sizes are read
+   * off the tensors.
+   * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size;
+   *   without one as OpenAI's models have them, but transformers' names need it) and preprocessor_config.json or
+   *   processor_config.json (mean and std, without one CLIP's or SigLIP's)
    * @param weightFiles a safetensors file, its shards, or the index of shards beside it
-   * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape; FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
+   * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape;
+   *   FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
    */
-  static async load(id: string, folder: string, weightFiles: string | readonly string[], options: NativeTeacherOptions): Promise<NativeTeacher> {
+  static async load(
+    id: string,
+    folder: string,
+    weightFiles: string | readonly string[],
+    options: NativeTeacherOptions,
+  ): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.load()', nativeTeacherOptions);
     checkPreprocessing(options);
     const { device, batch = 32, precision, resolution, mean, std, signal } = options;
@@ -84,24 +118,48 @@ export class NativeTeacher implements Teacher {
     const tower = await findImageTower(reader.shapes, folder);
     if (tower === undefined) {
       const names = [...reader.shapes.keys()];
-      const [, prefix] = /^(.+\.)(?:visual\.conv1|vision_model\.embeddings\.patch_embedding)\.weight$/mu.exec(names.join('\n')) ?? [];
-      throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP under OpenAI's, open_clip's or transformers' names.`, {
-        found: few(names), allowed: 'visual.conv1.weight ... or vision_model.embeddings.patch_embedding.weight ...',
-        mend: prefix === undefined ? 'Give a CLIP model, or an ONNX export of the tower (onnx/vision_model.onnx)' : `Save the weights without '${prefix}' before their names`,
-      });
+      const [, prefix] =
+        /^(.+\.)(?:visual\.conv1|vision_model\.embeddings\.patch_embedding)\.weight$/mu.exec(names.join('\n')) ?? [];
+      throw new LgdError(
+        'BAD_MODEL',
+        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP under OpenAI's, open_clip's or transformers' names.`,
+        {
+          found: few(names),
+          allowed: 'visual.conv1.weight ... or vision_model.embeddings.patch_embedding.weight ...',
+          mend:
+            prefix === undefined
+              ? 'Give a CLIP model, or an ONNX export of the tower (onnx/vision_model.onnx)'
+              : `Save the weights without '${prefix}' before their names`,
+        },
+      );
     }
     if (resolution !== undefined && resolution !== tower.resolution) {
-      throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, { option: 'resolution', found: resolution, allowed: String(tower.resolution) });
+      throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, {
+        option: 'resolution',
+        found: resolution,
+        allowed: String(tower.resolution),
+      });
     }
     const weights = await readWeights(reader, tower.graph, tower.naming, files.join(', '), signal);
     const read = await readPreprocessor(folder);
-    const input = read ?? (tower.architecture === 'SigLIP' ? { mean: halves, std: halves } : { mean: clipMean, std: clipStd });
-    return new NativeTeacher({ id, device, ...tower, weights, mean: mean ?? tower.mean ?? input.mean, std: std ?? tower.std ?? input.std, batch, precision });
+    const input =
+      read ?? (tower.architecture === 'SigLIP' ? { mean: halves, std: halves } : { mean: clipMean, std: clipStd });
+    return new NativeTeacher({
+      id,
+      device,
+      ...tower,
+      weights,
+      mean: mean ?? tower.mean ?? input.mean,
+      std: std ?? tower.std ?? input.std,
+      batch,
+      precision,
+    });
   }
 
   /**
    * A student of this package as a teacher: its own file, or one exported with its head.
-   * @throws LgdError BAD_MODEL (no student, no head), FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_OPTION
+   * @throws LgdError BAD_MODEL (no student, no head), FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a
+   *   checkpoint), BAD_OPTION
    */
   static async loadStudent(id: string, file: string, options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
@@ -110,10 +168,24 @@ export class NativeTeacher implements Teacher {
     const { info, weights } = studentContent(await readListed(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
     const graph = info.graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
-    if (!hasHead(info, weights)) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });
+    if (!hasHead(info, weights))
+      throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, {
+        option: 'teacher',
+        mend: 'Export the student with its head',
+      });
     checkWeights(graph, weights);
     return new NativeTeacher({
-      id, device, architecture, graph, embeddingSize, resolution: options.resolution ?? resolution, weights, mean: options.mean ?? mean, std: options.std ?? std, batch, precision,
+      id,
+      device,
+      architecture,
+      graph,
+      embeddingSize,
+      resolution: options.resolution ?? resolution,
+      weights,
+      mean: options.mean ?? mean,
+      std: options.std ?? std,
+      batch,
+      precision,
     });
   }
 
@@ -123,10 +195,16 @@ export class NativeTeacher implements Teacher {
     return (await findImageTower(reader.shapes, folder)) !== undefined;
   }
 
-  /** A forward-only encoder with the teacher's weights, for tensors that stay on the device; the caller disposes of it. */
+  /**
+   * A forward-only encoder with the teacher's weights, for tensors that stay on the device; the caller disposes of it.
+   */
   compile({ batch, precision = this.precision }: { batch: number; precision?: Precision }): CompiledEncoder {
     const { id, graph, embeddingSize, resolution } = this;
-    return compileEmbedder(this.device, { name: id, graph, embeddingSize, weights: this.#live() }, { batch, resolution, precision, training: false });
+    return compileEmbedder(
+      this.device,
+      { name: id, graph, embeddingSize, weights: this.#live() },
+      { batch, resolution, precision, training: false },
+    );
   }
 
   /** Tells it from any other teacher: a hash of its graph and weights. @throws LgdError DISPOSED, ABORTED */
@@ -140,7 +218,11 @@ export class NativeTeacher implements Teacher {
    * @returns [B,D], not normalised
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
-  async embed(pixels: Float32Array, count: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
+  async embed(
+    pixels: Float32Array,
+    count: number,
+    { signal }: { signal?: AbortSignal | undefined } = {},
+  ): Promise<Float32Array> {
     const image = checkPixels(pixels, count, this.resolution);
     const encoder = (this.#encoder ??= new Encoder(this.compile({ batch: this.#batch })));
     const result = new Float32Array(count * this.embeddingSize);
@@ -172,7 +254,8 @@ export class NativeTeacher implements Teacher {
 
   /** The weights. @throws LgdError DISPOSED */
   #live(): WeightRecord {
-    if (this.#weights === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    if (this.#weights === undefined)
+      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
     return this.#weights;
   }
 }

@@ -11,12 +11,23 @@ import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
 import { checkEmbedded, checkPixels } from './pixels.js';
-import { checkPreprocessing, clipPreprocessor, preprocessing, preprocessorFiles, readPreprocessor } from './preprocessor.js';
+import {
+  checkPreprocessing,
+  clipPreprocessor,
+  preprocessing,
+  preprocessorFiles,
+  readPreprocessor,
+} from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
 /** The files that may hold an image tower, in the order looked for. */
-export const onnxFiles: readonly string[] = ['onnx/vision_model.onnx', 'onnx/model.onnx', 'vision_model.onnx', 'model.onnx'];
+export const onnxFiles: readonly string[] = [
+  'onnx/vision_model.onnx',
+  'onnx/model.onnx',
+  'vision_model.onnx',
+  'model.onnx',
+];
 
 /** How {@link OnnxTeacher.load} finds a model and prepares its input. */
 export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessing> {
@@ -24,9 +35,18 @@ export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessin
   output?: string;
 }
 
-export const onnxTeacherOptions = { resolution: 'optional', mean: 'optional', std: 'optional', output: 'optional', ...resolveOptions } satisfies OptionTable<OnnxTeacherOptions>;
+export const onnxTeacherOptions = {
+  resolution: 'optional',
+  mean: 'optional',
+  std: 'optional',
+  output: 'optional',
+  ...resolveOptions,
+} satisfies OptionTable<OnnxTeacherOptions>;
 
-/** Any image encoder in ONNX: CLIP's image towers, and others with one image input and an embedding output. Runs in float32 on the CPU. */
+/**
+ * Any image encoder in ONNX: CLIP's image towers, and others with one image input and an embedding output. Runs in
+ * float32 on the CPU.
+ */
 export class OnnxTeacher implements Teacher {
   readonly kind = 'onnx';
   readonly resolution: number;
@@ -56,7 +76,9 @@ export class OnnxTeacher implements Teacher {
   }
 
   /**
-   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up (a student that this package exported needs none)
+   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and
+   *   preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up (a student that this
+   *   package exported needs none)
    * @param options resolution, mean and std replace what preprocessor_config.json says
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
@@ -70,7 +92,9 @@ export class OnnxTeacher implements Teacher {
     const input = inputNames.length === 1 ? inputNames[0] : undefined;
     if (input === undefined) {
       throw new LgdError('BAD_MODEL', `${file} takes ${inputNames.length} inputs where an image tower takes one.`, {
-        found: inputNames.join(', '), allowed: 'pixel_values', mend: 'Give the image tower alone (onnx/vision_model.onnx)',
+        found: inputNames.join(', '),
+        allowed: 'pixel_values',
+        mend: 'Give the image tower alone (onnx/vision_model.onnx)',
       });
     }
     const teacher = new OnnxTeacher(id, await importOnnxRuntime(), session, input, file, preprocessing);
@@ -78,7 +102,10 @@ export class OnnxTeacher implements Teacher {
     return teacher;
   }
 
-  /** Tells it from any other teacher: a hash of its file, and of the weights beside it where they are kept apart. @throws LgdError ABORTED */
+  /**
+   * Tells it from any other teacher: a hash of its file, and of the weights beside it where they are kept apart.
+   * @throws LgdError ABORTED
+   */
   async fingerprint(signal?: AbortSignal): Promise<string> {
     return (this.#fingerprint ??= await hashModel(this.file, signal));
   }
@@ -89,7 +116,11 @@ export class OnnxTeacher implements Teacher {
    * @returns [B,D], not normalised
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
-  async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
+  async embed(
+    pixels: Float32Array,
+    batch: number,
+    { signal }: { signal?: AbortSignal | undefined } = {},
+  ): Promise<Float32Array> {
     const image = checkPixels(pixels, batch, this.resolution);
     const result = new Float32Array(batch * this.embeddingSize);
     const step = this.#oneByOne ? 1 : batch;
@@ -117,12 +148,15 @@ export class OnnxTeacher implements Teacher {
   }
 
   private async run(pixels: Float32Array, batch: number): Promise<Record<string, OnnxTensor>> {
-    if (this.#session === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    if (this.#session === undefined)
+      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
     const tensor = new this.runtime.Tensor('float32', pixels, [batch, 3, this.resolution, this.resolution]);
     return (await this.#session.run({ [this.input]: tensor })) as Record<string, OnnxTensor>;
   }
 
-  /** Learns output and embedding size from two blank images, and whether the model is exported for single images only. */
+  /**
+   * Learns output and embedding size from two blank images, and whether the model is exported for single images only.
+   */
   private async probe(file: string, wanted: string | undefined): Promise<void> {
     const image = 3 * this.resolution * this.resolution;
     let outputs: Record<string, OnnxTensor>;
@@ -131,17 +165,28 @@ export class OnnxTeacher implements Teacher {
     } catch {
       this.#oneByOne = true;
       outputs = await this.run(new Float32Array(image), 1).catch((cause: unknown) => {
-        throw new LgdError('BAD_MODEL', `${file} does not accept images of [B,3,${this.resolution},${this.resolution}]: ${(cause as Error).message}.`, {
-          mend: 'Correct the size in preprocessor_config.json; a program may give the resolution instead', cause,
-        });
+        throw new LgdError(
+          'BAD_MODEL',
+          `${file} does not accept images of [B,3,${this.resolution},${this.resolution}]: ${(cause as Error).message}.`,
+          {
+            mend: 'Correct the size in preprocessor_config.json; a program may give the resolution instead',
+            cause,
+          },
+        );
       });
     }
     const batch = this.#oneByOne ? 1 : 2;
-    const flat = Object.keys(outputs).filter((name) => outputs[name]!.dims.length === 2 && outputs[name]!.dims[0] === batch && outputs[name]!.type === 'float32');
+    const flat = Object.keys(outputs).filter(
+      (name) =>
+        outputs[name]!.dims.length === 2 && outputs[name]!.dims[0] === batch && outputs[name]!.type === 'float32',
+    );
     const chosen = wanted ?? (flat.includes('image_embeds') ? 'image_embeds' : flat.length === 1 ? flat[0] : undefined);
     if (chosen === undefined || !flat.includes(chosen)) {
       throw new LgdError('BAD_MODEL', `${file} has no clear embedding output.`, {
-        option: 'output', found: wanted ?? Object.keys(outputs).join(', '), allowed: flat.length > 0 ? flat.join(', ') : 'an output of shape [B,D]', mend: 'Name the output, or export the model with a pooled one',
+        option: 'output',
+        found: wanted ?? Object.keys(outputs).join(', '),
+        allowed: flat.length > 0 ? flat.join(', ') : 'an output of shape [B,D]',
+        mend: 'Name the output, or export the model with a pooled one',
       });
     }
     this.#output = chosen;
@@ -149,21 +194,32 @@ export class OnnxTeacher implements Teacher {
   }
 }
 
-async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id: string; file: string; preprocessing: Preprocessing }> {
+async function locate(
+  source: string,
+  options: OnnxTeacherOptions,
+): Promise<{ id: string; file: string; preprocessing: Preprocessing }> {
   const isFile = source.endsWith('.onnx') && !(await isFolder(source));
   let [id, file, folders]: [string, string, string[]] = ['', '', []];
   if (isFile) {
     file = resolve(source);
     const found = await statIfThere(file);
-    if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Check the path' });
-    if (!found.isFile()) throw new LgdError('BAD_MODEL', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
+    if (found === undefined)
+      throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Check the path' });
+    if (!found.isFile())
+      throw new LgdError('BAD_MODEL', `${file} is no regular file.`, {
+        mend: 'Write what it gives into a file, and give that',
+      });
     folders = [dirname(file), dirname(dirname(file))];
     id = basename(file, '.onnx');
   } else {
-    const model = await resolveModel(source, {
-      required: [onnxFiles],
-      optional: preprocessorFiles,
-    }, options);
+    const model = await resolveModel(
+      source,
+      {
+        required: [onnxFiles],
+        optional: preprocessorFiles,
+      },
+      options,
+    );
     [id, file, folders] = [model.id, model.files[0]!, [model.folder]];
   }
   let read: Preprocessing | undefined;
@@ -171,7 +227,9 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   if (isFile) read ??= await ownPreprocessing(file);
   const { resolution = read?.resolution, mean = read?.mean, std = read?.std } = options;
   if (resolution === undefined || mean === undefined || std === undefined) {
-    throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, { mend: `Write ${join(folders[0]!, 'preprocessor_config.json')} with what the model was trained with, of CLIP ${clipPreprocessor}; a program may give resolution, mean and std to loadTeacher() or OnnxTeacher.load() instead` });
+    throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, {
+      mend: `Write ${join(folders[0]!, 'preprocessor_config.json')} with what the model was trained with, of CLIP ${clipPreprocessor}; a program may give resolution, mean and std to loadTeacher() or OnnxTeacher.load() instead`,
+    });
   }
   return { id, file, preprocessing: { resolution, mean, std } };
 }
@@ -186,7 +244,13 @@ async function ownPreprocessing(file: string): Promise<Preprocessing | undefined
     const entries = new Map(decodeOnnx(await readFile(file)).metadataProps.map(({ key, value }) => [key, value]));
     if (entries.get('format') !== 'lgdistill-onnx') return undefined;
     const [size, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);
-    return preprocessing({ size, image_mean: mean, image_std: std } as never, (why) => new LgdError('BAD_MODEL', `the metadata of ${file} do not tell its input: ${why}.`, { mend: 'Export the student again' }));
+    return preprocessing(
+      { size, image_mean: mean, image_std: std } as never,
+      (why) =>
+        new LgdError('BAD_MODEL', `the metadata of ${file} do not tell its input: ${why}.`, {
+          mend: 'Export the student again',
+        }),
+    );
   } catch (error) {
     if (error instanceof LgdError) throw error;
     return undefined; // onnxruntime says what is wrong with the file

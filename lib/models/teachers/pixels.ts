@@ -3,14 +3,28 @@ import { LgdError } from '../../errors.js';
 
 /** @returns values of one image @throws LgdError BAD_SHAPE unless these are so many images */
 export function checkPixels(pixels: Float32Array, count: number, resolution: number): number {
-  if (!ArrayBuffer.isView(pixels)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'pixels', found: pixels, allowed: `a Float32Array [B,3,${resolution},${resolution}]` });
+  if (!ArrayBuffer.isView(pixels))
+    throw new LgdError('BAD_SHAPE', 'these are no pixels.', {
+      option: 'pixels',
+      found: pixels,
+      allowed: `a Float32Array [B,3,${resolution},${resolution}]`,
+    });
   const image = 3 * resolution * resolution;
   if (Number.isInteger(count) && count >= 1 && pixels.length === count * image) return image;
-  throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${count} images of [3,${resolution},${resolution}].`, { option: 'pixels' });
+  throw new LgdError(
+    'BAD_SHAPE',
+    `${pixels.length} values are not ${count} images of [3,${resolution},${resolution}].`,
+    { option: 'pixels' },
+  );
 }
 
 /** @throws LgdError NON_FINITE */
 export function checkEmbedded(embeddings: Float32Array, embeddingSize: number): void {
   const wrong = embeddings.findIndex((value) => !Number.isFinite(value));
-  if (wrong !== -1) throw new LgdError('NON_FINITE', `the teacher's embedding of image ${Math.floor(wrong / embeddingSize)} of the batch is not finite.`, { mend: 'Check the image and the model' });
+  if (wrong !== -1)
+    throw new LgdError(
+      'NON_FINITE',
+      `the teacher's embedding of image ${Math.floor(wrong / embeddingSize)} of the batch is not finite.`,
+      { mend: 'Check the image and the model' },
+    );
 }

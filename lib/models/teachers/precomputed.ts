@@ -16,12 +16,19 @@ export interface PrecomputedInfo extends Partial<Preprocessing> {
   id?: string;
 }
 
-const precomputedInfo = { id: 'optional', resolution: 'optional', mean: 'optional', std: 'optional' } satisfies OptionTable<PrecomputedInfo>;
+const precomputedInfo = {
+  id: 'optional',
+  resolution: 'optional',
+  mean: 'optional',
+  std: 'optional',
+} satisfies OptionTable<PrecomputedInfo>;
 
 /**
- * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32; half precision is widened and float64 rounded on reading) and, in its metadata, `ids` (a JSON array of N image ids:
- * paths relative to the data set's root, with forward slashes; `./` before them means nothing) and optionally `teacher`, `resolution`, `mean`, `std`.
- * It never sees the student's augmented views, only whole images; resolution, mean and std say how the student's input is prepared (CLIP's at 224 px by default).
+ * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32; half precision is widened and
+ * float64 rounded on reading) and, in its metadata, `ids` (a JSON array of N image ids: paths relative to the data
+ * set's root, with forward slashes; `./` before them means nothing) and optionally `teacher`, `resolution`, `mean`,
+ * `std`. It never sees the student's augmented views, only whole images; resolution, mean and std say how the student's
+ * input is prepared (CLIP's at 224 px by default).
  */
 export class PrecomputedTeacher implements PrecomputedTeacherApi {
   readonly kind = 'precomputed';
@@ -30,7 +37,13 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
   readonly std: ChannelTriple;
   #rows: IdPlaces | undefined;
 
-  private constructor(readonly id: string, readonly embeddingSize: number, private embeddings: Float32Array, rows: IdPlaces, { resolution, mean, std }: Preprocessing) {
+  private constructor(
+    readonly id: string,
+    readonly embeddingSize: number,
+    private embeddings: Float32Array,
+    rows: IdPlaces,
+    { resolution, mean, std }: Preprocessing,
+  ) {
     this.#rows = rows;
     [this.resolution, this.mean, this.std] = [resolution, mean, std];
   }
@@ -42,16 +55,24 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 
   /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (wrong content), NON_FINITE, ZERO_EMBEDDING, ABORTED */
   static async load(file: string, signal?: AbortSignal): Promise<PrecomputedTeacher> {
-    const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, { mend: 'Write it with PrecomputedTeacher.save, or as docs/formats.md tells (Embeddings)' });
+    const bad = (why: string) =>
+      new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, {
+        mend: 'Write it with PrecomputedTeacher.save, or as docs/formats.md tells (Embeddings)',
+      });
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('embeddings');
     if (tensor === undefined) throw bad('it has no tensor "embeddings"');
-    const { shape: [count = 0, size = 0], shape } = tensor;
+    const {
+      shape: [count = 0, size = 0],
+      shape,
+    } = tensor;
     const data = tensor.data instanceof Float64Array ? new Float32Array(tensor.data) : tensor.data; // numpy's own kind
-    if (!(data instanceof Float32Array) || shape.length !== 2 || count < 1 || size < 1) throw bad(`its embeddings are [${shape.join(',')}], not [N,D] of floats`);
+    if (!(data instanceof Float32Array) || shape.length !== 2 || count < 1 || size < 1)
+      throw bad(`its embeddings are [${shape.join(',')}], not [N,D] of floats`);
     if (metadata['ids'] === undefined) throw bad(`its metadata has no "ids" for its ${count} rows`);
     const ids = parsed(metadata['ids']);
-    if (!isTexts(ids) || ids.length !== count) throw bad(`the "ids" of its metadata are no JSON array of ${count} texts, one for each row`);
+    if (!isTexts(ids) || ids.length !== count)
+      throw bad(`the "ids" of its metadata are no JSON array of ${count} texts, one for each row`);
     const rows = await indexRows(ids, data, file, signal);
     const read = (name: 'mean' | 'std', fallback: ChannelTriple): ChannelTriple => {
       if (metadata[name] === undefined) return fallback;
@@ -62,22 +83,47 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     };
     const resolution = metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
     if (!isSide(resolution)) throw bad('its resolution is not a number of pixels');
-    return new PrecomputedTeacher(metadata['teacher'] ?? basename(file, extname(file)), size, data, rows, { resolution, mean: read('mean', clipMean), std: read('std', clipStd) });
+    return new PrecomputedTeacher(metadata['teacher'] ?? basename(file, extname(file)), size, data, rows, {
+      resolution,
+      mean: read('mean', clipMean),
+      std: read('std', clipStd),
+    });
   }
 
   /**
    * @param ids N image ids, each once
    * @param embeddings [N,D], row-major
-   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), BAD_OPTION (resolution, mean or std), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE (also ids of more than 512 MiB of JSON)
+   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), BAD_OPTION (resolution, mean or std), NON_FINITE,
+   *   ZERO_EMBEDDING, NOT_WRITABLE (also ids of more than 512 MiB of JSON)
    */
-  static async save(file: string, ids: readonly string[], embeddings: Float32Array, info: PrecomputedInfo = {}): Promise<void> {
+  static async save(
+    file: string,
+    ids: readonly string[],
+    embeddings: Float32Array,
+    info: PrecomputedInfo = {},
+  ): Promise<void> {
     checkOptions(info, 'PrecomputedTeacher.save()', precomputedInfo);
     const { id, resolution, mean, std } = info;
     checkText(file, 'file', 'a path to write to');
-    if (!Array.isArray(ids)) throw new LgdError('BAD_DATASET', 'these are no image ids.', { option: 'ids', found: ids, allowed: 'an array of strings', mend: 'Give the ids of the images, as the data set has them' });
-    if (!types.isFloat32Array(embeddings)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [N,D], row-major' });
+    if (!Array.isArray(ids))
+      throw new LgdError('BAD_DATASET', 'these are no image ids.', {
+        option: 'ids',
+        found: ids,
+        allowed: 'an array of strings',
+        mend: 'Give the ids of the images, as the data set has them',
+      });
+    if (!types.isFloat32Array(embeddings))
+      throw new LgdError('BAD_SHAPE', 'these are no embeddings.', {
+        option: 'embeddings',
+        found: embeddings,
+        allowed: 'a Float32Array [N,D], row-major',
+      });
     const size = embeddings.length / ids.length;
-    if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
+    if (!Number.isInteger(size) || size === 0)
+      throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, {
+        option: 'embeddings',
+        allowed: '[N,D], row-major',
+      });
     await indexRows(ids, embeddings, file);
     checkInfo(file, info);
     const metadata: Record<string, string> = { format: 'lgdistill-embeddings', version, ids: headerJson(ids) };
@@ -95,7 +141,8 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 
   lookup(ids: readonly string[]): Float32Array {
     const rows = this.#rows;
-    if (rows === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    if (rows === undefined)
+      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
     const missing = ids.filter((id) => !rows.has(id));
     if (missing.length > 0) {
       throw new LgdError('BAD_DATASET', `${missing.length} of ${ids.length} images have no embedding in ${this.id}.`, {
@@ -130,24 +177,49 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 }
 
 /** The row of each id, after checking that ids are distinct and rows usable. */
-async function indexRows(ids: readonly string[], embeddings: Float32Array, file: string, signal?: AbortSignal): Promise<IdPlaces> {
+async function indexRows(
+  ids: readonly string[],
+  embeddings: Float32Array,
+  file: string,
+  signal?: AbortSignal,
+): Promise<IdPlaces> {
   const size = embeddings.length / ids.length;
   const rows = new IdPlaces();
-  await eachId(ids, (id, row) => {
-    if (rows.has(id)) throw new LgdError('BAD_DATASET', `the image id ${JSON.stringify(id)} is given twice in ${file}.`, { mend: 'Give each image once' });
-    rows.set(id, row);
-    let squares = 0;
-    for (let k = row * size; k < (row + 1) * size; k++) squares += embeddings[k]! * embeddings[k]!;
-    if (!Number.isFinite(squares)) throw new LgdError('NON_FINITE', `the embedding of ${id} in ${file} is not finite.`, { mend: 'Compute it again' });
-    if (squares === 0) throw new LgdError('ZERO_EMBEDDING', `the embedding of ${id} in ${file} is zero.`, { mend: 'Compute it again' });
-  }, signal, 'reading the embeddings');
+  await eachId(
+    ids,
+    (id, row) => {
+      if (rows.has(id))
+        throw new LgdError('BAD_DATASET', `the image id ${JSON.stringify(id)} is given twice in ${file}.`, {
+          mend: 'Give each image once',
+        });
+      rows.set(id, row);
+      let squares = 0;
+      for (let k = row * size; k < (row + 1) * size; k++) squares += embeddings[k]! * embeddings[k]!;
+      if (!Number.isFinite(squares))
+        throw new LgdError('NON_FINITE', `the embedding of ${id} in ${file} is not finite.`, {
+          mend: 'Compute it again',
+        });
+      if (squares === 0)
+        throw new LgdError('ZERO_EMBEDDING', `the embedding of ${id} in ${file} is zero.`, {
+          mend: 'Compute it again',
+        });
+    },
+    signal,
+    'reading the embeddings',
+  );
   return rows;
 }
 
 /** Looks at the input that is to be recorded. @throws LgdError BAD_OPTION */
 function checkInfo(file: string, { resolution, ...triples }: PrecomputedInfo): void {
-  const bad = (option: string, found: unknown, what: string) => new LgdError('BAD_OPTION', `${what}, so ${file} is not written.`, { option, found, mend: "Give that of the student's input" });
-  if (resolution !== undefined && !isSide(resolution)) throw bad('resolution', resolution, 'this is not a number of pixels');
+  const bad = (option: string, found: unknown, what: string) =>
+    new LgdError('BAD_OPTION', `${what}, so ${file} is not written.`, {
+      option,
+      found,
+      mend: "Give that of the student's input",
+    });
+  if (resolution !== undefined && !isSide(resolution))
+    throw bad('resolution', resolution, 'this is not a number of pixels');
   for (const name of ['mean', 'std'] as const) {
     const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
     if (wrong !== undefined) throw bad(name, triples[name], `this is ${wrong}`);

@@ -35,16 +35,21 @@ interface PreprocessorConfig {
 export const preprocessorFiles = ['preprocessor_config.json', 'processor_config.json'] as const;
 
 /**
- * Reads a folder's preprocessor_config.json, or the same under `image_processor` in processor_config.json, where transformers 5 keeps it. The resolution is the crop's where a crop
- * is made, else the size's; both may be a number, {shortest_edge}, {height, width} or [height, width].
- * Mean and std are returned for pixels in 0..1, whatever rescaling the file asks for.
+ * Reads a folder's preprocessor_config.json, or the same under `image_processor` in processor_config.json, where
+ * transformers 5 keeps it. The resolution is the crop's where a crop is made, else the size's; both may be a number,
+ * {shortest_edge}, {height, width} or [height, width]. Mean and std are returned for pixels in 0..1, whatever rescaling
+ * the file asks for.
  * @returns undefined where there is neither
  * @throws LgdError BAD_MODEL
  */
 export async function readPreprocessor(folder: string): Promise<Preprocessing | undefined> {
   for (const name of preprocessorFiles) {
     const file = join(folder, name);
-    const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file}: ${why}.`, { mend: `Correct it to what the model was trained with; of CLIP it is ${clipPreprocessor}`, cause });
+    const bad = (why: string, cause?: unknown) =>
+      new LgdError('BAD_MODEL', `${file}: ${why}.`, {
+        mend: `Correct it to what the model was trained with; of CLIP it is ${clipPreprocessor}`,
+        cause,
+      });
     const content = await readJson(file, bad);
     const config = name === 'processor_config.json' ? content?.image_processor : content;
     if (config !== undefined) return preprocessing(config, bad);
@@ -67,15 +72,28 @@ export function faultOf(name: 'mean' | 'std', value: unknown): string | undefine
 
 /** Looks at what a caller gives in the place of a model's own. @throws LgdError BAD_OPTION */
 export function checkPreprocessing({ resolution, ...triples }: Partial<Preprocessing>): void {
-  if (resolution !== undefined && !isSide(resolution)) throw new LgdError('BAD_OPTION', 'not a number of pixels.', { option: 'resolution', found: resolution, allowed: `a whole number from 1 to ${mostSide}` });
+  if (resolution !== undefined && !isSide(resolution))
+    throw new LgdError('BAD_OPTION', 'not a number of pixels.', {
+      option: 'resolution',
+      found: resolution,
+      allowed: `a whole number from 1 to ${mostSide}`,
+    });
   for (const name of ['mean', 'std'] as const) {
     const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
-    if (wrong !== undefined) throw new LgdError('BAD_OPTION', `this is ${wrong}.`, { option: name, found: triples[name], allowed: 'three numbers, those of std above 0' });
+    if (wrong !== undefined)
+      throw new LgdError('BAD_OPTION', `this is ${wrong}.`, {
+        option: name,
+        found: triples[name],
+        allowed: 'three numbers, those of std above 0',
+      });
   }
 }
 
 /** @returns undefined where there is no such file */
-async function readJson(file: string, bad: (why: string, cause: unknown) => LgdError): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig }) | undefined> {
+async function readJson(
+  file: string,
+  bad: (why: string, cause: unknown) => LgdError,
+): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig }) | undefined> {
   try {
     return (JSON.parse(await readFile(file, 'utf8')) ?? {}) as PreprocessorConfig;
   } catch (cause) {
@@ -86,32 +104,44 @@ async function readJson(file: string, bad: (why: string, cause: unknown) => LgdE
 
 /** What a configuration says. @throws what `bad` makes */
 export function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
-  const resolution = (config.do_center_crop === false ? undefined : side(config.crop_size, bad)) ?? side(config.size, bad);
+  const resolution =
+    (config.do_center_crop === false ? undefined : side(config.crop_size, bad)) ?? side(config.size, bad);
   if (resolution === undefined) throw bad('it gives no size');
   const { rescale_factor: factor } = config;
-  if (factor !== undefined && factor !== null && !(Number.isFinite(factor) && factor > 0)) throw bad(`its rescale_factor is ${JSON.stringify(factor)}, not a number above 0`);
+  if (factor !== undefined && factor !== null && !(Number.isFinite(factor) && factor > 0))
+    throw bad(`its rescale_factor is ${JSON.stringify(factor)}, not a number above 0`);
   if (config.do_normalize === false) return { resolution, ...rescaled([0, 0, 0], [1, 1, 1], config) };
-  return { resolution, ...rescaled(triple(config.image_mean, 'image_mean', bad), triple(config.image_std, 'image_std', bad), config) };
+  return {
+    resolution,
+    ...rescaled(triple(config.image_mean, 'image_mean', bad), triple(config.image_std, 'image_std', bad), config),
+  };
 }
 
 function side(given: Size | undefined, bad: (why: string) => LgdError): number | undefined {
   if (given === undefined || given === null) return undefined;
   const size = Array.isArray(given) ? { height: given[0], width: given[1] } : given;
-  if (typeof size === 'object' && size.height !== size.width) throw bad(`its input is ${JSON.stringify(size)}, and only square ones are supported`);
+  if (typeof size === 'object' && size.height !== size.width)
+    throw bad(`its input is ${JSON.stringify(size)}, and only square ones are supported`);
   const value = typeof size === 'number' ? size : (size.shortest_edge ?? size.height);
   if (!isSide(value)) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels from 1 to ${mostSide}`);
   return value;
 }
 
 function triple(values: number[] | undefined, name: string, bad: (why: string) => LgdError): ChannelTriple {
-  if (!Array.isArray(values) || values.length !== 3 || !values.every(Number.isFinite)) throw bad(`its ${name} is not three numbers`);
+  if (!Array.isArray(values) || values.length !== 3 || !values.every(Number.isFinite))
+    throw bad(`its ${name} is not three numbers`);
   if (name === 'image_std' && values.some((value) => value <= 0)) throw bad('its image_std is not positive');
   return [values[0]!, values[1]!, values[2]!];
 }
 
 /** (255 f x - m) / s with x in 0..1 and rescale factor f equals (x - m/255f) / (s/255f). */
-function rescaled(mean: ChannelTriple, std: ChannelTriple, { do_rescale, rescale_factor }: PreprocessorConfig): { mean: ChannelTriple; std: ChannelTriple } {
-  const scale = do_rescale === false ? 255 : rescale_factor === undefined || rescale_factor === null ? 1 : 255 * rescale_factor;
+function rescaled(
+  mean: ChannelTriple,
+  std: ChannelTriple,
+  { do_rescale, rescale_factor }: PreprocessorConfig,
+): { mean: ChannelTriple; std: ChannelTriple } {
+  const scale =
+    do_rescale === false ? 255 : rescale_factor === undefined || rescale_factor === null ? 1 : 255 * rescale_factor;
   if (Math.abs(scale - 1) < 1e-6) return { mean, std };
   const divide = ([red, green, blue]: ChannelTriple): ChannelTriple => [red / scale, green / scale, blue / scale];
   return { mean: divide(mean), std: divide(std) };

@@ -1,8 +1,9 @@
 /**
- * SigLIP's towers: Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023. The image tower is a ViT without a class token; a learned query
- * attends over the normed patches (multihead attention pooling: Zhai et al., "Scaling vision transformers", 2022), and what it finds,
- * plus an MLP of its norm, is the embedding. The text tower attends in both directions over a text that is padded to the full length, without a mask, and
- * projects its last state. Block parameters have OpenAI CLIP's names; the query is stored projected, `head.query`.
+ * SigLIP's towers: Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023. The image tower is a ViT
+ * without a class token; a learned query attends over the normed patches (multihead attention pooling: Zhai et al.,
+ * "Scaling vision transformers", 2022), and what it finds, plus an MLP of its norm, is the embedding. The text tower
+ * attends in both directions over a text that is padded to the full length, without a mask, and projects its last
+ * state. Block parameters have OpenAI CLIP's names; the query is stored projected, `head.query`.
  */
 import { GraphBuilder, type GraphSpec } from '../graph.js';
 import type { TextTransformerConfig } from './text_transformer.js';
@@ -23,18 +24,38 @@ export function siglip(config: SiglipConfig): GraphSpec {
   checkTransformer('SigLIP image tower', config, { patch, imageSize, grid });
   const g = new GraphBuilder('teacher');
   const patches = g.conv(g.images, 'conv1', { channels: width, kernel: patch, stride: patch, padding: 0, bias: true });
-  const x = g.layerNorm(transformer(g, g.positions(patches, 'positional_embedding', { count: grid * grid }), 'transformer.resblocks', config), 'ln_post', eps);
+  const x = g.layerNorm(
+    transformer(
+      g,
+      g.positions(patches, 'positional_embedding', { count: grid * grid }),
+      'transformer.resblocks',
+      config,
+    ),
+    'ln_post',
+    eps,
+  );
   const [k, v] = [g.linear(x, 'head.k', { features: width }), g.linear(x, 'head.v', { features: width })];
-  const pooled = g.linear(g.queryAttention(g.repeat('head.query', width), k, v, heads), 'head.out_proj', { features: width });
+  const pooled = g.linear(g.queryAttention(g.repeat('head.query', width), k, v, heads), 'head.out_proj', {
+    features: width,
+  });
   return g.finish(g.add(pooled, mlp(g, g.layerNorm(pooled, 'head.ln', eps), 'head.mlp', config)));
 }
 
-/** The text tower as a forward-only graph over token ids, all `positions` of them. @throws LgdError BAD_MODEL for sizes that do not fit together */
+/**
+ * The text tower as a forward-only graph over token ids, all `positions` of them. @throws LgdError BAD_MODEL for sizes
+ * that do not fit together
+ */
 export function siglipText(config: TextTransformerConfig): GraphSpec {
   const { width, words, positions, outputDim, eps } = config;
   checkTransformer('SigLIP text tower', config, { words, positions, outputDim });
   const g = new GraphBuilder('text tower');
-  const tokens = g.words(g.images, { word: 'token_embedding.weight', position: 'positional_embedding', words, positions, channels: width });
+  const tokens = g.words(g.images, {
+    word: 'token_embedding.weight',
+    position: 'positional_embedding',
+    words,
+    positions,
+    channels: width,
+  });
   const x = transformer(g, tokens, 'transformer.resblocks', config);
   const last = g.endToken(x, g.images, words); // no text has this id, and then the last state is taken
   return g.finish(g.linear(g.layerNorm(last, 'ln_final', eps), 'text_projection', { features: outputDim }));

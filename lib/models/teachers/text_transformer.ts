@@ -1,12 +1,15 @@
 /**
- * CLIP's text transformer: Radford et al., ICML 2021, section 2.4: the causal transformer of Radford et al. 2019 (GPT-2); its state at the
- * end-of-text token, normed and projected, is the embedding. Parameters have OpenAI's names, except that `text_projection` is a linear
- * layer's `text_projection.weight`, [D, width].
+ * CLIP's text transformer: Radford et al., ICML 2021, section 2.4: the causal transformer of Radford et al. 2019
+ * (GPT-2); its state at the end-of-text token, normed and projected, is the embedding. Parameters have OpenAI's names,
+ * except that `text_projection` is a linear layer's `text_projection.weight`, [D, width].
  */
 import { GraphBuilder, type GraphSpec } from '../graph.js';
 import { checkTransformer, transformer, type TransformerConfig } from './transformer.js';
 
-/** Sizes of CLIP's text transformer; ViT-B/32's: width 512, layers 12, heads 8, hidden 2048, words 49408, positions 77, outputDim 512. */
+/**
+ * Sizes of CLIP's text transformer; ViT-B/32's: width 512, layers 12, heads 8, hidden 2048, words 49408, positions 77,
+ * outputDim 512.
+ */
 export interface TextTransformerConfig extends TransformerConfig {
   /** Size of the vocabulary. */
   words: number;
@@ -25,7 +28,18 @@ export function textTransformer(config: TextTransformerConfig, endId: number): G
   const { width, words, positions, outputDim, eps } = config;
   checkTransformer('text transformer', config, { words, positions, outputDim });
   const g = new GraphBuilder('text tower');
-  const tokens = g.words(g.images, { word: 'token_embedding.weight', position: 'positional_embedding', words, positions, channels: width });
+  const tokens = g.words(g.images, {
+    word: 'token_embedding.weight',
+    position: 'positional_embedding',
+    words,
+    positions,
+    channels: width,
+  });
   const x = transformer(g, tokens, 'transformer.resblocks', config, { causal: true });
-  return g.finish(g.linear(g.layerNorm(g.endToken(x, g.images, endId), 'ln_final', eps), 'text_projection', { features: outputDim, bias: false }));
+  return g.finish(
+    g.linear(g.layerNorm(g.endToken(x, g.images, endId), 'ln_final', eps), 'text_projection', {
+      features: outputDim,
+      bias: false,
+    }),
+  );
 }

@@ -1,6 +1,6 @@
 /**
- * The residual attention block that CLIP's and SigLIP's towers are stacks of: Vaswani et al. 2017 with the norms in front (pre-LN), as in
- * Dosovitskiy et al. 2021 and Radford et al. 2019. Parameters have OpenAI CLIP's names.
+ * The residual attention block that CLIP's and SigLIP's towers are stacks of: Vaswani et al. 2017 with the norms in
+ * front (pre-LN), as in Dosovitskiy et al. 2021 and Radford et al. 2019. Parameters have OpenAI CLIP's names.
  */
 import { LgdError } from '../../errors.js';
 import type { Activation, GraphBuilder, Value } from '../graph.js';
@@ -21,19 +21,38 @@ export interface TransformerConfig {
 }
 
 /** @throws LgdError BAD_MODEL for sizes that do not fit together */
-export function checkTransformer(what: string, { width, layers, heads, hidden }: TransformerConfig, others: Record<string, number>): void {
+export function checkTransformer(
+  what: string,
+  { width, layers, heads, hidden }: TransformerConfig,
+  others: Record<string, number>,
+): void {
   const sizes = { width, layers, heads, hidden, ...others };
   if (Object.values(sizes).every((size) => Number.isInteger(size) && size > 0) && width % heads === 0) return;
-  throw new LgdError('BAD_MODEL', `these sizes make no ${what}.`, { found: sizes, allowed: 'whole numbers above 0, and heads that divide the width', mend: "Check the model's config.json" });
+  throw new LgdError('BAD_MODEL', `these sizes make no ${what}.`, {
+    found: sizes,
+    allowed: 'whole numbers above 0, and heads that divide the width',
+    mend: "Check the model's config.json",
+  });
 }
 
 /** The blocks `name.0`, `name.1`, ... over a sequence. A causal stack attends to earlier positions only. */
-export function transformer(g: GraphBuilder, tokens: Value, name: string, config: TransformerConfig, { causal = false } = {}): Value {
+export function transformer(
+  g: GraphBuilder,
+  tokens: Value,
+  name: string,
+  config: TransformerConfig,
+  { causal = false } = {},
+): Value {
   let x = tokens;
   for (let i = 0; i < config.layers; i++) {
     const block = `${name}.${i}`;
-    const qkv = g.linear(g.layerNorm(x, `${block}.ln_1`, config.eps), `${block}.attn.in_proj`, { features: 3 * config.width });
-    x = g.add(x, g.linear(g.selfAttention(qkv, config.heads, { causal }), `${block}.attn.out_proj`, { features: config.width }));
+    const qkv = g.linear(g.layerNorm(x, `${block}.ln_1`, config.eps), `${block}.attn.in_proj`, {
+      features: 3 * config.width,
+    });
+    x = g.add(
+      x,
+      g.linear(g.selfAttention(qkv, config.heads, { causal }), `${block}.attn.out_proj`, { features: config.width }),
+    );
     x = g.add(x, mlp(g, g.layerNorm(x, `${block}.ln_2`, config.eps), `${block}.mlp`, config));
   }
   return x;
@@ -41,5 +60,7 @@ export function transformer(g: GraphBuilder, tokens: Value, name: string, config
 
 /** Two linear layers with the activation between them: `name.c_fc`, `name.c_proj`. */
 export function mlp(g: GraphBuilder, x: Value, name: string, { hidden, activation }: TransformerConfig): Value {
-  return g.linear(g.activation(g.linear(x, `${name}.c_fc`, { features: hidden }), activation), `${name}.c_proj`, { features: x.channels });
+  return g.linear(g.activation(g.linear(x, `${name}.c_fc`, { features: hidden }), activation), `${name}.c_proj`, {
+    features: x.channels,
+  });
 }

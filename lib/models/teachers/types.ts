@@ -20,7 +20,8 @@ export interface Teacher extends Disposable, AsyncDisposable {
 }
 
 /**
- * A teacher of your own, whatever computes it (a model, a request to a server), as an object with these members. As for {@link OnnxTeacher}, views are read back from the device for it, and its embeddings sent there.
+ * A teacher of your own, whatever computes it (a model, a request to a server), as an object with these members. As for
+ * {@link OnnxTeacher}, views are read back from the device for it, and its embeddings sent there.
  */
 export interface CustomTeacherApi extends Teacher {
   readonly kind: 'custom';
@@ -32,11 +33,17 @@ export interface CustomTeacherApi extends Teacher {
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
   embed(pixels: Float32Array, batch: number, options?: { signal?: AbortSignal | undefined }): Promise<Float32Array>;
-  /** Tells it from any other teacher, such as a hash of its weights: what was computed with one is not mixed with another's. */
+  /**
+   * Tells it from any other teacher, such as a hash of its weights: what was computed with one is not mixed with
+   * another's.
+   */
   fingerprint(signal?: AbortSignal): Promise<string>;
 }
 
-/** A teacher whose embeddings were computed before, one for each image (the whole image: no augmentation reaches it): {@link PrecomputedTeacher}, or a table of your own, as an object with these members. */
+/**
+ * A teacher whose embeddings were computed before, one for each image (the whole image: no augmentation reaches it):
+ * {@link PrecomputedTeacher}, or a table of your own, as an object with these members.
+ */
 export interface PrecomputedTeacherApi extends Teacher {
   readonly kind: 'precomputed';
   /**

@@ -9,13 +9,25 @@ import { tools, unsupported, type NamedStudent, type Tool, type ToolNaming } fro
 
 /** A student's names in a tool. @throws LgdError BAD_OPTION where the tool has no such student */
 export function toolNaming(tool: Tool, student: NamedStudent): ToolNaming {
-  return namingOr(tool, student, (allowed) => unsupported(tool, student, allowed, `Export it to ${[tools.filter((other) => other !== tool && has(other, student)).join(', '), 'onnx'].filter(Boolean).join(' or ')}`));
+  return namingOr(tool, student, (allowed) =>
+    unsupported(
+      tool,
+      student,
+      allowed,
+      `Export it to ${[tools.filter((other) => other !== tool && has(other, student)).join(', '), 'onnx'].filter(Boolean).join(' or ')}`,
+    ),
+  );
 }
 
 function namingOr(tool: Tool, student: NamedStudent, refuse: (allowed: string) => LgdError): ToolNaming {
   const definition = findStudent(student.architecture);
   const naming = namings[definition.family][tool];
-  if (naming === undefined) throw refuse(listStudents().filter((name) => namings[findStudent(name).family][tool] !== undefined).join(', '));
+  if (naming === undefined)
+    throw refuse(
+      listStudents()
+        .filter((name) => namings[findStudent(name).family][tool] !== undefined)
+        .join(', '),
+    );
   return naming(student, definition, refuse);
 }
 
@@ -31,18 +43,30 @@ function has(tool: Tool, student: NamedStudent): boolean {
 const counter = 'num_batches_tracked';
 
 /**
- * A student's weights as a tool's state dict has them: its names, torchvision's shapes, float32, and for each norm PyTorch's counter (int64, a scalar).
- * Where the tool's norms have another eps, their scales make up for it: w sqrt(var + eps') / sqrt(var + eps), which in evaluation is exactly the same.
+ * A student's weights as a tool's state dict has them: its names, torchvision's shapes, float32, and for each norm
+ * PyTorch's counter (int64, a scalar). Where the tool's norms have another eps, their scales make up for it: w sqrt(var
+ * + eps') / sqrt(var + eps), which in evaluation is exactly the same.
  * @param batches the counters' value
  */
-export function toTool(weights: Readonly<WeightRecord>, graph: GraphSpec, { modules, eps }: ToolNaming, { head, batches }: { head: boolean; batches: number }): Map<string, TensorRecord> {
+export function toTool(
+  weights: Readonly<WeightRecord>,
+  graph: GraphSpec,
+  { modules, eps }: ToolNaming,
+  { head, batches }: { head: boolean; batches: number },
+): Map<string, TensorRecord> {
   const result = new Map<string, TensorRecord>();
   for (const { op, name, parameters = [], attributes } of graph.nodes) {
     const theirs = modules.get(name);
     if (theirs === undefined || (name.startsWith('head.') && !head)) continue;
     for (const parameter of parameters) {
       const { shape, data } = weights[parameter]!;
-      result.set(theirs + parameter.slice(name.length), { shape: [...shape], data: op === 'batchNorm' && parameter === `${name}.weight` ? rescaled(weights, name, Number(attributes!['eps']), eps) : data });
+      result.set(theirs + parameter.slice(name.length), {
+        shape: [...shape],
+        data:
+          op === 'batchNorm' && parameter === `${name}.weight`
+            ? rescaled(weights, name, Number(attributes!['eps']), eps)
+            : data,
+      });
     }
     if (op === 'batchNorm') result.set(`${theirs}.${counter}`, { shape: [], data: BigInt64Array.of(BigInt(batches)) });
   }
@@ -53,7 +77,11 @@ export function toTool(weights: Readonly<WeightRecord>, graph: GraphSpec, { modu
  * The other way: what of a student is in a file with a tool's names. Counters are passed over.
  * @returns the student's parameters that are there, and names of tensors that are no parameter of the student's
  */
-export function fromTool(tensors: ReadonlyMap<string, TensorRecord>, graph: GraphSpec, { modules, eps }: ToolNaming): { weights: WeightRecord; others: string[] } {
+export function fromTool(
+  tensors: ReadonlyMap<string, TensorRecord>,
+  graph: GraphSpec,
+  { modules, eps }: ToolNaming,
+): { weights: WeightRecord; others: string[] } {
   const weights: WeightRecord = {};
   const used = new Set<string>();
   for (const { name, parameters = [] } of graph.nodes) {
@@ -63,8 +91,12 @@ export function fromTool(tensors: ReadonlyMap<string, TensorRecord>, graph: Grap
       const found = theirs + parameter.slice(name.length);
       const tensor = tensors.get(found);
       if (tensor === undefined) continue;
-      const data = tensor.data instanceof Float64Array ? new Float32Array(tensor.data) : tensor.data; // NumPy's own kind
-      if (!(data instanceof Float32Array)) throw new LgdError('BAD_MODEL', `${found} is not of floats.`, { mend: 'Give a file of floating-point weights' });
+      // NumPy's own kind
+      const data = tensor.data instanceof Float64Array ? new Float32Array(tensor.data) : tensor.data;
+      if (!(data instanceof Float32Array))
+        throw new LgdError('BAD_MODEL', `${found} is not of floats.`, {
+          mend: 'Give a file of floating-point weights',
+        });
       used.add(found);
       weights[parameter] = { shape: tensor.shape, data };
     }

@@ -31,7 +31,15 @@ export function mobileLayers(graph: GraphSpec): StudentLayer[] {
     }
     if (own !== current) [current, block, expanded] = [own, block + 1, false];
     const isDepthwise = Number(attributes!['groups']) > 1;
-    const role = name.endsWith('.fc1') ? 'squeeze' : name.endsWith('.fc2') ? 'excite' : isDepthwise ? 'depthwise' : expanded ? 'project' : 'expand';
+    const role = name.endsWith('.fc1')
+      ? 'squeeze'
+      : name.endsWith('.fc2')
+        ? 'excite'
+        : isDepthwise
+          ? 'depthwise'
+          : expanded
+            ? 'project'
+            : 'expand';
     expanded ||= isDepthwise;
     layers.push({ conv: name, norm, role, block });
   });

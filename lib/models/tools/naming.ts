@@ -3,7 +3,10 @@ import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
 import { nameWithWidth, type StudentDefinition } from '../students/definition.js';
 
-/** The tools whose names are known. This package's own names are torchvision's, or timm's of a student that torchvision lacks. */
+/**
+ * The tools whose names are known. This package's own names are torchvision's, or timm's of a student that torchvision
+ * lacks.
+ */
 export const tools = ['torchvision', 'timm', 'mmdet', 'mmseg', 'detectron2'] as const;
 export type Tool = (typeof tools)[number];
 
@@ -19,7 +22,10 @@ export interface NamedStudent {
 export interface ToolNaming {
   /** The architecture's name there. */
   model: string;
-  /** This package's module -> the tool's. Modules that the tool's architecture lacks are left out; of the head there are two, `head.0` and `head.2`, where it has a place for it. */
+  /**
+   * This package's module -> the tool's. Modules that the tool's architecture lacks are left out; of the head there are
+   * two, `head.0` and `head.2`, where it has a place for it.
+   */
   modules: ReadonlyMap<string, string>;
   /** eps of the tool's norms, where it is fixed by the architecture's name and may be another than the student's. */
   eps?: number;
@@ -27,11 +33,23 @@ export interface ToolNaming {
   options?: Readonly<Record<string, unknown>>;
 }
 
-/** Names a family's students in a tool. For one that the tool lacks, as at some width, it throws what `refuse` makes of those that it has. */
-export type FamilyNaming = (student: NamedStudent, definition: StudentDefinition, refuse: (allowed: string) => LgdError) => ToolNaming;
+/**
+ * Names a family's students in a tool. For one that the tool lacks, as at some width, it throws what `refuse` makes of
+ * those that it has.
+ */
+export type FamilyNaming = (
+  student: NamedStudent,
+  definition: StudentDefinition,
+  refuse: (allowed: string) => LgdError,
+) => ToolNaming;
 
 /** The error for a student that a tool has no architecture for. */
-export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend: string): LgdError {
+export function unsupported(
+  tool: Tool,
+  { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>,
+  allowed: string,
+  mend: string,
+): LgdError {
   const found = nameWithWidth(architecture, widthMultiplier);
   return new LgdError('BAD_OPTION', `${tool} has no ${found}.`, { option: 'to', found, allowed, mend });
 }
@@ -43,5 +61,13 @@ export function modulesOf({ nodes }: GraphSpec): string[] {
 
 /** The same names, but for the head, which becomes a sequence in the place of the classifier. */
 export function ownNames(graph: GraphSpec, classifier: string | undefined): Map<string, string> {
-  return new Map(modulesOf(graph).flatMap((name) => (!name.startsWith('head.') ? [[name, name]] : classifier === undefined ? [] : [[name, name.replace('head', classifier)]])));
+  return new Map(
+    modulesOf(graph).flatMap((name) =>
+      !name.startsWith('head.')
+        ? [[name, name]]
+        : classifier === undefined
+          ? []
+          : [[name, name.replace('head', classifier)]],
+    ),
+  );
 }

@@ -1,10 +1,18 @@
-/** timm's names: its ResNets have torchvision's, its MobileNets and EfficientNets one scheme (timm/models/_efficientnet_blocks.py). */
+/**
+ * timm's names: its ResNets have torchvision's, its MobileNets and EfficientNets one scheme
+ * (timm/models/_efficientnet_blocks.py).
+ */
 import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
 import { ownNames, type FamilyNaming, type NamedStudent } from './naming.js';
 
 const eps = 1e-5;
 
-const resnet: FamilyNaming = ({ architecture, graph }) => ({ model: architecture, modules: ownNames(graph, 'fc'), eps, options: { first_conv: 'conv1', classifier: 'fc' } });
+const resnet: FamilyNaming = ({ architecture, graph }) => ({
+  model: architecture,
+  modules: ownNames(graph, 'fc'),
+  eps,
+  options: { first_conv: 'conv1', classifier: 'fc' },
+});
 
 const ofMobile = { first_conv: 'conv_stem', classifier: 'classifier' };
 
@@ -15,35 +23,75 @@ const withConvHead: FamilyNaming = ({ architecture, graph }, { blocks }) => {
 };
 
 /** The model of a student's width. */
-function atWidth(models: Readonly<Record<number, string>>, { architecture, widthMultiplier }: NamedStudent, refuse: Parameters<FamilyNaming>[2]): string {
+function atWidth(
+  models: Readonly<Record<number, string>>,
+  { architecture, widthMultiplier }: NamedStudent,
+  refuse: Parameters<FamilyNaming>[2],
+): string {
   const model = models[widthMultiplier];
-  if (model === undefined) throw refuse(`${architecture} at width ${Object.keys(models).sort((a, b) => Number(a) - Number(b)).join(', ')}`);
+  if (model === undefined)
+    throw refuse(
+      `${architecture} at width ${Object.keys(models)
+        .sort((a, b) => Number(a) - Number(b))
+        .join(', ')}`,
+    );
   return model;
 }
 
-const widthsOfV2 = { 0.35: 'mobilenetv2_035', 0.5: 'mobilenetv2_050', 0.75: 'mobilenetv2_075', 1: 'mobilenetv2_100', 1.4: 'mobilenetv2_140' };
+const widthsOfV2 = {
+  0.35: 'mobilenetv2_035',
+  0.5: 'mobilenetv2_050',
+  0.75: 'mobilenetv2_075',
+  1: 'mobilenetv2_100',
+  1.4: 'mobilenetv2_140',
+};
 
-const mobilenetV2: FamilyNaming = (student, definition, refuse) => ({ ...withConvHead(student, definition, refuse), model: atWidth(widthsOfV2, student, refuse) });
+const mobilenetV2: FamilyNaming = (student, definition, refuse) => ({
+  ...withConvHead(student, definition, refuse),
+  model: atWidth(widthsOfV2, student, refuse),
+});
 
-/** Its last convolution is a stage of its own, and between pooling and classifier is another, so that it has no place for a head. At other widths timm rounds the expanded channels in another way. */
+/**
+ * Its last convolution is a stage of its own, and between pooling and classifier is another, so that it has no place
+ * for a head. At other widths timm rounds the expanded channels in another way.
+ */
 const mobilenetV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, { variant, blocks }, refuse) => {
   if (widthMultiplier !== 1) throw refuse(`${architecture} at width 1`);
   const last = `blocks.${blocks.length}.0`;
-  return { model: `mobilenetv3_${variant}_100`, modules: mobileModules(mobileLayers(graph), blocks, [`${last}.conv`, `${last}.bn1`]), eps, options: ofMobile };
+  return {
+    model: `mobilenetv3_${variant}_100`,
+    modules: mobileModules(mobileLayers(graph), blocks, [`${last}.conv`, `${last}.bn1`]),
+    eps,
+    options: ofMobile,
+  };
 };
 
-const widthsOfV4 = { 0.35: 'mobilenetv4_conv_small_035', 0.5: 'mobilenetv4_conv_small_050', 1: 'mobilenetv4_conv_small' };
+const widthsOfV4 = {
+  0.35: 'mobilenetv4_conv_small_035',
+  0.5: 'mobilenetv4_conv_small_050',
+  1: 'mobilenetv4_conv_small',
+};
 
-const mobilenetV4: FamilyNaming = (student, { classifier }, refuse) => ({ model: atWidth(widthsOfV4, student, refuse), modules: ownNames(student.graph, classifier), eps, options: ofMobile });
+const mobilenetV4: FamilyNaming = (student, { classifier }, refuse) => ({
+  model: atWidth(widthsOfV4, student, refuse),
+  modules: ownNames(student.graph, classifier),
+  eps,
+  options: ofMobile,
+});
 
 export const timm = { resnet, mobilenetV2, mobilenetV3, mobilenetV4, efficientnet: withConvHead };
 
 /** @param last names of the last convolution and its norm */
-function mobileModules(layers: readonly StudentLayer[], blocks: readonly number[], last: readonly [conv: string, norm: string]): Map<string, string> {
+function mobileModules(
+  layers: readonly StudentLayer[],
+  blocks: readonly number[],
+  last: readonly [conv: string, norm: string],
+): Map<string, string> {
   const stages = stagesOf(blocks);
   const modules = new Map<string, string>();
   for (const layer of layers) {
-    const [conv, norm] = layer.role === 'stem' ? ['conv_stem', 'bn1'] : layer.role === 'last' ? last : inBlock(layer, layers, stages);
+    const [conv, norm] =
+      layer.role === 'stem' ? ['conv_stem', 'bn1'] : layer.role === 'last' ? last : inBlock(layer, layers, stages);
     modules.set(layer.conv, conv!);
     if (layer.norm !== undefined) modules.set(layer.norm, norm!);
   }
@@ -51,11 +99,19 @@ function mobileModules(layers: readonly StudentLayer[], blocks: readonly number[
 }
 
 const expanding: Readonly<Partial<Record<LayerRole, readonly [conv: string, norm: string]>>> = {
-  expand: ['conv_pw', 'bn1'], depthwise: ['conv_dw', 'bn2'], squeeze: ['se.conv_reduce', ''], excite: ['se.conv_expand', ''], project: ['conv_pwl', 'bn3'],
+  expand: ['conv_pw', 'bn1'],
+  depthwise: ['conv_dw', 'bn2'],
+  squeeze: ['se.conv_reduce', ''],
+  excite: ['se.conv_expand', ''],
+  project: ['conv_pwl', 'bn3'],
 };
 const separable: typeof expanding = { ...expanding, depthwise: ['conv_dw', 'bn1'], project: ['conv_pw', 'bn2'] };
 
-function inBlock({ role, block }: StudentLayer, layers: readonly StudentLayer[], stages: readonly { stage: number; place: number }[]): string[] {
+function inBlock(
+  { role, block }: StudentLayer,
+  layers: readonly StudentLayer[],
+  stages: readonly { stage: number; place: number }[],
+): string[] {
   const expands = layers.some((other) => other.block === block && other.role === 'expand');
   const { stage, place } = stages[block]!;
   return (expands ? expanding : separable)[role]!.map((name) => `blocks.${stage}.${place}.${name}`);

@@ -32,8 +32,18 @@ report.charts = (() => {
         const keep = xs.map((at, i) => i).filter((i) => xs[i] !== null && !(state.logX && xs[i] <= 0));
         const own = keep.map((i) => (state.logY && y[key][i] !== null && y[key][i] <= 0 ? null : y[key][i]));
         if (own.every((value) => value === null)) return;
-        const line = { label: isNamed ? label : chart.lines.length === 1 ? run.name : `${run.name}, ${label}`, color: one ? place : runIndex, dash: dashes[one ? 0 : place % dashes.length], x: keep.map((i) => xs[i]) };
-        const isSmooth = state.smooth > 0 && chart.source === 'steps' && own.length > 8 && key !== 'learningRate' && key !== 'categoriesSeen';
+        const line = {
+          label: isNamed ? label : chart.lines.length === 1 ? run.name : `${run.name}, ${label}`,
+          color: one ? place : runIndex,
+          dash: dashes[one ? 0 : place % dashes.length],
+          x: keep.map((i) => xs[i]),
+        };
+        const isSmooth =
+          state.smooth > 0 &&
+          chart.source === 'steps' &&
+          own.length > 8 &&
+          key !== 'learningRate' &&
+          key !== 'categoriesSeen';
         isNamed = true;
         if (isSmooth) lines.push({ ...line, y: own, faint: true });
         lines.push({ ...line, y: isSmooth ? smoothed(own, state.smooth) : own, points: own.length < 40 });
@@ -61,32 +71,72 @@ report.charts = (() => {
 
   function optionsFor(chart, lines, width) {
     const format = report.format[chart.unit];
-    const axis = { stroke: () => report.color('muted'), grid: { stroke: () => report.color('grid'), width: 1 }, ticks: { stroke: () => report.color('grid'), width: 1, size: 4 }, font: '12px system-ui, sans-serif' };
-    const labels = (values) => values.map((value) => (value === null ? '' : chart.unit === 'share' ? `${Number((100 * value).toPrecision(4))} %` : axisNumber(value)));
+    const axis = {
+      stroke: () => report.color('muted'),
+      grid: { stroke: () => report.color('grid'), width: 1 },
+      ticks: { stroke: () => report.color('grid'), width: 1, size: 4 },
+      font: '12px system-ui, sans-serif',
+    };
+    const labels = (values) =>
+      values.map((value) =>
+        value === null ? '' : chart.unit === 'share' ? `${Number((100 * value).toPrecision(4))} %` : axisNumber(value),
+      );
     const [logX, logY] = [state.logX, state.logY];
     const bounded = chart.unit === 'share' && !logY;
     return {
-      width, height: 220, padding: [8, 20, 0, 0], // on the right half of a label
-      cursor: { sync: { key: sync.key, scales: ['x', null] }, dataIdx: nearestPoint, points: { size: 6 }, drag: { x: true, y: false } },
+      width,
+      height: 220,
+      padding: [8, 20, 0, 0], // on the right half of a label
+      cursor: {
+        sync: { key: sync.key, scales: ['x', null] },
+        dataIdx: nearestPoint,
+        points: { size: 6 },
+        drag: { x: true, y: false },
+      },
       scales: {
         x: { time: false, distr: logX ? 3 : 1, ...(logX && { range: logRange }) },
         y: { distr: logY ? 3 : 1, range: logY ? logRange : (plot, low, high) => rangeOf(low, high, bounded) },
       },
       axes: [
-        { ...axis, size: 28, space: 60, values: (plot, values) => values.map((value) => (value === null ? '' : state.axis === 'hours' ? formatX(value) : axisNumber(value))) },
-        { ...axis, size: (plot, values) => Math.max(36, 16 + 7 * Math.max(0, ...(values ?? []).map((value) => value.length))), values: (plot, values) => labels(values) },
+        {
+          ...axis,
+          size: 28,
+          space: 60,
+          values: (plot, values) =>
+            values.map((value) => (value === null ? '' : state.axis === 'hours' ? formatX(value) : axisNumber(value))),
+        },
+        {
+          ...axis,
+          size: (plot, values) => Math.max(36, 16 + 7 * Math.max(0, ...(values ?? []).map((value) => value.length))),
+          values: (plot, values) => labels(values),
+        },
       ],
       series: [
-        { label: { step: 'step', epoch: 'epoch', hours: 'training time' }[state.axis], value: (plot, value) => (value === null ? '–' : formatX(value)) },
+        {
+          label: { step: 'step', epoch: 'epoch', hours: 'training time' }[state.axis],
+          value: (plot, value) => (value === null ? '–' : formatX(value)),
+        },
         ...lines.map(({ label, color, dash, faint, points }) => ({
-          label, stroke: report.runColor(color), width: faint ? 1 : 1.75, dash, alpha: faint ? 0.28 : 1, spanGaps: true,
+          label,
+          stroke: report.runColor(color),
+          width: faint ? 1 : 1.75,
+          dash,
+          alpha: faint ? 0.28 : 1,
+          spanGaps: true,
           points: { show: !faint && points, size: 5, fill: report.color('panel') },
           value: (plot, value) => (value === null || value === undefined ? '–' : format(value)),
           class: faint ? 'faint' : undefined,
         })),
       ],
       hooks: { setCursor: [(plot) => plot.cursor.idx === null && showLast(plot)] },
-      legend: { live: true, markers: { width: 2, dash: (plot, i) => (plot.series[i].dash?.length ? (plot.series[i].dash[0] < 7 ? 'dotted' : 'dashed') : 'solid') } },
+      legend: {
+        live: true,
+        markers: {
+          width: 2,
+          dash: (plot, i) =>
+            plot.series[i].dash?.length ? (plot.series[i].dash[0] < 7 ? 'dotted' : 'dashed') : 'solid',
+        },
+      },
     };
   }
 
@@ -98,7 +148,8 @@ report.charts = (() => {
     return bounded ? [Math.max(0, bottom), Math.min(1, high + room)] : [bottom, high + room];
   }
 
-  // Eight decades at most, above 1e-12: an entropy may be 1e-33, where uPlot's steps have no end and nobody has an interest.
+  // Eight decades at most, above 1e-12: an entropy may be 1e-33, where uPlot's steps have no end and nobody has an
+  // interest.
   function logRange(plot, low, high) {
     if (low === null || high === null || high <= 0) return [0.1, 1];
     const top = Math.max(high, 1e-11);
@@ -114,7 +165,11 @@ report.charts = (() => {
 
   // Where no cursor is, the legend reads the last values.
   function showLast(plot) {
-    plot.setLegend({ idxs: plot.data.map((values, series) => (series === 0 ? values.length - 1 : nearestPoint(plot, series, values.length - 1))) });
+    plot.setLegend({
+      idxs: plot.data.map((values, series) =>
+        series === 0 ? values.length - 1 : nearestPoint(plot, series, values.length - 1),
+      ),
+    });
   }
 
   function draw(element) {
@@ -144,15 +199,29 @@ report.charts = (() => {
     controls.hidden = false;
     const timed = runs.some(({ steps }) => steps.x.hours.some((at) => at !== null));
     if (!timed) controls.querySelector('option[value=hours]').remove();
-    const bind = (id, event, apply) => document.getElementById(id).addEventListener(event, ({ target }) => { apply(target); drawAll(); });
-    bind('axis', 'change', ({ value }) => { state.axis = value; });
-    bind('smooth', 'input', ({ value }) => { state.smooth = Number(value); });
-    bind('log-x', 'change', ({ checked }) => { state.logX = checked; });
-    bind('log-y', 'change', ({ checked }) => { state.logY = checked; });
-    document.querySelectorAll('[data-toggle]').forEach((box) => box.addEventListener('change', () => {
-      state.hidden[box.checked ? 'delete' : 'add'](Number(box.dataset.toggle));
-      drawAll();
-    }));
+    const bind = (id, event, apply) =>
+      document.getElementById(id).addEventListener(event, ({ target }) => {
+        apply(target);
+        drawAll();
+      });
+    bind('axis', 'change', ({ value }) => {
+      state.axis = value;
+    });
+    bind('smooth', 'input', ({ value }) => {
+      state.smooth = Number(value);
+    });
+    bind('log-x', 'change', ({ checked }) => {
+      state.logX = checked;
+    });
+    bind('log-y', 'change', ({ checked }) => {
+      state.logY = checked;
+    });
+    document.querySelectorAll('[data-toggle]').forEach((box) =>
+      box.addEventListener('change', () => {
+        state.hidden[box.checked ? 'delete' : 'add'](Number(box.dataset.toggle));
+        drawAll();
+      }),
+    );
     document.querySelectorAll('[data-chart]').forEach((element) => {
       draw(element);
       report.onResize(element, () => plots.get(element)?.setSize({ width: element.clientWidth, height: 220 }));

@@ -17,15 +17,23 @@ report.galleries = (() => {
       let limit = step;
       const draw = () => {
         const query = part('find').value.trim().toLowerCase();
-        const chosen = gallery.categories.filter(({ name }) => name.toLowerCase().includes(query)).sort(orders[part('order').value]);
+        const chosen = gallery.categories
+          .filter(({ name }) => name.toLowerCase().includes(query))
+          .sort(orders[part('order').value]);
         element.replaceChildren(...chosen.slice(0, limit).map((category) => card(category, gallery)));
         part('count').textContent = `${Math.min(limit, chosen.length)} of ${chosen.length}`;
         part('more').hidden = chosen.length <= limit;
       };
-      const restart = () => { limit = step; draw(); };
+      const restart = () => {
+        limit = step;
+        draw();
+      };
       part('find').addEventListener('input', restart);
       part('order').addEventListener('change', restart);
-      part('more').addEventListener('click', () => { limit += 4 * step; draw(); });
+      part('more').addEventListener('click', () => {
+        limit += 4 * step;
+        draw();
+      });
       draw();
     });
   }

@@ -1,4 +1,5 @@
-// The map of the banks: both anchors of each category, joined; uPlot has the axes and the zoom, the rest is drawn on its canvas.
+// The map of the banks: both anchors of each category, joined; uPlot has the axes and the zoom, the rest is drawn on
+// its canvas.
 'use strict';
 report.maps = (() => {
   const labelled = 120; // categories up to which names stand beside their points, as far as there is room
@@ -15,7 +16,10 @@ report.maps = (() => {
         view.plot = makePlot(element, map, view);
       };
       draw();
-      find.addEventListener('input', () => { view.query = find.value.trim().toLowerCase(); view.plot.redraw(); });
+      find.addEventListener('input', () => {
+        view.query = find.value.trim().toLowerCase();
+        view.plot.redraw();
+      });
       report.onResize(element, () => view.plot.setSize(sizeOf(element)));
       report.redraws.push(draw);
     });
@@ -26,21 +30,42 @@ report.maps = (() => {
   }
 
   function makePlot(element, map, view) {
-    const points = [...map.textual.x.keys()].flatMap((k) => [[map.textual.x[k], map.textual.y[k]], ...(map.visual.x[k] === null ? [] : [[map.visual.x[k], map.visual.y[k]]])]).sort((a, b) => a[0] - b[0]);
-    const axis = { stroke: () => report.color('muted'), grid: { stroke: () => report.color('grid'), width: 1 }, ticks: { show: false }, font: '11px system-ui, sans-serif' };
+    const points = [...map.textual.x.keys()]
+      .flatMap((k) => [
+        [map.textual.x[k], map.textual.y[k]],
+        ...(map.visual.x[k] === null ? [] : [[map.visual.x[k], map.visual.y[k]]]),
+      ])
+      .sort((a, b) => a[0] - b[0]);
+    const axis = {
+      stroke: () => report.color('muted'),
+      grid: { stroke: () => report.color('grid'), width: 1 },
+      ticks: { show: false },
+      font: '11px system-ui, sans-serif',
+    };
     const padded = (plot, low, high) => [low - 0.06 * (high - low) - 1e-6, high + 0.06 * (high - low) + 1e-6];
-    const plot = new uPlot({
-      ...sizeOf(element), padding: [8, 8, 0, 0],
-      cursor: { drag: { x: true, y: true, uni: 20 }, points: { show: false }, x: false, y: false },
-      legend: { show: false },
-      scales: { x: { time: false, range: padded }, y: { range: padded } },
-      axes: [{ ...axis, size: 26 }, { ...axis, size: 46 }],
-      series: [{}, { paths: () => null, points: { show: false } }],
-      hooks: { draw: [(plot) => paint(plot, map, view)] },
-    }, [points.map(([x]) => x), points.map(([, y]) => y)], element);
+    const plot = new uPlot(
+      {
+        ...sizeOf(element),
+        padding: [8, 8, 0, 0],
+        cursor: { drag: { x: true, y: true, uni: 20 }, points: { show: false }, x: false, y: false },
+        legend: { show: false },
+        scales: { x: { time: false, range: padded }, y: { range: padded } },
+        axes: [
+          { ...axis, size: 26 },
+          { ...axis, size: 46 },
+        ],
+        series: [{}, { paths: () => null, points: { show: false } }],
+        hooks: { draw: [(plot) => paint(plot, map, view)] },
+      },
+      [points.map(([x]) => x), points.map(([, y]) => y)],
+      element,
+    );
     plot.over.addEventListener('pointermove', (event) => point(plot, map, view, event));
     plot.over.addEventListener('pointerdown', (event) => point(plot, map, view, event));
-    plot.over.addEventListener('pointerleave', () => { setHovered(plot, map, view, -1); report.hideTip(); });
+    plot.over.addEventListener('pointerleave', () => {
+      setHovered(plot, map, view, -1);
+      report.hideTip();
+    });
     return plot;
   }
 
@@ -66,18 +91,30 @@ report.maps = (() => {
     }
     setHovered(plot, map, view, best.category);
     if (best.category < 0) report.hideTip();
-    else report.showTip(map.names[best.category] + (map.visual.x[best.category] === null ? ' (unseen)' : ''), event.clientX, event.clientY);
+    else
+      report.showTip(
+        map.names[best.category] + (map.visual.x[best.category] === null ? ' (unseen)' : ''),
+        event.clientX,
+        event.clientY,
+      );
   }
 
   function paint(plot, map, view) {
     const { ctx } = plot;
-    const found = view.query === '' ? [] : [...map.names.keys()].filter((k) => map.names[k].toLowerCase().includes(view.query));
+    const found =
+      view.query === '' ? [] : [...map.names.keys()].filter((k) => map.names[k].toLowerCase().includes(view.query));
     const faded = view.query !== '';
     const isFound = new Set(found);
     inside(plot, () => {
-      anchors(plot, map, [...map.names.keys()].filter((k) => !isFound.has(k)), faded ? { line: 0.08, point: 0.2 } : { line: 0.35, point: 1 });
+      anchors(
+        plot,
+        map,
+        [...map.names.keys()].filter((k) => !isFound.has(k)),
+        faded ? { line: 0.08, point: 0.2 } : { line: 0.35, point: 1 },
+      );
       anchors(plot, map, found, { line: 1, point: 1, strong: true });
-      const named = found.length > 0 ? found.slice(0, mostLabels) : map.names.length <= labelled ? [...map.names.keys()] : [];
+      const named =
+        found.length > 0 ? found.slice(0, mostLabels) : map.names.length <= labelled ? [...map.names.keys()] : [];
       label(plot, map, named, found.length > 0);
     });
     view.base.width = ctx.canvas.width;
@@ -110,11 +147,20 @@ report.maps = (() => {
     const textual = seen.map((k) => place(plot, map.textual, k));
     const visual = seen.map((k) => place(plot, map.visual, k));
     ctx.globalAlpha = line;
-    lines(ctx, textual.map((from, i) => [from, visual[i]]), (strong ? 1.6 : 0.8) * scale);
+    lines(
+      ctx,
+      textual.map((from, i) => [from, visual[i]]),
+      (strong ? 1.6 : 0.8) * scale,
+    );
     ctx.globalAlpha = point;
     circles(ctx, textual, size, 'run-0', scale);
     circles(ctx, visual, size, 'run-1', 0);
-    crosses(ctx, chosen.filter((k) => map.visual.x[k] === null).map((k) => place(plot, map.textual, k)), size, scale);
+    crosses(
+      ctx,
+      chosen.filter((k) => map.visual.x[k] === null).map((k) => place(plot, map.textual, k)),
+      size,
+      scale,
+    );
     ctx.globalAlpha = 1;
   }
 
@@ -157,7 +203,8 @@ report.maps = (() => {
     ctx.stroke();
   }
 
-  // Names beside their textual anchors, right or left, where they hide no other name; and, unless they were asked for, no point either.
+  // Names beside their textual anchors, right or left, where they hide no other name; and, unless they were asked for,
+  // no point either.
   function label(plot, map, categories, asked) {
     const { ctx, bbox } = plot;
     const scale = devicePixelRatio;
@@ -167,13 +214,29 @@ report.maps = (() => {
     ctx.lineWidth = 3 * scale;
     ctx.strokeStyle = report.cached('panel');
     ctx.fillStyle = report.cached('text');
-    const around = ([x, y]) => ({ left: x - 3 * scale, right: x + 3 * scale, top: y - 3 * scale, bottom: y + 3 * scale });
-    const taken = asked ? [] : [map.textual, map.visual].flatMap((side) => [...side.x.keys()].filter((k) => side.x[k] !== null).map((k) => around(place(plot, side, k))));
-    const isFree = (box) => box.left >= bbox.left && box.right <= bbox.left + bbox.width && !taken.some((other) => box.left < other.right && box.right > other.left && box.top < other.bottom && box.bottom > other.top);
+    const around = ([x, y]) => ({
+      left: x - 3 * scale,
+      right: x + 3 * scale,
+      top: y - 3 * scale,
+      bottom: y + 3 * scale,
+    });
+    const taken = asked
+      ? []
+      : [map.textual, map.visual].flatMap((side) =>
+          [...side.x.keys()].filter((k) => side.x[k] !== null).map((k) => around(place(plot, side, k))),
+        );
+    const isFree = (box) =>
+      box.left >= bbox.left &&
+      box.right <= bbox.left + bbox.width &&
+      !taken.some(
+        (other) => box.left < other.right && box.right > other.left && box.top < other.bottom && box.bottom > other.top,
+      );
     for (const k of categories) {
       const [x, y] = place(plot, map.textual, k);
       const width = ctx.measureText(map.names[k]).width;
-      const box = [x + 6 * scale, x - 6 * scale - width].map((left) => ({ left, right: left + width, top: y - 6 * scale, bottom: y + 6 * scale })).find(isFree);
+      const box = [x + 6 * scale, x - 6 * scale - width]
+        .map((left) => ({ left, right: left + width, top: y - 6 * scale, bottom: y + 6 * scale }))
+        .find(isFree);
       if (box === undefined) continue;
       taken.push(box);
       ctx.strokeText(map.names[k], box.left, y);

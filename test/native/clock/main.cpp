@@ -1,5 +1,6 @@
-// Runs the blocks that one of an H100's multiprocessors would have of products whose times are known, by their PTX, for the model of emulation/ptx/clock.h
-// (scripts/kernels/clock.mjs --calibrate gives the environment). Prints a line for each, in order: what it is, M, N, K, what was measured, in which unit.
+// Runs the blocks that one of an H100's multiprocessors would have of products whose times are known, by their PTX, for
+// the model of emulation/ptx/clock.h (scripts/kernels/clock.mjs --calibrate gives the environment). Prints a line for
+// each, in order: what it is, M, N, K, what was measured, in which unit.
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -15,7 +16,8 @@ using namespace lgd;
 
 // Room for any of them; pages come as they are used.
 char* operands() {
-  static void* const all = mmap(nullptr, size_t(4) << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  static void* const all =
+      mmap(nullptr, size_t(4) << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   LGD_CHECK(all != MAP_FAILED, "OUT_OF_MEMORY", "no 4 GiB of addresses");
   return static_cast<char*>(all);
 }
@@ -25,7 +27,8 @@ template <int BM, int BN, int WM, int WN, int stages, int BK>
 void run(const char* name, int M, int N, int K, double measured, const char* unit, bool in_cache) {
   using Arguments = PackedArguments<const bf16*, const bf16*, bf16*, int, int, int>;
   char* const all = operands();
-  const Arguments arguments(reinterpret_cast<bf16*>(all), reinterpret_cast<bf16*>(all + (size_t(1800) << 20)), reinterpret_cast<bf16*>(all + (size_t(2) << 30)), M, N, K);
+  const Arguments arguments(reinterpret_cast<bf16*>(all), reinterpret_cast<bf16*>(all + (size_t(1800) << 20)),
+                            reinterpret_cast<bf16*>(all + (size_t(2) << 30)), M, N, K);
   Launch launch;
   launch.name = "plain_product";
   launch.kernel = reinterpret_cast<const void*>(&clock::plain_product<BM, BN, WM, WN, stages, BK>);
@@ -38,7 +41,9 @@ void run(const char* name, int M, int N, int K, double measured, const char* uni
   constexpr int64_t multiprocessors = 132, most = 40;
   const int64_t over = launch.grid.x % multiprocessors;
   std::vector<int64_t> blocks;
-  for (int64_t block = (over ? over : multiprocessors) / 2; block < launch.grid.x && int64_t(blocks.size()) < most; block += multiprocessors) blocks.push_back(block);
+  for (int64_t block = (over ? over : multiprocessors) / 2; block < launch.grid.x && int64_t(blocks.size()) < most;
+       block += multiprocessors)
+    blocks.push_back(block);
   setenv("LGDISTILL_EMULATION_WARM", in_cache ? "1" : "0", 1);
   emulation::ptx::run(launch, blocks, emulation::Order::forward);
   std::printf("%s;%d;%d;%d;%g;%s\n", name, M, N, K, measured, unit);

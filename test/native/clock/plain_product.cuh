@@ -1,5 +1,5 @@
-// Y[M,N] = X[M,K] W[N,K]^T in bfloat16, as plain as a product on tensor cores can be: both operands by cp.async, a tile a block, two values a store. Its times on
-// an H100 are known (main.cpp), and hold the model of a multiprocessor.
+// Y[M,N] = X[M,K] W[N,K]^T in bfloat16, as plain as a product on tensor cores can be: both operands by cp.async, a tile
+// a block, two values a store. Its times on an H100 are known (main.cpp), and hold the model of a multiprocessor.
 #pragma once
 #include "core/cuda_device.cuh"
 
@@ -7,15 +7,20 @@ namespace lgd::clock {
 
 // A block: BM x BN of Y by WM x WN warps, `stages` tiles of BK deep.
 template <int BM, int BN, int WM, int WN, int stages, int BK>
-__global__ void __launch_bounds__(WM* WN * 32) plain_product(const bf16* x, const bf16* w, bf16* y, int M, int N, int K) {
+__global__ void __launch_bounds__(WM * WN * 32)
+    plain_product(const bf16* x, const bf16* w, bf16* y, int M, int N, int K) {
   constexpr int threads = WM * WN * 32, TM = BM / WM, TN = BN / WN, MI = TM / 16, NI = TN / 8, chunks = BK / 8;
   LGD_DYNAMIC_SHARED(bf16, shared);
   const int thread = threadIdx.x, lane = thread % 32, wm = thread / 32 % WM * TM, wn = thread / 32 / WM * TN;
   // Eight row tiles beside each other, so that blocks that run together share columns.
-  const int row_tiles = (M + BM - 1) / BM, column_tiles = (N + BN - 1) / BN, group = int(blockIdx.x) / (8 * column_tiles), inside = int(blockIdx.x) % (8 * column_tiles);
-  const int rows = min(row_tiles - group * 8, 8), m0 = (group * 8 + inside % rows) * BM, n0 = inside / rows * BN, tiles = (K + BK - 1) / BK;
+  const int row_tiles = (M + BM - 1) / BM, column_tiles = (N + BN - 1) / BN,
+            group = int(blockIdx.x) / (8 * column_tiles), inside = int(blockIdx.x) % (8 * column_tiles);
+  const int rows = min(row_tiles - group * 8, 8), m0 = (group * 8 + inside % rows) * BM, n0 = inside / rows * BN,
+            tiles = (K + BK - 1) / BK;
   bf16 *const a_tiles = shared, *const b_tiles = shared + stages * BM * BK;
-  const auto at = [](bf16* tile, int row, int chunk) { return tile + row * BK + (chunk ^ (chunks == 4 ? row / 2 % 4 : row % 8)) * 8; };
+  const auto at = [](bf16* tile, int row, int chunk) {
+    return tile + row * BK + (chunk ^ (chunks == 4 ? row / 2 % 4 : row % 8)) * 8;
+  };
   const auto copy = [&](const bf16* from, bf16* to, int i, int tile, int first, int most) {
     const int piece = thread + i * threads, row = piece / chunks, chunk = piece % chunks, k = tile * BK + chunk * 8;
     const bool valid = first + row < most && k < K;
@@ -71,13 +76,13 @@ __global__ void __launch_bounds__(WM* WN * 32) plain_product(const bf16* x, cons
 
 // X(BM, BN, WM, WN, stages, BK): the forms that were measured.
 #define LGD_PLAIN_PRODUCTS(X) \
-  X(128, 128, 2, 2, 3, 64) \
-  X(128, 128, 2, 2, 4, 32) \
-  X(128, 128, 2, 4, 4, 32) \
-  X(128, 256, 2, 4, 3, 32) \
-  X(128, 64, 2, 2, 4, 32) \
-  X(128, 32, 4, 1, 4, 32) \
-  X(128, 128, 2, 2, 3, 32) \
+  X(128, 128, 2, 2, 3, 64)    \
+  X(128, 128, 2, 2, 4, 32)    \
+  X(128, 128, 2, 4, 4, 32)    \
+  X(128, 256, 2, 4, 3, 32)    \
+  X(128, 64, 2, 2, 4, 32)     \
+  X(128, 32, 4, 1, 4, 32)     \
+  X(128, 128, 2, 2, 3, 32)    \
   X(64, 64, 2, 2, 4, 64)
 
 }  // namespace lgd::clock

@@ -1,5 +1,6 @@
-// Times every operation of one training step of an encoder at 64 px, batch 64: milliseconds and GFLOP/s or GB/s a layer, sums an
-// operation, images a second. Activations of all layers are kept, as in training, so that caches are met as they would be there.
+// Times every operation of one training step of an encoder at 64 px, batch 64: milliseconds and GFLOP/s or GB/s a
+// layer, sums an operation, images a second. Activations of all layers are kept, as in training, so that caches are met
+// as they would be there.
 #include <algorithm>
 #include <chrono>
 #include <ctime>
@@ -17,11 +18,11 @@ enum class Kind { conv, depthwise, max_pool, global_pool, squeeze };
 
 struct Layer {
   Kind kind;
-  ConvShape shape;      // pools use the input; squeeze: c channels, k squeezed
+  ConvShape shape;  // pools use the input; squeeze: c channels, k squeezed
   Act act = Act::none;
-  bool norm = true;     // batch norm and `act` behind a convolution
-  int residual = -1;    // layer whose output is added before `act`
-  int input = -1;       // layer whose output is read; -1: the one before
+  bool norm = true;   // batch norm and `act` behind a convolution
+  int residual = -1;  // layer whose output is added before `act`
+  int input = -1;     // layer whose output is read; -1: the one before
 };
 
 struct Builder {
@@ -29,11 +30,13 @@ struct Builder {
   int batch, height, width, channels;
 
   int conv(int k, int kernel, int stride, Act act, int residual = -1, int input = -1) {
-    layers.push_back({Kind::conv, conv_shape(batch, height, width, channels, k, kernel, stride, kernel / 2), act, true, residual, input});
+    layers.push_back({Kind::conv, conv_shape(batch, height, width, channels, k, kernel, stride, kernel / 2), act, true,
+                      residual, input});
     return finish();
   }
   int depthwise(int kernel, int stride, Act act) {
-    layers.push_back({Kind::depthwise, conv_shape(batch, height, width, channels, channels, kernel, stride, kernel / 2), act});
+    layers.push_back(
+        {Kind::depthwise, conv_shape(batch, height, width, channels, channels, kernel, stride, kernel / 2), act});
     return finish();
   }
   void squeeze(int squeezed) {
@@ -59,7 +62,8 @@ struct Builder {
 std::vector<Layer> mobilenet_v2(int batch) {
   Builder b{{}, batch, 64, 64, 3};
   b.conv(32, 3, 2, Act::relu6);
-  const int table[][4] = {{1, 16, 1, 1}, {6, 24, 2, 2}, {6, 32, 3, 2}, {6, 64, 4, 2}, {6, 96, 3, 1}, {6, 160, 3, 2}, {6, 320, 1, 1}};
+  const int table[][4] = {{1, 16, 1, 1}, {6, 24, 2, 2},  {6, 32, 3, 2}, {6, 64, 4, 2},
+                          {6, 96, 3, 1}, {6, 160, 3, 2}, {6, 320, 1, 1}};
   for (const auto& [expand, k, repeat, stride] : table)
     for (int i = 0; i < repeat; ++i) {
       const int in = b.channels, from = b.last();
@@ -75,7 +79,8 @@ std::vector<Layer> mobilenet_v2(int batch) {
 std::vector<Layer> efficientnet_b0(int batch) {
   Builder b{{}, batch, 64, 64, 3};
   b.conv(32, 3, 2, Act::silu);
-  const int table[][5] = {{1, 3, 1, 16, 1}, {6, 3, 2, 24, 2}, {6, 5, 2, 40, 2}, {6, 3, 2, 80, 3}, {6, 5, 1, 112, 3}, {6, 5, 2, 192, 4}, {6, 3, 1, 320, 1}};
+  const int table[][5] = {{1, 3, 1, 16, 1},  {6, 3, 2, 24, 2},  {6, 5, 2, 40, 2}, {6, 3, 2, 80, 3},
+                          {6, 5, 1, 112, 3}, {6, 5, 2, 192, 4}, {6, 3, 1, 320, 1}};
   for (const auto& [expand, kernel, stride, k, repeat] : table)
     for (int i = 0; i < repeat; ++i) {
       const int in = b.channels, from = b.last();
@@ -162,7 +167,12 @@ struct Step {
   Block image, gradient, other;  // gradients go to and fro between two blocks
   Timer timer;
 
-  Step(int threads, std::vector<Layer> layers_) : owner(std::make_shared<Device>(DeviceKind::cpu, 0, threads)), device(*owner), layers(std::move(layers_)), states(layers.size()), timer{threads, {}} {
+  Step(int threads, std::vector<Layer> layers_)
+      : owner(std::make_shared<Device>(DeviceKind::cpu, 0, threads)),
+        device(*owner),
+        layers(std::move(layers_)),
+        states(layers.size()),
+        timer{threads, {}} {
     std::mt19937 random(1);
     std::normal_distribution<float> draw;
     auto fill = [&](Block& values, int64_t count, float factor) {
@@ -191,7 +201,8 @@ struct Step {
       const int64_t fan = int64_t(s.r) * s.s * (layers[i].kind == Kind::conv ? s.c : 1);
       fill(t.w, fan * s.k, std::sqrt(2.0f / float(fan)));
       t.dw.resize(owner, t.w.size()), t.velocity.resize(owner, t.w.size());
-      for (Block* values : {&t.bias, &t.beta, &t.running_mean, &t.mean, &t.rstd, &t.d_gamma, &t.d_beta}) values->resize(owner, s.k);
+      for (Block* values : {&t.bias, &t.beta, &t.running_mean, &t.mean, &t.rstd, &t.d_gamma, &t.d_beta})
+        values->resize(owner, s.k);
       t.gamma.resize(owner, s.k, 1), t.running_var.resize(owner, s.k, 1);
     }
     gradient.resize(owner, most), other.resize(owner, most);
@@ -202,7 +213,9 @@ struct Step {
     return from < 0 ? image.data() : states[from].y.data();
   }
 
-  const float* residual_of(int i) const { return layers[i].residual < 0 ? nullptr : states[layers[i].residual].y.data(); }
+  const float* residual_of(int i) const {
+    return layers[i].residual < 0 ? nullptr : states[layers[i].residual].y.data();
+  }
 
   double flops(int i) const {
     const ConvShape& s = layers[i].shape;
@@ -220,29 +233,36 @@ struct Step {
       case Kind::depthwise: {
         float* out = layer.norm ? t.out.data() : t.y.data();
         const bool dense = layer.kind == Kind::conv;
-        timer.time(i, dense ? "conv forward" : "depthwise forward", dense ? flops(i) : in_bytes + out_bytes, !dense, [&] {
-          if (dense) conv_forward_cpu(device, s, F32, x, t.w.data(), {nullptr, layer.norm ? nullptr : t.bias.data()}, out);
-          else depthwise_forward_cpu(device, s, F32, x, t.w.data(), {}, out);
-        });
+        timer.time(
+            i, dense ? "conv forward" : "depthwise forward", dense ? flops(i) : in_bytes + out_bytes, !dense, [&] {
+              if (dense)
+                conv_forward_cpu(device, s, F32, x, t.w.data(), {nullptr, layer.norm ? nullptr : t.bias.data()}, out);
+              else depthwise_forward_cpu(device, s, F32, x, t.w.data(), {}, out);
+            });
         if (!layer.norm) return;
         timer.time(i, "norm forward", out_bytes * (layer.residual >= 0 ? 4 : 3), true, [&] {
           norm_act_forward_cpu(device, {s.rows(), s.k, 1e-5f, 0.1f, layer.act}, F32,
-                               {out, residual_of(i), t.gamma.data(), t.beta.data(), t.running_mean.data(), t.running_var.data(), t.mean.data(), t.rstd.data(), t.y.data()});
+                               {out, residual_of(i), t.gamma.data(), t.beta.data(), t.running_mean.data(),
+                                t.running_var.data(), t.mean.data(), t.rstd.data(), t.y.data()});
         });
         return;
       }
       case Kind::max_pool:
-        timer.time(i, "max_pool forward", in_bytes + out_bytes, true, [&] { max_pool_forward_cpu(device, pool_of(s), F32, x, t.y.data()); });
+        timer.time(i, "max_pool forward", in_bytes + out_bytes, true,
+                   [&] { max_pool_forward_cpu(device, pool_of(s), F32, x, t.y.data()); });
         return;
       case Kind::global_pool:
-        timer.time(i, "global_pool forward", in_bytes, true, [&] { global_pool_forward_cpu(device, s.n, int64_t(s.h) * s.w, s.c, F32, x, t.y.data()); });
+        timer.time(i, "global_pool forward", in_bytes, true,
+                   [&] { global_pool_forward_cpu(device, s.n, int64_t(s.h) * s.w, s.c, F32, x, t.y.data()); });
         return;
       case Kind::squeeze:
         timer.time(i, "squeeze forward", 3 * in_bytes, true, [&] {
           global_pool_forward_cpu(device, s.n, int64_t(s.h) * s.w, s.c, F32, x, t.pooled.data());
-          conv_forward_cpu(device, conv_shape(s.n, 1, 1, s.c, s.k, 1, 1, 0), F32, t.pooled.data(), t.w.data(), {nullptr, t.bias.data()}, t.squeezed.data());
+          conv_forward_cpu(device, conv_shape(s.n, 1, 1, s.c, s.k, 1, 1, 0), F32, t.pooled.data(), t.w.data(),
+                           {nullptr, t.bias.data()}, t.squeezed.data());
           act_forward_cpu(device, int64_t(t.squeezed.size()), F32, Act::silu, t.squeezed.data(), t.activated.data());
-          conv_forward_cpu(device, conv_shape(s.n, 1, 1, s.k, s.c, 1, 1, 0), F32, t.activated.data(), t.w2.data(), {nullptr, t.bias.data(), nullptr, Act::sigmoid}, t.scale.data());
+          conv_forward_cpu(device, conv_shape(s.n, 1, 1, s.k, s.c, 1, 1, 0), F32, t.activated.data(), t.w2.data(),
+                           {nullptr, t.bias.data(), nullptr, Act::sigmoid}, t.scale.data());
           channel_scale_forward_cpu(device, {s.n, int64_t(s.h) * s.w, s.c}, F32, x, t.scale.data(), t.y.data());
         });
     }
@@ -261,11 +281,13 @@ struct Step {
       case Kind::conv:
       case Kind::depthwise: {
         if (layer.norm) {
-          float* d_residual = layer.residual >= 0 ? t.y.data() : nullptr;  // y is not needed any more and has the right size
+          // y is not needed any more and has the right size
+          float* d_residual = layer.residual >= 0 ? t.y.data() : nullptr;
           timer.time(i, "norm backward", out_bytes * (d_residual ? 7 : 5), true, [&] {
-            norm_act_backward_cpu(device, {s.rows(), s.k, 1e-5f, 0.1f, layer.act}, F32,
-                                  {t.out.data(), residual_of(i), gradient.data(), t.gamma.data(), t.beta.data(), t.mean.data(), t.rstd.data(),
-                                   t.d_gamma.data(), t.d_beta.data(), other.data(), d_residual, false, false});
+            norm_act_backward_cpu(
+                device, {s.rows(), s.k, 1e-5f, 0.1f, layer.act}, F32,
+                {t.out.data(), residual_of(i), gradient.data(), t.gamma.data(), t.beta.data(), t.mean.data(),
+                 t.rstd.data(), t.d_gamma.data(), t.d_beta.data(), other.data(), d_residual, false, false});
           });
         } else {
           std::swap(gradient, other);
@@ -273,7 +295,9 @@ struct Step {
         const bool dense = layer.kind == Kind::conv;
         const double work = dense ? flops(i) : in_bytes + out_bytes;
         timer.time(i, dense ? "conv backward weight" : "depthwise backward weight", work, !dense, [&] {
-          if (dense) conv_backward_weight_cpu(device, s, F32, x, other.data(), t.dw.data(), layer.norm ? nullptr : t.bias.data());
+          if (dense)
+            conv_backward_weight_cpu(device, s, F32, x, other.data(), t.dw.data(),
+                                     layer.norm ? nullptr : t.bias.data());
           else depthwise_backward_weight_cpu(device, s, F32, x, other.data(), t.dw.data());
         });
         if (first) return;
@@ -284,11 +308,14 @@ struct Step {
         return;
       }
       case Kind::max_pool:
-        timer.time(i, "max_pool backward", 2 * in_bytes + out_bytes, true, [&] { max_pool_backward_cpu(device, pool_of(s), F32, x, gradient.data(), other.data(), false); });
+        timer.time(i, "max_pool backward", 2 * in_bytes + out_bytes, true,
+                   [&] { max_pool_backward_cpu(device, pool_of(s), F32, x, gradient.data(), other.data(), false); });
         std::swap(gradient, other);
         return;
       case Kind::global_pool:
-        timer.time(i, "global_pool backward", in_bytes, true, [&] { global_pool_backward_cpu(device, s.n, int64_t(s.h) * s.w, s.c, F32, gradient.data(), other.data(), false); });
+        timer.time(i, "global_pool backward", in_bytes, true, [&] {
+          global_pool_backward_cpu(device, s.n, int64_t(s.h) * s.w, s.c, F32, gradient.data(), other.data(), false);
+        });
         std::swap(gradient, other);
         return;
       case Kind::squeeze:
@@ -302,7 +329,8 @@ struct Step {
     State& t = states[i];
     const ConvShape down = conv_shape(s.n, 1, 1, s.c, s.k, 1, 1, 0), up = conv_shape(s.n, 1, 1, s.k, s.c, 1, 1, 0);
     Floats ds(t.scale.size()), du(t.scale.size()), da(t.squeezed.size());
-    channel_scale_backward_cpu(device, {s.n, int64_t(s.h) * s.w, s.c}, F32, input_of(i), t.scale.data(), gradient.data(), other.data(), false, ds.data());
+    channel_scale_backward_cpu(device, {s.n, int64_t(s.h) * s.w, s.c}, F32, input_of(i), t.scale.data(),
+                               gradient.data(), other.data(), false, ds.data());
     act_backward_cpu(device, int64_t(ds.size()), F32, Act::sigmoid, t.scale.data(), ds.data(), du.data(), false);
     conv_backward_weight_cpu(device, up, F32, t.activated.data(), du.data(), t.dw2.data(), t.bias.data());
     conv_backward_data_cpu(device, up, F32, du.data(), t.w2.data(), da.data(), false);
@@ -319,7 +347,8 @@ struct Step {
     for (int i = int(layers.size()) - 1; i >= 0; --i) backward(i);
     timer.time(int(layers.size()), "sgd", 0, true, [&] {
       for (State& t : states)
-        if (t.velocity.size() > 0) sgd_cpu(device, int64_t(t.w.size()), {0, 0.9f, 0, 1}, t.dw.data(), t.velocity.data(), t.w.data(), nullptr);
+        if (t.velocity.size() > 0)
+          sgd_cpu(device, int64_t(t.w.size()), {0, 0.9f, 0, 1}, t.dw.data(), t.velocity.data(), t.w.data(), nullptr);
     });
     return now(timer.threads) - start;
   }
@@ -329,7 +358,9 @@ struct Step {
 
 void bench(int threads, const std::string& model) {
   constexpr int batch = 64, steps = 12;
-  Step step(threads, model == "resnet18" ? resnet18(batch) : model == "efficientnet_b0" ? efficientnet_b0(batch) : mobilenet_v2(batch));
+  Step step(threads, model == "resnet18"          ? resnet18(batch)
+                     : model == "efficientnet_b0" ? efficientnet_b0(batch)
+                                                  : mobilenet_v2(batch));
   step.run();
   step.timer.entries.clear();
   std::vector<double> seconds;
@@ -338,7 +369,8 @@ void bench(int threads, const std::string& model) {
   std::map<std::string, std::pair<double, double>> sums;
   for (const auto& [key, entry] : step.timer.entries) {
     const std::string shape = key.first < int(step.layers.size()) ? name_of(step.layers[key.first].shape) : "";
-    std::printf("%3d %-26s %-52s %8.3f ms %8.1f %s\n", key.first, key.second.c_str(), shape.c_str(), entry.best * 1e3, entry.work / entry.best * 1e-9, entry.bytes ? "GB/s" : "GFLOP/s");
+    std::printf("%3d %-26s %-52s %8.3f ms %8.1f %s\n", key.first, key.second.c_str(), shape.c_str(), entry.best * 1e3,
+                entry.work / entry.best * 1e-9, entry.bytes ? "GB/s" : "GFLOP/s");
     sums[key.second].first += entry.best;
     sums[key.second].second += entry.work;
   }
@@ -347,6 +379,8 @@ void bench(int threads, const std::string& model) {
     std::printf("%-30s %8.2f ms %8.1f e9/s\n", op.c_str(), sum.first * 1e3, sum.second / sum.first * 1e-9);
     total += sum.first;
   }
-  std::printf("%s, batch %d, %d threads: sum of best times %.1f ms; whole step best %.1f ms = %.1f img/s, median %.1f img/s\n", model.c_str(), batch, threads, total * 1e3,
-              seconds.front() * 1e3, batch / seconds.front(), batch / seconds[seconds.size() / 2]);
+  std::printf(
+      "%s, batch %d, %d threads: sum of best times %.1f ms; whole step best %.1f ms = %.1f img/s, median %.1f img/s\n",
+      model.c_str(), batch, threads, total * 1e3, seconds.front() * 1e3, batch / seconds.front(),
+      batch / seconds[seconds.size() / 2]);
 }

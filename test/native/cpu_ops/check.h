@@ -1,4 +1,5 @@
-// What the checks of the CPU operations share: reproducible data, poisoned outputs, comparison with a float64 reference.
+// What the checks of the CPU operations share: reproducible data, poisoned outputs, comparison with a float64
+// reference.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -44,10 +45,12 @@ struct Check {
       if (!(d <= worst)) worst = d;
       largest = std::max(largest, std::abs(expected[i]));
     }
-    const bool good = found.size() == expected.size() && std::sqrt(difference) <= tolerance * std::sqrt(size) + 1e-30 && worst <= 20 * tolerance * largest + 1e-30;
+    const bool good = found.size() == expected.size() && std::sqrt(difference) <= tolerance * std::sqrt(size) + 1e-30 &&
+                      worst <= 20 * tolerance * largest + 1e-30;
     if (good) return;
     ++failures;
-    std::printf("FAIL %s: relative error %.3g, largest difference %.3g of %.3g\n", what.c_str(), std::sqrt(difference / (size + 1e-300)), worst, largest);
+    std::printf("FAIL %s: relative error %.3g, largest difference %.3g of %.3g\n", what.c_str(),
+                std::sqrt(difference / (size + 1e-300)), worst, largest);
   }
 
   void identical(const std::string& what, const Floats& a, const Floats& b) {
@@ -60,7 +63,8 @@ struct Check {
 
 double reference_act(lgd::Act act, double u);
 double reference_slope(lgd::Act act, double u);
-inline constexpr lgd::Act all_acts[] = {lgd::Act::none, lgd::Act::relu, lgd::Act::relu6, lgd::Act::silu, lgd::Act::hardswish, lgd::Act::sigmoid, lgd::Act::hardsigmoid};
+inline constexpr lgd::Act all_acts[] = {lgd::Act::none,      lgd::Act::relu,    lgd::Act::relu6,      lgd::Act::silu,
+                                        lgd::Act::hardswish, lgd::Act::sigmoid, lgd::Act::hardsigmoid};
 
 lgd::ConvShape conv_shape(int n, int h, int w, int c, int k, int kernel, int stride, int pad, int dilation = 1);
 std::string name_of(const lgd::ConvShape& shape);

@@ -5,12 +5,24 @@ using namespace lgd;
 
 ConvShape conv_shape(int n, int h, int w, int c, int k, int kernel, int stride, int pad, int dilation) {
   const int reach = dilation * (kernel - 1) + 1;
-  return {n, h, w, c, k, kernel, kernel, stride, pad, dilation, (h + 2 * pad - reach) / stride + 1, (w + 2 * pad - reach) / stride + 1};
+  return {n,
+          h,
+          w,
+          c,
+          k,
+          kernel,
+          kernel,
+          stride,
+          pad,
+          dilation,
+          (h + 2 * pad - reach) / stride + 1,
+          (w + 2 * pad - reach) / stride + 1};
 }
 
 std::string name_of(const ConvShape& s) {
   char text[128];
-  std::snprintf(text, sizeof text, "n%d %dx%d c%d k%d %dx%d stride %d pad %d dilation %d", s.n, s.h, s.w, s.c, s.k, s.r, s.s, s.stride, s.pad, s.dilation);
+  std::snprintf(text, sizeof text, "n%d %dx%d c%d k%d %dx%d stride %d pad %d dilation %d", s.n, s.h, s.w, s.c, s.k, s.r,
+                s.s, s.stride, s.pad, s.dilation);
   return text;
 }
 
@@ -69,8 +81,10 @@ static Reference dense(const ConvShape& s, const Floats& x, const Floats& w, con
 
 static void check_dense(Check& check, const ConvShape& s, const Epilogue& shape_of_epilogue) {
   const std::string name = "conv " + name_of(s);
-  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), w = check.normal(int64_t(s.k) * s.r * s.s * s.c), dy = check.normal(s.rows() * s.k);
-  const Floats scale = check.normal(s.k), shift = check.normal(s.k), residual = check.normal(s.rows() * s.k), before = check.normal(x.size());
+  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), w = check.normal(int64_t(s.k) * s.r * s.s * s.c),
+               dy = check.normal(s.rows() * s.k);
+  const Floats scale = check.normal(s.k), shift = check.normal(s.k), residual = check.normal(s.rows() * s.k),
+               before = check.normal(x.size());
   const Reference expected = dense(s, x, w, dy);
   Epilogue epilogue{shape_of_epilogue.scale ? scale.data() : nullptr, shape_of_epilogue.shift ? shift.data() : nullptr,
                     shape_of_epilogue.residual ? residual.data() : nullptr, shape_of_epilogue.act};
@@ -97,22 +111,36 @@ static void check_dense(Check& check, const ConvShape& s, const Epilogue& shape_
 
 void check_conv(Check& check) {
   const float set = 1;  // marks the parts of an epilogue that are present
-  const Epilogue none{}, folded{&set, &set, nullptr, Act::relu6}, bias{nullptr, &set, nullptr, Act::hardswish}, whole{&set, &set, &set, Act::silu}, sum{nullptr, nullptr, &set, Act::relu};
+  const Epilogue none{}, folded{&set, &set, nullptr, Act::relu6}, bias{nullptr, &set, nullptr, Act::hardswish},
+      whole{&set, &set, &set, Act::silu}, sum{nullptr, nullptr, &set, Act::relu};
   const std::pair<ConvShape, Epilogue> cases[] = {
-      {conv_shape(1, 1, 1, 1, 1, 1, 1, 0), none},        {conv_shape(1, 1, 1, 5, 3, 1, 1, 0), bias},
-      {conv_shape(3, 7, 5, 17, 19, 1, 1, 0), whole},     {conv_shape(2, 9, 9, 24, 144, 1, 1, 0), folded},
-      {conv_shape(64, 1, 1, 320, 130, 1, 1, 0), bias},   {conv_shape(2, 13, 11, 33, 40, 1, 2, 0), sum},
-      {conv_shape(4, 16, 16, 16, 96, 1, 1, 0), none},    {conv_shape(1, 40, 40, 96, 16, 1, 1, 0), none},
-      {conv_shape(2, 8, 8, 3, 16, 3, 2, 1), folded},     {conv_shape(1, 11, 13, 3, 33, 7, 2, 3), folded},
-      {conv_shape(2, 9, 7, 16, 24, 3, 1, 1), whole},     {conv_shape(2, 9, 8, 20, 37, 3, 2, 1), sum},
-      {conv_shape(1, 10, 12, 19, 18, 3, 1, 2, 2), none}, {conv_shape(2, 11, 9, 32, 32, 3, 2, 2, 2), none},
-      {conv_shape(1, 2, 2, 64, 64, 3, 1, 1), none},      {conv_shape(1, 5, 6, 7, 9, 5, 3, 2), none},
-      {conv_shape(1, 4, 4, 12, 4, 4, 4, 0), none},       {conv_shape(3, 6, 5, 130, 70, 3, 1, 1), folded},
-      {conv_shape(1, 6, 6, 8, 8, 3, 1, 0), none},        {conv_shape(1, 7, 7, 40, 24, 3, 3, 0), none},
-      {conv_shape(5, 3, 3, 520, 260, 1, 1, 0), none},    {conv_shape(2, 33, 31, 4, 6, 3, 2, 1), none},
-      {conv_shape(2, 4, 4, 256, 48, 3, 2, 1), none},     {conv_shape(20, 3, 3, 33, 20, 3, 1, 1), none},
+      {conv_shape(1, 1, 1, 1, 1, 1, 1, 0), none},
+      {conv_shape(1, 1, 1, 5, 3, 1, 1, 0), bias},
+      {conv_shape(3, 7, 5, 17, 19, 1, 1, 0), whole},
+      {conv_shape(2, 9, 9, 24, 144, 1, 1, 0), folded},
+      {conv_shape(64, 1, 1, 320, 130, 1, 1, 0), bias},
+      {conv_shape(2, 13, 11, 33, 40, 1, 2, 0), sum},
+      {conv_shape(4, 16, 16, 16, 96, 1, 1, 0), none},
+      {conv_shape(1, 40, 40, 96, 16, 1, 1, 0), none},
+      {conv_shape(2, 8, 8, 3, 16, 3, 2, 1), folded},
+      {conv_shape(1, 11, 13, 3, 33, 7, 2, 3), folded},
+      {conv_shape(2, 9, 7, 16, 24, 3, 1, 1), whole},
+      {conv_shape(2, 9, 8, 20, 37, 3, 2, 1), sum},
+      {conv_shape(1, 10, 12, 19, 18, 3, 1, 2, 2), none},
+      {conv_shape(2, 11, 9, 32, 32, 3, 2, 2, 2), none},
+      {conv_shape(1, 2, 2, 64, 64, 3, 1, 1), none},
+      {conv_shape(1, 5, 6, 7, 9, 5, 3, 2), none},
+      {conv_shape(1, 4, 4, 12, 4, 4, 4, 0), none},
+      {conv_shape(3, 6, 5, 130, 70, 3, 1, 1), folded},
+      {conv_shape(1, 6, 6, 8, 8, 3, 1, 0), none},
+      {conv_shape(1, 7, 7, 40, 24, 3, 3, 0), none},
+      {conv_shape(5, 3, 3, 520, 260, 1, 1, 0), none},
+      {conv_shape(2, 33, 31, 4, 6, 3, 2, 1), none},
+      {conv_shape(2, 4, 4, 256, 48, 3, 2, 1), none},
+      {conv_shape(20, 3, 3, 33, 20, 3, 1, 1), none},
       // So many rows that weight gradients are summed in parts.
-      {conv_shape(1, 128, 130, 24, 16, 1, 1, 0), none},  {conv_shape(4, 65, 64, 16, 24, 3, 1, 1), none},
+      {conv_shape(1, 128, 130, 24, 16, 1, 1, 0), none},
+      {conv_shape(4, 65, 64, 16, 24, 3, 1, 1), none},
       {conv_shape(2, 96, 96, 3, 8, 3, 1, 1), none},
   };
   for (const auto& [shape, epilogue] : cases) check_dense(check, shape, epilogue);
@@ -132,8 +160,10 @@ static Reference depthwise(const ConvShape& s, const Floats& x, const Floats& w,
 
 static void check_one_depthwise(Check& check, const ConvShape& s, const Epilogue& shape_of_epilogue) {
   const std::string name = "depthwise " + name_of(s);
-  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), w = check.normal(int64_t(s.r) * s.s * s.c), dy = check.normal(s.rows() * s.c);
-  const Floats scale = check.normal(s.c), shift = check.normal(s.c), residual = check.normal(dy.size()), before = check.normal(x.size());
+  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), w = check.normal(int64_t(s.r) * s.s * s.c),
+               dy = check.normal(s.rows() * s.c);
+  const Floats scale = check.normal(s.c), shift = check.normal(s.c), residual = check.normal(dy.size()),
+               before = check.normal(x.size());
   const Reference expected = depthwise(s, x, w, dy);
   Epilogue epilogue{shape_of_epilogue.scale ? scale.data() : nullptr, shape_of_epilogue.shift ? shift.data() : nullptr,
                     shape_of_epilogue.residual ? residual.data() : nullptr, shape_of_epilogue.act};
@@ -156,16 +186,22 @@ static void check_one_depthwise(Check& check, const ConvShape& s, const Epilogue
 
 void check_depthwise(Check& check) {
   const float set = 1;
-  const Epilogue none{}, folded{&set, &set, nullptr, Act::relu6}, bias{nullptr, &set, nullptr, Act::hardswish}, whole{&set, &set, &set, Act::silu};
+  const Epilogue none{}, folded{&set, &set, nullptr, Act::relu6}, bias{nullptr, &set, nullptr, Act::hardswish},
+      whole{&set, &set, &set, Act::silu};
   for (int kernel : {3, 5}) {
     for (int stride : {1, 2}) {
       const int pad = kernel / 2;
       const ConvShape shapes[] = {
-          conv_shape(1, 1, 1, 1, 1, kernel, stride, pad),       conv_shape(2, 2, 2, 40, 40, kernel, stride, pad),
-          conv_shape(2, 4, 4, 96, 96, kernel, stride, pad),     conv_shape(3, 9, 11, 17, 17, kernel, stride, pad),
-          conv_shape(1, 16, 15, 24, 24, kernel, stride, pad),   conv_shape(1, 32, 33, 12, 12, kernel, stride, pad),
-          conv_shape(70, 3, 5, 8, 8, kernel, stride, pad),      conv_shape(1, 13, 12, 130, 130, kernel, stride, pad),
-          conv_shape(1, 12, 14, 19, 19, kernel, stride, 2 * pad, 2), conv_shape(2, 9, 10, 21, 21, kernel, stride, 0),
+          conv_shape(1, 1, 1, 1, 1, kernel, stride, pad),
+          conv_shape(2, 2, 2, 40, 40, kernel, stride, pad),
+          conv_shape(2, 4, 4, 96, 96, kernel, stride, pad),
+          conv_shape(3, 9, 11, 17, 17, kernel, stride, pad),
+          conv_shape(1, 16, 15, 24, 24, kernel, stride, pad),
+          conv_shape(1, 32, 33, 12, 12, kernel, stride, pad),
+          conv_shape(70, 3, 5, 8, 8, kernel, stride, pad),
+          conv_shape(1, 13, 12, 130, 130, kernel, stride, pad),
+          conv_shape(1, 12, 14, 19, 19, kernel, stride, 2 * pad, 2),
+          conv_shape(2, 9, 10, 21, 21, kernel, stride, 0),
           conv_shape(1, 5, 1, 16, 16, kernel, stride, pad),
       };
       int index = 0;

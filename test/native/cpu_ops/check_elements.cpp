@@ -29,7 +29,8 @@ static void check_act(Check& check, int64_t count) {
   }
   // NaNs of any sign and payload, in whole vectors and behind them.
   Floats bad;
-  for (const uint32_t bits : {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0xffc00001u, 0x7fc00155u, 0xffc000aau, 0x7fc001ffu, 0x7fffffffu, 0xffffffffu, 0x7f800001u, 0xffbfffffu})
+  for (const uint32_t bits : {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0xffc00001u, 0x7fc00155u, 0xffc000aau, 0x7fc001ffu,
+                              0x7fffffffu, 0xffffffffu, 0x7f800001u, 0xffbfffffu})
     bad.insert(bad.end(), 3, std::bit_cast<float>(bits));
   const int64_t bad_count = int64_t(bad.size());
   for (Act act : all_acts) {
@@ -52,9 +53,11 @@ static void check_add(Check& check, int64_t count) {
 }
 
 static void check_scale(Check& check, int n, int64_t pixels, int channels) {
-  const std::string name = "channel_scale n " + std::to_string(n) + " pixels " + std::to_string(pixels) + " channels " + std::to_string(channels);
+  const std::string name = "channel_scale n " + std::to_string(n) + " pixels " + std::to_string(pixels) + " channels " +
+                           std::to_string(channels);
   const int64_t count = n * pixels * channels;
-  const Floats x = check.normal(count), s = check.normal(n * channels), dy = check.normal(count), before = check.normal(count);
+  const Floats x = check.normal(count), s = check.normal(n * channels), dy = check.normal(count),
+               before = check.normal(count);
   Doubles y(count), dx(count), sum(count), ds(n * channels);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = i / (pixels * channels) * channels + i % channels;
@@ -63,7 +66,8 @@ static void check_scale(Check& check, int n, int64_t pixels, int channels) {
     sum[i] = dx[i] + before[i];
     ds[at] += double(dy[i]) * x[i];
   }
-  Floats out = Check::poisoned(count), d_x = Check::poisoned(count), d_s = Check::poisoned(n * channels), d_sum = before;
+  Floats out = Check::poisoned(count), d_x = Check::poisoned(count), d_s = Check::poisoned(n * channels),
+         d_sum = before;
   const ScaleShape shape{n, pixels, channels};
   channel_scale_forward_cpu(check.device, shape, F32, x.data(), s.data(), out.data());
   check.equal(name, out, y, 1e-7);
@@ -86,7 +90,8 @@ static void check_drop(Check& check, int64_t count, int64_t unit, float p) {
     y[i] = keep ? x[i] / (1.0 - p) : 0;
     sum[i] = before[i] + y[i];
   }
-  const std::string name = "drop count " + std::to_string(count) + " unit " + std::to_string(unit) + " kept " + std::to_string(kept);
+  const std::string name =
+      "drop count " + std::to_string(count) + " unit " + std::to_string(unit) + " kept " + std::to_string(kept);
   Floats out = Check::poisoned(count), added = before, in_place = x;
   drop_forward_cpu(check.device, shape, F32, x.data(), out.data());
   check.equal(name, out, y, 2e-7);
@@ -99,7 +104,8 @@ static void check_drop(Check& check, int64_t count, int64_t unit, float p) {
 static void check_attention(Check& check, int n, int pixels, int channels, int heads) {
   const int tokens = pixels + 1, width = channels / heads;
   const Floats x = check.normal(int64_t(n) * pixels * channels), position = check.normal(int64_t(tokens) * channels);
-  Floats t = Check::poisoned(int64_t(n) * tokens * channels), first = Check::poisoned(int64_t(n) * channels), out = first;
+  Floats t = Check::poisoned(int64_t(n) * tokens * channels), first = Check::poisoned(int64_t(n) * channels),
+         out = first;
   tokens_forward_cpu(check.device, n, pixels, channels, F32, x.data(), position.data(), t.data());
   Doubles expected(t.size()), expected_first(first.size()), attended(first.size());
   for (int i = 0; i < n; ++i)
@@ -123,14 +129,18 @@ static void check_attention(Check& check, int n, int pixels, int channels, int h
       double total = 0;
       for (int j = 0; j < tokens; ++j) {
         double dot = 0;
-        for (int c = h * width; c < (h + 1) * width; ++c) dot += double(q[int64_t(i) * channels + c]) * k[(int64_t(i) * tokens + j) * channels + c];
+        for (int c = h * width; c < (h + 1) * width; ++c)
+          dot += double(q[int64_t(i) * channels + c]) * k[(int64_t(i) * tokens + j) * channels + c];
         total += weight[j] = std::exp(dot / std::sqrt(double(width)));
       }
       for (int j = 0; j < tokens; ++j)
-        for (int c = h * width; c < (h + 1) * width; ++c) attended[int64_t(i) * channels + c] += weight[j] / total * v[(int64_t(i) * tokens + j) * channels + c];
+        for (int c = h * width; c < (h + 1) * width; ++c)
+          attended[int64_t(i) * channels + c] += weight[j] / total * v[(int64_t(i) * tokens + j) * channels + c];
     }
-  query_attention_forward_cpu(check.device, {n, tokens, channels, heads}, F32, q.data(), k.data(), v.data(), out.data());
-  check.equal("query_attention channels " + std::to_string(channels) + " heads " + std::to_string(heads), out, attended);
+  query_attention_forward_cpu(check.device, {n, tokens, channels, heads}, F32, q.data(), k.data(), v.data(),
+                              out.data());
+  check.equal("query_attention channels " + std::to_string(channels) + " heads " + std::to_string(heads), out,
+              attended);
 }
 
 static void check_layout(Check& check) {
@@ -148,9 +158,10 @@ static void check_layout(Check& check) {
   check.identical("pack_gradient", dx, expected_dx);
   check.identical("cast", copy, x);
   // Down, up, ties to even either way, signed zero, denormals, past the largest, infinity.
-  const std::pair<uint32_t, uint32_t> rounded[] = {{0x3f807fffu, 0x3f800000u}, {0x3f808001u, 0x3f810000u}, {0x3f808000u, 0x3f800000u}, {0x3f818000u, 0x3f820000u},
-                                                   {0xbf808001u, 0xbf810000u}, {0x80000000u, 0x80000000u}, {0x00008001u, 0x00010000u}, {0x3fffffffu, 0x40000000u},
-                                                   {0x7f7fffffu, 0x7f800000u}, {0xff800000u, 0xff800000u}};
+  const std::pair<uint32_t, uint32_t> rounded[] = {
+      {0x3f807fffu, 0x3f800000u}, {0x3f808001u, 0x3f810000u}, {0x3f808000u, 0x3f800000u}, {0x3f818000u, 0x3f820000u},
+      {0xbf808001u, 0xbf810000u}, {0x80000000u, 0x80000000u}, {0x00008001u, 0x00010000u}, {0x3fffffffu, 0x40000000u},
+      {0x7f7fffffu, 0x7f800000u}, {0xff800000u, 0xff800000u}};
   Floats numbers, nearest;
   for (const auto& [from, to] : rounded) {
     numbers.push_back(std::bit_cast<float>(from));
@@ -160,7 +171,8 @@ static void check_layout(Check& check) {
   check.identical("cast to bfloat16", numbers, nearest);
   Floats nan(3, std::bit_cast<float>(0xff800001u));
   cast_cpu(check.device, 3, DType::bf16, nan.data(), nan.data());
-  check.equal("cast of NaN", {float(std::count_if(nan.begin(), nan.end(), [](float value) { return std::isnan(value); }))}, {3.0});
+  check.equal("cast of NaN",
+              {float(std::count_if(nan.begin(), nan.end(), [](float value) { return std::isnan(value); }))}, {3.0});
 }
 
 static void check_sgd(Check& check, int64_t count) {
@@ -170,14 +182,16 @@ static void check_sgd(Check& check, int64_t count) {
   sgd_cpu(check.device, count, step, g.data(), velocity.data(), value.data(), nullptr);
   Doubles expected_v(count), expected_w(count);
   for (int64_t i = 0; i < count; ++i) {
-    expected_v[i] = double(step.momentum) * v[i] + double(step.gradient_scale) * g[i] + double(step.weight_decay) * w[i];
+    expected_v[i] =
+        double(step.momentum) * v[i] + double(step.gradient_scale) * g[i] + double(step.weight_decay) * w[i];
     expected_w[i] = w[i] - double(step.learning_rate) * expected_v[i];
   }
   check.equal("sgd velocity", velocity, expected_v, 2e-7);
   check.equal("sgd value", value, expected_w, 2e-7);
 }
 
-// Against the formula of optimizer/adamw.h in float64; the decay ends in the midst, and the moments are those of steps before.
+// Against the formula of optimizer/adamw.h in float64; the decay ends in the midst, and the moments are those of steps
+// before.
 static void check_adamw(Check& check, int64_t count) {
   const Floats g = check.normal(count), m = check.normal(count), w = check.normal(count);
   Floats v = check.normal(count);
@@ -185,12 +199,15 @@ static void check_adamw(Check& check, int64_t count) {
   const double rate = 0.003, beta1 = 0.8, beta2 = 0.97, epsilon = 0.01, decay = 0.3, scale = 0.5;
   const int64_t t = 3, decayed = count / 3;
   Floats first_moment = m, second_moment = v, value = w;
-  adamw_cpu(check.device, count, adamw_step(rate, beta1, beta2, epsilon, decay, scale, t, decayed), g.data(), first_moment.data(), second_moment.data(), value.data(), nullptr);
+  adamw_cpu(check.device, count, adamw_step(rate, beta1, beta2, epsilon, decay, scale, t, decayed), g.data(),
+            first_moment.data(), second_moment.data(), value.data(), nullptr);
   Doubles expected_m(count), expected_v(count), expected_w(count);
   for (int64_t i = 0; i < count; ++i) {
     expected_m[i] = beta1 * m[i] + (1 - beta1) * scale * g[i];
     expected_v[i] = beta2 * v[i] + (1 - beta2) * std::pow(scale * g[i], 2);
-    expected_w[i] = w[i] - (i < decayed ? rate * decay * w[i] : 0) - rate * (expected_m[i] / (1 - std::pow(beta1, t))) / (std::sqrt(expected_v[i] / (1 - std::pow(beta2, t))) + epsilon);
+    expected_w[i] = w[i] - (i < decayed ? rate * decay * w[i] : 0) -
+                    rate * (expected_m[i] / (1 - std::pow(beta1, t))) /
+                        (std::sqrt(expected_v[i] / (1 - std::pow(beta2, t))) + epsilon);
   }
   check.equal("adamw first moment", first_moment, expected_m, 2e-7);
   check.equal("adamw second moment", second_moment, expected_v, 2e-7);
@@ -202,14 +219,13 @@ static void check_refusal(Check& check) {
   bool refused = false;
   try {
     act_forward_cpu(check.device, 1, DType::bf16, Act::relu, &x, &x);
-  } catch (const Error& error) {
-    refused = error.code == "BAD_OPTION";
-  }
+  } catch (const Error& error) { refused = error.code == "BAD_OPTION"; }
   check.equal("bfloat16 is refused", {refused ? 1.0f : 0.0f}, {1.0});
 }
 
 void check_elements(Check& check) {
-  for (int64_t count : {1, 5, 16, 1003, 70001}) check_act(check, count), check_add(check, count), check_sgd(check, count), check_adamw(check, count);
+  for (int64_t count : {1, 5, 16, 1003, 70001})
+    check_act(check, count), check_add(check, count), check_sgd(check, count), check_adamw(check, count);
   check_scale(check, 1, 1, 1);
   check_scale(check, 3, 7, 17);
   check_scale(check, 5, 64, 96);

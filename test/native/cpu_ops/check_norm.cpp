@@ -30,7 +30,9 @@ double reference_slope(Act act, double u) {
     case Act::hardswish: return u < -3 ? 0 : u > 3 ? 1 : u / 3 + 0.5;
     case Act::sigmoid: return s * (1 - s);
     case Act::hardsigmoid: return u > -3 && u < 3 ? 1.0 / 6 : 0;
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;  // forward only
+    case Act::gelu:
+    case Act::gelu_tanh:
+    case Act::quick_gelu: break;  // forward only
   }
   return 1;
 }
@@ -49,12 +51,15 @@ struct Reference {
   Doubles mean, rstd, variance, y, g, d_gamma, d_beta, dx;
 };
 
-Reference normalised(const Case& t, const Floats& x, const Floats& residual, const Floats& dy, const Floats& gamma, const Floats& beta, double eps) {
+Reference normalised(const Case& t, const Floats& x, const Floats& residual, const Floats& dy, const Floats& gamma,
+                     const Floats& beta, double eps) {
   const int64_t c = t.channels;
   const size_t count = x.size();
-  Reference r{Doubles(c), Doubles(c), Doubles(c), Doubles(count), Doubles(count), Doubles(c), Doubles(c), Doubles(count)};
+  Reference r{Doubles(c),     Doubles(c), Doubles(c), Doubles(count),
+              Doubles(count), Doubles(c), Doubles(c), Doubles(count)};
   for (size_t i = 0; i < count; ++i) r.mean[i % c] += x[i] / double(t.rows);
-  for (size_t i = 0; i < count; ++i) r.variance[i % c] += (x[i] - r.mean[i % c]) * (x[i] - r.mean[i % c]) / double(t.rows);
+  for (size_t i = 0; i < count; ++i)
+    r.variance[i % c] += (x[i] - r.mean[i % c]) * (x[i] - r.mean[i % c]) / double(t.rows);
   for (int64_t i = 0; i < c; ++i) r.rstd[i] = 1 / std::sqrt(r.variance[i] + eps);
   auto hat = [&](size_t i) { return (x[i] - r.mean[i % c]) * r.rstd[i % c]; };
   for (size_t i = 0; i < count; ++i) {
@@ -64,7 +69,8 @@ Reference normalised(const Case& t, const Floats& x, const Floats& residual, con
     r.d_beta[i % c] += r.g[i];
     r.d_gamma[i % c] += r.g[i] * hat(i);
   }
-  for (size_t i = 0; i < count; ++i) r.dx[i] = gamma[i % c] * r.rstd[i % c] * (r.g[i] - r.d_beta[i % c] / t.rows - hat(i) * r.d_gamma[i % c] / t.rows);
+  for (size_t i = 0; i < count; ++i)
+    r.dx[i] = gamma[i % c] * r.rstd[i % c] * (r.g[i] - r.d_beta[i % c] / t.rows - hat(i) * r.d_gamma[i % c] / t.rows);
   return r;
 }
 
@@ -75,18 +81,31 @@ Doubles added(Doubles a, const Floats& b, bool add) {
 
 void check_one(Check& check, const Case& t) {
   char text[96];
-  std::snprintf(text, sizeof text, "norm_act rows %lld channels %d act %d%s mean %g", (long long)t.rows, t.channels, int(t.act), t.residual ? " residual" : "", t.mean);
+  std::snprintf(text, sizeof text, "norm_act rows %lld channels %d act %d%s mean %g", (long long)t.rows, t.channels,
+                int(t.act), t.residual ? " residual" : "", t.mean);
   const std::string name = text;
   const int64_t count = t.rows * t.channels;
-  const Floats x = check.normal(count, t.mean), residual = check.normal(count), dy = check.normal(count), before = check.normal(count);
-  const Floats gamma = check.normal(t.channels, 1, 0.3f), beta = check.normal(t.channels), running = check.normal(t.channels, 1, 0.1f);
+  const Floats x = check.normal(count, t.mean), residual = check.normal(count), dy = check.normal(count),
+               before = check.normal(count);
+  const Floats gamma = check.normal(t.channels, 1, 0.3f), beta = check.normal(t.channels),
+               running = check.normal(t.channels, 1, 0.1f);
   const NormShape shape{t.rows, t.channels, 1e-5f, 0.1f, t.act};
   const Reference expected = normalised(t, x, residual, dy, gamma, beta, shape.eps);
-  // Kinks: an element whose argument is within rounding of one may take either side; the norm over all elements bears it.
+  // Kinks: an element whose argument is within rounding of one may take either side; the norm over all elements bears
+  // it.
   const double loose = t.mean == 0 ? 1e-5 : 2e-4;
 
-  Floats running_mean = running, running_var = running, y = Check::poisoned(count), mean = Check::poisoned(t.channels), rstd = mean;
-  NormForward forward{x.data(), t.residual ? residual.data() : nullptr, gamma.data(), beta.data(), running_mean.data(), running_var.data(), mean.data(), rstd.data(), y.data()};
+  Floats running_mean = running, running_var = running, y = Check::poisoned(count), mean = Check::poisoned(t.channels),
+         rstd = mean;
+  NormForward forward{x.data(),
+                      t.residual ? residual.data() : nullptr,
+                      gamma.data(),
+                      beta.data(),
+                      running_mean.data(),
+                      running_var.data(),
+                      mean.data(),
+                      rstd.data(),
+                      y.data()};
   norm_act_forward_cpu(check.device, shape, F32, forward);
   Doubles new_mean(t.channels), new_var(t.channels);
   for (int c = 0; c < t.channels; ++c) {
@@ -100,12 +119,26 @@ void check_one(Check& check, const Case& t) {
   check.equal(name + " running mean", running_mean, new_mean, 1e-6);
   check.equal(name + " running variance", running_var, new_var, t.mean == 0 ? 1e-6 : 1e-4);
 
-  Floats d_gamma = running, d_beta = running, dx = t.accumulate ? before : Check::poisoned(count), d_residual = t.accumulate ? before : Check::poisoned(count);
-  NormBackward backward{x.data(), t.residual ? residual.data() : nullptr, dy.data(), gamma.data(), beta.data(), mean.data(), rstd.data(), d_gamma.data(), d_beta.data(), dx.data(), t.residual ? d_residual.data() : nullptr, t.accumulate, t.accumulate};
+  Floats d_gamma = running, d_beta = running, dx = t.accumulate ? before : Check::poisoned(count),
+         d_residual = t.accumulate ? before : Check::poisoned(count);
+  NormBackward backward{x.data(),
+                        t.residual ? residual.data() : nullptr,
+                        dy.data(),
+                        gamma.data(),
+                        beta.data(),
+                        mean.data(),
+                        rstd.data(),
+                        d_gamma.data(),
+                        d_beta.data(),
+                        dx.data(),
+                        t.residual ? d_residual.data() : nullptr,
+                        t.accumulate,
+                        t.accumulate};
   norm_act_backward_cpu(check.device, shape, F32, backward);
   check.equal(name + " d_gamma", d_gamma, added(expected.d_gamma, running, true), loose);
   check.equal(name + " d_beta", d_beta, added(expected.d_beta, running, true), loose);
-  // dx is a difference of larger terms, with two rows down to rounding: the first term is added again for a size to measure against.
+  // dx is a difference of larger terms, with two rows down to rounding: the first term is added again for a size to
+  // measure against.
   Doubles expected_dx = added(expected.dx, before, t.accumulate);
   for (int64_t i = 0; i < count; ++i) {
     const double term = gamma[i % t.channels] * expected.rstd[i % t.channels] * expected.g[i];
@@ -118,17 +151,23 @@ void check_one(Check& check, const Case& t) {
 
 void check_affine(Check& check, int64_t rows, int channels, Act act, bool scaled, bool shifted, bool added_to) {
   const Floats x = check.normal(rows * channels), residual = check.normal(rows * channels);
-  const Floats gamma = check.normal(channels), beta = check.normal(channels), mean = check.normal(channels), var = check.normal(channels, 2, 0.1f);
+  const Floats gamma = check.normal(channels), beta = check.normal(channels), mean = check.normal(channels),
+               var = check.normal(channels, 2, 0.1f);
   Floats scale(channels), shift(channels), y = Check::poisoned(x.size());
-  norm_fold_cpu(check.device, channels, 1e-3f, gamma.data(), beta.data(), mean.data(), var.data(), scale.data(), shift.data());
-  affine_act_forward_cpu(check.device, rows, channels, F32, x.data(), scaled ? scale.data() : nullptr, shifted ? shift.data() : nullptr, added_to ? residual.data() : nullptr, act, y.data());
+  norm_fold_cpu(check.device, channels, 1e-3f, gamma.data(), beta.data(), mean.data(), var.data(), scale.data(),
+                shift.data());
+  affine_act_forward_cpu(check.device, rows, channels, F32, x.data(), scaled ? scale.data() : nullptr,
+                         shifted ? shift.data() : nullptr, added_to ? residual.data() : nullptr, act, y.data());
   Doubles expected(x.size());
   for (size_t i = 0; i < x.size(); ++i) {
     const size_t c = i % channels;
     const double a = gamma[c] / std::sqrt(var[c] + 1e-3);
-    expected[i] = reference_act(act, x[i] * (scaled ? a : 1) + (shifted ? beta[c] - mean[c] * a : 0) + (added_to ? residual[i] : 0));
+    expected[i] = reference_act(
+        act, x[i] * (scaled ? a : 1) + (shifted ? beta[c] - mean[c] * a : 0) + (added_to ? residual[i] : 0));
   }
-  check.equal("affine_act rows " + std::to_string(rows) + " channels " + std::to_string(channels) + " act " + std::to_string(int(act)), y, expected, 2e-6);
+  check.equal("affine_act rows " + std::to_string(rows) + " channels " + std::to_string(channels) + " act " +
+                  std::to_string(int(act)),
+              y, expected, 2e-6);
 }
 
 }  // namespace

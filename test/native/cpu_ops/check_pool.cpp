@@ -8,7 +8,8 @@ static PoolShape pool_shape(int n, int h, int w, int c, int kernel, int stride, 
 }
 
 static void check_max(Check& check, const PoolShape& s) {
-  const std::string name = "max_pool " + std::to_string(s.h) + "x" + std::to_string(s.w) + " c" + std::to_string(s.c) + " kernel " + std::to_string(s.kernel);
+  const std::string name = "max_pool " + std::to_string(s.h) + "x" + std::to_string(s.w) + " c" + std::to_string(s.c) +
+                           " kernel " + std::to_string(s.kernel);
   Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c);
   for (size_t i = 0; i < x.size(); i += 3) x[i] = 0.5f;  // ties: the first one takes the gradient
   const Floats dy = check.normal(int64_t(s.n) * s.oh * s.ow * s.c), before = check.normal(x.size());
@@ -38,7 +39,8 @@ static void check_max(Check& check, const PoolShape& s) {
 }
 
 static void check_avg(Check& check, const PoolShape& s) {
-  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), dy = check.normal(int64_t(s.n) * s.oh * s.ow * s.c), before = check.normal(x.size());
+  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), dy = check.normal(int64_t(s.n) * s.oh * s.ow * s.c),
+               before = check.normal(x.size());
   Doubles expected(dy.size()), gradient(x.size());
   const double share = 1.0 / (s.kernel * s.kernel);
   for (size_t i = 0; i < x.size(); ++i) {
@@ -77,8 +79,10 @@ static void check_global(Check& check, int n, int64_t pixels, int c) {
 }
 
 static void check_resize(Check& check, const ResizeShape& s) {
-  const std::string name = "resize " + std::to_string(s.h) + "x" + std::to_string(s.w) + " c" + std::to_string(s.c) + " factor " + std::to_string(s.factor);
-  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), dy = check.normal(int64_t(x.size()) * s.factor * s.factor), before = check.normal(x.size());
+  const std::string name = "resize " + std::to_string(s.h) + "x" + std::to_string(s.w) + " c" + std::to_string(s.c) +
+                           " factor " + std::to_string(s.factor);
+  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c),
+               dy = check.normal(int64_t(x.size()) * s.factor * s.factor), before = check.normal(x.size());
   Doubles expected(dy.size()), gradient(x.size());
   const auto place = [&](int64_t output, int size, int64_t (&at)[2]) {
     const double u = std::max(0.0, (double(output) + 0.5) / s.factor - 0.5);
@@ -109,8 +113,8 @@ static void check_resize(Check& check, const ResizeShape& s) {
 }
 
 void check_pool(Check& check) {
-  for (const ResizeShape& s : {ResizeShape{2, 5, 7, 19, 2}, ResizeShape{1, 4, 3, 33, 3}, ResizeShape{3, 2, 2, 5, 8}, ResizeShape{1, 1, 1, 3, 16}, ResizeShape{2, 3, 1, 8, 5},
-                               ResizeShape{1, 6, 6, 4, 1}})
+  for (const ResizeShape& s : {ResizeShape{2, 5, 7, 19, 2}, ResizeShape{1, 4, 3, 33, 3}, ResizeShape{3, 2, 2, 5, 8},
+                               ResizeShape{1, 1, 1, 3, 16}, ResizeShape{2, 3, 1, 8, 5}, ResizeShape{1, 6, 6, 4, 1}})
     check_resize(check, s);
   check_max(check, pool_shape(2, 8, 8, 16, 3, 2, 1));
   check_max(check, pool_shape(3, 7, 9, 5, 3, 2, 1));

@@ -4,13 +4,15 @@
 using namespace lgd;
 
 static void check_layer_norm(Check& check, int64_t rows, int channels, float eps) {
-  const Floats x = check.normal(rows * channels, 3, 2), weight = check.normal(channels, 1, 0.3f), bias = check.normal(channels);
+  const Floats x = check.normal(rows * channels, 3, 2), weight = check.normal(channels, 1, 0.3f),
+               bias = check.normal(channels);
   Doubles expected(x.size());
   for (int64_t r = 0; r < rows; ++r) {
     double mean = 0, variance = 0;
     for (int c = 0; c < channels; ++c) mean += x[r * channels + c] / double(channels);
     for (int c = 0; c < channels; ++c) variance += std::pow(x[r * channels + c] - mean, 2) / channels;
-    for (int c = 0; c < channels; ++c) expected[r * channels + c] = (x[r * channels + c] - mean) / std::sqrt(variance + eps) * weight[c] + bias[c];
+    for (int c = 0; c < channels; ++c)
+      expected[r * channels + c] = (x[r * channels + c] - mean) / std::sqrt(variance + eps) * weight[c] + bias[c];
   }
   Floats y = Check::poisoned(x.size());
   layer_norm_forward_cpu(check.device, {rows, channels, eps}, F32, x.data(), weight.data(), bias.data(), y.data());
@@ -26,7 +28,9 @@ static void check_self_attention(Check& check, const SelfAttentionShape& s) {
     for (int h = 0; h < s.heads; ++h)
       for (int i = 0; i < s.tokens; ++i) {
         const float* q = qkv.data() + (n * s.tokens + i) * row + h * width;
-        const auto other = [&](int which, int j) { return qkv.data() + (n * s.tokens + j) * row + which * s.channels + h * width; };
+        const auto other = [&](int which, int j) {
+          return qkv.data() + (n * s.tokens + j) * row + which * s.channels + h * width;
+        };
         const int reach = s.causal ? i + 1 : s.tokens;
         Doubles score(reach);
         double most = -1e300, total = 0;
@@ -36,16 +40,20 @@ static void check_self_attention(Check& check, const SelfAttentionShape& s) {
         }
         for (double& value : score) total += value = std::exp(value - most);
         for (int j = 0; j < reach; ++j)
-          for (int c = 0; c < width; ++c) expected[(n * s.tokens + i) * s.channels + h * width + c] += score[j] / total * other(2, j)[c];
+          for (int c = 0; c < width; ++c)
+            expected[(n * s.tokens + i) * s.channels + h * width + c] += score[j] / total * other(2, j)[c];
       }
   Floats out = Check::poisoned(expected.size());
   self_attention_forward_cpu(check.device, s, F32, qkv.data(), out.data());
-  check.equal("self_attention " + std::to_string(s.n) + " of " + std::to_string(s.tokens) + "x" + std::to_string(s.channels) + " heads " + std::to_string(s.heads) + (s.causal ? " causal" : ""), out, expected);
+  check.equal("self_attention " + std::to_string(s.n) + " of " + std::to_string(s.tokens) + "x" +
+                  std::to_string(s.channels) + " heads " + std::to_string(s.heads) + (s.causal ? " causal" : ""),
+              out, expected);
 }
 
 static void check_sequences(Check& check, int n, int tokens, int channels) {
   const SequenceShape s{n, tokens, channels};
-  const Floats position = check.normal(tokens * channels), first = check.normal(channels), word = check.normal(700 * channels);
+  const Floats position = check.normal(tokens * channels), first = check.normal(channels),
+               word = check.normal(700 * channels);
   for (const bool with_class : {false, true}) {
     const int pixels = tokens - with_class;
     const Floats x = check.normal(int64_t(n) * pixels * channels);
@@ -53,9 +61,11 @@ static void check_sequences(Check& check, int n, int tokens, int channels) {
     Doubles expected(y.size());
     for (int64_t e = 0; e < int64_t(y.size()); ++e) {
       const int64_t c = e % channels, t = e / channels % tokens, image = e / channels / tokens;
-      expected[e] = double(position[t * channels + c]) + (with_class && t == 0 ? first[c] : x[(image * pixels + t - with_class) * channels + c]);
+      expected[e] = double(position[t * channels + c]) +
+                    (with_class && t == 0 ? first[c] : x[(image * pixels + t - with_class) * channels + c]);
     }
-    positions_forward_cpu(check.device, s, F32, x.data(), with_class ? first.data() : nullptr, position.data(), y.data());
+    positions_forward_cpu(check.device, s, F32, x.data(), with_class ? first.data() : nullptr, position.data(),
+                          y.data());
     check.equal("positions", y, expected, 1e-7);
   }
   Floats ids(int64_t(n) * tokens * 3), y = Check::poisoned(int64_t(n) * tokens * channels);
@@ -63,7 +73,8 @@ static void check_sequences(Check& check, int n, int tokens, int channels) {
   for (int64_t row = 0; row < int64_t(n) * tokens; ++row) {
     const int id = int(check.random() % 700);
     ids[row * 3] = float(id % 256), ids[row * 3 + 1] = float(id / 256);
-    for (int c = 0; c < channels; ++c) expected[row * channels + c] = double(word[id * channels + c]) + position[row % tokens * channels + c];
+    for (int c = 0; c < channels; ++c)
+      expected[row * channels + c] = double(word[id * channels + c]) + position[row % tokens * channels + c];
   }
   words_forward_cpu(check.device, s, F32, 3, 700, ids.data(), word.data(), position.data(), y.data());
   check.equal("words", y, expected, 1e-7);
@@ -72,8 +83,11 @@ static void check_sequences(Check& check, int n, int tokens, int channels) {
   Doubles wanted(found.size());
   for (int64_t image = 0; image < n; ++image) {
     const int t = image == 0 ? tokens - 1 : int(image * 5 % tokens);  // the first has none: the last token is taken
-    if (image > 0) ids[(image * tokens + t) * 3] = 1, ids[(image * tokens + t) * 3 + 1] = 2, ids[(image * tokens + t) * 3 + 2] = 3;
-    if (image > 0 && t < tokens - 1) std::copy_n(&ids[(image * tokens + t) * 3], 3, &ids[(image * tokens + tokens - 1) * 3]);  // a second one counts for nothing
+    if (image > 0)
+      ids[(image * tokens + t) * 3] = 1, ids[(image * tokens + t) * 3 + 1] = 2, ids[(image * tokens + t) * 3 + 2] = 3;
+    // a second one counts for nothing
+    if (image > 0 && t < tokens - 1)
+      std::copy_n(&ids[(image * tokens + t) * 3], 3, &ids[(image * tokens + tokens - 1) * 3]);
     for (int c = 0; c < channels; ++c) wanted[image * channels + c] = y[(image * tokens + t) * channels + c];
   }
   end_token_forward_cpu(check.device, s, F32, 3, 1 + 2 * 256 + 3 * 65536, y.data(), ids.data(), found.data());
@@ -96,7 +110,8 @@ static void check_gelu(Check& check, int64_t count) {
     act_forward_cpu(check.device, count, F32, act, x.data(), y.data());
     check.equal("gelu " + std::to_string(int(act)), y, expected, 5e-7);
     const ConvShape s = conv_shape(int(count), 1, 1, 5, 9, 1, 1, 0);
-    const Floats rows = check.normal(count * 5), w = check.normal(45), shift = check.normal(9), residual = check.normal(count * 9);
+    const Floats rows = check.normal(count * 5), w = check.normal(45), shift = check.normal(9),
+                 residual = check.normal(count * 9);
     Floats out = Check::poisoned(count * 9);
     Doubles sum(out.size());
     for (int64_t e = 0; e < int64_t(sum.size()); ++e) {
@@ -104,14 +119,13 @@ static void check_gelu(Check& check, int64_t count) {
       for (int c = 0; c < 5; ++c) u += double(rows[e / 9 * 5 + c]) * w[e % 9 * 5 + c];
       sum[e] = reference_act(act, u);
     }
-    conv_forward_cpu(check.device, s, F32, rows.data(), w.data(), {nullptr, shift.data(), residual.data(), act}, out.data());
+    conv_forward_cpu(check.device, s, F32, rows.data(), w.data(), {nullptr, shift.data(), residual.data(), act},
+                     out.data());
     check.equal("linear and gelu " + std::to_string(int(act)), out, sum);
     bool refused = false;
     try {
       act_backward_cpu(check.device, count, F32, act, x.data(), x.data(), y.data(), false);
-    } catch (const Error& error) {
-      refused = true;
-    }
+    } catch (const Error& error) { refused = true; }
     check.equal("gelu has no backward", {refused ? 1.f : 0.f}, {1.0});
   }
 }
@@ -122,7 +136,12 @@ void check_transformer(Check& check) {
   check_layer_norm(check, 33, 64, 1e-6f);
   check_layer_norm(check, 100, 1001, 1e-5f);
   for (const bool causal : {false, true})
-    for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal}, {2, 5, 24, 3, causal}, {1, 50, 128, 2, causal}, {3, 33, 70, 2, causal}, {1, 77, 144, 2, causal}, {1, 197, 16, 16, causal}})
+    for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal},
+                                        {2, 5, 24, 3, causal},
+                                        {1, 50, 128, 2, causal},
+                                        {3, 33, 70, 2, causal},
+                                        {1, 77, 144, 2, causal},
+                                        {1, 197, 16, 16, causal}})
       check_self_attention(check, s);
   check_sequences(check, 3, 7, 12);
   check_sequences(check, 2, 2, 5);

@@ -1,6 +1,8 @@
-// Checks of the CPU operations: every operation against float64 loops on ragged shapes, and the same bits for 1, 2 and 3 threads.
+// Checks of the CPU operations: every operation against float64 loops on ragged shapes, and the same bits for 1, 2 and
+// 3 threads.
 //   cpu_ops                       exit code 0 and a line with the count, or one line a failure
-//   cpu_ops bench [model] [threads]   times every operation of one training step (mobilenet_v2, resnet18, efficientnet_b0)
+//   cpu_ops bench [model] [threads]   times every operation of one training step (mobilenet_v2, resnet18,
+//     efficientnet_b0)
 // LGDISTILL_ISA=baseline|avx2|avx512 selects the vector code.
 #include <cstdlib>
 
@@ -14,8 +16,10 @@ static Floats reductions(int threads) {
   Check data(threads);
   Floats all;
   auto keep = [&](const Floats& values) { all.insert(all.end(), values.begin(), values.end()); };
-  for (const ConvShape& s : {conv_shape(8, 16, 16, 24, 40, 1, 1, 0), conv_shape(6, 12, 12, 16, 32, 3, 1, 1), conv_shape(4, 16, 16, 3, 16, 3, 2, 1), conv_shape(64, 1, 1, 300, 200, 1, 1, 0)}) {
-    const Floats x = data.normal(int64_t(s.n) * s.h * s.w * s.c), dy = data.normal(s.rows() * s.k), w = data.normal(int64_t(s.k) * s.r * s.s * s.c);
+  for (const ConvShape& s : {conv_shape(8, 16, 16, 24, 40, 1, 1, 0), conv_shape(6, 12, 12, 16, 32, 3, 1, 1),
+                             conv_shape(4, 16, 16, 3, 16, 3, 2, 1), conv_shape(64, 1, 1, 300, 200, 1, 1, 0)}) {
+    const Floats x = data.normal(int64_t(s.n) * s.h * s.w * s.c), dy = data.normal(s.rows() * s.k),
+                 w = data.normal(int64_t(s.k) * s.r * s.s * s.c);
     Floats dw(w.size()), bias(s.k), y(dy.size()), dx(x.size());
     conv_backward_weight_cpu(data.device, s, F32, x.data(), dy.data(), dw.data(), bias.data());
     conv_forward_cpu(data.device, s, F32, x.data(), w.data(), {}, y.data());
@@ -23,12 +27,17 @@ static Floats reductions(int threads) {
     keep(dw), keep(bias), keep(y), keep(dx);
   }
   const ConvShape d = conv_shape(9, 13, 13, 40, 40, 3, 1, 1);
-  const Floats x = data.normal(int64_t(d.n) * d.h * d.w * d.c), dy = data.normal(d.rows() * d.c), gamma = data.normal(d.c);
+  const Floats x = data.normal(int64_t(d.n) * d.h * d.w * d.c), dy = data.normal(d.rows() * d.c),
+               gamma = data.normal(d.c);
   Floats dw(9 * d.c), dx(x.size()), y(x.size()), mean(d.c), rstd(d.c), running(d.c), d_gamma(d.c), d_beta(d.c);
   depthwise_backward_weight_cpu(data.device, d, F32, x.data(), dy.data(), dw.data());
   const NormShape shape{d.rows(), d.c, 1e-5f, 0.1f, Act::relu6};
-  norm_act_forward_cpu(data.device, shape, F32, {x.data(), nullptr, gamma.data(), gamma.data(), running.data(), running.data(), mean.data(), rstd.data(), y.data()});
-  norm_act_backward_cpu(data.device, shape, F32, {x.data(), nullptr, dy.data(), gamma.data(), gamma.data(), mean.data(), rstd.data(), d_gamma.data(), d_beta.data(), dx.data(), nullptr, false, false});
+  norm_act_forward_cpu(data.device, shape, F32,
+                       {x.data(), nullptr, gamma.data(), gamma.data(), running.data(), running.data(), mean.data(),
+                        rstd.data(), y.data()});
+  norm_act_backward_cpu(data.device, shape, F32,
+                        {x.data(), nullptr, dy.data(), gamma.data(), gamma.data(), mean.data(), rstd.data(),
+                         d_gamma.data(), d_beta.data(), dx.data(), nullptr, false, false});
   keep(dw), keep(y), keep(dx), keep(mean), keep(rstd), keep(d_gamma), keep(d_beta);
   return all;
 }

@@ -1,4 +1,5 @@
-// Holds the CUDA augmentation to the CPU's: on a GPU (scripts/gpu-check), or on the emulated one (test/native/emulated-programs.test.ts).
+// Holds the CUDA augmentation to the CPU's: on a GPU (scripts/gpu-check), or on the emulated one
+// (test/native/emulated-programs.test.ts).
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -88,7 +89,8 @@ PixelStorePtr make_store() {
     std::vector<uint8_t> pixels;
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x)
-        for (int c = 0; c < 3; ++c) pixels.push_back(uint8_t(127 + 120 * std::sin(x * (0.1 + 0.05 * c) + y * 0.2 + width)));
+        for (int c = 0; c < 3; ++c)
+          pixels.push_back(uint8_t(127 + 120 * std::sin(x * (0.1 + 0.05 * c) + y * 0.2 + width)));
     append_pixels(store, width, height, pixels.data(), pixels.size());
   }
   return store;
@@ -108,8 +110,12 @@ int main() {
   blurred.jitter_probability = blurred.blur_probability = 1;
   blurred.contrast = 0;
   const Case cases[] = {
-      {"recipe", {10, 32, 32}, moco},           {"recipe, several blocks an image", {6, 45, 51}, moco}, {"plain crops", {5, 24, 24}, plain},
-      {"blur without contrast", {5, 40, 24}, blurred}, {"evaluation", {5, 30, 30}, evaluation},         {"single pixels", {5, 1, 1}, moco},
+      {"recipe", {10, 32, 32}, moco},
+      {"recipe, several blocks an image", {6, 45, 51}, moco},
+      {"plain crops", {5, 24, 24}, plain},
+      {"blur without contrast", {5, 40, 24}, blurred},
+      {"evaluation", {5, 30, 30}, evaluation},
+      {"single pixels", {5, 1, 1}, moco},
       {"several blocks a row", {2, 12, 530}, blurred},
   };
   for (const Case& item : cases) {

@@ -1,5 +1,5 @@
-// The fused dense convolutions against their plain references (native/ops/fused_cpu.cpp). Reductions are several k tiles long and no
-// size is a multiple of a tile.
+// The fused dense convolutions against their plain references (native/ops/fused_cpu.cpp). Reductions are several k
+// tiles long and no size is a multiple of a tile.
 #include "ops/conv_gradients.h"
 #include "run.h"
 
@@ -10,7 +10,11 @@ namespace {
 struct Sizes {
   size_t x, y, w;
   float fan;
-  explicit Sizes(const ConvShape& s) : x(size_t(s.n) * s.h * s.w * s.c), y(size_t(s.rows()) * s.k), w(size_t(s.k) * s.r * s.s * s.c), fan(1 / std::sqrt(float(s.r * s.s * s.c))) {}
+  explicit Sizes(const ConvShape& s)
+      : x(size_t(s.n) * s.h * s.w * s.c),
+        y(size_t(s.rows()) * s.k),
+        w(size_t(s.k) * s.r * s.s * s.c),
+        fan(1 / std::sqrt(float(s.r * s.s * s.c))) {}
 };
 
 LazyInput lazy_input(Run& t, const ConvShape& s, Act act, bool gated) {
@@ -89,18 +93,24 @@ GradientTarget gradient_target(Run& t, const ConvShape& s, Into into, Act act) {
 std::string with_act(const char* what, Act act) { return std::string(what) + " act " + std::to_string(int(act)); }
 
 void forward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input) {
-  // One value a channel: its variance is what rounding leaves of a square less itself, which counts beside an epsilon of 1e-5; more where the two are one fused multiply-add.
+  // One value a channel: its variance is what rounding leaves of a square less itself, which counts beside an epsilon
+  // of 1e-5; more where the two are one fused multiply-add.
   const double tolerance = s.rows() == 1 ? 1e-4 : 2e-5;
-  check(describe(("conv_norm_forward " + what).c_str(), s), [=](Run& t) {
-    const LazyInput x = input(t);
-    void* w = t.input(Sizes(s).w, Sizes(s).fan);
-    const NormTarget norm = norm_target(t, s.k);
-    t.ops.conv_norm_forward(*t.device, s, t.type, x, w, norm, t.output(Sizes(s).y));
-  }, tolerance);
+  check(
+      describe(("conv_norm_forward " + what).c_str(), s),
+      [=](Run& t) {
+        const LazyInput x = input(t);
+        void* w = t.input(Sizes(s).w, Sizes(s).fan);
+        const NormTarget norm = norm_target(t, s.k);
+        t.ops.conv_norm_forward(*t.device, s, t.type, x, w, norm, t.output(Sizes(s).y));
+      },
+      tolerance);
 }
 
-void backward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input, bool lazy, const Into* into, Act act) {
-  const std::string full = "conv_norm_backward " + what + (lazy ? ", lazy dy" : "") + (into ? std::string(", ") + name_of(*into) + with_act("", act) : ", no target");
+void backward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input, bool lazy,
+              const Into* into, Act act) {
+  const std::string full = "conv_norm_backward " + what + (lazy ? ", lazy dy" : "") +
+                           (into ? std::string(", ") + name_of(*into) + with_act("", act) : ", no target");
   const bool wanted = into != nullptr;
   const Into where = into ? *into : Into::plain;
   check(describe(full.c_str(), s), [=](Run& t) {
@@ -118,7 +128,8 @@ void backward(const ConvShape& s, const std::string& what, const std::function<L
 
 // Both gradients in one pass, whether or not the product would choose it for so few pixels.
 void one_pass(const ConvShape& s, Act act, bool gated, bool lazy, Into into) {
-  const std::string what = std::string("pointwise_backward") + (gated ? " gated" : "") + (lazy ? "" : ", plain dy") + ", " + name_of(into) + with_act("", act);
+  const std::string what = std::string("pointwise_backward") + (gated ? " gated" : "") + (lazy ? "" : ", plain dy") +
+                           ", " + name_of(into) + with_act("", act);
   check(describe(what.c_str(), s), [=](Run& t) {
     const LazyInput x = act == Act::none && !gated ? plain_input(t, s) : lazy_input(t, s, act, gated);
     LazyGradient dy;
@@ -127,7 +138,8 @@ void one_pass(const ConvShape& s, Act act, bool gated, bool lazy, Into into) {
     void* w = t.input(Sizes(s).w, Sizes(s).fan);
     float* dw = t.sum32(Sizes(s).w);
     const GradientTarget target = gradient_target(t, s, into, act);
-    if (t.device->kind == DeviceKind::cuda && fits_pointwise(*t.device, s, t.type)) pointwise_backward(*t.device, s, x, dy, w, dw, target);
+    if (t.device->kind == DeviceKind::cuda && fits_pointwise(*t.device, s, t.type))
+      pointwise_backward(*t.device, s, x, dy, w, dw, target);
     else t.ops.conv_norm_backward(*t.device, s, t.type, x, dy, w, dw, &target);
   });
 }
@@ -138,10 +150,12 @@ void all_ways(const ConvShape& s, bool gates) {
   const auto lazy = [s](Act act) { return [s, act](Run& t) { return lazy_input(t, s, act, false); }; };
   const auto gated = [s](Act act) { return [s, act](Run& t) { return lazy_input(t, s, act, true); }; };
   forward(s, "plain", plain);
-  for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid}) forward(s, with_act("lazy", act), lazy(act));
+  for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid})
+    forward(s, with_act("lazy", act), lazy(act));
   backward(s, "plain", plain, false, nullptr, Act::none);
   backward(s, "plain", plain, true, nullptr, Act::none);
-  for (Into into : {Into::plain, Into::sum}) backward(s, with_act("lazy", Act::relu6), lazy(Act::relu6), into == Into::sum, &into, Act::none);
+  for (Into into : {Into::plain, Into::sum})
+    backward(s, with_act("lazy", Act::relu6), lazy(Act::relu6), into == Into::sum, &into, Act::none);
   for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid})
     for (Into into : {Into::norm, Into::norm_sum}) backward(s, with_act("lazy", act), lazy(act), true, &into, act);
   for (Act act : {Act::none, Act::relu, Act::relu6}) {
@@ -166,7 +180,8 @@ void refused_gates(const ConvShape& s) {
   refuse(describe("conv_norm_backward of a gate", s), reason, [s](Run& t) {
     const LazyInput x = lazy_input(t, s, Act::silu, true);
     const GradientTarget target = gradient_target(t, s, Into::plain, Act::none);
-    t.ops.conv_norm_backward(*t.device, s, t.type, x, lazy_gradient(t, s), t.input(Sizes(s).w), t.sum32(Sizes(s).w), &target);
+    t.ops.conv_norm_backward(*t.device, s, t.type, x, lazy_gradient(t, s), t.input(Sizes(s).w), t.sum32(Sizes(s).w),
+                             &target);
   });
   refuse(describe("weight_gradient of a gate", s), reason, [s](Run& t) {
     const LazyInput x = lazy_input(t, s, Act::silu, true);
@@ -180,9 +195,11 @@ void fused_convolutions() {
   all_ways(conv(3, 11, 9, 104, 40, 1, 1, 0), true);
   all_ways(conv(2, 13, 9, 24, 72, 3, 2, 1), false);
   const Into norm = Into::norm, norm_sum = Into::norm_sum, sum = Into::sum, plain_into = Into::plain;
-  for (const ConvShape& s : {conv(2, 9, 11, 40, 24, 3, 1, 1), conv(3, 8, 10, 136, 72, 1, 2, 0), conv(2, 21, 19, 8, 72, 7, 2, 3), conv(2, 10, 9, 24, 136, 3, 1, 2, 2),
-                             conv(1, 14, 11, 32, 24, 3, 2, 2, 2), conv(2, 13, 10, 16, 24, 3, 3, 1), conv(150, 1, 1, 200, 104, 1, 1, 0), conv(1, 1, 1, 8, 8, 1, 1, 0),
-                             conv(40, 21, 20, 40, 136, 1, 1, 0), conv(29, 14, 14, 104, 24, 1, 1, 0), conv(6, 28, 28, 24, 72, 1, 1, 0), conv(4, 14, 15, 8, 264, 3, 1, 1)}) {
+  for (const ConvShape& s :
+       {conv(2, 9, 11, 40, 24, 3, 1, 1), conv(3, 8, 10, 136, 72, 1, 2, 0), conv(2, 21, 19, 8, 72, 7, 2, 3),
+        conv(2, 10, 9, 24, 136, 3, 1, 2, 2), conv(1, 14, 11, 32, 24, 3, 2, 2, 2), conv(2, 13, 10, 16, 24, 3, 3, 1),
+        conv(150, 1, 1, 200, 104, 1, 1, 0), conv(1, 1, 1, 8, 8, 1, 1, 0), conv(40, 21, 20, 40, 136, 1, 1, 0),
+        conv(29, 14, 14, 104, 24, 1, 1, 0), conv(6, 28, 28, 24, 72, 1, 1, 0), conv(4, 14, 15, 8, 264, 3, 1, 1)}) {
     if (small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
     forward(s, "plain", [s](Run& t) { return plain_input(t, s); });
     const auto lazy = [s](Run& t) { return lazy_input(t, s, Act::relu, false); };
@@ -194,22 +211,30 @@ void fused_convolutions() {
   }
 
   const FewMultiprocessors few;
-  for (const ConvShape& s : {conv(9, 15, 13, 40, 24, 1, 1, 0), conv(7, 15, 13, 24, 72, 1, 1, 0), conv(5, 15, 13, 40, 136, 1, 1, 0), conv(2, 23, 19, 24, 40, 3, 1, 1), conv(3, 27, 25, 24, 72, 3, 2, 1)}) {
-    forward(s, with_act("walking, lazy", Act::hardswish), [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
+  for (const ConvShape& s :
+       {conv(9, 15, 13, 40, 24, 1, 1, 0), conv(7, 15, 13, 24, 72, 1, 1, 0), conv(5, 15, 13, 40, 136, 1, 1, 0),
+        conv(2, 23, 19, 24, 40, 3, 1, 1), conv(3, 27, 25, 24, 72, 3, 2, 1)}) {
+    forward(s, with_act("walking, lazy", Act::hardswish),
+            [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
     backward(s, "walking", [s](Run& t) { return lazy_input(t, s, Act::relu, false); }, true, &norm_sum, Act::hardswish);
   }
-  const ConvShape many = conv(2, 11, 13, 200, 1280, 1, 1, 0);  // of so many channels the numbers leave no room for the widest tiles on most GPUs
-  backward(many, "many channels", [many](Run& t) { return lazy_input(t, many, Act::relu, false); }, true, &norm_sum, Act::hardswish);
+  // of so many channels the numbers leave no room for the widest tiles on most GPUs
+  const ConvShape many = conv(2, 11, 13, 200, 1280, 1, 1, 0);
+  backward(
+      many, "many channels", [many](Run& t) { return lazy_input(t, many, Act::relu, false); }, true, &norm_sum,
+      Act::hardswish);
   for (auto [k, c] : {std::pair{72, 24}, {24, 104}, {40, 120}, {240, 40}, {200, 80}, {384, 64}, {64, 384}}) {
     const ConvShape s = conv(3, 15, 13, c, k, 1, 1, 0);
     one_pass(s, Act::relu6, false, true, Into::norm);
     one_pass(s, Act::silu, true, true, Into::sum);
   }
   const ConvShape s = conv(5, 11, 13, 24, 72, 1, 1, 0);
-  for (Act act : {Act::none, Act::relu, Act::hardswish, Act::hardsigmoid}) one_pass(s, act, false, act != Act::relu, Into::norm_sum);
+  for (Act act : {Act::none, Act::relu, Act::hardswish, Act::hardsigmoid})
+    one_pass(s, act, false, act != Act::relu, Into::norm_sum);
   one_pass(s, Act::relu, false, true, Into::activated);
   one_pass(s, Act::relu, false, true, Into::plain);
-  for (const ConvShape& refused : {conv(1, 6, 5, 8, 16, 3, 1, 1), conv(1, 6, 5, 8, 16, 1, 2, 0)}) refused_gates(refused);
+  for (const ConvShape& refused : {conv(1, 6, 5, 8, 16, 3, 1, 1), conv(1, 6, 5, 8, 16, 1, 2, 0)})
+    refused_gates(refused);
 }
 
 }  // namespace lgd::testing

@@ -1,17 +1,17 @@
 #include "run.h"
 
-// The fused depthwise convolutions: every kernel on ragged shapes, with one block for several tiles and several images in a tile; and every
-// choice of the contract (ops/fused.h) on a few shapes.
+// The fused depthwise convolutions: every kernel on ragged shapes, with one block for several tiles and several images
+// in a tile; and every choice of the contract (ops/fused.h) on a few shapes.
 namespace lgd::testing {
 namespace {
 
 struct Choice {
   const char* name;
-  bool lazy = true;                         // x is an activation over a norm
-  bool gated = false;                       // x has a gate
+  bool lazy = true;    // x is an activation over a norm
+  bool gated = false;  // x has a gate
   Act act = Act::relu6;
   enum Gradient { plain, norm, squeezed } gradient = norm;
-  Act out_act = Act::hardswish;             // of a squeezed gradient
+  Act out_act = Act::hardswish;  // of a squeezed gradient
   enum Wish { nothing, written, added, finished, finished_added, stored_activated } wish = finished;
 };
 
@@ -39,7 +39,8 @@ void forward(Run& t, const ConvShape& s, const Choice& choice) {
   norm.running_mean = t.sum32(s.c);
   norm.running_var = t.sum32(s.c);
   for (float** out : {&norm.mean, &norm.rstd, &norm.scale, &norm.shift}) *out = t.output32(s.c);
-  t.ops.depthwise_norm_forward(*t.device, s, t.type, x, t.input(size_t(s.r) * s.s * s.c, 0.3f), norm, t.output(output_count(s)));
+  t.ops.depthwise_norm_forward(*t.device, s, t.type, x, t.input(size_t(s.r) * s.s * s.c, 0.3f), norm,
+                               t.output(output_count(s)));
 }
 
 LazyGradient draw_gradient(Run& t, const ConvShape& s, const Choice& choice) {
@@ -104,8 +105,10 @@ void shapes() {
   const Choice usual{.name = "usual"};
   for (int r : {3, 5})
     for (int stride : {1, 2}) {
-      for (const ConvShape& s : {same(3, 1, 1, 8, r, stride), same(5, 2, 2, 24, r, stride), same(9, 4, 4, 136, r, stride), same(5, 7, 7, 72, r, stride), same(2, 15, 13, 24, r, stride),
-                                 same(1, 28, 20, 16, r, stride), same(2, 3, 70, 64, r, stride), same(1, 41, 2, 8, r, stride), same(2, 5, 9, 88, r, stride)})
+      for (const ConvShape& s :
+           {same(3, 1, 1, 8, r, stride), same(5, 2, 2, 24, r, stride), same(9, 4, 4, 136, r, stride),
+            same(5, 7, 7, 72, r, stride), same(2, 15, 13, 24, r, stride), same(1, 28, 20, 16, r, stride),
+            same(2, 3, 70, 64, r, stride), same(1, 41, 2, 8, r, stride), same(2, 5, 9, 88, r, stride)})
         check_both(s, usual);
       // More tiles than blocks: tiles of several small images, and tiles of several stages.
       check_both(same(160, 2, 2, 960, r, stride), usual);
@@ -121,12 +124,24 @@ void shapes() {
 
 void choices() {
   const Choice all[] = {
-      {.name = "plain x, g as dy, gradient written", .lazy = false, .act = Act::none, .gradient = Choice::plain, .wish = Choice::written},
+      {.name = "plain x, g as dy, gradient written",
+       .lazy = false,
+       .act = Act::none,
+       .gradient = Choice::plain,
+       .wish = Choice::written},
       {.name = "plain x, gradient added", .lazy = false, .act = Act::none, .wish = Choice::added},
       {.name = "relu, weights alone", .act = Act::relu, .wish = Choice::nothing},
-      {.name = "silu, squeezed by silu, gradient added and finished", .act = Act::silu, .gradient = Choice::squeezed, .out_act = Act::silu, .wish = Choice::finished_added},
+      {.name = "silu, squeezed by silu, gradient added and finished",
+       .act = Act::silu,
+       .gradient = Choice::squeezed,
+       .out_act = Act::silu,
+       .wish = Choice::finished_added},
       {.name = "hardswish, squeezed by hardswish", .act = Act::hardswish, .gradient = Choice::squeezed},
-      {.name = "relu, squeezed by relu, gradient written", .act = Act::relu, .gradient = Choice::squeezed, .out_act = Act::relu, .wish = Choice::written},
+      {.name = "relu, squeezed by relu, gradient written",
+       .act = Act::relu,
+       .gradient = Choice::squeezed,
+       .out_act = Act::relu,
+       .wish = Choice::written},
       {.name = "no act, g as dy", .act = Act::none, .gradient = Choice::plain},
       {.name = "sigmoid", .act = Act::sigmoid},
       {.name = "hardsigmoid, gradient added", .act = Act::hardsigmoid, .wish = Choice::added},
@@ -134,7 +149,9 @@ void choices() {
       {.name = "stored activation over a norm", .lazy = false, .act = Act::relu, .wish = Choice::stored_activated},
   };
   for (const Choice& choice : all)
-    for (const ConvShape& s : {same(3, 15, 13, 24, 3, 1), same(6, 7, 7, 72, 5, 1), same(2, 14, 11, 40, 3, 2), same(3, 9, 12, 16, 5, 2)}) check_both(s, choice);
+    for (const ConvShape& s :
+         {same(3, 15, 13, 24, 3, 1), same(6, 7, 7, 72, 5, 1), same(2, 14, 11, 40, 3, 2), same(3, 9, 12, 16, 5, 2)})
+      check_both(s, choice);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@ namespace lgd::testing {
 
 namespace {
 
-constexpr Act all_acts[] = {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid};
+constexpr Act all_acts[] = {Act::none,      Act::relu,    Act::relu6,      Act::silu,
+                            Act::hardswish, Act::sigmoid, Act::hardsigmoid};
 
 size_t elements(const RowsShape& s) { return size_t(s.rows()) * s.channels; }
 
@@ -15,7 +16,9 @@ std::string describe(const char* op, const RowsShape& s, Act act) {
   return text;
 }
 
-DropShape depth(const RowsShape& s) { return {int64_t(elements(s)), s.pixels * s.channels, 0.4f, 98765432101234ull, 41, 3}; }
+DropShape depth(const RowsShape& s) {
+  return {int64_t(elements(s)), s.pixels * s.channels, 0.4f, 98765432101234ull, 41, 3};
+}
 
 // The statistics that go with values drawn with this mean and deviation, and room for what a gradient makes of them.
 NormGradient norm_of(Run& t, int channels, float mean, float deviation) {
@@ -31,7 +34,9 @@ NormGradient norm_of(Run& t, int channels, float mean, float deviation) {
   return norm;
 }
 
-LazyInput lazy(Run& t, void* y, int channels, Act act) { return {y, t.input32(channels, 0.5f, 1), t.input32(channels), act, nullptr}; }
+LazyInput lazy(Run& t, void* y, int channels, Act act) {
+  return {y, t.input32(channels, 0.5f, 1), t.input32(channels), act, nullptr};
+}
 
 void joins(const RowsShape& s, Act act) {
   const size_t count = elements(s);
@@ -96,9 +101,11 @@ void squeezes(const RowsShape& s, Act act) {
 
 void excitations(int images, int channels, int squeezed, Act inner, Act outer) {
   char name[100];
-  std::snprintf(name, sizeof name, "excitation %dx%d squeezed %d act %d %d", images, channels, squeezed, int(inner), int(outer));
+  std::snprintf(name, sizeof name, "excitation %dx%d squeezed %d act %d %d", images, channels, squeezed, int(inner),
+                int(outer));
   check(name, [=](Run& t) {
-    const size_t wide = size_t(images) * channels, narrow = size_t(images) * squeezed, weights = size_t(channels) * squeezed;
+    const size_t wide = size_t(images) * channels, narrow = size_t(images) * squeezed,
+                 weights = size_t(channels) * squeezed;
     Excitation e{images, channels, squeezed, inner, outer, nullptr, nullptr, nullptr, nullptr};
     e.w1 = t.input(weights, float(std::sqrt(1.0 / channels)));
     e.w2 = t.input(weights, float(std::sqrt(1.0 / squeezed)));
@@ -107,11 +114,13 @@ void excitations(int images, int channels, int squeezed, Act inner, Act outer) {
     const void* x = t.input(wide);
     t.ops.excitation_forward(*t.device, e, t.type, x, t.output(narrow), t.output(wide), t.output(wide));
     const ExcitationGradients gradients{t.sum32(weights), t.sum32(squeezed), t.sum32(weights), t.sum32(channels)};
-    t.ops.excitation_backward(*t.device, e, t.type, x, t.input(narrow), t.input(wide), t.input(wide), t.output(wide), gradients);
+    t.ops.excitation_backward(*t.device, e, t.type, x, t.input(narrow), t.input(wide), t.input(wide), t.output(wide),
+                              gradients);
   });
 }
 
-// A mean a hundred deviations away from zero: nothing may be lost in float32. bfloat16 cannot hold such values, so few of them are used.
+// A mean a hundred deviations away from zero: nothing may be lost in float32. bfloat16 cannot hold such values, so few
+// of them are used.
 void far_means() {
   const RowsShape s{3, 77, 24};
   const size_t count = elements(s);
@@ -130,7 +139,8 @@ void far_means() {
     const size_t images = size_t(s.images) * s.channels;
     const GradientTarget to = target(t, far(t, count), s.channels, Act::hardswish, 128, 1);
     float* sums = t.output32(4 * images);
-    t.ops.gate_backward(*t.device, s, t.type, {to.y, to.scale, to.shift, to.act, nullptr}, to.norm.mean, to.norm.rstd, t.input(count), t.output(images), sums);
+    t.ops.gate_backward(*t.device, s, t.type, {to.y, to.scale, to.shift, to.act, nullptr}, to.norm.mean, to.norm.rstd,
+                        t.input(count), t.output(images), sums);
     t.ops.gate_finish(*t.device, s, t.type, t.input(images), t.input(images), sums, t.output32(images), to.norm);
   });
   const ConvShape conv1 = conv(3, 11, 7, 8, 24, 1, 1, 0);
@@ -139,7 +149,9 @@ void far_means() {
     std::vector<float> weights(size_t(conv1.k) * conv1.c);
     for (int k = 0; k < conv1.k; ++k) weights[size_t(k) * conv1.c + k % conv1.c] = 1;
     void *x = far(t, size_t(conv1.n) * conv1.h * conv1.w * conv1.c), *w = t.stored(weights);
-    NormTarget norm{1e-5f, 0.1f, t.input32(conv1.k, 0.3f, 1), t.input32(conv1.k), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+    NormTarget norm{
+        1e-5f,   0.1f,   t.input32(conv1.k, 0.3f, 1), t.input32(conv1.k), nullptr, nullptr, nullptr, nullptr,
+        nullptr, nullptr};
     norm.running_mean = t.sum32(conv1.k, 0.3f, 127);
     norm.running_var = t.sum32(conv1.k);
     norm.mean = t.output32(conv1.k);
@@ -153,7 +165,8 @@ void far_means() {
 void max_pools(const PoolShape& s, Act act) {
   const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.n) * s.oh * s.ow * s.c;
   char name[100];
-  std::snprintf(name, sizeof name, "lazy_max_pool %dx%dx%dx%d k%d s%d act %d", s.n, s.h, s.w, s.c, s.kernel, s.stride, int(act));
+  std::snprintf(name, sizeof name, "lazy_max_pool %dx%dx%dx%d k%d s%d act %d", s.n, s.h, s.w, s.c, s.kernel, s.stride,
+                int(act));
   check(name, [=](Run& t) {
     std::vector<float> few = t.draw(x), scale = t.draw(s.c), shift = t.draw(s.c);
     for (float& v : few) v = std::round(2 * v) / 2;  // many ties; with these factors every value is exact on both sides
@@ -202,9 +215,11 @@ void fused_norms() {
   }
   for (Act act : all_acts) excitations(5, 40, 16, act, act);
   excitations(1, 8, 8, Act::relu, Act::hardsigmoid);
-  excitations(150, 72, 24, Act::relu, Act::hardsigmoid);    // more images than a block of the weights' gradients has at once
-  excitations(3, 1152, 48, Act::silu, Act::sigmoid);        // as many groups of outputs as a block has warps
-  excitations(9, 328, 200, Act::relu, Act::hardsigmoid);    // warps that share their reductions, and more than eight images
+  // more images than a block of the weights' gradients has at once
+  excitations(150, 72, 24, Act::relu, Act::hardsigmoid);
+  excitations(3, 1152, 48, Act::silu, Act::sigmoid);  // as many groups of outputs as a block has warps
+  // warps that share their reductions, and more than eight images
+  excitations(9, 328, 200, Act::relu, Act::hardsigmoid);
   excitations(2, excitation_widest / int(sizeof(float)) - 96, 96, Act::silu, Act::sigmoid);  // more groups than warps
   if (!small) excitations(129, 960, 240, Act::relu, Act::hardsigmoid);
   far_means();
@@ -213,7 +228,8 @@ void fused_norms() {
   {
     const FewMultiprocessors few;
     max_pools({3, 35, 18, 72, 3, 2, 1, 18, 9}, Act::relu);
-    max_pools({3, 52, 68, 72, 3, 2, 1, 26, 34}, Act::relu);  // several outputs a thread, and pixels that reach past the last window
+    // several outputs a thread, and pixels that reach past the last window
+    max_pools({3, 52, 68, 72, 3, 2, 1, 26, 34}, Act::relu);
   }
   max_pools({2, 6, 20, 8, 2, 2, 0, 3, 10}, Act::relu);
   max_pools({1, 9, 9, 16, 5, 3, 2, 3, 3}, Act::silu);

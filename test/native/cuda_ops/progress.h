@@ -1,6 +1,7 @@
-// Where a program of many checks stands, so that one check that takes the GPU away costs no other: a kernel that faults leaves its process no
-// CUDA, and one that hangs never returns. The program then names the check and ends with status 3, and whoever started it
-// (test/gpu/programs.ts) starts it again with the arguments it named: behind that check, counts as they were.
+// Where a program of many checks stands, so that one check that takes the GPU away costs no other: a kernel that faults
+// leaves its process no CUDA, and one that hangs never returns. The program then names the check and ends with status
+// 3, and whoever started it (test/gpu/programs.ts) starts it again with the arguments it named: behind that check,
+// counts as they were.
 #pragma once
 #include <unistd.h>
 
@@ -20,9 +21,11 @@ class Progress {
  public:
   int checks = 0, failures = 0;
 
-  // Takes from=N, checks=N and failed=N, where a run before got to; and seconds=N, which a check may take (as long as it wants).
+  // Takes from=N, checks=N and failed=N, where a run before got to; and seconds=N, which a check may take (as long as
+  // it wants).
   bool reads(const char* word) {
-    const std::pair<const char*, int*> all[] = {{"from=", &from_}, {"checks=", &checks}, {"failed=", &failures}, {"seconds=", &seconds_}};
+    const std::pair<const char*, int*> all[] = {
+        {"from=", &from_}, {"checks=", &checks}, {"failed=", &failures}, {"seconds=", &seconds_}};
     for (const auto& [name, value] : all)
       if (std::strncmp(word, name, std::strlen(name)) == 0) return *value = std::atoi(word + std::strlen(name)), true;
     return false;
@@ -38,7 +41,9 @@ class Progress {
   void watch(const std::string& name) {
     if (seconds_ == 0) return;
     std::fflush(stdout);
-    std::snprintf(farewell, sizeof farewell, "LOST %s: it takes longer than %d s; go on with from=%d checks=%d failed=%d\n", name.c_str(), seconds_, next_, checks + 1, failures + 1);
+    std::snprintf(farewell, sizeof farewell,
+                  "LOST %s: it takes longer than %d s; go on with from=%d checks=%d failed=%d\n", name.c_str(),
+                  seconds_, next_, checks + 1, failures + 1);
     std::signal(SIGALRM, [](int) {
       [[maybe_unused]] const auto written = write(1, farewell, std::strlen(farewell));
       _exit(lost_status);
@@ -55,7 +60,8 @@ class Progress {
         device->synchronize();
       });
     } catch (const std::exception& e) {
-      std::printf("LOST %s: %s; go on with from=%d checks=%d failed=%d\n", name.c_str(), e.what(), next_, checks, failures);
+      std::printf("LOST %s: %s; go on with from=%d checks=%d failed=%d\n", name.c_str(), e.what(), next_, checks,
+                  failures);
       std::fflush(stdout);
       std::_Exit(lost_status);  // nothing of CUDA can be given back
     }

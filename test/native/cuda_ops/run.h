@@ -30,7 +30,8 @@ inline float from_bits(uint16_t bits) {
 // One run of an operation on one device: uploads inputs, remembers outputs.
 class Run {
  public:
-  Run(std::shared_ptr<Device> device_, DType type_) : device(std::move(device_)), type(type_), ops(*device->kernels), random(1) {}
+  Run(std::shared_ptr<Device> device_, DType type_)
+      : device(std::move(device_)), type(type_), ops(*device->kernels), random(1) {}
   std::shared_ptr<Device> device;
   DType type;
   const Kernels& ops;
@@ -54,7 +55,9 @@ class Run {
   float* input32(size_t count, float scale = 1, float offset = 0) { return f32(draw(count, scale, offset)); }
   void* output(size_t count) { return track(upload(poison(count), type), count, type); }
   void* sum(size_t count) { return track(upload(draw(count), type), count, type); }  // an output that is added to
-  float* output32(size_t count) { return static_cast<float*>(track(upload(poison(count), DType::f32), count, DType::f32)); }
+  float* output32(size_t count) {
+    return static_cast<float*>(track(upload(poison(count), DType::f32), count, DType::f32));
+  }
   float* sum32(size_t count, float scale = 1, float offset = 0) {
     return static_cast<float*>(track(upload(draw(count, scale, offset), DType::f32), count, DType::f32));
   }
@@ -76,8 +79,14 @@ class Run {
   }
 
  private:
-  struct Out { void* data; size_t count; DType type; };
-  static std::vector<float> poison(size_t count) { return std::vector<float>(count, std::numeric_limits<float>::quiet_NaN()); }
+  struct Out {
+    void* data;
+    size_t count;
+    DType type;
+  };
+  static std::vector<float> poison(size_t count) {
+    return std::vector<float>(count, std::numeric_limits<float>::quiet_NaN());
+  }
   void* track(void* data, size_t count, DType as) {
     outs.push_back({data, count, as});
     return data;
@@ -103,9 +112,11 @@ using Body = std::function<void(Run&)>;
 extern bool small;  // leave out the shapes that take an emulation long
 
 // Runs the body on the CPU, and on the GPU in float32 and bfloat16, and compares what it wrote.
-void check(const std::string& name, const Body& body, double float32_tolerance = 2e-5, const std::vector<DType>& types = {DType::f32, DType::bf16});
+void check(const std::string& name, const Body& body, double float32_tolerance = 2e-5,
+           const std::vector<DType>& types = {DType::f32, DType::bf16});
 
-// While it is there, the GPU has two multiprocessors to fill: small products take the tiles of large ones, and blocks have several of them.
+// While it is there, the GPU has two multiprocessors to fill: small products take the tiles of large ones, and blocks
+// have several of them.
 struct FewMultiprocessors {
   FewMultiprocessors();
   ~FewMultiprocessors();
@@ -116,12 +127,24 @@ struct FewMultiprocessors {
 void refuse(const std::string& name, const std::string& reason, const Body& body);
 
 inline ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int pad, int dilation = 1) {
-  return {n, h, w, c, k, r, r, stride, pad, dilation, (h + 2 * pad - dilation * (r - 1) - 1) / stride + 1, (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
+  return {n,
+          h,
+          w,
+          c,
+          k,
+          r,
+          r,
+          stride,
+          pad,
+          dilation,
+          (h + 2 * pad - dilation * (r - 1) - 1) / stride + 1,
+          (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
 }
 
 inline std::string describe(const char* op, const ConvShape& s) {
   char text[160];
-  std::snprintf(text, sizeof text, "%s %dx%dx%dx%d k%d r%d s%d p%d d%d", op, s.n, s.h, s.w, s.c, s.k, s.r, s.stride, s.pad, s.dilation);
+  std::snprintf(text, sizeof text, "%s %dx%dx%dx%d k%d r%d s%d p%d d%d", op, s.n, s.h, s.w, s.c, s.k, s.r, s.stride,
+                s.pad, s.dilation);
   return text;
 }
 

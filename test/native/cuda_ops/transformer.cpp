@@ -6,7 +6,8 @@ namespace {
 
 void self_attention(const SelfAttentionShape& s) {
   char name[96];
-  std::snprintf(name, sizeof name, "self_attention %dx%dx%d heads %d%s", s.n, s.tokens, s.channels, s.heads, s.causal ? " causal" : "");
+  std::snprintf(name, sizeof name, "self_attention %dx%dx%d heads %d%s", s.n, s.tokens, s.channels, s.heads,
+                s.causal ? " causal" : "");
   check(name, [=](Run& t) {
     const size_t out = size_t(s.n) * s.tokens * s.channels;
     void* qkv = t.input(3 * out, 1.5f);
@@ -31,7 +32,8 @@ void sequences(const SequenceShape& s) {
         if (p == 0 && n < 2) id[2] = n == 0 ? -1e9f : NAN;  // no digits
       }
     const void* ids = t.stored(digits);
-    t.ops.words_forward(*t.device, s, t.type, 8, 767, ids, t.input32(767 * row), position, t.output(all));  // the end token is past the table: its last row
+    // the end token is past the table: its last row
+    t.ops.words_forward(*t.device, s, t.type, 8, 767, ids, t.input32(767 * row), position, t.output(all));
     t.ops.end_token_forward(*t.device, s, t.type, 8, 255 + 2 * 256, t.input(all), ids, t.output(s.n * row));
     t.ops.repeat_forward(*t.device, s.n, s.channels, t.type, first, t.output(s.n * row));
   });
@@ -44,12 +46,20 @@ void transformers() {
     check("layer_norm " + std::to_string(rows) + "x" + std::to_string(channels), [=](Run& t) {
       const void* x = t.stored(t.draw(size_t(rows) * channels, 2, 3));
       const float *weight = t.input32(channels, 0.3f, 1), *bias = t.input32(channels);
-      t.ops.layer_norm_forward(*t.device, {rows, channels, rows % 2 ? 0.5f : 1e-5f}, t.type, x, weight, bias, t.output(size_t(rows) * channels));
+      t.ops.layer_norm_forward(*t.device, {rows, channels, rows % 2 ? 0.5f : 1e-5f}, t.type, x, weight, bias,
+                               t.output(size_t(rows) * channels));
     });
   // Every width of the kernel, whole and ragged, with sequences of one tile of keys and of more.
   for (const bool causal : {false, true})
-    for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal}, {2, 5, 48, 3, causal}, {2, 50, 128, 2, causal}, {1, 65, 64, 2, causal}, {1, 130, 72, 1, causal},
-                                        {1, 64, 160, 2, causal}, {1, 77, 96, 1, causal}, {1, 197, 104, 1, causal}, {1, 33, 128, 1, causal}})
+    for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal},
+                                        {2, 5, 48, 3, causal},
+                                        {2, 50, 128, 2, causal},
+                                        {1, 65, 64, 2, causal},
+                                        {1, 130, 72, 1, causal},
+                                        {1, 64, 160, 2, causal},
+                                        {1, 77, 96, 1, causal},
+                                        {1, 197, 104, 1, causal},
+                                        {1, 33, 128, 1, causal}})
       self_attention(s);
   sequences({3, 7, 24});
   sequences({5, 2, 512});

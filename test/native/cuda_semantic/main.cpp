@@ -1,5 +1,6 @@
-// Holds the CUDA semantic loss, bank update and search to the CPU's: on a GPU (scripts/gpu-check), or on the emulated one (test/native/emulated-programs.test.ts).
-// Shapes stand around the tiles of the matrix products, with at least three steps over the embedding and ragged edges.
+// Holds the CUDA semantic loss, bank update and search to the CPU's: on a GPU (scripts/gpu-check), or on the emulated
+// one (test/native/emulated-programs.test.ts). Shapes stand around the tiles of the matrix products, with at least
+// three steps over the embedding and ragged edges.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -50,9 +51,12 @@ std::vector<float> rows(int64_t count, int64_t dimension, int seed, float length
   return values;
 }
 
-struct Shape { int64_t batch, dimension, categories, queue; };
+struct Shape {
+  int64_t batch, dimension, categories, queue;
+};
 std::string describe(const char* what, const Shape& s) {
-  return std::string(what) + " " + std::to_string(s.batch) + "x" + std::to_string(s.dimension) + "x" + std::to_string(s.categories) + " queue " + std::to_string(s.queue);
+  return std::string(what) + " " + std::to_string(s.batch) + "x" + std::to_string(s.dimension) + "x" +
+         std::to_string(s.categories) + " queue " + std::to_string(s.queue);
 }
 
 struct Losses {
@@ -61,7 +65,8 @@ struct Losses {
 };
 
 // Numbers in nats, held to the loss: a divergence may be a small difference of large numbers.
-void close(const std::vector<double>& found, const std::vector<double>& expected, double tolerance, const std::string& what) {
+void close(const std::vector<double>& found, const std::vector<double>& expected, double tolerance,
+           const std::string& what) {
   for (size_t i = 0; i < expected.size(); ++i) {
     const double apart = std::abs(found[i] - expected[i]) / expected[0];
     check(apart < tolerance, what + " number " + std::to_string(i), apart);
@@ -69,8 +74,9 @@ void close(const std::vector<double>& found, const std::vector<double>& expected
 }
 
 void losses(const Shape& s, bool bfloat16, const DevicePtr& cpu, const DevicePtr& gpu) {
-  const auto student = rows(s.batch, s.dimension, 1, 3), teacher = rows(s.batch, s.dimension, 2, 11), textual = rows(s.categories, s.dimension, 3),
-             visual = rows(s.categories, s.dimension, 4, 0.9f), queue = rows(s.queue, s.dimension, 5);
+  const auto student = rows(s.batch, s.dimension, 1, 3), teacher = rows(s.batch, s.dimension, 2, 11),
+             textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4, 0.9f),
+             queue = rows(s.queue, s.dimension, 5);
   const auto on = [&](const DevicePtr& device, bool rounded) {
     Losses result{{}, std::vector<float>(student.size(), NAN)};
     BankLossArguments arguments;
@@ -90,9 +96,12 @@ void losses(const Shape& s, bool bfloat16, const DevicePtr& cpu, const DevicePtr
   const Losses expected = on(cpu, false), found = on(gpu, bfloat16);
   const double tolerance = bfloat16 ? 5e-3 : 2e-5;
   const std::string name = describe(bfloat16 ? "loss bfloat16" : "loss float32", s);
-  const auto numbers = [](const BankLossResult& r) { return std::vector<double>{r.loss, r.loss_visual, r.loss_textual, r.kl_visual, r.kl_textual}; };
+  const auto numbers = [](const BankLossResult& r) {
+    return std::vector<double>{r.loss, r.loss_visual, r.loss_textual, r.kl_visual, r.kl_textual};
+  };
   close(numbers(found.result), numbers(expected.result), tolerance, name);
-  check(relative(found.gradient, expected.gradient) < tolerance, name + " gradient", relative(found.gradient, expected.gradient));
+  check(relative(found.gradient, expected.gradient) < tolerance, name + " gradient",
+        relative(found.gradient, expected.gradient));
 }
 
 struct Update {
@@ -102,11 +111,13 @@ struct Update {
 };
 
 void updates(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
-  const auto teacher = rows(s.batch, s.dimension, 2, 11), textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4, 0.9f);
+  const auto teacher = rows(s.batch, s.dimension, 2, 11), textual = rows(s.categories, s.dimension, 3),
+             visual = rows(s.categories, s.dimension, 4, 0.9f);
   std::vector<uint8_t> seen;
   for (int64_t k = 0; k < s.categories; ++k) seen.push_back(k % 2);
   const auto on = [&](const DevicePtr& device) {
-    Update result{std::vector<int32_t>(s.batch, -1), std::vector<float>(visual.size(), NAN), std::vector<uint8_t>(s.categories, 2)};
+    Update result{std::vector<int32_t>(s.batch, -1), std::vector<float>(visual.size(), NAN),
+                  std::vector<uint8_t>(s.categories, 2)};
     BankUpdateArguments arguments;
     arguments.teacher = teacher;
     arguments.textual = textual;
@@ -121,7 +132,8 @@ void updates(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
   };
   const Update expected = on(cpu), found = on(gpu);
   check(found.assignment == expected.assignment && found.seen == expected.seen, describe("assignment", s), 0);
-  check(relative(found.visual, expected.visual) < 2e-5, describe("bank update", s), relative(found.visual, expected.visual));
+  check(relative(found.visual, expected.visual) < 2e-5, describe("bank update", s),
+        relative(found.visual, expected.visual));
 }
 
 TensorPtr tensor(const DevicePtr& device, const std::vector<float>& values, int64_t dimension) {
@@ -157,7 +169,8 @@ Outcome head_steps(const DevicePtr& device, const Shape& s) {
       const int seed = 10 + 4 * step + 2 * part;
       teachers.push_back(tensor(device, rows(s.batch, s.dimension, seed, 7), s.dimension));
       const TensorPtr gradient = make_tensor(device, {s.batch, s.dimension});
-      bank_loss(head, tensor(device, rows(s.batch, s.dimension, seed + 1, 2), s.dimension), teachers.back(), gradient, 0.5f, 2 * step + part);
+      bank_loss(head, tensor(device, rows(s.batch, s.dimension, seed + 1, 2), s.dimension), teachers.back(), gradient,
+                0.5f, 2 * step + part);
       device->run("read", [&] {
         std::vector<float> values;
         read_tensor(gradient, values);
@@ -167,7 +180,8 @@ Outcome head_steps(const DevicePtr& device, const Shape& s) {
     bank_update(head, teachers, 2 * step + 1);
     device->run("metrics", [&] {
       const SemanticMetrics metrics = read_metrics(head, 2 * step + 1);
-      outcome.losses.insert(outcome.losses.end(), {metrics.loss, metrics.loss_visual, metrics.entropy_visual, metrics.entropy_textual});
+      outcome.losses.insert(outcome.losses.end(),
+                            {metrics.loss, metrics.loss_visual, metrics.entropy_visual, metrics.entropy_textual});
       outcome.shares.insert(outcome.shares.end(), {1, metrics.own_mass, metrics.agreement});
       outcome.hit += metrics.categories_hit;
       outcome.seen += metrics.categories_seen;
@@ -184,9 +198,12 @@ void heads(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
   close(found.losses, expected.losses, 2e-5, describe("head loss", s));
   close(found.shares, expected.shares, 1e-5, describe("head shares", s));
   check(expected.hit > 0 && found.hit == expected.hit, describe("head categories hit", s), found.hit - expected.hit);
-  check(expected.seen >= expected.hit / 3 && found.seen == expected.seen, describe("head categories seen", s), found.seen - expected.seen);
-  check(relative(found.gradients, expected.gradients) < 2e-5, describe("head gradients", s), relative(found.gradients, expected.gradients));
-  check(relative(found.visual, expected.visual) < 2e-5, describe("head bank", s), relative(found.visual, expected.visual));
+  check(expected.seen >= expected.hit / 3 && found.seen == expected.seen, describe("head categories seen", s),
+        found.seen - expected.seen);
+  check(relative(found.gradients, expected.gradients) < 2e-5, describe("head gradients", s),
+        relative(found.gradients, expected.gradients));
+  check(relative(found.visual, expected.visual) < 2e-5, describe("head bank", s),
+        relative(found.visual, expected.visual));
   check(relative(found.queue, expected.queue) < 1e-6, describe("head queue", s), relative(found.queue, expected.queue));
 }
 
@@ -195,7 +212,10 @@ void searches(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
   const auto queries = rows(s.batch, s.dimension, 6, 2), bank = rows(s.categories, s.dimension, 7, 3);
   std::vector<std::vector<float>> scores(2);
   std::vector<std::vector<int32_t>> indices(2);
-  for (int i = 0; i < 2; ++i) (i ? gpu : cpu)->run("search", [&] { top_similar(i ? gpu : cpu, queries, bank, s.dimension, k, indices[i], scores[i]); });
+  for (int i = 0; i < 2; ++i)
+    (i ? gpu : cpu)->run("search", [&] {
+      top_similar(i ? gpu : cpu, queries, bank, s.dimension, k, indices[i], scores[i]);
+    });
   check(indices[0] == indices[1], describe("search", s), 0);
   check(relative(scores[1], scores[0]) < 1e-6, describe("search scores", s), relative(scores[1], scores[0]));
 }
@@ -211,7 +231,8 @@ void many_rows(const DevicePtr& gpu) {
     const Buffer from(gpu, count * sizeof(float)), anchor(gpu, sizeof(float)), to(gpu, count * stride * sizeof(float));
     gpu->from_host(from.as<>(), queries.data(), count * sizeof(float));
     gpu->from_host(anchor.as<>(), bank.data(), sizeof(float));
-    semantic_kernels(*gpu).similarities(*gpu, count, 1, 1, from.as<float>(), anchor.as<float>(), to.as<float>(), stride);
+    semantic_kernels(*gpu).similarities(*gpu, count, 1, 1, from.as<float>(), anchor.as<float>(), to.as<float>(),
+                                        stride);
     gpu->to_host(scores.data(), to.as<>(), scores.size() * sizeof(float));
   });
   check(scores[0] == 2, "first of many rows", scores[0]);
@@ -237,10 +258,9 @@ void too_many_images(const DevicePtr& gpu) {
   std::string found;
   try {
     gpu->run("update", [&] { bank_update(gpu, arguments); });
-  } catch (const Error& error) {
-    found = error.code + ": " + error.what();
-  }
-  check(found.find("BAD_SHAPE: ") == 0 && found.find("a bank update of") != std::string::npos, "too many images: " + found, 0);
+  } catch (const Error& error) { found = error.code + ": " + error.what(); }
+  check(found.find("BAD_SHAPE: ") == 0 && found.find("a bank update of") != std::string::npos,
+        "too many images: " + found, 0);
 }
 
 }  // namespace
@@ -256,14 +276,17 @@ int main(int count, char** arguments) {
     std::printf("semantic: %d checks, %d failed\n", checks, failures);
     return failures != 0;
   }
-  for (const Shape& s : {Shape{1, 1, 1, 0}, Shape{2, 3, 5, 7}, Shape{13, 129, 33, 5}, Shape{65, 300, 63, 0}, Shape{31, 200, 129, 9}, Shape{7, 96, 700, 0}}) {
+  for (const Shape& s : {Shape{1, 1, 1, 0}, Shape{2, 3, 5, 7}, Shape{13, 129, 33, 5}, Shape{65, 300, 63, 0},
+                         Shape{31, 200, 129, 9}, Shape{7, 96, 700, 0}}) {
     if (s.dimension > 1) losses(s, false, cpu, gpu), losses(s, true, cpu, gpu);  // one dimension has no gradient
     updates(s, cpu, gpu);
     searches(s, cpu, gpu);
   }
-  losses({3, 24, 790, 5}, true, cpu, gpu);  // shares of the anchors in whole steps: six times five are more than there are
+  // shares of the anchors in whole steps: six times five are more than there are
+  losses({3, 24, 790, 5}, true, cpu, gpu);
   losses({3, 24, 40, 2000}, true, cpu, gpu);  // chunks of very different length, with 20,000 bytes for the scores
-  updates({1100, 1030, 3, 0}, cpu, gpu);  // many images a category, and more images and values than a block takes at once
+  // many images a category, and more images and values than a block takes at once
+  updates({1100, 1030, 3, 0}, cpu, gpu);
   for (const Shape& s : {Shape{5, 40, 11, 8}, Shape{33, 130, 70, 200}, Shape{5, 8, 16500, 3}}) heads(s, cpu, gpu);
   std::printf("semantic: %d checks, %d failed\n", checks, failures);
   return failures != 0;

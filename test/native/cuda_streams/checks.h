@@ -8,8 +8,8 @@ void check(bool good, const std::string& what);  // counts it, and prints `what`
 void check_tuning();                             // tuning.cpp
 void check_refused_graphs();
 void check_refused_early_starts();
-void check_two_devices();                        // contract.cpp
+void check_two_devices();  // contract.cpp
 void check_fixed_parts();
-std::string error_of_disposal();                 // disposal.cpp
+std::string error_of_disposal();  // disposal.cpp
 
 }  // namespace lgd

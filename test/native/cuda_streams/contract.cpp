@@ -1,4 +1,5 @@
-// What CUDA leaves to its caller: which device is current where something is made, and what of a graph may not be changed.
+// What CUDA leaves to its caller: which device is current where something is made, and what of a graph may not be
+// changed.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -28,7 +29,8 @@ struct Part {
     options.categories = categories;
     head = make_semantic_head(device, options);
     step = make_step(device);
-    student = make_tensor(device, {2, dimension}), teacher = make_tensor(device, {2, dimension}), gradient = make_tensor(device, {2, dimension});
+    student = make_tensor(device, {2, dimension}), teacher = make_tensor(device, {2, dimension}),
+    gradient = make_tensor(device, {2, dimension});
     std::vector<float> rows(size_t(2 * dimension)), anchors(size_t(categories * dimension), 0.3f);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = float(i % 7) - 2.5f;
     write_tensor(student, rows);
@@ -66,10 +68,12 @@ void check_two_devices() {
     const auto in_turns = [&](auto&& body) {
       for (Part* part : {&first, &second}) body(*part);
     };
-    in_turns([](Part& part) { part.prepare(256, 300); });  // loss and update ask for more shared memory than comes unasked: of each device
+    // loss and update ask for more shared memory than comes unasked: of each device
+    in_turns([](Part& part) { part.prepare(256, 300); });
     for (int time = 0; time < 4; ++time) in_turns([&](Part& part) { part.take(time); });
     const bool alike = cuda::properties(0).name == cuda::properties(1).name;
-    for (int time = 0; time < 4; ++time) check(!alike || first.loss(time) == second.loss(time), "two devices came to different losses");
+    for (int time = 0; time < 4; ++time)
+      check(!alike || first.loss(time) == second.loss(time), "two devices came to different losses");
     {
       const Buffer used(first.device, 64);
       first.device->run("fill", [&] { first.device->zero(used.as<>(), used.bytes()); });  // which nobody waits for
@@ -78,15 +82,13 @@ void check_two_devices() {
     first = Part(0);  // what was there goes while the other device is current
     second.take(4);
     check(second.loss(4) != 0, "a device lost its numbers with another");
-  } catch (const Error& error) {
-    found = error.what();
-  }
+  } catch (const Error& error) { found = error.what(); }
   check(found.empty(), "two devices in one thread: " + found);
   if (emulated) unsetenv("LGDISTILL_EMULATION_DEVICES");
 }
 
-// A graph's copy keeps the kinds of memory at its ends, and a fill its size and elements ("mappings changed", "changing other aspects of the memset"): a step that needs
-// others has its graph built anew, and the same numbers as ever.
+// A graph's copy keeps the kinds of memory at its ends, and a fill its size and elements ("mappings changed", "changing
+// other aspects of the memset"): a step that needs others has its graph built anew, and the same numbers as ever.
 void check_fixed_parts() {
   const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   const auto graph = std::make_shared<StepGraph>();
@@ -111,11 +113,14 @@ void check_fixed_parts() {
       right = right && std::equal(values.begin(), values.end(), found.begin());
       device->to_host(found.data(), all.as<>(), found.size());
     });
-    for (size_t i = 0; i < found.size(); ++i) right = right && found[i] == (i >= begin && i < begin + 2 * bytes ? 0 : 1);
+    for (size_t i = 0; i < found.size(); ++i)
+      right = right && found[i] == (i >= begin && i < begin + 2 * bytes ? 0 : 1);
   }
   check(right, "a step whose copy goes elsewhere has other numbers");
   check(graph->counts.launched == 5 && graph->counts.instantiated <= 6, "a step whose copy goes elsewhere is no graph");
-  if (cuda::properties(0).name == "emulated GPU") check(graph->counts.instantiated == 5, "the emulated GPU changed what CUDA may refuse to: " + std::to_string(graph->counts.instantiated) + " graphs were built");
+  if (cuda::properties(0).name == "emulated GPU")
+    check(graph->counts.instantiated == 5, "the emulated GPU changed what CUDA may refuse to: " +
+                                               std::to_string(graph->counts.instantiated) + " graphs were built");
   cuda::release_pinned(pinned);
 }
 

@@ -1,4 +1,5 @@
-// What a step uses may go while the step is held back: here a semantic head, whose records are to be copied to pinned memory of its own.
+// What a step uses may go while the step is held back: here a semantic head, whose records are to be copied to pinned
+// memory of its own.
 #include <future>
 
 #include "checks.h"
@@ -15,7 +16,8 @@ std::string error_of_disposal() {
   options.dimension = 8;
   options.categories = 4;
   const auto step = make_step(device);
-  const auto student = make_tensor(device, {2, 8}), teacher = make_tensor(device, {2, 8}), gradient = make_tensor(device, {2, 8});
+  const auto student = make_tensor(device, {2, 8}), teacher = make_tensor(device, {2, 8}),
+             gradient = make_tensor(device, {2, 8});
   const std::vector<float> rows(16, 0.5f), anchors(32, 0.3f);
   write_tensor(student, rows);
   write_tensor(teacher, rows);
@@ -36,9 +38,7 @@ std::string error_of_disposal() {
     go.set_value();
     try {
       device->run("wait", [&] { device->synchronize(); });
-    } catch (const Error& error) {
-      return error.what();
-    }
+    } catch (const Error& error) { return error.what(); }
   }
   return "";
 }

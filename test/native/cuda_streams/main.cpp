@@ -1,6 +1,7 @@
-// Holds a GPU, or the emulated one, to the device's order of things (core/timeline.h): steps, branches, input, numbers sent back.
-// On the emulated one also what it promises about streams and graphs (test/native/emulation/runtime.cpp): every mistake below must be
-// refused, and the same thing done right must not. A GPU does not refuse them; it computes something else, sometimes.
+// Holds a GPU, or the emulated one, to the device's order of things (core/timeline.h): steps, branches, input, numbers
+// sent back. On the emulated one also what it promises about streams and graphs (test/native/emulation/runtime.cpp):
+// every mistake below must be refused, and the same thing done right must not. A GPU does not refuse them; it computes
+// something else, sometimes.
 // Usage: cuda_streams [measure]      measure also times, on a GPU, what the host does between steps
 #include <chrono>
 #include <cstdio>
@@ -40,18 +41,19 @@ void expect(const char* what, const char* reason, const std::function<void()>& b
   std::string found;
   try {
     body();
-  } catch (const Error& e) {
-    found = e.what();
-  }
-  check(reason ? found.find(reason) != std::string::npos : found.empty(), std::string(what) + ": " + (found.empty() ? "nothing was refused" : found));
+  } catch (const Error& e) { found = e.what(); }
+  check(reason ? found.find(reason) != std::string::npos : found.empty(),
+        std::string(what) + ": " + (found.empty() ? "nothing was refused" : found));
 }
 
 void zero(void* to, void* stream) { cuda::run({Work::Kind::zero, {}, to, nullptr, 64}, stream); }
 void copy(void* to, const void* from, void* stream) { cuda::run({Work::Kind::copy, {}, to, from, 64}, stream); }
 
 struct Places {
-  void *main = cuda::create_stream(0), *side = cuda::create_stream(0), *forked = cuda::create_event(), *joined = cuda::create_event();
-  float *a = static_cast<float*>(cuda::allocate(64)), *b = static_cast<float*>(cuda::allocate(64)), *pinned = static_cast<float*>(cuda::allocate_pinned(64));
+  void *main = cuda::create_stream(0), *side = cuda::create_stream(0), *forked = cuda::create_event(),
+       *joined = cuda::create_event();
+  float *a = static_cast<float*>(cuda::allocate(64)), *b = static_cast<float*>(cuda::allocate(64)),
+        *pinned = static_cast<float*>(cuda::allocate_pinned(64));
   ~Places() {
     for (void* event : {forked, joined}) cuda::destroy_event(event);
     for (float* memory : {a, b}) cuda::release(memory);
@@ -145,7 +147,8 @@ void check_graphs() {
     tape.join();
     tape.zero(at.a, 64, false);
   });
-  graph("a graph that copies from the host", "from the host", [](Places& at, Tape& tape) { tape.copy(at.a, at.pinned, 64, false); });
+  graph("a graph that copies from the host", "from the host",
+        [](Places& at, Tape& tape) { tape.copy(at.a, at.pinned, 64, false); });
   graph("a graph that copies to pageable memory", "pageable", [](Places& at, Tape& tape) {
     static float local[16];
     tape.copy(local, at.a, 64, false);
@@ -193,11 +196,13 @@ void check_changes() {
     int changed = 0;
     for (size_t i = 0; i < next.size(); ++i)
       if (!next.has_work_of(first, i)) changed += cuda::change_graph(built.handle, i, next[i]);
-    check(changed == 2, "two copies of four pieces of work have other addresses, and " + std::to_string(changed) + " were changed");
+    check(changed == 2,
+          "two copies of four pieces of work have other addresses, and " + std::to_string(changed) + " were changed");
     cuda::launch_graph(built.handle, at.main);
   }
   cuda::synchronize(at.main);
-  for (int time = 0; time < 8; ++time) check(results[16 * time + 3] == float(time), "a launch had the arguments of another");
+  for (int time = 0; time < 8; ++time)
+    check(results[16 * time + 3] == float(time), "a launch had the arguments of another");
   Tape longer, elsewhere, apart;
   write(longer, 0);
   longer.zero(at.b, 64, false);
@@ -219,7 +224,8 @@ void check_changes() {
   cuda::release_pinned(results);
 }
 
-// The same of a kernel, as a device takes steps: every time another grid, count and other addresses. `refused`: where changes are, as the emulated GPU can, the graph is built anew.
+// The same of a kernel, as a device takes steps: every time another grid, count and other addresses. `refused`: where
+// changes are, as the emulated GPU can, the graph is built anew.
 void check_changed_kernels(bool refused) {
   constexpr int times = 8, most = 4096;
   auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
@@ -236,7 +242,8 @@ void check_changed_kernels(bool refused) {
     setenv("LGDISTILL_EMULATION_REFUSE", refused && time % 3 == 2 ? "1" : "0", 1);
     device->run("step", [&] {
       device->begin_step(graph);
-      device->kernels->cast(*device, count_of(time), DType::bf16, source.as<float>() + time * most, results.as<uint16_t>() + time * most);
+      device->kernels->cast(*device, count_of(time), DType::bf16, source.as<float>() + time * most,
+                            results.as<uint16_t>() + time * most);
       device->end_step();
     });
   }
@@ -253,35 +260,41 @@ void check_changed_kernels(bool refused) {
   }
   check(right, "a launch of a kernel had the arguments or the grid of another");
   const StepCounts& counts = graph->counts;
-  check(counts.launched == times - 1 && counts.instantiated == (refused ? 3 : 1) && counts.nodes == 1 && counts.changed == 1, "a kernel's node was not changed: " + std::to_string(counts.instantiated) + " graphs were built");
+  check(counts.launched == times - 1 && counts.instantiated == (refused ? 3 : 1) && counts.nodes == 1 &&
+            counts.changed == 1,
+        "a kernel's node was not changed: " + std::to_string(counts.instantiated) + " graphs were built");
 }
 
-// Kernels of a graph that start before those before them end: the same bits, and arguments that change. What it returns is a time, which means nothing on an emulated GPU.
+// Kernels of a graph that start before those before them end: the same bits, and arguments that change. What it returns
+// is a time, which means nothing on an emulated GPU.
 void check_programmatic_launches() {
-  if (!has_wanted_programmatic_launches(0)) return void(std::printf("SKIPPED programmatic launches: the GPU has none, or $LGDISTILL_PDL is 0\n"));
+  if (!has_wanted_programmatic_launches(0))
+    return void(std::printf("SKIPPED programmatic launches: the GPU has none, or $LGDISTILL_PDL is 0\n"));
   const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   double time = 0;
   std::string found;
   try {
     device->run("trial", [&] { time = programmatic_launch_time(*device); });
-  } catch (const Error& error) {
-    found = error.what();
-  }
+  } catch (const Error& error) { found = error.what(); }
   check(found.empty() && time > 0, "programmatic launches: " + found);
-  std::printf("MEASURED a step of small kernels with programmatic launches: %.2f of its time with serialized ones\n", time);
+  std::printf("MEASURED a step of small kernels with programmatic launches: %.2f of its time with serialized ones\n",
+              time);
 }
 
 // Whether the host waits where it changes and launches a graph that still runs from its last launch.
 void measure_launches() {
   using Clock = std::chrono::steady_clock;
-  const auto microseconds_since = [](Clock::time_point start) { return std::chrono::duration<double, std::micro>(Clock::now() - start).count(); };
+  const auto microseconds_since = [](Clock::time_point start) {
+    return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+  };
   constexpr int64_t count = 64 << 20;
   auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   const auto graph = std::make_shared<StepGraph>();
   const Buffer source(device, count * 4), results(device, count * 2);
   const auto step = [&](int64_t last) {
     device->begin_step(graph);
-    for (int i = 0; i < 40; ++i) device->kernels->cast(*device, i < 39 ? count : last, DType::bf16, source.as<float>(), results.as<>());
+    for (int i = 0; i < 40; ++i)
+      device->kernels->cast(*device, i < 39 ? count : last, DType::bf16, source.as<float>(), results.as<>());
     device->end_step();
   };
   device->run("launches", [&] {
@@ -295,7 +308,10 @@ void measure_launches() {
     step(count / 2);
     const double second = microseconds_since(again);
     device->synchronize();
-    std::printf("MEASURED the host needs %.0f us to launch a step's graph, and %.0f us to change and launch it again while it runs; both are done after %.0f us\n", first, second, microseconds_since(start));
+    std::printf(
+        "MEASURED the host needs %.0f us to launch a step's graph, and %.0f us to change and launch it again while it "
+        "runs; both are done after %.0f us\n",
+        first, second, microseconds_since(start));
   });
 }
 
@@ -323,7 +339,8 @@ void check_device() {
     device->zero(const_cast<void*>(main_scratch), 4096);
     device->copy(sum.as<>(), main_scratch, 4096);
     device->zero(brief.as<>(), 64);
-    if (time % 4 == 3) brief = Buffer();  // freed while work with it is held back; waits for everything before, so not at every step
+    // freed while work with it is held back; waits for everything before, so not at every step
+    if (time % 4 == 3) brief = Buffer();
     else kept.push_back(std::move(brief));
     device->join_branch();
     device->copy(sum.as<>(), beside.as<>(), 4096);
@@ -341,7 +358,9 @@ void check_device() {
     }
   }
   check(main_scratch != branch_scratch, "both streams have the same scratch memory");
-  check(graph->counts.eager == 1 && graph->counts.interrupted == 0 && graph->counts.launched == 19 && graph->counts.instantiated == 1, "steps did not run as one graph");
+  check(graph->counts.eager == 1 && graph->counts.interrupted == 0 && graph->counts.launched == 19 &&
+            graph->counts.instantiated == 1,
+        "steps did not run as one graph");
   device->run("pending", [&] {
     device->begin_step(graph);
     device->copy(published, sum.as<>(), 4096);

@@ -20,10 +20,16 @@ namespace lgd {
 
 namespace {
 
-// Steps of a kernel beside two others, in all the ways that the tuner tries; each has numbers of its own, and every fourth is waited for.
+// Steps of a kernel beside two others, in all the ways that the tuner tries; each has numbers of its own, and every
+// fourth is waited for.
 class TunedSteps {
  public:
-  TunedSteps() : device_(std::make_shared<Device>(DeviceKind::cuda, 0, 1)), source_(device_, most * 4), first_(device_, most * 2), beside_(device_, most * 2), sum_(device_, most * 4) {}
+  TunedSteps()
+      : device_(std::make_shared<Device>(DeviceKind::cuda, 0, 1)),
+        source_(device_, most * 4),
+        first_(device_, most * 2),
+        beside_(device_, most * 2),
+        sum_(device_, most * 4) {}
   ~TunedSteps() { cuda::release_pinned(published_); }
 
   // longer: with a kernel more, and so of another shape. Returns how many steps had wrong numbers.
@@ -91,11 +97,14 @@ class Setting {
   std::optional<std::string> before_;
 };
 
-std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'}; }
+std::string text_of(const GraphWay& way) {
+  return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'};
+}
 
 }  // namespace
 
-// A graph that the driver does not take costs no step and no number, whenever that is, and neither does a time that it does not tell.
+// A graph that the driver does not take costs no step and no number, whenever that is, and neither does a time that it
+// does not tell.
 void check_refused_graphs() {
   if (cuda::properties(0).name != "emulated GPU") return;
   const Setting late("LGDISTILL_PDL", "0");  // what is refused early starts is still a graph: see the next check
@@ -107,7 +116,8 @@ void check_refused_graphs() {
       {"cudaGraphInstantiate:1:cudaErrorNotSupported", 0},
       {"cudaGraphLaunch:1:cudaErrorMemoryAllocation", 0},
       {"cudaGraphLaunch:4:cudaErrorInvalidValue", 3},  // with arguments that were changed
-      {"cudaGraphExecKernelNodeSetParams|cudaGraphExecMemcpyNodeSetParams1D:2:cudaErrorMemoryAllocation", count - 1},  // is built anew
+      // is built anew
+      {"cudaGraphExecKernelNodeSetParams|cudaGraphExecMemcpyNodeSetParams1D:2:cudaErrorMemoryAllocation", count - 1},
       {"cudaGraphKernelNodeSetAttribute:1:cudaErrorInvalidValue", count - 1},  // another way than the usual one
       {"cudaGraphLaunch:20:cudaErrorNotSupported", count - 1},                 // likewise
       {"cudaEventCreate:3:cudaErrorMemoryAllocation", count - 1},
@@ -119,41 +129,56 @@ void check_refused_graphs() {
     const int wrong = steps.take(count);
     const StepGraph& graph = steps.graph();
     check(wrong == 0 && graph.counts.launched == launched && graph.counts.eager == count - launched,
-          std::string(fault) + ": " + std::to_string(wrong) + " numbers are wrong, and " + std::to_string(graph.counts.launched) + " steps ran as a graph");
+          std::string(fault) + ": " + std::to_string(wrong) + " numbers are wrong, and " +
+              std::to_string(graph.counts.launched) + " steps ran as a graph");
     const std::string error = std::string(fault).substr(std::string(fault).rfind(':') + 1);
-    check(launched == count - 1 ? graph.refused.empty() && graph.tuner.done() : graph.refused.find(error) != std::string::npos, std::string(fault) + ": why there is no graph: " + graph.refused);
-    if (std::strncmp(fault, "cudaEvent", 9) == 0) check(graph.tuner.times().empty() && graph.way == GraphWay{}, std::string(fault) + ": a way was chosen without its time");
-    else if (launched == count - 1) check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
+    check(launched == count - 1 ? graph.refused.empty() && graph.tuner.done()
+                                : graph.refused.find(error) != std::string::npos,
+          std::string(fault) + ": why there is no graph: " + graph.refused);
+    if (std::strncmp(fault, "cudaEvent", 9) == 0)
+      check(graph.tuner.times().empty() && graph.way == GraphWay{},
+            std::string(fault) + ": a way was chosen without its time");
+    else if (launched == count - 1)
+      check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
   }
 }
 
-// Kernels that start early are more than a driver may take: then they start one after the other, in a graph all the same. The trial says so.
+// Kernels that start early are more than a driver may take: then they start one after the other, in a graph all the
+// same. The trial says so.
 void check_refused_early_starts() {
   if (cuda::properties(0).name != "emulated GPU") return;
   const Setting early("LGDISTILL_PDL", "1"), refused("LGDISTILL_EMULATION_REFUSED_WAY", "100");
   TunedSteps steps;
   const StepGraph& graph = steps.graph();
-  check(steps.take(32) == 0 && graph.counts.launched == 31 && graph.counts.instantiated == 1 && graph.serialized && graph.refused.empty() && graph.way == GraphWay{}, "where early starts are refused a step is no graph, or has wrong numbers");
+  check(steps.take(32) == 0 && graph.counts.launched == 31 && graph.counts.instantiated == 1 && graph.serialized &&
+            graph.refused.empty() && graph.way == GraphWay{},
+        "where early starts are refused a step is no graph, or has wrong numbers");
   std::string found;
   try {
     const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
     device->run("trial", [&] { programmatic_launch_time(*device); });
-  } catch (const Error& error) {
-    found = error.what();
-  }
-  check(found.find("no CUDA graph whose kernels start early") != std::string::npos, "the trial of early starts, which are refused: " + found);
+  } catch (const Error& error) { found = error.what(); }
+  check(found.find("no CUDA graph whose kernels start early") != std::string::npos,
+        "the trial of early starts, which are refused: " + found);
 }
 
-// Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told which is.
+// Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told
+// which is.
 void check_tuning() {
   constexpr int enough = 128;
-  const auto set = [](const char* variable, const char* text) { text ? setenv(variable, text, 1) : unsetenv(variable); };
-  for (const char* const variable : {"LGDISTILL_AUTOTUNE", "LGDISTILL_BRANCH", "LGDISTILL_CARVEOUT"}) set(variable, nullptr);  // nothing is settled here
+  const auto set = [](const char* variable, const char* text) {
+    text ? setenv(variable, text, 1) : unsetenv(variable);
+  };
+  // nothing is settled here
+  for (const char* const variable : {"LGDISTILL_AUTOTUNE", "LGDISTILL_BRANCH", "LGDISTILL_CARVEOUT"})
+    set(variable, nullptr);
   TunedSteps plain;
   check(plain.take(enough) == 0, "a way to run a graph gives wrong numbers");
   const StepGraph& graph = plain.graph();
   const size_t ways = graph.tuner.times().size();
-  check(graph.tuner.done() && (ways == 4 || ways == 8) && graph.counts.instantiated == 1 && graph.counts.interrupted == 0, "of a step's graph " + std::to_string(ways) + " ways were compared");
+  check(
+      graph.tuner.done() && (ways == 4 || ways == 8) && graph.counts.instantiated == 1 && graph.counts.interrupted == 0,
+      "of a step's graph " + std::to_string(ways) + " ways were compared");
   GraphTuner failing;  // a launch in the middle fails: its time is none
   void* const stream = cuda::create_stream(0);
   for (int i = 0; i < 64; ++i) {
@@ -165,28 +190,39 @@ void check_tuning() {
   cuda::destroy_stream(stream);
   check(failing.done() && failing.times().size() == 2, "a launch that failed stopped the tuning");
   if (cuda::properties(0).name != "emulated GPU") return;
-  check(ways > 0 && graph.way == graph.tuner.times()[0].way, "of ways that take the same time another than the usual one stayed");
+  check(ways > 0 && graph.way == graph.tuner.times()[0].way,
+        "of ways that take the same time another than the usual one stayed");
   set("LGDISTILL_PDL", nullptr);  // which may say 0
   set("LGDISTILL_EMULATION_PDL", "1");
   for (const char* const fastest : {"000", "101", "011", "110"}) {
     set("LGDISTILL_EMULATION_FASTEST_WAY", fastest);
     TunedSteps steps;
-    check(steps.take(enough) == 0 && steps.graph().tuner.times().size() == 8, std::string("all ways should have been tried where ") + fastest + " is the fastest");
-    check(text_of(steps.graph().way) == fastest, std::string("the fastest way is ") + fastest + ", and the one that stayed " + text_of(steps.graph().way));
-    check(steps.take(8, true) == 0 && text_of(steps.graph().way) == fastest && steps.graph().counts.instantiated == 2, "a step of another shape lost the way that was found");
+    check(steps.take(enough) == 0 && steps.graph().tuner.times().size() == 8,
+          std::string("all ways should have been tried where ") + fastest + " is the fastest");
+    check(text_of(steps.graph().way) == fastest,
+          std::string("the fastest way is ") + fastest + ", and the one that stayed " + text_of(steps.graph().way));
+    check(steps.take(8, true) == 0 && text_of(steps.graph().way) == fastest && steps.graph().counts.instantiated == 2,
+          "a step of another shape lost the way that was found");
   }
   TunedSteps uneven, restless;
   int wrong = 0;
   for (int i = 0; i < 8; ++i) wrong += uneven.take(20) + uneven.take(1, true);
-  check(wrong == 0 && uneven.graph().tuner.times().size() == 8 && text_of(uneven.graph().way) == "110" && uneven.graph().counts.instantiated == 16, "a step that has another shape now and then found no way");
+  check(wrong == 0 && uneven.graph().tuner.times().size() == 8 && text_of(uneven.graph().way) == "110" &&
+            uneven.graph().counts.instantiated == 16,
+        "a step that has another shape now and then found no way");
   for (int i = 0; i < enough; ++i) wrong += restless.take(1, i % 2 == 0);
-  check(wrong == 0 && !restless.graph().tuner.done() && text_of(restless.graph().way) == "100", "a step that always has another shape was timed");
+  check(wrong == 0 && !restless.graph().tuner.done() && text_of(restless.graph().way) == "100",
+        "a step that always has another shape was timed");
   for (const auto& [way, left] : {std::pair{"010", size_t(7)}, {"001", size_t(4)}}) {
     set("LGDISTILL_EMULATION_REFUSED_WAY", way);
     TunedSteps refused;
-    check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == left && text_of(refused.graph().way) == "110", std::string("the driver refuses ") + way + ", which cost a step, or other ways");
+    check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == left &&
+              text_of(refused.graph().way) == "110",
+          std::string("the driver refuses ") + way + ", which cost a step, or other ways");
   }
-  for (const char* const variable : {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST_WAY", "LGDISTILL_EMULATION_REFUSED_WAY"}) set(variable, nullptr);
+  for (const char* const variable :
+       {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST_WAY", "LGDISTILL_EMULATION_REFUSED_WAY"})
+    set(variable, nullptr);
 }
 
 }  // namespace lgd

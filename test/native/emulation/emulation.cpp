@@ -29,7 +29,11 @@ std::vector<int64_t> (*chosen_blocks)(const Launch& launch) = nullptr;
 namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
-struct Copy { void* to; const void* from; bool valid; };
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+};
 
 // What a thread runs on, and where it stands when it does not run.
 struct Stack {
@@ -46,11 +50,11 @@ struct Fiber {
   int index = 0;
   unsigned exchanges = 0;
   dim3 thread;
-  std::vector<Copy> copies;                  // not carried out yet
-  std::vector<size_t> groups;                // where each committed group of them ends
-  bool waited = false;                       // for the kernel's inputs
-  bool unfenced = false, begun = false;      // of a warpgroup's products: see core/cuda_warpgroup.cuh
-  std::vector<WarpgroupProduct> products;    // committed and not waited for
+  std::vector<Copy> copies;                // not carried out yet
+  std::vector<size_t> groups;              // where each committed group of them ends
+  bool waited = false;                     // for the kernel's inputs
+  bool unfenced = false, begun = false;    // of a warpgroup's products: see core/cuda_warpgroup.cuh
+  std::vector<WarpgroupProduct> products;  // committed and not waited for
   size_t committed = 0;
 };
 enum class State : uint8_t { fresh, ready, at_block_barrier, at_warp_barrier, done };
@@ -62,19 +66,20 @@ struct Warp {
 
 struct Machine {
   std::vector<Fiber> fibers;
-  std::vector<State> states;                 // of the fibers; apart from them, as they are looked through most of the time
+  // of the fibers; apart from them, as they are looked through most of the time
+  std::vector<State> states;
   std::vector<Warp> warps;
-  std::vector<int> sequence;                 // in which the fibers take turns
-  const int *at = nullptr, *end = nullptr;   // in the sequence: the next one to ask
-  bool moved = false;                        // whether any ran in this pass over the sequence
+  std::vector<int> sequence;                // in which the fibers take turns
+  const int *at = nullptr, *end = nullptr;  // in the sequence: the next one to ask
+  bool moved = false;                       // whether any ran in this pass over the sequence
   Fiber* current = nullptr;
   int arrived = 0, live = 0;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr error;
-  bool failed = false;                       // with that error
+  bool failed = false;  // with that error
   std::vector<char> shared;
-  size_t shared_bytes = 0;  // of them in use, from dynamic_shared on
-  Stack scheduler{.memory = nullptr};        // the caller's own
+  size_t shared_bytes = 0;             // of them in use, from dynamic_shared on
+  Stack scheduler{.memory = nullptr};  // the caller's own
 };
 Machine* machine = nullptr;  // a pointer, as an object would be asked on every use whether it is there yet
 
@@ -206,8 +211,10 @@ void retire(const Fiber& fiber) {
 void run_thread() {
   try {
     (*machine->kernel)();
-    LGD_CHECK(machine->current->copies.empty(), "DEVICE_ERROR", "a thread ended with copies to shared memory that it did not wait for");
-    LGD_CHECK(machine->current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
+    LGD_CHECK(machine->current->copies.empty(), "DEVICE_ERROR",
+              "a thread ended with copies to shared memory that it did not wait for");
+    LGD_CHECK(machine->current->products.empty(), "DEVICE_ERROR",
+              "a thread ended with products of its warpgroup that it did not wait for");
     LGD_CHECK(machine->current->waited, "DEVICE_ERROR", "a thread of a kernel without wait_for_inputs()");
   } catch (...) {
     if (!machine->failed) machine->error = std::current_exception();
@@ -216,7 +223,8 @@ void run_thread() {
   retire(*machine->current);
 }
 
-// Threads one after the other, as long as those that follow have not begun: most kernels have no barrier, and then one stack does for a block.
+// Threads one after the other, as long as those that follow have not begun: most kernels have no barrier, and then one
+// stack does for a block.
 void entry() {
   for (;;) {
     run_thread();
@@ -275,7 +283,8 @@ void run_block(Order how, Random& random) {
     machine->moved = false;
     while (Fiber* const fiber = next_fiber()) leave_for(machine->scheduler, fiber);
     if (std::exchange(machine->failed, false)) std::rethrow_exception(std::exchange(machine->error, nullptr));
-    LGD_CHECK(machine->moved, "DEVICE_ERROR", "deadlock: ", machine->live, " threads wait at a barrier that the others left");
+    LGD_CHECK(machine->moved, "DEVICE_ERROR", "deadlock: ", machine->live,
+              " threads wait at a barrier that the others left");
   }
 }
 
@@ -298,7 +307,8 @@ void sync_warp() {
 const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Exchanged&)) {
   Fiber& fiber = *machine->current;
   Warp& warp = machine->warps[fiber.index / 32];
-  Exchanged& slots = warp.slots[fiber.exchanges++ & 1];  // two in turn: a fast lane may start the next exchange while a slow one still reads
+  // two in turn: a fast lane may start the next exchange while a slow one still reads
+  Exchanged& slots = warp.slots[fiber.exchanges++ & 1];
   std::memcpy(slots.lane[fiber.index % 32], mine, bytes);
   if (together && warp.arrived + 1 == warp.live) together(slots);
   sync_warp();
@@ -325,14 +335,15 @@ void wait_copies(int pending) {
   for (size_t& group : fiber.groups) group -= end;
 }
 
-// ---- products of a warpgroup: core/cuda_warpgroup.cuh -------------------------------------------------------------------------
+// ---- products of a warpgroup: core/cuda_warpgroup.cuh ---------------------------------------------------------------
 void fence_copies() { machine->current->unfenced = false; }
 
 void begin_products() { machine->current->begun = true; }
 
 void add_product(const WarpgroupProduct& product) {
   LGD_CHECK(machine->current->begun, "DEVICE_ERROR", "a warpgroup's product without warpgroup_begin()");
-  LGD_CHECK(!machine->current->unfenced, "DEVICE_ERROR", "a warpgroup's product reads copies that no fence_shared_for_warpgroup() followed");
+  LGD_CHECK(!machine->current->unfenced, "DEVICE_ERROR",
+            "a warpgroup's product reads copies that no fence_shared_for_warpgroup() followed");
   machine->current->products.push_back(product);
 }
 
@@ -343,7 +354,8 @@ namespace {
 // Element (row, k) of a matrix that a descriptor tells of.
 float element(uint64_t descriptor, bool k_outer, int row, int k) {
   const size_t at = element_address(descriptor, k_outer, row, k) - first_shared_address;
-  LGD_CHECK(at + 2 <= machine->shared_bytes, "DEVICE_ERROR", "a warpgroup's product reads beyond the block's shared memory");
+  LGD_CHECK(at + 2 <= machine->shared_bytes, "DEVICE_ERROR",
+            "a warpgroup's product reads beyond the block's shared memory");
   uint16_t bits;
   std::memcpy(&bits, dynamic_shared + at, 2);
   return std::bit_cast<float>(uint32_t(bits) << 16);
@@ -353,7 +365,8 @@ float element(uint64_t descriptor, bool k_outer, int row, int k) {
 
 void finish_products() {
   Fiber& fiber = *machine->current;
-  LGD_CHECK(fiber.committed == fiber.products.size(), "DEVICE_ERROR", "a wait for a warpgroup's products that were not committed");
+  LGD_CHECK(fiber.committed == fiber.products.size(), "DEVICE_ERROR",
+            "a wait for a warpgroup's products that were not committed");
   const int lane = fiber.index % 32, warp = fiber.index / 32 % 4;
   for (const WarpgroupProduct& product : fiber.products) {
     float a[2][16];
@@ -375,7 +388,8 @@ void finish_products() {
 void run_kernel(const Launch& launch, const std::function<void()>& kernel) {
   const Order how = order();
   if (how == Order::none) return;
-  // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that slowly.
+  // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that
+  // slowly.
   static std::mutex& mutex = *new std::mutex;  // like all that is static here never destroyed: see streams.h
   const std::lock_guard lock(mutex);
   Random random;
@@ -417,7 +431,8 @@ void run_kernel(const Launch& launch, const std::function<void()>& kernel) {
   std::iota(machine->sequence.begin(), machine->sequence.end(), 0);
   if (how == Order::reverse) std::reverse(machine->sequence.begin(), machine->sequence.end());
   for (const int64_t at : blocks) {
-    cursor.block = dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / (int64_t(grid.x) * grid.y)));
+    cursor.block =
+        dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / (int64_t(grid.x) * grid.y)));
     prepare_block(count);
     run_block(how, random);
   }

@@ -54,25 +54,31 @@ void read_fault() {
   lost = cudaSuccess;
   if (variable.empty()) return;
   const size_t number = variable.find(':'), name = variable.find(':', number + 1);
-  LGD_CHECK(number != std::string::npos && name != std::string::npos, "BAD_OPTION", "$LGDISTILL_EMULATION_FAULT: function:number:error, found ", variable);
+  LGD_CHECK(number != std::string::npos && name != std::string::npos, "BAD_OPTION",
+            "$LGDISTILL_EMULATION_FAULT: function:number:error, found ", variable);
   told.functions = "|" + variable.substr(0, number) + "|";
   told.left = std::atol(variable.c_str() + number + 1);
   for (const ErrorWords& error : errors)
     if (variable.substr(name + 1) == error.name) told.status = error.status;
-  LGD_CHECK(told.left > 0 && told.status != cudaSuccess, "BAD_OPTION", "$LGDISTILL_EMULATION_FAULT: no such number or error: ", variable);
+  LGD_CHECK(told.left > 0 && told.status != cudaSuccess, "BAD_OPTION",
+            "$LGDISTILL_EMULATION_FAULT: no such number or error: ", variable);
 }
 
 bool is_the_one(const char* function) {
-  if (told.left == 0 || (told.functions != "|*|" && told.functions.find("|" + std::string(function) + "|") == std::string::npos)) return false;
+  if (told.left == 0 ||
+      (told.functions != "|*|" && told.functions.find("|" + std::string(function) + "|") == std::string::npos))
+    return false;
   return --told.left == 0;
 }
 
 void list(const char* function, cudaError_t status) {
   const char* const file = std::getenv("LGDISTILL_EMULATION_CALLS");
   if (!file || !*file) return;
-  const std::string line = std::string(function) + (status == cudaSuccess ? "\n" : std::string(" ") + cudaGetErrorName(status) + "\n");
+  const std::string line =
+      std::string(function) + (status == cudaSuccess ? "\n" : std::string(" ") + cudaGetErrorName(status) + "\n");
   const int descriptor = open(file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-  LGD_CHECK(descriptor >= 0 && write(descriptor, line.data(), line.size()) == ssize_t(line.size()), "BAD_OPTION", "$LGDISTILL_EMULATION_CALLS: cannot write ", file);
+  LGD_CHECK(descriptor >= 0 && write(descriptor, line.data(), line.size()) == ssize_t(line.size()), "BAD_OPTION",
+            "$LGDISTILL_EMULATION_CALLS: cannot write ", file);
   close(descriptor);
 }
 
@@ -102,7 +108,8 @@ cudaError_t begin_work(const char* function, Stream& stream) {
   stream.queue.push_back({[status] {
                             lost = status;
                             throw Fault{status};
-                          }, nullptr, 0, false});
+                          },
+                          nullptr, 0, false});
   return cudaSuccess;
 }
 

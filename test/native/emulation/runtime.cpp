@@ -1,11 +1,14 @@
 // The CUDA runtime on host memory: memory, streams, events and launches of the emulated GPU. What it is strict about:
-//   - a stream runs no sooner than somebody waits for it, and then pulls the other streams along only as far as its own waits ask
-//     (forward order); or the other streams run first (reverse); or all of them in turns (random). So a wait that is missing shows;
-//   - two uses of an allocation on different streams, one of them writing, must be ordered by events, a graph's edges or a wait of the
-//     host: otherwise the later one is refused (vector clocks; a kernel's pointers tell what it uses, see note_accesses());
+//   - a stream runs no sooner than somebody waits for it, and then pulls the other streams along only as far as its own
+//     waits ask (forward order); or the other streams run first (reverse); or all of them in turns (random). So a wait
+//     that is missing shows;
+//   - two uses of an allocation on different streams, one of them writing, must be ordered by events, a graph's edges
+//     or a wait of the host: otherwise the later one is refused (vector clocks; a kernel's pointers tell what it uses,
+//     see note_accesses());
 //   - host memory of a copy to the device must hold the same bytes when the copy runs as when it was enqueued;
 //   - memory that is freed must not be in use, as far as the host has waited: nothing but a wait tells it so;
-//   - streams, events, memory and what a kernel was allowed belong to the device that was current in the thread when they were made, and work goes to that of its stream;
+//   - streams, events, memory and what a kernel was allowed belong to the device that was current in the thread when
+//     they were made, and work goes to that of its stream;
 // It fails as it is told to (faults.h). Graphs are in graphs.cpp.
 #include <sys/mman.h>
 
@@ -26,7 +29,8 @@ namespace {
 
 constexpr size_t unasked_shared_bytes = 48 << 10;
 
-// What a block may have: as on an H100, or $LGDISTILL_EMULATION_SHARED KiB (an A100 has 163, cards of 8.6, 8.9 and 12.0 have 99).
+// What a block may have: as on an H100, or $LGDISTILL_EMULATION_SHARED KiB (an A100 has 163, cards of 8.6, 8.9 and 12.0
+// have 99).
 size_t most_shared_bytes() {
   const char* kib = std::getenv("LGDISTILL_EMULATION_SHARED");
   return size_t(kib && *kib ? std::atoi(kib) : 227) << 10;
@@ -53,9 +57,9 @@ bool is_device(int device) { return device >= 0 && device % most_devices < count
 
 Clock& unwaited = *new Clock;  // of streams that were destroyed, which waits for nothing
 
-// Memory of its own mapping, far above 4 GiB: the heap of a program that is not position-independent lies below, where a float among a
-// kernel's arguments looks like an address of it (0.075f is 0x3d99999a). AddressSanitizer's heap lies high, and it watches the byte behind
-// what was asked for.
+// Memory of its own mapping, far above 4 GiB: the heap of a program that is not position-independent lies below, where
+// a float among a kernel's arguments looks like an address of it (0.075f is 0x3d99999a). AddressSanitizer's heap lies
+// high, and it watches the byte behind what was asked for.
 #if defined(__SANITIZE_ADDRESS__)
 void* map_memory(size_t bytes) {
   void* pointer = nullptr;
@@ -73,11 +77,13 @@ void unmap_memory(void* pointer, size_t bytes) noexcept { munmap(pointer, bytes)
 cudaError_t allocate_memory(void** result, size_t bytes, bool pinned) {
   void* pointer = map_memory(std::max<size_t>(bytes, 1));
   if (!pointer) return cudaErrorMemoryAllocation;
-  LGD_CHECK(reinterpret_cast<uintptr_t>(pointer) >> 32, "DEVICE_ERROR", "memory below 4 GiB, where numbers look like addresses");
+  LGD_CHECK(reinterpret_cast<uintptr_t>(pointer) >> 32, "DEVICE_ERROR",
+            "memory below 4 GiB, where numbers look like addresses");
   if (order() == Order::none) {
-    if (bytes < 64 << 20) std::memset(pointer, 0, bytes);  // numbers that the host takes for a result; an arena is never touched
+    // numbers that the host takes for a result; an arena is never touched
+    if (bytes < 64 << 20) std::memset(pointer, 0, bytes);
   } else if (!chosen_blocks) {
-    std::memset(pointer, 0xff, bytes);                     // NaN: an output that nobody wrote shows
+    std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
   }
   const uintptr_t first = reinterpret_cast<uintptr_t>(pointer), end = first + std::max<size_t>(bytes, 1);
   std::erase_if(freed, [&](const auto& range) { return range.first < end && first < range.first + range.second; });
@@ -92,9 +98,7 @@ void run_everything_quietly() noexcept {
     run_everything();
   } catch (const Fault&) {
     // what every later call gives
-  } catch (...) {
-    late_error = std::current_exception();
-  }
+  } catch (...) { late_error = std::current_exception(); }
 }
 
 [[noreturn]] void die(const char* why) {
@@ -108,7 +112,8 @@ void free_memory(void* pointer, bool pinned) noexcept {
   const auto at = allocations.find(reinterpret_cast<uintptr_t>(pointer));
   if (at == allocations.end() || at->second.pinned != pinned) die("what is freed was not allocated, or otherwise");
   for (const std::vector<Use>* uses : {&at->second.writes, &at->second.reads})
-    if (!std::all_of(uses->begin(), uses->end(), is_over)) die("memory is freed that work may still use: nobody waited for it");
+    if (!std::all_of(uses->begin(), uses->end(), is_over))
+      die("memory is freed that work may still use: nobody waited for it");
   freed[at->first] = at->second.bytes;
   unmap_memory(pointer, at->second.bytes);
   allocations.erase(at);
@@ -126,13 +131,12 @@ bool is_one(const char* variable) {
 }
 
 // What a wait of the host comes to.
-template <class Body> cudaError_t wait(Body&& body) {
+template <class Body>
+cudaError_t wait(Body&& body) {
   try {
     body();
     return cudaSuccess;
-  } catch (const Fault& fault) {
-    return fault.status;
-  }
+  } catch (const Fault& fault) { return fault.status; }
 }
 
 }  // namespace
@@ -144,27 +148,36 @@ void know_kernel(const void* kernel, const char* name, const Signature* signatur
 
 size_t most_shared_memory(const void* kernel) {
   std::lock_guard lock(mutex);
-  const bool asked = std::any_of(allowed_shared_bytes.begin(), allowed_shared_bytes.end(), [&](const auto& one) { return one.first.second == kernel; });
+  const bool asked = std::any_of(allowed_shared_bytes.begin(), allowed_shared_bytes.end(),
+                                 [&](const auto& one) { return one.first.second == kernel; });
   return asked ? most_shared_bytes() : unasked_shared_bytes;
 }
 
 Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared) {
   const auto& [name, signature] = kernels.at(kernel);
   const int count = int(block.x * block.y * block.z);
-  LGD_CHECK(signature->bytes <= 4096, "DEVICE_ERROR", name, " has ", signature->bytes, " bytes of parameters; before CUDA 12.1 there may be 4096");
+  LGD_CHECK(signature->bytes <= 4096, "DEVICE_ERROR", name, " has ", signature->bytes,
+            " bytes of parameters; before CUDA 12.1 there may be 4096");
   LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
   LGD_CHECK(block.z <= 64, "DEVICE_ERROR", "a block may be 64 deep, asked for ", block.z);
-  LGD_CHECK(grid.x <= INT32_MAX && grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
+  LGD_CHECK(grid.x <= INT32_MAX && grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1,
+            "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
   const auto asked = allowed_shared_bytes.find({current_device, kernel});
-  const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end() ? unasked_shared_bytes : std::max(unasked_shared_bytes, asked->second));
-  LGD_CHECK(shared <= allowed, "DEVICE_ERROR", name, " launched with ", shared, " bytes of shared memory, of which it may have ", allowed);
+  const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end()
+                                                           ? unasked_shared_bytes
+                                                           : std::max(unasked_shared_bytes, asked->second));
+  LGD_CHECK(shared <= allowed, "DEVICE_ERROR", name, " launched with ", shared,
+            " bytes of shared memory, of which it may have ", allowed);
   std::vector<char> bytes(signature->bytes);
   for (int i = 0; i < signature->count; ++i) {
-    const size_t end = i + 1 < signature->count ? signature->offsets[i + 1] : signature->bytes;  // with what lies behind an argument, which is zero
+    // with what lies behind an argument, which is zero
+    const size_t end = i + 1 < signature->count ? signature->offsets[i + 1] : signature->bytes;
     std::memcpy(bytes.data() + signature->offsets[i], arguments[i], end - signature->offsets[i]);
   }
   std::vector<Access> accesses = signature->accesses(bytes.data());
-  for (const Access& access : accesses) LGD_CHECK(!access.certain || !access.address || allocation_of(access.address), "DEVICE_ERROR", name, " gets a pointer to memory that no device has");
+  for (const Access& access : accesses)
+    LGD_CHECK(!access.certain || !access.address || allocation_of(access.address), "DEVICE_ERROR", name,
+              " gets a pointer to memory that no device has");
   Launch launch{name, kernel, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared, signature, nullptr};
   return {name, std::move(accesses), [launch, call = signature->call, bytes = std::move(bytes)] {
             Launch own = launch;
@@ -182,7 +195,8 @@ Operation copy_operation(void* to, const void* from, size_t bytes) {
   std::vector<char> before;
   if (!source || source->pinned) before.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
   return {"copy", {{from, false}, {to, true}}, [=, before = std::move(before)] {
-            LGD_CHECK(before.empty() || std::memcmp(before.data(), from, bytes) == 0, "DEVICE_ERROR", "host memory of a copy to the device was written again before the copy ran");
+            LGD_CHECK(before.empty() || std::memcmp(before.data(), from, bytes) == 0, "DEVICE_ERROR",
+                      "host memory of a copy to the device was written again before the copy ran");
             std::memcpy(to, from, bytes);
           }};
 }
@@ -196,7 +210,7 @@ Operation zero_operation(void* to, size_t bytes) {
 
 }  // namespace lgd::emulation
 
-// ---- devices ------------------------------------------------------------------------------------------------------------------
+// ---- devices --------------------------------------------------------------------------------------------------------
 
 using namespace lgd::emulation;
 
@@ -208,7 +222,8 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 
-// Products by warpgroups and kernels that start early are where tests ask for them: most run as they would on other cards.
+// Products by warpgroups and kernels that start early are where tests ask for them: most run as they would on other
+// cards.
 static bool has_warpgroups() { return is_one("LGDISTILL_WGMMA") || is_one("LGDISTILL_EMULATION_WGMMA"); }
 static bool has_programmatic_launches() { return is_one("LGDISTILL_PDL") || is_one("LGDISTILL_EMULATION_PDL"); }
 
@@ -244,13 +259,14 @@ cudaError_t cudaSetDevice(int device) {
   current_device = device;
   return cudaSuccess;
 }
-// A card of another size, as tests ask for within a process, is another device: of each the product asks once what a kernel may have there.
+// A card of another size, as tests ask for within a process, is another device: of each the product asks once what a
+// kernel may have there.
 cudaError_t cudaGetDevice(int* device) {
   *device = current_device + most_devices * (int(most_shared_bytes() >> 10) * 1000 + multiprocessors());
   return begin_question(__func__);
 }
 
-// ---- memory -------------------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   LGD_BEGIN(begin_call(__func__));
@@ -284,7 +300,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 
-// ---- streams ------------------------------------------------------------------------------------------------------------------
+// ---- streams --------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* result, unsigned) {
   LGD_BEGIN(begin_call(__func__));
@@ -319,7 +335,9 @@ cudaError_t cudaDeviceSynchronize() {
   LGD_BEGIN(begin_call(__func__));
   merge(host_clock, unwaited);
   for (Stream* stream : streams)
-    if (const cudaError_t status = stream->device == current_device ? wait_for(*stream) : cudaSuccess; status != cudaSuccess) return status;
+    if (const cudaError_t status = stream->device == current_device ? wait_for(*stream) : cudaSuccess;
+        status != cudaSuccess)
+      return status;
   return cudaSuccess;
 }
 
@@ -331,7 +349,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigne
   return cudaSuccess;
 }
 
-// ---- events -------------------------------------------------------------------------------------------------------------------
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 static cudaError_t create_event(cudaEvent_t* event, bool timed, const char* function) {
   LGD_BEGIN(begin_call(function));
@@ -339,7 +357,9 @@ static cudaError_t create_event(cudaEvent_t* event, bool timed, const char* func
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return create_event(event, true, __func__); }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) { return create_event(event, (flags & cudaEventDisableTiming) == 0, __func__); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  return create_event(event, (flags & cudaEventDisableTiming) == 0, __func__);
+}
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const cudaError_t status = begin_call(__func__);
   delete event;
@@ -359,12 +379,13 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   LGD_BEGIN(begin_call(__func__));
   const EventPtr& event = handle->event;
   return wait([&] {
-    run_until([&] { return event->done >= event->recorded; }, [&] {
-      for (Stream* stream : streams)
-        for (const Item& item : stream->queue)
-          if (item.event == event && !item.waits) return advance(*stream);
-      throw lgd::Error("DEVICE_ERROR", "the host waits for an event that nobody records");
-    });
+    run_until([&] { return event->done >= event->recorded; },
+              [&] {
+                for (Stream* stream : streams)
+                  for (const Item& item : stream->queue)
+                    if (item.event == event && !item.waits) return advance(*stream);
+                throw lgd::Error("DEVICE_ERROR", "the host waits for an event that nobody records");
+              });
     merge(host_clock, event->clock);
   });
 }
@@ -377,18 +398,20 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   LGD_BEGIN(begin_call(__func__));
   for (cudaEvent_t handle : {begin, end})
-    if (!handle->timed || handle->event->recorded == 0 || handle->device != begin->device) return cudaErrorInvalidResourceHandle;
+    if (!handle->timed || handle->event->recorded == 0 || handle->device != begin->device)
+      return cudaErrorInvalidResourceHandle;
   for (cudaEvent_t handle : {begin, end})
     if (handle->event->done < handle->event->recorded) return cudaErrorNotReady;
   *milliseconds = float(end->event->milliseconds - begin->event->milliseconds);
   return cudaSuccess;
 }
 
-// ---- work ---------------------------------------------------------------------------------------------------------------------
+// ---- work -----------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   LGD_BEGIN(begin_call(__func__));
-  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return value >= -1 && value <= 100 ? cudaSuccess : cudaErrorInvalidValue;
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)
+    return value >= -1 && value <= 100 ? cudaSuccess : cudaErrorInvalidValue;
   if (value < 0 || size_t(value) > most_shared_bytes()) return cudaErrorInvalidValue;
   allowed_shared_bytes[{current_device, kernel}] = size_t(value);
   return cudaSuccess;
@@ -407,11 +430,13 @@ cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
 // With as many registers as they want.
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads, size_t shared) {
   LGD_BEGIN(begin_call(__func__));
-  *blocks = int(std::min((most_shared_bytes() + reserved_shared_bytes) / (shared + reserved_shared_bytes), size_t(2048 / threads)));
+  *blocks = int(std::min((most_shared_bytes() + reserved_shared_bytes) / (shared + reserved_shared_bytes),
+                         size_t(2048 / threads)));
   return cudaSuccess;
 }
 
-cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
+cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
+                             cudaStream_t stream) {
   LGD_BEGIN(begin_work(__func__, *stream));
   if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
   enqueue(*stream, kernel_operation(kernel, grid, block, arguments, shared));

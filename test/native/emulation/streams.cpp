@@ -34,23 +34,26 @@ Allocation* allocation_of(const void* address) {
   return reinterpret_cast<uintptr_t>(address) < next->first + next->second.bytes ? &next->second : nullptr;
 }
 
-// ---- order --------------------------------------------------------------------------------------------------------------------
+// ---- order ----------------------------------------------------------------------------------------------------------
 
 namespace {
 
 bool knows(const Clock& clock, int lane, int64_t count) { return lane < int(clock.size()) && clock[lane] >= count; }
 
 [[noreturn]] void refuse_race(const char* name, const Use& other) {
-  throw_error("DEVICE_ERROR", {"race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"});
+  throw_error("DEVICE_ERROR", {"race: ", name, " and, on another stream, ", other.name,
+                               " use the same memory and neither waits for the other"});
 }
 
 void check_device(const char* name, const Allocation& memory, int device) {
-  if (memory.device != device) throw_error("DEVICE_ERROR", {name, " on device ", device, " uses memory of device ", memory.device});
+  if (memory.device != device)
+    throw_error("DEVICE_ERROR", {name, " on device ", device, " uses memory of device ", memory.device});
 }
 
 bool was_freed(const void* address) {
   auto next = freed.upper_bound(reinterpret_cast<uintptr_t>(address));
-  return next != freed.begin() && reinterpret_cast<uintptr_t>(address) < std::prev(next)->first + std::prev(next)->second;
+  return next != freed.begin() &&
+         reinterpret_cast<uintptr_t>(address) < std::prev(next)->first + std::prev(next)->second;
 }
 
 void check_accesses(const Operation& operation, int device, int lane, const Clock& clock) {
@@ -83,7 +86,8 @@ bool is_over(const Use& use) { return knows(host_clock, use.lane, use.count); }
 
 void check_range(const void* address, size_t bytes) {
   const Allocation* const memory = allocation_of(address);
-  LGD_CHECK(memory && bytes > 0 && allocation_of(static_cast<const char*>(address) + bytes - 1) == memory, "DEVICE_ERROR", "cudaErrorInvalidValue: ", bytes, " bytes that are no allocation's");
+  LGD_CHECK(memory && bytes > 0 && allocation_of(static_cast<const char*>(address) + bytes - 1) == memory,
+            "DEVICE_ERROR", "cudaErrorInvalidValue: ", bytes, " bytes that are no allocation's");
 }
 
 void enqueue(Stream& stream, Operation operation) {
@@ -93,7 +97,7 @@ void enqueue(Stream& stream, Operation operation) {
   stream.queue.push_back({std::move(operation.run), nullptr, 0, false});
 }
 
-// ---- running ------------------------------------------------------------------------------------------------------------------
+// ---- running --------------------------------------------------------------------------------------------------------
 
 void drop_everything() {
   for (Stream* stream : streams) {
@@ -109,7 +113,8 @@ namespace {
 std::mt19937 dice(11);
 
 bool is_ready(const Stream& stream) {
-  return !stream.queue.empty() && (!stream.queue.front().waits || stream.queue.front().event->done >= stream.queue.front().ticket);
+  return !stream.queue.empty() &&
+         (!stream.queue.front().waits || stream.queue.front().event->done >= stream.queue.front().ticket);
 }
 
 void run_head(Stream& stream) {
@@ -137,7 +142,8 @@ void advance(Stream& stream) {
     for (Stream* other : streams)
       for (const Item& item : other->queue)
         if (item.event == wait.event && !item.waits && item.ticket == wait.ticket) recorder = other;
-    LGD_CHECK(recorder && recorder != &stream, "DEVICE_ERROR", "deadlock: a stream waits for an event that nobody records");
+    LGD_CHECK(recorder && recorder != &stream, "DEVICE_ERROR",
+              "deadlock: a stream waits for an event that nobody records");
     advance(*recorder);
   }
   run_head(stream);
@@ -184,7 +190,9 @@ static void run_graph(const Graph& graph) {
   for (int step = 0; step < count; ++step) {
     std::vector<int> ready;
     for (int i = 0; i < count; ++i)
-      if (!ran[i] && std::all_of(graph.nodes[i].after.begin(), graph.nodes[i].after.end(), [&](int before) { return ran[before]; })) ready.push_back(i);
+      if (!ran[i] && std::all_of(graph.nodes[i].after.begin(), graph.nodes[i].after.end(),
+                                 [&](int before) { return ran[before]; }))
+        ready.push_back(i);
     const auto by_lane = [&](int a, int b) { return graph.nodes[a].lane < graph.nodes[b].lane; };
     const int next = order() == Order::random    ? ready[dice() % ready.size()]
                      : order() == Order::forward ? *std::min_element(ready.begin(), ready.end(), by_lane)
@@ -207,7 +215,8 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
       for (const int before : node.after) merge(clock, clocks[before]);
       // Ordinary host memory, which may lie where an allocation was, is no node's.
       for (const Access& access : node.operation.accesses)
-        LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR", "memory of ", node.operation.name, " was freed before it ran");
+        LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR",
+                  "memory of ", node.operation.name, " was freed before it ran");
       const int lane = stream.graph_lanes[size_t(node.lane)];
       tick(clock, lane);
       check_accesses(node.operation, stream.device, lane, clock);
@@ -220,7 +229,8 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
   stream.queue.push_back({[graph, &stream] {
                             run_graph(*graph);
                             stream.milliseconds += graph->milliseconds;
-                          }, nullptr, 0, false});
+                          },
+                          nullptr, 0, false});
 }
 
 }  // namespace lgd::emulation

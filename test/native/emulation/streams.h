@@ -11,7 +11,8 @@
 
 namespace lgd::emulation {
 
-// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself, and others for the chains of graphs launched into it.
+// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself, and others
+// for the chains of graphs launched into it.
 using Clock = std::vector<int64_t>;
 void merge(Clock& clock, const Clock& other);
 int add_lane();
@@ -22,15 +23,16 @@ struct Operation {
   std::function<void()> run;
 };
 
-// What a change of a node may not change: its device; of a copy the kind of memory at both ends; of a fill its size and that of its elements.
+// What a change of a node may not change: its device; of a copy the kind of memory at both ends; of a fill its size and
+// that of its elements.
 using Fixed = std::array<size_t, 3>;
 
 struct Node {
   Operation operation;
-  const void* kernel;      // null: a copy or zeros
+  const void* kernel;  // null: a copy or zeros
   Fixed fixed;
   std::vector<int> after;
-  int lane = 0;            // whose nodes come one after the other
+  int lane = 0;  // whose nodes come one after the other
 };
 struct Graph {
   std::vector<Node> nodes;
@@ -67,7 +69,11 @@ struct Stream {
   double milliseconds = 0;  // that the graphs took which ran here
 };
 
-struct Use { int lane; int64_t count; const char* name; };
+struct Use {
+  int lane;
+  int64_t count;
+  const char* name;
+};
 struct Allocation {
   size_t bytes;
   bool pinned;
@@ -80,12 +86,12 @@ extern std::recursive_mutex& mutex;
 extern thread_local int current_device;
 extern std::vector<Stream*>& streams;
 extern std::map<uintptr_t, Allocation>& allocations;
-extern std::map<uintptr_t, size_t>& freed;            // of addresses that nobody got again
-extern std::vector<int64_t>& counts;                  // of every lane
+extern std::map<uintptr_t, size_t>& freed;  // of addresses that nobody got again
+extern std::vector<int64_t>& counts;        // of every lane
 extern Clock& host_clock;
-extern std::exception_ptr& late_error;                // of a call that cannot throw; delivered by the next wait
+extern std::exception_ptr& late_error;  // of a call that cannot throw; delivered by the next wait
 
-Allocation* allocation_of(const void* address);   // null: ordinary host memory
+Allocation* allocation_of(const void* address);  // null: ordinary host memory
 
 Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared);
 Operation copy_operation(void* to, const void* from, size_t bytes);

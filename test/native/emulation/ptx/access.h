@@ -1,4 +1,5 @@
-// What an access of a warp costs: waves of shared memory, sectors of global memory, and which of these level-1 cache has.
+// What an access of a warp costs: waves of shared memory, sectors of global memory, and which of these level-1 cache
+// has.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -10,8 +11,9 @@ namespace lgd::emulation::ptx {
 
 constexpr uint32_t banks = 32, word_bytes = 4, sector_bytes = 32;
 
-// A block's share of level-1 cache: what an H100's 256 KiB leave where three or four blocks with 48 KiB of shared memory each run beside each other. Lines
-// of 128 bytes, of which sectors are filled as they are read; of four that share a place the one goes that was used longest ago.
+// A block's share of level-1 cache: what an H100's 256 KiB leave where three or four blocks with 48 KiB of shared
+// memory each run beside each other. Lines of 128 bytes, of which sectors are filled as they are read; of four that
+// share a place the one goes that was used longest ago.
 class NearCache {
  public:
   void clear() { sets_ = {}; }
@@ -36,7 +38,8 @@ class NearCache {
   }
   static bool serves(const Instruction& instruction) {
     const std::string& name = instruction.name();
-    return name.starts_with("cp.async.ca") || (name.starts_with("ld.") && name.find(".cg") == std::string::npos && name.find("volatile") == std::string::npos);
+    return name.starts_with("cp.async.ca") || (name.starts_with("ld.") && name.find(".cg") == std::string::npos &&
+                                               name.find("volatile") == std::string::npos);
   }
 
  private:
@@ -50,7 +53,8 @@ class NearCache {
 };
 
 // Distinct numbers among few.
-template <int most> struct Few {
+template <int most>
+struct Few {
   std::array<uintptr_t, most> values;
   int count = 0;
   bool add(uintptr_t value) {
@@ -60,7 +64,9 @@ template <int most> struct Few {
   }
 };
 
-struct SharedWaves { int taken = 0, least = 0; };
+struct SharedWaves {
+  int taken = 0, least = 0;
+};
 // Lanes are served together as far as their bytes are 128.
 inline SharedWaves waves_of(uint32_t active, uint32_t bytes, const uintptr_t* addresses) {
   SharedWaves waves;
@@ -86,13 +92,14 @@ inline Few<2 * lanes> sectors_of(uint32_t active, uint32_t bytes, const uintptr_
   Few<2 * lanes> sectors;
   for (; active; active &= active - 1) {
     const uintptr_t begin = addresses[std::countr_zero(active)];
-    for (uintptr_t sector = begin / sector_bytes; sector <= (begin + bytes - 1) / sector_bytes; ++sector) sectors.add(sector);
+    for (uintptr_t sector = begin / sector_bytes; sector <= (begin + bytes - 1) / sector_bytes; ++sector)
+      sectors.add(sector);
   }
   return sectors;
 }
 
-// Waves in which a warpgroup reads the operands of a product, a warp's quarter of them: 64 rows of one and as many as there are columns of the other,
-// 32 bytes each. 0: another instruction.
+// Waves in which a warpgroup reads the operands of a product, a warp's quarter of them: 64 rows of one and as many as
+// there are columns of the other, 32 bytes each. 0: another instruction.
 inline int operand_waves(const Instruction& in) {
   return in.name().starts_with("wgmma.mma") ? (64 + 8 * int(in.operation->slots)) * 32 / 128 / 4 : 0;
 }

@@ -1,4 +1,5 @@
-// What PTX computes lane by lane: numbers, comparisons, conversions (PTX ISA, "Instruction Set"). Approximations are exact here.
+// What PTX computes lane by lane: numbers, comparisons, conversions (PTX ISA, "Instruction Set"). Approximations are
+// exact here.
 #include <bit>
 #include <cfenv>
 #include <cmath>
@@ -13,9 +14,11 @@ namespace lgd::emulation::ptx {
 
 namespace {
 
-template <class T> constexpr uint8_t width_of = sizeof(T);
+template <class T>
+constexpr uint8_t width_of = sizeof(T);
 
-template <auto function, class D, class... S> void run_lanes(Warp& warp, const Instruction& in, uint32_t active) {
+template <auto function, class D, class... S>
+void run_lanes(Warp& warp, const Instruction& in, uint32_t active) {
   [&]<size_t... i>(std::index_sequence<i...>) {
     D* const to = warp.at<D>(in.operands[0]);
     const std::tuple from{static_cast<const S*>(warp.at<S>(in.operands[i + 1]))...};
@@ -30,34 +33,39 @@ template <auto function, class D, class... S> void run_lanes(Warp& warp, const I
     }
   }(std::index_sequence_for<S...>());
 }
-template <auto function, class S> void run_compare(Warp& warp, const Instruction& in, uint32_t active) {
+template <auto function, class S>
+void run_compare(Warp& warp, const Instruction& in, uint32_t active) {
   const S *const a = warp.at<S>(in.operands[1]), *const b = warp.at<S>(in.operands[2]);
   uint32_t found = 0;
   for (int lane = 0; lane < lanes; ++lane) found |= uint32_t(bool(function(a[lane], b[lane]))) << lane;
   uint32_t& to = warp.predicate(in.operands[0]);
   to = (to & ~active) | (found & active);
 }
-template <class T> void run_select(Warp& warp, const Instruction& in, uint32_t active) {
+template <class T>
+void run_select(Warp& warp, const Instruction& in, uint32_t active) {
   T* const to = warp.at<T>(in.operands[0]);
   const T *const a = warp.at<T>(in.operands[1]), *const b = warp.at<T>(in.operands[2]);
   const uint32_t which = warp.predicate(in.operands[3]);
   for (int lane = 0; lane < lanes; ++lane)
     if (active >> lane & 1) to[lane] = which >> lane & 1 ? a[lane] : b[lane];
 }
-template <auto function, int sources> void run_predicate(Warp& warp, const Instruction& in, uint32_t active) {
+template <auto function, int sources>
+void run_predicate(Warp& warp, const Instruction& in, uint32_t active) {
   uint32_t& to = warp.predicate(in.operands[0]);
   uint32_t found;
   if constexpr (sources == 2) found = function(warp.predicate(in.operands[1]), warp.predicate(in.operands[2]));
   else found = function(warp.predicate(in.operands[1]));
   to = (to & ~active) | (found & active);
 }
-template <class Part, class Whole> void run_pack(Warp& warp, const Instruction& in, uint32_t active) {
+template <class Part, class Whole>
+void run_pack(Warp& warp, const Instruction& in, uint32_t active) {
   Whole* const to = warp.at<Whole>(in.operands[0]);
   const Part *const low = warp.at<Part>(in.operands[1]), *const high = warp.at<Part>(in.operands[2]);
   for (int lane = 0; lane < lanes; ++lane)
     if (active >> lane & 1) to[lane] = Whole(low[lane]) | Whole(high[lane]) << 8 * sizeof(Part);
 }
-template <class Part, class Whole> void run_unpack(Warp& warp, const Instruction& in, uint32_t active) {
+template <class Part, class Whole>
+void run_unpack(Warp& warp, const Instruction& in, uint32_t active) {
   Part *const low = warp.at<Part>(in.operands[0]), *const high = warp.at<Part>(in.operands[1]);
   const Whole* const from = warp.at<Whole>(in.operands[2]);
   for (int lane = 0; lane < lanes; ++lane) {
@@ -69,7 +77,8 @@ template <class Part, class Whole> void run_unpack(Warp& warp, const Instruction
 }
 
 // Rounding of the processor's for a while.
-template <int mode, Run run> __attribute__((noipa)) void run_rounded(Warp& warp, const Instruction& in, uint32_t active) {
+template <int mode, Run run>
+__attribute__((noipa)) void run_rounded(Warp& warp, const Instruction& in, uint32_t active) {
   const int before = std::fegetround();
   std::fesetround(mode);
   run(warp, in, active);
@@ -77,7 +86,8 @@ template <int mode, Run run> __attribute__((noipa)) void run_rounded(Warp& warp,
 }
 
 // The smaller or larger; a number rather than a NaN.
-template <bool larger, class T> T extreme(T a, T b) {
+template <bool larger, class T>
+T extreme(T a, T b) {
   if (a != a) return b;
   if (b != b) return a;
   if (a == b) return std::signbit(a) == larger ? b : a;
@@ -86,10 +96,12 @@ template <bool larger, class T> T extreme(T a, T b) {
 // Zero beyond 2^126, where the true quotient may be a number (PTX ISA, "div": approx).
 float approximate_quotient(float a, float b) {
   const float size = std::fabs(b);
-  if (size > 0x1p126f && size <= std::numeric_limits<float>::max()) return std::isinf(a) ? std::numeric_limits<float>::quiet_NaN() : a * b < 0 ? -0.f : 0.f;
+  if (size > 0x1p126f && size <= std::numeric_limits<float>::max())
+    return std::isinf(a) ? std::numeric_limits<float>::quiet_NaN() : a * b < 0 ? -0.f : 0.f;
   return a / b;
 }
-template <class I, class F> I to_integer(F rounded) {
+template <class I, class F>
+I to_integer(F rounded) {
   if (rounded != rounded) return 0;
   if (rounded <= F(std::numeric_limits<I>::min())) return std::numeric_limits<I>::min();
   if (rounded >= F(std::numeric_limits<I>::max())) return std::numeric_limits<I>::max();
@@ -103,11 +115,15 @@ class Adder {
   explicit Adder(Operations& all) : all_(all) {}
   Unit unit = Unit::integer;
 
-  template <auto function, class D, class... S> void add(const std::string& name, float slots = 1) {
+  template <auto function, class D, class... S>
+  void add(const std::string& name, float slots = 1) {
     all_[name] = {&run_lanes<function, D, S...>, {width_of<D>, width_of<S>...}, unit, slots};
   }
-  template <class S> void add_comparisons(const std::string& type, float slots = 1) {
-    const auto one = [&](const char* name, Run run) { all_["setp." + std::string(name) + "." + type] = {run, {0, width_of<S>, width_of<S>}, Unit::integer, slots}; };
+  template <class S>
+  void add_comparisons(const std::string& type, float slots = 1) {
+    const auto one = [&](const char* name, Run run) {
+      all_["setp." + std::string(name) + "." + type] = {run, {0, width_of<S>, width_of<S>}, Unit::integer, slots};
+    };
     one("eq", &run_compare<[](S a, S b) { return a == b; }, S>);
     one("ne", &run_compare<[](S a, S b) { return a < b || b < a; }, S>);
     one("lt", &run_compare<[](S a, S b) { return a < b; }, S>);
@@ -125,12 +141,21 @@ class Adder {
       one("nan", &run_compare<[](S a, S b) { return a != a || b != b; }, S>);
     }
   }
-  template <class T> void add_select(const std::string& type, float slots = 1) { all_["selp." + type] = {&run_select<T>, {width_of<T>, width_of<T>, width_of<T>, 0}, Unit::integer, slots}; }
-  template <class Part, class Whole> void add_pack(const std::string& name) {
-    all_[name + " pack"] = {&run_pack<Part, Whole>, {width_of<Whole>, width_of<Part>, width_of<Part>}, sizeof(Whole) == 8 ? Unit::nothing : Unit::integer, sizeof(Whole) == 8 ? 0.f : 1.f};
-    all_[name + " unpack"] = {&run_unpack<Part, Whole>, {width_of<Part>, width_of<Part>, width_of<Whole>}, Unit::nothing, 0};
+  template <class T>
+  void add_select(const std::string& type, float slots = 1) {
+    all_["selp." + type] = {&run_select<T>, {width_of<T>, width_of<T>, width_of<T>, 0}, Unit::integer, slots};
   }
-  template <int mode, auto function, class D, class... S> void add_rounded(const std::string& name) {
+  template <class Part, class Whole>
+  void add_pack(const std::string& name) {
+    all_[name + " pack"] = {&run_pack<Part, Whole>,
+                            {width_of<Whole>, width_of<Part>, width_of<Part>},
+                            sizeof(Whole) == 8 ? Unit::nothing : Unit::integer,
+                            sizeof(Whole) == 8 ? 0.f : 1.f};
+    all_[name + " unpack"] = {
+        &run_unpack<Part, Whole>, {width_of<Part>, width_of<Part>, width_of<Whole>}, Unit::nothing, 0};
+  }
+  template <int mode, auto function, class D, class... S>
+  void add_rounded(const std::string& name) {
     all_[name] = {&run_rounded<mode, &run_lanes<function, D, S...>>, {width_of<D>, width_of<S>...}, unit, 1};
   }
 
@@ -139,7 +164,8 @@ class Adder {
 };
 
 // Wraps around; `slots`: of an operation of this width.
-template <class T> void add_integers(Operations& all, const std::string& type) {
+template <class T>
+void add_integers(Operations& all, const std::string& type) {
   using U = std::make_unsigned_t<T>;
   constexpr int bits = sizeof(T) * 8;
   constexpr float wide = sizeof(T) == 8 ? 2 : 1;
@@ -148,11 +174,18 @@ template <class T> void add_integers(Operations& all, const std::string& type) {
   to.add<[](U a, U b) { return U(a - b); }, U, U, U>("sub." + type, wide);
   to.add<[](U a, U b) { return U(uint64_t(a) * b); }, U, U, U>("mul.lo." + type, wide == 2 ? 4 : 1);
   to.add<[](U a, U b, U c) { return U(uint64_t(a) * b + c); }, U, U, U, U>("mad.lo." + type, wide == 2 ? 4 : 1);
-  to.add<[](T a, T b) -> T { return b == 0 ? T(-1) : b == T(-1) && std::is_signed_v<T> ? T(U(0) - U(a)) : T(a / b); }, T, T, T>("div." + type, wide == 2 ? 70 : 20);
-  to.add<[](T a, T b) -> T { return b == 0 || (b == T(-1) && std::is_signed_v<T>) ? T(0) : T(a % b); }, T, T, T>("rem." + type, wide == 2 ? 75 : 22);
+  to.add<[](T a, T b) -> T { return b == 0                              ? T(-1)
+                                    : b == T(-1) && std::is_signed_v<T> ? T(U(0) - U(a))
+                                                                        : T(a / b); },
+         T, T, T>("div." + type, wide == 2 ? 70 : 20);
+  to.add<[](T a, T b) -> T { return b == 0 || (b == T(-1) && std::is_signed_v<T>) ? T(0) : T(a % b); }, T, T, T>(
+      "rem." + type, wide == 2 ? 75 : 22);
   to.add<[](T a, T b) { return std::min(a, b); }, T, T, T>("min." + type, wide);
   to.add<[](T a, T b) { return std::max(a, b); }, T, T, T>("max." + type, wide);
-  to.add<[](T a, uint32_t by) { return T(a >> std::min<uint32_t>(by, bits - 1) >> (by >= bits && !std::is_signed_v<T> ? 1 : 0)); }, T, T, uint32_t>("shr." + type, wide);
+  to.add<[](T a, uint32_t by) {
+    return T(a >> std::min<uint32_t>(by, bits - 1) >> (by >= bits && !std::is_signed_v<T> ? 1 : 0));
+  },
+         T, T, uint32_t>("shr." + type, wide);
   to.add<[](T a) { return a; }, T, T>("mov." + type, 0);
   to.add_comparisons<T>(type, wide);
   to.add_select<T>(type, wide);
@@ -161,17 +194,22 @@ template <class T> void add_integers(Operations& all, const std::string& type) {
     to.add<[](T a) { return a < 0 ? T(U(0) - U(a)) : a; }, T, T>("abs." + type, wide);
   }
   if constexpr (sizeof(T) == 4) {
-    to.add<[](T a, T b) { return T((std::is_signed_v<T> ? uint64_t(int64_t(a) * b) : uint64_t(a) * uint64_t(b)) >> 32); }, T, T, T>("mul.hi." + type, 2);
+    to.add<[](T a, T b) {
+      return T((std::is_signed_v<T> ? uint64_t(int64_t(a) * b) : uint64_t(a) * uint64_t(b)) >> 32);
+    },
+           T, T, T>("mul.hi." + type, 2);
     using Wide = std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>;
     to.add<[](T a, T b) { return Wide(Wide(a) * Wide(b)); }, Wide, T, T>("mul.wide." + type);
-    to.add<[](T a, T b, Wide c) { return Wide(uint64_t(Wide(a) * Wide(b)) + uint64_t(c)); }, Wide, T, T, Wide>("mad.wide." + type);
+    to.add<[](T a, T b, Wide c) { return Wide(uint64_t(Wide(a) * Wide(b)) + uint64_t(c)); }, Wide, T, T, Wide>(
+        "mad.wide." + type);
   } else if constexpr (sizeof(T) == 2) {
     using Wide = std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>;
     to.add<[](T a, T b) { return Wide(Wide(a) * Wide(b)); }, Wide, T, T>("mul.wide." + type);
   }
 }
 
-template <class T> void add_bits(Operations& all, const std::string& type) {
+template <class T>
+void add_bits(Operations& all, const std::string& type) {
   constexpr float wide = sizeof(T) == 8 ? 2 : 1;
   Adder to(all);
   to.add<[](T a, T b) { return T(a & b); }, T, T, T>("and." + type, wide);
@@ -185,7 +223,8 @@ template <class T> void add_bits(Operations& all, const std::string& type) {
   to.add_select<T>(type, wide);
 }
 
-template <class T> void add_floats(Operations& all, const std::string& type) {
+template <class T>
+void add_floats(Operations& all, const std::string& type) {
   Adder to(all);
   const bool twice = sizeof(T) == 8;
   to.unit = twice ? Unit::float64 : Unit::float32;
@@ -202,8 +241,10 @@ template <class T> void add_floats(Operations& all, const std::string& type) {
   to.add<[](T a, T b) { return extreme<false>(a, b); }, T, T, T>("min." + type);
   to.add<[](T a, T b) { return extreme<true>(a, b); }, T, T, T>("max." + type);
   if (!twice) {
-    to.add<[](T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : extreme<false>(a, b); }, T, T, T>("min.NaN." + type);
-    to.add<[](T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : extreme<true>(a, b); }, T, T, T>("max.NaN." + type);
+    to.add<[](T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : extreme<false>(a, b); }, T, T,
+           T>("min.NaN." + type);
+    to.add<[](T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : extreme<true>(a, b); }, T, T,
+           T>("max.NaN." + type);
   }
   to.unit = Unit::nothing;  // a modifier of what follows
   to.add<[](T a) { return -a; }, T, T>("neg." + type, 0);
@@ -213,14 +254,17 @@ template <class T> void add_floats(Operations& all, const std::string& type) {
   to.add_select<T>(type, twice ? 2 : 1);
 }
 
-template <class D, class S> void add_conversion(Operations& all, const std::string& to_type, const std::string& from_type) {
+template <class D, class S>
+void add_conversion(Operations& all, const std::string& to_type, const std::string& from_type) {
   Adder to(all);
   constexpr bool is_wide = sizeof(D) == 8 || sizeof(S) == 8;
   if constexpr (std::is_integral_v<D> && std::is_integral_v<S>) {
     to.add<[](S a) { return D(a); }, D, S>("cvt." + to_type + "." + from_type, sizeof(D) < sizeof(S) ? 0 : 1);
     // Of a wider register.
-    if constexpr (sizeof(S) < 4) to.add<[](uint32_t a) { return D(S(a)); }, D, uint32_t>("cvt." + to_type + "." + from_type + " of 4");
-    if constexpr (sizeof(S) < 8) to.add<[](uint64_t a) { return D(S(a)); }, D, uint64_t>("cvt." + to_type + "." + from_type + " of 8");
+    if constexpr (sizeof(S) < 4)
+      to.add<[](uint32_t a) { return D(S(a)); }, D, uint32_t>("cvt." + to_type + "." + from_type + " of 4");
+    if constexpr (sizeof(S) < 8)
+      to.add<[](uint64_t a) { return D(S(a)); }, D, uint64_t>("cvt." + to_type + "." + from_type + " of 8");
   } else {
     to.unit = is_wide ? Unit::float64 : Unit::integer;
     if constexpr (std::is_integral_v<S>) to.add<[](S a) { return D(a); }, D, S>("cvt.rn." + to_type + "." + from_type);
@@ -232,7 +276,8 @@ template <class D, class S> void add_conversion(Operations& all, const std::stri
     }
   }
 }
-template <class D> void add_conversions_to(Operations& all, const std::string& type) {
+template <class D>
+void add_conversions_to(Operations& all, const std::string& type) {
   add_conversion<D, int16_t>(all, type, "s16");
   add_conversion<D, uint16_t>(all, type, "u16");
   add_conversion<D, int32_t>(all, type, "s32");
@@ -253,45 +298,55 @@ void add_special(Operations& all) {
   to.add<[](float x) { return 1.f / x; }, float, float>("rcp.approx.f32", 3);
   to.add<[](float x) { return flushed(1.f / flushed(x)); }, float, float>("rcp.approx.ftz.f32");
   to.add<[](float a, float b) { return approximate_quotient(a, b); }, float, float, float>("div.approx.f32", 5);
-  to.add<[](double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(1 / x) & ~uint64_t(0xffffffff)); }, double, double>("rcp.approx.ftz.f64", 2);
+  to.add<[](double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(1 / x) & ~uint64_t(0xffffffff)); }, double,
+         double>("rcp.approx.ftz.f64", 2);
   to.add<[](uint32_t x) { return uint32_t(std::popcount(x)); }, uint32_t, uint32_t>("popc.b32");
-  to.add<[](uint32_t x) { return x == 0 ? ~0u : uint32_t(std::countl_zero(x)); }, uint32_t, uint32_t>("bfind.shiftamt.u32");
+  to.add<[](uint32_t x) { return x == 0 ? ~0u : uint32_t(std::countl_zero(x)); }, uint32_t, uint32_t>(
+      "bfind.shiftamt.u32");
   to.add<[](uint32_t x) {
     uint32_t reversed = 0;
     for (int bit = 0; bit < 32; ++bit) reversed |= (x >> bit & 1) << (31 - bit);
     return reversed;
-  }, uint32_t, uint32_t>("brev.b32");
+  },
+         uint32_t, uint32_t>("brev.b32");
   to.unit = Unit::float32;
   to.add<[](float x) { return x != x ? 0.f : std::min(std::max(x, 0.f), 1.f); }, float, float>("cvt.sat.f32.f32");
-  to.add_rounded<FE_DOWNWARD, [](float a, float b, float c) { return std::fma(a, b, c); }, float, float, float, float>("fma.rm.f32");
+  to.add_rounded<FE_DOWNWARD, [](float a, float b, float c) { return std::fma(a, b, c); }, float, float, float, float>(
+      "fma.rm.f32");
   to.add_rounded<FE_TOWARDZERO, [](float a, float b) { return a + b; }, float, float, float>("add.rz.f32");
   to.unit = Unit::integer;
   to.add<[](uint32_t from, uint32_t into, uint32_t at, uint32_t count) {
     const uint32_t first = at & 0xff, bits = std::min(count & 0xff, first >= 32 ? 0 : 32 - first);
     const uint32_t mask = bits == 0 ? 0 : (bits == 32 ? ~0u : (1u << bits) - 1) << first;
     return (into & ~mask) | (bits == 0 ? 0 : from << first & mask);
-  }, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>("bfi.b32", 2);
-  // Byte i of the result is the byte of b:a that digit i of the selector names; its highest bit asks for the sign in all bits.
+  },
+         uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>("bfi.b32", 2);
+  // Byte i of the result is the byte of b:a that digit i of the selector names; its highest bit asks for the sign in
+  // all bits.
   to.add<[](uint32_t a, uint32_t b, uint32_t selector) {
     uint32_t result = 0;
     for (int i = 0; i < 4; ++i) {
-      const uint32_t digit = (selector >> (4 * i)) & 0xf, bits = uint32_t((uint64_t(b) << 32 | a) >> (8 * (digit & 7))) & 0xff;
+      const uint32_t digit = (selector >> (4 * i)) & 0xf,
+                     bits = uint32_t((uint64_t(b) << 32 | a) >> (8 * (digit & 7))) & 0xff;
       result |= (digit & 8 ? (bits & 0x80 ? 0xffu : 0u) : bits) << (8 * i);
     }
     return result;
-  }, uint32_t, uint32_t, uint32_t, uint32_t>("prmt.b32");
+  },
+         uint32_t, uint32_t, uint32_t, uint32_t>("prmt.b32");
 }
 
 void add_small_floats(Operations& all) {
   Adder to(all);
-  to.add<[](float high, float low) { return bfloat16_bits(high) << 16 | bfloat16_bits(low); }, uint32_t, float, float>("cvt.rn.bf16x2.f32");
+  to.add<[](float high, float low) { return bfloat16_bits(high) << 16 | bfloat16_bits(low); }, uint32_t, float, float>(
+      "cvt.rn.bf16x2.f32");
   to.add<[](float x) { return uint16_t(bfloat16_bits(x)); }, uint16_t, float>("cvt.rn.bf16.f32");
   to.add<[](uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }, float, uint16_t>("cvt.f32.bf16");
   to.add<[](float x) { return __float2half_rn(x).bits; }, uint16_t, float>("cvt.rn.f16.f32");
   to.add<[](uint16_t x) { return __half2float({x}); }, float, uint16_t>("cvt.f32.f16");
 }
 
-template <auto function, int sources> void add_predicate(Operations& all, const std::string& name) {
+template <auto function, int sources>
+void add_predicate(Operations& all, const std::string& name) {
   all[name] = {&run_predicate<function, sources>, std::vector<uint8_t>(sources + 1, 0), Unit::integer, 1};
 }
 

@@ -13,10 +13,12 @@ namespace lgd::emulation::ptx {
 namespace {
 
 constexpr int quarters = 4;
-// An H100's, of all multiprocessors: bytes a cycle at 1.755 GHz, and what one alone can get at most. Of level-2 cache as measured (docs/kernel-costs.md).
+// An H100's, of all multiprocessors: bytes a cycle at 1.755 GHz, and what one alone can get at most. Of level-2 cache
+// as measured (docs/kernel-costs.md).
 constexpr double whole = 132, memory_rate = 2.7e12 / 1.755e9, cache_rate = 6.6e12 / 1.755e9, most_of_one = 64;
 // Cycles (Luo et al., "Dissecting the NVIDIA Hopper Architecture through Microbenchmarking", 2024).
-constexpr double near_latency = 38, cache_latency = 265, memory_latency = 600, barrier_latency = 20, product_latency = 30, branch_latency = 8;
+constexpr double near_latency = 38, cache_latency = 265, memory_latency = 600, barrier_latency = 20,
+                 product_latency = 30, branch_latency = 8;
 constexpr size_t longest_stretch = 1024, most_noted = 4;  // noted: blocks, times those that run at once
 constexpr double never = std::numeric_limits<double>::infinity();
 
@@ -24,15 +26,15 @@ using M = Needs::Memory;
 
 struct WarpState {
   const Trace* trace = nullptr;
-  size_t begin = 0, count = 0, at = 0;      // the stretch, and how far it is
+  size_t begin = 0, count = 0, at = 0;  // the stretch, and how far it is
   const std::vector<uint16_t>* order = nullptr;
-  std::vector<double> ready;                // of registers
+  std::vector<double> ready;  // of registers
   std::vector<Wait> why;
-  double next = 0, issued = 0;              // the earliest issue; the last
+  double next = 0, issued = 0;  // the earliest issue; the last
   Wait reason = Wait::none;
-  std::deque<double> groups;                // when copies that were committed arrive
-  double copies = 0;                        // of those that were not, the last
-  double products = 0;                      // when the warpgroup's are done
+  std::deque<double> groups;  // when copies that were committed arrive
+  double copies = 0;          // of those that were not, the last
+  double products = 0;        // when the warpgroup's are done
   int block = 0, quarter = 0;
   bool ended = false;
 };
@@ -135,7 +137,8 @@ class Multiprocessor {
       double time = std::max(warp.next, needs.slots > 0 ? turn_[quarter] : 0);
       const Unit unit = kernel_.code[event_of(warp).instruction].operation->unit;
       if (needs.pipe > 0 && needs.memory != M::product) time = std::max(time, pipes_[quarter][size_t(unit)]);
-      if (event_of(warp).waves > 0 && needs.memory != M::product) time = std::max(time, near_ - 16);  // a queue of a few accesses
+      // a queue of a few accesses
+      if (event_of(warp).waves > 0 && needs.memory != M::product) time = std::max(time, near_ - 16);
       if (time < best_time || (time == best_time && warp.issued < best->issued)) best = &warp, best_time = time;
     }
     return {best, best_time};
@@ -153,10 +156,13 @@ class Multiprocessor {
       turn_[quarter] = time + std::max(1.f, float(needs.slots));
       next = turn_[quarter];
     }
-    if (needs.pipe > 0) pipes_[quarter][size_t(in.operation->unit)] = std::max(time, pipes_[quarter][size_t(in.operation->unit)]) + needs.pipe;
+    if (needs.pipe > 0)
+      pipes_[quarter][size_t(in.operation->unit)] =
+          std::max(time, pipes_[quarter][size_t(in.operation->unit)]) + needs.pipe;
     const auto [arrives, why] = serve(event, needs, time);
     for (const uint32_t one : needs.to) warp.ready[one] = arrives, warp.why[one] = why;
-    if (needs.memory == M::product) warp.products = std::max({warp.products, arrives, pipes_[quarter][size_t(in.operation->unit)] + product_latency});
+    if (needs.memory == M::product)
+      warp.products = std::max({warp.products, arrives, pipes_[quarter][size_t(in.operation->unit)] + product_latency});
     if (needs.memory == M::copy) warp.copies = std::max(warp.copies, arrives);
     if (needs.memory == M::commit) warp.groups.push_back(warp.copies), warp.copies = 0;
     if (in.kind == Kind::branch && !needs.skips) next += branch_latency;
@@ -227,7 +233,7 @@ class Multiprocessor {
   std::vector<int> live_;
   std::vector<std::vector<WarpState*>> waiting_;
   double turn_[quarters] = {}, pipes_[quarters][units] = {};
-  double near_ = 0, cache_ = 0, memory_ = 0;   // when each is free
+  double near_ = 0, cache_ = 0, memory_ = 0;  // when each is free
   std::minstd_rand random_{7};
   Timing* timing_ = nullptr;
 };
@@ -250,18 +256,22 @@ void Clock::begin_kernel(const Launch& launch, const Kernel& kernel) {
 
 Clock::Shape Clock::shape() const {
   const int64_t blocks = int64_t(launch_->grid.x) * launch_->grid.y * launch_->grid.z;
-  const int threads = int(launch_->block.x * launch_->block.y * launch_->block.z), warps = (threads + lanes - 1) / lanes;
+  const int threads = int(launch_->block.x * launch_->block.y * launch_->block.z),
+            warps = (threads + lanes - 1) / lanes;
   const auto found = registers_.find(kernel_->symbol);
   LGD_CHECK(found != registers_.end(), "DEVICE_ERROR", "no registers of ", kernel_->symbol);
   const size_t shared = launch_->shared_bytes + kernel_->shared_bytes;
-  const int by_registers = 65536 / ((found->second + 7) / 8 * 8 * lanes * warps), by_shared = int((size_t(228) << 10) / (shared + 1024)), by_threads = std::min(32, 2048 / (warps * lanes));
+  const int by_registers = 65536 / ((found->second + 7) / 8 * 8 * lanes * warps),
+            by_shared = int((size_t(228) << 10) / (shared + 1024)), by_threads = std::min(32, 2048 / (warps * lanes));
   const double busy = std::min(1.0, double(blocks) / multiprocessors_);
-  return {blocks, std::max(1, std::min({by_registers, by_shared, by_threads})), warps, std::min(most_of_one, cache_rate / whole / busy), std::min(most_of_one, memory_rate / whole / busy)};
+  return {blocks, std::max(1, std::min({by_registers, by_shared, by_threads})), warps,
+          std::min(most_of_one, cache_rate / whole / busy), std::min(most_of_one, memory_rate / whole / busy)};
 }
 
 bool Clock::begin_block(int64_t number) {
   const Shape of = shape();
-  const int64_t over = of.blocks % multiprocessors_, mine = (over ? over : multiprocessors_) / 2;  // one of those that have most
+  // one of those that have most
+  const int64_t over = of.blocks % multiprocessors_, mine = (over ? over : multiprocessors_) / 2;
   if (number % multiprocessors_ != mine || blocks_.size() >= most_noted * size_t(of.resident)) return false;
   blocks_.emplace_back(size_t(of.warps));
   near_.clear();
@@ -273,11 +283,14 @@ Timing Clock::end_kernel() {
   Timing timing;
   timing.blocks = (of.blocks + multiprocessors_ - 1) / multiprocessors_;
   timing.resident = std::min<int64_t>(of.resident, timing.blocks);
-  const std::vector<double> ends = Multiprocessor(*kernel_, needs_, of.cache, of.memory).run(blocks_, of.resident, timing);
+  const std::vector<double> ends =
+      Multiprocessor(*kernel_, needs_, of.cache, of.memory).run(blocks_, of.resident, timing);
   timing.cycles = ends.back();
-  if (timing.blocks > int64_t(ends.size())) {  // the rest as fast as those between the first that ran together and these
+  // the rest as fast as those between the first that ran together and these
+  if (timing.blocks > int64_t(ends.size())) {
     const size_t first = ends.size() - size_t(of.resident) * (most_noted - 1) - 1;
-    timing.cycles += (ends.back() - ends[first]) / double(ends.size() - 1 - first) * double(timing.blocks - int64_t(ends.size()));
+    timing.cycles +=
+        (ends.back() - ends[first]) / double(ends.size() - 1 - first) * double(timing.blocks - int64_t(ends.size()));
   }
   return timing;
 }

@@ -1,9 +1,11 @@
-// How long a launch takes, by a model of one multiprocessor of an H100: the blocks that it would have are noted as they run, warp by warp, and run again
-// beside each other, cycle by cycle, as far as registers and shared memory let them.
+// How long a launch takes, by a model of one multiprocessor of an H100: the blocks that it would have are noted as they
+// run, warp by warp, and run again beside each other, cycle by cycle, as far as registers and shared memory let them.
 //
-// Each quarter issues one instruction a cycle, of the warp whose operands are there and that has waited longest. Machine code's order is ptxas's, about
-// (schedule.cpp). Units, shared memory, level-1 cache, and this multiprocessor's share of level-2 cache and memory take what comes one after the other; what a warp
-// needs of them arrives after their latency. Left out: the instruction cache, conflicts of register banks, other multiprocessors' bursts, and how a launch begins.
+// Each quarter issues one instruction a cycle, of the warp whose operands are there and that has waited longest.
+// Machine code's order is ptxas's, about (schedule.cpp). Units, shared memory, level-1 cache, and this multiprocessor's
+// share of level-2 cache and memory take what comes one after the other; what a warp needs of them arrives after their
+// latency. Left out: the instruction cache, conflicts of register banks, other multiprocessors' bursts, and how a
+// launch begins.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -21,7 +23,8 @@ namespace lgd::emulation::ptx {
 // What a warp that does not issue waits for.
 enum class Wait : uint8_t { none, arithmetic, shared, cache, memory, copy, product, barrier, unit };
 constexpr size_t waits = 9;
-constexpr const char* wait_names[waits] = {"none", "arithmetic", "shared", "cache", "memory", "copy", "product", "barrier", "unit"};
+constexpr const char* wait_names[waits] = {"none", "arithmetic", "shared",  "cache", "memory",
+                                           "copy", "product",    "barrier", "unit"};
 
 struct Timing {
   double cycles = 0;                 // of the launch
@@ -37,12 +40,18 @@ class Clock {
 
   void begin_kernel(const Launch& launch, const Kernel& kernel);
   bool begin_block(int64_t number);  // false: another multiprocessor's
-  // Before it runs. is_first(sector, writes): memory has to give it, or to take it in the end, and no earlier use of the launch asked for that.
-  template <class F> void note(const Warp& warp, const Instruction& in, uint32_t active, F&& is_first);
+  // Before it runs. is_first(sector, writes): memory has to give it, or to take it in the end, and no earlier use of
+  // the launch asked for that.
+  template <class F>
+  void note(const Warp& warp, const Instruction& in, uint32_t active, F&& is_first);
   Timing end_kernel();
 
  private:
-  struct Shape { int64_t blocks; int resident, warps; double cache, memory; };  // bytes a cycle
+  struct Shape {
+    int64_t blocks;
+    int resident, warps;
+    double cache, memory;
+  };  // bytes a cycle
   Shape shape() const;
 
   const int multiprocessors_;
@@ -54,12 +63,15 @@ class Clock {
   NearCache near_;
 };
 
-template <class F> void Clock::note(const Warp& warp, const Instruction& in, uint32_t active, F&& is_first) {
+template <class F>
+void Clock::note(const Warp& warp, const Instruction& in, uint32_t active, F&& is_first) {
   Event event{uint32_t(&in - kernel_->code.data())};
   const Needs& needs = needs_[event.instruction];
   using M = Needs::Memory;
   const auto addresses_of = [&](size_t operand, auto width, uintptr_t (&addresses)[lanes]) {
-    for (int lane = 0; lane < lanes; ++lane) addresses[lane] = uintptr_t(warp.at<decltype(width)>(in.operands[operand])[lane]) + uintptr_t(intptr_t(in.operands[operand].offset));
+    for (int lane = 0; lane < lanes; ++lane)
+      addresses[lane] = uintptr_t(warp.at<decltype(width)>(in.operands[operand])[lane]) +
+                        uintptr_t(intptr_t(in.operands[operand].offset));
   };
   uintptr_t addresses[lanes];
   const auto use_far = [&](uint32_t bytes, bool reads) {
@@ -106,9 +118,7 @@ template <class F> void Clock::note(const Warp& warp, const Instruction& in, uin
       use_far(16, true);
       break;
     }
-    default:
-      addresses_of(0, uint64_t{}, addresses);
-      use_far(bytes_of(), needs.memory != M::store_global);
+    default: addresses_of(0, uint64_t{}, addresses); use_far(bytes_of(), needs.memory != M::store_global);
   }
   blocks_.back()[size_t(warp.number)].push_back(event);
 }

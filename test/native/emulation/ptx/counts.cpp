@@ -1,15 +1,23 @@
 // Counts what a launch does, a line of JSON each in the file of $LGDISTILL_EMULATION_COUNTS:
-//   slots: instructions that warps execute, by the unit that they need, in slots of issue as machine code would take them, about;
+//   slots: instructions that warps execute, by the unit that they need, in slots of issue as machine code would take
+//     them, about;
 //   instructions: how often warps execute each;
 //   lines: slots by place in the source;
-//   code: bytes of machine code that are executed at all, about, by place in the source: what instruction caches have to fetch;
-//   read, written: bytes of the sectors of 32 that it reads and writes, each once a launch, as a cache without end would have it;
-//   filled, written_back: of these what memory gives and gets, with $LGDISTILL_EMULATION_CACHE bytes of level-2 cache and what the launches before left there
+//   code: bytes of machine code that are executed at all, about, by place in the source: what instruction caches have
+//     to fetch;
+//   read, written: bytes of the sectors of 32 that it reads and writes, each once a launch, as a cache without end
+//     would have it;
+//   filled, written_back: of these what memory gives and gets, with $LGDISTILL_EMULATION_CACHE bytes of level-2 cache
+//     and what the launches before left there
 //     (far_cache.h); without it 0;
-//   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared memory or sectors of global
-//     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that level-1 cache has not (far);
-//   with $LGDISTILL_EMULATION_CLOCK=<file of registers> how long the launch takes by the model of clock.h: cycles, blocks of a multiprocessor and how many of
-//     them at once, cycles of warps by what they wait for (waits), and by place in the source (waited). $LGDISTILL_EMULATION_WARM=1: nothing has to come from memory.
+//   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared
+//     memory or sectors of global
+//     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that
+//       level-1 cache has not (far);
+//   with $LGDISTILL_EMULATION_CLOCK=<file of registers> how long the launch takes by the model of clock.h: cycles,
+//     blocks of a multiprocessor and how many of
+//     them at once, cycles of warps by what they wait for (waits), and by place in the source (waited).
+//       $LGDISTILL_EMULATION_WARM=1: nothing has to come from memory.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -29,7 +37,9 @@ namespace {
 constexpr uintptr_t page_bytes = 4096;
 constexpr double machine_bytes = 16;  // of an instruction
 
-struct Count { int64_t requests = 0, waves = 0, least = 0, far = 0; };
+struct Count {
+  int64_t requests = 0, waves = 0, least = 0, far = 0;
+};
 
 int number_from(const char* name, int otherwise) {
   const char* text = std::getenv(name);
@@ -43,11 +53,14 @@ int multiprocessors() {
 
 // Blocks that run at once, by their threads, with 64 registers each, and shared memory.
 size_t blocks_at_once(const Launch& launch, const Kernel& kernel) {
-  const size_t threads = launch.block.x * launch.block.y * launch.block.z, shared = launch.shared_bytes + kernel.shared_bytes;
-  return size_t(multiprocessors()) * std::max<size_t>(1, std::min(1024 / threads, (size_t(227) << 10) / (shared + 1024)));
+  const size_t threads = launch.block.x * launch.block.y * launch.block.z,
+               shared = launch.shared_bytes + kernel.shared_bytes;
+  return size_t(multiprocessors()) *
+         std::max<size_t>(1, std::min(1024 / threads, (size_t(227) << 10) / (shared + 1024)));
 }
 
-void add_global(Count& count, const Access& access, const uintptr_t* addresses, NearCache& near, std::optional<FarCache>& far) {
+void add_global(Count& count, const Access& access, const uintptr_t* addresses, NearCache& near,
+                std::optional<FarCache>& far) {
   const auto sectors = sectors_of(access.active, access.bytes, addresses);
   Few<lanes> ranges;
   for (uint32_t active = access.active; active; active &= active - 1) ranges.add(addresses[std::countr_zero(active)]);
@@ -96,16 +109,18 @@ class Counts : public Watcher {
 
   void use(const Warp&, const Access& access) override {
     if (access.instruction->operation->unit == Unit::tensor) return;  // a warpgroup's operands, see end_kernel
-    if (access.ahead) {  // memory gives it, and level-2 cache keeps it
+    if (access.ahead) {                                               // memory gives it, and level-2 cache keeps it
       const uintptr_t begin = reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(access.active)]);
       if (far_)
-        for (uintptr_t sector = begin / sector_bytes; sector < (begin + access.bytes) / sector_bytes; ++sector) far_->use(sector, false);
+        for (uintptr_t sector = begin / sector_bytes; sector < (begin + access.bytes) / sector_bytes; ++sector)
+          far_->use(sector, false);
       return mark(begin, access.bytes, false);
     }
     Count& count = counts_[access.shared][size_t(access.instruction - kernel_->code.data())];
     ++count.requests;
     uintptr_t addresses[lanes];
-    std::transform(access.addresses, access.addresses + lanes, addresses, [](const char* address) { return reinterpret_cast<uintptr_t>(address); });
+    std::transform(access.addresses, access.addresses + lanes, addresses,
+                   [](const char* address) { return reinterpret_cast<uintptr_t>(address); });
     if (access.shared) {
       const SharedWaves waves = waves_of(access.active, access.bytes, addresses);
       count.waves += waves.taken;
@@ -113,7 +128,8 @@ class Counts : public Watcher {
       return;
     }
     add_global(count, access, addresses, cache_, far_);
-    for (uint32_t active = access.active; active; active &= active - 1) mark(reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]), access.bytes, access.writes);
+    for (uint32_t active = access.active; active; active &= active - 1)
+      mark(reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]), access.bytes, access.writes);
   }
 
   void end_kernel(const Launch& launch, const Kernel& kernel, const std::vector<int64_t>& executed) override {
@@ -125,7 +141,8 @@ class Counts : public Watcher {
         count.waves = count.least = executed[at] * waves;
       }
       const Operation& operation = *kernel.code[at].operation;
-      const double own = operation.unit == Unit::special ? 1 : operation.slots;  // the special units do one of several instructions
+      // the special units do one of several instructions
+      const double own = operation.unit == Unit::special ? 1 : operation.slots;
       slots[size_t(operation.unit)] += double(executed[at]) * own;
       slots[size_t(Unit::integer)] += double(executed[at]) * (operation.slots - own);
     }
@@ -135,9 +152,15 @@ class Counts : public Watcher {
       written += page.bytes(page.written);
     }
     const FarCache::Traffic traffic = far_ ? far_->end_kernel(blocks_at_once(launch, kernel)) : FarCache::Traffic{};
-    std::fprintf(file_, "{\"kernel\":\"%s\",\"symbol\":\"%s\",\"grid\":[%u,%u,%u],\"threads\":%u,\"shared\":%zu,\"read\":%lld,\"written\":%lld,\"filled\":%lld,\"written_back\":%lld,\"slots\":{", launch.name, kernel.symbol.c_str(), launch.grid.x, launch.grid.y,
-                 launch.grid.z, launch.block.x * launch.block.y * launch.block.z, launch.shared_bytes + kernel.shared_bytes, static_cast<long long>(read), static_cast<long long>(written), static_cast<long long>(traffic.filled), static_cast<long long>(traffic.written_back));
-    for (size_t unit = 1; unit < units; ++unit) std::fprintf(file_, "%s\"%s\":%.0f", unit > 1 ? "," : "", unit_names[unit], slots[unit]);
+    std::fprintf(file_,
+                 "{\"kernel\":\"%s\",\"symbol\":\"%s\",\"grid\":[%u,%u,%u],\"threads\":%u,\"shared\":%zu,\"read\":%lld,"
+                 "\"written\":%lld,\"filled\":%lld,\"written_back\":%lld,\"slots\":{",
+                 launch.name, kernel.symbol.c_str(), launch.grid.x, launch.grid.y, launch.grid.z,
+                 launch.block.x * launch.block.y * launch.block.z, launch.shared_bytes + kernel.shared_bytes,
+                 static_cast<long long>(read), static_cast<long long>(written), static_cast<long long>(traffic.filled),
+                 static_cast<long long>(traffic.written_back));
+    for (size_t unit = 1; unit < units; ++unit)
+      std::fprintf(file_, "%s\"%s\":%.0f", unit > 1 ? "," : "", unit_names[unit], slots[unit]);
     std::fprintf(file_, "},\"instructions\":{");
     std::map<std::string_view, int64_t> by_name;
     for (size_t at = 0; at < executed.size(); ++at)
@@ -164,8 +187,13 @@ class Counts : public Watcher {
         const Count& count = counts_[shared][at];
         if (count.requests == 0) continue;
         const std::string_view name = kernel.code[at].name();
-        std::fprintf(file_, "%s{\"at\":\"%s\",\"does\":\"%.*s\",\"memory\":\"%s\",\"requests\":%lld,\"waves\":%lld,\"least\":%lld,\"far\":%lld}", begun ? "," : "", kernel.place_of(kernel.code[at]).c_str(), int(name.size()), name.data(),
-                     shared ? "shared" : "global", static_cast<long long>(count.requests), static_cast<long long>(count.waves), static_cast<long long>(count.least), static_cast<long long>(count.far));
+        std::fprintf(file_,
+                     "%s{\"at\":\"%s\",\"does\":\"%.*s\",\"memory\":\"%s\",\"requests\":%lld,\"waves\":%lld,\"least\":%"
+                     "lld,\"far\":%lld}",
+                     begun ? "," : "", kernel.place_of(kernel.code[at]).c_str(), int(name.size()), name.data(),
+                     shared ? "shared" : "global", static_cast<long long>(count.requests),
+                     static_cast<long long>(count.waves), static_cast<long long>(count.least),
+                     static_cast<long long>(count.far));
         begun = true;
       }
     std::fprintf(file_, "]");
@@ -198,8 +226,10 @@ class Counts : public Watcher {
   }
 
   void print(const Timing& timing) {
-    std::fprintf(file_, ",\"cycles\":%.0f,\"blocks\":%lld,\"resident\":%lld,\"waits\":{", timing.cycles, static_cast<long long>(timing.blocks), static_cast<long long>(timing.resident));
-    for (size_t wait = 1; wait < waits; ++wait) std::fprintf(file_, "%s\"%s\":%.0f", wait > 1 ? "," : "", wait_names[wait], timing.waited[wait]);
+    std::fprintf(file_, ",\"cycles\":%.0f,\"blocks\":%lld,\"resident\":%lld,\"waits\":{", timing.cycles,
+                 static_cast<long long>(timing.blocks), static_cast<long long>(timing.resident));
+    for (size_t wait = 1; wait < waits; ++wait)
+      std::fprintf(file_, "%s\"%s\":%.0f", wait > 1 ? "," : "", wait_names[wait], timing.waited[wait]);
     std::fprintf(file_, "}");
     std::map<std::string, double> waited;
     for (const auto& [at, cycles] : timing.at) waited[kernel_->place_of(kernel_->code[at])] += cycles;

@@ -1,8 +1,9 @@
 // A model of level-2 cache, from kernel to kernel: what of a launch's sectors comes from memory, and what goes there.
 //
-// The emulated GPU runs one block after the other; a real one runs many at once, and which of them are near each other in time decides what is still there.
-// So a block's uses are noted in their order, and a launch's are run through the cache when it ends, as if the blocks that fit the card ran in step with
-// each other and the next as many followed. Lines of 128 bytes, of which sectors of 32 are filled and written back; the line goes that was used longest ago.
+// The emulated GPU runs one block after the other; a real one runs many at once, and which of them are near each other
+// in time decides what is still there. So a block's uses are noted in their order, and a launch's are run through the
+// cache when it ends, as if the blocks that fit the card ran in step with each other and the next as many followed.
+// Lines of 128 bytes, of which sectors of 32 are filled and written back; the line goes that was used longest ago.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -33,15 +34,22 @@ class FarCache {
     uses_.push_back({key, bit});
   }
 
-  struct Traffic { int64_t filled = 0, written_back = 0; };  // bytes
+  struct Traffic {
+    int64_t filled = 0, written_back = 0;
+  };  // bytes
   Traffic end_kernel(size_t blocks_at_once) {
-    struct At { double time; size_t use; };
+    struct At {
+      double time;
+      size_t use;
+    };
     std::vector<At> order;
     order.reserve(uses_.size());
     firsts_.push_back(uses_.size());
     for (size_t block = 0; block + 1 < firsts_.size(); ++block)
       for (size_t use = firsts_[block]; use < firsts_[block + 1]; ++use)
-        order.push_back({double(block / blocks_at_once) + double(use - firsts_[block]) / double(firsts_[block + 1] - firsts_[block]), use});
+        order.push_back({double(block / blocks_at_once) +
+                             double(use - firsts_[block]) / double(firsts_[block + 1] - firsts_[block]),
+                         use});
     std::stable_sort(order.begin(), order.end(), [](const At& a, const At& b) { return a.time < b.time; });
     Traffic traffic;
     for (const At& at : order) run(uses_[at.use], traffic);
@@ -52,9 +60,19 @@ class FarCache {
 
  private:
   static constexpr uintptr_t line_bytes = 128, sector_bytes = 32, sectors_of_line = 4;
-  struct Use { uint64_t key; uint8_t sectors; };             // key: line, and whether it is written
-  struct Recent { uint64_t key = ~uint64_t(0); size_t use = 0; };
-  struct Line { uint64_t number; uint32_t before, after; uint8_t valid, dirty; };
+  struct Use {
+    uint64_t key;
+    uint8_t sectors;
+  };  // key: line, and whether it is written
+  struct Recent {
+    uint64_t key = ~uint64_t(0);
+    size_t use = 0;
+  };
+  struct Line {
+    uint64_t number;
+    uint32_t before, after;
+    uint8_t valid, dirty;
+  };
 
   // lines_[0] is the end of a ring in order of use.
   void clear_links() { lines_[0] = {0, 0, 0, 0, 0}; }
@@ -97,7 +115,7 @@ class FarCache {
   }
 
   std::vector<Use> uses_;
-  std::vector<size_t> firsts_;   // of each block
+  std::vector<size_t> firsts_;  // of each block
   std::vector<Recent> recent_ = std::vector<Recent>(512);
   std::vector<Line> lines_;
   size_t taken_ = 0;

@@ -1,4 +1,5 @@
-// What PTX loads, stores and copies. Shared accesses stay within what the block has; every access is a multiple of its size.
+// What PTX loads, stores and copies. Shared accesses stay within what the block has; every access is a multiple of its
+// size.
 #include <bit>
 
 #include "core/cuda_device.cuh"
@@ -9,24 +10,30 @@
 namespace lgd::emulation::ptx {
 
 void Warp::refuse_shared(uint32_t at, uint32_t bytes) const {
-  LGD_CHECK(uint64_t(at) + bytes <= block->shared_bytes, "DEVICE_ERROR", "an access of ", bytes, " bytes at ", int32_t(at), " of ", block->shared_bytes, " bytes of shared memory");
+  LGD_CHECK(uint64_t(at) + bytes <= block->shared_bytes, "DEVICE_ERROR", "an access of ", bytes, " bytes at ",
+            int32_t(at), " of ", block->shared_bytes, " bytes of shared memory");
   throw Error("DEVICE_ERROR", "a misaligned access of " + std::to_string(bytes) + " bytes of shared memory");
 }
-void Warp::refuse_global(uint32_t bytes) { throw Error("DEVICE_ERROR", "a misaligned access of " + std::to_string(bytes) + " bytes of global memory"); }
+void Warp::refuse_global(uint32_t bytes) {
+  throw Error("DEVICE_ERROR", "a misaligned access of " + std::to_string(bytes) + " bytes of global memory");
+}
 
 namespace {
 
 enum class Space { parameters, shared, global };
 
 // Memory of `bytes` bytes that a lane's address is of.
-template <Space space> char* place(const Warp& warp, uint64_t address, uint32_t bytes) {
+template <Space space>
+char* place(const Warp& warp, uint64_t address, uint32_t bytes) {
   if constexpr (space == Space::shared) return warp.shared(uint32_t(address), bytes);
   else if constexpr (space == Space::global) return Warp::global(address, bytes);
   else return const_cast<char*>(warp.block->parameters) + address;
 }
 
 // Tells who watches. Parameters are nobody's.
-template <Space space, class A> void watch(Warp& warp, const Instruction& in, uint32_t active, const A* addresses, int32_t offset, uint32_t bytes, bool writes) {
+template <Space space, class A>
+void watch(Warp& warp, const Instruction& in, uint32_t active, const A* addresses, int32_t offset, uint32_t bytes,
+           bool writes) {
   if constexpr (space != Space::parameters) {
     Access access{&in, space == Space::shared, writes, active, bytes, {}};
     for (uint32_t left = active; left; left &= left - 1) {
@@ -38,10 +45,12 @@ template <Space space, class A> void watch(Warp& warp, const Instruction& in, ui
 }
 
 // T: in memory; R: a register; A: an address.
-template <Space space, class T, class R, class A> void load(Warp& warp, const Instruction& in, uint32_t active) {
+template <Space space, class T, class R, class A>
+void load(Warp& warp, const Instruction& in, uint32_t active) {
   const A* const addresses = warp.at<A>(in.operands[0]);
   const int count = in.count;
-  if (warp.watcher) [[unlikely]] watch<space>(warp, in, active, addresses, in.operands[0].offset, uint32_t(count * sizeof(T)), false);
+  if (warp.watcher) [[unlikely]]
+    watch<space>(warp, in, active, addresses, in.operands[0].offset, uint32_t(count * sizeof(T)), false);
   R* to[4];
   for (int i = 0; i < count; ++i) to[i] = warp.at<R>(in.operands[i + 1]);
   if (count == 1) {
@@ -55,7 +64,8 @@ template <Space space, class T, class R, class A> void load(Warp& warp, const In
   }
   for (; active; active &= active - 1) {
     const int lane = std::countr_zero(active);
-    const char* const from = place<space>(warp, addresses[lane] + int64_t(in.operands[0].offset), uint32_t(count * sizeof(T)));
+    const char* const from =
+        place<space>(warp, addresses[lane] + int64_t(in.operands[0].offset), uint32_t(count * sizeof(T)));
     for (int i = 0; i < count; ++i) {
       T value;
       std::memcpy(&value, from + i * sizeof(T), sizeof(T));
@@ -63,10 +73,12 @@ template <Space space, class T, class R, class A> void load(Warp& warp, const In
     }
   }
 }
-template <Space space, class T, class R, class A> void store(Warp& warp, const Instruction& in, uint32_t active) {
+template <Space space, class T, class R, class A>
+void store(Warp& warp, const Instruction& in, uint32_t active) {
   const A* const addresses = warp.at<A>(in.operands[0]);
   const int count = in.count;
-  if (warp.watcher) [[unlikely]] watch<space>(warp, in, active, addresses, in.operands[0].offset, uint32_t(count * sizeof(T)), true);
+  if (warp.watcher) [[unlikely]]
+    watch<space>(warp, in, active, addresses, in.operands[0].offset, uint32_t(count * sizeof(T)), true);
   if constexpr (space == Space::shared) warp.unfenced = true;
   const R* from[4];
   for (int i = 0; i < count; ++i) from[i] = warp.at<R>(in.operands[i + 1]);
@@ -80,11 +92,13 @@ template <Space space, class T, class R, class A> void store(Warp& warp, const I
   }
 }
 
-template <Space space, class T, class R> Run run_of(bool loads) {
+template <Space space, class T, class R>
+Run run_of(bool loads) {
   using Address = std::conditional_t<space == Space::shared, uint32_t, uint64_t>;
   return loads ? &load<space, T, R, Address> : &store<space, T, R, Address>;
 }
-template <Space space> Run run_of(bool loads, std::string_view type, int width) {
+template <Space space>
+Run run_of(bool loads, std::string_view type, int width) {
   const bool is_signed = type[0] == 's';
   switch (std::atoi(std::string(type.substr(1)).c_str()) * 10 + width) {
     case 82: return is_signed ? run_of<space, int8_t, int16_t>(loads) : run_of<space, uint8_t, uint16_t>(loads);
@@ -106,15 +120,19 @@ void issue_copy(Warp& warp, const Instruction& in, uint32_t active) {
     const int lane = std::countr_zero(active);
     LGD_CHECK(bytes[lane] == 0 || bytes[lane] == 16, "DEVICE_ERROR", "an asynchronous copy of ", bytes[lane], " bytes");
     warp.shared(to[lane], 16);
-    warp.copies.push_back({&in, to[lane], uint32_t(lane), bytes[lane] ? Warp::global(from[lane], 16) : nullptr, warp.block->epoch});
+    warp.copies.push_back(
+        {&in, to[lane], uint32_t(lane), bytes[lane] ? Warp::global(from[lane], 16) : nullptr, warp.block->epoch});
   }
 }
 void commit_copies(Warp& warp, const Instruction&, uint32_t) { warp.copy_groups.push_back(warp.copies.size()); }
 // Of the first copies that are under way: those of an instruction together.
 void watch_copies(Warp& warp, size_t end) {
   for (size_t first = 0, next; first < end; first = next) {
-    Access to{warp.copies[first].instruction, true, true, 0, 16, {}, false, warp.copies[first].epoch}, from{to.instruction, false, false, 0, 16, {}};
-    for (next = first; next < end && warp.copies[next].instruction == to.instruction && (next == first || warp.copies[next].lane > warp.copies[next - 1].lane); ++next) {
+    Access to{warp.copies[first].instruction, true, true, 0, 16, {}, false, warp.copies[first].epoch},
+        from{to.instruction, false, false, 0, 16, {}};
+    for (next = first; next < end && warp.copies[next].instruction == to.instruction &&
+                       (next == first || warp.copies[next].lane > warp.copies[next - 1].lane);
+         ++next) {
       const Warp::Copy& copy = warp.copies[next];
       to.active |= 1u << copy.lane;
       to.addresses[copy.lane] = warp.shared(copy.to, 16);
@@ -130,7 +148,8 @@ void wait_for_copies(Warp& warp, const Instruction& in, uint32_t) {
   const size_t pending = *warp.at<uint32_t>(in.operands[0]);
   if (warp.copy_groups.size() <= pending) return;
   const size_t over = warp.copy_groups.size() - pending, end = warp.copy_groups[over - 1];
-  if (warp.watcher) [[unlikely]] watch_copies(warp, end);
+  if (warp.watcher) [[unlikely]]
+    watch_copies(warp, end);
   for (size_t i = 0; i < end; ++i) {
     const Warp::Copy& copy = warp.copies[i];
     char* const to = warp.shared(copy.to, 16);
@@ -160,13 +179,15 @@ void to_shared(Warp& warp, const Instruction& in, uint32_t active) {
   uint64_t* const to = warp.at<uint64_t>(in.operands[0]);
   const uint64_t* const from = warp.at<uint64_t>(in.operands[1]);
   for (int lane = 0; lane < lanes; ++lane)
-    if (active >> lane & 1) to[lane] = from[lane] - reinterpret_cast<uintptr_t>(warp.block->shared) + first_shared_address;
+    if (active >> lane & 1)
+      to[lane] = from[lane] - reinterpret_cast<uintptr_t>(warp.block->shared) + first_shared_address;
 }
 void from_shared(Warp& warp, const Instruction& in, uint32_t active) {
   uint64_t* const to = warp.at<uint64_t>(in.operands[0]);
   const uint64_t* const from = warp.at<uint64_t>(in.operands[1]);
   for (int lane = 0; lane < lanes; ++lane)
-    if (active >> lane & 1) to[lane] = from[lane] - first_shared_address + reinterpret_cast<uintptr_t>(warp.block->shared);
+    if (active >> lane & 1)
+      to[lane] = from[lane] - first_shared_address + reinterpret_cast<uintptr_t>(warp.block->shared);
 }
 void move_address(Warp& warp, const Instruction& in, uint32_t active) {
   uint64_t* const to = warp.at<uint64_t>(in.operands[0]);
@@ -186,13 +207,23 @@ const Operation* find_memory_operation(std::string_view name, int width, int add
   if (found == known.end()) {
     const bool loads = name[0] == 'l';
     const std::string_view type = name.substr(name.rfind('.') + 1);
-    const bool in_parameters = name.find(".param.") != std::string_view::npos, in_shared = name.find(".shared.") != std::string_view::npos;
+    const bool in_parameters = name.find(".param.") != std::string_view::npos,
+               in_shared = name.find(".shared.") != std::string_view::npos;
     const bool in_global = name.find(".global.") != std::string_view::npos;
     if (address_width != (in_shared ? 4 : 8) || (in_parameters && !loads)) return nullptr;
-    const Run run = in_parameters ? run_of<Space::parameters>(true, type, width) : in_shared ? run_of<Space::shared>(loads, type, width) : in_global ? run_of<Space::global>(loads, type, width) : nullptr;
+    const Run run = in_parameters ? run_of<Space::parameters>(true, type, width)
+                    : in_shared   ? run_of<Space::shared>(loads, type, width)
+                    : in_global   ? run_of<Space::global>(loads, type, width)
+                                  : nullptr;
     if (!run) return nullptr;
     const bool unordered = name.find(loads ? ".cg." : ".volatile.") != std::string_view::npos;
-    Operation made{run, {}, in_parameters ? Unit::nothing : Unit::memory, in_parameters ? 0.f : 1.f, Kind::ordinary, std::string(name), unordered};
+    Operation made{run,
+                   {},
+                   in_parameters ? Unit::nothing : Unit::memory,
+                   in_parameters ? 0.f : 1.f,
+                   Kind::ordinary,
+                   std::string(name),
+                   unordered};
     found = known.emplace(key, std::move(made)).first;
   }
   return &found->second;

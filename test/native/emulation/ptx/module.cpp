@@ -23,7 +23,8 @@ class Module::Reader {
       if (word == ".section") {
         until('{');
         until('}');
-      } else if (word == ".file" || word == ".version" || word == ".target" || word == ".address_size") at_ = std::min(text_.find('\n', at_), text_.size());
+      } else if (word == ".file" || word == ".version" || word == ".target" || word == ".address_size")
+        at_ = std::min(text_.find('\n', at_), text_.size());
       else if (word == ".visible" || word == ".weak") at_ += word.size();
       else if (word == ".entry") pass_kernel();
       else if (word == ".extern" || word == ".shared") shared_variable(until(';'));
@@ -55,7 +56,8 @@ class Module::Reader {
     std::map<std::string, uint32_t> dynamic;
   };
 
-  template <class... Part> [[noreturn]] void fail(const Part&... parts) const {
+  template <class... Part>
+  [[noreturn]] void fail(const Part&... parts) const {
     std::ostringstream text;
     (text << ... << parts);
     throw Error("DEVICE_ERROR", path_ + ":" + std::to_string(lines_ + 1) + ": the reader of PTX " + text.str());
@@ -68,7 +70,9 @@ class Module::Reader {
   void skip_space() {
     while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_]))) lines_ += text_[at_++] == '\n';
   }
-  std::string_view peek_word() const { return std::string_view(text_).substr(at_, text_.find_first_of(" \t\n(;", at_) - at_); }
+  std::string_view peek_word() const {
+    return std::string_view(text_).substr(at_, text_.find_first_of(" \t\n(;", at_) - at_);
+  }
   // What stands before the next such character, which is passed.
   std::string_view until(char end) {
     const size_t from = at_, to = text_.find(end, at_);
@@ -97,7 +101,8 @@ class Module::Reader {
     Place place;
     std::sscanf(line.c_str(), " .loc %d %d", &place.file, &place.line);
     const size_t outer = line.find("inlined_at");
-    if (outer != std::string::npos) std::sscanf(line.c_str() + outer, "inlined_at %d %d", &place.outer_file, &place.outer_line);
+    if (outer != std::string::npos)
+      std::sscanf(line.c_str() + outer, "inlined_at %d %d", &place.outer_file, &place.outer_line);
     if (place.line == 0) return;  // of no line: as before
     kernel_.places.push_back(place);
   }
@@ -146,12 +151,14 @@ class Module::Reader {
       parameters.remove_prefix(std::min(comma + 1, parameters.size()));
     }
     const std::string_view body = std::string_view(text_).substr(at_, text_.find(".entry", at_) - at_);
-    for (const auto& [name, variable] : shared_)  // of all kernels of the file: a block gets those that its kernel names
+    // of all kernels of the file: a block gets those that its kernel names
+    for (const auto& [name, variable] : shared_)
       if (body.find(name) != std::string_view::npos) place_shared(variable);
     const std::string bounds(until('{'));
     const size_t most = bounds.find(".maxntid");
     unsigned x = 0, y = 1, z = 1;
-    if (most != std::string::npos && std::sscanf(bounds.c_str() + most, ".maxntid %u, %u, %u", &x, &y, &z) > 0) kernel_.most_threads = x * y * z;
+    if (most != std::string::npos && std::sscanf(bounds.c_str() + most, ".maxntid %u, %u, %u", &x, &y, &z) > 0)
+      kernel_.most_threads = x * y * z;
     read_body();
     kernel_.dynamic_at = aligned(kernel_.shared_bytes, 128);
     for (const auto& [name, alignment] : dynamic_) {
@@ -233,10 +240,16 @@ class Module::Reader {
     return registers_[name] = new_registers(width->second);
   }
   Operand* special_of(std::string_view name) {
-    struct Special { std::string_view name; Operand* at; };
+    struct Special {
+      std::string_view name;
+      Operand* at;
+    };
     const size_t axis = name.empty() ? 0 : size_t(name.back() - 'x');
     const std::string_view base = name.substr(0, name.rfind('.'));
-    for (const auto& [known, at] : {Special{"%tid", kernel_.thread}, {"%ctaid", kernel_.block}, {"%ntid", kernel_.block_size}, {"%nctaid", kernel_.grid_size}})
+    for (const auto& [known, at] : {Special{"%tid", kernel_.thread},
+                                    {"%ctaid", kernel_.block},
+                                    {"%ntid", kernel_.block_size},
+                                    {"%nctaid", kernel_.grid_size}})
       if (base == known && axis < 3) return at + axis;
     return name == "%laneid" ? &kernel_.lane : nullptr;
   }
@@ -250,7 +263,8 @@ class Module::Reader {
     kernel_.constants.resize(kernel_.constants.size() + bytes);
     char* const to = &kernel_.constants[made.at];
     if (width == 0) bits = bits & 1 ? all_lanes : 0;
-    for (int lane = 0; lane < (width == 0 ? 1 : lanes); ++lane) std::memcpy(to + lane * width, &bits, width == 0 ? 4 : width);
+    for (int lane = 0; lane < (width == 0 ? 1 : lanes); ++lane)
+      std::memcpy(to + lane * width, &bits, width == 0 ? 4 : width);
     return constants_[key] = made;
   }
 
@@ -260,7 +274,8 @@ class Module::Reader {
     if (text[0] == '%') return register_of(text);
     const auto symbol = symbols_.find(text);
     if (symbol != symbols_.end()) return constant_of(symbol->second.first, width ? width : symbol->second.second);
-    if (dynamic_.contains(text)) return constant_of(first_shared_address + aligned(kernel_.shared_bytes, 128), width ? width : 4);
+    if (dynamic_.contains(text))
+      return constant_of(first_shared_address + aligned(kernel_.shared_bytes, 128), width ? width : 4);
     fail("does not know the operand ", text);
   }
   // "[%rd4+-60]" without its brackets.
@@ -302,29 +317,34 @@ class Module::Reader {
   bool is_left_out(const Place& place) const {
     const char* const wish = std::getenv("LGDISTILL_EMULATION_WITHOUT");
     const auto is = [&](int file, int line) { return file && files_.at(file) + ":" + std::to_string(line) == wish; };
-    return wish && (is(place.file, place.line) || is(place.outer_file, place.outer_line));  // __syncwarp() is a function of CUDA's
+    // __syncwarp() is a function of CUDA's
+    return wish && (is(place.file, place.line) || is(place.outer_file, place.outer_line));
   }
 
   void decode(Instruction& made, std::string_view name, const Parts& parts, std::string_view statement) {
     const bool loads = starts_with(name, "ld."), stores = starts_with(name, "st.");
     if (loads || stores) return decode_memory(made, name, parts, loads);
     std::string key(name);
-    if (starts_with(name, "mov.") && parts.groups.size() == 2 && parts.groups[0] != parts.groups[1]) key += parts.groups[0] > parts.groups[1] ? " unpack" : " pack";
+    if (starts_with(name, "mov.") && parts.groups.size() == 2 && parts.groups[0] != parts.groups[1])
+      key += parts.groups[0] > parts.groups[1] ? " unpack" : " pack";
     const Operation* operation = find_operation(key);
     if (operation && starts_with(name, "cvt.")) {
       const int width = operand_of(parts.texts.back(), 0).width;
       if (width > operation->widths.back()) operation = find_operation(key + " of " + std::to_string(width));
     }
     if (!operation) fail("does not know the instruction ", statement);
-    if (parts.texts.size() != operation->widths.size()) fail("expects ", operation->widths.size(), " operands: ", statement);
+    if (parts.texts.size() != operation->widths.size())
+      fail("expects ", operation->widths.size(), " operands: ", statement);
     made.operation = operation;
     made.run = operation->run;
     made.kind = operation->kind;
     made.count = uint8_t(parts.texts.size());
     for (size_t i = 0; i < parts.texts.size(); ++i) {
       const std::string& text = parts.texts[i];
-      kernel_.operands.push_back(text[0] == '[' ? address_of(std::string_view(text).substr(1, text.size() - 2)) : operand_of(text, operation->widths[i]));
-      if (kernel_.operands.back().width != operation->widths[i]) fail("expects ", int(operation->widths[i]), " bytes in operand ", i, ": ", statement);
+      kernel_.operands.push_back(text[0] == '[' ? address_of(std::string_view(text).substr(1, text.size() - 2))
+                                                : operand_of(text, operation->widths[i]));
+      if (kernel_.operands.back().width != operation->widths[i])
+        fail("expects ", int(operation->widths[i]), " bytes in operand ", i, ": ", statement);
     }
   }
 
@@ -344,7 +364,8 @@ class Module::Reader {
     }
     int count = 0;
     made.operation = find_memory_operation(name, width, address.width, count);
-    if (!made.operation || count != int(registers)) fail("does not know the instruction ", name, " with ", registers, " registers of ", width, " bytes");
+    if (!made.operation || count != int(registers))
+      fail("does not know the instruction ", name, " with ", registers, " registers of ", width, " bytes");
     made.run = made.operation->run;
     made.kind = made.operation->kind;
     made.count = uint8_t(count);
@@ -355,15 +376,15 @@ class Module::Reader {
   size_t at_ = 0, lines_ = 0;
   std::map<std::string, Start> starts_;
   std::map<int, std::string> files_;
-  std::map<std::string, Variable> shared_;      // of the file
-  std::map<std::string, uint32_t> dynamic_;     // with their alignment
-  Kernel kernel_;                               // that is read
+  std::map<std::string, Variable> shared_;   // of the file
+  std::map<std::string, uint32_t> dynamic_;  // with their alignment
+  Kernel kernel_;                            // that is read
   std::map<std::string, std::pair<uint32_t, uint8_t>> symbols_;
   std::map<std::string, Operand> registers_;
   std::vector<std::vector<std::string>> scopes_;  // names that each inner scope declared
   std::map<std::string, uint32_t> widths_, labels_;
   std::vector<std::pair<size_t, std::string>> jumps_;
-  std::vector<size_t> firsts_;                  // of each instruction: its first operand
+  std::vector<size_t> firsts_;  // of each instruction: its first operand
   std::map<std::pair<uint64_t, uint8_t>, Operand> constants_;
 };
 

@@ -1,7 +1,10 @@
-// Finds memory that two threads of a kernel use, one of them writing, with nothing between them that orders the two: what racecheck finds in
-// shared memory on a GPU, and the same in global memory, between blocks too. What orders two uses:
-//   - in a block: a barrier of the block between them, or of their warp (__syncwarp; shuffles and ldmatrix promise nothing about memory);
-//   - a wait for a copy of the thread's own, while for others a barrier must follow: such a copy counts from its issue to the wait;
+// Finds memory that two threads of a kernel use, one of them writing, with nothing between them that orders the two:
+// what racecheck finds in shared memory on a GPU, and the same in global memory, between blocks too. What orders two
+// uses:
+//   - in a block: a barrier of the block between them, or of their warp (__syncwarp; shuffles and ldmatrix promise
+//     nothing about memory);
+//   - a wait for a copy of the thread's own, while for others a barrier must follow: such a copy counts from its issue
+//     to the wait;
 //   - between blocks of a launch: nothing. Streams and graphs: see runtime.cpp.
 // load_unordered() is never in a race (ld.global.cg); two of store_unordered() (st.volatile) are not, either.
 #include <algorithm>
@@ -19,17 +22,18 @@ namespace {
 
 // Who used a place, and when.
 struct Mark {
-  uint32_t block = 0;         // counted over all launches; 0: nobody yet
-  uint32_t epoch = 0;         // barriers of the block before
-  uint32_t fence : 19 = 0;    // barriers of the warp before: counted to half a million
+  uint32_t block = 0;       // counted over all launches; 0: nobody yet
+  uint32_t epoch = 0;       // barriers of the block before
+  uint32_t fence : 19 = 0;  // barriers of the warp before: counted to half a million
   uint32_t thread : 10 = 0;
-  uint32_t halves : 2 = 0;    // which of the two bytes, a bit each
-  uint32_t unordered : 1 = 0; // by store_unordered()
-  uint32_t code = 0;          // the instruction, as the kernel counts them
+  uint32_t halves : 2 = 0;     // which of the two bytes, a bit each
+  uint32_t unordered : 1 = 0;  // by store_unordered()
+  uint32_t code = 0;           // the instruction, as the kernel counts them
 };
 
-// Two bytes of memory; users of one byte each do not meet, and then the last of them is remembered alone. Readers: the last; the last of
-// another thread of its warp; the last of another warp or block. One line of this machine's cache: most of the time goes to fetching it.
+// Two bytes of memory; users of one byte each do not meet, and then the last of them is remembered alone. Readers: the
+// last; the last of another thread of its warp; the last of another warp or block. One line of this machine's cache:
+// most of the time goes to fetching it.
 struct alignas(64) Cell {
   Mark written, read[3];
 };
@@ -70,9 +74,16 @@ class Races : public Watcher {
     if ((unordered && !access.writes) || access.ahead) return;
     for (uint32_t active = access.active; active; active &= active - 1) {
       const int lane = std::countr_zero(active);
-      Mark now{block_, epoch_, fences_[warp.number], uint32_t(warp.number * lanes + lane), 3, unordered, uint32_t(access.instruction - code_)};
+      Mark now{block_,
+               epoch_,
+               fences_[warp.number],
+               uint32_t(warp.number * lanes + lane),
+               3,
+               unordered,
+               uint32_t(access.instruction - code_)};
       if (access.since >= 0)
-        for (now.epoch = uint32_t(access.since); now.epoch < epoch_; ++now.epoch) use(access.addresses[lane], access, now);
+        for (now.epoch = uint32_t(access.since); now.epoch < epoch_; ++now.epoch)
+          use(access.addresses[lane], access, now);
       use(access.addresses[lane], access, now);
     }
   }
@@ -81,7 +92,8 @@ class Races : public Watcher {
     if (races_.empty()) return;
     std::string text = std::string("races in ") + launch.name;
     for (const Race& race : std::exchange(races_, {}))
-      text += "\n  " + race.memory + ": " + thread_of(race.now) + (race.writes_now ? " writes (" : " reads (") + kernel.place_of(kernel.code[race.now.code]) + ") what " + thread_of(race.before) +
+      text += "\n  " + race.memory + ": " + thread_of(race.now) + (race.writes_now ? " writes (" : " reads (") +
+              kernel.place_of(kernel.code[race.now.code]) + ") what " + thread_of(race.before) +
               (race.written_before ? " wrote (" : " read (") + kernel.place_of(kernel.code[race.before.code]) + ")";
     throw Error("DEVICE_ERROR", text);
   }
@@ -102,14 +114,17 @@ class Races : public Watcher {
   }
 
   bool ordered(const Mark& before, const Mark& now, bool shared) const {
-    if (before.block < first_block_ || (before.halves & now.halves) == 0 || (before.unordered && now.unordered)) return true;
+    if (before.block < first_block_ || (before.halves & now.halves) == 0 || (before.unordered && now.unordered))
+      return true;
     if (before.block != now.block) return shared;
-    return before.thread == now.thread || before.epoch != now.epoch || (before.thread / lanes == now.thread / lanes && before.fence != now.fence);
+    return before.thread == now.thread || before.epoch != now.epoch ||
+           (before.thread / lanes == now.thread / lanes && before.fence != now.fence);
   }
 
   void report(const Mark& before, const Mark& now, bool written_before, const Access& access, const char* at) {
     if (races_.size() >= 4 || !seen_.insert({before.code, now.code}).second) return;
-    races_.push_back({before, now, written_before, access.writes, access.shared ? "byte " + std::to_string(at - shared_) + " of shared memory" : "global memory"});
+    races_.push_back({before, now, written_before, access.writes,
+                      access.shared ? "byte " + std::to_string(at - shared_) + " of shared memory" : "global memory"});
   }
 
   void use(const char* address, const Access& access, Mark now) {
@@ -119,7 +134,8 @@ class Races : public Watcher {
     for (uintptr_t at = begin / cell_bytes; at < end;) {
       constexpr uintptr_t page_cells = page_bytes / cell_bytes;
       Cell* cell = &page_of(at / page_cells)[at % page_cells];
-      for (const uintptr_t stop = std::min(end, (at / page_cells + 1) * page_cells); at < stop; ++at) use(*cell++, access, now, address);
+      for (const uintptr_t stop = std::min(end, (at / page_cells + 1) * page_cells); at < stop; ++at)
+        use(*cell++, access, now, address);
     }
   }
 
@@ -137,14 +153,17 @@ class Races : public Watcher {
     cell.read[0] = now;
   }
 
-  std::string thread_of(const Mark& mark) const { return "thread " + std::to_string(mark.thread) + " of block " + std::to_string(mark.block - first_block_ + 1) + " in turn"; }
+  std::string thread_of(const Mark& mark) const {
+    return "thread " + std::to_string(mark.thread) + " of block " + std::to_string(mark.block - first_block_ + 1) +
+           " in turn";
+  }
 
   uint32_t first_block_ = 1, block_ = 0, epoch_ = 0;
-  std::array<uint32_t, 32> fences_{};        // of the block's warps
+  std::array<uint32_t, 32> fences_{};  // of the block's warps
   const char* shared_ = nullptr;
   const Instruction* code_ = nullptr;
   std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages_;
-  std::array<Near, 64> near_{};              // pages used lately
+  std::array<Near, 64> near_{};  // pages used lately
   std::vector<Race> races_;
   std::set<std::pair<uint32_t, uint32_t>> seen_;
 };

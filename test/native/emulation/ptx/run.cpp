@@ -31,7 +31,8 @@ const Operation* find_operation(std::string_view name) {
 
 namespace {
 
-// Lanes of a warp that stand at the same instruction. The one that is furthest behind runs, so that they meet again where their ways do.
+// Lanes of a warp that stand at the same instruction. The one that is furthest behind runs, so that they meet again
+// where their ways do.
 struct Group {
   uint32_t at, lanes;
   bool waits = false;  // at an instruction of all lanes, for the others
@@ -69,12 +70,15 @@ void run_warp(Running& running, RunningWarp& warp) {
   const bool notes = running.watcher && running.watcher->notes;
   for (;;) {
     if (warp.groups.empty()) {
-      LGD_CHECK(warp.copies.empty(), "DEVICE_ERROR", "a warp ended with copies to shared memory that it did not wait for");
-      LGD_CHECK(warp.product_count == 0, "DEVICE_ERROR", "a warp ended with products of its warpgroup that it did not wait for");
+      LGD_CHECK(warp.copies.empty(), "DEVICE_ERROR",
+                "a warp ended with copies to shared memory that it did not wait for");
+      LGD_CHECK(warp.product_count == 0, "DEVICE_ERROR",
+                "a warp ended with products of its warpgroup that it did not wait for");
       warp.state = State::ended;
       return;
     }
-    const auto ready = std::find_if(warp.groups.begin(), warp.groups.end(), [](const Group& group) { return !group.waits; });
+    const auto ready =
+        std::find_if(warp.groups.begin(), warp.groups.end(), [](const Group& group) { return !group.waits; });
     if (ready == warp.groups.end()) {
       warp.current = code + warp.groups.front().at;
       throw Error("DEVICE_ERROR", "an instruction of all lanes that some do not reach");
@@ -86,7 +90,8 @@ void run_warp(Running& running, RunningWarp& warp) {
     for (bool together = true; together;) {
       const Instruction& in = code[at];
       warp.current = &in;
-      if (notes && (in.kind < Kind::together || in.kind > Kind::barrier || active == warp.live)) [[unlikely]] running.watcher->note(warp, in, active);
+      if (notes && (in.kind < Kind::together || in.kind > Kind::barrier || active == warp.live)) [[unlikely]]
+        running.watcher->note(warp, in, active);
       switch (in.kind) {
         case Kind::ordinary:
           in.run(warp, in, active);
@@ -97,7 +102,9 @@ void run_warp(Running& running, RunningWarp& warp) {
         case Kind::barrier:
           if (active != warp.live) {
             place(warp, at, active);
-            std::find_if(warp.groups.begin(), warp.groups.end(), [&](const Group& group) { return group.at == at; })->waits = true;
+            std::find_if(warp.groups.begin(), warp.groups.end(), [&](const Group& group) {
+              return group.at == at;
+            })->waits = true;
             together = false;
             continue;
           }
@@ -169,7 +176,8 @@ void prepare_warp(const Running& running, RunningWarp& warp, Block& block, int n
       if (kernel.thread[axis].width) warp.at<uint32_t>(kernel.thread[axis])[lane] = at[axis];
     if (kernel.lane.width) warp.at<uint32_t>(kernel.lane)[lane] = uint32_t(lane);
   }
-  const unsigned where[3] = {index.x, index.y, index.z}, sizes[3] = {size.x, size.y, size.z}, grids[3] = {grid.x, grid.y, grid.z};
+  const unsigned where[3] = {index.x, index.y, index.z}, sizes[3] = {size.x, size.y, size.z},
+                 grids[3] = {grid.x, grid.y, grid.z};
   for (int axis = 0; axis < 3; ++axis) {
     fill(warp, kernel.block[axis], where[axis]);
     fill(warp, kernel.block_size[axis], sizes[axis]);
@@ -177,7 +185,8 @@ void prepare_warp(const Running& running, RunningWarp& warp, Block& block, int n
   }
 }
 
-void run_block(Running& running, Block& block, std::vector<RunningWarp>& warps, std::vector<int>& sequence, Order how, std::mt19937& random) {
+void run_block(Running& running, Block& block, std::vector<RunningWarp>& warps, std::vector<int>& sequence, Order how,
+               std::mt19937& random) {
   for (size_t ended = 0; ended < warps.size();) {
     if (how == Order::random) std::shuffle(sequence.begin(), sequence.end(), random);
     for (const int number : sequence) {
@@ -187,7 +196,8 @@ void run_block(Running& running, Block& block, std::vector<RunningWarp>& warps, 
       try {
         run_warp(running, warp);
       } catch (const Error& error) {
-        throw Error(error.code, std::string(running.launch.name) + ", " + running.kernel.place_of(*warp.current) + ": " + error.what());
+        throw Error(error.code, std::string(running.launch.name) + ", " + running.kernel.place_of(*warp.current) +
+                                    ": " + error.what());
       }
       ended += warp.state == State::ended;
     }
@@ -206,7 +216,10 @@ bool is_set(const char* variable) {
 Watcher* watcher() {
   static Watcher* const one = [] {
     const char* const counts = "LGDISTILL_EMULATION_COUNTS";
-    return (is_set(counts) ? count_into(std::getenv(counts)) : is_set("LGDISTILL_EMULATION_RACES") ? watch_for_races() : nullptr).release();
+    return (is_set(counts)                        ? count_into(std::getenv(counts))
+            : is_set("LGDISTILL_EMULATION_RACES") ? watch_for_races()
+                                                  : nullptr)
+        .release();
   }();
   return one;
 }
@@ -224,8 +237,10 @@ const std::unordered_map<std::string, Found>& all_kernels() {
       if (entry.path().extension() != ".ptx") continue;
       Module& module = modules.emplace_back(entry.path().string());
       for (const std::string& symbol : module.symbols()) {
-        const auto [known, is_new] = made.try_emplace(demangled(symbol), Found{&module, symbol});  // a header's comes with each file that includes it
-        LGD_CHECK(is_new || known->second.symbol == symbol, "DEVICE_ERROR", "two kernels of one name in ", std::getenv("LGDISTILL_EMULATION_PTX"), ": ", demangled(symbol));
+        // a header's comes with each file that includes it
+        const auto [known, is_new] = made.try_emplace(demangled(symbol), Found{&module, symbol});
+        LGD_CHECK(is_new || known->second.symbol == symbol, "DEVICE_ERROR", "two kernels of one name in ",
+                  std::getenv("LGDISTILL_EMULATION_PTX"), ": ", demangled(symbol));
       }
     }
     return &made;
@@ -242,10 +257,13 @@ const Kernel& kernel_of(const Launch& launch) {
   LGD_CHECK(found != all_kernels().end(), "DEVICE_ERROR", "no PTX of ", launch.name, ": ", name);
   Kernel kernel = found->second.module->kernel(found->second.symbol);
   const auto& parameters = kernel.parameters;
-  LGD_CHECK(int(parameters.size()) == launch.parameters->count, "DEVICE_ERROR", name, " has ", parameters.size(), " parameters in PTX and ", launch.parameters->count, " here");
+  LGD_CHECK(int(parameters.size()) == launch.parameters->count, "DEVICE_ERROR", name, " has ", parameters.size(),
+            " parameters in PTX and ", launch.parameters->count, " here");
   for (size_t i = 0; i < parameters.size(); ++i)
-    LGD_CHECK(parameters[i].first == launch.parameters->offsets[i], "DEVICE_ERROR", name, ": parameter ", i, " lies at ", parameters[i].first, " in PTX and at ", launch.parameters->offsets[i], " here");
-  LGD_CHECK(parameters.back().first + parameters.back().second == launch.parameters->bytes, "DEVICE_ERROR", name, ": parameters take ", parameters.back().first + parameters.back().second, " bytes in PTX and ",
+    LGD_CHECK(parameters[i].first == launch.parameters->offsets[i], "DEVICE_ERROR", name, ": parameter ", i,
+              " lies at ", parameters[i].first, " in PTX and at ", launch.parameters->offsets[i], " here");
+  LGD_CHECK(parameters.back().first + parameters.back().second == launch.parameters->bytes, "DEVICE_ERROR", name,
+            ": parameters take ", parameters.back().first + parameters.back().second, " bytes in PTX and ",
             launch.parameters->bytes, " here");
   return read.emplace(launch.kernel, std::move(kernel)).first->second;
 }
@@ -263,18 +281,22 @@ void run(const Launch& launch, const std::vector<int64_t>& blocks, Order how) {
   running.executed.resize(kernel.code.size());
   if (running.watcher) running.watcher->begin_kernel(launch, kernel);
   const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
-  LGD_CHECK(threads <= kernel.most_threads, "DEVICE_ERROR", launch.name, " launched with ", threads, " threads a block, of which it is compiled for ", kernel.most_threads);
+  LGD_CHECK(threads <= kernel.most_threads, "DEVICE_ERROR", launch.name, " launched with ", threads,
+            " threads a block, of which it is compiled for ", kernel.most_threads);
   const size_t shared = kernel.shared_bytes + launch.shared_bytes, most_shared = most_shared_memory(launch.kernel);
-  LGD_CHECK(shared <= most_shared, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes, " bytes of shared memory beside ", kernel.shared_bytes, " of its own, of which it may have ", most_shared);
+  LGD_CHECK(shared <= most_shared, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes,
+            " bytes of shared memory beside ", kernel.shared_bytes, " of its own, of which it may have ", most_shared);
   std::vector<RunningWarp> warps((threads + lanes - 1) / lanes);
   std::vector<int> sequence(warps.size());
   for (size_t i = 0; i < sequence.size(); ++i) sequence[i] = int(how == Order::reverse ? sequence.size() - 1 - i : i);
   std::mt19937 random(7);
   const uint32_t shared_bytes = kernel.dynamic_at + uint32_t(launch.shared_bytes);
   std::vector<char> memory(shared_bytes + 128);
-  Block block{&kernel, launch.arguments, reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) / 128 * 128), shared_bytes};
+  Block block{&kernel, launch.arguments,
+              reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) / 128 * 128), shared_bytes};
   for (const int64_t number : blocks) {
-    const dim3 index(unsigned(number % launch.grid.x), unsigned(number / launch.grid.x % launch.grid.y), unsigned(number / (int64_t(launch.grid.x) * launch.grid.y)));
+    const dim3 index(unsigned(number % launch.grid.x), unsigned(number / launch.grid.x % launch.grid.y),
+                     unsigned(number / (int64_t(launch.grid.x) * launch.grid.y)));
     std::memset(block.shared, 0xff, shared_bytes);
     block.epoch = 0;
     block.unfenced = false;

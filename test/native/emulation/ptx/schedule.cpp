@@ -1,4 +1,5 @@
-// Puts a stretch of PTX into an order like ptxas's: by the longest way to its end, so that loads start early and what needs them waits behind other work.
+// Puts a stretch of PTX into an order like ptxas's: by the longest way to its end, so that loads start early and what
+// needs them waits behind other work.
 #include <algorithm>
 #include <queue>
 #include <unordered_map>
@@ -29,7 +30,11 @@ Needs::Memory memory_of(const std::string& name) {
   if (name.starts_with("cp.async.commit")) return M::commit;
   if (name.starts_with("cp.async.c")) return M::copy;
   const bool shared = name.find(".shared.") != std::string::npos, global = name.find(".global.") != std::string::npos;
-  if (name.starts_with("ld.")) return shared ? M::load_shared : !global ? M::none : name.find(".nc") != std::string::npos ? M::load_constant : M::load_global;
+  if (name.starts_with("ld."))
+    return shared                                  ? M::load_shared
+           : !global                               ? M::none
+           : name.find(".nc") != std::string::npos ? M::load_constant
+                                                   : M::load_global;
   if (name.starts_with("st.")) return shared ? M::store_shared : M::store_global;
   return M::none;
 }
@@ -78,13 +83,19 @@ std::vector<Needs> needs_of(const Kernel& kernel) {
       if (in.guarded) needs.from.push_back(register_of(in.guard));
       continue;
     }
-    needs.ends_stretch = in.kind == Kind::barrier || in.kind == Kind::end || in.name().starts_with("cp.async.wait") || in.name().starts_with("wgmma.fence") || in.name().starts_with("wgmma.wait") || in.name().starts_with("bar.warp");
+    needs.ends_stretch = in.kind == Kind::barrier || in.kind == Kind::end || in.name().starts_with("cp.async.wait") ||
+                         in.name().starts_with("wgmma.fence") || in.name().starts_with("wgmma.wait") ||
+                         in.name().starts_with("bar.warp");
     const auto add = [&](std::vector<uint32_t>& to, const Operand& operand) {
       if (!operand.constant) to.push_back(register_of(operand));
     };
     const bool loads = in.name().starts_with("ld."), stores = in.name().starts_with("st.");
     const size_t count = loads || stores ? in.count + size_t(1) : in.operation->widths.size();
-    const size_t results = needs.memory == Needs::Memory::copy || needs.memory == Needs::Memory::commit || needs.memory == Needs::Memory::prefetch || needs.memory == Needs::Memory::product || needs.ends_stretch ? 0 : results_of(in);
+    const size_t results = needs.memory == Needs::Memory::copy || needs.memory == Needs::Memory::commit ||
+                                   needs.memory == Needs::Memory::prefetch || needs.memory == Needs::Memory::product ||
+                                   needs.ends_stretch
+                               ? 0
+                               : results_of(in);
     for (size_t i = 0; i < count; ++i) {
       const bool is_result = loads ? i > 0 : !stores && i < results;
       add(is_result ? needs.to : needs.from, in.operands[i]);
@@ -108,7 +119,8 @@ std::vector<uint16_t> schedule(const std::vector<Needs>& needs, const Event* beg
   std::unordered_map<uint32_t, int> written;
   std::unordered_map<uint32_t, std::vector<int>> read;
   int skip = -1;
-  // Uses that the next must stay behind: one that writes, and those since that read; of copies, one that ends a group, and those since.
+  // Uses that the next must stay behind: one that writes, and those since that read; of copies, one that ends a group,
+  // and those since.
   struct Uses {
     int last = -1;
     std::vector<int> since;
@@ -151,10 +163,15 @@ std::vector<uint16_t> schedule(const std::vector<Needs>& needs, const Event* beg
       for (size_t other = 0; other < i; ++other) order(int(other), i, 0);
   }
   for (size_t i = count; i-- > 0;)
-    for (const auto& [next, cycles] : nodes[i].after) nodes[i].longest = std::max(nodes[i].longest, nodes[next].longest + std::max(cycles, 1));
+    for (const auto& [next, cycles] : nodes[i].after)
+      nodes[i].longest = std::max(nodes[i].longest, nodes[next].longest + std::max(cycles, 1));
   // What can start now, by the longest way; what can start later, by when.
-  const auto less_urgent = [&](uint16_t a, uint16_t b) { return nodes[a].longest != nodes[b].longest ? nodes[a].longest < nodes[b].longest : a > b; };
-  const auto later = [&](uint16_t a, uint16_t b) { return nodes[a].ready != nodes[b].ready ? nodes[a].ready > nodes[b].ready : a > b; };
+  const auto less_urgent = [&](uint16_t a, uint16_t b) {
+    return nodes[a].longest != nodes[b].longest ? nodes[a].longest < nodes[b].longest : a > b;
+  };
+  const auto later = [&](uint16_t a, uint16_t b) {
+    return nodes[a].ready != nodes[b].ready ? nodes[a].ready > nodes[b].ready : a > b;
+  };
   std::priority_queue<uint16_t, std::vector<uint16_t>, decltype(less_urgent)> now(less_urgent);
   std::priority_queue<uint16_t, std::vector<uint16_t>, decltype(later)> soon(later);
   for (size_t i = 0; i < count; ++i)

@@ -42,7 +42,8 @@ Table read_table(const char* path) {
     const auto strings = at(header.e_shoff + uint64_t(section.sh_link) * header.e_shentsize, Elf64_Shdr{});
     for (uint64_t offset = 0; offset < section.sh_size; offset += sizeof(Elf64_Sym)) {
       const auto symbol = at(section.sh_offset + offset, Elf64_Sym{});
-      if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value) table.names.emplace(symbol.st_value, bytes.data() + strings.sh_offset + symbol.st_name);
+      if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value)
+        table.names.emplace(symbol.st_value, bytes.data() + strings.sh_offset + symbol.st_name);
     }
   }
   return table;
@@ -52,7 +53,8 @@ Table read_table(const char* path) {
 
 std::string demangled(const std::string& symbol) {
   int status = 0;
-  const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
+  const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status),
+                                                    std::free);
   return status == 0 ? name.get() : symbol;
 }
 
@@ -62,9 +64,11 @@ std::string name_of(const void* function) {
   LGD_CHECK(dladdr(function, &module), "DEVICE_ERROR", "a kernel that no file was loaded with");
   auto found = tables.find(module.dli_fname);
   if (found == tables.end()) found = tables.emplace(module.dli_fname, read_table(module.dli_fname)).first;
-  const uint64_t address = reinterpret_cast<uintptr_t>(function) - (found->second.positioned ? 0 : reinterpret_cast<uintptr_t>(module.dli_fbase));
+  const uint64_t address = reinterpret_cast<uintptr_t>(function) -
+                           (found->second.positioned ? 0 : reinterpret_cast<uintptr_t>(module.dli_fbase));
   const auto name = found->second.names.find(address);
-  LGD_CHECK(name != found->second.names.end(), "DEVICE_ERROR", module.dli_fname, " has no symbol of a kernel: was it stripped?");
+  LGD_CHECK(name != found->second.names.end(), "DEVICE_ERROR", module.dli_fname,
+            " has no symbol of a kernel: was it stripped?");
   return demangled(name->second);
 }
 

@@ -8,7 +8,8 @@ namespace lgd::emulation::ptx {
 
 std::string_view trimmed(std::string_view text) {
   const size_t first = text.find_first_not_of(" \t\n\r");
-  return first == std::string_view::npos ? std::string_view{} : text.substr(first, text.find_last_not_of(" \t\n\r") - first + 1);
+  return first == std::string_view::npos ? std::string_view{}
+                                         : text.substr(first, text.find_last_not_of(" \t\n\r") - first + 1);
 }
 
 std::vector<std::string_view> words_of(std::string_view text) {

@@ -12,14 +12,14 @@ struct Block {
   const char* parameters;
   char* shared;
   uint32_t shared_bytes;
-  int64_t epoch = 0;     // barriers so far
-  bool unfenced = false; // a warp came to the last of them with what Warp::unfenced says
+  int64_t epoch = 0;      // barriers so far
+  bool unfenced = false;  // a warp came to the last of them with what Warp::unfenced says
 };
 
 struct Watcher;
 struct Warp {
-  int number = 0;                          // in its block
-  Watcher* watcher = nullptr;              // null: nobody watches
+  int number = 0;              // in its block
+  Watcher* watcher = nullptr;  // null: nobody watches
   char* registers;
   const char* constants;
   Block* block;
@@ -31,14 +31,16 @@ struct Warp {
     const char* from;  // null: zeros
     int64_t epoch;     // of the block, when it was issued
   };
-  std::vector<Copy> copies;                // that were issued and not carried out
-  std::vector<size_t> copy_groups;         // where each committed group of them ends
+  std::vector<Copy> copies;         // that were issued and not carried out
+  std::vector<size_t> copy_groups;  // where each committed group of them ends
 
-  const Instruction* products[64];         // of the warpgroup, not waited for
+  const Instruction* products[64];  // of the warpgroup, not waited for
   int product_count = 0, committed = 0;
-  bool begun = false, unfenced = false;    // unfenced: stores to shared memory or copies that ended, which no fence followed
+  // unfenced: stores to shared memory or copies that ended, which no fence followed
+  bool begun = false, unfenced = false;
 
-  template <class T> T* at(const Operand& operand) const {
+  template <class T>
+  T* at(const Operand& operand) const {
     return reinterpret_cast<T*>((operand.constant ? const_cast<char*>(constants) : registers) + operand.at);
   }
   uint32_t& predicate(const Operand& operand) const { return *at<uint32_t>(operand); }
@@ -46,11 +48,13 @@ struct Warp {
   // `bytes`: a power of two.
   char* shared(uint32_t address, uint32_t bytes) const {
     const uint32_t at = address - first_shared_address;
-    if (uint64_t(at) + bytes > block->shared_bytes || at & (bytes - 1)) [[unlikely]] refuse_shared(at, bytes);
+    if (uint64_t(at) + bytes > block->shared_bytes || at & (bytes - 1)) [[unlikely]]
+      refuse_shared(at, bytes);
     return block->shared + at;
   }
   static char* global(uint64_t address, uint32_t bytes) {
-    if (address & (bytes - 1)) [[unlikely]] refuse_global(bytes);
+    if (address & (bytes - 1)) [[unlikely]]
+      refuse_global(bytes);
     return reinterpret_cast<char*>(address);
   }
 

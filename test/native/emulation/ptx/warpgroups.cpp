@@ -1,5 +1,6 @@
-// Products of a warpgroup with both operands in shared memory (PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions"). Each warp forms the rows
-// that are its own, at its wait, from what shared memory holds then; so a barrier that is missing behind the wait, or a wait itself, shows.
+// Products of a warpgroup with both operands in shared memory (PTX ISA, "Asynchronous Warpgroup Level Matrix
+// Instructions"). Each warp forms the rows that are its own, at its wait, from what shared memory holds then; so a
+// barrier that is missing behind the wait, or a wait itself, shows.
 #include <bit>
 
 #include "watch.h"
@@ -19,9 +20,13 @@ void start(Warp& warp, const Instruction& in, uint32_t) {
   const int sums = in.count - 7;
   LGD_CHECK(warp.begun, "DEVICE_ERROR", "a warpgroup's product without wgmma.fence");
   LGD_CHECK(!warp.unfenced, "DEVICE_ERROR", "a warpgroup's product without fence.proxy.async behind copies or stores");
-  LGD_CHECK(!warp.block->unfenced, "DEVICE_ERROR", "a warpgroup's product behind a barrier to which copies or stores came without fence.proxy.async");
-  for (int i = 2; i < 5; ++i) LGD_CHECK(*warp.at<uint32_t>(in.operands[sums + i]) == 1, "DEVICE_ERROR", "a warpgroup's product that does not add, or subtracts");
-  LGD_CHECK(warp.product_count < int(std::size(warp.products)), "DEVICE_ERROR", "more products of a warpgroup under way than are remembered");
+  LGD_CHECK(!warp.block->unfenced, "DEVICE_ERROR",
+            "a warpgroup's product behind a barrier to which copies or stores came without fence.proxy.async");
+  for (int i = 2; i < 5; ++i)
+    LGD_CHECK(*warp.at<uint32_t>(in.operands[sums + i]) == 1, "DEVICE_ERROR",
+              "a warpgroup's product that does not add, or subtracts");
+  LGD_CHECK(warp.product_count < int(std::size(warp.products)), "DEVICE_ERROR",
+            "more products of a warpgroup under way than are remembered");
   warp.products[warp.product_count++] = &in;
 }
 
@@ -30,7 +35,8 @@ void read_matrix(Warp& warp, const Instruction& in, uint64_t descriptor, bool k_
   for (int row = 0; row < rows; ++row)
     for (int k = 0; k < 16; ++k) {
       const char* const from = warp.shared(element_address(descriptor, k_outer, first + row, k), 2);
-      if (warp.watcher) [[unlikely]] warp.watcher->use(warp, {&in, true, false, 1, 2, {from}});
+      if (warp.watcher) [[unlikely]]
+        warp.watcher->use(warp, {&in, true, false, 1, 2, {from}});
       uint16_t bits;
       std::memcpy(&bits, from, 2);
       to[row * 16 + k] = std::bit_cast<float>(uint32_t(bits) << 16);
@@ -47,7 +53,8 @@ void form(Warp& warp, const Instruction& in) {
   for (int j = 0; j < sums; ++j) {
     float* const sum = warp.at<float>(in.operands[j]);
     for (int lane = 0; lane < lanes; ++lane) {
-      const float *const left = a + (lane / 4 + j / 2 % 2 * 8) * 16, *const right = b + (j / 4 * 8 + lane % 4 * 2 + j % 2) * 16;
+      const float *const left = a + (lane / 4 + j / 2 % 2 * 8) * 16, *const right =
+                                                                         b + (j / 4 * 8 + lane % 4 * 2 + j % 2) * 16;
       for (int k = 0; k < 16; ++k) sum[lane] += left[k] * right[k];
     }
   }
@@ -55,7 +62,8 @@ void form(Warp& warp, const Instruction& in) {
 
 void wait(Warp& warp, const Instruction& in, uint32_t) {
   LGD_CHECK(*warp.at<uint32_t>(in.operands[0]) == 0, "DEVICE_ERROR", "a wait for some of a warpgroup's products");
-  LGD_CHECK(warp.committed == warp.product_count, "DEVICE_ERROR", "a wait for a warpgroup's products that were not committed");
+  LGD_CHECK(warp.committed == warp.product_count, "DEVICE_ERROR",
+            "a wait for a warpgroup's products that were not committed");
   for (int i = 0; i < warp.product_count; ++i) form(warp, *warp.products[i]);
   warp.product_count = warp.committed = 0;
   warp.begun = false;
@@ -71,7 +79,8 @@ void add_warpgroups(Operations& all) {
   for (const int columns : {64, 128}) {
     std::vector<uint8_t> widths(size_t(columns / 2), 4);
     widths.insert(widths.end(), {8, 8, 4, 4, 4, 4, 4});
-    all["wgmma.mma_async.sync.aligned.m64n" + std::to_string(columns) + "k16.f32.bf16.bf16"] = {&start, widths, Unit::tensor, float(columns) / 8, Kind::together};
+    all["wgmma.mma_async.sync.aligned.m64n" + std::to_string(columns) + "k16.f32.bf16.bf16"] = {
+        &start, widths, Unit::tensor, float(columns) / 8, Kind::together};
   }
 }
 

@@ -11,10 +11,10 @@ namespace lgd::emulation::ptx {
 struct Access {
   const Instruction* instruction;
   bool shared, writes;
-  uint32_t active, bytes;         // of each lane
-  const char* addresses[lanes];   // of the host, shared memory's too
-  bool ahead = false;             // a prefetch: nobody gets what it reads
-  int64_t since = -1;             // of a copy that ends now: the block's barriers at its issue; -1: it happens now
+  uint32_t active, bytes;        // of each lane
+  const char* addresses[lanes];  // of the host, shared memory's too
+  bool ahead = false;            // a prefetch: nobody gets what it reads
+  int64_t since = -1;            // of a copy that ends now: the block's barriers at its issue; -1: it happens now
 };
 
 struct Watcher {
