@@ -119,7 +119,8 @@ export type OptionTable<Options> = {
 /**
  * Looks whether there are options, and none that the call does not know: one with a slip in its name would be as good
  * as not given, without a word.
- * @param call what was called; @param known its options
+ * @param call what was called
+ * @param known its options
  * @throws LgdError BAD_OPTION
  */
 export function checkOptions(
@@ -153,7 +154,8 @@ export function optionsFor<Options extends object, Known extends object>(
 
 /**
  * Looks whether there is an object at all; it may hold more than the call needs.
- * @param call what was called; @param needed what it cannot do without
+ * @param call what was called
+ * @param needed what it cannot do without
  * @throws LgdError BAD_OPTION
  */
 export function checkGiven(given: unknown, call: string, needed: string): asserts given is object {

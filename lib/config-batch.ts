@@ -125,8 +125,9 @@ function counted(count: number, what: string): string {
 }
 
 /**
- * Said where a batch of the published size was taken for want of a number of images, and there are fewer. @param images
- * how many there are; @throws LgdError BAD_OPTION
+ * Said where a batch of the published size was taken for want of a number of images, and there are fewer.
+ * @param images how many there are
+ * @throws LgdError BAD_OPTION
  */
 export function checkFilled({ byAuto, batchSize, images: told }: BatchChoice, images: number): void {
   if (told !== undefined || !byAuto.includes('batchSize') || batchSize <= images) return;
@@ -141,8 +142,10 @@ export function checkFilled({ byAuto, batchSize, images: told }: BatchChoice, im
 /**
  * What to say of a run when it begins, where its numbers were chosen without the number of images and would be others
  * with it, or where its steps are few; undefined where all is well.
- * @param train with its numbers; @param choice how they came about; @param images how many there are; @param steps of
- *   the whole schedule
+ * @param train with its numbers
+ * @param choice how they came about
+ * @param images how many there are
+ * @param steps of the whole schedule
  */
 export function adviseBatch(
   train: RunConfig['train'],

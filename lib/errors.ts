@@ -144,7 +144,9 @@ export function isOfTheNumbers(error: unknown): error is LgdError {
 /**
  * What a caller's own code threw: an error as it is; anything else, which may be nothing at all, beneath an error that
  * says who threw it.
- * @param giver whose code it is; @param call the method; @param option what the caller knows it by
+ * @param giver whose code it is
+ * @param call the method
+ * @param option what the caller knows it by
  */
 export function thrownBy(
   cause: unknown,
@@ -179,8 +181,8 @@ export function meansAbsent(error: unknown): boolean {
 }
 
 /**
- * What to take for an error that says that nothing is at a path, or no link; any other is thrown. @throws LgdError
- * BAD_FILE
+ * What to take for an error that says that nothing is at a path, or no link; any other is thrown.
+ * @throws LgdError BAD_FILE
  */
 export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
   return (cause) => {

@@ -8,7 +8,8 @@ export class Lifetime {
   #ended = false;
 
   /**
-   * @param what the object, as in "the encoder resnet18"; @param mend what to do about its end, one imperative sentence
+   * @param what the object, as in "the encoder resnet18"
+   * @param mend what to do about its end, one imperative sentence
    */
   constructor(
     private readonly what: string,

@@ -53,8 +53,8 @@ export interface NativeAddon {
   /** The largest |by wgmma - by mma.sync| / |by mma.sync| of whole results. */
   wgmmaDifference(device: DeviceHandle): Promise<number>;
   /**
-   * The time of a step with programmatic launches in that of one with serialized ones. @throws LgdError DEVICE_ERROR if
-   * they do not compute the same
+   * The time of a step with programmatic launches in that of one with serialized ones.
+   * @throws LgdError DEVICE_ERROR if they do not compute the same
    */
   programmaticLaunchTime(device: DeviceHandle): Promise<number>;
   /** Resolves once everything queued before has run; rejects with the first error of it. */
@@ -67,8 +67,9 @@ export interface NativeAddon {
   endStep(step: StepHandle): void;
   /**
    * Throws, once, what cost a step that has ended by now: an error of its own work or, where several use one device, of
-   * another's. Wait first for something that was queued behind the step. @param isTold does the caller know of an error
-   * already? Then only one of before the step is thrown, which is another's
+   * another's. Wait first for something that was queued behind the step.
+   * @param isTold does the caller know of an error already? Then only one of before the step is thrown, which is
+   *   another's
    */
   checkStep(step: StepHandle, isTold: boolean): void;
   stepInfo(step: StepHandle): Promise<StepInfo>;

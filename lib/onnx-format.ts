@@ -150,8 +150,8 @@ export function encodeOnnx(content: OnnxModel): Uint8Array {
 }
 
 /**
- * Reads the bytes of a model; what onnx.proto has beyond {@link OnnxModel} is passed over. @throws Error where they are
- * no such message
+ * Reads the bytes of a model; what onnx.proto has beyond {@link OnnxModel} is passed over.
+ * @throws Error where they are no such message
  */
 export function decodeOnnx(bytes: Uint8Array): OnnxModel {
   return fromBinary(modelDescriptor(), bytes, { readUnknownFields: false }) as unknown as OnnxModel;

@@ -30,8 +30,10 @@ export interface WaitingEvent extends Wait {
 
 /**
  * What the promise gives, and until then what a training tells of its waits.
- * @param step steps done; @param minutes and @param lastSign as of {@link tellingOfWaits}; @param tell makes of it what
- *   is yielded
+ * @param step steps done
+ * @param minutes and
+ * @param lastSign as of {@link tellingOfWaits}
+ * @param tell makes of it what is yielded
  */
 export async function* waitingEvents<Value, Event>(
   promise: Promise<Value>,

@@ -246,8 +246,8 @@ const mostNames = 2 ** 24; // a set's
 const punctuation = 5; // quotes, each escaped in the header of a file, and a comma
 
 /**
- * Names from a list, which `import` and `require` have different classes of, or from an array. @throws LgdError
- * BAD_NAMES
+ * Names from a list, which `import` and `require` have different classes of, or from an array.
+ * @throws LgdError BAD_NAMES
  */
 export function namesOf(list: CategoryList | readonly string[]): readonly string[] {
   const names: unknown = typeof list === 'object' && list !== null && 'names' in list ? list.names : list;

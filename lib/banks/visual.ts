@@ -81,7 +81,8 @@ export function takeStartBank(tsb: TextualSemanticsBank, seed: number): VisualSe
 
 /**
  * Draws what {@link takeStartBank} will give, letting timers and other callbacks run meanwhile; else that draws it at
- * once. @throws LgdError ABORTED
+ * once.
+ * @throws LgdError ABORTED
  */
 export async function drawStartBank(tsb: TextualSemanticsBank, seed: number, signal?: AbortSignal): Promise<void> {
   const { size, embeddingSize } = tsb;

@@ -56,8 +56,9 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Pr
 }
 
 /**
- * A caller's own source may give anything; no image is at fault then. @param id names the image. @throws LgdError
- * BAD_OPTION
+ * A caller's own source may give anything; no image is at fault then.
+ * @param id names the image.
+ * @throws LgdError BAD_OPTION
  */
 export function checkBytes(bytes: unknown, id?: string): void {
   if (ArrayBuffer.isView(bytes) && (bytes as Uint8Array).BYTES_PER_ELEMENT === 1) return;

@@ -56,8 +56,8 @@ export class IdPlaces {
 }
 
 /**
- * Takes the ids one after the other, in turns with other callbacks: a million of them may take a second. @throws
- * LgdError ABORTED, and what `take` throws
+ * Takes the ids one after the other, in turns with other callbacks: a million of them may take a second.
+ * @throws LgdError ABORTED, and what `take` throws
  */
 export async function eachId(
   ids: readonly string[],

@@ -119,8 +119,8 @@ async function checkSplit(place: string, folder: string, options: SplitOptions):
 }
 
 /**
- * Is a folder of images divided? @throws LgdError FILE_NOT_FOUND where it is, or is meant to be, and has not this part:
- * all of it would be another's
+ * Is a folder of images divided?
+ * @throws LgdError FILE_NOT_FOUND where it is, or is meant to be, and has not this part: all of it would be another's
  */
 async function isDivided(images: string, options: SplitOptions): Promise<boolean> {
   if (await isFolder(join(images, options.split))) return true;
@@ -249,8 +249,8 @@ async function openVoc(root: string, options: MaskFolderOptions): Promise<Opened
 }
 
 /**
- * @param numbers what stands in a mask for each class; @param othersIgnored numbers in between and after mean nothing
- *   instead of being an error
+ * @param numbers what stands in a mask for each class
+ * @param othersIgnored numbers in between and after mean nothing instead of being an error
  */
 function tableOf(numbers: readonly number[], othersIgnored = false): Int16Array {
   const table = new Int16Array(256).fill(othersIgnored ? -1 : -2);
@@ -262,8 +262,8 @@ function tableOf(numbers: readonly number[], othersIgnored = false): Int16Array 
 }
 
 /**
- * The class of each pixel of a mask, -1 for those to be ignored. @throws LgdError BAD_DATASET for a number that is no
- * class
+ * The class of each pixel of a mask, -1 for those to be ignored.
+ * @throws LgdError BAD_DATASET for a number that is no class
  */
 export function classesOf(
   { table }: Pick<MaskedImages, 'table'>,

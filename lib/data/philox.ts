@@ -23,7 +23,8 @@ function highProduct(a: number, b: number): number {
 
 /**
  * One block of four uniform unsigned 32-bit words.
- * @param key0 low word of the key, which is the seed; @param key1 its high word
+ * @param key0 low word of the key, which is the seed
+ * @param key1 its high word
  * @param words the counter, lowest word first; the block takes its place
  */
 export function philox(key0: number, key1: number, words: PhiloxBlock): PhiloxBlock {

@@ -111,8 +111,8 @@ function systemFault(error: unknown): NodeJS.ErrnoException | undefined {
 }
 
 /**
- * Reads from a file that holds many images: where that one is gone, or may not be read, none of them is broken. @throws
- * LgdError BAD_FILE
+ * Reads from a file that holds many images: where that one is gone, or may not be read, none of them is broken.
+ * @throws LgdError BAD_FILE
  */
 export async function readOfMany<Result>(path: string, read: (file: FileHandle) => Promise<Result>): Promise<Result> {
   let file: FileHandle | undefined;

@@ -6,7 +6,8 @@ const shuffleKey = 0x73687566666c6521n;
 
 /**
  * A permutation of 0 ... count - 1, drawn from (seed, epoch) by Fisher-Yates; the same on every machine.
- * @param seed a whole number from 0; @param epoch likewise
+ * @param seed a whole number from 0
+ * @param epoch likewise
  */
 export function shuffledOrder(count: number, seed: number, epoch: number): Int32Array {
   return new Shuffle(count, seed, epoch).finish();

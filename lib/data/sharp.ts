@@ -26,7 +26,8 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
 
 /**
  * What sharp says against an image, or that the system gave it no thread, which is no fault of the image.
- * @param bytes of the image's file; @param path of it, where the message has to name it
+ * @param bytes of the image's file
+ * @param path of it, where the message has to name it
  */
 export function decodingError(cause: unknown, bytes: Uint8Array, path?: string): LgdError {
   const text = messageOf(cause).trim().split('\n')[0]!.replace(/[.:]$/u, '');

@@ -327,8 +327,8 @@ export function classesOf(root: string, ids: readonly string[]): { labels: Int32
 const mostClasses = 1_000_000;
 
 /**
- * Names of classes 0 to `last` that have none: their numbers. @throws LgdError BAD_DATASET where that is an id rather
- * than a class
+ * Names of classes 0 to `last` that have none: their numbers.
+ * @throws LgdError BAD_DATASET where that is an id rather than a class
  */
 export function numberedClasses(last: number, root: string): string[] {
   if (last < mostClasses) return Array.from({ length: last + 1 }, (_, label) => String(label));

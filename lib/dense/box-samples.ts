@@ -28,8 +28,8 @@ export interface Boxes {
 }
 
 /**
- * The bytes of an image, whose size must be the one that the annotations are of. @throws LgdError FILE_NOT_FOUND,
- * BAD_IMAGE, BAD_DATASET
+ * The bytes of an image, whose size must be the one that the annotations are of.
+ * @throws LgdError FILE_NOT_FOUND, BAD_IMAGE, BAD_DATASET
  */
 export async function readBoxed(
   { folder, options }: Boxes,

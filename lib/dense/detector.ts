@@ -44,8 +44,8 @@ export class Detector implements Disposable {
   }
 
   /**
-   * The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND,
-   * BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
+   * The network that `lgdistill detect train` wrote: its folder or file.
+   * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
    */
   static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Detector> {
     checkOptions(options, 'Detector.load()', placeOptions);

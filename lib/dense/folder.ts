@@ -62,8 +62,9 @@ export class DenseFolder implements AsyncDisposable {
   }
 
   /**
-   * Empties the folder of an earlier run, and writes config.json. @throws LgdError NOT_WRITABLE, BAD_CONFIG (another
-   * process writes to a folder of the earlier run: then nothing is removed)
+   * Empties the folder of an earlier run, and writes config.json.
+   * @throws LgdError NOT_WRITABLE, BAD_CONFIG (another process writes to a folder of the earlier run: then nothing is
+   *   removed)
    */
   async begin(task: DenseTask, student: StartStudent, config: Config): Promise<void> {
     const record = describeTraining(task, student, { ...config, output: this.path });
@@ -87,8 +88,8 @@ export class DenseFolder implements AsyncDisposable {
   }
 
   /**
-   * Keeps a network as the last one, and as the best where none was scored. @throws LgdError NON_FINITE (then the one
-   * before stays), NOT_WRITABLE
+   * Keeps a network as the last one, and as the best where none was scored.
+   * @throws LgdError NON_FINITE (then the one before stays), NOT_WRITABLE
    */
   async save(info: DenseInfo, weights: WeightRecord): Promise<void> {
     checkTrained(weights, info.step);
@@ -98,8 +99,8 @@ export class DenseFolder implements AsyncDisposable {
   }
 
   /**
-   * Keeps the network that was saved last as the best where none before had as high a score. @returns whether it is the
-   * best so far
+   * Keeps the network that was saved last as the best where none before had as high a score.
+   * @returns whether it is the best so far
    * @throws LgdError NOT_WRITABLE
    */
   async rank(info: DenseInfo, weights: WeightRecord, score: number): Promise<boolean> {

@@ -52,8 +52,8 @@ export async function readPair(
 }
 
 /**
- * Reads masks until one has a pixel of a class, which is the first unless something is wrong. @throws LgdError
- * BAD_DATASET where none has, and as {@link readPair}; ABORTED
+ * Reads masks until one has a pixel of a class, which is the first unless something is wrong.
+ * @throws LgdError BAD_DATASET where none has, and as {@link readPair}; ABORTED
  */
 export async function checkLabelled(set: MaskedImages, option: string, signal: AbortSignal | undefined): Promise<void> {
   for (let i = 0; i < set.pairs.length; i++) {

@@ -11,8 +11,8 @@ export interface Rectangle {
 }
 
 /**
- * Width and height of an image as viewers show it, its EXIF orientation applied: masks and boxes are of that. @throws
- * LgdError BAD_IMAGE, DEPENDENCY_MISSING
+ * Width and height of an image as viewers show it, its EXIF orientation applied: masks and boxes are of that.
+ * @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING
  */
 export async function imageSize(bytes: Uint8Array, path: string): Promise<{ width: number; height: number }> {
   const sharp = await importSharp();
@@ -76,8 +76,8 @@ export interface Input {
 }
 
 /**
- * Decodes what a view shows of an image into one image [3,R,R] of a batch. @throws LgdError BAD_IMAGE,
- * DEPENDENCY_MISSING
+ * Decodes what a view shows of an image into one image [3,R,R] of a batch.
+ * @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING
  */
 export async function placeView(
   bytes: Uint8Array,

@@ -191,8 +191,8 @@ export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
 export const scoreOptions = { ...lookOptions, onProgress: 'optional' } satisfies OptionTable<ScoreOptions>;
 
 /**
- * Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET,
- * NON_FINITE, ABORTED
+ * Scores a segmenter on images with masks, at the size of each image.
+ * @throws LgdError BAD_IMAGE, BAD_DATASET, NON_FINITE, ABORTED
  */
 export async function scoreSegmenter(
   segmenter: Segmenter,

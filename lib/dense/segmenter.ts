@@ -80,8 +80,8 @@ export class Segmenter implements Disposable {
   }
 
   /**
-   * The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND,
-   * BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
+   * The network that `lgdistill segment train` wrote: its folder or file.
+   * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
    */
   static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Segmenter> {
     checkOptions(options, 'Segmenter.load()', placeOptions);

@@ -22,8 +22,8 @@ export function denseRate(step: number, steps: number, peak: number): number {
 }
 
 /**
- * Steps of a schedule: whole epochs, or dense.maxSteps. @throws LgdError BAD_DATASET where the images do not make a
- * batch
+ * Steps of a schedule: whole epochs, or dense.maxSteps.
+ * @throws LgdError BAD_DATASET where the images do not make a batch
  */
 export function denseSteps(
   { epochs, maxSteps, batchSize }: DenseConfig,

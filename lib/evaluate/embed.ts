@@ -32,7 +32,8 @@ export interface EmbedOptions {
 export const embedOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EmbedOptions>;
 
 /**
- * An encoder compiled for training or for inference; training statistics are left alone. @throws LgdError OUT_OF_MEMORY
+ * An encoder compiled for training or for inference; training statistics are left alone.
+ * @throws LgdError OUT_OF_MEMORY
  */
 export function encoderEmbedder(encoder: CompiledEncoder): Embedder {
   const { addon } = encoder.device;

@@ -207,8 +207,8 @@ export class FeatureSet implements Disposable {
   }
 
   /**
-   * Losses and answers over some rows, or all; with `gradient`, that of the mean loss goes to `heads`. @throws LgdError
-   * device faults
+   * Losses and answers over some rows, or all; with `gradient`, that of the mean loss goes to `heads`.
+   * @throws LgdError device faults
    */
   async loss(
     { weights, bias, dWeights, dBias, heads }: LinearHeads,

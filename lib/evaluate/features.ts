@@ -47,8 +47,8 @@ export class FeatureExtractor implements Disposable {
   }
 
   /**
-   * Features of all images that can be decoded, in order. Centre crops. @throws LgdError NON_FINITE, ABORTED, and
-   * device faults
+   * Features of all images that can be decoded, in order. Centre crops.
+   * @throws LgdError NON_FINITE, ABORTED, and device faults
    */
   async all(images: LabelledSet, options: EmbedOptions = {}): Promise<Features> {
     const features = new Float32Array(images.length * this.dimension);

@@ -196,8 +196,8 @@ function rateAt(step: number, total: number): number {
 }
 
 /**
- * What a network whose results are logits says of labelled images. @throws LgdError NON_FINITE, ABORTED, and device
- * faults
+ * What a network whose results are logits says of labelled images.
+ * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
 export async function judgeByLogits(
   encoder: CompiledEncoder,

@@ -26,7 +26,8 @@ const rowsAtOnce = 16_384; // labelled features are searched in blocks of as man
 
 /**
  * Weighted k-nearest-neighbour classification (Wu et al. 2018). Labelled features are not kept: memory holds those that
- * are judged, and a block. @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
+ * are judged, and a block.
+ * @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
  */
 export async function judgeByNeighbours(
   extractor: FeatureExtractor,

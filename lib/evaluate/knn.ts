@@ -54,8 +54,8 @@ export class NearestNeighbours {
   }
 
   /**
-   * Takes in a block of labelled embeddings [n,D], raw. @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and
-   * device faults
+   * Takes in a block of labelled embeddings [n,D], raw.
+   * @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
    */
   async add(block: Float32Array, labels: Int32Array): Promise<void> {
     const {

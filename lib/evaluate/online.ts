@@ -55,8 +55,8 @@ export class OnlineProbe implements Disposable {
   }
 
   /**
-   * Its score on images, by the encoder's embeddings. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device
-   * faults
+   * Its score on images, by the encoder's embeddings.
+   * @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults
    */
   async evaluate(
     encoder: CompiledEncoder,

@@ -30,8 +30,8 @@ export interface Timing {
 const sampleSeconds = 0.05; // long enough that waiting for the device counts little
 
 /**
- * Forward passes of an encoder, on images that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and
- * device faults
+ * Forward passes of an encoder, on images that are on the device already.
+ * @throws LgdError BAD_OPTION, ABORTED, and device faults
  */
 export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureInference()', measureOptions);
@@ -51,8 +51,8 @@ export async function measureInference(encoder: CompiledEncoder, options: Measur
 
 /**
  * Training steps of an encoder compiled for training: forward, backward and the optimiser, without augmentation and
- * loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and
- * device faults
+ * loss, each started as a whole (on CUDA as a graph). Its weights move.
+ * @throws LgdError BAD_OPTION, ABORTED, and device faults
  */
 export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureTraining()', measureOptions);

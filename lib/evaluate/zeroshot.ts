@@ -96,8 +96,8 @@ export class ZeroShotEvaluation {
   }
 
   /**
-   * Tells what is scored: the images, where they have ids, what each is to be taken for, and the names. @throws
-   * LgdError ABORTED
+   * Tells what is scored: the images, where they have ids, what each is to be taken for, and the names.
+   * @throws LgdError ABORTED
    */
   async mark(signal?: AbortSignal): Promise<string> {
     const {
@@ -109,8 +109,8 @@ export class ZeroShotEvaluation {
   }
 
   /**
-   * The score of an encoder compiled for training or for inference; training statistics are left alone. @throws
-   * LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults
+   * The score of an encoder compiled for training or for inference; training statistics are left alone.
+   * @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults
    */
   async evaluateEncoder(encoder: CompiledEncoder, options: EvaluateOptions = {}): Promise<ZeroShotScore> {
     checkOptions(options, 'evaluateEncoder()', evaluateOptions);

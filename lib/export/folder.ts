@@ -11,8 +11,8 @@ import { yamlMark } from './tool-config.js';
 export const placeFlag = '(on the command line: --output)';
 
 /**
- * A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION,
- * BAD_FILE, NOT_WRITABLE
+ * A folder that an export may take: none yet, an empty one, or an earlier export.
+ * @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE
  */
 export async function checkFolder(folder: string): Promise<void> {
   if ((await statIfThere(folder)) === undefined || (await isOurs(folder))) return;

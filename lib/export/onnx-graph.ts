@@ -40,8 +40,8 @@ class OnnxBuilder {
   readonly #names = new Set<string>();
 
   /**
-   * An operation; `integers` and `floats` are its attributes. @returns the name of its result, as near to `name` as is
-   * free
+   * An operation; `integers` and `floats` are its attributes.
+   * @returns the name of its result, as near to `name` as is free
    */
   node(
     opType: string,

@@ -99,8 +99,8 @@ const endings: Readonly<Partial<Record<ExportFormat, string>>> = {
 };
 
 /**
- * The place of a file: it ends as its format does, and what is there already is of the same kind. @throws LgdError
- * BAD_OPTION
+ * The place of a file: it ends as its format does, and what is there already is of the same kind.
+ * @throws LgdError BAD_OPTION
  */
 async function checkFile(path: string, format: ExportFormat): Promise<void> {
   const ending = endings[format];

@@ -52,16 +52,16 @@ export function isHidden(name: string): boolean {
 }
 
 /**
- * undefined: there is nothing, so that something may be made there. @throws LgdError BAD_FILE: what cannot be looked at
- * may be there
+ * undefined: there is nothing, so that something may be made there.
+ * @throws LgdError BAD_FILE: what cannot be looked at may be there
  */
 export async function statIfThere(path: string): Promise<Stats | undefined> {
   return stat(path).catch(unlessAbsent(path, undefined));
 }
 
 /**
- * Names of the folders right below one, links followed and hidden ones left out, sorted by code unit. @throws what
- * fs.readdir does
+ * Names of the folders right below one, links followed and hidden ones left out, sorted by code unit.
+ * @throws what fs.readdir does
  */
 export async function foldersIn(path: string): Promise<string[]> {
   const entries = (await readdir(path, { withFileTypes: true })).filter(({ name }) => !isHidden(name));

@@ -3,8 +3,9 @@ import type { FileHandle } from 'node:fs/promises';
 import { openToRead } from './open.js';
 
 /**
- * SHA-256 of a file, in hexadecimal. @param file its path, or what has it open: that stays open. @throws the system's
- * error where it cannot be read
+ * SHA-256 of a file, in hexadecimal.
+ * @param file its path, or what has it open: that stays open.
+ * @throws the system's error where it cannot be read
  */
 export async function hashFile(file: string | FileHandle): Promise<string> {
   if (typeof file !== 'string') return hashOpen(file);

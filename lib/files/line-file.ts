@@ -37,8 +37,8 @@ async function fullParts(folder: string, name: string): Promise<string[]> {
 }
 
 /**
- * Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. @throws what
- * fs.readdir does
+ * Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing.
+ * @throws what fs.readdir does
  */
 export async function linePaths(folder: string, name: string): Promise<string[]> {
   return [...(await fullParts(folder, name)), join(folder, name)];
@@ -129,8 +129,8 @@ export class LineFile {
   }
 
   /**
-   * Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE: a disk may say that it is full
-   * no sooner than now
+   * Makes everything appended last through a power cut.
+   * @throws LgdError NOT_WRITABLE: a disk may say that it is full no sooner than now
    */
   async sync(): Promise<void> {
     if (this.#handle)

@@ -116,8 +116,8 @@ export async function takeLock(
 }
 
 /**
- * The path of what stands beside a lock while it is taken, which a kill may leave. @param mark '' for what all of them
- * begin with
+ * The path of what stands beside a lock while it is taken, which a kill may leave.
+ * @param mark '' for what all of them begin with
  */
 export function besideLock(file: string, mark: string): string {
   return join(dirname(file), `.${basename(file).replace(/^\./u, '')}-${mark}`);
@@ -196,8 +196,8 @@ async function findHolder(
 }
 
 /**
- * Listens at a lock's socket (an abstract one, no file) while the calling thread lives, also while it is busy. @returns
- * what ends it
+ * Listens at a lock's socket (an abstract one, no file) while the calling thread lives, also while it is busy.
+ * @returns what ends it
  */
 async function listen(mark: string): Promise<() => void> {
   const server = createServer((socket) => socket.destroy()).unref();

@@ -406,8 +406,8 @@ const dtypes: ReadonlyMap<unknown, string> = new Map([
 ]);
 
 /**
- * A tensor as it is to be written, with its dtype, once it is known that it can be read back. @throws LgdError
- * BAD_OPTION, BAD_SHAPE
+ * A tensor as it is to be written, with its dtype, once it is known that it can be read back.
+ * @throws LgdError BAD_OPTION, BAD_SHAPE
  */
 function checkTensor(given: readonly [string, TensorRecord]): [name: string, dtype: string, TensorRecord] {
   const [name, tensor] = Array.isArray(given) ? (given as [unknown, Partial<TensorRecord> | null | undefined]) : [];

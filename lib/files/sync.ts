@@ -21,7 +21,8 @@ export async function syncFile(file: FileHandle): Promise<void> {
 
 /**
  * Makes renames in a folder last through a power cut, where the file system syncs folders: some shares of hosts with
- * virtual machines, and some in user space, know no such thing. @throws what fs.open and fs.fsync do
+ * virtual machines, and some in user space, know no such thing.
+ * @throws what fs.open and fs.fsync do
  */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');

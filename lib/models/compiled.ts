@@ -140,8 +140,8 @@ export class CompiledEncoder implements Disposable {
   }
 
   /**
-   * Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. @throws LgdError
-   * BAD_OPTION, DISPOSED
+   * Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth.
+   * @throws LgdError BAD_OPTION, DISPOSED
    */
   forwardTensor(images: TensorHandle, options: { training?: boolean; seed?: number; step?: number } = {}): void {
     checkOptions(options, 'forwardTensor()', { training: 'optional', seed: 'optional', step: 'optional' });
@@ -223,7 +223,8 @@ export class CompiledEncoder implements Disposable {
   }
 
   /**
-   * Goes on from what {@link optimiserState} gave. @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser)
+   * Goes on from what {@link optimiserState} gave.
+   * @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser)
    */
   loadOptimiserState(state: Readonly<OptimiserState>): void {
     checkGiven(state, 'loadOptimiserState()', 'momentum, steps');
@@ -258,8 +259,8 @@ export class CompiledEncoder implements Disposable {
 }
 
 /**
- * Compiles for training with a batch that an option says, and tells of that option where one image is too few. @throws
- * LgdError BAD_OPTION, and as `compile`
+ * Compiles for training with a batch that an option says, and tells of that option where one image is too few.
+ * @throws LgdError BAD_OPTION, and as `compile`
  */
 export function compileBatch(
   option: string,

@@ -109,8 +109,8 @@ export class Encoder implements Disposable {
   }
 
   /**
-   * Sets parameters and buffers by the graph's names. @throws LgdError BAD_MODEL naming what is missing, unknown or
-   * misshapen
+   * Sets parameters and buffers by the graph's names.
+   * @throws LgdError BAD_MODEL naming what is missing, unknown or misshapen
    */
   load(record: Readonly<WeightRecord>): void {
     this.compiled.load(record);
@@ -196,8 +196,8 @@ export class Encoder implements Disposable {
   }
 
   /**
-   * One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done. @throws as
-   * {@link forward}
+   * One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done.
+   * @throws as {@link forward}
    */
   async optimiserStep(options: OptimiserStep): Promise<void> {
     this.#requireWhole();

@@ -206,7 +206,8 @@ export class GraphBuilder {
 
   /**
    * The largest value of each window; `kernel` is 1 to 8, `padding` at most half of it, in pixels. Windows that do not
-   * fit whole are left out (no ceil_mode). @throws LgdError BAD_OPTION
+   * fit whole are left out (no ceil_mode).
+   * @throws LgdError BAD_OPTION
    */
   maxPool(x: Value, options: { kernel: number; stride: number; padding: number }): Value {
     checkOptions(options, 'maxPool()', { kernel: 'needed', stride: 'needed', padding: 'needed' });

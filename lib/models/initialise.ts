@@ -22,8 +22,8 @@ export function initialWeights(graph: GraphSpec, seed: number): WeightRecord {
 }
 
 /**
- * {@link initialWeights} in pieces: at once, a ResNet-50's would hold up the main thread for seconds. @throws LgdError
- * ABORTED
+ * {@link initialWeights} in pieces: at once, a ResNet-50's would hold up the main thread for seconds.
+ * @throws LgdError ABORTED
  */
 export async function initialWeightsInTurns(
   graph: GraphSpec,

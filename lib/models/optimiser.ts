@@ -132,8 +132,8 @@ export function optimiserOf({
 }
 
 /**
- * Looks whether an optimiser of this name can go on from a state. @throws LgdError BAD_MODEL, BAD_OPTION (that of
- * another optimiser, or one that does not say of how many steps)
+ * Looks whether an optimiser of this name can go on from a state.
+ * @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser, or one that does not say of how many steps)
  */
 export function checkOptimiserState(
   graph: GraphSpec,

@@ -84,8 +84,8 @@ export interface StudentKind {
 }
 
 /**
- * The graph of a student in a file. @throws LgdError BAD_OPTION for an unknown name without a graph, or a width that it
- * has not
+ * The graph of a student in a file.
+ * @throws LgdError BAD_OPTION for an unknown name without a graph, or a width that it has not
  */
 export function graphOf({ architecture, widthMultiplier, embeddingSize, graph }: StudentKind): GraphSpec {
   return graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier });
@@ -164,7 +164,8 @@ export class Student {
 
   /**
    * Draws the start values now, letting timers and other callbacks run meanwhile; {@link weights} and {@link compile}
-   * would draw them at once. Nothing to do where there are weights. @throws LgdError ABORTED
+   * would draw them at once. Nothing to do where there are weights.
+   * @throws LgdError ABORTED
    */
   async drawWeights(signal?: AbortSignal): Promise<void> {
     const drawn = this.#weights ?? (await initialWeightsInTurns(this.graph, this.#seed, signal));
@@ -185,7 +186,8 @@ export class Student {
 
 /**
  * Compiles a network whose one result is an embedding of the size that is said of it; a file with a graph of its own
- * may say another. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY
+ * may say another.
+ * @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY
  */
 export function compileEmbedder(
   device: Device,

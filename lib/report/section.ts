@@ -15,8 +15,8 @@ export interface RunSections {
 }
 
 /**
- * Computes a section; what is wrong with the run's files, images or models becomes its reason to be missing. @throws
- * LgdError ABORTED, and whatever is not an LgdError
+ * Computes a section; what is wrong with the run's files, images or models becomes its reason to be missing.
+ * @throws LgdError ABORTED, and whatever is not an LgdError
  */
 export async function section<Data>(compute: () => Promise<Data> | Data): Promise<Section<Data>> {
   try {

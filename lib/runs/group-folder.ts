@@ -79,8 +79,8 @@ function membersIn(config: unknown): string[] {
 }
 
 /**
- * Run folders that a path stands for: those of several students, or itself. @throws LgdError BAD_FILE: a configuration
- * that cannot be read
+ * Run folders that a path stands for: those of several students, or itself.
+ * @throws LgdError BAD_FILE: a configuration that cannot be read
  */
 export async function runFolders(path: string): Promise<string[]> {
   const members = membersIn(

@@ -117,8 +117,8 @@ function parseInfo(json: string | undefined, bad: (why: string) => LgdError): De
 }
 
 /**
- * The student's graph that a dense network grew from; the size of its projection head does not matter. @throws LgdError
- * BAD_OPTION
+ * The student's graph that a dense network grew from; the size of its projection head does not matter.
+ * @throws LgdError BAD_OPTION
  */
 export function backboneOf({
   architecture,

@@ -109,8 +109,8 @@ export async function checkRunFolder(
 }
 
 /**
- * The configuration a run was started with, unchecked. @throws LgdError FILE_NOT_FOUND (also of a training of another
- * kind), BAD_FILE
+ * The configuration a run was started with, unchecked.
+ * @throws LgdError FILE_NOT_FOUND (also of a training of another kind), BAD_FILE
  */
 export async function readRunConfig(path: string): Promise<unknown> {
   const file = join(path, configFile);
@@ -144,8 +144,8 @@ function notDistilled(path: string, task: DenseTask): LgdError {
 }
 
 /**
- * Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError
- * BAD_FILE
+ * Batch size and learning rate that a run was begun with; nothing of a folder without a configuration.
+ * @throws LgdError BAD_FILE
  */
 export async function readBatchNumbers(path: string): Promise<Partial<BatchNumbers>> {
   const config = (await readRunConfig(path).catch((error: unknown) => {
@@ -255,8 +255,8 @@ export class RunFolder {
   }
 
   /**
-   * Writes down what the student is that the run begins with: SHA-256 of its graph and start weights. @throws LgdError
-   * NOT_WRITABLE
+   * Writes down what the student is that the run begins with: SHA-256 of its graph and start weights.
+   * @throws LgdError NOT_WRITABLE
    */
   async recordStart(student: string): Promise<void> {
     await writeFileAtomically(join(this.path, startFile), `${JSON.stringify({ student })}\n`);
@@ -269,7 +269,8 @@ export class RunFolder {
 
   /**
    * Drops the lines of metrics that come after a checkpoint: they are written again. A line torn by a kill goes too.
-   * @param step the checkpoint's; @param evaluated the step of the last evaluation it knows of
+   * @param step the checkpoint's
+   * @param evaluated the step of the last evaluation it knows of
    */
   async rewind(step: number, evaluated: number): Promise<void> {
     await opened(this.#metrics).cut((text) => {
@@ -289,8 +290,8 @@ export class RunFolder {
   }
 
   /**
-   * Lists images that were left out, one a line with the reason; no file where there are none. @throws LgdError
-   * NOT_WRITABLE
+   * Lists images that were left out, one a line with the reason; no file where there are none.
+   * @throws LgdError NOT_WRITABLE
    */
   async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
     const file = join(this.path, brokenFile);

@@ -169,8 +169,8 @@ function builtinList(id: string): BuiltinList {
 }
 
 /**
- * What is to be known of a built-in list, one fact a line: `coco: 80 names`, `source: ...`. @throws LgdError BAD_OPTION
- * (no such list)
+ * What is to be known of a built-in list, one fact a line: `coco: 80 names`, `source: ...`.
+ * @throws LgdError BAD_OPTION (no such list)
  */
 export function describeBuiltin(id: string): string[] {
   const { title, count, source, year, order, spelling, licence } = builtinList(id);

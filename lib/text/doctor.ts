@@ -206,8 +206,8 @@ async function searchWith(
 }
 
 /**
- * Names and rows match when they are spelled alike but for case, and underscores for blanks. @throws LgdError BAD_BANK
- * where a name has no row
+ * Names and rows match when they are spelled alike but for case, and underscores for blanks.
+ * @throws LgdError BAD_BANK where a name has no row
  */
 async function searchBank(
   bank: NonNullable<CheckOptions['bank']>,
@@ -278,7 +278,8 @@ function withoutParentheses(name: string): string {
 }
 
 /**
- * A report for a terminal: each kind of fault with its first few names, then what to do. @throws LgdError BAD_OPTION
+ * A report for a terminal: each kind of fault with its first few names, then what to do.
+ * @throws LgdError BAD_OPTION
  */
 export function formatReport(report: NameReport, options: { show?: number } = {}): string {
   checkArgument('report', report);

@@ -75,8 +75,8 @@ export function checkTexts(texts: unknown): void {
 }
 
 /**
- * A text as its tokenizer reads it, for each; between them the event loop has its turns. @throws LgdError ABORTED,
- * BAD_MODEL
+ * A text as its tokenizer reads it, for each; between them the event loop has its turns.
+ * @throws LgdError ABORTED, BAD_MODEL
  */
 export async function tokensOf(
   texts: readonly string[],

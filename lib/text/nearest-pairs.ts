@@ -97,8 +97,8 @@ class Search {
   }
 
   /**
-   * Compares some rows with those from `from` on, of which the nearest `asked` of each are looked at. @param some
-   * ascending
+   * Compares some rows with those from `from` on, of which the nearest `asked` of each are looked at.
+   * @param some ascending
    */
   async compare(some: Int32Array, from: number, asked: number): Promise<void> {
     const {

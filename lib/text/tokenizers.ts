@@ -131,8 +131,8 @@ export class TextTokenizer {
   }
 
   /**
-   * A vocabulary that lacks a token has no number for it, which would stand for some other word. @throws LgdError
-   * BAD_MODEL
+   * A vocabulary that lacks a token has no number for it, which would stand for some other word.
+   * @throws LgdError BAD_MODEL
    */
   #ids(text: string): number[] {
     const ids = this.tokenizer.encode(this.siglip === undefined ? text : asSiglipRead(text, this.siglip.isUnigram));

@@ -23,7 +23,9 @@ const usableShare = 0.9;
 /**
  * The largest batch that fits into so many bytes. What is held besides the plans (views, scores, scratch) is taken to
  * grow with the batch, parameters and banks not.
- * @param used bytes held after a step; @param available bytes there are in all; @param most images there are
+ * @param used bytes held after a step
+ * @param available bytes there are in all
+ * @param most images there are
  */
 export function largestBatch(
   distiller: Distiller,

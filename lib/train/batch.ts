@@ -32,8 +32,8 @@ export interface Batch extends PlannedBatch {
 }
 
 /**
- * Looks whether a data set, which may be a caller's own, tells of every image: draws are named by its place. @throws
- * LgdError BAD_OPTION, BAD_DATASET
+ * Looks whether a data set, which may be a caller's own, tells of every image: draws are named by its place.
+ * @throws LgdError BAD_OPTION, BAD_DATASET
  */
 export function checkDataset(dataset: Dataset): void {
   checkArgument('dataset', dataset);

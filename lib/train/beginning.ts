@@ -10,8 +10,8 @@ import { readBatchNumbers, readStart } from '../runs/run-folder.js';
 import type { StepTaker } from './steps.js';
 
 /**
- * What tells the student that a run begins with from any other: SHA-256 of its graph and its weights. @throws LgdError
- * ABORTED
+ * What tells the student that a run begins with from any other: SHA-256 of its graph and its weights.
+ * @throws LgdError ABORTED
  */
 export async function hashStart({ graph, weights }: Student, signal: AbortSignal | undefined): Promise<string> {
   return hashWeights(graph, weights, signal, 'reading the student');
@@ -64,8 +64,8 @@ export async function checkBeginning(
 }
 
 /**
- * What `auto` chose must be what the run was begun with; what is given is the caller's. @throws LgdError
- * BAD_CHECKPOINT, BAD_FILE
+ * What `auto` chose must be what the run was begun with; what is given is the caller's.
+ * @throws LgdError BAD_CHECKPOINT, BAD_FILE
  */
 export async function checkAsBegun({ batchChoice }: StepTaker, runFolder: string): Promise<void> {
   const begun = await readBatchNumbers(runFolder);

@@ -85,8 +85,9 @@ export interface Course {
   /** Is what this step measured written down? */
   isLogged(step: number): boolean;
   /**
-   * What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see
-   * {@link tellingOfWaits}
+   * What the promise gives, with a word on long waits.
+   * @param step steps done
+   * @param lastSign of an evaluation, see {@link tellingOfWaits}
    */
   patiently<Value>(
     promise: Promise<Value>,

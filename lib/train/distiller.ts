@@ -434,8 +434,9 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * Continues from a state; one of which a part does not fit leaves the student as it was. @param student which of
-   * several; @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK
+   * Continues from a state; one of which a part does not fit leaves the student as it was.
+   * @param student which of several
+   * @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK
    */
   restore(state: DistillerState, student = 0): void {
     checkArgument('state', state);

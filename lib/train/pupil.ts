@@ -209,8 +209,8 @@ export class Pupil {
   }
 
   /**
-   * A state of which a part does not fit leaves the student as it was. @throws LgdError BAD_MODEL, BAD_OPTION (of
-   * another optimiser), BAD_SHAPE, BAD_BANK
+   * A state of which a part does not fit leaves the student as it was.
+   * @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK
    */
   restore({ weights, momentum, secondMoment, semantic, online, steps }: DistillerState): void {
     checkWeights(this.student.graph, weights);

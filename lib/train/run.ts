@@ -4,7 +4,6 @@
  */
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
-import type { BrokenImage } from '../data/decode.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';
@@ -24,18 +23,12 @@ import { version } from '../version.js';
 import { checkStart, hashStart } from './beginning.js';
 import { BestScore, metricOf, valueOf } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
+import { BrokenList } from './broken-list.js';
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
-import {
-  describeWays,
-  evaluationLine,
-  failureLines,
-  mebibytes,
-  memoryAfterLine,
-  memoryLine,
-  type OtherScores,
-} from './log-lines.js';
+import { GraphLog } from './graph-log.js';
+import { evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine, type OtherScores } from './log-lines.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -55,14 +48,8 @@ export class Run {
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
-  #tuningLogged: boolean;
-  /**
-   * Does a step's graph run, in the way that was found to be the best? Later refusals are looked for at checkpoints.
-   */
-  #graphSettled: boolean;
-  #refusalLogged: boolean;
-  /** How many the data set had when they were listed last. */
-  #brokenListed = 0;
+  readonly #graphLog: GraphLog;
+  readonly #broken: BrokenList;
   /** Of the file that the run was started from. */
   #startWeights: string | undefined;
   /** What is not as it was when the run was left, as its checkpoint tells. */
@@ -93,8 +80,8 @@ export class Run {
       online: online !== undefined && loop.distiller.onlineOf(number) !== undefined,
     };
     this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
-    this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
-    this.#graphSettled = this.#refusalLogged = loop.distiller.device.kind === 'cpu';
+    this.#graphLog = new GraphLog(loop.distiller, (line) => folder.log(line), number === 0);
+    this.#broken = new BrokenList(loop, folder);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -129,28 +116,14 @@ export class Run {
 
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
-    const {
-      lastStep,
-      schedule,
-      stepsPerEpoch,
-      dataset,
-      images: { gone },
-    } = this.loop;
-    const {
-      device,
-      method,
-      tsb,
-      batchChoice,
-      memory: { planned, used },
-    } = this.loop.distiller;
+    const { lastStep, schedule, stepsPerEpoch, dataset } = this.loop;
+    const { device, method, tsb, batchChoice, memory } = this.loop.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
-    const broken = this.#broken();
+    const { length: broken } = this.#broken.images;
     const { weights } = this.config.student;
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await hashIfReadable(weights);
-    await this.folder.log(
-      startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }),
-    );
+    await this.folder.log(startLine({ step: this.#step, lastStep, images, broken, device: device.info, version }));
     const advice =
       this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
     const remarks = [...(this.loop.options.remarks ?? []), ...this.#remarks];
@@ -160,13 +133,8 @@ export class Run {
       ...(advice !== undefined && { advice }),
     };
     for (const line of [...this.#told, ...Object.values(told), ...remarks]) await this.folder.log(line);
-    await this.folder.listBroken(broken);
-    this.#brokenListed = dataset.broken?.length ?? 0;
-    if (gone.length > 0)
-      await this.folder.log(
-        `${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`,
-      );
-    await this.folder.log(memoryLine(this.loop.distiller.memory, this.loop.configs.length));
+    await this.#broken.begin();
+    await this.folder.log(memoryLine(memory, this.loop.configs.length));
     return {
       type: 'start',
       ...this.#name,
@@ -175,40 +143,18 @@ export class Run {
       lastStep,
       stepsPerEpoch,
       images,
-      broken: broken.length,
+      broken,
       effectiveBatch: batchSize * accumulate,
       method,
       ...told,
       ...(remarks.length > 0 && { remarks }),
-      memory: { planned: mebibytes(planned), used: mebibytes(used) },
+      memory: { planned: mebibytes(memory.planned), used: mebibytes(memory.used) },
     };
   }
 
-  /** Images left out: those that could not be decoded, and those that are gone. */
-  #broken(): BrokenImage[] {
-    const {
-      images: { gone },
-      dataset,
-    } = this.loop;
-    const ids = new Set(gone.map(({ id }) => id));
-    return [...(dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
-  }
-
-  /** Lists images that turned out to be broken meanwhile, where they are decoded while training goes on. */
-  async #listNewBroken(): Promise<void> {
-    const { length } = this.loop.dataset.broken ?? [];
-    if (length === this.#brokenListed) return;
-    this.#brokenListed = length;
-    const broken = this.#broken();
-    await this.folder.listBroken(broken);
-    await this.folder.log(
-      `${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`,
-    );
-  }
-
   /**
-   * Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last
-   * logged step, where any were
+   * Judges a step that is done.
+   * @param decodeRate images decoded for each second of a decoding thread since the last logged step, where any were
    */
   async judge(
     planned: PlannedStep,
@@ -232,8 +178,8 @@ export class Run {
     };
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
-      await this.#listNewBroken();
-      if (!this.#graphSettled) await this.#logGraph();
+      await this.#broken.update();
+      await this.#graphLog.afterStep();
     }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, ...this.#name, logged };
@@ -243,27 +189,6 @@ export class Run {
   async #logMemory(): Promise<void> {
     this.#memoryLogged = true;
     await this.folder.log(memoryAfterLine(this.loop.distiller.memory));
-  }
-
-  /** Which way of running its graph a step has found, or that there is none. */
-  async #logGraph(): Promise<void> {
-    const { launched, tuning, way, ways, refused } = await this.loop.distiller.stepInfo();
-    if (!this.#tuningLogged && ways.length > 0) await this.folder.log(describeWays(way, ways));
-    this.#graphSettled ||= launched > 0 && !tuning;
-    this.#tuningLogged ||= this.#graphSettled;
-    if (refused === undefined) return;
-    await this.folder.log(
-      `the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, and slower`,
-    );
-    this.#graphSettled = this.#refusalLogged = true;
-  }
-
-  /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
-  async #logGraphs(): Promise<void> {
-    const { launched, eager, interrupted, refused } = await this.loop.distiller.stepInfo();
-    await this.folder.log(
-      `${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included${refused === undefined ? '' : `; then the GPU took none (${refused})`}`,
-    );
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
@@ -356,11 +281,9 @@ export class Run {
 
   /** Steps after which a queue is full; 0 without one. */
   get #queueFullAfter(): number {
-    const {
-      loss,
-      train: { batchSize, accumulate },
-    } = this.config;
-    return Math.ceil(anchorsOf(this.loop.distiller.method, loss).queueSize / (batchSize * accumulate));
+    const { loss, train } = this.config;
+    const { queueSize } = anchorsOf(this.loop.distiller.method, loss);
+    return Math.ceil(queueSize / (train.batchSize * train.accumulate));
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
@@ -402,7 +325,7 @@ export class Run {
       { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
-    if (!this.#refusalLogged) await this.#logGraph();
+    await this.#graphLog.atCheckpoint();
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
     return {
@@ -429,8 +352,8 @@ export class Run {
       epoch: this.loop.epochs(this.#step),
       folder: this.#lastCheckpoint.folder,
     };
-    await this.#listNewBroken();
-    if (this.loop.distiller.device.kind !== 'cpu') await this.#logGraphs();
+    await this.#broken.update();
+    await this.#graphLog.atEnd();
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
@@ -486,20 +409,12 @@ export class Run {
   }
 
   get #present(): Present {
-    const {
-      config,
-      loop: {
-        images,
-        teacherMark,
-        scoredOn,
-        distiller: { teacher },
-      },
-    } = this;
+    const { images, teacherMark, scoredOn, distiller } = this.loop;
     return {
       info: this.#studentInfo(),
-      config,
+      config: this.config,
       images: images.hash,
-      teacher,
+      teacher: distiller.teacher,
       teacherMark,
       jpegDecoder: this.#jpegDecoder,
       computed: this.#computed,
@@ -508,16 +423,10 @@ export class Run {
   }
 
   #studentInfo(): StudentInfo {
-    const {
-      student,
-      encoder,
-      loop: {
-        distiller: { teacher, tsb, method },
-      },
-    } = this;
+    const { teacher, tsb, method } = this.loop.distiller;
     return {
-      ...kindOf(student),
-      resolution: encoder.resolution,
+      ...kindOf(this.student),
+      resolution: this.encoder.resolution,
       mean: teacher.mean,
       std: teacher.std,
       names: tsb?.names ?? [],

@@ -34,8 +34,8 @@ export interface Schedule {
   /** learningRate x batchSize x accumulate / 256: the rate at the end of the warm-up. */
   readonly peak: number;
   /**
-   * The rate of step `step`, counted from 0; 0 from totalSteps on. @throws LgdError BAD_OPTION where it is no number
-   * from 0
+   * The rate of step `step`, counted from 0; 0 from totalSteps on.
+   * @throws LgdError BAD_OPTION where it is no number from 0
    */
   learningRate(step: number): number;
 }

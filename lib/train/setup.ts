@@ -2,7 +2,6 @@
  * From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the
  * first step is made.
  */
-import { existsSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
@@ -11,13 +10,12 @@ import { drawStartBank } from '../banks/visual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
-import { checkDistinctIds, eachId } from '../data/image-id.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
 import type { ImageSource } from '../data/sources.js';
 import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { throwIfAborted } from '../errors.js';
 import { emptyClassFolders, knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
 import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled } from '../evaluate/labelled.js';
@@ -30,11 +28,13 @@ import { runFolders } from '../runs/group-folder.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { checkStart } from './beginning.js';
+import { checkBatch, checkEmbeddings, checkUsed, hasNames, required } from './checks.js';
 import type { RunOptions } from './course.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { checkStillThere } from './image-list.js';
 import { movedIf, withNamesMoved } from './moved.js';
+import { absolutePaths, placesOf } from './paths.js';
 import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */
@@ -298,43 +298,6 @@ async function openBanks(
   return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
 }
 
-/** Are there names for zero-shot? A run without needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
-function hasNames(
-  banks: BankSource,
-  tsb: TextualSemanticsBank | undefined,
-  { evaluate: { also, online, metric, mapping } }: Config,
-): boolean {
-  if (banks.hasEvaluationNames(tsb)) return true;
-  const names = 'names, evaluate.names or evaluate.bank';
-  if (also === 'none' && !online) {
-    throw new LgdError(
-      'BAD_CONFIG',
-      'without category names an evaluation needs labelled images to learn from, or an online probe.',
-      {
-        option: 'evaluate.also',
-        found: also,
-        allowed: 'knn, linear or both',
-        mend: `Give evaluate.also with evaluate.train, or evaluate.online, or names for zero-shot: ${names}`,
-      },
-    );
-  }
-  if (metric === 'top1' || metric === 'top5') {
-    throw new LgdError('BAD_CONFIG', 'is of zero-shot classification, which needs category names.', {
-      option: 'evaluate.metric',
-      found: metric,
-      mend: `Choose knn, linear, online or loss, or give ${names}`,
-    });
-  }
-  if (mapping !== undefined) {
-    throw new LgdError('BAD_CONFIG', 'there are no category names to map class folders to.', {
-      option: 'evaluate.mapping',
-      found: mapping,
-      mend: `Leave it out, or give ${names}`,
-    });
-  }
-  return false;
-}
-
 /** The students with the weights that they begin with. */
 async function makeStudents({
   config,
@@ -473,100 +436,4 @@ async function decode(
   });
   cleanup.push(() => images.dispose());
   return images;
-}
-
-/** Where decoded images are kept. */
-function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFolder: string } {
-  return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
-}
-
-/**
- * Refuses options of a new run that without another would be for nothing: nobody would miss what they ask for. @throws
- * LgdError BAD_CONFIG
- */
-function checkUsed({ teacherCache, evaluate }: Config): void {
-  if (teacherCache.file !== undefined && teacherCache.views === 0) {
-    throw new LgdError('BAD_CONFIG', 'holds nothing where no views come back.', {
-      option: 'teacherCache.file',
-      found: teacherCache.file,
-      mend: 'Give teacherCache.views, how many views of each image come back, or leave the file out',
-    });
-  }
-  for (const option of ['names', 'bank', 'mapping'] as const) {
-    if (evaluate.data !== undefined || evaluate[option] === undefined) continue;
-    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', {
-      option: `evaluate.${option}`,
-      found: evaluate[option],
-      mend: `Give evaluate.data, or leave evaluate.${option} out`,
-    });
-  }
-}
-
-function required(value: string | undefined, option: string, mend: string): string {
-  if (value === undefined) throw new LgdError('BAD_CONFIG', 'is needed for training.', { option, mend });
-  return value;
-}
-
-/**
- * Said before anything is decoded; broken images may still lower the number of images below a batch, which training
- * then refuses.
- */
-function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
-  if (ids.length >= batchSize) return;
-  throw new LgdError('BAD_CONFIG', `a batch cannot be filled from the ${ids.length} images in ${root}.`, {
-    option: 'train.batchSize',
-    found: batchSize,
-    allowed: `auto, or a whole number to ${ids.length}`,
-    mend: 'Take a smaller batch (auto does) or more images',
-  });
-}
-
-/** A teacher of precomputed embeddings must know every image, and tell it from the others. */
-async function checkEmbeddings(
-  teacher: AnyTeacher,
-  { ids }: ImageSource,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  if (teacher.kind !== 'precomputed') return;
-  await checkDistinctIds(ids, signal);
-  let known = 0;
-  await eachId(
-    ids,
-    (id) => {
-      known += Number(teacher.has(id));
-    },
-    signal,
-    'looking for the embeddings of the images',
-  );
-  if (known < ids.length) teacher.lookup(ids); // says how many, which, and what its ids look like
-}
-
-/** The same configuration with absolute paths, so that a run can be continued from another folder. */
-function absolutePaths(config: Config): Config {
-  const path = (value: string) => resolve(value);
-  // else an id, or the name of a built-in list
-  const ifThere = <Value>(value: Value) => (typeof value === 'string' && existsSync(value) ? resolve(value) : value);
-  const optional = (value: string | undefined) => (value === undefined ? undefined : path(value));
-  const { data, evaluate, student, teacherCache } = config;
-  return {
-    ...config,
-    output: path(config.output),
-    bank: optional(config.bank),
-    names: ifThere(config.names),
-    templates: ifThere(config.templates),
-    textEncoder: ifThere(config.textEncoder),
-    teacher: ifThere(config.teacher),
-    data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
-    teacherCache: { ...teacherCache, file: optional(teacherCache.file) },
-    student: { ...student, weights: optional(student.weights) },
-    evaluate: {
-      ...evaluate,
-      data: optional(evaluate.data),
-      train: optional(evaluate.train),
-      output: optional(evaluate.output),
-      names: ifThere(evaluate.names),
-      bank: optional(evaluate.bank),
-      mapping: optional(evaluate.mapping),
-    },
-  };
 }

@@ -30,8 +30,8 @@ export interface TeacherMark {
 }
 
 /**
- * @param ids the images of the run. @throws LgdError BAD_DATASET (two of one id, and embeddings that are looked up by
- *   it), ABORTED
+ * @param ids the images of the run.
+ * @throws LgdError BAD_DATASET (two of one id, and embeddings that are looked up by it), ABORTED
  */
 export async function markOf(teacher: AnyTeacher, ids: readonly string[], signal?: AbortSignal): Promise<TeacherMark> {
   const { kind, id, embeddingSize, resolution, mean, std } = teacher;

@@ -248,8 +248,8 @@ function errorsOf(found: Taken, expected: Taken, before: DistillerState, options
 }
 
 /**
- * Keeps what a verdict is to be by; NaN stays. @param judged whether the run is judged, and not what the limits come
- * from, which is the worst of all
+ * Keeps what a verdict is to be by; NaN stays.
+ * @param judged whether the run is judged, and not what the limits come from, which is the worst of all
  */
 function note(errors: Errors, found: Errors, judged: boolean): void {
   for (const [part, error] of Object.entries(found) as [keyof Errors, number][]) {

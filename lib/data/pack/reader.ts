@@ -94,7 +94,8 @@ export class PackFile {
   }
 
   /**
-   * Makes the raw pixels the images of an empty native store, where they lie. @throws LgdError BAD_FILE, OUT_OF_MEMORY
+   * Makes the raw pixels the images of an empty native store, where they lie.
+   * @throws LgdError BAD_FILE, OUT_OF_MEMORY
    */
   mapInto(store: PixelStoreHandle, addon: NativeAddon): void {
     const { offsets, widths, heights, checksums, names } = this.index;

@@ -31,7 +31,8 @@ export async function hashWeights(
 
 /**
  * Of an ONNX file, and of its weights in files of their own, by the names that exporters give those (`model.onnx.data`,
- * `model.onnx_data`, `model.onnx_data_1`). @throws LgdError ABORTED
+ * `model.onnx_data`, `model.onnx_data_1`).
+ * @throws LgdError ABORTED
  */
 export async function hashModel(file: string, signal?: AbortSignal): Promise<string> {
   const [folder, name] = [dirname(file), basename(file)];

@@ -42,8 +42,8 @@ export function siglip(config: SiglipConfig): GraphSpec {
 }
 
 /**
- * The text tower as a forward-only graph over token ids, all `positions` of them. @throws LgdError BAD_MODEL for sizes
- * that do not fit together
+ * The text tower as a forward-only graph over token ids, all `positions` of them.
+ * @throws LgdError BAD_MODEL for sizes that do not fit together
  */
 export function siglipText(config: TextTransformerConfig): GraphSpec {
   const { width, words, positions, outputDim, eps } = config;

@@ -1,0 +1,47 @@
+/** The list of images that a run leaves out. */
+import type { BrokenImage } from '../data/decode.js';
+import type { RunFolder } from '../runs/run-folder.js';
+import type { Course } from './course.js';
+
+/** Keeps broken-images.txt up with images that could not be decoded, and with those that are gone. */
+export class BrokenList {
+  /** How many the data set had when they were listed last. */
+  #listed = 0;
+
+  constructor(
+    private readonly course: Pick<Course, 'images' | 'dataset'>,
+    private readonly folder: RunFolder,
+  ) {}
+
+  /** All images left out. */
+  get images(): BrokenImage[] {
+    const { gone } = this.course.images;
+    const ids = new Set(gone.map(({ id }) => id));
+    return [...(this.course.dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
+  }
+
+  /** Lists them as a run begins. */
+  async begin(): Promise<void> {
+    await this.folder.listBroken(this.images);
+    this.#listed = this.course.dataset.broken?.length ?? 0;
+    const { gone } = this.course.images;
+    if (gone.length > 0)
+      await this.folder.log(
+        `${gone.length} images are gone since the run began (broken-images.txt lists them); ` +
+          'the next ones stand in for them',
+      );
+  }
+
+  /** Lists those that turned out to be broken meanwhile, where images are decoded while training goes on. */
+  async update(): Promise<void> {
+    const { length } = this.course.dataset.broken ?? [];
+    if (length === this.#listed) return;
+    this.#listed = length;
+    const broken = this.images;
+    await this.folder.listBroken(broken);
+    await this.folder.log(
+      `${broken.length} images cannot be decoded so far (broken-images.txt lists them); ` +
+        'the next ones stand in for them',
+    );
+  }
+}
