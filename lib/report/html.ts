@@ -29,6 +29,7 @@ export function renderPage(page: Page, { styles, scripts, licence }: Assets): st
     galleries: sections.map(({ gallery }) => ('data' in gallery ? gallery.data : null)),
   };
   const many = sections.length > 1;
+  const map = (one: RunSections, i: number) => html`<div>${mapSection(one, i, many, summaries[i]?.method)}</div>`;
   return html`<!doctype html>
 <html lang="en">
 <head>
@@ -45,12 +46,16 @@ export function renderPage(page: Page, { styles, scripts, licence }: Assets): st
   <h1>${title}</h1>
   ${runs(summaries)}
   <p class="muted">Written ${made.slice(0, 16).replace('T', ' ')} UTC by lgdistill ${version}</p>
-  <nav aria-label="Sections"><a href="#summary">Summary</a><a href="#curves">Curves</a><a href="#map">Map of the banks</a><a href="#gallery">Anchor gallery</a><a href="#confusion">Confusion</a></nav>
+  <nav aria-label="Sections">
+    <a href="#summary">Summary</a><a href="#curves">Curves</a><a href="#map">Map of the banks</a>
+    <a href="#gallery">Anchor gallery</a><a href="#confusion">Confusion</a>
+  </nav>
 </header>
 <main>
-<section id="summary"><h2>Summary</h2>${headline(summaries)}${summaryTable(summaries)}${timeBars(summaries)}${differenceTable(differences, summaries)}</section>
+<section id="summary"><h2>Summary</h2>
+${headline(summaries)}${summaryTable(summaries)}${timeBars(summaries)}${differenceTable(differences, summaries)}</section>
 <section id="curves"><h2>Curves</h2>${chartFigures(charts)}</section>
-<section id="map"><h2>Map of both banks</h2><div class="maps">${sections.map((one, i) => html`<div>${mapSection(one, i, many, summaries[i]?.method)}</div>`)}</div></section>
+<section id="map"><h2>Map of both banks</h2><div class="maps">${sections.map(map)}</div></section>
 <section id="gallery"><h2>Anchor gallery</h2>${sections.map((one, i) => gallerySection(one, i, many))}</section>
 <section id="confusion"><h2>Confusion</h2>${sections.map((one) => confusionSection(one, many))}</section>
 </main>

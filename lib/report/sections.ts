@@ -10,16 +10,19 @@ const rowsShown = 12;
 
 export function chartFigures({ charts, runs }: Charts): Html {
   if (charts.length === 0) return html`<p class="note">No step was logged yet.</p>`;
+  const toggle = ({ name }: RunCurves, i: number) =>
+    html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`;
   const toggles =
-    runs.length > 1
-      ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(({ name }, i) => html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`)}</fieldset>`
-      : undefined;
+    runs.length > 1 ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(toggle)}</fieldset>` : undefined;
+  const thinned = runs.some((run) => run.thinned) ? ' Long runs are shown as means over short stretches of steps.' : '';
   return html`<div class="toolbar" id="controls" hidden>
-  <label>over <select id="axis"><option value="step">steps</option><option value="epoch">epochs</option><option value="hours">training time</option></select></label>
+  <label>over <select id="axis">
+    <option value="step">steps</option><option value="epoch">epochs</option><option value="hours">training time</option>
+  </select></label>
   <label>smoothing <input id="smooth" type="range" min="0" max="0.98" step="0.02" value="0.6"></label>
   <label><input id="log-x" type="checkbox"> log x</label><label><input id="log-y" type="checkbox"> log y</label>
   ${toggles}</div>
-<p class="muted">Point at a curve to read its values, drag to zoom in, double-click to zoom out.${runs.some(({ thinned }) => thinned) ? ' Long runs are shown as means over short stretches of steps.' : ''}</p>
+<p class="muted">Point at a curve to read its values, drag to zoom in, double-click to zoom out.${thinned}</p>
 <div class="grid">${charts.map((chart) => figure(chart, runs))}</div>`;
 }
 
@@ -33,18 +36,24 @@ function figure(chart: ChartSpec, runs: readonly RunCurves[]): Html {
         : unit === 'count'
           ? Math.round(value).toLocaleString('en')
           : value.toPrecision(4);
-  const rowsOf = (run: RunCurves) =>
-    sampled(run[source].x.step.length).map(
-      (i) =>
-        html`<tr>${runs.length > 1 ? html`<th scope="row">${run.name}</th>` : undefined}<td>${run[source].x.step[i]!}</td>${lines.map(({ key }) => html`<td>${write(run[source].y[key]![i])}</td>`)}</tr>`,
-    );
+  const many = runs.length > 1;
+  const rowsOf = (run: RunCurves) => {
+    const { x, y } = run[source];
+    const name = many ? html`<th scope="row">${run.name}</th>` : undefined;
+    const values = (i: number) => lines.map(({ key }) => html`<td>${write(y[key]![i])}</td>`);
+    return sampled(x.step.length).map((i) => html`<tr>${name}<td>${x.step[i]!}</td>${values(i)}</tr>`);
+  };
+  const head = [...(many ? ['run'] : []), 'step', ...lines.map(({ label }) => label)];
   const ends = runs.map((run) => {
     const values = run[source].y[lines[0]!.key]!.filter((value) => value !== null);
     return `${run.name} from ${write(values[0])} to ${write(values.at(-1))}`;
   });
   return html`<figure aria-labelledby="title-${id}"><figcaption><h3 id="title-${id}">${title}</h3><p>${hint}</p></figcaption>
 <div class="chart" data-chart="${id}" role="img" aria-label="${`${title}, ${lines[0]!.label}: ${ends.join('; ')}`}"></div>
-<details><summary>Numbers</summary><div class="scroll"><table><thead><tr>${runs.length > 1 ? html`<th scope="col">run</th>` : undefined}<th scope="col">step</th>${lines.map(({ label }) => html`<th scope="col">${label}</th>`)}</tr></thead><tbody>${runs.map(rowsOf)}</tbody></table></div></details></figure>`;
+<details><summary>Numbers</summary><div class="scroll"><table>
+<thead><tr>${head.map((label) => html`<th scope="col">${label}</th>`)}</tr></thead>
+<tbody>${runs.map(rowsOf)}</tbody>
+</table></div></details></figure>`;
 }
 
 /** Indices of at most a dozen rows, the first and the last among them. */
@@ -68,8 +77,15 @@ export function mapSection(run: RunSections, index: number, many: boolean, metho
       ? ''
       : ` Cosine between a category’s two anchors: ${pairCosine.toFixed(2)} on average; between the means of the banks: ${meanCosine.toFixed(2)}.`;
   const idle = idleBanks(method);
-  return html`${runTitle(run, many)}<figure><figcaption><p>Textual and visual anchor of each category after step ${step}, joined by a line, on the two leading principal axes (${percent(spread[0], 0)} and ${percent(spread[1], 0)} of the spread; each bank is centred on its own mean). ${seen} of ${names.length} categories were seen.${cosines}${idle === undefined ? '' : ` ${idle}`}</p></figcaption>
-<div class="toolbar"><label>find <input type="search" data-map-find="${index}" placeholder="a category" autocomplete="off"></label><ul class="legend"><li><i class="dot textual"></i>textual</li><li><i class="dot visual"></i>visual</li>${seen < names.length ? html`<li><i class="dot unseen"></i>unseen</li>` : undefined}</ul></div>
+  const shares = `${percent(spread[0], 0)} and ${percent(spread[1], 0)}`;
+  const dots = ['textual', 'visual', ...(seen < names.length ? ['unseen'] : [])];
+  return html`${runTitle(run, many)}<figure><figcaption><p>Textual and visual anchor of each category after step ${step},
+joined by a line, on the two leading principal axes (${shares} of the spread; each bank is centred on its own mean).
+${seen} of ${names.length} categories were seen.${cosines}${idle === undefined ? '' : ` ${idle}`}</p></figcaption>
+<div class="toolbar">
+<label>find <input type="search" data-map-find="${index}" placeholder="a category" autocomplete="off"></label>
+<ul class="legend">${dots.map((kind) => html`<li><i class="dot ${kind}"></i>${kind}</li>`)}</ul>
+</div>
 <div class="map" data-map="${index}" role="img" aria-label="${`Map of ${names.length} categories`}"></div></figure>`;
 }
 
@@ -82,10 +98,20 @@ export function gallerySection(run: RunSections, index: number, many: boolean): 
       ? ` ${categories.length} of ${seen} seen categories are in this file, the most and the least hit.`
       : '';
   const left = size - seen;
-  return html`${runTitle(run, many)}<p>The training images that lie nearest to each visual anchor after step ${step}, as the teacher sees their middle: ${images === ofImages ? `all ${images}` : `${images} of ${ofImages}, spread evenly,`} were looked at. “Hits” are the images whose nearest name it is.${some}</p>
-<div class="toolbar"><label>show <select data-gallery-order="${index}"><option value="most">most hit first</option><option value="least">least hit first</option><option value="name">by name</option></select></label><label>filter <input type="search" data-gallery-find="${index}" placeholder="a category" autocomplete="off"></label><span class="muted" data-gallery-count="${index}" role="status"></span></div>
-<div class="gallery" data-gallery="${index}"><noscript>The pictures need JavaScript.</noscript></div><button type="button" data-gallery-more="${index}" hidden>Show more</button>
-${left > 0 ? html`<p class="note">${left} of ${size} categories were never seen: ${unseen.join(', ')}${left > unseen.length ? ', ...' : ''}</p>` : undefined}`;
+  const which = images === ofImages ? `all ${images}` : `${images} of ${ofImages}, spread evenly,`;
+  const never = `${left} of ${size} categories were never seen: ${unseen.join(', ')}${left > unseen.length ? ', ...' : ''}`;
+  return html`${runTitle(run, many)}<p>The training images that lie nearest to each visual anchor after step ${step}, as
+the teacher sees their middle: ${which} were looked at. “Hits” are the images whose nearest name it is.${some}</p>
+<div class="toolbar">
+<label>show <select data-gallery-order="${index}">
+  <option value="most">most hit first</option><option value="least">least hit first</option><option value="name">by name</option>
+</select></label>
+<label>filter <input type="search" data-gallery-find="${index}" placeholder="a category" autocomplete="off"></label>
+<span class="muted" data-gallery-count="${index}" role="status"></span>
+</div>
+<div class="gallery" data-gallery="${index}"><noscript>The pictures need JavaScript.</noscript></div>
+<button type="button" data-gallery-more="${index}" hidden>Show more</button>
+${left > 0 ? html`<p class="note">${never}</p>` : undefined}`;
 }
 
 export function confusionSection(run: RunSections, many: boolean): Html {
@@ -93,12 +119,23 @@ export function confusionSection(run: RunSections, many: boolean): Html {
   if ('missing' in confusion) return html`${runTitle(run, many)}${missing(confusion.missing)}`;
   const { step, worst, classes, images, top1, teacherProblem, histogram } = confusion.data;
   const hasTeacher = top1.teacher !== undefined;
+  const taken = (other: ClassConfusion['confusions'][number]) =>
+    html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`;
   const row = ({ name, images: count, student, teacher, confusions }: ClassConfusion) =>
-    html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}<td class="taken">${confusions.map((other) => html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`)}</td></tr>`;
-  return html`${runTitle(run, many)}<p>The student of step ${step} on ${images} evaluation images of ${classes} classes: top-1 ${percent(top1.student)}${hasTeacher ? `, the teacher ${percent(top1.teacher)}` : ''}. Below, the ${worst.length} classes with the lowest accuracy and what their images are taken for.</p>
+    html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>
+${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}
+<td class="taken">${confusions.map(taken)}</td></tr>`;
+  const head = ['class', 'images', 'student', ...(hasTeacher ? ['teacher'] : []), 'taken for'];
+  const beside = hasTeacher ? `, the teacher ${percent(top1.teacher)}` : '';
+  return html`${runTitle(run, many)}<p>The student of step ${step} on ${images} evaluation images of ${classes} classes:
+top-1 ${percent(top1.student)}${beside}. Below, the ${worst.length} classes with the lowest accuracy and what their images
+are taken for.</p>
 ${teacherProblem === undefined ? undefined : html`<p class="note">Without the teacher: ${teacherProblem}</p>`}
 ${spreadChart(histogram.student, histogram.teacher)}
-<div class="scroll" tabindex="0" role="region" aria-label="Worst classes"><table class="confusion"><thead><tr><th scope="col">class</th><th scope="col">images</th><th scope="col">student</th>${hasTeacher ? html`<th scope="col">teacher</th>` : undefined}<th scope="col">taken for</th></tr></thead><tbody>${worst.map(row)}</tbody></table></div>`;
+<div class="scroll" tabindex="0" role="region" aria-label="Worst classes"><table class="confusion">
+<thead><tr>${head.map((label) => html`<th scope="col">${label}</th>`)}</tr></thead>
+<tbody>${worst.map(row)}</tbody>
+</table></div>`;
 }
 
 function meter(share: number): Html {
@@ -112,7 +149,11 @@ function spreadChart(student: readonly number[], teacher: readonly number[] | un
     const label = `${10 * i} to ${10 * (i + 1)} %: student ${student[i]}${teacher === undefined ? '' : `, teacher ${teacher[i]}`}`;
     const bar = (who: string, value: number) =>
       html`<i class="${who}" style="height:${((100 * value) / most).toFixed(1)}%"></i>`;
-    return html`<li title="${label}"><span class="bars">${bar('student', student[i]!)}${teacher === undefined ? undefined : bar('teacher', teacher[i]!)}</span><small>${10 * i}</small></li>`;
+    const bars = [bar('student', student[i]!), teacher && bar('teacher', teacher[i]!)];
+    return html`<li title="${label}"><span class="bars">${bars}</span><small>${10 * i}</small></li>`;
   };
-  return html`<figure class="spread" aria-label="Classes by accuracy"><figcaption>Classes by accuracy, in tenths (tallest bar: ${most} classes)${teacher === undefined ? undefined : html` <span class="key student"></span>student <span class="key teacher"></span>teacher`}</figcaption><ol>${student.map((_, i) => bin(i))}</ol></figure>`;
+  const keys = teacher && html` <span class="key student"></span>student <span class="key teacher"></span>teacher`;
+  return html`<figure class="spread" aria-label="Classes by accuracy">
+<figcaption>Classes by accuracy, in tenths (tallest bar: ${most} classes)${keys}</figcaption>
+<ol>${student.map((_, i) => bin(i))}</ol></figure>`;
 }

@@ -124,10 +124,21 @@ function mostRanked(summaries: readonly RunSummary[]): number {
 export function summaryTable(summaries: readonly RunSummary[]): Html {
   const methods = new Set(summaries.map(({ method }) => method));
   const bad = summaries.filter(({ badLines }) => badLines > 0);
-  const table = html`<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="facts"><thead><tr><th scope="col"></th>${summaries.map(({ name }, i) => html`<th scope="col"><span class="key" data-run="${i}"></span>${name}</th>`)}</tr></thead>
-<tbody>${rowsOf(summaries).map(([label, cell]) => html`<tr><th scope="row">${label}</th>${summaries.map((run) => html`<td>${cell(run)}</td>`)}</tr>`)}</tbody></table></div>
-<p class="muted">Loss, KL and agreement are means over the last tenth of the logged steps.${methods.size > 1 ? ' Losses and KL of different methods do not compare.' : ''}</p>
-${bad.map(({ name, badLines }) => html`<p class="note">${name}: ${badLines} ${badLines === 1 ? 'line' : 'lines'} of metrics.jsonl could not be read and ${badLines === 1 ? 'is' : 'are'} left out.</p>`)}`;
+  const head = summaries.map(
+    ({ name }, i) => html`<th scope="col"><span class="key" data-run="${i}"></span>${name}</th>`,
+  );
+  const row = ([label, cell]: Row) =>
+    html`<tr><th scope="row">${label}</th>${summaries.map((run) => html`<td>${cell(run)}</td>`)}</tr>`;
+  const apart = methods.size > 1 ? ' Losses and KL of different methods do not compare.' : '';
+  const note = ({ name, badLines: lines }: RunSummary) =>
+    html`<p class="note">${name}: ${lines === 1 ? '1 line' : `${lines} lines`} of metrics.jsonl could not be read and
+${lines === 1 ? 'is' : 'are'} left out.</p>`;
+  const table = html`<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="facts">
+<thead><tr><th scope="col"></th>${head}</tr></thead>
+<tbody>${rowsOf(summaries).map(row)}</tbody>
+</table></div>
+<p class="muted">Loss, KL and agreement are means over the last tenth of the logged steps.${apart}</p>
+${bad.map(note)}`;
   return summaries.length > 1 ? table : html`<details><summary>All numbers of the run</summary>${table}</details>`;
 }
 
@@ -140,7 +151,13 @@ export function timeBars(summaries: readonly RunSummary[]): Html | undefined {
   const bar = ({ name, time }: RunSummary) => {
     const total = time.reduce((sum, { seconds }) => sum + seconds, 0);
     const text = time.map(({ label, seconds }) => `${label} ${percent(seconds / total, 0)}`).join(', ');
-    return html`<div class="timed">${timed.length > 1 ? html`<span class="run">${name}</span>` : undefined}<div class="bar" role="img" aria-label="${text}">${time.map(({ label, seconds }) => html`<i data-part="${place(label)}" style="flex-grow:${(seconds / total).toFixed(4)}" title="${`${label}: ${duration(seconds)}, ${percent(seconds / total, 0)}`}"></i>`)}</div></div>`;
+    const part = ({ label, seconds }: RunSummary['time'][number]) => {
+      const title = `${label}: ${duration(seconds)}, ${percent(seconds / total, 0)}`;
+      const share = (seconds / total).toFixed(4);
+      return html`<i data-part="${place(label)}" style="flex-grow:${share}" title="${title}"></i>`;
+    };
+    const run = timed.length > 1 ? html`<span class="run">${name}</span>` : undefined;
+    return html`<div class="timed">${run}<div class="bar" role="img" aria-label="${text}">${time.map(part)}</div></div>`;
   };
   const legend = (label: string) => {
     const only = timed.length === 1 ? timed[0]!.time.find((part) => part.label === label) : undefined;
@@ -154,11 +171,16 @@ export function differenceTable(differences: readonly OptionRow[], summaries: re
   const title = one ? 'Options that differ from the defaults' : 'Options that differ between the runs';
   if (differences.length === 0) return html`<h3>${title}</h3><p>None.</p>`;
   const head = one ? html`<th scope="col">value</th>` : summaries.map(({ name }) => html`<th scope="col">${name}</th>`);
+  const cell = (value: OptionRow['values'][number]) =>
+    html`<td>${value === undefined ? absent : abbreviate(value)}</td>`;
   const body = differences.map(
     ({ path, help, values }) =>
-      html`<tr><th scope="row" title="${help}"><code>${path}</code></th>${values.map((value) => html`<td>${value === undefined ? absent : abbreviate(value)}</td>`)}</tr>`,
+      html`<tr><th scope="row" title="${help}"><code>${path}</code></th>${values.map(cell)}</tr>`,
   );
-  const table = html`<div class="scroll" tabindex="0" role="region" aria-label="${title}"><table class="facts"><thead><tr><th scope="col">option</th>${head}</tr></thead><tbody>${body}</tbody></table></div>`;
+  const table = html`<div class="scroll" tabindex="0" role="region" aria-label="${title}"><table class="facts">
+<thead><tr><th scope="col">option</th>${head}</tr></thead>
+<tbody>${body}</tbody>
+</table></div>`;
   return one
     ? html`<details><summary>${title} (${differences.length})</summary>${table}</details>`
     : html`<h3>${title}</h3>${table}`;

@@ -3,9 +3,9 @@
 // number of images.
 //
 //   grey     crop -> colour steps before the contrast -> sums of grey, a number a block; images with a contrast step
-//     only
+//            only
 //   colour   crop -> all colour steps -> flipped, normalised, written; images with a blur go to float planes
-//     [slot][3][H][W] instead
+//            [slot][3][H][W] instead
 //   blur     planes -> vertical, then horizontal pass in shared memory -> flipped, normalised, written
 //
 // The contrast needs the mean of the whole image first. The crop is resampled again for it, not kept: it is a fifth of
@@ -15,9 +15,9 @@
 //
 // Estimate for 224 x 224 from a 256 x 256 source, MoCo v2 (contrast in 0.8, blur in 0.5 of the views), bfloat16, H100:
 //   bytes   0.12 MB of crop, twice; 0.40 MB of output (4 stored channels); half of the images 0.60 MB of planes, out
-//     and in: 1.2 MB, 0.4 us at 3 TB/s
+//           and in: 1.2 MB, 0.4 us at 3 TB/s
 //   work    660 instructions a pixel by count (scripts/kernels/cost.mjs views --batch 32; colour 280, blur 220, grey
-//     160), 1.1 us at 4 warp instructions a cycle
+//           160), 1.1 us at 4 warp instructions a cycle
 // and 1.3 us with what warps wait for (clock.mjs views --batch 32). The upload, 0.12 MB an image, takes 2 to 5 us of
 // PCIe beside it.
 #include <algorithm>

@@ -5,11 +5,10 @@
 // all before it and is done while writing). Images are float RGB in [0, 1] from the first resample on; nothing is
 // rounded to 8 bits in between.
 //   resize      antialiased bilinear in training, antialiased bicubic (clamped to [0, 1]) in evaluation, as CLIP's
-//     preprocessing; resample.h
+//               preprocessing; resample.h
 //   jitter      torchvision's definitions in the drawn order, each clamped to [0, 1]; colour.inl
-//   blur        separable Gaussian of 2 radius + 1 taps, radius = side / 20 (SimCLR's tenth of the side; 23 taps at 224
-//     px, 7 at 64 px), at
-//               least 1 and less than the side; reflected borders; sigma in output pixels
+//   blur        separable Gaussian of 2 radius + 1 taps, radius = side / 20, at least 1 and less than the side
+//               (SimCLR's tenth of the side; 23 taps at 224 px, 7 at 64 px); reflected borders; sigma in output pixels
 //   normalise   (value - mean) / std
 #pragma once
 #include <vector>

@@ -22,9 +22,8 @@ enum class StepKind : uint8_t {
 // A node with what was fused into it.
 //   batch_norm: act(norm(x) + residual), in training with batch statistics
 //   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the
-//     bias;
-//     with `mean` also the mean of 2x2 windows of that; with a second convolution act(scale * conv(x) + shift + scale2
-//       * conv2(x2) + shift2)
+//     bias; with `mean` also the mean of 2x2 windows of that; with a second convolution
+//     act(scale * conv(x) + shift + scale2 * conv2(x2) + shift2)
 struct Step {
   StepKind kind = StepKind::node;
   OpKind op{};

@@ -27,8 +27,7 @@ void query_attention_forward_cuda(Context&, const AttentionShape&, DType type, c
 
 // The same where keys and values are linear layers of the same tokens, k = Wk x + bk and v = Wv x + bv: with one query
 // neither has to be formed,
-//   scores = (Wk_h^T q_h) . x[t]                       (q_h . bk_h is the same for every t, so the softmax does not see
-//     it)
+//   scores = (Wk_h^T q_h) . x[t]        (q_h . bk_h is the same for every t, so the softmax does not see it)
 //   out_h  = Wv_h (sum_t softmax(scores)[t] x[t]) + bv_h
 // which takes 2 C (inner + heads tokens) multiply-adds an image instead of 2 C inner tokens.
 // bfloat16 alone, heads of 64 values, channels a multiple of 128, at most 256 tokens.

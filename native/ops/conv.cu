@@ -1,7 +1,7 @@
 // Dense convolution and linear layers on the matrix core (ops/matrix_core.cuh), and the training forms of ops/fused.h.
 //
-// forward:          M = N*OH*OW output pixels, N = K channels, reduction over (r, s, c):  A gathers patches of x, B =
-//   weights [K][RSC].
+// forward:  M = N*OH*OW output pixels, N = K channels, reduction over (r, s, c):  A gathers patches of x, B = weights
+//           [K][RSC].
 // A 1x1 kernel of stride 1 without padding needs no gathering: its operands are plain matrices.
 //
 // What limits it: 1x1 layers of mobile networks read x and write y once and are bound by memory (2 C K / (2 C + 2 K)

@@ -1,8 +1,8 @@
 // Dense convolution and linear layers (a linear layer is a 1x1 convolution on 1x1 images).
 //
 //   y[n,oy,ox,k] = sum_{r,s,c} x[n, oy*stride - pad + r*dilation, ox*stride - pad + s*dilation, c] * w[k,r,s,c]
-//     (zero outside)
 //
+// with zeros outside of x.
 // Activations NHWC, weights [K][R][S][C] ("KRSC"). On CUDA, C and K are multiples of 8 (channels are padded with
 // zeros).
 #pragma once

@@ -1,18 +1,22 @@
 // Where the operands of the convolutions lie in memory, for the matrix core. A loader is a Where and a Read
 // (ops/lazy_operands.cuh).
 //
-// Where: k_outer; overlaps: do neighbouring rows or k tiles read the same bytes again; channels(): of a k-inner
-// operand; channel(i): of
-//   element i along the rows of a k-outer one that a Read makes;  pitch(): elements of a row in memory, of at most 2^31
-//     rows;
-//   in_second(k), pitch(second): of two matrices side by side, instead of pitch();
-//   State<Mine>, what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
-//     init(where, first row of the block, thread),  begin(where, k tile), for all lanes of a warp,
-//     column(where, k tile): where in a row in memory all its chunks begin,  row(where, k tile, slot, inside): that
-//       row, anything unless inside,
-//     entry(where, k tile): of its column of chunks in the table of numbers per channel,
-//     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C];
-//       without it there are no gates.
+// A Where has
+//   k_outer                       is the reduction its outer dimension in memory?
+//   overlaps                      do neighbouring rows or k tiles read the same bytes again?
+//   channels()                    of a k-inner operand
+//   channel(i)                    of element i along the rows of a k-outer one that a Read makes
+//   pitch()                       elements of a row in memory, of at most 2^31 rows
+//   in_second(k), pitch(second)   of two matrices side by side, instead of pitch()
+//   State<Mine>                   what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
+//     init(where, first row of the block, thread)
+//     begin(where, k tile)                 for all lanes of a warp
+//     column(where, k tile)                where in a row in memory all its chunks begin
+//     row(where, k tile, slot, inside)     that row; anything unless inside
+//     entry(where, k tile)                 of its column of chunks in the table of numbers per channel
+//     image_channel(where, first row, k tile, slot)
+//                                          offset of the chunk's image and channels in an array [N,C]; without it there
+//                                          are no gates
 #pragma once
 #include "core/cuda_device.cuh"
 #include "ops/conv.h"

@@ -35,9 +35,8 @@ struct NormTarget {
 };
 
 // The gradient of a raw output y, made from that of the activation above it:  dy = a[c] h + b[c] y + c[c]  with
-//   h = g                                                       without a gate (g went through a GradientTarget
-//     already)
-//   h = (g gate[n,c] + pooled[n,c]) act'(scale y + shift)       with one (g is the gradient of the gated activation)
+//   without a gate:   h = g, which went through a GradientTarget already
+//   with one:         h = (g gate[n,c] + pooled[n,c]) act'(scale y + shift), g the gradient of the gated activation
 struct LazyGradient {
   const void* g = nullptr;  // like y, storage type
   const void* y = nullptr;  // null: dy is g itself, nothing else is set

@@ -2,9 +2,8 @@
 // (ops/fused.h).
 //
 // data:    M = input pixels, N = C channels, reduction over (r, s, k):  A gathers dy, B = weights with k outer. With a
-//   stride the input
-//          pixels fall into stride^2 phases, each a convolution of stride 1 with the taps that reach it: nothing is
-//            multiplied by zero.
+//          stride the input pixels fall into stride^2 phases, each a convolution of stride 1 with the taps that reach
+//          it: nothing is multiplied by zero.
 // weight:  M = K, N = (r, s, c), reduction over the output pixels, split over blocks and added in a fixed order.
 //
 // Bytes at least: data reads g, y and w, what the target holds (old g, its y), and writes g; weight reads g, y and x.

@@ -1,7 +1,6 @@
 // Fused depthwise convolution, backward, in one kernel (ops/fused.h): the gradient of the raw output is made from g and
 // y on the way in, and of it the input's gradient with the norm's sums, and the kernel's gradient:
-//   d_x[iy,ix] = sum over taps (r,q) of dy[(iy + pad - r) / stride, (ix + pad - q) / stride] w[r,q]      (where these
-//     divide)
+//   d_x[iy,ix] = sum over taps (r,q) of dy[(iy + pad - r) / stride, (ix + pad - q) / stride] w[r,q], where these divide
 //   d_w[r,q]   = sum over input pixels of x[iy,ix] dy[the same]
 // Both look at the same window of dy around an input pixel, so only dy needs a halo and lies in registers; an input
 // pixel is read once, when its window is whole, and gives act(u), act'(u) and xhat together.

@@ -1,10 +1,9 @@
 // Layer norm over the channels of each position, forward only: its encoders are frozen.
 //
-//   y[r,c] = (x[r,c] - mean_r) / sqrt(var_r + eps) * weight[c] + bias[c],   mean and (biased) variance over the C
-//     channels of row r
+//   y[r,c] = (x[r,c] - mean_r) / sqrt(var_r + eps) * weight[c] + bias[c]
 //
-// x, y [R,C] of the storage type; weight, bias float32 [C]; arithmetic in float32. On CUDA, C is a multiple of 8
-// without padding.
+// with mean and (biased) variance over the C channels of row r. x, y [R,C] of the storage type; weight, bias float32
+// [C]; arithmetic in float32. On CUDA, C is a multiple of 8 without padding.
 #pragma once
 #include "core/context.h"
 

@@ -1,12 +1,14 @@
 // Prologues of the matrix core: what becomes of the 16-byte chunks of an operand before they are multiplied. Nothing,
 // an activation made from a raw output, or the gradient of a raw output (ops/fused.h).
 //
-// Read: tables: numbers per channel that it needs (0: the operand is what is stored); active(); first(), second()
-// tensor and pair():
-//   is there a second;  fill(table, count, channel);  make<Mine>(own, paired, apart, bits, table, count,
-//     image_channel): turns the chunks
-//   of one tile, slot s at own + s apart, into the operand. Padding (bit s of bits is 0) stays zero whatever the
-//     numbers are.
+// A Read has
+//   tables                          numbers per channel that it needs; 0: the operand is what is stored
+//   active()                        is there anything to be made?
+//   first(), second(), pair()       its tensors, and whether there is a second
+//   fill(table, count, channel)     the numbers of some channels
+//   make<Mine>(own, paired, apart, bits, table, count, image_channel)
+//                                   turns the chunks of one tile, slot s at own + s apart, into the operand. Padding
+//                                   (bit s of bits is 0) stays zero whatever the numbers are
 #pragma once
 #include <type_traits>
 

@@ -21,15 +21,15 @@ void positions_forward_cpu(Context&, const SequenceShape&, DType type, const voi
 void positions_forward_cuda(Context&, const SequenceShape&, DType type, const void* x, const float* first,
                             const float* position, void* y);
 
-// y[n,t,:] = word[id[n,t],:] + position[t,:]; an id past the table reads its last row.   word [V,C], position [>= T,C],
-//   y [N,T,C].
+// y[n,t,:] = word[id[n,t],:] + position[t,:]; an id past the table reads its last row.
+// word [V,C], position [>= T,C], y [N,T,C].
 void words_forward_cpu(Context&, const SequenceShape&, DType type, int id_channels, int words, const void* ids,
                        const float* word, const float* position, void* y);
 void words_forward_cuda(Context&, const SequenceShape&, DType type, int id_channels, int words, const void* ids,
                         const float* word, const float* position, void* y);
 
-// y[n,:] = x[n,t,:] with t the first position whose id is `end`, or the last position if there is none.   x [N,T,C], y
-//   [N,C].
+// y[n,:] = x[n,t,:] with t the first position whose id is `end`, or the last position if there is none.
+// x [N,T,C], y [N,C].
 void end_token_forward_cpu(Context&, const SequenceShape&, DType type, int id_channels, int end, const void* x,
                            const void* ids, void* y);
 void end_token_forward_cuda(Context&, const SequenceShape&, DType type, int id_channels, int end, const void* x,

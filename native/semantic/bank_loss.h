@@ -3,16 +3,15 @@
 // Shapes: B images, D embedding, anchors A [N,D] = [textual bank L | visual bank V | queue], row-major; L takes the
 // first `textual` rows. Student x_i and teacher y_i are raw; z_i = x_i / |x_i|, u_i = y_i / |y_i|.
 //   textual part:  scores z_i . L_k  and  u_i . L_k
-//   visual part:   scores z_i . a_k  and  u_i . a_k, where a_0 = u_i (the image's own teacher embedding: u_i . a_0 =
-//     1), then V and the queue
+//   visual part:   scores z_i . a_k  and  u_i . a_k, with a_0 = u_i, the image's own teacher embedding (u_i . a_0 = 1),
+//                  then V and the queue
 //   p = softmax(teacher scores / t_T),  q = softmax(student scores / t_S)         (within one part)
 //   loss of a part = mean_i -sum_k p_ik log q_ik;   entropy = mean_i -sum_k p_ik log p_ik;   KL = loss - entropy
 //   L = alpha * visual + (1 - alpha) * textual
 // Gradient. With w the part's weight, log q_k = s_k - log sum_j exp s_j, s_k = z.a_k / t_S and sum_k p_k = 1:
-//   dL/ds_k = w / B (q_k - p_k)        so   g_i = dL/dz_i = w / (B t_S) sum_k (q_ik - p_ik) a_k     (summed over the
-//     parts)
-// a_k and p are constants. z = x / |x| has the Jacobian (I - z z^T) / |x|, so   dL/dx_i = (g_i - (g_i . z_i) z_i) /
-//   |x_i|.
+//   dL/ds_k = w / B (q_k - p_k),  so  g_i = dL/dz_i = w / (B t_S) sum_k (q_ik - p_ik) a_k,  summed over the parts.
+// a_k and p are constants. z = x / |x| has the Jacobian (I - z z^T) / |x|, so
+//   dL/dx_i = (g_i - (g_i . z_i) z_i) / |x_i|.
 //
 // Least work: 3 B N D multiply-adds (the scores of student and teacher, then the gradient). Memory is bounded for any B
 // and N: where the scores of the batch do not fit a fixed budget, float32 products take the images in blocks that do,

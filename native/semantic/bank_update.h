@@ -1,7 +1,8 @@
 // Language-guided knowledge aggregation: how the teacher's embeddings of a batch move the visual bank.
 //   c_i = argmax_k u_i . L_k  (the lowest k among equals);  mean_k = mean of u_i over {i : c_i = k}
-//   a category hit for the first time:  V_k <- mean_k, seen;   one seen before:  V_k <- m V_k + (1 - m) mean_k;   one
-//     not hit: unchanged
+//   a category hit for the first time:  V_k <- mean_k, seen
+//   one seen before:                    V_k <- m V_k + (1 - m) mean_k
+//   one not hit:                        unchanged
 // V_k is not normalised again (the published code does not), so it may be shorter than 1.
 // Sums run over the images in their order, so the same batch gives the same bits.
 #pragma once

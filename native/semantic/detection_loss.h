@@ -6,12 +6,11 @@
 //   focal loss (Lin et al. 2017), alpha 1/4, gamma 2, over all classes of a location that counts:
 //     p = sigmoid(x);  right class -a (1 - p)^2 log p,  slope a (1 - p)^2 (2 p log p + p - 1);
 //     others -(1 - a) p^2 log(1 - p),  slope (1 - a) p^2 (p - 2 (1 - p) log(1 - p))
-//   boxes, where there is a class, weighted by centre-ness c:  c (1 - GIoU), GIoU = I / U + U / C - 1 (Rezatofighi et
-//     al. 2019),
-//     I the intersection, U the union, C the hull of both boxes;  dGIoU = dI/U - I dU/U^2 + dU/C - U dC/C^2,  d/do = d
-//       * d/dd
-//   centre-ness, where there is a class:  cross entropy of sigmoid(z) with c = sqrt(min(l,r)/max(l,r)
-//     min(t,b)/max(t,b)) of t
+//   boxes, where there is a class, weighted by centre-ness c:  c (1 - GIoU)  (Rezatofighi et al. 2019)
+//     GIoU = I / U + U / C - 1, with I the intersection, U the union, C the hull of both boxes;
+//     dGIoU = dI/U - I dU/U^2 + dU/C - U dC/C^2,  d/do = d * d/dd
+//   centre-ness, where there is a class:  cross entropy of sigmoid(z) with c
+//     c = sqrt(min(l,r)/max(l,r) min(t,b)/max(t,b)) of t
 //
 // The output holds, level by level, the class scores [B,h,w,K] and then boxes with centre-ness [B,h,w,5]; locations are
 // numbered in that order. Least work: the output is read and the gradient written once.

@@ -1,6 +1,6 @@
 // The products of the semantic operations with float32 operands:
-//   out[part][m,n] = sum over the part's k of a[m,k] b(k,n),   b(k,n) = b[n,k] (anchors as rows: scores) or b[k,n]
-//     (sums of anchors)
+//   out[part][m,n] = sum over the part's k of a[m,k] b(k,n)
+//   b(k,n) = b[n,k] (anchors as rows: scores) or b[k,n] (sums of anchors)
 // Rows may have any length and alignment.
 #pragma once
 #include "core/cuda_device.cuh"

@@ -3,13 +3,12 @@
  * little-endian.
  *
  *   header  64 bytes   magic 'LGDPACK1', kind, short side, quality (uint32 each), zeros, CRC-32C of the 60 bytes before
- *     it
+ *                      it
  *   images             as the kind says; raw ones are 8-bit RGB, row by row
  *   index              a safetensors block: where each image lies, its checksum, size, label, place in the source it
- *     came from, and name
+ *                      came from, and name
  *   footer  64 bytes   where the index begins, its bytes, the images, the bytes of the whole file (float64 each),
- *     CRC-32C of the index, zeros, CRC-32C of the
- *                      52 bytes before it, magic 'LGDPEND1'
+ *                      CRC-32C of the index, zeros, CRC-32C of the 52 bytes before it, magic 'LGDPEND1'
  *
  * The footer comes last, so that a file that was not written to its end has none.
  */

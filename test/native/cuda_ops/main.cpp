@@ -1,10 +1,9 @@
 // Holds every CUDA operation to its CPU twin on ragged shapes, in float32 and in bfloat16 storage: on a GPU
 // (scripts/gpu-check), or on the emulated one (test/native/emulated-programs.test.ts). Inputs are rounded to bfloat16
 // before both twins see them, outputs start as NaN.
-// Usage: cuda_ops [small] [every=N] [seconds=N] [part of a name]      small leaves out the shapes that take an
-//   emulation long; every=N takes one
-// check in N, of which none may take longer than so many seconds. progress.h says what else it takes, and how it ends
-// where a check loses the GPU.
+// Usage: cuda_ops [small] [every=N] [seconds=N] [part of a name]
+//   small leaves out the shapes that take an emulation long; every=N takes one check in N, of which none may take
+//   longer than so many seconds. progress.h says what else it takes, and how it ends where a check loses the GPU.
 #include <algorithm>
 #include <utility>
 

@@ -1,8 +1,8 @@
 // Calls of the emulated CUDA runtime that fail as told, and a list of all calls.
-//   LGDISTILL_EMULATION_FAULT=cudaMalloc|cudaHostAlloc:3:cudaErrorMemoryAllocation   the third call of these, counted
-//     from when the variable got this value; *: of any
-//   LGDISTILL_EMULATION_CALLS=file                                                   a line for each call, with the
-//     error of one that fails
+//   LGDISTILL_EMULATION_FAULT=cudaMalloc|cudaHostAlloc:3:cudaErrorMemoryAllocation
+//     the third call of these, counted from when the variable got this value; *: of any
+//   LGDISTILL_EMULATION_CALLS=file
+//     a line for each call, with the error of one that fails
 // An error that CUDA says ends the process's use of the GPU is what all calls give from then on, until the variable
 // says something else. As on a GPU, work that fails so is enqueued without an error: whoever waits for it hears of it,
 // or whoever calls after that.

@@ -8,16 +8,13 @@
 //   read, written: bytes of the sectors of 32 that it reads and writes, each once a launch, as a cache without end
 //     would have it;
 //   filled, written_back: of these what memory gives and gets, with $LGDISTILL_EMULATION_CACHE bytes of level-2 cache
-//     and what the launches before left there
-//     (far_cache.h); without it 0;
+//     and what the launches before left there (far_cache.h); without it 0;
 //   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared
-//     memory or sectors of global
-//     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that
-//       level-1 cache has not (far);
+//     memory or sectors of global memory; the least that they would take, without conflicts of banks, with whole
+//     sectors; and the sectors that level-1 cache has not (far);
 //   with $LGDISTILL_EMULATION_CLOCK=<file of registers> how long the launch takes by the model of clock.h: cycles,
-//     blocks of a multiprocessor and how many of
-//     them at once, cycles of warps by what they wait for (waits), and by place in the source (waited).
-//       $LGDISTILL_EMULATION_WARM=1: nothing has to come from memory.
+//     blocks of a multiprocessor and how many of them at once, cycles of warps by what they wait for (waits), and by
+//     place in the source (waited). $LGDISTILL_EMULATION_WARM=1: nothing has to come from memory.
 #include <algorithm>
 #include <array>
 #include <bit>
