@@ -116,8 +116,9 @@ function describeChoice(
   if (images === undefined) return `${what}, by auto${asPublished}: how many images there are was not told`;
   const whom = `${what}, by auto for ${counted(images, 'image')} and ${counted(train.epochs, 'epoch')}`;
   if (!isFew) return asPublished === '' ? whom : `${whom}:${asPublished}`;
-  const anEpoch = Math.floor(images / recipe.batchSize);
-  return `${whom}: the published ${recipe.batchSize} would make ${anEpoch === 0 ? 'no step' : `${counted(Number((anEpoch / train.accumulate).toPrecision(3)), 'step')} an epoch, ${stepsOf(train, recipe.batchSize, images)} in all`}`;
+  const anEpoch = Math.floor(images / recipe.batchSize) / train.accumulate;
+  const some = `${counted(Number(anEpoch.toPrecision(3)), 'step')} an epoch, ${stepsOf(train, recipe.batchSize, images)} in all`;
+  return `${whom}: the published ${recipe.batchSize} would make ${anEpoch === 0 ? 'no step' : some}`;
 }
 
 function counted(count: number, what: string): string {

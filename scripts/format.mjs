@@ -21,7 +21,7 @@ const failed = [
     'prettier',
     ...(check ? ['--check'] : ['--write', '--log-level', 'warn']),
     ...inRoot,
-    ...named(/\.(ts|mjs|cjs|js)$/u),
+    ...named(/\.([cm]?ts|[cm]?js)$/u),
   ],
   ['clang-format', ...(check ? ['--dry-run', '--Werror'] : ['-i']), ...named(/\.(cu|cuh|h|cpp|inl)$/u)],
 ].filter(([tool, ...given]) => {

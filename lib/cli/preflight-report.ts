@@ -38,9 +38,16 @@ function describePreflight({
   bottleneck,
   advice,
 }: PreflightReport): string {
+  const [planned, used, peak, available] = [memory.planned, memory.used, memory.peak, memory.available].map(
+    formatBytes,
+  );
+  const { batchSize, limit, bytes } = largestBatch;
   return [
-    `${students.join(', ')}: ${imagesPerSecond.toPrecision(3)} images/s, ${steps} steps of ${effectiveBatch} images in ${formatDuration(3600 * hours)}, evaluations and checkpoints not counted`,
-    `memory: ${formatBytes(memory.planned)} planned for students and teacher, ${formatBytes(memory.used)} in use while training, ${formatBytes(memory.peak)} at most, of ${formatBytes(memory.available)}; the largest batch that fits is about ${largestBatch.batchSize}${largestBatch.limit === 'images' ? ', all images' : ''} (${formatBytes(largestBatch.bytes)})`,
+    `${students.join(', ')}: ${imagesPerSecond.toPrecision(3)} images/s, ${steps} steps of ${effectiveBatch} images in ` +
+      `${formatDuration(3600 * hours)}, evaluations and checkpoints not counted`,
+    `memory: ${planned} planned for students and teacher, ${used} in use while training, ${peak} at most, of ` +
+      `${available}; the largest batch that fits is about ${batchSize}${limit === 'images' ? ', all images' : ''} ` +
+      `(${formatBytes(bytes)})`,
     formatTable(
       ['part of a step', 'ms', 'share'],
       stages.map(({ stage, milliseconds, share }) => [stage, milliseconds.toFixed(1), percent(share)]),

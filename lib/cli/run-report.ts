@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
 import { describeStandstill, tellingOfWaits } from '../stall.js';
-import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StepEvent } from '../train/events.js';
+import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from '../train/events.js';
 import { exitCodes } from './failure.js';
 import { startProgress, type Progress } from './progress.js';
 import { formatDuration, formatTable } from './table.js';
@@ -93,9 +93,7 @@ export async function reportRun(
           begun.set(event.studentName, event.step);
           if (started && event.step === 0) break; // the others begin alike
           started = true;
-          terminal.say(
-            `${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`,
-          );
+          terminal.say((event.step > 0 ? of(event.studentName) : '') + describeStart(event));
           for (const line of [event.choice, event.batchChoice, event.advice])
             if (line !== undefined) terminal.say(line);
           for (const remark of event.remarks ?? []) terminal.say(`${of(event.studentName)}${remark}`);
@@ -140,6 +138,12 @@ export async function reportRun(
     progress.stop();
   }
   return { code, isChanged };
+}
+
+function describeStart({ images, broken, effectiveBatch, step, lastStep }: StartEvent): string {
+  const left = broken > 0 ? ` (${broken} broken ones left out, listed in the run folder)` : '';
+  const steps = step > 0 ? `continuing after step ${step} of ${lastStep}` : `steps: ${lastStep}`;
+  return `${images} images${left}, ${effectiveBatch} a step, ${steps}`;
 }
 
 function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {

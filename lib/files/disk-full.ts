@@ -28,11 +28,14 @@ export async function diskFullError(
       : [`${mebibytes(room.bavail * room.bsize)} of its ${mebibytes(room.blocks * room.bsize)} MiB are free`]),
     ...(neededBytes === undefined ? [] : [`${mebibytes(neededBytes)} MiB are needed`]),
   ];
+  const some = `${mebibytes(Math.max(missing, 0.1 * 2 ** 20))} MiB${room === undefined ? '' : ' more'}`;
   return new LgdError(
     'NOT_WRITABLE',
     `cannot write ${path}: the disk is full${facts.length === 0 ? '' : ` (${facts.join(', ')})`}. What was written before is whole.`,
     {
-      mend: `Free ${missing <= 0 ? 'some room' : `${mebibytes(Math.max(missing, 0.1 * 2 ** 20))} MiB${room === undefined ? '' : ' more'}`} on that disk, such as checkpoints of earlier runs, then go on with \`lgdistill resume ${run}\``,
+      mend:
+        `Free ${missing <= 0 ? 'some room' : some} on that disk, such as checkpoints of earlier runs, ` +
+        `then go on with \`lgdistill resume ${run}\``,
       cause,
     },
   );
