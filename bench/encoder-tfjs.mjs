@@ -15,13 +15,13 @@ export async function trainTfjs(tf, spec) {
     tf.transpose(tf.tensor4d(data.images, [spec.batch, 3, spec.resolution, spec.resolution]), [0, 2, 3, 1]),
   );
   const targets = tf.tensor2d(data.targets, [spec.batch, spec.outputs]);
-  const optimiser = tf.train.momentum(spec.learningRate, spec.momentum);
+  const optimizer = tf.train.momentum(spec.learningRate, spec.momentum);
   const lossOf = () =>
     tf.mul(tf.sum(tf.square(tf.sub(walk(tf, graph, weights, images), targets))), 1 / (2 * spec.batch));
   return {
     async run() {
       const { value, grads } = tf.variableGrads(lossOf, Object.values(weights));
-      optimiser.applyGradients(grads);
+      optimizer.applyGradients(grads);
       const [loss] = await value.data();
       tf.dispose([value, grads]);
       return loss;

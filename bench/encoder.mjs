@@ -35,7 +35,7 @@ export async function startEncoder(device, { model, widthMultiplier, resolution,
     batch,
     outputs,
     seed: 1,
-    optimiser: { name: 'sgd', momentum },
+    optimizer: { name: 'sgd', momentum },
   });
 }
 
@@ -63,7 +63,7 @@ export async function trainOurs(device, spec) {
       }
       addon.writeTensor(dOutput, difference);
       compiled.backwardTensor(dOutput);
-      compiled.optimiserStep({ learningRate: spec.learningRate });
+      compiled.optimizerStep({ learningRate: spec.learningRate });
       await device.synchronize();
       return loss;
     },

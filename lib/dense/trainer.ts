@@ -106,7 +106,7 @@ export class DenseTrainer implements Disposable {
     this.network = compileBatch(
       'dense.batchSize',
       batch,
-      () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimiser: { name: 'sgd', momentum } }),
+      () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimizer: { name: 'sgd', momentum } }),
     );
     this.network.load(weights);
     this.#images = this.network.makeImages();
@@ -141,7 +141,7 @@ export class DenseTrainer implements Disposable {
     queueLoss(this.network.output, this.dOutput);
     this.network.zeroGradients();
     this.network.backwardTensor(this.dOutput);
-    this.network.optimiserStep({ learningRate, weightDecay, decayNormAndBias: false });
+    this.network.optimizerStep({ learningRate, weightDecay, decayNormAndBias: false });
     addon.endStep(this.#step);
   }
 

@@ -3,7 +3,7 @@ import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { checkWhole, compileBatch, precisionOf } from '../models/compiled.js';
-import { optimiserOf } from '../models/optimiser.js';
+import { optimizerOf } from '../models/optimizer.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { mostRows } from '../number-limits.js';
@@ -75,7 +75,7 @@ export async function* benchmark(
     });
     {
       using encoder = compileBatch('train.batchSize', batch, () =>
-        student.compile({ batch, resolution, precision, training: true, optimiser: optimiserOf(config) }),
+        student.compile({ batch, resolution, precision, training: true, optimizer: optimizerOf(config) }),
       );
       yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
     }

@@ -96,7 +96,7 @@ export async function finetune(
         resolution,
         precision,
         training: true,
-        optimiser: { name: 'sgd', momentum: 0.9 },
+        optimizer: { name: 'sgd', momentum: 0.9 },
       }),
     isBatch ? {} : fewImages,
   );
@@ -138,7 +138,7 @@ export async function finetune(
           scale: 1 / batch,
         });
         encoder.backwardTensor(dLogits);
-        encoder.optimiserStep({
+        encoder.optimizerStep({
           learningRate: learningRate * (batch / 256) * rateAt(step, epochs * steps),
           weightDecay: 1e-4,
         });

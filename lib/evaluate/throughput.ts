@@ -68,7 +68,7 @@ export async function measureTraining(encoder: CompiledEncoder, options: Measure
     encoder.zeroGradients();
     encoder.forwardTensor(images, { training: true });
     encoder.backwardTensor(dOutput);
-    encoder.optimiserStep({ learningRate: 1e-6 });
+    encoder.optimizerStep({ learningRate: 1e-6 });
     device.addon.endStep(step);
   };
   try {

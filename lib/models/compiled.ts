@@ -6,14 +6,14 @@ import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '..
 import { mostImages } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import {
-  checkOptimiserState,
+  checkOptimizerState,
   stepOptions,
-  wholeOptimiser,
-  type Optimiser,
-  type OptimiserState,
-  type OptimiserStep,
-  type WholeOptimiser,
-} from './optimiser.js';
+  wholeOptimizer,
+  type Optimizer,
+  type OptimizerState,
+  type OptimizerStep,
+  type WholeOptimizer,
+} from './optimizer.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
 /**
@@ -44,7 +44,7 @@ export interface CompileOptions {
   /** false: forward only, with folded norms and less memory. Default: true. */
   training?: boolean;
   /** What trains it; default: SGD with a momentum of 0.9. */
-  optimiser?: Optimiser | undefined;
+  optimizer?: Optimizer | undefined;
 }
 
 const compileOptions = {
@@ -53,7 +53,7 @@ const compileOptions = {
   width: 'optional',
   precision: 'optional',
   training: 'optional',
-  optimiser: 'optional',
+  optimizer: 'optional',
 } satisfies OptionTable<CompileOptions>;
 
 /**
@@ -68,7 +68,7 @@ export class CompiledEncoder implements Disposable {
   readonly precision: Precision;
   readonly training: boolean;
   /** What trains it, where it is compiled for training. */
-  readonly optimiser: WholeOptimiser;
+  readonly optimizer: WholeOptimizer;
   #steps = 0;
   readonly #life: Lifetime;
   readonly #owned: EncoderHandle;
@@ -86,7 +86,7 @@ export class CompiledEncoder implements Disposable {
     checkArgument('device', device);
     checkOptions(options, 'compile()', compileOptions);
     const { batch, resolution, width = resolution, precision, training = true } = options;
-    this.optimiser = wholeOptimiser(options.optimiser);
+    this.optimizer = wholeOptimizer(options.optimizer);
     checkWhole('batch', batch, mostImages);
     checkWhole('resolution', resolution, 4096);
     checkWhole('width', width, 4096);
@@ -107,7 +107,7 @@ export class CompiledEncoder implements Disposable {
       width,
       bfloat16: this.precision === 'bfloat16',
       training,
-      optimizer: this.optimiser.name,
+      optimizer: this.optimizer.name,
     });
     this.#output = device.addon.encoderOutput(this.#owned);
   }
@@ -162,9 +162,9 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.zeroGradients(this.#handle);
   }
 
-  /** Queues a step of its {@link optimiser} with the gradients. @throws LgdError BAD_OPTION, DISPOSED */
-  optimiserStep(options: OptimiserStep): void {
-    checkOptions(options, 'optimiserStep()', stepOptions);
+  /** Queues a step of its {@link optimizer} with the gradients. @throws LgdError BAD_OPTION, DISPOSED */
+  optimizerStep(options: OptimizerStep): void {
+    checkOptions(options, 'optimizerStep()', stepOptions);
     const { learningRate, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
     checkRate(learningRate);
     if (!(weightDecay >= 0 && weightDecay < Infinity))
@@ -184,7 +184,7 @@ export class CompiledEncoder implements Disposable {
       weightDecay,
       decayNormAndBias,
       gradientScale,
-      ...this.optimiser,
+      ...this.optimizer,
       count: this.#steps + 1,
     });
     this.#steps++;
@@ -213,22 +213,22 @@ export class CompiledEncoder implements Disposable {
   }
 
   /** What the optimiser keeps of the parameters; zeros before the first step. */
-  async optimiserState(): Promise<OptimiserState> {
+  async optimizerState(): Promise<OptimizerState> {
     const steps = this.#steps;
     const [momentum, secondMoment] = await Promise.all([
       this.#read('momentum'),
-      this.optimiser.name === 'adamw' ? this.#read('secondMoment') : undefined,
+      this.optimizer.name === 'adamw' ? this.#read('secondMoment') : undefined,
     ]);
     return { momentum, ...(secondMoment && { secondMoment }), steps };
   }
 
   /**
-   * Goes on from what {@link optimiserState} gave.
+   * Goes on from what {@link optimizerState} gave.
    * @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser)
    */
-  loadOptimiserState(state: Readonly<OptimiserState>): void {
-    checkGiven(state, 'loadOptimiserState()', 'momentum, steps');
-    checkOptimiserState(this.graph, this.optimiser, state);
+  loadOptimizerState(state: Readonly<OptimizerState>): void {
+    checkGiven(state, 'loadOptimizerState()', 'momentum, steps');
+    checkOptimizerState(this.graph, this.optimizer, state);
     for (const slot of ['momentum', 'secondMoment'] as const) {
       const record = state[slot];
       if (record === undefined) continue;

@@ -8,7 +8,7 @@ import { checkSeed } from '../number-limits.js';
 import { CompiledEncoder, type Precision } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeightsInTurns } from './initialise.js';
-import type { Optimiser, OptimiserState, OptimiserStep } from './optimiser.js';
+import type { Optimizer, OptimizerState, OptimizerStep } from './optimizer.js';
 import { graphOptions, studentGraph, type GraphOptions } from './student.js';
 import type { WeightRecord } from './weights.js';
 
@@ -27,8 +27,8 @@ export interface EncoderOptions extends GraphOptions {
   dropping?: boolean;
   /** false: a forward-only encoder, faster and smaller. Default true. */
   training?: boolean;
-  /** What {@link Encoder.optimiserStep} takes steps of; default: SGD with a momentum of 0.9. */
-  optimiser?: Optimiser;
+  /** What {@link Encoder.optimizerStep} takes steps of; default: SGD with a momentum of 0.9. */
+  optimizer?: Optimizer;
 }
 
 const encoderOptions = {
@@ -38,7 +38,7 @@ const encoderOptions = {
   precision: 'optional',
   seed: 'optional',
   training: 'optional',
-  optimiser: 'optional',
+  optimizer: 'optional',
   ...graphOptions,
 } satisfies OptionTable<EncoderOptions>;
 
@@ -123,9 +123,9 @@ export class Encoder implements Disposable {
   }
 
   /** What the optimiser keeps of the parameters, and of how many steps; zeros before the first. */
-  async optimiserState(): Promise<OptimiserState> {
+  async optimizerState(): Promise<OptimizerState> {
     this.#requireWhole();
-    return this.compiled.optimiserState();
+    return this.compiled.optimizerState();
   }
 
   /**
@@ -199,10 +199,10 @@ export class Encoder implements Disposable {
    * One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done.
    * @throws as {@link forward}
    */
-  async optimiserStep(options: OptimiserStep): Promise<void> {
+  async optimizerStep(options: OptimizerStep): Promise<void> {
     this.#requireWhole();
     const { addon, handle } = this.#device; // refuses a device that is disposed of before anything moves
-    this.compiled.optimiserStep(options);
+    this.compiled.optimizerStep(options);
     await this.#moving(addon.synchronize(handle));
   }
 
@@ -257,12 +257,12 @@ export async function createEncoder(name: string, options: EncoderOptions): Prom
     seed = 0,
     training = true,
     dropping = false,
-    optimiser,
+    optimizer,
   } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;
   checkSeed(seed);
   const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });
-  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, optimiser });
+  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, optimizer });
   try {
     compiled.load(await initialWeightsInTurns(graph, seed));
     await device.synchronize(); // a fault in it is told here, and not to whoever waits next

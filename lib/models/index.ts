@@ -14,13 +14,13 @@ export {
 } from './graph.js';
 export { initialWeights } from './initialise.js';
 export type {
-  AdamwOptimiser,
-  Optimiser,
-  OptimiserState,
-  OptimiserStep,
-  SgdOptimiser,
-  WholeOptimiser,
-} from './optimiser.js';
+  AdamwOptimizer,
+  Optimizer,
+  OptimizerState,
+  OptimizerStep,
+  SgdOptimizer,
+  WholeOptimizer,
+} from './optimizer.js';
 export {
   createStudent,
   Student,

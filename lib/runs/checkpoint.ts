@@ -43,7 +43,7 @@ export interface CheckpointContent {
   /** The student's parameters and buffers. */
   weights: WeightRecord;
   /** What moved its parameters. */
-  optimiser: 'sgd' | 'adamw';
+  optimizer: 'sgd' | 'adamw';
   /** Momentum of its parameters; AdamW's first moment. */
   momentum: WeightRecord;
   /** AdamW's alone. */
@@ -322,7 +322,7 @@ function byAge(a: string, b: string): number {
 }
 
 async function writeContent(folder: string, content: CheckpointContent, best: Manifest['best']): Promise<void> {
-  const { info, weights, optimiser, bank, semantic, online, progress } = content;
+  const { info, weights, optimizer, bank, semantic, online, progress } = content;
   await writeStudent(join(folder, studentFile), info, weights);
   await bank?.save(join(folder, bankFile));
   const rows = (data: Float32Array): TensorRecord => ({
@@ -343,7 +343,7 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
   await writeSafetensors(join(folder, stateFile), tensors, {
     format: stateFormat,
     version,
-    optimizer: optimiser,
+    optimizer,
     queuePosition: String(semantic.queuePosition ?? 0),
     queueFilled: String(semantic.queueFilled ?? 0),
     progress: JSON.stringify(progress),
@@ -385,14 +385,14 @@ export async function readCheckpoint(
           name.startsWith(prefix) ? [[name.slice(prefix.length), { shape, data: data as Float32Array }] as const] : [],
         ),
       );
-    const optimiser = metadata['optimizer'] ?? 'sgd'; // early checkpoints do not say, and SGD left them
-    if (optimiser !== 'sgd' && optimiser !== 'adamw')
-      throw new LgdError('BAD_CHECKPOINT', `its optimiser ${optimiser} is none of this version's.`, {
+    const optimizer = metadata['optimizer'] ?? 'sgd'; // early checkpoints do not say, and SGD left them
+    if (optimizer !== 'sgd' && optimizer !== 'adamw')
+      throw new LgdError('BAD_CHECKPOINT', `its optimiser ${optimizer} is none of this version's.`, {
         mend: 'Resume with the version that wrote it',
       });
     const moments = {
       momentum: below(momentPrefixes.momentum),
-      ...(optimiser === 'adamw' && { secondMoment: below(momentPrefixes.secondMoment) }),
+      ...(optimizer === 'adamw' && { secondMoment: below(momentPrefixes.secondMoment) }),
     };
     const semantic: SemanticState = {
       visual: tensors.get('visual_bank')?.data as Float32Array | undefined,
@@ -412,7 +412,7 @@ export async function readCheckpoint(
       manifest,
       info,
       weights,
-      optimiser,
+      optimizer,
       ...moments,
       bank,
       semantic,

@@ -116,7 +116,7 @@ const heldTo = [
  * @throws LgdError BAD_CHECKPOINT
  */
 export function checkContinued(
-  { info, folder, optimiser }: { info: StudentInfo; folder: string; optimiser: Config['train']['optimizer'] },
+  { info, folder, optimizer }: { info: StudentInfo; folder: string; optimizer: Config['train']['optimizer'] },
   progress: Progress,
   here: Present,
 ): void {
@@ -145,13 +145,13 @@ export function checkContinued(
       },
     );
   }
-  const { accumulate, optimizer } = here.config.train;
-  if (optimizer !== optimiser) {
+  const { accumulate, optimizer: found } = here.config.train;
+  if (found !== optimizer) {
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another optimiser, which keeps other numbers.`, {
       option: 'train.optimizer',
-      found: optimizer,
-      allowed: optimiser,
-      mend: `Resume with train.optimizer: ${optimiser}, or begin a new run, with the weights of this one (student.weights) if you like`,
+      found,
+      allowed: optimizer,
+      mend: `Resume with train.optimizer: ${optimizer}, or begin a new run, with the weights of this one (student.weights) if you like`,
     });
   }
   if (progress.accumulate !== accumulate) {

@@ -307,7 +307,7 @@ export class Distiller implements Disposable {
       for (const pupil of pupils) {
         pupil.updateBanks(embeddings, slots.at(-1)!);
         if (after) await after('loss');
-        pupil.optimiserStep(learningRate, batches.length);
+        pupil.optimizerStep(learningRate, batches.length);
         if (after) await after('optimiser');
       }
     } finally {

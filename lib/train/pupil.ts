@@ -8,7 +8,7 @@ import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
 import { machineMemory } from '../machine-memory.js';
 import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
-import { checkOptimiserState, optimiserOf } from '../models/optimiser.js';
+import { checkOptimizerState, optimizerOf } from '../models/optimizer.js';
 import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
@@ -106,7 +106,7 @@ export class Pupil {
             resolution,
             precision: precisionOf(config),
             training: true,
-            optimiser: optimiserOf(config),
+            optimizer: optimizerOf(config),
           }),
         ),
         (compiled) => compiled.dispose(),
@@ -165,9 +165,9 @@ export class Pupil {
   }
 
   /** One step of the optimiser with the mean of the gradients of so many batches. */
-  optimiserStep(learningRate: number, batches: number): void {
+  optimizerStep(learningRate: number, batches: number): void {
     const { weightDecay, decayNormAndBias } = this.#config.train;
-    this.encoder.optimiserStep({ learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
+    this.encoder.optimizerStep({ learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
   }
 
   /** The numbers that stand in some slots: their mean. */
@@ -194,15 +194,15 @@ export class Pupil {
   async state(): Promise<DistillerState> {
     const { addon, handle } = this.#device;
     // All are asked for before anything is awaited: a step that is queued meanwhile is in none.
-    const [weights, optimiser, { visual, seen, queue, queuePosition, queueFilled }, online] = await Promise.all([
+    const [weights, optimizer, { visual, seen, queue, queuePosition, queueFilled }, online] = await Promise.all([
       this.encoder.state(),
-      this.encoder.optimiserState(),
+      this.encoder.optimizerState(),
       addon.readSemanticState(handle, this.#head),
       this.online?.state(),
     ]);
     return {
       weights,
-      ...optimiser,
+      ...optimizer,
       semantic: { visual, seen, queue, queuePosition, queueFilled },
       ...(online && { online }),
     };
@@ -214,12 +214,12 @@ export class Pupil {
    */
   restore({ weights, momentum, secondMoment, semantic, online, steps }: DistillerState): void {
     checkWeights(this.student.graph, weights);
-    checkOptimiserState(this.student.graph, this.encoder.optimiser, { momentum, secondMoment, steps });
+    checkOptimizerState(this.student.graph, this.encoder.optimizer, { momentum, secondMoment, steps });
     if (online !== undefined) this.online?.check(online);
     this.#device.addon.writeSemanticState(this.#head, semantic); // whole, or refused
     if (online !== undefined) this.online?.restore(online);
     this.encoder.load(weights);
-    this.encoder.loadOptimiserState({ momentum, secondMoment, steps: steps ?? 0 });
+    this.encoder.loadOptimizerState({ momentum, secondMoment, steps: steps ?? 0 });
   }
 
   dispose(): void {

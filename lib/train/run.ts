@@ -314,7 +314,7 @@ export class Run {
       {
         info: this.#studentInfo(),
         weights,
-        optimiser: this.config.train.optimizer,
+        optimizer: this.config.train.optimizer,
         momentum,
         secondMoment,
         bank: distiller.tsb,

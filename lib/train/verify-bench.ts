@@ -8,7 +8,7 @@ import { throwIfAborted } from '../errors.js';
 import { compileBatch, type Precision } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import { loadTeacher, type CustomTeacherApi, type NativeTeacher } from '../models/index.js';
-import { optimiserOf } from '../models/optimiser.js';
+import { optimizerOf } from '../models/optimizer.js';
 import { createStudent, type Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { Dataset } from './batch.js';
@@ -46,7 +46,7 @@ export class Bench {
         resolution: this.#resolution,
         precision: 'float32',
         training: true,
-        optimiser: optimiserOf(config),
+        optimizer: optimizerOf(config),
       }),
     ).dispose();
     this.#names = madeUpBank(categories, teacher.embeddingSize);

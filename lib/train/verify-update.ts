@@ -1,7 +1,7 @@
 /** Whether weights moved as the optimiser's formula says of what it keeps beside them. */
 import type { RunConfig } from '../config-batch.js';
 import type { GraphSpec } from '../models/graph.js';
-import { optimiserOf } from '../models/optimiser.js';
+import { optimizerOf } from '../models/optimizer.js';
 import type { DistillerState } from './pupil.js';
 
 export interface UpdateOptions {
@@ -19,7 +19,7 @@ export function updateError(
   before: DistillerState,
   { graph, train, learningRate }: UpdateOptions,
 ): number {
-  const optimiser = optimiserOf({ train });
+  const optimizer = optimizerOf({ train });
   let [difference, size] = [0, 0];
   for (const { name, trainable, decay } of graph.parameters) {
     if (!trainable) continue;
@@ -31,14 +31,14 @@ export function updateError(
     ].map((tensor) => tensor?.data) as [Float32Array, Float32Array, Float32Array, Float32Array?];
     const decayed = decay || train.decayNormAndBias ? train.weightDecay : 0; // of SGD it is in the momentum
     const [firstShare, secondShare] =
-      optimiser.name === 'sgd'
+      optimizer.name === 'sgd'
         ? [1, 1]
-        : ([optimiser.beta1, optimiser.beta2].map((beta) => 1 - beta ** after.steps!) as [number, number]);
+        : ([optimizer.beta1, optimizer.beta2].map((beta) => 1 - beta ** after.steps!) as [number, number]);
     for (let i = 0; i < was.length; i++) {
       const direction =
-        optimiser.name === 'sgd'
+        optimizer.name === 'sgd'
           ? momentum[i]!
-          : decayed * was[i]! + momentum[i]! / firstShare / (Math.sqrt(second![i]! / secondShare) + optimiser.epsilon);
+          : decayed * was[i]! + momentum[i]! / firstShare / (Math.sqrt(second![i]! / secondShare) + optimizer.epsilon);
       const off = Math.abs(was[i]! - learningRate * direction - is[i]!);
       difference += off <= 2 ** -23 * Math.abs(was[i]!) ? 0 : off ** 2; // NaN is none
       size += (learningRate * direction) ** 2;

@@ -4,7 +4,7 @@ import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkWhole, precisionOf, type Precision } from '../models/compiled.js';
-import { optimiserOf } from '../models/optimiser.js';
+import { optimizerOf } from '../models/optimizer.js';
 import { mostEmbeddingSize } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { mostRows } from '../number-limits.js';
@@ -223,7 +223,7 @@ async function compare(
 }
 
 function errorsOf(found: Taken, expected: Taken, before: DistillerState, options: UpdateOptions): Errors {
-  const optimiser = optimiserOf(options);
+  const optimizer = optimizerOf(options);
   const moved = (moment: 'momentum' | 'secondMoment', kept: number): number => {
     const [ours, right, earlier] = [found, expected, { state: before }].map(({ state }) =>
       inOrder(state[moment]!, expected.state[moment]!),
@@ -239,9 +239,9 @@ function errorsOf(found: Taken, expected: Taken, before: DistillerState, options
   return {
     loss: Math.abs(found.loss / expected.loss - 1),
     gradients:
-      optimiser.name === 'sgd'
-        ? moved('momentum', optimiser.momentum)
-        : Math.max(moved('momentum', optimiser.beta1), moved('secondMoment', optimiser.beta2)),
+      optimizer.name === 'sgd'
+        ? moved('momentum', optimizer.momentum)
+        : Math.max(moved('momentum', optimizer.beta1), moved('secondMoment', optimizer.beta2)),
     update: updateError(found.state, before, options),
     ...(rightBank && { bank: wholeError([bank!], [rightBank], [bankBefore!]) }),
   };

@@ -62,7 +62,7 @@ if (name === 'views') {
   encoder.zeroGradients();
   encoder.forwardTensor(images, { training: true });
   encoder.backwardTensor(dOutput);
-  encoder.optimiserStep({ learningRate: 1e-6 });
+  encoder.optimizerStep({ learningRate: 1e-6 });
 }
 await device.synchronize();
 process.exit(0); // nothing is left to lose, and the emulation's memory need not be taken apart

@@ -8,7 +8,7 @@ import { CompiledEncoder, type CompileOptions } from '../../lib/models/compiled.
 import { createEncoder, Encoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
 import { initialWeights } from '../../lib/models/initialise.js';
-import type { Optimiser, OptimiserStep } from '../../lib/models/optimiser.js';
+import type { Optimizer, OptimizerStep } from '../../lib/models/optimizer.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import type { EncoderHandle } from '../../lib/native.js';
 import { devicesUnderTest } from '../devices.js';
@@ -23,15 +23,15 @@ function build(
   device: Device,
   graph: GraphSpec,
   options: Partial<CompileOptions>,
-): { encoder: CompiledEncoder; step: (gradients: Record<string, Float32Array>, step: OptimiserStep) => void } {
+): { encoder: CompiledEncoder; step: (gradients: Record<string, Float32Array>, step: OptimizerStep) => void } {
   const made = vi.spyOn(device.addon, 'makeEncoder');
   const encoder = new CompiledEncoder(device, graph, { batch: 2, resolution: 8, precision: 'float32', ...options });
   const handle = made.mock.results[0]!.value as EncoderHandle;
   made.mockRestore();
-  const step = (gradients: Record<string, Float32Array>, numbers: OptimiserStep) => {
+  const step = (gradients: Record<string, Float32Array>, numbers: OptimizerStep) => {
     for (const [name, values] of Object.entries(gradients))
       device.addon.writeParameter(handle, name, 'gradient', values);
-    encoder.optimiserStep(numbers);
+    encoder.optimizerStep(numbers);
   };
   return { encoder, step };
 }
@@ -52,7 +52,7 @@ class Reference {
 
   constructor(
     start: Float32Array,
-    readonly optimiser: { beta1: number; beta2: number; epsilon: number },
+    readonly optimizer: { beta1: number; beta2: number; epsilon: number },
   ) {
     [this.value, this.#m, this.#v] = [
       Float64Array.from(start),
@@ -62,7 +62,7 @@ class Reference {
   }
 
   step(gradient: Float32Array, rate: number, decay: number): void {
-    const { beta1, beta2, epsilon } = this.optimiser;
+    const { beta1, beta2, epsilon } = this.optimizer;
     this.#t++;
     gradient.forEach((g, i) => {
       this.#m[i] = beta1 * this.#m[i]! + (1 - beta1) * g;
@@ -78,7 +78,7 @@ describe.each(devices)('on $name', ({ device }) => {
     'is torch.optim.AdamW: betas $beta1 and $beta2, epsilon $epsilon, norms and biases decayed: $decayNormAndBias',
     async ({ beta1, beta2, epsilon, weightDecay, decayNormAndBias, gradientScale, after }) => {
       const graph = adamwGraph();
-      const { encoder, step } = build(device, graph, { optimiser: { name: 'adamw', beta1, beta2, epsilon } });
+      const { encoder, step } = build(device, graph, { optimizer: { name: 'adamw', beta1, beta2, epsilon } });
       const parameters = trainable(graph);
       const start = initialWeights(graph, 1);
       parameters.forEach(({ name, count }, k) => (start[name]!.data = startOf(k, count)));
@@ -92,7 +92,7 @@ describe.each(devices)('on $name', ({ device }) => {
         });
         const expected = after[t + 1];
         if (expected === undefined) continue;
-        const [weights, { momentum, secondMoment, steps }] = [await encoder.state(), await encoder.optimiserState()];
+        const [weights, { momentum, secondMoment, steps }] = [await encoder.state(), await encoder.optimizerState()];
         expect(steps).toBe(t + 1);
         for (const [k, { name, count }] of parameters.entries()) {
           // the weights are rounded
@@ -121,12 +121,12 @@ describe.each(devices)('on $name', ({ device }) => {
     const graph = g.finish(
       g.linear(g.batchNorm(g.linear(g.globalPool(g.images), 'a', { features: 3001 }), 'norm'), 'b', { features: 7 }),
     );
-    const optimiser = { name: 'adamw', beta1: 0.9, beta2: 0.99, epsilon: 1e-8 } as const;
-    const { encoder, step } = build(device, graph, { optimiser });
+    const optimizer = { name: 'adamw', beta1: 0.9, beta2: 0.99, epsilon: 1e-8 } as const;
+    const { encoder, step } = build(device, graph, { optimizer });
     const start = initialWeights(graph, 3);
     encoder.load(start);
     const parameters = trainable(graph);
-    const expected = parameters.map(({ name }) => new Reference(start[name]!.data, optimiser));
+    const expected = parameters.map(({ name }) => new Reference(start[name]!.data, optimizer));
     for (let t = 0; t < 4; t++) {
       const learningRate = 0.01 / (t + 1);
       const gradients = parameters.map(({ count }, k) =>
@@ -156,7 +156,7 @@ describe.each(devices)('on $name', ({ device }) => {
           batch: 2,
           resolution: 8,
           precision: 'bfloat16',
-          optimiser: { name: 'adamw' },
+          optimizer: { name: 'adamw' },
         }),
       );
       encoder.load(initialWeights(encoder.graph, 1));
@@ -165,7 +165,7 @@ describe.each(devices)('on $name', ({ device }) => {
     const take = async (encoder: Encoder) => {
       await encoder.forward(images, { training: true });
       await encoder.backward(dOutput);
-      await encoder.optimiserStep({ learningRate: 0.01, weightDecay: 0.1 });
+      await encoder.optimizerStep({ learningRate: 0.01, weightDecay: 0.1 });
     };
     using unbroken = make();
     for (let t = 0; t < 4; t++) await take(unbroken);
@@ -173,11 +173,11 @@ describe.each(devices)('on $name', ({ device }) => {
     for (let t = 0; t < 2; t++) await take(first);
     using second = make();
     second.load(await first.state());
-    second.compiled.loadOptimiserState(await first.optimiserState());
+    second.compiled.loadOptimizerState(await first.optimizerState());
     for (let t = 0; t < 2; t++) await take(second);
     expect(second.compiled.steps).toBe(4);
     expect(await second.state()).toEqual(await unbroken.state());
-    expect(await second.optimiserState()).toEqual(await unbroken.optimiserState());
+    expect(await second.optimizerState()).toEqual(await unbroken.optimizerState());
     using loaded = make();
     loaded.load(await unbroken.state());
     expect(await loaded.forward(images)).toEqual(await unbroken.forward(images));
@@ -186,8 +186,8 @@ describe.each(devices)('on $name', ({ device }) => {
 
 describe('an encoder for AdamW', async () => {
   const device = await openDevice('cpu');
-  const compile = (optimiser?: Optimiser, training = true) =>
-    new CompiledEncoder(device, adamwGraph(), { batch: 2, resolution: 8, training, ...(optimiser && { optimiser }) });
+  const compile = (optimizer?: Optimizer, training = true) =>
+    new CompiledEncoder(device, adamwGraph(), { batch: 2, resolution: 8, training, ...(optimizer && { optimizer }) });
   const bytesOf = (...of: Parameters<typeof compile>): number => {
     using encoder = compile(...of);
     return encoder.info.parameterBytes;
@@ -203,24 +203,24 @@ describe('an encoder for AdamW', async () => {
   });
 
   it.each<[unknown, string]>([
-    ['adamw', 'optimiser'],
-    [null, 'optimiser'],
-    [{}, 'optimiser.name'],
-    [{ name: 'adam' }, 'optimiser.name'],
-    [{ name: 'adamw', beta1: 1 }, 'optimiser.beta1'],
-    [{ name: 'adamw', beta2: -0.1 }, 'optimiser.beta2'],
-    [{ name: 'adamw', epsilon: 0 }, 'optimiser.epsilon'],
-    [{ name: 'sgd', momentum: 2 }, 'optimiser.momentum'],
+    ['adamw', 'optimizer'],
+    [null, 'optimizer'],
+    [{}, 'optimizer.name'],
+    [{ name: 'adam' }, 'optimizer.name'],
+    [{ name: 'adamw', beta1: 1 }, 'optimizer.beta1'],
+    [{ name: 'adamw', beta2: -0.1 }, 'optimizer.beta2'],
+    [{ name: 'adamw', epsilon: 0 }, 'optimizer.epsilon'],
+    [{ name: 'sgd', momentum: 2 }, 'optimizer.momentum'],
     [{ name: 'adamw', momentum: 0.9 }, 'momentum'],
     [{ name: 'sgd', beta1: 0.9 }, 'beta1'],
-  ])('is not made with %j', async (optimiser, option) => {
+  ])('is not made with %j', async (optimizer, option) => {
     const options = {
       device,
       outputs: 2,
       resolution: 32,
       batch: 2,
       widthMultiplier: 0.25,
-      optimiser: optimiser as Optimiser,
+      optimizer: optimizer as Optimizer,
     };
     await expect(createEncoder('mobilenet_v3_small', options)).rejects.toMatchObject({ code: 'BAD_OPTION', option });
   });
@@ -228,28 +228,28 @@ describe('an encoder for AdamW', async () => {
   it('goes on from no state of SGD, nor the other way', async () => {
     using sgd = compile();
     using adamw = compile({ name: 'adamw' });
-    const [ofSgd, ofAdamw] = [await sgd.optimiserState(), await adamw.optimiserState()];
+    const [ofSgd, ofAdamw] = [await sgd.optimizerState(), await adamw.optimizerState()];
     expect(ofSgd.secondMoment).toBeUndefined();
-    expect(() => sgd.loadOptimiserState(ofAdamw)).toThrow(
+    expect(() => sgd.loadOptimizerState(ofAdamw)).toThrow(
       expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error,
     );
-    expect(() => adamw.loadOptimiserState(ofSgd)).toThrow(
+    expect(() => adamw.loadOptimizerState(ofSgd)).toThrow(
       expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error,
     );
-    expect(() => adamw.loadOptimiserState(undefined as never)).toThrow(
+    expect(() => adamw.loadOptimizerState(undefined as never)).toThrow(
       expect.objectContaining({ code: 'BAD_OPTION' }) as Error,
     );
-    expect(() => adamw.loadOptimiserState(ofAdamw.momentum as never)).toThrow(
+    expect(() => adamw.loadOptimizerState(ofAdamw.momentum as never)).toThrow(
       expect.objectContaining({ code: 'BAD_MODEL' }) as Error,
     );
-    expect(() => adamw.loadOptimiserState({ ...ofAdamw, steps: -1 })).toThrow(
+    expect(() => adamw.loadOptimizerState({ ...ofAdamw, steps: -1 })).toThrow(
       expect.objectContaining({ code: 'BAD_OPTION', option: 'steps' }) as Error,
     );
-    expect(() => adamw.loadOptimiserState({ ...ofAdamw, secondMoment: {} as WeightRecord })).toThrow(
+    expect(() => adamw.loadOptimizerState({ ...ofAdamw, secondMoment: {} as WeightRecord })).toThrow(
       expect.objectContaining({ code: 'BAD_MODEL' }) as Error,
     );
     const other = { ...ofAdamw, steps: 3 };
-    adamw.loadOptimiserState(other);
-    expect(await adamw.optimiserState()).toEqual(other);
+    adamw.loadOptimizerState(other);
+    expect(await adamw.optimizerState()).toEqual(other);
   });
 });

@@ -76,7 +76,7 @@ describe('on the CPU', () => {
     const before = await trained.forward(images);
     await trained.forward(images, { training: true });
     await trained.backward(dOutput);
-    await trained.optimiserStep({ learningRate: 0.1 });
+    await trained.optimizerStep({ learningRate: 0.1 });
     loaded.load(await trained.state());
     const after = await trained.forward(images);
     expect(after).toEqual(await loaded.forward(images));

@@ -169,7 +169,7 @@ describe('images', () => {
       for (let step = 0; step < 3; step++) {
         await encoder.forward(images, { training: true });
         await encoder.backward(gradient);
-        await encoder.optimiserStep({ learningRate: 0.1, weightDecay: 0.01 });
+        await encoder.optimizerStep({ learningRate: 0.1, weightDecay: 0.01 });
       }
       outputs.push(await encoder.forward(images));
     }

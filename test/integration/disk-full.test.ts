@@ -40,7 +40,7 @@ function content(step: number): CheckpointContent {
       epoch: 0,
     },
     weights: record,
-    optimiser: 'sgd',
+    optimizer: 'sgd',
     momentum: record,
     bank: undefined,
     semantic: {},

@@ -162,16 +162,16 @@ describe('SGD', () => {
   }
 
   it.each([true, false])('follows the formula, norms and biases decayed: %s', async (decayNormAndBias) => {
-    using encoder = build(allOperations(), { optimiser: { name: 'sgd', momentum: 0.8 } });
+    using encoder = build(allOperations(), { optimizer: { name: 'sgd', momentum: 0.8 } });
     const start = await encoder.state();
     const gradients: Record<string, Float32Array[]> = {};
     for (let step = 0; step < 3; step++) {
       await encoder.forward(images, { training: true });
       for (const [name, values] of Object.entries(await encoder.backward(dOutput)))
         (gradients[name] ??= []).push(values);
-      await encoder.optimiserStep({ learningRate: 0.1, weightDecay: 0.05, decayNormAndBias, gradientScale: 0.5 });
+      await encoder.optimizerStep({ learningRate: 0.1, weightDecay: 0.05, decayNormAndBias, gradientScale: 0.5 });
     }
-    const [after, { momentum }] = [await encoder.state(), await encoder.optimiserState()];
+    const [after, { momentum }] = [await encoder.state(), await encoder.optimizerState()];
     for (const { name, decay } of encoder.graph.parameters.filter(({ trainable }) => trainable)) {
       const expected = reference(start[name]!.data, gradients[name]!, {
         lr: 0.1,
@@ -189,7 +189,7 @@ describe('SGD', () => {
     const step = async (encoder: Encoder, n: number) => {
       await encoder.forward(images, { training: true, step: n });
       await encoder.backward(dOutput);
-      await encoder.optimiserStep({ learningRate: 0.1, weightDecay: 1e-4 });
+      await encoder.optimizerStep({ learningRate: 0.1, weightDecay: 1e-4 });
     };
     using unbroken = build(allOperations({ dropping: true }));
     for (let n = 0; n < 4; n++) await step(unbroken, n);
@@ -199,10 +199,10 @@ describe('SGD', () => {
       new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24 }),
     );
     second.load(await first.state());
-    second.compiled.loadOptimiserState(await first.optimiserState());
+    second.compiled.loadOptimizerState(await first.optimizerState());
     for (let n = 2; n < 4; n++) await step(second, n);
     expectSameBits(await second.state(), await unbroken.state());
-    expectSameBits((await second.optimiserState()).momentum, (await unbroken.optimiserState()).momentum);
+    expectSameBits((await second.optimizerState()).momentum, (await unbroken.optimizerState()).momentum);
   });
 
   it('lowers a loss', async () => {
@@ -220,7 +220,7 @@ describe('SGD', () => {
       const gradient = output.map((value, i) => value - (i % 4 === Math.floor(i / 4) % 4 ? 1 : 0));
       losses.push(gradient.reduce((sum, value) => sum + value * value, 0) / 2);
       await encoder.backward(gradient);
-      await encoder.optimiserStep({ learningRate: 0.02 });
+      await encoder.optimizerStep({ learningRate: 0.02 });
     }
     expect(losses.at(-1)!).toBeLessThan(0.3 * losses[0]!);
   });
@@ -330,8 +330,8 @@ describe('wrong use', () => {
     using encoder = await createEncoder('mobilenet_v2', { device, ...small, training: false });
     await expect(encoder.forward(pixels, { training: true })).rejects.toMatchObject({ code: 'BAD_OPTION' });
     await expect(encoder.backward(new Float32Array(8))).rejects.toMatchObject({ code: 'BAD_OPTION' });
-    await expect(encoder.optimiserStep({ learningRate: 1 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
-    await expect(encoder.optimiserState()).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    await expect(encoder.optimizerStep({ learningRate: 1 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    await expect(encoder.optimizerState()).rejects.toMatchObject({ code: 'BAD_OPTION' });
   });
 
   it('of sizes', async () => {

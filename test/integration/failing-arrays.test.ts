@@ -95,11 +95,11 @@ const uses = {
   'a training pass in bfloat16': onEncoder((encoder) => encoder.forward(pixels, { training: true }), 'bfloat16'),
   'a step from given weights': onEncoder(async (encoder) => {
     encoder.load(weights);
-    encoder.compiled.loadOptimiserState({ momentum: atRest, steps: 0 });
+    encoder.compiled.loadOptimizerState({ momentum: atRest, steps: 0 });
     const output = await encoder.forward(pixels, { training: true });
     const gradients = await encoder.backward(student);
-    await encoder.optimiserStep({ learningRate: 0.1 });
-    return [output, gradients, await encoder.optimiserState()];
+    await encoder.optimizerStep({ learningRate: 0.1 });
+    return [output, gradients, await encoder.optimizerState()];
   }),
   'a teacher': {
     open: (device) => loadTeacher(teacherFolder, { device }),

@@ -190,7 +190,7 @@ describe('disposal with work under way', () => {
     await encoder.backward(await encoder.forward(new Float32Array(2 * 3 * 32 * 32).fill(1), { training: true }));
     const before = await encoder.state();
     own.dispose();
-    await expect(encoder.optimiserStep({ learningRate: 1 })).rejects.toMatchObject({
+    await expect(encoder.optimizerStep({ learningRate: 1 })).rejects.toMatchObject({
       code: 'DISPOSED',
       message: expect.stringContaining('the device cpu') as string,
     });

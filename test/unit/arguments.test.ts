@@ -434,12 +434,12 @@ describe('a step', () => {
       batch: 2,
       widthMultiplier: 0.25,
     });
-    await refused('BAD_OPTION', 'learningRate', { nan: () => encoder.optimiserStep({ learningRate: NaN }) });
+    await refused('BAD_OPTION', 'learningRate', { nan: () => encoder.optimizerStep({ learningRate: NaN }) });
     await refused('BAD_OPTION', 'momentum', {
-      'not of a step': () => encoder.optimiserStep({ learningRate: 0.1, momentum: 0.9 } as Anything),
+      'not of a step': () => encoder.optimizerStep({ learningRate: 0.1, momentum: 0.9 } as Anything),
     });
     await refused('BAD_OPTION', 'weightDecay', {
-      negative: () => encoder.optimiserStep({ learningRate: 0.1, weightDecay: -1 }),
+      negative: () => encoder.optimizerStep({ learningRate: 0.1, weightDecay: -1 }),
     });
   });
 

@@ -37,7 +37,7 @@ function content(step: number, { withBank = true } = {}): CheckpointContent {
       epoch: 0,
     },
     weights: { 'features.0.weight': tensor([2, 3, 1, 1], step), 'features.0.running_mean': tensor([2], -step) },
-    optimiser: 'adamw',
+    optimizer: 'adamw',
     momentum: { 'features.0.weight': tensor([2, 3, 1, 1], 100 * step) },
     secondMoment: { 'features.0.weight': tensor([2, 3, 1, 1], 200 * step) },
     bank: withBank ? bank : undefined,
@@ -80,7 +80,7 @@ describe('CheckpointStore', () => {
   });
 
   it('takes a checkpoint that does not say what made it for one of SGD, as early ones are', async () => {
-    const bySgd: CheckpointContent = { ...content(4), optimiser: 'sgd', secondMoment: undefined };
+    const bySgd: CheckpointContent = { ...content(4), optimizer: 'sgd', secondMoment: undefined };
     const path = await store.write(bySgd, plain);
     const state = join(path, 'state.safetensors');
     const { tensors, metadata } = await readSafetensors(state);
@@ -103,7 +103,7 @@ describe('CheckpointStore', () => {
       message: expect.stringContaining('later') as unknown,
     });
     await rewrite(early);
-    expect(await store.read('last')).toMatchObject({ optimiser: 'sgd', momentum: bySgd.momentum });
+    expect(await store.read('last')).toMatchObject({ optimizer: 'sgd', momentum: bySgd.momentum });
     expect((await store.read('last')).secondMoment).toBeUndefined();
   });
 

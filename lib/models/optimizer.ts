@@ -10,7 +10,7 @@ import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
 /** Stochastic gradient descent with momentum, PyTorch's: v <- momentum v + (g + decay w); w <- w - rate v. */
-export interface SgdOptimiser {
+export interface SgdOptimizer {
   name: 'sgd';
   /** From 0 to 0.999999; default 0.9. */
   momentum?: number | undefined;
@@ -21,7 +21,7 @@ export interface SgdOptimiser {
  * + (1 - beta2) g^2; w <- w - rate decay w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) in step t
  * from 1. It keeps one more float32 a parameter than SGD does.
  */
-export interface AdamwOptimiser {
+export interface AdamwOptimizer {
   name: 'adamw';
   /** From 0 to 0.999999; default 0.9. */
   beta1?: number | undefined;
@@ -32,14 +32,14 @@ export interface AdamwOptimiser {
 }
 
 /** An optimiser with its numbers. */
-export type Optimiser = SgdOptimiser | AdamwOptimiser;
+export type Optimizer = SgdOptimizer | AdamwOptimizer;
 
 /** One with all of its numbers. */
-export type WholeOptimiser =
+export type WholeOptimizer =
   { name: 'sgd'; momentum: number } | { name: 'adamw'; beta1: number; beta2: number; epsilon: number };
 
 /** Numbers of one optimiser step. */
-export interface OptimiserStep {
+export interface OptimizerStep {
   /** From 0. */
   learningRate: number;
   /** From 0; default 0. */
@@ -55,10 +55,10 @@ export const stepOptions = {
   weightDecay: 'optional',
   decayNormAndBias: 'optional',
   gradientScale: 'optional',
-} satisfies OptionTable<OptimiserStep>;
+} satisfies OptionTable<OptimizerStep>;
 
 /** What an optimiser keeps from step to step. */
-export interface OptimiserState {
+export interface OptimizerState {
   /** SGD's, of the parameters; AdamW's first moment. */
   momentum: WeightRecord;
   /** AdamW's alone. */
@@ -68,28 +68,28 @@ export interface OptimiserState {
 }
 
 const tables = {
-  sgd: { name: 'needed', momentum: 'optional' } satisfies OptionTable<SgdOptimiser>,
+  sgd: { name: 'needed', momentum: 'optional' } satisfies OptionTable<SgdOptimizer>,
   adamw: {
     name: 'needed',
     beta1: 'optional',
     beta2: 'optional',
     epsilon: 'optional',
-  } satisfies OptionTable<AdamwOptimiser>,
+  } satisfies OptionTable<AdamwOptimizer>,
 };
 
 /** Fills in defaults. @throws LgdError BAD_OPTION */
-export function wholeOptimiser(optimiser: Optimiser = { name: 'sgd' }): WholeOptimiser {
-  if (typeof optimiser !== 'object' || (optimiser as unknown) === null)
+export function wholeOptimizer(optimizer: Optimizer = { name: 'sgd' }): WholeOptimizer {
+  if (typeof optimizer !== 'object' || (optimizer as unknown) === null)
     throw new LgdError('BAD_OPTION', 'not an optimiser.', {
-      option: 'optimiser',
-      found: optimiser,
+      option: 'optimizer',
+      found: optimizer,
       allowed: "{ name: 'sgd' } or { name: 'adamw' }, with its numbers",
       mend: 'Give one of these, or leave it out for SGD',
     });
-  checkWord(optimiser.name, 'optimiser.name', Object.keys(tables));
-  checkOptions(optimiser, 'optimiser', tables[optimiser.name]);
-  if (optimiser.name === 'sgd') {
-    const { momentum = optimizerDefaults.sgd.momentum } = optimiser;
+  checkWord(optimizer.name, 'optimizer.name', Object.keys(tables));
+  checkOptions(optimizer, 'optimizer', tables[optimizer.name]);
+  if (optimizer.name === 'sgd') {
+    const { momentum = optimizerDefaults.sgd.momentum } = optimizer;
     checkShare('momentum', momentum);
     return { name: 'sgd', momentum };
   }
@@ -97,12 +97,12 @@ export function wholeOptimiser(optimiser: Optimiser = { name: 'sgd' }): WholeOpt
     beta1 = optimizerDefaults.adamw.beta1,
     beta2 = optimizerDefaults.adamw.beta2,
     epsilon = optimizerDefaults.adamw.epsilon,
-  } = optimiser;
+  } = optimizer;
   checkShare('beta1', beta1);
   checkShare('beta2', beta2);
   if (!(typeof epsilon === 'number' && epsilon >= leastEpsilon && epsilon <= 1))
     throw new LgdError('BAD_OPTION', 'not an epsilon.', {
-      option: 'optimiser.epsilon',
+      option: 'optimizer.epsilon',
       found: epsilon,
       allowed: `${leastEpsilon} to 1`,
     });
@@ -112,19 +112,19 @@ export function wholeOptimiser(optimiser: Optimiser = { name: 'sgd' }): WholeOpt
 function checkShare(option: string, found: unknown): void {
   if (typeof found === 'number' && found >= 0 && found <= mostMomentum) return;
   throw new LgdError('BAD_OPTION', 'not a share of what was before.', {
-    option: `optimiser.${option}`,
+    option: `optimizer.${option}`,
     found,
     allowed: `0 to ${mostMomentum}`,
   });
 }
 
 /** That of a configuration. */
-export function optimiserOf({
+export function optimizerOf({
   train: { optimizer, sgdMomentum, adamwBeta1, adamwBeta2, adamwEpsilon },
 }: {
   train: Pick<Config['train'], 'optimizer' | 'sgdMomentum' | 'adamwBeta1' | 'adamwBeta2' | 'adamwEpsilon'>;
-}): WholeOptimiser {
-  return wholeOptimiser(
+}): WholeOptimizer {
+  return wholeOptimizer(
     optimizer === 'sgd'
       ? { name: 'sgd', momentum: sgdMomentum }
       : { name: 'adamw', beta1: adamwBeta1, beta2: adamwBeta2, epsilon: adamwEpsilon },
@@ -135,10 +135,10 @@ export function optimiserOf({
  * Looks whether an optimiser of this name can go on from a state.
  * @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser, or one that does not say of how many steps)
  */
-export function checkOptimiserState(
+export function checkOptimizerState(
   graph: GraphSpec,
-  { name }: WholeOptimiser,
-  { momentum, secondMoment, steps }: Partial<OptimiserState>,
+  { name }: WholeOptimizer,
+  { momentum, secondMoment, steps }: Partial<OptimizerState>,
 ): void {
   checkWeights(graph, momentum ?? {}, 'trainable');
   const keepsSecond = name === 'adamw';
