@@ -46,8 +46,8 @@ const differences: readonly (readonly [what: string, leaf: string, from: string,
     '  offline?: boolean | undefined;\n  other?: string | undefined;',
   ],
   ['a leaf that must be given', 'seed', 'seed?: number | undefined', 'seed: number'],
-  ['a group that must be given', 'log', '  log?: {', '  log: {'],
-  ['a leaf in the place of a group', 'checkpoint', '  checkpoint?: {', '  checkpoint?: number | {'],
+  ['a group that must be given', 'log', '  log?:', '  log:'],
+  ['a leaf in the place of a group', 'checkpoint', '  checkpoint?:', '  checkpoint?: number'],
   ['anything at all', 'student.name', 'name?: string | undefined', 'name?: any'],
 ];
 
