@@ -4,7 +4,7 @@
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { open, stat, type FileHandle } from 'node:fs/promises';
-import { LgdError } from '../errors.js';
+import { LgdError, systemErrorCode } from '../errors.js';
 
 const secondsToWait = 5;
 let earlier: Promise<unknown> = Promise.resolve();
@@ -48,12 +48,33 @@ async function openPipe(path: string): Promise<FileHandle> {
   });
 }
 
-/** A writer of our own ends the wait of the thread; of a pipe that this user may not write to it goes on. */
+/**
+ * A writer of our own ends the wait of the thread; of a pipe that this user may not write to it goes on. While all
+ * threads are busy none waits yet, and the pipe takes no writer: the thread that gets to it later would wait for good.
+ */
 async function endWait(path: string, opening: Promise<FileHandle>): Promise<void> {
-  const writer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+  let isOpen = false;
+  void opening.then(
+    () => (isOpen = true),
+    () => (isOpen = true),
+  );
+  while (!isOpen) {
+    const writer = openWriter(path);
+    if (writer === undefined) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      continue;
+    }
+    await opening.finally(() => closeSync(writer));
+  }
+  await (await opening).close();
+}
+
+/** undefined: nobody reads. */
+function openWriter(path: string): number | undefined {
   try {
-    await (await opening).close();
-  } finally {
-    closeSync(writer);
+    return openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    if (systemErrorCode(error) === 'ENXIO') return undefined;
+    throw error;
   }
 }

@@ -1,11 +1,14 @@
 import { execFileSync, spawn } from 'node:child_process';
+import { pbkdf2 } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, expect, test, vi } from 'vitest';
 import { loadConfigFile } from '../../lib/config.js';
 import { openImages } from '../../lib/data/open-images.js';
 import { Journal, readJournal } from '../../lib/data/pack/journal.js';
 import { LineFile } from '../../lib/files/line-file.js';
+import { openToRead } from '../../lib/files/open.js';
 import { openSafetensors } from '../../lib/files/safetensors.js';
 import { hashModel } from '../../lib/models/teachers/fingerprint.js';
 import { CategoryList } from '../../lib/text/names.js';
@@ -60,6 +63,30 @@ test('a pipe that nothing writes to is told of, and no thread is left waiting', 
   await (await Journal.open(journal, 'task', 0, () => 0)).close(); // takes the pipe's place
   expect(await Promise.all(Array.from({ length: 8 }, () => readFile(import.meta.filename)))).toHaveLength(8);
 });
+
+test('nor where all threads are busy when the wait begins', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const derive = promisify(pbkdf2);
+  for (const pipe of ['1', '2', '3', '4'].map(at)) {
+    execFileSync('mkfifo', [pipe]);
+    const busy = new Set<Promise<unknown>>();
+    let error: unknown;
+    openToRead(pipe).catch((told: unknown) => {
+      error = told;
+    });
+    while (error === undefined) {
+      while (busy.size < 12) {
+        const work = derive('', '', 10_000, 64, 'sha512').finally(() => busy.delete(work));
+        busy.add(work);
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+      vi.advanceTimersByTime(100);
+    }
+    expect((error as Error).message).toContain('is a pipe that nothing writes to');
+    await Promise.all(busy);
+  }
+  expect(await readFile(import.meta.filename)).toBeTruthy(); // by one of the four
+}, 30_000);
 
 test('a run folder with a pipe for one of its files is told of, after one wait', async () => {
   const run = async (name: string) => {
