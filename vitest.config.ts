@@ -18,7 +18,9 @@ const long = [
  * would be freed in its list.
  */
 const changesTheProcess = (file: string): boolean =>
-  /\bvi\.(?:mock|spyOn)\(|process\.env\[.+?\] (?:\?\?)?= |\bwithFault\(/u.test(readFileSync(join(root, file), 'utf8'));
+  /\bvi\.(?:mock|spyOn)\(|process\.env\[.+?\] (?:\?\?)?= |\b(?:withFault|losableDisk)\(/u.test(
+    readFileSync(join(root, file), 'utf8'),
+  );
 
 const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
   .filter((name) => name.endsWith('.test.ts'))

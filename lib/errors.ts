@@ -223,6 +223,7 @@ export function writeError(path: string, cause: unknown): LgdError {
   if (cause instanceof LgdError) return cause;
   const space = 'Free some space, or choose another output folder';
   const permitted = 'Choose a folder this user may write to';
+  const lost = ['the mount is gone', 'Mount it again, or choose another folder'] as const;
   const reasons: Record<string, readonly [why: string, mend: string]> = {
     ENOSPC: ['the disk is full', space],
     EDQUOT: ['the disk quota is used up', space],
@@ -231,6 +232,8 @@ export function writeError(path: string, cause: unknown): LgdError {
       'Raise the limit (`ulimit -f`), or choose a disk that takes larger files',
     ],
     EIO: ['the disk fails', 'Check the disk, or choose another output folder'],
+    ENOTCONN: lost,
+    ESTALE: lost,
     EROFS: ['the file system is read-only', permitted],
     EACCES: ['permission is denied', permitted],
     EPERM: ['permission is denied', permitted],

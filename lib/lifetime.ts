@@ -34,6 +34,23 @@ export class Lifetime {
 }
 
 /**
+ * Does work that has to be ended, whatever comes of it. Where both fail the error is the work's: on a disk that is gone,
+ * nothing can be ended either.
+ * @throws what `work` does, and where that does not, what `end` does
+ */
+export async function endedBy<Result>(end: () => Promise<void>, work: () => Promise<Result>): Promise<Result> {
+  let result: Result;
+  try {
+    result = await work();
+  } catch (error) {
+    await end().catch(() => undefined);
+    throw error;
+  }
+  await end();
+  return result;
+}
+
+/**
  * The parts that something has been made of so far: where a later one fails they are freed at once, and not when they
  * are found to be garbage.
  */

@@ -112,7 +112,8 @@ export class DenseFolder implements AsyncDisposable {
 
   /** Unlocks the folder, and removes it if nothing came into one that was made here. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.unlock();
+    // where a disk is gone that must not hide the error of the training
+    await this.unlock().catch(() => undefined);
     await this.removeEmpty();
   }
 }

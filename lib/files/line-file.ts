@@ -73,7 +73,7 @@ export class LineFile {
       await file.#open();
       await file.#endTornLine();
     } catch (cause) {
-      await file.close();
+      await file.close().catch(() => undefined);
       throw writeError(file.path, cause);
     }
     return file;
@@ -139,9 +139,13 @@ export class LineFile {
       });
   }
 
+  /** @throws LgdError NOT_WRITABLE: some file systems write no sooner than now */
   async close(): Promise<void> {
-    await this.#handle?.close();
+    const handle = this.#handle;
     this.#handle = undefined;
+    await handle?.close().catch(async (cause: unknown) => {
+      throw await this.#failure(cause);
+    });
   }
 
   async #failure(cause: unknown): Promise<LgdError> {

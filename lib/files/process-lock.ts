@@ -51,6 +51,9 @@ interface Lock extends Omit<LockHolder, 'isOwn'> {
 /** How long a text that is no lock must stay as it is until it counts as what a power cut left, in milliseconds. */
 const tornAfter = 1000;
 
+/** Marks of locks that were given back while their disk was away, and whose files are still there. */
+const givenBack = new Set<string>();
+
 /**
  * Takes a lock file.
  * @returns what gives it back (and throws NOT_WRITABLE where it cannot); else who holds it, or 'another' for a process
@@ -77,6 +80,7 @@ export async function takeLock(
     try {
       if (await isHeld()) await rm(file, { force: true });
     } catch (cause) {
+      givenBack.add(own.mark);
       throw writeError(file, cause);
     } finally {
       stopListening();
@@ -188,6 +192,7 @@ async function findHolder(
   { host, pid, task = pid, thread, started, mark }: Lock,
   here: string,
 ): Promise<LockHolder | undefined> {
+  if (givenBack.has(mark)) return undefined;
   if (host !== here) return { host, pid, thread, isOwn: false }; // cannot tell from here
   const now = await startTime(pid, task);
   if (now !== undefined && now === started) return { host, pid, thread, isOwn: pid === process.pid };

@@ -7,6 +7,7 @@ import type { RunConfig } from '../config-batch.js';
 import { studentNames } from '../config.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
+import { endedBy } from '../lifetime.js';
 import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 
 /**
@@ -32,7 +33,7 @@ export async function openGroupFolder(
     } else await checkMembers(config.output, names, resume);
     return unlock;
   } catch (error) {
-    await unlock();
+    await unlock().catch(() => undefined);
     throw error;
   }
 }
@@ -99,12 +100,7 @@ export async function runFolders(path: string): Promise<string[]> {
  */
 export async function clearGroup(path: string): Promise<void> {
   if ((await groupMembers(path)).length === 0) return;
-  const unlock = await lockRunFolder(path);
-  try {
-    await clearMembers(path);
-  } finally {
-    await unlock();
-  }
+  await endedBy(await lockRunFolder(path), () => clearMembers(path));
 }
 
 /** The same where the folder itself is locked already. All of them are locked before the first is touched. */
@@ -115,11 +111,12 @@ export async function clearMembers(path: string): Promise<void> {
     if (await isFolder(folder)) folders.push(folder);
   }
   const unlocks: (() => Promise<void>)[] = [];
-  try {
+  const unlock = async () => {
+    for (const unlockOne of unlocks) await unlockOne();
+  };
+  await endedBy(unlock, async () => {
     for (const folder of folders) unlocks.push(await lockRunFolder(folder));
     for (const folder of folders) await clearRunFolder(folder);
-  } finally {
-    for (const unlock of unlocks) await unlock();
-  }
+  });
   for (const folder of folders) await rmdir(folder).catch(() => undefined); // something else is in it
 }

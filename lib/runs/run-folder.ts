@@ -247,7 +247,7 @@ export class RunFolder {
       folder.#metrics = await LineFile.open(path, metricsFile, mostBytes);
       folder.#log = await LineFile.open(path, logFile, mostBytes);
     } catch (cause) {
-      await folder.close();
+      await folder.close().catch(() => undefined);
       await removeEmpty();
       throw writeError(path, cause);
     }

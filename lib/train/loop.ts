@@ -40,15 +40,19 @@ export async function* runDistillation(
   options: RunOptions,
 ): AsyncGenerator<RunEvent, void, undefined> {
   const loop = await TrainingLoop.open(distiller, dataset, options);
+  let failed = false;
   try {
     yield* loop.events();
   } catch (error) {
+    failed = true;
     // a full disk must not hide the error
     for (const run of loop.runs) await run.logFailure(error).catch(() => undefined);
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
-    await loop.close();
+    await loop.close().catch((error: unknown) => {
+      if (!failed) throw error;
+    });
   }
 }
 
@@ -130,7 +134,7 @@ class TrainingLoop implements Course {
       }
       return loop;
     } catch (error) {
-      await loop.close();
+      await loop.close().catch(() => undefined);
       throw error;
     }
   }

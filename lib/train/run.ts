@@ -94,7 +94,7 @@ export class Run {
     try {
       return new Run(loop, number, folder, await CheckpointStore.open(config.output));
     } catch (error) {
-      await folder.close();
+      await folder.close().catch(() => undefined);
       throw error;
     }
   }

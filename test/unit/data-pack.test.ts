@@ -503,7 +503,7 @@ describe('a write that fails', () => {
       await close();
       throw full;
     });
-    await expect(writer.close()).rejects.toBe(full);
+    await expect(writer.close()).rejects.toMatchObject({ code: 'NOT_WRITABLE', cause: full });
     expect(await open()).toEqual([]);
     await (await openWriter(path)).close();
   });

@@ -41,7 +41,7 @@ export class Journal {
     const journal = new Journal(path, await open(path, 'a'), checksum);
     if (keep === 0) {
       await journal.#append(`${task}\n`).catch(async (error: unknown) => {
-        await journal.close();
+        await journal.close().catch(() => undefined);
         throw error;
       });
     }

@@ -4,6 +4,7 @@ import { loadAddon } from '../../addon.js';
 import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../files/make-folder.js';
+import { endedBy } from '../../lifetime.js';
 import { nextTurn } from '../../turn.js';
 import type { CacheProgress } from '../decode-all.js';
 import type { BrokenImage } from '../decode.js';
@@ -105,26 +106,27 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
     checksum,
   });
   const resumed = writer.next;
-  try {
-    await packAll(source, writer, recipe, options);
-    checkRefused(source, writer, options, true);
-    throwIfAborted(signal, 'packing');
-    const places = writer.entries.map(({ place }) => place);
-    const refused = writer.refused.map(({ place, reason }) => ({ id: plainId(source.ids[place]!), reason }));
-    const { labels, classNames } = source;
-    await writer.finish({
-      recipe,
-      entries: writer.entries,
-      ids: places.map((place) => plainId(source.ids[place]!)),
-      labels: labels && Int32Array.from(places, (place) => labels[place]!),
-      classNames: classNames && [...classNames],
-      source: source.root,
-      refused,
-    });
-    return { file: path, images: places.length, bytes: writer.bytes, refused, resumed };
-  } finally {
-    await writer.close();
-  }
+  return endedBy(
+    () => writer.close(),
+    async () => {
+      await packAll(source, writer, recipe, options);
+      checkRefused(source, writer, options, true);
+      throwIfAborted(signal, 'packing');
+      const places = writer.entries.map(({ place }) => place);
+      const refused = writer.refused.map(({ place, reason }) => ({ id: plainId(source.ids[place]!), reason }));
+      const { labels, classNames } = source;
+      await writer.finish({
+        recipe,
+        entries: writer.entries,
+        ids: places.map((place) => plainId(source.ids[place]!)),
+        labels: labels && Int32Array.from(places, (place) => labels[place]!),
+        classNames: classNames && [...classNames],
+        source: source.root,
+        refused,
+      });
+      return { file: path, images: places.length, bytes: writer.bytes, refused, resumed };
+    },
+  );
 }
 
 type Outcome = { packed: PackedImage; fileBytes: number } | { reason: string };

@@ -4,6 +4,7 @@ import { LgdError, writeError } from '../../errors.js';
 import { statIfThere } from '../../files/folders.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
+import { endedBy } from '../../lifetime.js';
 import type { NativeAddon } from '../../native.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
@@ -79,7 +80,7 @@ export class PackWriter {
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(
         async (error: unknown) => {
-          await file.close();
+          await file.close().catch(() => undefined);
           throw error;
         },
       );
@@ -92,7 +93,7 @@ export class PackWriter {
         found ?? { entries: [], refused: [], next: 0, end: headerBytes },
       );
     } catch (error) {
-      await unlock();
+      await unlock().catch(() => undefined);
       throw error instanceof LgdError ? error : writeError(path, error);
     }
   }
@@ -178,11 +179,16 @@ export class PackWriter {
     }
   }
 
+  /** @throws LgdError NOT_WRITABLE */
   async close(): Promise<void> {
-    await this.file
-      .close()
-      .finally(() => this.journal.close())
-      .finally(this.unlock);
+    const closed = () =>
+      endedBy(
+        () => this.journal.close(),
+        () => this.file.close(),
+      ).catch((cause: unknown) => {
+        throw writeError(this.path, cause);
+      });
+    await endedBy(this.unlock, closed);
   }
 
   async #writeWhenDue(): Promise<void> {
@@ -251,7 +257,7 @@ async function openPart(
     await file.truncate(found.end);
     return file;
   } catch (error) {
-    await file.close();
+    await file.close().catch(() => undefined);
     throw error;
   }
 }
