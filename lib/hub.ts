@@ -5,8 +5,10 @@ import { LgdError, throwIfAborted, writeError } from './errors.js';
 import { cacheFolder } from './files/cache-folder.js';
 import { firstWhere, isDangling, isFile, isFolder } from './files/folders.js';
 import { makeFolder } from './files/make-folder.js';
+import { syncFile } from './files/sync.js';
 import { writeFileAtomically } from './files/write-file.js';
 import { removeLeft, temporaryPath } from './files/temporary-name.js';
+import { endedBy } from './lifetime.js';
 
 /** Options of everything that loads a model by folder or hub id. */
 export interface ResolveOptions {
@@ -267,22 +269,26 @@ async function downloadFile(
       throw writeError(path, cause);
     });
     let received = 0;
-    try {
-      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
-        restart(stallTimeout);
-        await handle.writeFile(chunk).catch((cause: unknown) => {
-          throw writeError(path, cause);
-        });
-        received += chunk.byteLength;
-        onProgress?.({ file, received, total });
-      }
-    } finally {
-      await handle.close();
-    }
+    const written = async (work: Promise<void>) =>
+      work.catch((cause: unknown) => {
+        throw writeError(path, cause);
+      });
+    await endedBy(
+      () => written(handle.close()),
+      async () => {
+        for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+          restart(stallTimeout);
+          await written(handle.writeFile(chunk));
+          received += chunk.byteLength;
+          onProgress?.({ file, received, total });
+        }
+        await written(syncFile(handle)); // a power cut must not leave a part in the cache
+      },
+    );
     if (total !== undefined && received !== total) throw new Error(`${file} ended after ${received} of ${total} bytes`);
-    await rename(temporary, path);
+    await written(rename(temporary, path));
   } catch (cause) {
-    await rm(temporary, { force: true });
+    await rm(temporary, { force: true }).catch(() => undefined);
     throwIfAborted(signal, `the download of ${id}`);
     throw cause instanceof LgdError ? cause : unreachable(id, cause);
   } finally {

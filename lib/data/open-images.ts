@@ -3,6 +3,7 @@ import { extname } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isFile, isHidden } from '../files/folders.js';
+import { closeRead } from '../files/open.js';
 import { isCifar, openCifar } from './cifar.js';
 import { beginsAsPack } from './pack/format.js';
 import { openPack } from './pack/source.js';
@@ -81,6 +82,6 @@ async function isPack(path: string): Promise<boolean> {
     const read = await file.read(Buffer.alloc(8), 0, 8, 0).catch(() => undefined); // whoever reads it next says why
     return read !== undefined && beginsAsPack(read.buffer.subarray(0, read.bytesRead));
   } finally {
-    await file.close();
+    await closeRead(file);
   }
 }

@@ -5,6 +5,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
 import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
+import { closeRead } from '../files/open.js';
 import { checkBytes } from './decode.js';
 
 /**
@@ -126,6 +127,6 @@ export async function readOfMany<Result>(path: string, read: (file: FileHandle) 
       cause,
     });
   } finally {
-    await file?.close();
+    await closeRead(file);
   }
 }

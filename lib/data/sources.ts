@@ -3,6 +3,7 @@ import { extname, isAbsolute, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError, meansAbsent, systemErrorCode, throwIfAborted } from '../errors.js';
 import { isHidden } from '../files/folders.js';
+import { closeRead } from '../files/open.js';
 import type { PackFile } from './pack/reader.js';
 
 /** Images by index, undecoded. */
@@ -256,7 +257,7 @@ function isUnreadableName(name: string, cause: unknown): boolean {
 async function isGoneOrEmpty(folder: string): Promise<boolean> {
   const entries = await opendir(folder).catch(() => undefined);
   const first = await entries?.read().catch(() => null);
-  await entries?.close();
+  await closeRead(entries);
   return first == null;
 }
 

@@ -15,7 +15,7 @@ import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
-import { openToRead, readFile } from '../files/open.js';
+import { closeRead, openToRead, readFile } from '../files/open.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
@@ -188,7 +188,7 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
           cause,
         });
   } finally {
-    await file.close();
+    await closeRead(file);
   }
 }
 

@@ -2,6 +2,7 @@
 import { open } from 'node:fs/promises';
 import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from './folders.js';
+import { closeRead } from './open.js';
 
 /** Kinds of files that commands write. */
 export type FileKind = 'safetensors' | 'onnx' | 'report';
@@ -59,10 +60,14 @@ export async function checkReplaceable(path: string, kind: FileKind, option: str
     throw writeError(path, cause);
   });
   try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(firstBytes), 0, firstBytes, 0);
+    const { buffer, bytesRead } = await file
+      .read(Buffer.alloc(firstBytes), 0, firstBytes, 0)
+      .catch((cause: unknown) => {
+        throw writeError(path, cause);
+      });
     if (bytesRead === 0 || tests[kind](buffer.subarray(0, bytesRead))) return;
   } finally {
-    await file.close();
+    await closeRead(file);
   }
   throw new LgdError('BAD_OPTION', `there is a file already, which is not ${words[kind]}.`, {
     option,

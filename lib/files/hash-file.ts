@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
-import { openToRead } from './open.js';
+import { closeRead, openToRead } from './open.js';
 
 /**
  * SHA-256 of a file, in hexadecimal.
@@ -13,7 +13,7 @@ export async function hashFile(file: string | FileHandle): Promise<string> {
   try {
     return await hashOpen(opened);
   } finally {
-    await opened.close();
+    await closeRead(opened);
   }
 }
 

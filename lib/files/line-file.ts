@@ -9,7 +9,7 @@ import { extname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from './disk-full.js';
 import { wholeChunks } from './lines.js';
-import { openToRead } from './open.js';
+import { closeRead, openToRead } from './open.js';
 import { syncFile } from './sync.js';
 
 const newline = 10;
@@ -224,6 +224,6 @@ async function keptLength(path: string, keep: (line: string) => boolean): Promis
     }
     return { end, size };
   } finally {
-    await file.close();
+    await closeRead(file);
   }
 }

@@ -6,7 +6,7 @@ import { realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { hashFile } from './hash-file.js';
-import { readFile } from './open.js';
+import { closeRead, readFile } from './open.js';
 import { openSafetensors, readTensors, type SafetensorsFile } from './safetensors.js';
 
 export interface Manifest {
@@ -102,6 +102,6 @@ export async function readListed(path: string): Promise<SafetensorsFile> {
     if (mark !== undefined) await checkFile(place, mark, file.handle);
     return await readTensors(file);
   } finally {
-    await file.handle.close();
+    await closeRead(file.handle);
   }
 }

@@ -29,8 +29,16 @@ export async function readFile(path: string, encoding?: 'utf8'): Promise<Buffer 
   try {
     return await file.readFile(encoding);
   } finally {
-    await file.close();
+    await closeRead(file);
   }
+}
+
+/**
+ * Closes what was only read. Where that fails, as on a network mount that went away, it says nothing of what was read,
+ * and must not stand in the place of what failed before.
+ */
+export async function closeRead(file: { close(): Promise<void> } | undefined): Promise<void> {
+  await file?.close().catch(() => undefined);
 }
 
 async function openPipe(path: string): Promise<FileHandle> {

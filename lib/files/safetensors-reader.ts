@@ -1,4 +1,5 @@
 import { LgdError } from '../errors.js';
+import { closeRead } from './open.js';
 import { damaged, openSafetensors, readTensor, type OpenSafetensors } from './safetensors.js';
 
 const floats: readonly string[] = ['F32', 'F16', 'BF16'];
@@ -52,7 +53,7 @@ export class SafetensorsReader implements AsyncDisposable {
 
   /** Closes the files. */
   async close(): Promise<void> {
-    await Promise.all(this.#files.splice(0).map(({ handle }) => handle.close()));
+    await Promise.all(this.#files.splice(0).map(({ handle }) => closeRead(handle)));
     this.#places.clear();
   }
 

@@ -5,7 +5,7 @@ import { LgdError, systemErrorCode } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { beginsAsSafetensors } from './file-kind.js';
 import { isObject } from './json.js';
-import { openToRead } from './open.js';
+import { closeRead, openToRead } from './open.js';
 import { writeFileAtomically } from './write-file.js';
 
 /** One tensor in memory, row-major. */
@@ -48,7 +48,7 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   try {
     return await readTensors(file);
   } finally {
-    await file.handle.close();
+    await closeRead(file.handle);
   }
 }
 
@@ -84,7 +84,7 @@ export async function openSafetensors(path: string): Promise<OpenSafetensors> {
     await readFully(handle, header, 0, path);
     return { path, handle, ...parseHeader(header, size, path) };
   } catch (error) {
-    await handle.close();
+    await closeRead(handle);
     throw error;
   }
 }

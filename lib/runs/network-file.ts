@@ -7,6 +7,7 @@ import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { isObject, isTexts, parsed } from '../files/json.js';
+import { closeRead } from '../files/open.js';
 import { openSafetensors, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
@@ -60,7 +61,7 @@ export async function denseFiles(folder: string): Promise<string[]> {
     files.map(async (file) => {
       try {
         const { handle, metadata } = await openSafetensors(file);
-        await handle.close();
+        await closeRead(handle);
         return metadata['format'] === format;
       } catch {
         return false; // not there, or nothing that this version wrote

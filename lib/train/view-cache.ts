@@ -16,6 +16,7 @@ import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
+import { closeRead } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import type { AnyTeacher } from '../models/index.js';
 import { fingerprintOf } from '../models/teachers/ask.js';
@@ -289,7 +290,7 @@ async function readKey(path: string): Promise<CacheKey> {
   } catch (cause) {
     throw writeError(path, cause);
   } finally {
-    await file?.close();
+    await closeRead(file);
   }
   const key = membersOf(parsed(text));
   if (key['format'] === 'lgdistill-teacher-views' && key['version'] === 1) return key as unknown as CacheKey;

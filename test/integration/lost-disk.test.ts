@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { beforeAll, beforeEach, expect, test } from 'vitest';
 import { packImages } from '../../lib/data/pack/pack.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
+import { readListed } from '../../lib/files/manifest.js';
+import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { LineFile } from '../../lib/files/line-file.js';
 import { endedBy } from '../../lib/lifetime.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
@@ -57,6 +59,24 @@ test('a file of lines tells so when it is closed', async () => {
   await file.append('first');
   disk.lose();
   await expect(file.close()).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+});
+
+test('a file that is read tells of what could not be read, however far it came', async () => {
+  const file = join(mount, 'bank.safetensors');
+  await writeSafetensors(file, [['value', { shape: [2], data: Float32Array.of(1, 2) }]], {});
+  const read = () => readListed(file);
+  let calls = 0;
+  for (; calls < 50; calls++) {
+    disk.lose(calls);
+    const error = await read().then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    );
+    if (error === undefined) break;
+    expect(error, `${calls}`).toMatchObject({ code: expect.stringMatching(/^BAD_(?:FILE|CHECKPOINT)$/u) as unknown });
+  }
+  expect(calls).toBeGreaterThan(5);
+  expect(calls).toBeLessThan(50);
 });
 
 test('the end that fails after its work is told of', async () => {

@@ -18,6 +18,7 @@ import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
 import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/weight-files.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { losableDisk } from '../fixtures/lost-disk.js';
 import { tinyClip } from '../fixtures/tiny.js';
 
 vi.mock('node:os', { spy: true });
@@ -389,5 +390,18 @@ test('a file is no model, and only one of a model is told of its folder', async 
       code: 'BAD_MODEL',
       mend: expect.stringMatching(mend) as string,
     });
+  }
+});
+
+test('a cache whose disk goes away is told of, and not the hub', async () => {
+  const disk = losableDisk(folder);
+  try {
+    const onProgress = () => disk.lose();
+    await expect(resolveModel('org/tiny', wanted, { cacheDir, onProgress })).rejects.toMatchObject({
+      code: 'NOT_WRITABLE',
+      message: expect.stringContaining('the mount is gone') as string,
+    });
+  } finally {
+    disk.restore();
   }
 });
