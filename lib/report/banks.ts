@@ -1,7 +1,6 @@
 /** Both banks of a run, as its last checkpoint has them. */
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { findCheckpoint } from '../runs/checkpoint-folders.js';
 import { readCheckpoint } from '../runs/checkpoint.js';
 
 export interface RunBanks {
@@ -23,8 +22,8 @@ export interface RunBanks {
 
 /** @throws LgdError BAD_CHECKPOINT (none, or damaged), BAD_CONFIG (a method without the banks) */
 export async function readBanks(run: string): Promise<RunBanks> {
-  const last = join(run, 'checkpoints', 'last');
-  if ((await stat(last).catch(() => undefined)) === undefined)
+  const last = await findCheckpoint(run, 'last');
+  if (last === undefined)
     throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', { mend: 'Wait for its first' });
   const {
     bank,

@@ -1,13 +1,12 @@
 /**
  * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best`
- * are links swapped by rename. Where there is no link (a copy that followed it; a process that died before the first)
- * `last` is the newest whole folder. A folder counts only with its manifest, which is written last and holds the
- * checksum of every file: whenever the process dies, either the old or the new checkpoint is whole.
+ * are links swapped by rename (checkpoint-folders.ts). A folder counts only with its manifest, which is written last and
+ * holds the checksum of every file: whenever the process dies, either the old or the new checkpoint is whole.
  */
-import { lstat, mkdir, readdir, readlink, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir, readdir, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { LgdError, unlessAbsent, writeError } from '../errors.js';
+import { LgdError, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
@@ -32,6 +31,15 @@ import { studentContent } from '../models/student-info.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { version } from '../version.js';
+import {
+  byAge,
+  checkpointsOf,
+  findCheckpoint,
+  folderName,
+  isWhole,
+  listCheckpoints,
+  stepOf,
+} from './checkpoint-folders.js';
 import { studentFile, writeStudent, type StudentInfo } from './student-file.js';
 
 /** Everything that the next step of an online probe's classifier depends on. */
@@ -72,18 +80,21 @@ const stateFormat = 'lgdistill-state';
 const onlinePrefix = 'online.';
 const momentPrefixes = { momentum: 'momentum.', secondMoment: 'second_moment.' } as const;
 type Moment = keyof typeof momentPrefixes;
-const folderName = /^step-(\d+)(?:\.(\d+))?$/u;
 
 /** The checkpoints of one run. */
 export class CheckpointStore {
-  private constructor(readonly folder: string) {}
+  readonly folder: string;
+
+  private constructor(readonly runFolder: string) {
+    this.folder = checkpointsOf(runFolder);
+  }
 
   /**
    * Opens (and makes) `checkpoints/` of a run folder, and clears away what a process left half written.
    * @throws LgdError NOT_WRITABLE
    */
   static async open(runFolder: string): Promise<CheckpointStore> {
-    const store = new CheckpointStore(join(runFolder, 'checkpoints'));
+    const store = new CheckpointStore(runFolder);
     try {
       await makeFolder(store.folder);
       for (const name of await readdir(store.folder)) {
@@ -103,8 +114,7 @@ export class CheckpointStore {
    */
   static async bankOf(runFolder: string, which: string): Promise<TextualSemanticsBank | undefined> {
     try {
-      const store = new CheckpointStore(join(runFolder, 'checkpoints'));
-      return await TextualSemanticsBank.load(join(await store.#locate(which), bankFile));
+      return await TextualSemanticsBank.load(join(await new CheckpointStore(runFolder).#locate(which), bankFile));
     } catch {
       return undefined;
     }
@@ -116,8 +126,7 @@ export class CheckpointStore {
    */
   static async graphOf(runFolder: string, which: string): Promise<GraphSpec | undefined> {
     try {
-      const store = new CheckpointStore(join(runFolder, 'checkpoints'));
-      const file = join(await store.#locate(which), studentFile);
+      const file = join(await new CheckpointStore(runFolder).#locate(which), studentFile);
       await using reader = await SafetensorsReader.open([file]);
       return reader.metadata['graph'] === undefined ? undefined : (await readUnchecked(dirname(file))).info.graph;
     } catch {
@@ -127,25 +136,17 @@ export class CheckpointStore {
 
   /** Is there a checkpoint in a run folder? @throws LgdError BAD_FILE */
   static async isBegun(runFolder: string): Promise<boolean> {
-    return (await new CheckpointStore(join(runFolder, 'checkpoints')).list()).length > 0;
+    return (await listCheckpoints(runFolder)).length > 0;
   }
 
   /** The folder of the last or the best checkpoint, or undefined where there is none. @throws LgdError BAD_FILE */
   async target(link: 'last' | 'best'): Promise<string | undefined> {
-    const path = join(this.folder, link);
-    const name = await readlink(path).catch(unlessAbsent(path, undefined));
-    if (name !== undefined) return join(this.folder, basename(name));
-    if (link === 'last') return (await this.list()).at(-1);
-    return (await isWhole(path)) ? path : undefined;
+    return findCheckpoint(this.runFolder, link);
   }
 
   /** Folders of whole checkpoints, oldest first. @throws LgdError BAD_FILE */
   async list(): Promise<string[]> {
-    const found: string[] = [];
-    for (const name of await readdir(this.folder).catch(unlessAbsent<string[]>(this.folder, []))) {
-      if (folderName.test(name) && (await isWhole(join(this.folder, name)))) found.push(name);
-    }
-    return found.sort(byAge).map((name) => join(this.folder, name));
+    return listCheckpoints(this.runFolder);
   }
 
   /**
@@ -233,7 +234,7 @@ export class CheckpointStore {
   async #sameAs(partial: string, step: number): Promise<string | undefined> {
     const wanted = await readFile(join(partial, manifestFile), 'utf8');
     for (const folder of await this.list()) {
-      if (Number(folderName.exec(basename(folder))?.[1]) !== step) continue;
+      if (stepOf(folder) !== step) continue;
       const found = await readFile(join(folder, manifestFile), 'utf8').catch(() => undefined);
       if (
         found === wanted &&
@@ -255,7 +256,7 @@ export class CheckpointStore {
     const name = `step-${String(step).padStart(8, '0')}`;
     for (let copy = 0; ; copy++) {
       const candidate = copy === 0 ? name : `${name}.${copy}`;
-      if (!(await exists(join(this.folder, candidate)))) return candidate;
+      if ((await statIfThere(join(this.folder, candidate))) === undefined) return candidate;
     }
   }
 
@@ -312,13 +313,6 @@ function bytesOf({
     queue,
   ];
   return arrays.reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
-}
-
-/** Oldest first. */
-function byAge(a: string, b: string): number {
-  const [, stepA = 0, copyA = 0] = folderName.exec(a) ?? [];
-  const [, stepB = 0, copyB = 0] = folderName.exec(b) ?? [];
-  return Number(stepA) - Number(stepB) || Number(copyA) - Number(copyB);
 }
 
 async function writeContent(folder: string, content: CheckpointContent, best: Manifest['best']): Promise<void> {
@@ -430,14 +424,4 @@ export async function readCheckpoint(
 /** @throws LgdError BAD_CHECKPOINT */
 async function checkFiles(folder: string, { files }: Manifest): Promise<void> {
   for (const [name, expected] of Object.entries(files)) await checkFile(join(folder, name), expected);
-}
-
-/** Is this the folder of a checkpoint that was finished? */
-async function isWhole(folder: string): Promise<boolean> {
-  return exists(join(folder, manifestFile));
-}
-
-/** @throws LgdError BAD_FILE: what cannot be looked at may be a whole checkpoint */
-async function exists(path: string): Promise<boolean> {
-  return (await statIfThere(path)) !== undefined;
 }

@@ -4,12 +4,14 @@ import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
+import { isFolder } from '../files/folders.js';
 import { readListed } from '../files/manifest.js';
 import { writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { version } from '../version.js';
+import { checkpointsOf, findCheckpoint } from './checkpoint-folders.js';
 import { groupMembers } from './group-folder.js';
 
 export type { StudentInfo } from '../models/student-info.js';
@@ -37,20 +39,14 @@ export async function readStudent(path: string): Promise<{ file: string; info: S
 /** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
 export async function findStudentFile(path: string): Promise<string> {
   checkText(path, 'student', 'a run folder, a checkpoint folder, or a file');
-  const candidates = [
-    path,
-    join(path, studentFile),
-    join(path, 'checkpoints', 'best', studentFile),
-    join(path, 'checkpoints', 'last', studentFile),
-  ];
-  for (const file of candidates) {
-    const found = await stat(file).catch((cause: unknown) => {
-      if (meansAbsent(cause) || ['ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
-      // the next one is another student
-      throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause });
-    });
-    if (found?.isFile()) return file;
-  }
+  for (const file of [path, join(path, studentFile)]) if (await isThere(file)) return file;
+  if (await isFolder(path))
+    for (const which of ['best', 'last'] as const) {
+      const linked = join(checkpointsOf(path), which, studentFile);
+      if (await isThere(linked)) return linked;
+      const folder = await findCheckpoint(path, which);
+      if (folder !== undefined && (await isThere(join(folder, studentFile)))) return join(folder, studentFile);
+    }
   const members = await groupMembers(path);
   if (members.length > 0) {
     throw new LgdError('FILE_NOT_FOUND', `${path} holds several students.`, {
@@ -62,6 +58,15 @@ export async function findStudentFile(path: string): Promise<string> {
     allowed: 'a model.safetensors, a checkpoint folder or a run folder',
     mend: 'Check the path',
   });
+}
+
+/** @throws LgdError BAD_FILE: it cannot be seen whether it is there, and the next candidate is another student */
+async function isThere(file: string): Promise<boolean> {
+  const found = await stat(file).catch((cause: unknown) => {
+    if (meansAbsent(cause) || ['ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
+    throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause });
+  });
+  return found?.isFile() === true;
 }
 
 /** Reads a student's file and makes the student on a device. @throws as {@link readStudent} */

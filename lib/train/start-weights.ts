@@ -1,6 +1,5 @@
-import { join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { firstWhere, isFile, isFolder } from '../files/folders.js';
+import { isFolder } from '../files/folders.js';
 import { readListed } from '../files/manifest.js';
 import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
@@ -8,6 +7,7 @@ import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
+import { findStudentFile } from '../runs/student-file.js';
 
 /**
  * What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's
@@ -48,8 +48,7 @@ export async function loadStartWeights(student: Student, file: string): Promise<
 /** Names the file that is meant where a folder has one: what was exported for a tool, a checkpoint, or a run. */
 async function checkNoFolder(path: string): Promise<void> {
   if (!(await isFolder(path))) return;
-  const inside = ['.', 'checkpoints/best', 'checkpoints/last'].map((place) => join(path, place, 'model.safetensors'));
-  const file = await firstWhere(inside, isFile);
+  const file = await findStudentFile(path).catch(() => undefined);
   throw new LgdError('BAD_FILE', `${path} is a folder.`, {
     option: 'student.weights',
     allowed: 'a .safetensors file',

@@ -221,6 +221,19 @@ describe('CheckpointStore', () => {
     await rm(`${folder}-copied`, { recursive: true });
   });
 
+  it('keeps the best of a copy that has no links, and its student is found', async () => {
+    const best = { metric: 'top1', value: 0.5, step: 10 };
+    for (const step of [10, 20, 30]) await store.write(content(step), { best, isBest: step === 10, keep: 2 });
+    for (const link of ['last', 'best']) await rm(join(store.folder, link));
+    expect((await store.read('best')).info.step).toBe(10);
+    expect((await readStudent(folder)).info.step).toBe(10);
+    await store.write(content(40), { best, isBest: false, keep: 1 });
+    expect(await names()).toEqual(['last', 'step-00000010', 'step-00000040']);
+    expect((await readStudent(folder)).info.step).toBe(10);
+    await rm(join(store.folder, 'step-00000010'), { recursive: true });
+    expect((await readStudent(folder)).info.step).toBe(40);
+  });
+
   it('says so where there is none', async () => {
     await expect(store.read('last')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
     await store.write(content(1), plain);

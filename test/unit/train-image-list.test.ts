@@ -18,7 +18,9 @@ const dataset = (ids: string[]) =>
 /** A run that was begun with these images. */
 async function begunWith(ids: string[]) {
   const output = join(folder, `run-${count++}`);
-  await mkdir(join(output, 'checkpoints', 'last'), { recursive: true });
+  const checkpoint = join(output, 'checkpoints', 'step-00000001');
+  await mkdir(checkpoint, { recursive: true });
+  await writeFile(join(checkpoint, 'manifest.json'), '{}');
   const config = parseConfig({ output, data: { train: 'images', maxBrokenShare: 0.5 } });
   await writeFile(join(output, 'config.json'), JSON.stringify(config));
   await writeImageList(output, dataset(ids));

@@ -1,0 +1,53 @@
+/**
+ * Where the checkpoints of a run lie, and which of them is the last and the best: `last` and `best` are links. A copy of
+ * a run may lack them, or have folders in their place; then `last` is the newest whole checkpoint, and `best` the one
+ * that its manifest tells of.
+ */
+import { readdir, readlink } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { unlessAbsent } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
+import { manifestFile, manifestIn } from '../files/manifest.js';
+
+export const checkpointsOf = (runFolder: string): string => join(runFolder, 'checkpoints');
+
+export const folderName = /^step-(\d+)(?:\.(\d+))?$/u;
+
+/** The step in a folder's name. */
+export const stepOf = (folder: string): number => Number(folderName.exec(basename(folder))?.[1]);
+
+/** Folders of whole checkpoints, oldest first. @throws LgdError BAD_FILE */
+export async function listCheckpoints(runFolder: string): Promise<string[]> {
+  const folder = checkpointsOf(runFolder);
+  const found: string[] = [];
+  for (const name of await readdir(folder).catch(unlessAbsent<string[]>(folder, []))) {
+    if (folderName.test(name) && (await isWhole(join(folder, name)))) found.push(name);
+  }
+  return found.sort(byAge).map((name) => join(folder, name));
+}
+
+/** The folder of the last or the best checkpoint, or undefined where there is none. @throws LgdError BAD_FILE */
+export async function findCheckpoint(runFolder: string, which: 'last' | 'best'): Promise<string | undefined> {
+  const path = join(checkpointsOf(runFolder), which);
+  const name = await readlink(path).catch(unlessAbsent(path, undefined));
+  if (name !== undefined) return join(checkpointsOf(runFolder), basename(name));
+  if (which === 'best' && (await isWhole(path))) return path;
+  const all = await listCheckpoints(runFolder);
+  const last = all.at(-1);
+  if (which === 'last' || last === undefined) return last;
+  const manifest = await manifestIn(last).catch(() => undefined); // what is wrong with it, reading it says
+  const step = manifest?.best?.step;
+  return all.findLast((folder) => stepOf(folder) === step);
+}
+
+/** Is this the folder of a checkpoint that was finished? @throws LgdError BAD_FILE: that cannot be seen */
+export async function isWhole(folder: string): Promise<boolean> {
+  return (await statIfThere(join(folder, manifestFile))) !== undefined;
+}
+
+/** Oldest first. */
+export function byAge(a: string, b: string): number {
+  const [, stepA = 0, copyA = 0] = folderName.exec(a) ?? [];
+  const [, stepB = 0, copyB = 0] = folderName.exec(b) ?? [];
+  return Number(stepA) - Number(stepB) || Number(copyA) - Number(copyB);
+}
