@@ -40,7 +40,7 @@ export class DenseFolder implements AsyncDisposable {
     path: string,
     { overwrite, student }: { overwrite: boolean; student: string },
   ): Promise<DenseFolder> {
-    const removeEmpty = await checkRunFolder(path, { overwrite, resume: false, links: false });
+    const removeEmpty = await checkRunFolder(path, { overwrite, resume: false });
     const place = relative(
       await realpath(path).catch((cause: unknown) => {
         throw writeError(path, cause);

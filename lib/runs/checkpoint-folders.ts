@@ -1,13 +1,18 @@
 /**
- * Where the checkpoints of a run lie, and which of them is the last and the best: `last` and `best` are links. A copy of
- * a run may lack them, or have folders in their place; then `last` is the newest whole checkpoint, and `best` the one
- * that its manifest tells of.
+ * Where the checkpoints of a run lie, and which of them is the last and the best: `last` and `best` are links, or, where
+ * the file system has none (exFAT, shares of Windows, mounted buckets), files with the folder's name. A copy of a run may
+ * lack them, or have folders in their place; then `last` is the newest whole checkpoint, and `best` the one that its
+ * manifest tells of.
  */
-import { readdir, readlink } from 'node:fs/promises';
+import { lstat, readdir, readFile, readlink, rename, rm, symlink } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { unlessAbsent } from '../errors.js';
+import { isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { manifestFile, manifestIn } from '../files/manifest.js';
+import { syncFolder } from '../files/sync.js';
+import { uniqueMark } from '../files/temporary-name.js';
+import { writeFileAtomically } from '../files/write-file.js';
 
 export const checkpointsOf = (runFolder: string): string => join(runFolder, 'checkpoints');
 
@@ -29,7 +34,7 @@ export async function listCheckpoints(runFolder: string): Promise<string[]> {
 /** The folder of the last or the best checkpoint, or undefined where there is none. @throws LgdError BAD_FILE */
 export async function findCheckpoint(runFolder: string, which: 'last' | 'best'): Promise<string | undefined> {
   const path = join(checkpointsOf(runFolder), which);
-  const name = await readlink(path).catch(unlessAbsent(path, undefined));
+  const name = (await readlink(path).catch(unlessAbsent(path, undefined))) ?? (await nameIn(path));
   if (name !== undefined) return join(checkpointsOf(runFolder), basename(name));
   if (which === 'best' && (await isWhole(path))) return path;
   const all = await listCheckpoints(runFolder);
@@ -38,6 +43,47 @@ export async function findCheckpoint(runFolder: string, which: 'last' | 'best'):
   const manifest = await manifestIn(last).catch(() => undefined); // what is wrong with it, reading it says
   const step = manifest?.best?.step;
   return all.findLast((folder) => stepOf(folder) === step);
+}
+
+/** The name of a checkpoint's folder that a file holds, or undefined. */
+async function nameIn(path: string): Promise<string | undefined> {
+  const isFile = await lstat(path).then(
+    (found) => found.isFile() && found.size < 100,
+    () => false,
+  );
+  const name = isFile ? (await readFile(path, 'utf8').catch(() => '')).trim() : '';
+  return folderName.test(name) ? name : undefined;
+}
+
+/** Points `last` or `best` at a checkpoint, at one stroke. @throws what the system does; LgdError NOT_WRITABLE */
+export async function pointTo(runFolder: string, which: 'last' | 'best', name: string): Promise<void> {
+  const folder = checkpointsOf(runFolder);
+  const path = join(folder, which);
+  const temporary = join(folder, `.${which}-${uniqueMark()}`);
+  const isLinked = await symlink(name, temporary).then(
+    () => true,
+    (cause: unknown) => {
+      if (isDiskFull(cause)) throw cause;
+      return false; // whatever else is wrong with the folder, writing the file says
+    },
+  );
+  try {
+    // a copy of a checkpoint where its link should be
+    if (await isRealFolder(path)) await rm(path, { recursive: true });
+    if (isLinked) await rename(temporary, path);
+    else await writeFileAtomically(path, `${name}\n`);
+  } catch (cause) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw cause;
+  }
+  await syncFolder(folder);
+}
+
+async function isRealFolder(path: string): Promise<boolean> {
+  return lstat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
 }
 
 /** Is this the folder of a checkpoint that was finished? @throws LgdError BAD_FILE: that cannot be seen */

@@ -1,9 +1,9 @@
 /**
  * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best`
- * are links swapped by rename (checkpoint-folders.ts). A folder counts only with its manifest, which is written last and
+ * are swapped by rename (checkpoint-folders.ts). A folder counts only with its manifest, which is written last and
  * holds the checksum of every file: whenever the process dies, either the old or the new checkpoint is whole.
  */
-import { lstat, mkdir, readdir, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
+import { mkdir, readdir, realpath, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, writeError } from '../errors.js';
@@ -38,6 +38,7 @@ import {
   folderName,
   isWhole,
   listCheckpoints,
+  pointTo,
   stepOf,
 } from './checkpoint-folders.js';
 import { studentFile, writeStudent, type StudentInfo } from './student-file.js';
@@ -179,8 +180,8 @@ export class CheckpointStore {
         await rename(partial, join(this.folder, name));
         await syncFolder(this.folder);
       } else await rm(partial, { recursive: true });
-      if (isBest) await this.#point('best', name);
-      await this.#point('last', name);
+      if (isBest) await pointTo(this.runFolder, 'best', name);
+      await pointTo(this.runFolder, 'last', name);
       await this.#forget(name, keep);
       return join(this.folder, name);
     } catch (cause) {
@@ -258,27 +259,6 @@ export class CheckpointStore {
       const candidate = copy === 0 ? name : `${name}.${copy}`;
       if ((await statIfThere(join(this.folder, candidate))) === undefined) return candidate;
     }
-  }
-
-  async #point(link: 'last' | 'best', name: string): Promise<void> {
-    const temporary = join(this.folder, `.${link}-${uniqueMark()}`);
-    const path = join(this.folder, link);
-    await symlink(name, temporary);
-    try {
-      // a copy of a checkpoint where its link should be
-      if (
-        await lstat(path).then(
-          (found) => found.isDirectory(),
-          () => false,
-        )
-      )
-        await rm(path, { recursive: true });
-      await rename(temporary, path);
-    } catch (cause) {
-      await rm(temporary, { force: true }).catch(() => undefined);
-      throw cause;
-    }
-    await syncFolder(this.folder);
   }
 
   /**

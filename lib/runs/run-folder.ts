@@ -1,8 +1,8 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
-import { LgdError, meansAbsent, systemErrorCode, writeError } from '../errors.js';
+import { LgdError, meansAbsent, writeError } from '../errors.js';
 import { isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
@@ -50,15 +50,15 @@ const isLeft = (entry: string): boolean =>
 const ofNoRun = new Set([lockFile, startFile]);
 
 /**
- * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and
- * a symbolic link, unless `links` is false), and looks for an earlier run in it.
+ * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe, and
+ * looks for an earlier run in it.
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither
  *   `overwrite` nor `resume` is asked for
  */
 export async function checkRunFolder(
   path: string,
-  { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean },
+  { overwrite, resume }: { overwrite: boolean; resume: boolean },
 ): Promise<() => Promise<void>> {
   const made: string[] = [];
   const removeEmpty = () => removeMade(made);
@@ -67,23 +67,6 @@ export async function checkRunFolder(
     await makeFolder(path, made);
     await writeFile(probe, 'x');
     await rm(probe, { force: true }); // whoever locks the folder clears probes away, too
-    if (links)
-      await symlink('x', probe).catch((cause: unknown) => {
-        throw new LgdError(
-          'NOT_WRITABLE',
-          `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`,
-          {
-            option: 'output',
-            found: path,
-            cause,
-            mend:
-              systemErrorCode(cause) === 'ERR_ACCESS_DENIED'
-                ? 'Give Node --allow-fs-read=* and --allow-fs-write=*, without which its permission model allows no such links'
-                : 'Choose a folder on another file system',
-          },
-        );
-      });
-    await rm(probe, { force: true });
   } catch (cause) {
     await rm(probe, { force: true }).catch(() => undefined);
     await removeEmpty();

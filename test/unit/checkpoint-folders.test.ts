@@ -1,0 +1,56 @@
+/** The last and the best checkpoint where symbolic links cannot be made, or a copy has files in their place. */
+import { lstat, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { beforeEach, expect, test, vi } from 'vitest';
+import { findCheckpoint, pointTo } from '../../lib/runs/checkpoint-folders.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+vi.mock('node:fs/promises', { spy: true });
+
+const folder = temporaryFolder();
+let [run, count] = ['', 0];
+beforeEach(async () => {
+  vi.mocked(symlink).mockReset();
+  run = join(folder, `${count++}`);
+  for (const step of ['step-00000001', 'step-00000002']) {
+    await mkdir(join(run, 'checkpoints', step), { recursive: true });
+    await writeFile(join(run, 'checkpoints', step, 'manifest.json'), '{}');
+  }
+});
+
+const refused = (code: string) => Object.assign(new Error(`${code}: operation not supported, symlink`), { code });
+const found = async (which: 'last' | 'best') => basename((await findCheckpoint(run, which)) ?? 'none');
+
+test.each(['EOPNOTSUPP', 'EPERM', 'EIO', 'ERR_ACCESS_DENIED'])('are files where a link gives %s', async (code) => {
+  vi.mocked(symlink).mockRejectedValue(refused(code));
+  await pointTo(run, 'best', 'step-00000001');
+  await pointTo(run, 'last', 'step-00000001');
+  expect([await found('last'), await found('best')]).toEqual(['step-00000001', 'step-00000001']);
+  await pointTo(run, 'last', 'step-00000002');
+  expect([await found('last'), await found('best')]).toEqual(['step-00000002', 'step-00000001']);
+  expect((await lstat(join(run, 'checkpoints', 'last'))).isFile()).toBe(true);
+});
+
+test('a full disk is told of, and the link stays', async () => {
+  await pointTo(run, 'last', 'step-00000001');
+  vi.mocked(symlink).mockRejectedValue(refused('ENOSPC'));
+  await expect(pointTo(run, 'last', 'step-00000002')).rejects.toMatchObject({ code: 'ENOSPC' });
+  expect(await found('last')).toBe('step-00000001');
+  expect((await lstat(join(run, 'checkpoints', 'last'))).isSymbolicLink()).toBe(true);
+});
+
+test('links take the place of files, and files that of links', async () => {
+  await writeFile(join(run, 'checkpoints', 'last'), 'step-00000001'); // as git leaves a link where there are none
+  expect(await found('last')).toBe('step-00000001');
+  await pointTo(run, 'last', 'step-00000002');
+  expect((await lstat(join(run, 'checkpoints', 'last'))).isSymbolicLink()).toBe(true);
+  vi.mocked(symlink).mockRejectedValue(refused('EPERM'));
+  await pointTo(run, 'last', 'step-00000001');
+  expect(await readFile(join(run, 'checkpoints', 'last'), 'utf8')).toBe('step-00000001\n');
+});
+
+test('another file of that name says nothing', async () => {
+  await writeFile(join(run, 'checkpoints', 'best'), '../elsewhere');
+  await writeFile(join(run, 'checkpoints', 'last'), 'step-00000001 '.repeat(100));
+  expect([await found('last'), await found('best')]).toEqual(['step-00000002', 'none']);
+});
