@@ -5,7 +5,7 @@
  * manifest tells of.
  */
 import { lstat, readdir, readFile, readlink, rename, rm, symlink } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { unlessAbsent } from '../errors.js';
 import { isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
@@ -43,6 +43,12 @@ export async function findCheckpoint(runFolder: string, which: 'last' | 'best'):
   const manifest = await manifestIn(last).catch(() => undefined); // what is wrong with it, reading it says
   const step = manifest?.best?.step;
   return all.findLast((folder) => stepOf(folder) === step);
+}
+
+/** A path to a checkpoint as the system follows it where `last` and `best` are links. */
+export async function followed(path: string): Promise<string> {
+  const name = ['last', 'best'].includes(basename(path)) ? await nameIn(path) : undefined;
+  return name === undefined ? path : join(dirname(path), name);
 }
 
 /** The name of a checkpoint's folder that a file holds, or undefined. */

@@ -35,6 +35,7 @@ import {
   byAge,
   checkpointsOf,
   findCheckpoint,
+  followed,
   folderName,
   isWhole,
   listCheckpoints,
@@ -222,7 +223,7 @@ export class CheckpointStore {
         (folder) => last === undefined || byAge(basename(folder), basename(last)) < 0,
       );
       if (earlier.length > 0) return earlier.at(-1)!;
-    } else return which;
+    } else return followed(which);
     throw new LgdError('FILE_NOT_FOUND', `there is no ${which} checkpoint in ${this.folder}.`, {
       mend: which === 'last' ? 'Check the run folder, or start the run anew' : 'Resume from last',
     });

@@ -11,7 +11,7 @@ import { studentContent, studentFormat, studentMetadata, type StudentInfo } from
 import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { version } from '../version.js';
-import { checkpointsOf, findCheckpoint } from './checkpoint-folders.js';
+import { checkpointsOf, findCheckpoint, followed } from './checkpoint-folders.js';
 import { groupMembers } from './group-folder.js';
 
 export type { StudentInfo } from '../models/student-info.js';
@@ -39,7 +39,8 @@ export async function readStudent(path: string): Promise<{ file: string; info: S
 /** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
 export async function findStudentFile(path: string): Promise<string> {
   checkText(path, 'student', 'a run folder, a checkpoint folder, or a file');
-  for (const file of [path, join(path, studentFile)]) if (await isThere(file)) return file;
+  const place = await followed(path);
+  for (const file of [place, join(place, studentFile)]) if (await isThere(file)) return file;
   if (await isFolder(path))
     for (const which of ['best', 'last'] as const) {
       const linked = join(checkpointsOf(path), which, studentFile);

@@ -3,6 +3,8 @@ import { lstat, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { beforeEach, expect, test, vi } from 'vitest';
 import { findCheckpoint, pointTo } from '../../lib/runs/checkpoint-folders.js';
+import { CheckpointStore } from '../../lib/runs/checkpoint.js';
+import { findStudentFile } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 vi.mock('node:fs/promises', { spy: true });
@@ -47,6 +49,21 @@ test('links take the place of files, and files that of links', async () => {
   vi.mocked(symlink).mockRejectedValue(refused('EPERM'));
   await pointTo(run, 'last', 'step-00000001');
   expect(await readFile(join(run, 'checkpoints', 'last'), 'utf8')).toBe('step-00000001\n');
+});
+
+test('a path to one of them leads to the checkpoint, be it a file or a link', async () => {
+  const best = join(run, 'checkpoints', 'best');
+  const file = join(run, 'checkpoints', 'step-00000001', 'model.safetensors');
+  await writeFile(file, '');
+  await pointTo(run, 'best', 'step-00000001');
+  expect(await findStudentFile(best)).toBe(join(best, 'model.safetensors'));
+  vi.mocked(symlink).mockRejectedValue(refused('EPERM'));
+  await pointTo(run, 'best', 'step-00000001');
+  expect(await findStudentFile(best)).toBe(file);
+  await expect((await CheckpointStore.open(run)).read(best)).rejects.toMatchObject({
+    code: 'BAD_CHECKPOINT',
+    message: expect.stringContaining(join('step-00000001', 'manifest.json')) as string,
+  });
 });
 
 test('another file of that name says nothing', async () => {
