@@ -114,7 +114,8 @@ void destroy_stream(void* stream) noexcept;
 void set_device(int index);  // for the calling thread
 void* allocate_pinned(size_t bytes);
 void release_pinned(void* pointer) noexcept;
-void* create_event();
+// host_waits: a thread that waits for it sleeps, and wakes some tens of microseconds late. Else it keeps its core busy.
+void* create_event(bool host_waits = false);
 void destroy_event(void* event) noexcept;
 // The host waits. For an event of a step that this thread holds back, that step is started first.
 void wait_event(void* event);
