@@ -135,8 +135,9 @@ export interface StepInfo {
    */
   ways: (GraphWay & { milliseconds: number })[];
   /**
-   * Where the driver took no graph of such a step: what it said. That step ran call by call, and so does each after it,
-   * with the same bits.
+   * Where the driver took no graph of such a step: what it said, the last time. That step ran call by call, and so did
+   * some after it, with the same bits: 16 until the next is tried, and after each refusal in a row twice as many, up to
+   * 1024.
    */
   refused?: string;
 }

@@ -102,7 +102,7 @@ struct StepInfo {
   GraphWay way;                        // in which the last graph ran
   bool tuning = false;                 // other ways to run it are still being compared
   std::vector<GraphTuner::Time> ways;  // those compared
-  // why the driver took no graph, and steps run call by call since; empty: it did
+  // why the driver took no graph the last time that it did not, and some steps ran call by call; empty: it always did
   std::string refused;
 };
 DeviceStepPtr make_step(const DevicePtr& device);

@@ -235,7 +235,7 @@ void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   if (!in_use_.empty()) end_turn();
   step_ = std::move(graph);
   const bool holds = graphs_wanted_ && step_->interrupted_in_a_row < most_interrupted_in_a_row;
-  eager_ = !holds || !step_->warm || !step_->refused.empty();
+  eager_ = !holds || !step_->warm || !step_->is_due();
   waited_ = false;
   if (holds) hold_back();
 }

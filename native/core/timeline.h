@@ -25,7 +25,7 @@
 //     the next one start. So what a start costs passes while the kernel before runs. A kernel that ends has waited for
 //     all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as
 //     ever.
-//   - A step whose graph the driver does not take is started piece by piece, and so is each after it.
+//   - A step whose graph the driver does not take is started piece by piece, and so are some after it.
 //   - An error of work that nobody waits for discards the step that is open, whosever it is: Device::lost() tells of
 //     it.
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.

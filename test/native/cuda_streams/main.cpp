@@ -391,6 +391,7 @@ int main(int argc, char** argv) {
   lgd::check_device();
   lgd::check_tuning();
   lgd::check_refused_graphs();
+  lgd::check_refusals_in_a_row();
   lgd::check_refused_early_starts();
   lgd::check_fixed_parts();
   lgd::check_two_devices();
