@@ -107,6 +107,8 @@ class Timeline {
   void interrupt();
   void end_turn();
   void free_deferred() noexcept;
+  struct Block;
+  Block& idle_block();
   Input& idle_input(size_t bytes);
   void grow(Input& input, size_t bytes);
   void upload_staged(void* device, const char* host, size_t bytes);
@@ -138,12 +140,12 @@ class Timeline {
   std::vector<Input*> in_use_;  // sent in this turn
   Input* staged_ = nullptr;
   int64_t turn_ = 2;
-  // Pinned blocks for bytes that the caller may change at once, outside steps: the host fills one while the device
-  // reads the other.
+  // Pinned blocks for bytes of the caller's memory, outside steps, so that no copy knows that memory: it may be changed
+  // or freed at once, and where a wait fails. The host fills one block while the device reads the other.
   struct Block {
     cuda::PinnedMemory memory;
     const cuda::Event event;
-    bool unmarked = false;  // a call failed before the event stood behind the copy, which may still run
+    bool unmarked = false;  // a call failed, and the copy may still run: its event tells nothing
   } blocks_[2];
   int next_block_ = 0;
 };

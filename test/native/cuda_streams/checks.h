@@ -13,6 +13,7 @@ void check_refusals_in_a_row();
 void check_refused_early_starts();
 void check_two_devices();  // contract.cpp
 void check_fixed_parts();
+void check_failed_read();
 std::string error_of_disposal();  // disposal.cpp
 
 // A variable of the environment, as it was before when this goes.
