@@ -42,12 +42,12 @@ export interface DistillerOptions {
    */
   student: Student | readonly Student[];
   /** The text bank; methods seed and feature work without one. */
-  tsb?: TextualSemanticsBank;
+  tsb?: TextualSemanticsBank | undefined;
   /**
    * Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the
    * step.
    */
-  config?: ConfigInput;
+  config?: ConfigInput | undefined;
   /**
    * How many images there are to train on, which `train.batchSize` and `train.learningRate` follow where they are
    * `auto` ({@link BatchChoice}). Without it they are the published 256 and 0.03: the student is compiled for its batch
@@ -56,7 +56,7 @@ export interface DistillerOptions {
    */
   images?: number | undefined;
   /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
-  onlineClasses?: number;
+  onlineClasses?: number | undefined;
 }
 
 const distillerOptions = {
