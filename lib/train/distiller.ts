@@ -310,12 +310,12 @@ export class Distiller implements Disposable {
         pupil.optimizerStep(learningRate, batches.length);
         if (after) await after('optimiser');
       }
+      this.#probe(pupils, batches.at(-1)!);
     } finally {
       addon.endStep(this.#step);
       this.#queueing = false;
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
-    if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     const ticket = {
       slots,
       students: pupils.map((pupil) => this.#pupils.indexOf(pupil)),
@@ -326,7 +326,7 @@ export class Distiller implements Disposable {
     return ticket;
   }
 
-  /** Online probes learn from the last batch of a step, after it. */
+  /** Online probes learn from the last batch of a step, at its end, so that their faults are the step's. */
   #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
     const labels = targetsOf(dataset as { labels: Int32Array }, shown);

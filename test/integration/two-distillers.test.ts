@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { BatchPlan } from '../../lib/data/loader.js';
@@ -10,6 +10,7 @@ import { PackFile } from '../../lib/data/pack/reader.js';
 import { openImageFolder, type ImageSource } from '../../lib/data/sources.js';
 import { readViews } from '../../lib/data/views.js';
 import type { Device } from '../../lib/device.js';
+import { FeatureSet } from '../../lib/evaluate/feature-set.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import { bankLoss } from '../../lib/semantic/index.js';
 import type { Batch } from '../../lib/train/batch.js';
@@ -22,6 +23,7 @@ const folder = temporaryFolder();
 const devices = await devicesUnderTest('two distillers');
 let made: Awaited<ReturnType<typeof madeUpTeacher>>;
 
+afterEach(() => vi.restoreAllMocks());
 beforeAll(async () => {
   await drawShapes(join(folder, 'data'), { count: 8, size: 32 });
   made = await madeUpTeacher(join(folder, 'made-up'));
@@ -114,6 +116,22 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     return openImages(file);
   }
 
+  /** Queues work that fails, in the place of the next call of this function. */
+  function failAt(name: 'writeRows' | 'classifierLoss', damaged: ImageCache): void {
+    const { addon, handle } = device;
+    const views = addon.makeImages(handle, 1, 32, 32, false);
+    vi.spyOn(addon as Record<typeof name, () => void>, name).mockImplementationOnce(() => {
+      const [images, drawIds] = [Int32Array.of(0), Int32Array.of(0)];
+      addon.augment(
+        damaged.store,
+        { train: false, resize: 32, mean: [0, 0, 0], std: [1, 1, 1] },
+        { images, drawIds, seed: 0, epoch: 0 },
+        views,
+      );
+      addon.release(views);
+    });
+  }
+
   const student = (seed: number) =>
     createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.1, seed });
   const config = { method: 'lgd' as const, data: { resolution: 32 }, train: { batchSize: 4 } };
@@ -201,5 +219,45 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     for (const [name, { data }] of Object.entries(a.weights))
       expect(sameBits(data, b.weights[name]!.data), name).toBe(true);
     for (const { distiller } of [lost, whole, asked]) distiller.dispose();
+  });
+
+  test('of an online probe is told to its distiller, though another waits first', async () => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    const source = await openImageFolder(join(folder, 'data'), { labels: 'folders' });
+    using images = await ImageCache.build(source, cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    using distiller = new Distiller({
+      device,
+      teacher,
+      student: student(1),
+      tsb: bank,
+      config,
+      onlineClasses: images.classNames!.length,
+    });
+    failAt('classifierLoss', damaged);
+    const ticket = await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+    await expect(device.synchronize()).rejects.toMatchObject(damagedError);
+    await expect(distiller.readMetrics(ticket)).rejects.toMatchObject(damagedError);
+  });
+
+  test('of features that are sent in pieces is told to their sender, though another waits in between', async () => {
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    failAt('writeRows', damaged);
+    let sent = false;
+    const other = async () => {
+      while (!sent) await Promise.all([device.synchronize().catch(() => undefined), new Promise(setImmediate)]);
+    };
+    const dimension = 2 ** 20; // a row a piece
+    const scale = { mean: new Float32Array(dimension), deviation: new Float32Array(dimension).fill(1) };
+    const waiting = other();
+    try {
+      await expect(
+        FeatureSet.make(device, new Float32Array(3 * dimension), new Int32Array(3), scale),
+      ).rejects.toMatchObject(damagedError);
+    } finally {
+      sent = true;
+      await waiting;
+    }
   });
 });
