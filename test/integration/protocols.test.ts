@@ -8,26 +8,32 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { openImageFolder } from '../../lib/data/sources.js';
 import { openDevice } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
-import { FeatureExtractor } from '../../lib/evaluate/features.js';
+import { FeatureExtractor, TeacherFeatures } from '../../lib/evaluate/features.js';
 import { OnlineProbe } from '../../lib/evaluate/online.js';
 import { protocols, type ProtocolEvaluation } from '../../lib/evaluate/protocol-result.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { wilsonInterval } from '../../lib/evaluate/score.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
-import { CompiledEncoder, studentGraph } from '../../lib/models/index.js';
+import { CompiledEncoder, loadTeacher, PrecomputedTeacher, studentGraph } from '../../lib/models/index.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
 import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes, ofType, sameBits, shapeNames, smallConfig, train } from '../fixtures/tiny.js';
+import { drawShapes, ofType, sameBits, shapeNames, smallConfig, tinyClip, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
 const student = at('student.safetensors');
 const widthMultiplier = 0.35;
 const [trainCount, testCount] = [12, 5];
-let features: { train: number[][]; test: number[][]; trainLabels: number[]; testLabels: number[] };
+interface Seen {
+  train: number[][];
+  test: number[][];
+  trainLabels: number[];
+  testLabels: number[];
+}
+let features: Seen;
 
 beforeAll(async () => {
   const { info, weights } = await writeMadeUpStudent(student, 'mobilenet_v2', { widthMultiplier, resolution: 32 });
@@ -44,10 +50,15 @@ beforeAll(async () => {
     std: info.std,
   });
   extractor.load(weights);
+  features = await seenBy(extractor, 32);
+});
+
+async function seenBy(extractor: FeatureExtractor | TeacherFeatures, resolution: number): Promise<Seen> {
+  const { device } = extractor;
   const read = async (name: string) => {
     using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), {
       device,
-      resolution: 32,
+      resolution,
       margin: 1,
       memoryLimitBytes: 2 ** 26,
       spillFolder: folder,
@@ -62,16 +73,17 @@ beforeAll(async () => {
     };
   };
   const [learnt, judged] = [await read('train'), await read('test')];
-  features = { train: learnt.rows, test: judged.rows, trainLabels: learnt.labels, testLabels: judged.labels };
-});
+  return { train: learnt.rows, test: judged.rows, trainLabels: learnt.labels, testLabels: judged.labels };
+}
 
-const run = (protocol: ProtocolEvaluation['protocol'], evaluate: object = {}) =>
+const run = (protocol: ProtocolEvaluation['protocol'], evaluate: object = {}, teacher?: string) =>
   evaluateProtocol({
     student,
     protocol,
     config: {
       device: 'cpu',
       seed: 5,
+      teacher,
       evaluate: { data: at('test'), train: at('train'), output: at('out'), ...evaluate },
     },
   });
@@ -99,30 +111,53 @@ function checkScore({ results, names, images }: ProtocolEvaluation): void {
 }
 
 describe('knn', () => {
-  test('votes of the nearest by cosine, weighed exp(cosine / T)', async () => {
+  const [k, T] = [7, 0.2];
+  function votes({ train, test, trainLabels }: Seen): number[] {
     const unit = (row: number[]) => row.map((value) => value / Math.hypot(...row));
-    const known = features.train.map(unit);
-    const [k, T] = [7, 0.2];
-    const expected = features.test.map(unit).map((row) => {
+    const known = train.map(unit);
+    return test.map(unit).map((row) => {
       const near = known
         .map((other, i) => ({
           cosine: other.reduce((sum, value, d) => sum + value * row[d]!, 0),
-          label: features.trainLabels[i]!,
+          label: trainLabels[i]!,
         }))
         .sort((a, b) => b.cosine - a.cosine)
         .slice(0, k);
-      const votes = shapeNames.map((_, label) =>
+      const weights = shapeNames.map((_, label) =>
         near.filter((one) => one.label === label).reduce((sum, { cosine }) => sum + Math.exp(cosine / T), 0),
       );
-      return votes.indexOf(Math.max(...votes));
+      return weights.indexOf(Math.max(...weights));
     });
+  }
+
+  test('votes of the nearest by cosine, weighed exp(cosine / T)', async () => {
     const evaluation = await run('knn', { neighbours: k, neighbourTemperature: T });
-    expect([...evaluation.results[0]!.answers.predicted]).toEqual(expected);
+    expect(evaluation.results).toHaveLength(1);
+    expect([...evaluation.results[0]!.answers.predicted]).toEqual(votes(features));
     expect(evaluation.results[0]).toMatchObject({ setting: 'k 7, T 0.2', learntFrom: 4 * trainCount });
     checkScore(evaluation);
     expect((await run('knn', { neighbours: 1e12 })).results[0]).toMatchObject({
       setting: `k ${4 * trainCount}, T 0.1`,
     });
+  });
+
+  test('of a teacher, by its embeddings, beside the student', async () => {
+    const evaluation = await run('knn', { neighbours: k, neighbourTemperature: T }, tinyClip);
+    expect(evaluation.results.map(({ setting }) => setting)).toEqual(['k 7, T 0.2', 'teacher, k 7, T 0.2']);
+    checkScore(evaluation);
+    using device = await openDevice('cpu');
+    await using teacher = await loadTeacher(tinyClip, { device });
+    if (teacher.kind === 'precomputed') throw new Error('a teacher that sees images was expected');
+    using extractor = new TeacherFeatures(device, teacher, { batch: 7, precision: undefined, signal: undefined });
+    expect([...evaluation.results[1]!.answers.predicted]).toEqual(votes(await seenBy(extractor, teacher.resolution)));
+    expect(evaluation.files.map((file) => file.slice(at('out').length + 1))).toEqual([
+      'knn.json',
+      'knn-1.csv',
+      'knn-2.csv',
+    ]);
+    const embeddings = at('embeddings.safetensors');
+    await PrecomputedTeacher.save(embeddings, ['a.png'], new Float32Array(24).fill(1));
+    expect((await run('knn', {}, embeddings)).results).toHaveLength(1);
   });
 });
 

@@ -120,7 +120,7 @@ describe.each(devices)('a fault on $name', ({ device }) => {
   function failAt(name: 'writeRows' | 'classifierLoss', damaged: ImageCache): void {
     const { addon, handle } = device;
     const views = addon.makeImages(handle, 1, 32, 32, false);
-    vi.spyOn(addon as Record<typeof name, () => void>, name).mockImplementationOnce(() => {
+    vi.spyOn(addon, name as 'writeRows').mockImplementationOnce(() => {
       const [images, drawIds] = [Int32Array.of(0), Int32Array.of(0)];
       addon.augment(
         damaged.store,
