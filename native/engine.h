@@ -107,8 +107,13 @@ struct StepInfo {
 };
 DeviceStepPtr make_step(const DevicePtr& device);
 const DevicePtr& device_of(const DeviceStepPtr& step);
-void begin_step(const DeviceStepPtr& step);     // [queued]
-void end_step(const DeviceStepPtr& step);       // [queued]
+void begin_step(const DeviceStepPtr& step);  // [queued]
+// given_up: what the caller was to queue in it is not all there. [queued]
+void end_step(const DeviceStepPtr& step, bool given_up = false);
+// Around what moves numbers that outlive the step, queued without anything that waits: nothing of it happens where the
+// step has lost work. [queued]
+void begin_update(const DeviceStepPtr& step);
+void end_update(const DeviceStepPtr& step);
 StepInfo step_info(const DeviceStepPtr& step);  // device's thread
 // Throws, once, what cost a step of this kind that has ended by now: an error of its own work or, where several use one
 // device, of another's. Of a caller that knows of an error already (is_told), only that of work before the step, which

@@ -216,8 +216,8 @@ export class Distiller implements Disposable {
    * works outside it), which starts it as a whole where it can (as a CUDA graph, teacher and student beside each
    * other). Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one
    * after the other, in their order; one that fails costs those after it nothing. A step that fails when it has begun
-   * moves no weight, momentum or bank; where it was no graph (on the CPU, or with $LGDISTILL_GRAPHS=0), batch norms may
-   * have taken in its images.
+   * moves no weight, momentum or bank; on a GPU, where it was no graph ($LGDISTILL_GRAPHS=0) or was not queued to its
+   * end, batch norms may have taken in its images.
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is
    *   queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
@@ -272,6 +272,7 @@ export class Distiller implements Disposable {
     const slotsBefore = this.#slotsGiven;
     addon.beginStep(this.#step);
     this.#queueing = true;
+    let queued = false;
     try {
       const feed = this.#cachedFeed ?? this.#feed;
       const asked = performance.now();
@@ -305,14 +306,15 @@ export class Distiller implements Disposable {
         slots.push(slot);
       }
       for (const pupil of pupils) {
-        pupil.updateBanks(embeddings, slots.at(-1)!);
+        this.#update(() => pupil.updateBanks(embeddings, slots.at(-1)!));
         if (after) await after('loss');
-        pupil.optimizerStep(learningRate, batches.length);
+        this.#update(() => pupil.optimizerStep(learningRate, batches.length));
         if (after) await after('optimiser');
       }
-      this.#probe(pupils, batches.at(-1)!);
+      this.#update(() => this.#probe(pupils, batches.at(-1)!));
+      queued = true;
     } finally {
-      addon.endStep(this.#step);
+      addon.endStep(this.#step, !queued);
       this.#queueing = false;
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
@@ -324,6 +326,17 @@ export class Distiller implements Disposable {
     };
     this.#tickets.add(ticket);
     return ticket;
+  }
+
+  /** Queues what outlives the step, which is not done where the step has lost work, whoever was told of that. */
+  #update(queue: () => void): void {
+    const { addon } = this.device;
+    addon.beginUpdate(this.#step);
+    try {
+      queue();
+    } finally {
+      addon.endUpdate(this.#step);
+    }
   }
 
   /** Online probes learn from the last batch of a step, at its end, so that their faults are the step's. */

@@ -79,6 +79,19 @@ test.each(devices)('that share teacher, bank, images and $name train as each wou
   );
 });
 
+/** What differs between two states of a distiller, but for the steps that were counted. */
+function differingState(a: DistillerState, b: DistillerState): string[] {
+  const records = (['weights', 'momentum'] as const).flatMap((part) =>
+    Object.entries(a[part]).flatMap(([name, { data }]) =>
+      sameBits(data, b[part][name]!.data) ? [] : [`${part} ${name}`],
+    ),
+  );
+  const banks = (['visual', 'queue'] as const).filter(
+    (part) => a.semantic[part] && !sameBits(a.semantic[part], b.semantic[part]!),
+  );
+  return [...records, ...banks];
+}
+
 describe.each(devices)('a fault on $name', ({ device }) => {
   const size = 16;
   const cacheOptions = (on: Device) => ({
@@ -182,15 +195,16 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     /** A second step, which a GPU holds back until it is whole, with something in its middle. */
     async function stepAround(
       between: () => Promise<void>,
-    ): Promise<{ distiller: Distiller; loss: () => Promise<number> }> {
+    ): Promise<{ distiller: Distiller; before: DistillerState; loss: () => Promise<number> }> {
       const distiller = new Distiller({ device, teacher, student: student(3), tsb: bank, config });
       await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+      const before = await distiller.state();
       const ticket = await distiller.queueStep([batchOf(images)], {
         step: 1,
         learningRate: 0.1,
         after: (stage) => (stage === 'student forward' ? between() : Promise.resolve()),
       });
-      return { distiller, loss: async () => (await distiller.readMetrics(ticket)).loss };
+      return { distiller, before, loss: async () => (await distiller.readMetrics(ticket)).loss };
     }
     const view = { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], augment: false } as const;
     const rows = Float32Array.from({ length: 2 * size }, (_, i) => (i === 3 ? Infinity : 1));
@@ -218,6 +232,7 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     const [a, b] = [await asked.distiller.state(), await whole.distiller.state()];
     for (const [name, { data }] of Object.entries(a.weights))
       expect(sameBits(data, b.weights[name]!.data), name).toBe(true);
+    expect(differingState(await lost.distiller.state(), lost.before)).toEqual([]);
     for (const { distiller } of [lost, whole, asked]) distiller.dispose();
   });
 
@@ -259,5 +274,30 @@ describe.each(devices)('a fault on $name', ({ device }) => {
       sent = true;
       await waiting;
     }
+  });
+
+  test('in the second batch of a step leaves all as it was before the step, batch norms included', async () => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    const train = { ...config.train, accumulate: 2 };
+    using distiller = new Distiller({ device, teacher, student: student(1), tsb: bank, config: { ...config, train } });
+    const take = async (step: number, second: ImageCache) =>
+      distiller.readMetrics(await distiller.queueStep([batchOf(images), batchOf(second)], { step, learningRate: 0.1 }));
+    await take(0, images);
+    await take(1, images);
+    const before = await distiller.state();
+    await expect(take(2, damaged)).rejects.toMatchObject(damagedError);
+    expect(differingState(await distiller.state(), before)).toEqual([]);
+    const failing = distiller.queueStep([batchOf(images), batchOf(images)], {
+      step: 2,
+      learningRate: 0.1,
+      after: (stage) => (stage === 'student forward' ? Promise.reject(new Error('told to stop')) : Promise.resolve()),
+    });
+    await expect(failing).rejects.toThrow('told to stop');
+    if (device.kind === 'cpu') expect(differingState(await distiller.state(), before)).toEqual([]);
+    await take(2, images);
+    expect(differingState(await distiller.state(), before)).not.toEqual([]);
   });
 });
