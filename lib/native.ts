@@ -64,7 +64,7 @@ export interface NativeAddon {
   makeStep(device: DeviceHandle): StepHandle;
   /** What is queued from here to {@link endStep} may start as a whole, as one CUDA graph. */
   beginStep(step: StepHandle): void;
-  /** @param givenUp was not all queued that was to be in it? */
+  /** Ends what {@link beginStep} began. @param givenUp was not all queued that was to be in it? */
   endStep(step: StepHandle, givenUp?: boolean): void;
   /**
    * What is queued from here to {@link endUpdate}, in one turn, moves numbers that outlive the step: nothing of it
