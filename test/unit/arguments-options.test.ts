@@ -13,6 +13,7 @@ import {
   js,
   names,
   options,
+  picture,
   prepareCalls,
   refusal,
   refused,
@@ -132,9 +133,42 @@ describe('an option that a call does not know', () => {
     }
     await refused('BAD_OPTION', 'constructor', { inherited: () => js.openDevice('cpu', { constructor: 1 }) });
     await refused('BAD_OPTION', 'options', { array: () => js.openDevice('cpu', [1]) });
+  });
+
+  it('is as good as not given where it is known, and undefined', async () => {
     const found = await api.openDevice('cpu', { threads: undefined });
-    expect(found.info.threads).toBeGreaterThan(0); // one that is known may be left undefined
+    expect(found.info.threads).toBeGreaterThan(0);
     found.dispose();
+    const without = (...unknown: string[]) => Object.fromEntries(unknown.map((option) => [option, undefined]));
+    const graph = (ofBuilder: object, ofConv: object, ofLinear: object) => {
+      const g = new api.GraphBuilder('small', ofBuilder);
+      const x = g.conv(g.images, 'conv', { channels: 4, ...ofConv });
+      return g.finish(g.linear(g.globalPool(x), 'head', { features: 4, ...ofLinear }));
+    };
+    const ofConv = ['kernel', 'stride', 'padding', 'dilation', 'groups', 'bias', 'init', 'biasInit', 'shared'];
+    expect(graph(without('norm', 'dropping', 'start'), without(...ofConv), without('bias', 'init'))).toEqual(
+      graph({}, {}, {}),
+    );
+    const encoderOptions = ['batch', 'precision', 'seed', 'dropping', 'training', 'optimizer', 'widthMultiplier'];
+    const pixels = new Float32Array(3 * 64 * 64).fill(0.5);
+    const outputs = await Promise.all(
+      [{}, without(...encoderOptions)].map(async (more) => {
+        using encoder = await api.createEncoder('resnet18', { device, outputs: 4, resolution: 64, ...more });
+        return encoder.forward(pixels, without('training', 'seed', 'step', 'signal'));
+      }),
+    );
+    expect(outputs[1]).toEqual(outputs[0]);
+    using cache = await api.ImageCache.build(
+      { ...api.imagesFromBuffers([{ id: 'a', bytes: picture, label: undefined }]), ...without('pack', 'sequential') },
+      { ...options(device), ...without('background', 'readPauses', 'margin', 'spillFolder') },
+    );
+    expect(cache.length).toBe(1);
+    const views = await api.readViews(
+      cache,
+      { images: Int32Array.of(0), drawIds: Int32Array.of(0), seed: 0, epoch: 0 },
+      { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], ...without('augment') },
+    );
+    expect(views).toHaveLength(3 * 32 * 32);
   });
 
   it('is known by a table for every exported kind of options', () => {
