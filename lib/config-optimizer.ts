@@ -12,15 +12,14 @@ const ownOptions = { sgd: ['sgdMomentum'], adamw: ['adamwBeta1', 'adamwBeta2', '
 export function settleOptimizer(train: Config['train'], isGiven: (option: string) => boolean): void {
   const { optimizer } = train;
   const other = optimizer === 'sgd' ? 'adamw' : 'sgd';
-  for (const option of ownOptions[other]) {
-    if (isGiven(option))
-      throw new LgdError('BAD_CONFIG', `is a number of another optimiser than ${optimizer}.`, {
-        option: `train.${option}`,
-        found: train[option],
-        mend: `Leave train.${option} out, or set train.optimizer to ${other}`,
-      });
-    delete train[option];
-  }
+  const wrong = ownOptions[other].filter(isGiven);
+  if (wrong.length > 0)
+    throw new LgdError('BAD_CONFIG', `is a number of another optimiser than ${optimizer}.`, {
+      option: `train.${wrong[0]!}`,
+      found: train[wrong[0]!],
+      mend: mendOf(wrong, other, train, isGiven),
+    });
+  for (const option of ownOptions[other]) delete train[option];
   const { sgd, adamw } = optimizerDefaults;
   if (optimizer === 'adamw') {
     train.adamwBeta1 ??= adamw.beta1;
@@ -29,3 +28,20 @@ export function settleOptimizer(train: Config['train'], isGiven: (option: string
   }
   if (!isGiven('weightDecay')) train.weightDecay = (optimizer === 'adamw' ? adamw : sgd).weightDecay;
 }
+
+/** A run's config.json has the rate and the decay, too, which are no error with another optimiser. */
+function mendOf(
+  wrong: readonly string[],
+  other: string,
+  { learningRate }: Config['train'],
+  isGiven: (option: string) => boolean,
+): string {
+  const chosen = [...(learningRate === 'auto' ? [] : ['learningRate']), 'weightDecay'].filter(isGiven);
+  const were = chosen.length === 1 ? 'it was' : 'they were';
+  return chosen.length === 0
+    ? `Leave ${listed(wrong)} out, or set train.optimizer to ${other}`
+    : `Leave ${listed(wrong)} out, and ${listed(chosen)} where ${were} chosen for ${other}; or set train.optimizer to ${other}`;
+}
+
+const listed = (options: readonly string[]): string =>
+  new Intl.ListFormat('en-GB').format(options.map((option) => `train.${option}`));

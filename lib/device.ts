@@ -16,7 +16,7 @@ export type DeviceKind = 'cpu' | 'cuda' | 'cuda-emulated';
 /** How {@link openDevice} sets a device up. */
 export interface DeviceOptions {
   /** Threads for CPU work, 1 to 4096; default: all cores. */
-  threads?: number;
+  threads?: number | undefined;
 }
 
 const deviceOptions = { threads: 'optional' } satisfies OptionTable<DeviceOptions>;

@@ -48,18 +48,18 @@ export const errorCodes = Object.keys(generalMends) as readonly ErrorCode[];
 /** What an {@link LgdError} tells beyond its message. */
 export interface ErrorDetails {
   /** Dotted path of the option at fault, as in the configuration file: `train.batchSize`. */
-  option?: string;
+  option?: string | undefined;
   /** What was found. */
-  found?: unknown;
+  found?: unknown | undefined;
   /** What would have been accepted. */
-  allowed?: string;
+  allowed?: string | undefined;
   /**
    * What to do about it, one imperative sentence; left out, the code's general one stands in `mend` and not in the
    * message.
    */
-  mend?: string;
+  mend?: string | undefined;
   /** The error underneath. */
-  cause?: unknown;
+  cause?: unknown | undefined;
 }
 
 const brand = Symbol.for('lgdistill.LgdError'); // the same in every copy of this module in a process

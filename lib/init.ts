@@ -164,7 +164,7 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
 export async function writeConfigFile(
   file: string,
   config: ConfigInput,
-  options: { force?: boolean } = {},
+  options: { force?: boolean | undefined } = {},
 ): Promise<void> {
   checkOptions(options, 'writeConfigFile()', { force: 'optional' });
   parseConfig(config);

@@ -135,8 +135,9 @@ export interface StepInfo {
    */
   ways: (GraphWay & { milliseconds: number })[];
   /**
-   * Where the driver took no graph of such a step: what it said. That step ran call by call, and so does each after it,
-   * with the same bits.
+   * Where the driver took no graph of such a step: what it said, the last time. That step ran call by call, and so did
+   * some after it, with the same bits: 16 until the next is tried, and after each refusal in a row twice as many, up to
+   * 1024.
    */
   refused?: string;
 }
@@ -147,8 +148,8 @@ export interface GraphNode {
   name: string;
   /** Value numbers: 0 is the image batch, i + 1 the output of node i. */
   inputs: number[];
-  parameters?: string[];
-  attributes?: Record<string, number | string>;
+  parameters?: string[] | undefined;
+  attributes?: Record<string, number | string> | undefined;
 }
 
 /** A {@link GraphSpec} as the addon takes it. */
@@ -233,15 +234,15 @@ export interface SemanticOptions {
 /** State of both banks and the queue; an absent field is left as it is when written. */
 export interface SemanticState {
   /** [K,D] unit rows. */
-  textual?: Float32Array;
+  textual?: Float32Array | undefined;
   /** [K,D] visual anchors. */
-  visual?: Float32Array;
+  visual?: Float32Array | undefined;
   /** [K], 0 or 1. */
-  seen?: Uint8Array;
+  seen?: Uint8Array | undefined;
   /** [Q,D] unit rows. */
-  queue?: Float32Array;
-  queuePosition?: number;
-  queueFilled?: number;
+  queue?: Float32Array | undefined;
+  queuePosition?: number | undefined;
+  queueFilled?: number | undefined;
 }
 
 /**

@@ -64,7 +64,14 @@ export interface NativeAddon {
   makeStep(device: DeviceHandle): StepHandle;
   /** What is queued from here to {@link endStep} may start as a whole, as one CUDA graph. */
   beginStep(step: StepHandle): void;
-  endStep(step: StepHandle): void;
+  /** Ends what {@link beginStep} began. @param givenUp was not all queued that was to be in it? */
+  endStep(step: StepHandle, givenUp?: boolean): void;
+  /**
+   * What is queued from here to {@link endUpdate}, in one turn, moves numbers that outlive the step: nothing of it
+   * happens where the step has lost work.
+   */
+  beginUpdate(step: StepHandle): void;
+  endUpdate(step: StepHandle): void;
   /**
    * Throws, once, what cost a step that has ended by now: an error of its own work or, where several use one device, of
    * another's. Wait first for something that was queued behind the step.
@@ -266,6 +273,8 @@ export const nativeFunctions = [
   'makeStep',
   'beginStep',
   'endStep',
+  'beginUpdate',
+  'endUpdate',
   'checkStep',
   'stepInfo',
   'beginBranch',

@@ -72,7 +72,7 @@ export interface SystemReport {
  * @param options `path`: a place on the disk that runs will be written to; default: the working folder
  * @throws LgdError BAD_OPTION (an option that it does not know)
  */
-export async function inspectSystem(options: { path?: string } = {}): Promise<SystemReport> {
+export async function inspectSystem(options: { path?: string | undefined } = {}): Promise<SystemReport> {
   checkOptions(options, 'inspectSystem()', { path: 'optional' });
   const { path = process.cwd() } = options;
   const problems: SystemProblem[] = [];

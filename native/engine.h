@@ -102,13 +102,18 @@ struct StepInfo {
   GraphWay way;                        // in which the last graph ran
   bool tuning = false;                 // other ways to run it are still being compared
   std::vector<GraphTuner::Time> ways;  // those compared
-  // why the driver took no graph, and steps run call by call since; empty: it did
+  // why the driver took no graph the last time that it did not, and some steps ran call by call; empty: it always did
   std::string refused;
 };
 DeviceStepPtr make_step(const DevicePtr& device);
 const DevicePtr& device_of(const DeviceStepPtr& step);
-void begin_step(const DeviceStepPtr& step);     // [queued]
-void end_step(const DeviceStepPtr& step);       // [queued]
+void begin_step(const DeviceStepPtr& step);  // [queued]
+// given_up: what the caller was to queue in it is not all there. [queued]
+void end_step(const DeviceStepPtr& step, bool given_up = false);
+// Around what moves numbers that outlive the step, queued without anything that waits: nothing of it happens where the
+// step has lost work. [queued]
+void begin_update(const DeviceStepPtr& step);
+void end_update(const DeviceStepPtr& step);
 StepInfo step_info(const DeviceStepPtr& step);  // device's thread
 // Throws, once, what cost a step of this kind that has ended by now: an error of its own work or, where several use one
 // device, of another's. Of a caller that knows of an error already (is_told), only that of work before the step, which

@@ -7,7 +7,7 @@ import { namesOf, TextualSemanticsBank, type BankInfo } from './textual.js';
 
 export interface EmbeddingsFileOptions extends Partial<BankInfo> {
   /** Names of the rows, in their order; default: those in the file's metadata. Where both are there they must agree. */
-  names?: CategoryList | readonly string[];
+  names?: CategoryList | readonly string[] | undefined;
 }
 
 const embeddingsFileOptions = {

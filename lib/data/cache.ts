@@ -46,12 +46,12 @@ export interface ImageCacheOptions {
   /** Share of images, 0 to 1, that may be broken (default: that of `data.maxBrokenShare`, 0.05). */
   maxBrokenShare?: number | undefined;
   /** Colour behind transparent pixels (default white). */
-  background?: string;
+  background?: string | undefined;
   /**
    * Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000,
    * 3000).
    */
-  readPauses?: readonly number[];
+  readPauses?: readonly number[] | undefined;
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and at the end. */
   onProgress?: ((progress: CacheProgress) => void) | undefined;
@@ -79,7 +79,7 @@ export type CacheSettings<Options extends Partial<ImageCacheOptions> = ImageCach
 /** What {@link ImageCache.fromStream} takes besides. */
 export interface StreamOptions extends ImageCacheOptions {
   /** What labels are indices into; all images of a stream have a label, or none has. */
-  classNames?: readonly string[];
+  classNames?: readonly string[] | undefined;
 }
 
 const streamOptionTable = { ...cacheOptions, classNames: 'optional' } satisfies OptionTable<StreamOptions>;

@@ -16,7 +16,7 @@ import { StreamedImages } from './streamed.js';
 /** How {@link measureData} goes about it. */
 export interface MeasureDataOptions {
   /** Seconds for each measurement (default 2). */
-  seconds?: number;
+  seconds?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 

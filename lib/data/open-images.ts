@@ -17,7 +17,7 @@ export interface OpenImagesOptions {
    * 'folders': labels are needed, of a folder its class folders. 'none': they are left out (default). 'auto': taken
    * where there are some.
    */
-  labels?: 'folders' | 'none' | 'auto';
+  labels?: 'folders' | 'none' | 'auto' | undefined;
   signal?: AbortSignal | undefined;
 }
 

@@ -13,19 +13,19 @@ export interface ImageSource {
   /** Name of each image; of a folder's its path below the root, '/'-separated, sorted by UTF-16 code units. */
   readonly ids: readonly string[];
   /** Index into {@link classNames} of each image; absent for unlabelled images. */
-  readonly labels?: Int32Array;
-  readonly classNames?: readonly string[];
+  readonly labels?: Int32Array | undefined;
+  readonly classNames?: readonly string[] | undefined;
   /**
    * Place of each image in the source that this one was made of, where some were left out on the way; absent where it
    * is the index. Draws are named by it.
    */
-  readonly places?: Int32Array;
+  readonly places?: Int32Array | undefined;
   /** The pack that the images lie in. */
-  readonly pack?: PackFile;
+  readonly pack?: PackFile | undefined;
   /** Reading in any order but the given one is slow. */
-  readonly sequential?: boolean;
+  readonly sequential?: boolean | undefined;
   /** What was left out on opening and why, a line each. */
-  readonly remarks?: readonly string[];
+  readonly remarks?: readonly string[] | undefined;
   /**
    * The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the
    * message; but a system's error such as EIO is tried again, then ends the run, and a ReferenceError ends it at once,
@@ -84,7 +84,7 @@ export const otherPictures: ReadonlySet<string> = new Set([
 /** How {@link openImageFolder} reads a folder. */
 export interface ImageFolderOptions {
   /** 'folders': the folders right below the root are the classes. 'none': names of folders mean nothing. */
-  labels?: 'folders' | 'none';
+  labels?: 'folders' | 'none' | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -343,7 +343,7 @@ export function numberedClasses(last: number, root: string): string[] {
 export interface ImageBytes {
   id: string;
   bytes: Uint8Array;
-  label?: number;
+  label?: number | undefined;
 }
 
 /** @throws LgdError BAD_DATASET */

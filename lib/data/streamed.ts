@@ -25,7 +25,7 @@ import { checkSource, type ImageSource } from './sources.js';
  */
 export interface StreamedImagesOptions extends ImageCacheOptions {
   /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
-  threads?: number;
+  threads?: number | undefined;
 }
 
 const streamedOptions = { ...cacheOptions, threads: 'optional' } satisfies OptionTable<StreamedImagesOptions>;

@@ -21,7 +21,7 @@ export interface ViewOptions {
    * How views are drawn for training; an option that is left out has its default (crop, flip, jitter, grey, blur: MoCo
    * v2's recipe). false: the middle of the image resized to R, as in evaluation.
    */
-  augment?: ConfigInput['augment'] | false;
+  augment?: ConfigInput['augment'] | false | undefined;
 }
 
 const viewOptions = {

@@ -7,11 +7,11 @@ import { levelSides } from './detection-targets.js';
 
 export interface DecodeOptions {
   /** Scores below it are dropped, 0 to 1; default 0.05. */
-  scoreThreshold?: number;
+  scoreThreshold?: number | undefined;
   /** Boxes of a class that overlap a better one by more (intersection over union, 0 to 1) are dropped; default 0.6. */
-  iouThreshold?: number;
+  iouThreshold?: number | undefined;
   /** Boxes of an image at most; default 100. */
-  maxDetections?: number;
+  maxDetections?: number | undefined;
 }
 
 export const decodeOptions = {

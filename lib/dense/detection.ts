@@ -226,7 +226,7 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
   /** Called after each image. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   /** Called with the boxes of each image, in the file's order. */
-  onDetections?: (imageId: number | string, detections: readonly Detection[]) => void;
+  onDetections?: ((imageId: number | string, detections: readonly Detection[]) => void) | undefined;
 }
 
 const scoreOptions = {

@@ -15,7 +15,7 @@ import { imageSize } from './pixels.js';
 /** How an image is looked at. */
 export interface DetectOptions extends DecodeOptions {
   /** Names the image in errors. */
-  path?: string;
+  path?: string | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -47,7 +47,7 @@ export class Detector implements Disposable {
    * The network that `lgdistill detect train` wrote: its folder or file.
    * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
    */
-  static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Detector> {
+  static async load(path: string, options: { device: Device; precision?: Precision | undefined }): Promise<Detector> {
     checkOptions(options, 'Detector.load()', placeOptions);
     const { info, weights } = await readDense(path, 'detection');
     return Detector.fromWeights(info, weights, options);
@@ -57,7 +57,7 @@ export class Detector implements Disposable {
   static fromWeights(
     info: Omit<DenseInfo, 'task' | 'step'>,
     weights: WeightRecord,
-    options: { device: Device; precision?: Precision },
+    options: { device: Device; precision?: Precision | undefined },
   ): Detector {
     checkOptions(options, 'Detector.fromWeights()', placeOptions);
     const { device, precision } = options;

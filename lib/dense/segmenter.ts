@@ -23,9 +23,9 @@ export interface SegmentOptions {
    * whole (default): the image at once, so scaled that it fits the input; sliding: squares of its short side along its
    * long one.
    */
-  inference?: 'whole' | 'sliding';
+  inference?: 'whole' | 'sliding' | undefined;
   /** Names the image in errors. */
-  path?: string;
+  path?: string | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -83,7 +83,7 @@ export class Segmenter implements Disposable {
    * The network that `lgdistill segment train` wrote: its folder or file.
    * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY
    */
-  static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Segmenter> {
+  static async load(path: string, options: { device: Device; precision?: Precision | undefined }): Promise<Segmenter> {
     checkOptions(options, 'Segmenter.load()', placeOptions);
     const { info, weights } = await readDense(path, 'segmentation');
     return Segmenter.fromWeights(info, weights, options);
@@ -93,7 +93,7 @@ export class Segmenter implements Disposable {
   static fromWeights(
     info: Omit<DenseInfo, 'task' | 'step'>,
     weights: WeightRecord,
-    options: { device: Device; precision?: Precision },
+    options: { device: Device; precision?: Precision | undefined },
   ): Segmenter {
     checkOptions(options, 'Segmenter.fromWeights()', placeOptions);
     const { device, precision } = options;
@@ -116,7 +116,7 @@ export class Segmenter implements Disposable {
       info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'>;
     },
     bank: TextualSemanticsBank,
-    options: { device: Device; outputStride: number; resolution: number; precision?: Precision },
+    options: { device: Device; outputStride: number; resolution: number; precision?: Precision | undefined },
   ): Segmenter {
     checkOptions(options, 'Segmenter.zeroShot()', { ...placeOptions, outputStride: 'needed', resolution: 'needed' });
     const { device, outputStride, resolution, precision } = options;

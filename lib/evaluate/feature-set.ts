@@ -181,8 +181,8 @@ export class FeatureSet implements Disposable {
         for (let i = 0; i < block.length; i++)
           block[i] = (block[i]! - scale.mean[i % dimension]!) / scale.deviation[i % dimension]!;
         device.addon.writeRows(tensor, row, block);
+        await device.synchronize(); // before another could wait, and be told of a fault in it
       }
-      await device.synchronize();
       return set;
     } catch (error) {
       set[Symbol.dispose]();

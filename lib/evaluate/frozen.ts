@@ -3,7 +3,7 @@ import type { Config } from '../config.js';
 import { makeAnswers, targetsOf, type Answers } from './accuracy.js';
 import type { EmbedOptions } from './embed.js';
 import { FeatureSet, measureScale } from './feature-set.js';
-import type { FeatureExtractor } from './features.js';
+import type { ImageFeatures } from './features.js';
 import { NearestNeighbours } from './knn.js';
 import type { LabelledImages } from './labelled.js';
 import { fitLogistic, fitSgd, type Probe, type SweepPoint } from './probe.js';
@@ -30,7 +30,7 @@ const rowsAtOnce = 16_384; // labelled features are searched in blocks of as man
  * @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
  */
 export async function judgeByNeighbours(
-  extractor: FeatureExtractor,
+  extractor: ImageFeatures,
   { train, test, classNames }: LabelledImages,
   { evaluate }: Config,
   options: EmbedOptions,
@@ -41,7 +41,7 @@ export async function judgeByNeighbours(
     ...options,
     onProgress: (done) => options.onProgress?.(done, total),
   });
-  const search = new NearestNeighbours(extractor.options.device, queries, extractor.dimension, {
+  const search = new NearestNeighbours(extractor.device, queries, extractor.dimension, {
     neighbours: Math.min(neighbours, train.length),
     temperature,
     signal: options.signal,
@@ -84,12 +84,12 @@ export interface ProbeOptions extends EmbedOptions {
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
 export async function judgeByProbes(
-  extractor: FeatureExtractor,
+  extractor: ImageFeatures,
   { train, test, classNames }: LabelledImages,
   { evaluate, seed }: Config,
   { signal, onProgress, onFit }: ProbeOptions,
 ): Promise<Judged[]> {
-  const { device } = extractor.options;
+  const { device } = extractor;
   const total = train.length + test.length;
   const learnt = await extractor.all(train, { signal, onProgress: (done) => onProgress?.(done, total) });
   const labels = targetsOf(train, learnt.images);

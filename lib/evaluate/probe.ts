@@ -175,6 +175,7 @@ export async function logisticRegression(
     signal: options.signal,
   });
   put(point);
+  await train.device.synchronize();
   return { ...fit, parameters: point };
 }
 

@@ -8,12 +8,13 @@ import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { precisionOf } from '../models/compiled.js';
 import type { StudentInfo } from '../models/student-info.js';
+import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { PhaseProgress } from '../runs/phase.js';
 import { readStudent } from '../runs/student-file.js';
 import { accuracyByClass, accuracyOf, targetsOf, type Answers } from './accuracy.js';
-import { FeatureExtractor } from './features.js';
+import { FeatureExtractor, TeacherFeatures } from './features.js';
 import { finetune, judgeByLogits } from './finetune.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
 import { decodableOf, decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
@@ -35,7 +36,8 @@ export interface ProtocolOptions {
   protocol: Protocol;
   /**
    * `evaluate.data` is judged on; all but zeroshot learn from `evaluate.train`. The group `evaluate` has the protocols'
-   * settings; zeroshot takes what {@link evaluateStudent} does.
+   * settings; zeroshot takes what {@link evaluateStudent} does. With `teacher`, zeroshot and knn judge it, too, unless
+   * it is a file of embeddings.
    */
   config: ConfigInput;
   signal?: AbortSignal | undefined;
@@ -127,6 +129,8 @@ function resultOf(
 
 interface Learning {
   device: Device;
+  /** To be judged beside the student. */
+  teacher: AnyTeacher | undefined;
   images: LabelledImages;
   config: Config;
   info: StudentInfo;
@@ -147,15 +151,19 @@ async function learnt(
   const { file, info, weights } = await readStudent(student);
   const sources = await openLabelled(config, (folder) => openImages(folder, { labels: 'folders', signal }));
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  await using teacher =
+    protocol === 'knn' && config.teacher !== undefined
+      ? await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal })
+      : undefined;
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
   using images = await decodeLabelled(sources, config, {
     device,
-    resolution: info.resolution,
+    resolution: Math.max(info.resolution, teacher?.resolution ?? 0),
     margin,
     signal,
     onProgress: report('evaluation images'),
   });
-  const learning: Learning = { device, images, config, info, weights, signal, report };
+  const learning: Learning = { device, teacher, images, config, info, weights, signal, report };
   const { judged, lists } = await (protocol === 'knn' || protocol === 'linear'
     ? frozen(protocol, learning)
     : tuned(protocol, learning));
@@ -188,28 +196,23 @@ const featureBatch = 256;
 
 async function frozen(
   protocol: 'knn' | 'linear',
-  { device, images, config, info, weights, signal, report }: Learning,
+  { device, teacher, images, config, info, weights, signal, report }: Learning,
 ): Promise<Outcome> {
   const { resolution, mean, std } = info;
   const graph = graphOf(info);
-  using extractor = new FeatureExtractor({
-    device,
-    graph,
-    batch: Math.min(featureBatch, images.train.length),
-    resolution,
-    precision: precisionOf(config),
-    mean,
-    std,
-  });
+  const compiled = { batch: Math.min(featureBatch, images.train.length), precision: precisionOf(config) };
+  using extractor = new FeatureExtractor({ device, graph, resolution, mean, std, ...compiled });
   extractor.load(weights);
   const options = { signal, onProgress: report('features'), onFit: report('linear probes') };
-  return {
-    judged:
-      protocol === 'knn'
-        ? [await judgeByNeighbours(extractor, images, config, options)]
-        : await judgeByProbes(extractor, images, config, options),
-    lists: new Map(),
-  };
+  const lists = new Map<string, string[]>();
+  if (protocol === 'linear') return { judged: await judgeByProbes(extractor, images, config, options), lists };
+  const judged = [await judgeByNeighbours(extractor, images, config, options)];
+  if (teacher !== undefined && teacher.kind !== 'precomputed') {
+    using features = new TeacherFeatures(device, teacher, { ...compiled, signal });
+    const found = await judgeByNeighbours(features, images, config, { signal, onProgress: report('teacher') });
+    judged.push({ ...found, setting: `teacher, ${found.setting}` });
+  }
+  return { judged, lists };
 }
 
 async function tuned(

@@ -32,7 +32,7 @@ export interface StudentEvaluationOptions {
    */
   config: ConfigInput;
   /** Looks at so many images at most, spread evenly over the folder (default: all). */
-  mostImages?: number;
+  mostImages?: number | undefined;
   signal?: AbortSignal | undefined;
   /** Called while a phase goes on. */
   onProgress?: ((progress: PhaseProgress) => void) | undefined;

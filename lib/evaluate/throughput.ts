@@ -11,7 +11,7 @@ export interface MeasureOptions {
    * How long to measure, after a warm-up of a fifth of it, or of as much at most while ways to run a CUDA graph are
    * compared; default 2.
    */
-  seconds?: number;
+  seconds?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -87,7 +87,7 @@ export interface SemanticShape {
   /** D. */
   dimension: number;
   /** Operands of the similarity products; bfloat16 on CUDA only. */
-  bfloat16?: boolean;
+  bfloat16?: boolean | undefined;
 }
 
 const semanticShape = {

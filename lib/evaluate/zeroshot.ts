@@ -29,7 +29,7 @@ export interface ZeroShotOptions {
   /** The names to choose among; every class folder has one, and every name a folder. */
   bank: TextualSemanticsBank;
   /** Class folder -> name, where they are not spelled alike. */
-  mapping?: Readonly<Record<string, string>>;
+  mapping?: Readonly<Record<string, string>> | undefined;
   /** Channel statistics of the encoders' input. */
   mean: ChannelTriple;
   std: ChannelTriple;
@@ -50,7 +50,7 @@ export interface EvaluateOptions extends EmbedOptions {
    * Told of some batches at a time: the nearest names of these n images, [n,topK] indices into the bank, the best
    * first. Images that cannot be decoded are none of them, and are not scored.
    */
-  onNearest?: (nearest: Int32Array, topK: number, images: Int32Array) => void;
+  onNearest?: ((nearest: Int32Array, topK: number, images: Int32Array) => void) | undefined;
 }
 
 const evaluateOptions = { onNearest: 'optional', ...embedOptions } satisfies OptionTable<EvaluateOptions>;
@@ -124,7 +124,7 @@ export class ZeroShotEvaluation {
    */
   async evaluateTeacher(
     teacher: AnyTeacher,
-    teacherRun: EvaluateOptions & { batch: number; precision?: Precision },
+    teacherRun: EvaluateOptions & { batch: number; precision?: Precision | undefined },
   ): Promise<ZeroShotScore | undefined> {
     checkOptions(teacherRun, 'evaluateTeacher()', teacherOptions);
     const { batch, precision, ...options } = teacherRun;

@@ -128,28 +128,28 @@ export interface ExportOptions {
    */
   to: string;
   /** Default 'lgdistill'. */
-  format?: ExportFormat;
+  format?: ExportFormat | undefined;
   /**
    * 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep';
    * 'drop' for timm and for those that have no place for it: mmdet, mmseg, detectron2, and MobileNetV3 in timm.
    */
-  head?: 'keep' | 'drop';
+  head?: 'keep' | 'drop' | undefined;
   /** Where to write the text bank, the zero-shot classifier, too, a .safetensors file; default: not written. */
-  bank?: string;
+  bank?: string | undefined;
   /**
    * ONNX: makes a text bank the last layer, output `logits`: true takes the student's own, a path that file. Default:
    * none.
    */
-  classifier?: boolean | string;
+  classifier?: boolean | string | undefined;
   /**
    * ONNX with a classifier, and transformers' text_bank.json: logits are cosines divided by it; default: the student's
    * temperature in its run's configuration, else that option's default.
    */
-  temperature?: number;
+  temperature?: number | undefined;
   /** ONNX and transformers: batch norms become part of the convolutions before them. Default true. */
-  fold?: boolean;
+  fold?: boolean | undefined;
   /** Folder of images to compare on; default: the run's training images where they are there, else drawn ones. */
-  images?: string;
+  images?: string | undefined;
   signal?: AbortSignal | undefined;
 }
 

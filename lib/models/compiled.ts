@@ -38,11 +38,11 @@ export interface CompileOptions {
   /** Side of the square input, in pixels. */
   resolution: number;
   /** Of an input that is no square: a sequence is `resolution` long and 1 wide. Default: resolution. */
-  width?: number;
+  width?: number | undefined;
   /** Default: bfloat16 on CUDA, float32 on the CPU. */
-  precision?: Precision;
+  precision?: Precision | undefined;
   /** false: forward only, with folded norms and less memory. Default: true. */
-  training?: boolean;
+  training?: boolean | undefined;
   /** What trains it; default: SGD with a momentum of 0.9. */
   optimizer?: Optimizer | undefined;
 }
@@ -143,7 +143,10 @@ export class CompiledEncoder implements Disposable {
    * Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth.
    * @throws LgdError BAD_OPTION, DISPOSED
    */
-  forwardTensor(images: TensorHandle, options: { training?: boolean; seed?: number; step?: number } = {}): void {
+  forwardTensor(
+    images: TensorHandle,
+    options: { training?: boolean | undefined; seed?: number | undefined; step?: number | undefined } = {},
+  ): void {
     checkOptions(options, 'forwardTensor()', { training: 'optional', seed: 'optional', step: 'optional' });
     const { training = false, seed = 0, step = 0 } = options;
     this.device.addon.forward(this.#handle, images, { training, seed, step });

@@ -16,19 +16,19 @@ import type { WeightRecord } from './weights.js';
 export interface EncoderOptions extends GraphOptions {
   device: Device;
   /** Side of the square input in pixels; default 224. */
-  resolution?: number;
+  resolution?: number | undefined;
   /** B, images a call: exactly so many in training, at most so many otherwise; default 1. */
-  batch?: number;
+  batch?: number | undefined;
   /** Default float32. */
-  precision?: Precision;
+  precision?: Precision | undefined;
   /** Of the start values; default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Dropout and stochastic depth in training; default false, so that a pass is a function of its input alone. */
-  dropping?: boolean;
+  dropping?: boolean | undefined;
   /** false: a forward-only encoder, faster and smaller. Default true. */
-  training?: boolean;
+  training?: boolean | undefined;
   /** What {@link Encoder.optimizerStep} takes steps of; default: SGD with a momentum of 0.9. */
-  optimizer?: Optimizer;
+  optimizer?: Optimizer | undefined;
 }
 
 const encoderOptions = {
@@ -45,11 +45,11 @@ const encoderOptions = {
 /** Options of {@link Encoder.forward}. */
 export interface ForwardOptions {
   /** Batch statistics, which also move the running ones, and dropping; default false. */
-  training?: boolean;
+  training?: boolean | undefined;
   /** With the step, key of the random numbers of dropout and stochastic depth; default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Number of the step from 0; default 0, which drops the same in each. */
-  step?: number;
+  step?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 

@@ -35,7 +35,7 @@ export interface GraphSpec {
   /** The value that is the result: [B,1,1,C] of an encoder, a map of a dense head. */
   output: number;
   /** More results, which follow it in the output tensor. */
-  further?: number[];
+  further?: number[] | undefined;
 }
 
 /** A value in a graph under construction: what a node makes, or the image batch. */
@@ -52,22 +52,22 @@ export interface Value {
  */
 export interface ConvOptions {
   channels: number;
-  kernel?: number;
-  stride?: number;
+  kernel?: number | undefined;
+  stride?: number | undefined;
   /**
    * Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1; an even kernel needs one to be given.
    */
-  padding?: number;
-  dilation?: number;
+  padding?: number | undefined;
+  dilation?: number | undefined;
   /** 1 (default), or the input's channels: a depthwise convolution. */
-  groups?: number;
-  bias?: boolean;
+  groups?: number | undefined;
+  bias?: boolean | undefined;
   /** Start of the weights; default: Kaiming normal, mode fan_out. */
-  init?: Initialisation;
+  init?: Initialisation | undefined;
   /** Start of the bias; default 0. */
-  biasInit?: Initialisation;
+  biasInit?: Initialisation | undefined;
   /** Use the weights of an earlier convolution of this name, as a head does on every level; default false. */
-  shared?: boolean;
+  shared?: boolean | undefined;
 }
 
 const convOptions = {
@@ -87,9 +87,9 @@ const convOptions = {
 export interface LinearOptions {
   features: number;
   /** Default true. */
-  bias?: boolean;
+  bias?: boolean | undefined;
   /** Starts of weight and bias; default: PyTorch's Linear. */
-  init?: { weight: Initialisation; bias: Initialisation };
+  init?: { weight: Initialisation; bias: Initialisation } | undefined;
 }
 
 const linearOptions = { features: 'needed', bias: 'optional', init: 'optional' } satisfies OptionTable<LinearOptions>;
@@ -97,11 +97,11 @@ const linearOptions = { features: 'needed', bias: 'optional', init: 'optional' }
 /** What all nodes of a graph share. */
 export interface BuilderOptions {
   /** Of every batch norm; torch.nn.BatchNorm2d's defaults. */
-  norm?: { eps: number; momentum: number };
+  norm?: { eps: number; momentum: number } | undefined;
   /** false leaves dropout and stochastic depth out. */
-  dropping?: boolean;
+  dropping?: boolean | undefined;
   /** A graph to go on from, its nodes and parameters before those to come. */
-  start?: Pick<GraphSpec, 'nodes' | 'parameters'>;
+  start?: Pick<GraphSpec, 'nodes' | 'parameters'> | undefined;
 }
 
 const builderOptions = {
@@ -285,7 +285,11 @@ export class GraphBuilder {
    * A sequence of all positions of x, each with its row of the table `position` [count, C] added; a class token, if
    * named, comes first and counts.
    */
-  positions(x: Value, position: string, { count, classToken }: { count: number; classToken?: string }): Value {
+  positions(
+    x: Value,
+    position: string,
+    { count, classToken }: { count: number; classToken?: string | undefined },
+  ): Value {
     const init: Initialisation = { kind: 'normal', std: x.channels ** -0.5 };
     const parameters = [this.#parameter(position, [count, x.channels], init, true)];
     if (classToken !== undefined) parameters.push(this.#parameter(classToken, [x.channels], init, true));

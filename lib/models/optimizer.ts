@@ -43,11 +43,11 @@ export interface OptimizerStep {
   /** From 0. */
   learningRate: number;
   /** From 0; default 0. */
-  weightDecay?: number;
+  weightDecay?: number | undefined;
   /** Does weight decay reach norm scales and biases? Default: true, as published. */
-  decayNormAndBias?: boolean;
+  decayNormAndBias?: boolean | undefined;
   /** What gradients are multiplied by: 1 / accumulated batches; default 1. */
-  gradientScale?: number;
+  gradientScale?: number | undefined;
 }
 
 export const stepOptions = {

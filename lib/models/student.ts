@@ -14,13 +14,13 @@ export const mostEmbeddingSize = 65_536;
 /** What {@link studentGraph} builds. */
 export interface GraphOptions {
   /** Classes of the architecture's own classifier; give this or embeddingSize. */
-  outputs?: number;
+  outputs?: number | undefined;
   /** D of the distillation head (`head.0`, `head.2`), which stands in the classifier's place. */
-  embeddingSize?: number;
+  embeddingSize?: number | undefined;
   /** Scales the channels of the MobileNets, 0.1 to 4; default 1. */
-  widthMultiplier?: number;
+  widthMultiplier?: number | undefined;
   /** Dropout and stochastic depth, as the architecture has them; default true. */
-  dropping?: boolean;
+  dropping?: boolean | undefined;
 }
 
 const withoutHead = { widthMultiplier: 'optional', dropping: 'optional' } satisfies OptionTable<
@@ -112,7 +112,7 @@ export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
   device: Device;
   embeddingSize: number;
   /** Of the start values; default 0. */
-  seed?: number;
+  seed?: number | undefined;
 }
 
 const studentOptions = {

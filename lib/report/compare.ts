@@ -81,7 +81,7 @@ export interface CompareOptions {
    * Which evaluation counts: the run's best by `evaluate.metric`, whose student its `best` checkpoint holds (default),
    * or the last.
    */
-  at?: 'best' | 'last';
+  at?: 'best' | 'last' | undefined;
 }
 
 const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;

@@ -24,29 +24,29 @@ export interface ReportOptions {
   /** Run folders. */
   runs: readonly string[];
   /** The file to write; default: report.html in the first run's folder. */
-  output?: string;
+  output?: string | undefined;
   /**
    * `false`: only what the run folders tell, nothing computed by a model (the gallery and the confusion say so).
    * Default true.
    */
-  models?: boolean;
+  models?: boolean | undefined;
   /** Folder of training images for the gallery; default: each run's own data.train. */
-  images?: string;
+  images?: string | undefined;
   /** Teacher for the gallery and the confusion; default: each run's own. */
-  teacher?: string;
+  teacher?: string | undefined;
   /** Folder of class folders for the confusion; default: each run's own evaluate.data. */
-  evaluate?: string;
+  evaluate?: string | undefined;
   /** Names to choose among in the confusion, as `evaluate.names`; default: each run's own. */
   evaluateNames?: string | readonly string[] | undefined;
   /** Images that the gallery and the confusion look at, at most, each; default {@link reportDefaults}. */
-  mostImages?: number;
+  mostImages?: number | undefined;
   /** Bytes of the gallery's pictures, of all runs together; default {@link reportDefaults}. */
-  mostImageBytes?: number;
+  mostImageBytes?: number | undefined;
   /** Default 'auto'. */
-  device?: DeviceName;
-  threads?: number;
+  device?: DeviceName | undefined;
+  threads?: number | undefined;
   /** Take models from local folders and the cache only. Default false. */
-  localFilesOnly?: boolean;
+  localFilesOnly?: boolean | undefined;
   signal?: AbortSignal | undefined;
   /** Called while images are decoded and embedded. */
   onProgress?: ((progress: PhaseProgress) => void) | undefined;

@@ -49,7 +49,7 @@ export interface BankLossOptions extends SemanticCallOptions {
    * embeddings or a cold temperature need it. Bank values must then be below 65,504. Sums and scores are float32 either
    * way. Default 'float32'.
    */
-  precision?: 'float32' | 'bfloat16';
+  precision?: 'float32' | 'bfloat16' | undefined;
 }
 
 const bankLossOptions = { precision: 'optional', ...callOptions } satisfies OptionTable<BankLossOptions>;

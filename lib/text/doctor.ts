@@ -10,22 +10,24 @@ import { fillTemplate, loadTemplates } from './templates.js';
 /** How {@link CategoryList.check} looks for faults. */
 export interface CheckOptions {
   /** Looks for near-duplicates and long prompts too. */
-  encoder?: TextEncoder;
+  encoder?: TextEncoder | undefined;
   /**
    * In the place of an encoder: a bank of these names (and maybe others), built before. Near-duplicates are then a
    * matter of seconds; the length of prompts is not looked at.
    */
-  bank?: {
-    readonly names: readonly string[];
-    readonly data: Float32Array;
-    readonly embeddingSize: number;
-    readonly encoderId: string;
-    readonly templates: readonly string[];
-  };
+  bank?:
+    | {
+        readonly names: readonly string[];
+        readonly data: Float32Array;
+        readonly embeddingSize: number;
+        readonly encoderId: string;
+        readonly templates: readonly string[];
+      }
+    | undefined;
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
-  templates?: string | readonly string[];
+  templates?: string | readonly string[] | undefined;
   /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */
-  similarity?: number;
+  similarity?: number | undefined;
   signal?: AbortSignal | undefined;
   /** Called with the number of names encoded and to encode; with a bank, of those compared and to compare. */
   onProgress?: ((done: number, total: number) => void) | undefined;
@@ -281,7 +283,7 @@ function withoutParentheses(name: string): string {
  * A report for a terminal: each kind of fault with its first few names, then what to do.
  * @throws LgdError BAD_OPTION
  */
-export function formatReport(report: NameReport, options: { show?: number } = {}): string {
+export function formatReport(report: NameReport, options: { show?: number | undefined } = {}): string {
   checkArgument('report', report);
   checkOptions(options, 'formatReport()', { show: 'optional' });
   const { show = 8 } = options;

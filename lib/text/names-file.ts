@@ -14,9 +14,9 @@ export interface WriteNamesOptions {
    * The file that the names were read from and are mended in: it is replaced, unless it has comments, which would be
    * lost.
    */
-  list?: string;
+  list?: string | undefined;
   /** Replace any file. Default false. */
-  overwrite?: boolean;
+  overwrite?: boolean | undefined;
 }
 
 const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies OptionTable<WriteNamesOptions>;

@@ -87,7 +87,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
       { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles },
       options,
     );
-    const { folder, files } = await weightsOf(idOrDir, model, options);
+    const { folder, files } = await weightsOf(idOrDir, model, options, tokenizerFiles);
     await using reader = await openWeights(files);
     const tower = await findTextTower(reader.shapes, folder);
     if (tower === undefined) {
@@ -101,7 +101,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
         },
       );
     }
-    const tokenizer = await TextTokenizer.load(model.folder, { siglip: tower.siglip });
+    const tokenizer = await TextTokenizer.load(folder, { siglip: tower.siglip });
     const graph = tower.graph(tokenizer.endId);
     const weights = await readWeights(reader, graph, tower.naming, files.join(', '), options.signal);
     const { device: given = 'auto', batchSize: batch = 32, precision = 'float32' } = options;

@@ -20,11 +20,11 @@ export interface RunOptions {
   /** Stops the run after the steps under way, with a checkpoint. */
   signal?: AbortSignal | undefined;
   /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
-  evaluation?: ZeroShotEvaluation;
+  evaluation?: ZeroShotEvaluation | undefined;
   /** Protocols on frozen features, as often; with zero-shot or without. */
-  frozen?: FrozenEvaluation;
+  frozen?: FrozenEvaluation | undefined;
   /** What online probes are judged on, with `evaluate.online`; as often. */
-  online?: OnlineImages;
+  online?: OnlineImages | undefined;
   /**
    * Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it
    * has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are
@@ -33,7 +33,7 @@ export interface RunOptions {
    */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
   /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
-  remarks?: readonly string[];
+  remarks?: readonly string[] | undefined;
 }
 
 export const runOptions = {

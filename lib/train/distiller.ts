@@ -42,12 +42,12 @@ export interface DistillerOptions {
    */
   student: Student | readonly Student[];
   /** The text bank; methods seed and feature work without one. */
-  tsb?: TextualSemanticsBank;
+  tsb?: TextualSemanticsBank | undefined;
   /**
    * Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the
    * step.
    */
-  config?: ConfigInput;
+  config?: ConfigInput | undefined;
   /**
    * How many images there are to train on, which `train.batchSize` and `train.learningRate` follow where they are
    * `auto` ({@link BatchChoice}). Without it they are the published 256 and 0.03: the student is compiled for its batch
@@ -56,7 +56,7 @@ export interface DistillerOptions {
    */
   images?: number | undefined;
   /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
-  onlineClasses?: number;
+  onlineClasses?: number | undefined;
 }
 
 const distillerOptions = {
@@ -216,8 +216,8 @@ export class Distiller implements Disposable {
    * works outside it), which starts it as a whole where it can (as a CUDA graph, teacher and student beside each
    * other). Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one
    * after the other, in their order; one that fails costs those after it nothing. A step that fails when it has begun
-   * moves no weight, momentum or bank; where it was no graph (on the CPU, or with $LGDISTILL_GRAPHS=0), batch norms may
-   * have taken in its images.
+   * moves no weight, momentum or bank; on a GPU, where it was no graph ($LGDISTILL_GRAPHS=0) or was not queued to its
+   * end, batch norms may have taken in its images.
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is
    *   queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
@@ -272,6 +272,7 @@ export class Distiller implements Disposable {
     const slotsBefore = this.#slotsGiven;
     addon.beginStep(this.#step);
     this.#queueing = true;
+    let queued = false;
     try {
       const feed = this.#cachedFeed ?? this.#feed;
       const asked = performance.now();
@@ -305,17 +306,18 @@ export class Distiller implements Disposable {
         slots.push(slot);
       }
       for (const pupil of pupils) {
-        pupil.updateBanks(embeddings, slots.at(-1)!);
+        this.#update(() => pupil.updateBanks(embeddings, slots.at(-1)!));
         if (after) await after('loss');
-        pupil.optimizerStep(learningRate, batches.length);
+        this.#update(() => pupil.optimizerStep(learningRate, batches.length));
         if (after) await after('optimiser');
       }
+      this.#update(() => this.#probe(pupils, batches.at(-1)!));
+      queued = true;
     } finally {
-      addon.endStep(this.#step);
+      addon.endStep(this.#step, !queued);
       this.#queueing = false;
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
-    if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     const ticket = {
       slots,
       students: pupils.map((pupil) => this.#pupils.indexOf(pupil)),
@@ -326,7 +328,18 @@ export class Distiller implements Disposable {
     return ticket;
   }
 
-  /** Online probes learn from the last batch of a step, after it. */
+  /** Queues what outlives the step, which is not done where the step has lost work, whoever was told of that. */
+  #update(queue: () => void): void {
+    const { addon } = this.device;
+    addon.beginUpdate(this.#step);
+    try {
+      queue();
+    } finally {
+      addon.endUpdate(this.#step);
+    }
+  }
+
+  /** Online probes learn from the last batch of a step, at its end, so that their faults are the step's. */
   #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
     const labels = targetsOf(dataset as { labels: Int32Array }, shown);

@@ -6,7 +6,7 @@ import type { StepTaker } from './steps.js';
 export class GraphLog {
   /** Is it said which way was found to be the best? */
   #tuningTold: boolean;
-  /** Does a graph run, in that way? Later refusals are looked for at checkpoints. */
+  /** Does a graph run, in that way, or was a refusal told? A first refusal later is looked for at checkpoints. */
   #settled: boolean;
   #refusalTold: boolean;
 
@@ -38,8 +38,8 @@ export class GraphLog {
     this.#tuningTold ||= this.#settled;
     if (refused === undefined) return;
     await this.log(
-      `the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, ` +
-        'and slower',
+      `the GPU took no CUDA graph of a step (${refused}): until it takes one, which is tried now and then, steps run ` +
+        'call by call, with the same numbers, and slower',
     );
     this.#settled = this.#refusalTold = true;
   }
@@ -49,7 +49,7 @@ export class GraphLog {
     if (this.distiller.device.kind === 'cpu') return;
     const { launched, eager, interrupted, refused } = await this.distiller.stepInfo();
     const steps = launched + eager + interrupted;
-    const then = refused === undefined ? '' : `; then the GPU took none (${refused})`;
-    await this.log(`${launched} of ${steps} steps ran as one CUDA graph each, those before the run included${then}`);
+    const why = refused === undefined ? '' : `; the GPU took none of others (${refused})`;
+    await this.log(`${launched} of ${steps} steps ran as one CUDA graph each, those before the run included${why}`);
   }
 }

@@ -60,7 +60,7 @@ export interface PreflightReport {
 /** How {@link preflight} goes about it. */
 export interface PreflightOptions {
   /** Time to measure for, twice, besides a first step; default 2. A single step may take longer. */
-  seconds?: number;
+  seconds?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 

@@ -26,12 +26,12 @@ export interface DistillerState {
   /** Banks and queue. */
   semantic: SemanticState;
   /** Of the online probe, where there is one. */
-  online?: OnlineState;
+  online?: OnlineState | undefined;
   /**
    * Optimiser steps behind it, 0 where it does not say; of AdamW, whose rates follow it, it must. A run from the start
    * begins with none.
    */
-  steps?: number;
+  steps?: number | undefined;
 }
 
 export interface PupilOptions {

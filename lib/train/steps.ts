@@ -54,14 +54,14 @@ export interface QueueOptions {
    */
   learningRate: number;
   /** Which of several students learn: their numbers from 0, each once; default: all. */
-  students?: readonly number[];
+  students?: readonly number[] | undefined;
   /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
   signal?: AbortSignal | undefined;
   /**
    * Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as
    * a whole, and must not be the distiller's next step.
    */
-  after?: (stage: Stage) => Promise<void>;
+  after?: ((stage: Stage) => Promise<void>) | undefined;
 }
 
 /** What a run asks of its {@link Distiller}, whose class says what each does. */

@@ -17,11 +17,11 @@ export interface VerifyOptions {
   /** The one in question: not a CPU, which is what it is held against. */
   device: Device;
   /** K, names in the text bank; default 1000. */
-  categories?: number;
+  categories?: number | undefined;
   /** D, where no teacher on the device tells it; default 512. */
-  dimension?: number;
+  dimension?: number | undefined;
   /** Optimiser steps that are compared; default 4. */
-  steps?: number;
+  steps?: number | undefined;
   /** Called after each step that was compared. */
   onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
   signal?: AbortSignal | undefined;

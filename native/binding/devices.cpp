@@ -105,7 +105,17 @@ Napi::Value js_begin_step(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_end_step(const Napi::CallbackInfo& info) {
-  end_step(unwrap<DeviceStep>(info[0]));
+  end_step(unwrap<DeviceStep>(info[0]), info[1].ToBoolean());
+  return info.Env().Undefined();
+}
+
+Napi::Value js_begin_update(const Napi::CallbackInfo& info) {
+  begin_update(unwrap<DeviceStep>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_end_update(const Napi::CallbackInfo& info) {
+  end_update(unwrap<DeviceStep>(info[0]));
   return info.Env().Undefined();
 }
 

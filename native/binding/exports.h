@@ -18,6 +18,8 @@
   X(js_make_step, "makeStep")                              \
   X(js_begin_step, "beginStep")                            \
   X(js_end_step, "endStep")                                \
+  X(js_begin_update, "beginUpdate")                        \
+  X(js_end_update, "endUpdate")                            \
   X(js_check_step, "checkStep")                            \
   X(js_step_info, "stepInfo")                              \
   X(js_begin_branch, "beginBranch")                        \

@@ -28,7 +28,7 @@ void* allocate(size_t) { absent(); }
 void release(void*) noexcept {}
 void* allocate_pinned(size_t) { absent(); }
 void release_pinned(void*) noexcept {}
-void* create_event() { absent(); }
+void* create_event(bool) { absent(); }
 void destroy_event(void*) noexcept {}
 const Kernels* kernels() { absent(); }
 

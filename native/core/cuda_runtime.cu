@@ -257,9 +257,9 @@ void release_pinned(void* pointer) noexcept {
   cudaFreeHost(pointer);
 }
 
-void* create_event() {
+void* create_event(bool host_waits) {
   cudaEvent_t event;
-  LGD_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  LGD_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | (host_waits ? cudaEventBlockingSync : 0)));
   return event;
 }
 void destroy_event(void* event) noexcept { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }

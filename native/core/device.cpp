@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <future>
+#include <map>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -51,8 +52,12 @@ struct Context::Impl {
   std::unique_ptr<Timeline> timeline;  // null on the CPU
   void* scratch = nullptr;             // of the CPU
   size_t scratch_bytes = 0;
-  int64_t lost = 0;              // of the thread alone, as is
-  std::exception_ptr last_loss;  // this
+  // of the thread alone, as all of these
+  int64_t lost = 0;
+  std::exception_ptr last_loss;
+  bool passed_over = false;
+  const StepGraph* step = nullptr;  // that is open; of the CPU, as is
+  std::map<const void*, std::function<void()>> undo;
   std::thread thread;
 
   void execute(Job& job) {
@@ -64,6 +69,8 @@ struct Context::Impl {
     const auto before = timeline ? timeline->stand() : Timeline::Stand{};
     if (failure) {
       if (!job.awaited) lose(failure);
+    } else if (passed_over && !job.awaited) {
+      // nobody hears of it: its step is given up
     } else if ((failure = failure_of(job))) {
       // A step that a question neither opened nor interrupted is that of others, and as whole as it was.
       const bool intact = job.awaited && timeline && timeline->stand() == before;
@@ -256,7 +263,9 @@ void Context::join_branch() {
   if (kind == DeviceKind::cuda) impl_.timeline->join_branch();
 }
 void Device::begin_step(std::shared_ptr<StepGraph> graph) {
-  if (kind == DeviceKind::cuda) impl_.timeline->begin_step(std::move(graph));
+  if (kind == DeviceKind::cuda) return impl_.timeline->begin_step(std::move(graph));
+  impl_.step = graph.get();
+  impl_.undo.clear();
 }
 void Device::end_step() {
   if (kind == DeviceKind::cuda) impl_.timeline->end_step();
@@ -264,6 +273,15 @@ void Device::end_step() {
 void Device::undo_if_dropped(std::function<void()> undo) {
   if (kind == DeviceKind::cuda) impl_.timeline->undo_if_dropped(std::move(undo));
 }
+bool Device::needs_undo(const void* key) const { return impl_.step && impl_.undo.count(key) == 0; }
+void Device::undo_if_given_up(const void* key, std::function<void()> undo) { impl_.undo.emplace(key, std::move(undo)); }
+void Device::settle_step(const StepGraph& graph, bool given_up) {
+  if (impl_.step != &graph) return;  // another's was begun meanwhile
+  impl_.step = nullptr;
+  for (const auto& [key, undo] : std::exchange(impl_.undo, {}))
+    if (given_up) undo();
+}
+void Device::pass_over(bool passed_over) { impl_.passed_over = passed_over; }
 void Device::repeat_step(StepGraph& graph) { impl_.timeline->repeat_step(graph); }
 
 void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {

@@ -47,6 +47,13 @@ class Device : public Context {
   // What the caller takes for done once it is enqueued: `undo` is called if the step that holds it back is dropped.
   void undo_if_dropped(std::function<void()> undo);
   void repeat_step(StepGraph& graph);  // starts the graph of the last such step once more, as it was; CUDA only
+  // What has moved numbers before the end of the step that is open: `undo` is called if the step is given up, once for
+  // each key. needs_undo(): is one wanted, on the CPU? A GPU's steps start when they are whole.
+  bool needs_undo(const void* key) const;
+  void undo_if_given_up(const void* key, std::function<void()> undo);
+  void settle_step(const StepGraph& graph, bool given_up);  // behind end_step(), also where that was skipped
+  // From now on passes over work that nobody waits for, as if it had not been submitted; or no longer.
+  void pass_over(bool passed_over);
 
   // Runs `work` on the device's thread after everything submitted before. `done` (optional) is called on that thread
   // after it, with null or the error (this work's own, or the earlier one that made it skip). Thread-safe. `stage`
@@ -114,7 +121,8 @@ void destroy_stream(void* stream) noexcept;
 void set_device(int index);  // for the calling thread
 void* allocate_pinned(size_t bytes);
 void release_pinned(void* pointer) noexcept;
-void* create_event();
+// host_waits: a thread that waits for it sleeps, and wakes some tens of microseconds late. Else it keeps its core busy.
+void* create_event(bool host_waits = false);
 void destroy_event(void* event) noexcept;
 // The host waits. For an event of a step that this thread holds back, that step is started first.
 void wait_event(void* event);

@@ -131,11 +131,14 @@ void submit(const DevicePtr& device, std::string stage, std::function<void()> wo
 struct DeviceStep {
   DevicePtr device;
   std::shared_ptr<StepGraph> graph = std::make_shared<StepGraph>();
-  int64_t lost_before = 0;  // of the device's thread
+  // of the device's thread
+  int64_t lost_before = 0;
+  bool begun = false;
   std::mutex mutex;
   std::exception_ptr loss;   // guarded by it: what cost the first step that is not whole
   bool from_before = false;  // so is this: had that failed before the step began, and so as no part of it?
 
+  bool is_whole() const { return begun && device->lost() == lost_before; }
   void lose(std::exception_ptr error, bool before) {
     std::lock_guard lock(mutex);
     if (loss) return;
@@ -161,16 +164,27 @@ void begin_step(const DeviceStepPtr& step) {
       "step.begin", [step] { step->device->begin_step(step->graph); },
       [step](std::exception_ptr error) {
         step->lost_before = step->device->lost();
+        step->begun = !error;
         if (error) step->lose(std::move(error), true);
       });
 }
-void end_step(const DeviceStepPtr& step) {
+void end_step(const DeviceStepPtr& step, bool given_up) {
   step->device->submit(
       "step.end", [step] { step->device->end_step(); },
-      [step](std::exception_ptr error) {
-        if (error) step->lose(std::move(error), false);
-        else if (step->device->lost() != step->lost_before) step->lose(step->device->last_loss(), false);
+      [step, given_up](std::exception_ptr error) {
+        Device& device = *step->device;
+        if (error) step->lose(error, false);
+        else if (device.lost() != step->lost_before) step->lose(device.last_loss(), false);
+        device.settle_step(*step->graph, given_up || error || !step->is_whole());
       });
+}
+
+// All of it is submitted by one thread without a question in between: none of it is another's.
+void begin_update(const DeviceStepPtr& step) {
+  step->device->submit("step.update", [step] { step->device->pass_over(!step->is_whole()); });
+}
+void end_update(const DeviceStepPtr& step) {
+  step->device->submit("step.updated", [] {}, [step](const std::exception_ptr&) { step->device->pass_over(false); });
 }
 
 void check_step(const DeviceStepPtr& step, bool is_told) {

@@ -1,5 +1,6 @@
 #include "core/step_graph.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/cuda_streams.h"
@@ -32,6 +33,8 @@ std::vector<GraphWay> StepGraph::ways(const Tape& tape, const GraphChoices& choi
   return all;
 }
 
+bool StepGraph::is_due() { return steps_to_pass_ == 0 || --steps_to_pass_ == 0; }
+
 bool StepGraph::launch(const Tape& tape, const GraphChoices& choices, void* stream) {
   const bool repeated = graph && tape.has_shape_of(built);
   GraphWay chosen =
@@ -52,6 +55,9 @@ bool StepGraph::launch(const Tape& tape, const GraphChoices& choices, void* stre
       } else {
         drop();
         refused = refusal.what();
+        serialized = false;  // it was not the early starts
+        steps_to_pass_ = pause_;
+        pause_ = std::min(2 * pause_, longest_pause);
         return false;
       }
       chosen = usual_way(choices);
@@ -78,6 +84,7 @@ void StepGraph::launch_as(const Tape& tape, const GraphWay& chosen, bool ready, 
 void StepGraph::launched(Tape& tape, void* stream) {
   counts.nodes = int64_t(tape.size());
   ++counts.launched;
+  pause_ = first_pause;
   std::swap(tape, built);
   tape.clear();
   tuner.end(stream);

@@ -4,7 +4,8 @@
 //     built again.
 //   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
 //   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time. It is built
-//     without early starts; where that is refused, too, none is built any more.
+//     without early starts; where that is refused, too, some steps pass before one is tried again, and after each
+//     refusal twice as many: a lack of memory may pass.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -39,6 +40,8 @@ struct StepGraph {
   StepGraph(const StepGraph&) = delete;
   StepGraph& operator=(const StepGraph&) = delete;
 
+  // Asked once as a step begins: is it to be a graph? Not for some steps after one was refused.
+  bool is_due();
   // Launches a tape as this step's graph. False: the driver takes none, and nothing has started.
   bool launch(const Tape& tape, const GraphChoices& choices, void* stream);
   // What follows a launch: the graph is that tape's now, which is empty then.
@@ -53,7 +56,7 @@ struct StepGraph {
   bool warm = false;  // ran before
   int interrupted_in_a_row = 0;
   bool serialized = false;  // the driver took no graph whose kernels start early
-  std::string refused;      // why it took no graph, if it did not: none is built any more
+  std::string refused;      // why it took no graph, the last time that it did not
   StepCounts counts;
 
  private:
@@ -61,6 +64,9 @@ struct StepGraph {
   std::vector<GraphWay> ways(const Tape& tape, const GraphChoices& choices) const;
   bool take_over(const Tape& tape);
   void launch_as(const Tape& tape, const GraphWay& way, bool ready, void* stream);
+
+  int pause_ = first_pause, steps_to_pass_ = 0;  // steps after the next refusal, and after the last
+  static constexpr int first_pause = 16, longest_pause = 1024;
 };
 
 }  // namespace lgd

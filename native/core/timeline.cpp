@@ -109,18 +109,24 @@ void Timeline::from_host(void* device, const void* host, size_t bytes) {
   copy(device, send(bytes), bytes);
 }
 
+// One that no copy uses, unmarked until the caller's is known to be over or has its event behind it.
+Timeline::Block& Timeline::idle_block() {
+  Block& block = blocks_[next_block_];
+  next_block_ ^= 1;
+  if (!block.memory.data()) block.memory = cuda::PinnedMemory(block_bytes);
+  if (std::exchange(block.unmarked, true)) {
+    cuda::synchronize(compute_);
+    cuda::synchronize(branch_);
+  } else {
+    cuda::await_event(block.event);
+  }
+  return block;
+}
+
 void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
   interrupt();
   while (bytes > 0) {
-    Block& block = blocks_[next_block_];
-    next_block_ ^= 1;
-    if (!block.memory.data()) block.memory = cuda::PinnedMemory(block_bytes);
-    if (std::exchange(block.unmarked, true)) {
-      cuda::synchronize(compute_);
-      cuda::synchronize(branch_);
-    } else {
-      cuda::await_event(block.event);
-    }
+    Block& block = idle_block();
     const size_t part = std::min(bytes, block_bytes);
     std::memcpy(block.memory.data(), host, part);
     copy(device, block.memory.data(), part);
@@ -134,8 +140,17 @@ void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
 
 void Timeline::to_host(void* host, const void* device, size_t bytes) {
   interrupt();
-  copy(host, device, bytes);
-  cuda::synchronize(stream_);
+  while (bytes > 0) {
+    Block& block = idle_block();
+    const size_t part = std::min(bytes, block_bytes);
+    copy(block.memory.data(), device, part);
+    cuda::synchronize(stream_);
+    block.unmarked = false;
+    std::memcpy(host, block.memory.data(), part);
+    device = static_cast<const char*>(device) + part;
+    host = static_cast<char*>(host) + part;
+    bytes -= part;
+  }
 }
 
 void Timeline::synchronize() {
@@ -235,7 +250,7 @@ void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   if (!in_use_.empty()) end_turn();
   step_ = std::move(graph);
   const bool holds = graphs_wanted_ && step_->interrupted_in_a_row < most_interrupted_in_a_row;
-  eager_ = !holds || !step_->warm || !step_->refused.empty();
+  eager_ = !holds || !step_->warm || !step_->is_due();
   waited_ = false;
   if (holds) hold_back();
 }

@@ -25,7 +25,7 @@
 //     the next one start. So what a start costs passes while the kernel before runs. A kernel that ends has waited for
 //     all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as
 //     ever.
-//   - A step whose graph the driver does not take is started piece by piece, and so is each after it.
+//   - A step whose graph the driver does not take is started piece by piece, and so are some after it.
 //   - An error of work that nobody waits for discards the step that is open, whosever it is: Device::lost() tells of
 //     it.
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
@@ -107,6 +107,8 @@ class Timeline {
   void interrupt();
   void end_turn();
   void free_deferred() noexcept;
+  struct Block;
+  Block& idle_block();
   Input& idle_input(size_t bytes);
   void grow(Input& input, size_t bytes);
   void upload_staged(void* device, const char* host, size_t bytes);
@@ -138,12 +140,12 @@ class Timeline {
   std::vector<Input*> in_use_;  // sent in this turn
   Input* staged_ = nullptr;
   int64_t turn_ = 2;
-  // Pinned blocks for bytes that the caller may change at once, outside steps: the host fills one while the device
-  // reads the other.
+  // Pinned blocks for bytes of the caller's memory, outside steps, so that no copy knows that memory: it may be changed
+  // or freed at once, and where a wait fails. The host fills one block while the device reads the other.
   struct Block {
     cuda::PinnedMemory memory;
     const cuda::Event event;
-    bool unmarked = false;  // a call failed before the event stood behind the copy, which may still run
+    bool unmarked = false;  // a call failed, and the copy may still run: its event tells nothing
   } blocks_[2];
   int next_block_ = 0;
 };

@@ -26,7 +26,8 @@ class ParameterTable {
   void write(int parameter, Slot slot, const std::vector<float>& values);
   void read(int parameter, Slot slot, std::vector<float>& values);
   void zero_gradients();
-  void zero_all();  // at the start
+  void zero_all();                                            // at the start
+  const Buffer& statistics() const { return buffer_table_; }  // of the norms; all buffers are such
   void optimise(const OptimizerStep& step);
 
  private:

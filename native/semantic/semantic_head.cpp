@@ -45,7 +45,9 @@ RecordRing::~RecordRing() {
 void RecordRing::publish(int slot) {
   if (device_->kind != DeviceKind::cuda) return;
   void*& event = records_->events[slot];
-  if (!event) event = cuda::create_event();
+  // Training waits here for most of a step, while another is on the device and decoders want the cores. Other waits of
+  // the host are short, or something is late when they are over: copies, and reads with nothing queued behind them.
+  if (!event) event = cuda::create_event(true);
   device_->record_event(event);
 }
 

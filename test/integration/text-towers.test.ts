@@ -111,6 +111,21 @@ describe.each(devices)('on $name', ({ device }) => {
   );
 });
 
+it("a tower and its tokenizer come from one revision in the hub's cache", async () => {
+  const { path, texts, expected } = await modelOf('transformers-clip');
+  const cacheDir = join(folder, 'cache');
+  const model = join(cacheDir, 'models--org--tower');
+  const [main, whole] = ['a', 'b'].map((digit) => join(model, 'snapshots', digit.repeat(40))) as [string, string];
+  for (const snapshot of [main, whole]) cpSync(path, snapshot, { recursive: true });
+  // what is looked for with the weights lies beside the others alone
+  rmSync(join(main, 'config.json'));
+  writeTokenizer(main, 5);
+  mkdirSync(join(model, 'refs'));
+  writeFileSync(join(model, 'refs', 'main'), 'a'.repeat(40));
+  await using encoder = await loadTextEncoder('org/tower', { device: 'cpu', cacheDir, localFilesOnly: true });
+  expect(relativeError(await encoder.encode(texts), expected)).toBeLessThan(1e-5);
+});
+
 describe("SigLIP's text tower", () => {
   it('gives as ONNX what PyTorch gives', async () => {
     const { path, texts, expected } = await modelOf('siglip');

@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { BatchPlan } from '../../lib/data/loader.js';
@@ -10,6 +10,7 @@ import { PackFile } from '../../lib/data/pack/reader.js';
 import { openImageFolder, type ImageSource } from '../../lib/data/sources.js';
 import { readViews } from '../../lib/data/views.js';
 import type { Device } from '../../lib/device.js';
+import { FeatureSet } from '../../lib/evaluate/feature-set.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import { bankLoss } from '../../lib/semantic/index.js';
 import type { Batch } from '../../lib/train/batch.js';
@@ -22,6 +23,7 @@ const folder = temporaryFolder();
 const devices = await devicesUnderTest('two distillers');
 let made: Awaited<ReturnType<typeof madeUpTeacher>>;
 
+afterEach(() => vi.restoreAllMocks());
 beforeAll(async () => {
   await drawShapes(join(folder, 'data'), { count: 8, size: 32 });
   made = await madeUpTeacher(join(folder, 'made-up'));
@@ -77,6 +79,19 @@ test.each(devices)('that share teacher, bank, images and $name train as each wou
   );
 });
 
+/** What differs between two states of a distiller, but for the steps that were counted. */
+function differingState(a: DistillerState, b: DistillerState): string[] {
+  const records = (['weights', 'momentum'] as const).flatMap((part) =>
+    Object.entries(a[part]).flatMap(([name, { data }]) =>
+      sameBits(data, b[part][name]!.data) ? [] : [`${part} ${name}`],
+    ),
+  );
+  const banks = (['visual', 'queue'] as const).filter(
+    (part) => a.semantic[part] && !sameBits(a.semantic[part], b.semantic[part]!),
+  );
+  return [...records, ...banks];
+}
+
 describe.each(devices)('a fault on $name', ({ device }) => {
   const size = 16;
   const cacheOptions = (on: Device) => ({
@@ -112,6 +127,22 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     }
     await pack.close();
     return openImages(file);
+  }
+
+  /** Queues work that fails, in the place of the next call of this function. */
+  function failAt(name: 'writeRows' | 'classifierLoss', damaged: ImageCache): void {
+    const { addon, handle } = device;
+    const views = addon.makeImages(handle, 1, 32, 32, false);
+    vi.spyOn(addon, name as 'writeRows').mockImplementationOnce(() => {
+      const [images, drawIds] = [Int32Array.of(0), Int32Array.of(0)];
+      addon.augment(
+        damaged.store,
+        { train: false, resize: 32, mean: [0, 0, 0], std: [1, 1, 1] },
+        { images, drawIds, seed: 0, epoch: 0 },
+        views,
+      );
+      addon.release(views);
+    });
   }
 
   const student = (seed: number) =>
@@ -164,15 +195,16 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     /** A second step, which a GPU holds back until it is whole, with something in its middle. */
     async function stepAround(
       between: () => Promise<void>,
-    ): Promise<{ distiller: Distiller; loss: () => Promise<number> }> {
+    ): Promise<{ distiller: Distiller; before: DistillerState; loss: () => Promise<number> }> {
       const distiller = new Distiller({ device, teacher, student: student(3), tsb: bank, config });
       await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+      const before = await distiller.state();
       const ticket = await distiller.queueStep([batchOf(images)], {
         step: 1,
         learningRate: 0.1,
         after: (stage) => (stage === 'student forward' ? between() : Promise.resolve()),
       });
-      return { distiller, loss: async () => (await distiller.readMetrics(ticket)).loss };
+      return { distiller, before, loss: async () => (await distiller.readMetrics(ticket)).loss };
     }
     const view = { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], augment: false } as const;
     const rows = Float32Array.from({ length: 2 * size }, (_, i) => (i === 3 ? Infinity : 1));
@@ -200,6 +232,72 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     const [a, b] = [await asked.distiller.state(), await whole.distiller.state()];
     for (const [name, { data }] of Object.entries(a.weights))
       expect(sameBits(data, b.weights[name]!.data), name).toBe(true);
+    expect(differingState(await lost.distiller.state(), lost.before)).toEqual([]);
     for (const { distiller } of [lost, whole, asked]) distiller.dispose();
+  });
+
+  test('of an online probe is told to its distiller, though another waits first', async () => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    const source = await openImageFolder(join(folder, 'data'), { labels: 'folders' });
+    using images = await ImageCache.build(source, cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    using distiller = new Distiller({
+      device,
+      teacher,
+      student: student(1),
+      tsb: bank,
+      config,
+      onlineClasses: images.classNames!.length,
+    });
+    failAt('classifierLoss', damaged);
+    const ticket = await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+    await expect(device.synchronize()).rejects.toMatchObject(damagedError);
+    await expect(distiller.readMetrics(ticket)).rejects.toMatchObject(damagedError);
+  });
+
+  test('of features that are sent in pieces is told to their sender, though another waits in between', async () => {
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    failAt('writeRows', damaged);
+    let sent = false;
+    const other = async () => {
+      while (!sent) await Promise.all([device.synchronize().catch(() => undefined), new Promise(setImmediate)]);
+    };
+    const dimension = 2 ** 20; // a row a piece
+    const scale = { mean: new Float32Array(dimension), deviation: new Float32Array(dimension).fill(1) };
+    const waiting = other();
+    try {
+      await expect(
+        FeatureSet.make(device, new Float32Array(3 * dimension), new Int32Array(3), scale),
+      ).rejects.toMatchObject(damagedError);
+    } finally {
+      sent = true;
+      await waiting;
+    }
+  });
+
+  test('in the second batch of a step leaves all as it was before the step, batch norms included', async () => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    const train = { ...config.train, accumulate: 2 };
+    using distiller = new Distiller({ device, teacher, student: student(1), tsb: bank, config: { ...config, train } });
+    const take = async (step: number, second: ImageCache) =>
+      distiller.readMetrics(await distiller.queueStep([batchOf(images), batchOf(second)], { step, learningRate: 0.1 }));
+    await take(0, images);
+    await take(1, images);
+    const before = await distiller.state();
+    await expect(take(2, damaged)).rejects.toMatchObject(damagedError);
+    expect(differingState(await distiller.state(), before)).toEqual([]);
+    const failing = distiller.queueStep([batchOf(images), batchOf(images)], {
+      step: 2,
+      learningRate: 0.1,
+      after: (stage) => (stage === 'student forward' ? Promise.reject(new Error('told to stop')) : Promise.resolve()),
+    });
+    await expect(failing).rejects.toThrow('told to stop');
+    if (device.kind === 'cpu') expect(differingState(await distiller.state(), before)).toEqual([]);
+    await take(2, images);
+    expect(differingState(await distiller.state(), before)).not.toEqual([]);
   });
 });

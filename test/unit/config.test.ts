@@ -220,6 +220,22 @@ describe('parseConfig', () => {
       'Leave train.adamwBeta2 out, or set train.optimizer to adamw',
     ],
     [{ adamwEpsilon: 1e-8 }, 'train.adamwEpsilon', 'Leave train.adamwEpsilon out, or set train.optimizer to adamw'],
+    [
+      { optimizer: 'adamw', sgdMomentum: 0.9, learningRate: 'auto' },
+      'train.sgdMomentum',
+      'Leave train.sgdMomentum out, or set train.optimizer to sgd',
+    ],
+    // as a run's config.json has them
+    [
+      { optimizer: 'adamw', learningRate: 0.3, sgdMomentum: 0.9, weightDecay: 1e-4 },
+      'train.sgdMomentum',
+      'Leave train.sgdMomentum out, and train.learningRate and train.weightDecay where they were chosen for sgd; or set train.optimizer to sgd',
+    ],
+    [
+      { optimizer: 'sgd', learningRate: 0.016, adamwBeta1: 0.9, adamwBeta2: 0.999, adamwEpsilon: 1e-8 },
+      'train.adamwBeta1',
+      'Leave train.adamwBeta1, train.adamwBeta2 and train.adamwEpsilon out, and train.learningRate where it was chosen for adamw; or set train.optimizer to adamw',
+    ],
   ])('refuses numbers of another optimiser: %j', (train, option, mend) => {
     expect(errorOf(() => parseConfig({ train }))).toMatchObject({ code: 'BAD_CONFIG', option, mend });
     expect(

@@ -23,27 +23,27 @@ export interface PackOptions {
   /** The file to write. */
   output: string;
   /** What is kept of each image (default original). */
-  as?: PackKind;
+  as?: PackKind | undefined;
   /**
    * Short side in pixels of jpeg (default 256) and raw (default 280, which is 1.25 times 224); smaller images keep
    * their size.
    */
-  shortSide?: number;
+  shortSide?: number | undefined;
   /** Of jpeg, 1 to 100 (default 90). */
-  quality?: number;
+  quality?: number | undefined;
   /** Replace the file if it is there, and begin anew what was not finished. */
-  overwrite?: boolean;
+  overwrite?: boolean | undefined;
   /** Share of images, 0 to 1, that may be refused (default 0.05). */
-  maxBrokenShare?: number;
+  maxBrokenShare?: number | undefined;
   /** Colour behind transparent pixels (default white). */
-  background?: string;
+  background?: string | undefined;
   /** Seconds of work that a kill or a power cut may cost (default 5). */
-  syncSeconds?: number;
+  syncSeconds?: number | undefined;
   /**
    * Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000,
    * 3000).
    */
-  readPauses?: readonly number[];
+  readPauses?: readonly number[] | undefined;
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and at the end. */
   onProgress?: ((progress: CacheProgress) => void) | undefined;

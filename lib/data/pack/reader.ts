@@ -110,9 +110,10 @@ export class PackFile {
   async verify({
     signal,
     onProgress,
-  }: { signal?: AbortSignal | undefined; onProgress?: (done: number, total: number) => void } = {}): Promise<
-    BrokenImage[]
-  > {
+  }: {
+    signal?: AbortSignal | undefined;
+    onProgress?: ((done: number, total: number) => void) | undefined;
+  } = {}): Promise<BrokenImage[]> {
     const damaged: BrokenImage[] = [];
     for (let image = 0; image < this.length; image++) {
       throwIfAborted(signal, 'verifying the pack');

@@ -19,9 +19,9 @@ export interface TeacherOptions extends OnnxTeacherOptions {
   /** Where a native teacher runs; ONNX teachers run on the CPU. */
   device: Device;
   /** Images a call of a native teacher's {@link NativeTeacher.embed}; default 32. */
-  batch?: number;
+  batch?: number | undefined;
   /** Of a native teacher's activations; default: bfloat16 on CUDA, float32 on the CPU. */
-  precision?: Precision;
+  precision?: Precision | undefined;
 }
 
 const teacherOptions = { ...nativeTeacherOptions, ...onnxTeacherOptions } satisfies OptionTable<TeacherOptions>;

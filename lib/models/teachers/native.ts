@@ -20,9 +20,9 @@ import { openWeights } from './weight-files.js';
 export interface NativeTeacherOptions extends Partial<Preprocessing> {
   device: Device;
   /** Images a call of {@link NativeTeacher.embed}; default 32. */
-  batch?: number;
+  batch?: number | undefined;
   /** Of activations; default: bfloat16 on CUDA, float32 on the CPU. */
-  precision?: Precision;
+  precision?: Precision | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -198,7 +198,13 @@ export class NativeTeacher implements Teacher {
   /**
    * A forward-only encoder with the teacher's weights, for tensors that stay on the device; the caller disposes of it.
    */
-  compile({ batch, precision = this.precision }: { batch: number; precision?: Precision }): CompiledEncoder {
+  compile({
+    batch,
+    precision = this.precision,
+  }: {
+    batch: number;
+    precision?: Precision | undefined;
+  }): CompiledEncoder {
     const { id, graph, embeddingSize, resolution } = this;
     return compileEmbedder(
       this.device,

@@ -32,7 +32,7 @@ export const onnxFiles: readonly string[] = [
 /** How {@link OnnxTeacher.load} finds a model and prepares its input. */
 export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessing> {
   /** The model's output that holds the embedding [B,D]; by default image_embeds, or the only output of rank 2. */
-  output?: string;
+  output?: string | undefined;
 }
 
 export const onnxTeacherOptions = {

@@ -13,7 +13,7 @@ import type { ChannelTriple, PrecomputedTeacherApi } from './types.js';
 /** What {@link PrecomputedTeacher.save} records beside the embeddings. */
 export interface PrecomputedInfo extends Partial<Preprocessing> {
   /** The encoder the embeddings come from. */
-  id?: string;
+  id?: string | undefined;
 }
 
 const precomputedInfo = {

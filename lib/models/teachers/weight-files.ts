@@ -24,19 +24,21 @@ export const sideFiles: readonly string[] = [...configFiles, ...preprocessorFile
 /**
  * The files of a model that {@link resolveModel} found by one of {@link weightFiles}: the file itself, or the shards
  * that an index names. The configuration that tells the activation comes with them: other programs keep weights in the
- * hub's cache without it, in which case it is fetched.
+ * hub's cache without it, in which case it is fetched. All come from one revision.
+ * @param beside what else the folder must have, and `model` has
  * @throws LgdError BAD_MODEL, and those of resolveModel
  */
 export async function weightsOf(
   source: string,
   model: ResolvedModel,
   options: ResolveOptions,
+  beside: readonly string[] = [],
 ): Promise<{ folder: string; files: string[] }> {
   const name = basename(model.files[0]!);
   if (name === 'visual.safetensors') return { folder: model.folder, files: model.files.slice(0, 1) };
   const ofOpenClip = name === 'open_clip_model.safetensors';
   const config = ofOpenClip ? 'open_clip_config.json' : 'config.json';
-  const found = await resolveModel(source, { required: [name, config], optional: sideFiles }, options).catch(
+  const found = await resolveModel(source, { required: [name, config, ...beside], optional: sideFiles }, options).catch(
     async (error: unknown) => {
       const hasOther = await isFile(join(model.folder, 'config.json'));
       throwIfAborted(options.signal, `loading ${source}`);

@@ -124,4 +124,24 @@ void check_fixed_parts() {
   cuda::release_pinned(pinned);
 }
 
+// Whoever reads may let the memory go where the wait fails: the copy, which may still run, must not know of it.
+void check_failed_read() {
+  if (cuda::properties(0).name != "emulated GPU") return;
+  const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  const TensorPtr tensor = make_tensor(device, {4, 256});
+  write_tensor(tensor, std::vector<float>(1024, 3.f));
+  device->run("wait", [&] { device->synchronize(); });
+  std::vector<float> values(1024, -1.f), again(1024);
+  std::string error;
+  try {
+    const Setting failing("LGDISTILL_EMULATION_FAULT", "cudaStreamSynchronize:1:cudaErrorMemoryAllocation");
+    device->run("read", [&] { device->to_host(values.data(), tensor->buffer.as<>(), 4096); });
+  } catch (const Error& failure) { error = failure.what(); }
+  check(error.find("cudaErrorMemoryAllocation") != std::string::npos, "a failing read told: " + error);
+  device->run("wait", [&] { device->synchronize(); });
+  check(values == std::vector<float>(1024, -1.f), "a copy whose wait failed wrote to its reader's memory later");
+  device->run("read", [&] { device->to_host(again.data(), tensor->buffer.as<>(), 4096); });
+  check(again == std::vector<float>(1024, 3.f), "after a failing read another has wrong numbers");
+}
+
 }  // namespace lgd

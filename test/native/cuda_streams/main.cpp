@@ -391,8 +391,10 @@ int main(int argc, char** argv) {
   lgd::check_device();
   lgd::check_tuning();
   lgd::check_refused_graphs();
+  lgd::check_refusals_in_a_row();
   lgd::check_refused_early_starts();
   lgd::check_fixed_parts();
+  lgd::check_failed_read();
   lgd::check_two_devices();
   const std::string error = lgd::error_of_disposal();
   lgd::check(error.empty(), "a head that went before its step: " + error);

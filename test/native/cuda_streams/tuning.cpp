@@ -81,22 +81,6 @@ class TunedSteps {
   int time_ = 0;
 };
 
-// A variable of the environment, as it was before when this goes.
-class Setting {
- public:
-  Setting(const char* name, const char* text) : name_(name) {
-    if (const char* const before = std::getenv(name)) before_ = before;
-    setenv(name, text, 1);
-  }
-  ~Setting() { before_ ? setenv(name_, before_->c_str(), 1) : unsetenv(name_); }
-  Setting(const Setting&) = delete;
-  Setting& operator=(const Setting&) = delete;
-
- private:
-  const char* name_;
-  std::optional<std::string> before_;
-};
-
 std::string text_of(const GraphWay& way) {
   return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'};
 }
@@ -108,14 +92,15 @@ std::string text_of(const GraphWay& way) {
 void check_refused_graphs() {
   if (cuda::properties(0).name != "emulated GPU") return;
   const Setting late("LGDISTILL_PDL", "0");  // what is refused early starts is still a graph: see the next check
-  constexpr int count = 128;
+  // steps, and those of them that are no graph where one is refused
+  constexpr int count = 144, pause = 16;
   // The fault, and how many steps run as a graph. The first never does.
   const std::pair<const char*, int> faults[] = {
-      {"cudaGraphCreate:1:cudaErrorMemoryAllocation", 0},
-      {"cudaGraphAddKernelNode:2:cudaErrorInvalidValue", 0},
-      {"cudaGraphInstantiate:1:cudaErrorNotSupported", 0},
-      {"cudaGraphLaunch:1:cudaErrorMemoryAllocation", 0},
-      {"cudaGraphLaunch:4:cudaErrorInvalidValue", 3},  // with arguments that were changed
+      {"cudaGraphCreate:1:cudaErrorMemoryAllocation", count - 1 - pause},
+      {"cudaGraphAddKernelNode:2:cudaErrorInvalidValue", count - 1 - pause},
+      {"cudaGraphInstantiate:1:cudaErrorNotSupported", count - 1 - pause},
+      {"cudaGraphLaunch:1:cudaErrorMemoryAllocation", count - 1 - pause},
+      {"cudaGraphLaunch:4:cudaErrorInvalidValue", count - 1 - pause},  // with arguments that were changed
       // is built anew
       {"cudaGraphExecKernelNodeSetParams|cudaGraphExecMemcpyNodeSetParams1D:2:cudaErrorMemoryAllocation", count - 1},
       {"cudaGraphKernelNodeSetAttribute:1:cudaErrorInvalidValue", count - 1},  // another way than the usual one
@@ -132,15 +117,37 @@ void check_refused_graphs() {
           std::string(fault) + ": " + std::to_string(wrong) + " numbers are wrong, and " +
               std::to_string(graph.counts.launched) + " steps ran as a graph");
     const std::string error = std::string(fault).substr(std::string(fault).rfind(':') + 1);
-    check(launched == count - 1 ? graph.refused.empty() && graph.tuner.done()
-                                : graph.refused.find(error) != std::string::npos,
-          std::string(fault) + ": why there is no graph: " + graph.refused);
+    check(graph.tuner.done() &&
+              (launched == count - 1 ? graph.refused.empty() : graph.refused.find(error) != std::string::npos),
+          std::string(fault) + ": why there was no graph: " + graph.refused);
     if (std::strncmp(fault, "cudaEvent", 9) == 0)
       check(graph.tuner.times().empty() && graph.way == GraphWay{},
             std::string(fault) + ": a way was chosen without its time");
-    else if (launched == count - 1)
-      check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
+    else check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
   }
+}
+
+// One that is refused again and again is tried after 16 steps, 32 more, 64 more, and once it is taken, a refusal counts
+// as the first.
+void check_refusals_in_a_row() {
+  if (cuda::properties(0).name != "emulated GPU") return;
+  const Setting late("LGDISTILL_PDL", "0"), one_way("LGDISTILL_AUTOTUNE", "0");
+  TunedSteps steps;
+  const StepGraph& graph = steps.graph();
+  const auto take = [&](int count, const char* refused_way) {
+    const Setting refusal("LGDISTILL_EMULATION_REFUSED_WAY", refused_way);
+    check(steps.take(count) == 0, "numbers are wrong where graphs are refused again and again");
+  };
+  const auto is = [&](int64_t tried, int64_t launched) {
+    check(graph.counts.instantiated == tried && graph.counts.launched == launched,
+          "graphs refused again and again: " + std::to_string(graph.counts.instantiated) + " were tried, and " +
+              std::to_string(graph.counts.launched) + " steps ran as one; expected " + std::to_string(tried) + " and " +
+              std::to_string(launched));
+  };
+  take(1 + 1 + 16 + 32 + 63, "000");
+  is(3, 0);
+  take(10, "111");  // no such way is tried
+  is(4, 10);
 }
 
 // Kernels that start early are more than a driver may take: then they start one after the other, in a graph all the

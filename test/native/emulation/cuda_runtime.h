@@ -90,7 +90,7 @@ struct ExecutableGraph;
 }  // namespace lgd::emulation
 using cudaStream_t = lgd::emulation::Stream*;
 using cudaEvent_t = lgd::emulation::EventHandle*;
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
