@@ -1,4 +1,6 @@
 /** Two labelled folders of the same classes: one to learn from, one to be judged on. */
+import { realpath } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import type { Config } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset } from '../data/open-dataset.js';
@@ -56,11 +58,18 @@ export async function openLabelled(
   const without = (names: readonly string[], others: ReadonlySet<string>) => names.filter((name) => !others.has(name));
   const differing = [...without(learnt, new Set(judged)), ...without(judged, new Set(learnt))];
   const [option, mend] = ['evaluate.train', 'Give two folders with the same class folders'];
-  if (differing.length === 0)
+  if (differing.length === 0) {
+    const same = (await placeOf(found.train)) === (await placeOf(found.test));
     return {
       train: found.train,
-      test: { ...found.test, labels: labelsAmong(found.test, learnt, { option, mend }), classNames: learnt },
+      test: {
+        ...found.test,
+        labels: labelsAmong(found.test, learnt, { option, mend }),
+        classNames: learnt,
+        ...(same && { remarks: [...(found.test.remarks ?? []), learntByHeart(found.test)] }),
+      },
     };
+  }
   const list = (names: readonly string[]) =>
     `${names
       .slice(0, 10)
@@ -82,6 +91,15 @@ export async function openLabelled(
       allowed: `the ${judged.length} classes of evaluate.data`,
     },
   );
+}
+
+/** Where images lie, links followed; as it was given where no single file or folder is named so. */
+async function placeOf({ root }: ImageSource): Promise<string> {
+  return realpath(root).catch(() => resolve(root));
+}
+
+function learntByHeart({ root }: ImageSource): string {
+  return `evaluate.train and evaluate.data are the same images, ${root}: each is judged by its own label, so these scores say nothing of other images`;
 }
 
 /** Decodes both. @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET, ABORTED */
