@@ -107,6 +107,13 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
     ).toBe(true);
     await page.locator('[data-gallery-find]').fill('no such name');
     expect(await page.locator('.gallery article').count()).toBe(0);
+    // a long word does not push the accuracies out of sight
+    const wider = `(() => {
+      const table = document.querySelector('.confusion');
+      for (const name of table.querySelectorAll('tbody th, .taken span')) name.textContent = 'x'.repeat(200);
+      return table.scrollWidth - table.parentElement.clientWidth;
+    })()`;
+    expect(await value(page, wider)).toBe(0);
     expect(complaints).toEqual([]);
     await page.close();
   });
