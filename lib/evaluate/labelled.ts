@@ -59,14 +59,17 @@ export async function openLabelled(
   const differing = [...without(learnt, new Set(judged)), ...without(judged, new Set(learnt))];
   const [option, mend] = ['evaluate.train', 'Give two folders with the same class folders'];
   if (differing.length === 0) {
-    const same = (await placeOf(found.train)) === (await placeOf(found.test));
+    const remarks = [
+      ...(found.test.remarks ?? []),
+      ...(await remarkIfSame({ option, learnt: found.train, judged: found.test })),
+    ];
     return {
       train: found.train,
       test: {
         ...found.test,
         labels: labelsAmong(found.test, learnt, { option, mend }),
         classNames: learnt,
-        ...(same && { remarks: [...(found.test.remarks ?? []), learntByHeart(found.test)] }),
+        ...(remarks.length > 0 && { remarks }),
       },
     };
   }
@@ -98,8 +101,20 @@ async function placeOf({ root }: ImageSource): Promise<string> {
   return realpath(root).catch(() => resolve(root));
 }
 
-function learntByHeart({ root }: ImageSource): string {
-  return `evaluate.train and evaluate.data are the same images, ${root}: each is judged by its own label, so these scores say nothing of other images`;
+/** Said where what is judged was learnt by heart: the images that an option names are those of `evaluate.data`. */
+export async function remarkIfSame({
+  option,
+  learnt,
+  judged,
+}: {
+  option: string;
+  learnt: ImageSource;
+  judged: ImageSource;
+}): Promise<string[]> {
+  if ((await placeOf(learnt)) !== (await placeOf(judged))) return [];
+  return [
+    `${option} and evaluate.data are the same images, ${judged.root}: each is judged by its own label, so these scores say nothing of other images`,
+  ];
 }
 
 /** Decodes both. @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET, ABORTED */

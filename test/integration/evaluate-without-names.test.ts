@@ -134,6 +134,13 @@ it.each([
   },
 );
 
+it('says so where an online probe is judged on the images that it learns from', async () => {
+  const { events } = await train(config('by-heart', { everySteps: 3, data: at('train'), online: true }));
+  expect(ofType(events, 'start')[0]!.remarks).toContainEqual(
+    expect.stringContaining('data.train and evaluate.data are the same images') as string,
+  );
+});
+
 it('there is none by an online probe that the distiller has not', async () => {
   await using run = await prepareRun(config('no-probe', { also: 'knn', train: at('train') }));
   const { images: test, mean, std } = { images: run.frozen!.options.test, ...run.frozen!.options };
