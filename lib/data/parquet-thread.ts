@@ -42,13 +42,13 @@ function startThread(): Worker {
   return thread;
 }
 
-/** Keeps it for the next column, without keeping the process; ends it where there is one, or it holds much. */
+/** Keeps it for the next column, without keeping the process; ends it where it holds much. */
 async function putAway(thread: Worker, { row_groups: groups }: FileMetaData, column: string): Promise<void> {
   const bytes = groups
     .flatMap(({ columns }) => columns)
     .filter(({ meta_data: chunk }) => chunk?.path_in_schema[0] === column)
     .reduce((sum, { meta_data: chunk }) => sum + Number(chunk!.total_uncompressed_size), 0);
-  if (idle !== undefined || !(bytes <= bytesToKeepFor)) {
+  if (!(bytes <= bytesToKeepFor)) {
     await thread.terminate();
     return;
   }
@@ -56,16 +56,28 @@ async function putAway(thread: Worker, { row_groups: groups }: FileMetaData, col
   thread.unref();
 }
 
+let last: Promise<unknown> = Promise.resolve();
+
 /**
- * The values of a column, one a row.
+ * The values of a column, one a row. Calls wait for those before them: many at once would start a thread each.
  * @param metadata of all rows, or of some row groups alone
  * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged
  * @throws LgdError BAD_DATASET
  */
-export async function readParquet(
-  { path, metadata }: { path: string; metadata: FileMetaData },
+export function readParquet(
+  file: { path: string; metadata: FileMetaData },
   column: string,
   seconds = secondsToWork,
+): Promise<unknown[]> {
+  const rows = last.then(() => read(file, column, seconds));
+  last = rows.catch(() => undefined);
+  return rows;
+}
+
+async function read(
+  { path, metadata }: { path: string; metadata: FileMetaData },
+  column: string,
+  seconds: number,
 ): Promise<unknown[]> {
   let timer: NodeJS.Timeout | undefined;
   let worker: Worker | undefined;

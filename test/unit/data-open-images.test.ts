@@ -491,7 +491,9 @@ describe('parquet files', () => {
       import { Worker } from 'node:worker_threads';
       import { openImages } from ${JSON.stringify(index)};
       const source = await openImages(${JSON.stringify(file)}, { labels: 'folders' });
-      for (const i of source.ids.keys()) if ((await source.read(i))[0] !== i) throw new Error('another image');
+      await Promise.all(source.ids.map(async (_, i) => {
+        if ((await source.read(i))[0] !== i) throw new Error('another image');
+      }));
       const next = new Worker('', { eval: true });
       console.log(next.threadId);
     `;
@@ -499,6 +501,23 @@ describe('parquet files', () => {
       timeout: 30_000,
     });
     expect(stdout.trim()).toBe('2'); // so that there was one before it
+  });
+
+  it('are opened a few at a time, as a process may have so many open', async () => {
+    const path = await newFolder();
+    await writeParquet(join(path, '0.parquet'), [new Uint8Array(30)], [0], ['cat']);
+    for (let i = 1; i < 600; i++) await link(join(path, '0.parquet'), join(path, `${i}.parquet`));
+    const index = pathToFileURL(join(await ensureBuilt(), 'dist', 'index.js')).href;
+    const program = `
+      import { openImages } from ${JSON.stringify(index)};
+      console.log((await openImages(${JSON.stringify(path)}, { labels: 'none' })).ids.length);
+    `;
+    const { stdout } = await promisify(execFile)(
+      'bash',
+      ['-c', 'ulimit -n 256; exec "$0" --input-type=module -e "$1"', process.execPath, program],
+      { timeout: 30_000 },
+    );
+    expect(stdout.trim()).toBe('600');
   });
 
   it('that tell of more rows than they have bytes are refused', async () => {
