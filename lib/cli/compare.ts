@@ -29,6 +29,8 @@ function describe({ runs, groups, remarks }: RunComparison): string {
   const others = (['knn', 'linear', 'online'] as const).filter((name) =>
     runs.some((run) => run.others[name] !== undefined),
   );
+  // a column of runs without names would be empty
+  const zeroShot = others.length === 0 || runs.some(({ top1 }) => top1 !== undefined);
   const topK = Math.min(5, ...runs.flatMap(({ classes }) => (classes === undefined ? [] : [classes])));
   const parts = [
     formatTable(
@@ -38,10 +40,7 @@ function describe({ runs, groups, remarks }: RunComparison): string {
         'student',
         'seed',
         'steps',
-        'top-1',
-        '95 % interval',
-        `top-${topK}`,
-        '95 % interval',
+        ...(zeroShot ? ['top-1', '95 % interval', `top-${topK}`, '95 % interval'] : []),
         ...others.flatMap((name) => [`${name} top-1`, '95 % interval']),
         'last loss',
         'images/s',
@@ -52,8 +51,7 @@ function describe({ runs, groups, remarks }: RunComparison): string {
         run.student,
         String(run.seed ?? '-'),
         String(run.steps),
-        ...shareCells(run.top1),
-        ...shareCells(run.top5),
+        ...(zeroShot ? [...shareCells(run.top1), ...shareCells(run.top5)] : []),
         ...others.flatMap((name) => shareCells(run.others[name])),
         run.loss?.toFixed(4) ?? '-',
         run.imagesPerSecond?.toFixed(0) ?? '-',
@@ -71,8 +69,7 @@ function describe({ runs, groups, remarks }: RunComparison): string {
           'runs',
           'seeds',
           'steps',
-          'top-1',
-          `top-${topK}`,
+          ...(zeroShot ? ['top-1', `top-${topK}`] : []),
           ...others.map((name) => `${name} top-1`),
           'last loss',
           'images/s',
@@ -84,8 +81,9 @@ function describe({ runs, groups, remarks }: RunComparison): string {
           String(group.runs.length),
           String(group.seeds),
           String(group.steps),
-          spreadCell(group.top1, (share) => (100 * share).toFixed(1)),
-          spreadCell(group.top5, (share) => (100 * share).toFixed(1)),
+          ...(zeroShot
+            ? [group.top1, group.top5].map((spread) => spreadCell(spread, (share) => (100 * share).toFixed(1)))
+            : []),
           ...others.map((name) => spreadCell(group.others[name], (share) => (100 * share).toFixed(1))),
           spreadCell(group.loss, (value) => value.toFixed(4)),
           spreadCell(group.imagesPerSecond, (value) => value.toFixed(0)),

@@ -76,7 +76,10 @@ function kept(flag: string, command: Command): LgdError | undefined {
   return new LgdError(
     'BAD_OPTION',
     `resume does not take ${flag}: a run goes on with what it was begun with, and ends as if it had never stopped.`,
-    { allowed: free.join(', '), mend: 'Leave it out, or begin another run with distill' },
+    {
+      allowed: free.join(', '),
+      mend: 'Leave it out, or begin another run with distill, from the weights of this one if you like (--weights RUN/checkpoints/last/model.safetensors)',
+    },
   );
 }
 

@@ -103,6 +103,11 @@ async function verify(command: Command, { terminal, signal }: Context): Promise<
   terminal.say(
     '  -> Run it again with LGDISTILL_WGMMA=0, LGDISTILL_PDL=0, LGDISTILL_GRAPHS=0 and LGDISTILL_FUSION=nodes in turn: the one that makes it pass names the part at fault. Then report it, with what `lgdistill doctor` prints',
   );
+  const { batchSize } = config.train;
+  if (batchSize !== 'auto' && batchSize < 16)
+    terminal.say(
+      `  Norms over ${batchSize} small images amplify rounding, which alone can fail here: with --batch-size 16 or more it does not`,
+    );
   return exitCodes.failed;
 }
 

@@ -11,50 +11,97 @@ import { LgdError, systemErrorCode } from '../errors.js';
 
 const secondsToWork = 300; // a group of 1 GB takes some 20 s to decompress
 const heapMegabytes = 2048; // images lie outside of it
+const bytesToKeepFor = 2 ** 24; // what a thread has read lies in its memory until it reads again, or ends
 
 const program = `
-import('node:worker_threads').then(async ({ parentPort, workerData: { packages, path, metadata, column } }) => {
+import('node:worker_threads').then(async ({ parentPort, workerData: packages }) => {
   const [{ asyncBufferFromFile, parquetReadObjects }, { compressors }] = await Promise.all(packages.map((file) => import(file)));
-  const rows = await parquetReadObjects({ file: await asyncBufferFromFile(path), metadata, columns: [column], compressors, utf8: false });
-  parentPort.postMessage(rows.map((row) => row[column]));
+  parentPort.on('message', async ({ path, metadata, column }) => {
+    const rows = await parquetReadObjects({ file: await asyncBufferFromFile(path), metadata, columns: [column], compressors, utf8: false });
+    parentPort.postMessage(rows.map((row) => row[column]));
+  });
 });
 `;
 
+/** One that has read a column, and may read the next: where row groups are small, most of the time went into starts. */
+let idle: Worker | undefined;
+
+function startThread(): Worker {
+  const require = createRequire(import.meta.url);
+  const packages = ['hyparquet', 'hyparquet-compressors'].map((name) => pathToFileURL(require.resolve(name)).href);
+  const thread = new Worker(program, {
+    eval: true,
+    name: 'parquet',
+    workerData: packages,
+    resourceLimits: { maxOldGenerationSizeMb: heapMegabytes },
+  });
+  thread.on('error', () => undefined); // whoever waits for it is told
+  thread.on('exit', () => {
+    if (idle === thread) idle = undefined;
+  });
+  return thread;
+}
+
+/** Keeps it for the next column, without keeping the process; ends it where it holds much. */
+async function putAway(thread: Worker, { row_groups: groups }: FileMetaData, column: string): Promise<void> {
+  const bytes = groups
+    .flatMap(({ columns }) => columns)
+    .filter(({ meta_data: chunk }) => chunk?.path_in_schema[0] === column)
+    .reduce((sum, { meta_data: chunk }) => sum + Number(chunk!.total_uncompressed_size), 0);
+  if (!(bytes <= bytesToKeepFor)) {
+    await thread.terminate();
+    return;
+  }
+  idle = thread;
+  thread.unref();
+}
+
+let last: Promise<unknown> = Promise.resolve();
+
 /**
- * The values of a column, one a row.
+ * The values of a column, one a row. Calls wait for those before them: many at once would start a thread each.
  * @param metadata of all rows, or of some row groups alone
  * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged
  * @throws LgdError BAD_DATASET
  */
-export async function readParquet(
-  { path, metadata }: { path: string; metadata: FileMetaData },
+export function readParquet(
+  file: { path: string; metadata: FileMetaData },
   column: string,
   seconds = secondsToWork,
 ): Promise<unknown[]> {
-  const require = createRequire(import.meta.url);
-  const packages = ['hyparquet', 'hyparquet-compressors'].map((name) => pathToFileURL(require.resolve(name)).href);
+  const rows = last.then(() => read(file, column, seconds));
+  last = rows.catch(() => undefined);
+  return rows;
+}
+
+async function read(
+  { path, metadata }: { path: string; metadata: FileMetaData },
+  column: string,
+  seconds: number,
+): Promise<unknown[]> {
   let timer: NodeJS.Timeout | undefined;
   let worker: Worker | undefined;
   try {
-    return await new Promise<unknown[]>((done, failed) => {
-      const thread = new Worker(program, {
-        eval: true,
-        name: 'parquet',
-        workerData: { packages, path, metadata, column },
-        resourceLimits: { maxOldGenerationSizeMb: heapMegabytes },
-      });
-      worker = thread;
-      thread.once('message', done);
-      thread.once('error', failed);
-      thread.once('exit', () => {
-        failed(new Error('its thread ended'));
-      });
+    const thread = idle ?? startThread();
+    [worker, idle] = [thread, undefined];
+    thread.ref();
+    const before = thread.performance.eventLoopUtilization();
+    const listeners: [event: string, listener: (value: unknown) => void][] = [];
+    const rows = await new Promise<unknown[]>((done, failed) => {
+      listeners.push(['message', (values) => done(values as unknown[])], ['error', failed]);
+      listeners.push(['exit', () => failed(new Error('its thread ended'))]);
+      for (const [event, listener] of listeners) thread.on(event, listener);
       timer = setInterval(() => {
-        if (thread.performance.eventLoopUtilization().active > 1000 * seconds)
+        if (thread.performance.eventLoopUtilization(before).active > 1000 * seconds)
           failed(new Error(`it would take longer than ${seconds} seconds to decode`));
       }, 250);
+      thread.postMessage({ path, metadata, column });
     });
+    for (const [event, listener] of listeners) thread.off(event, listener);
+    await putAway(thread, metadata, column);
+    return rows;
   } catch (cause) {
+    await worker?.terminate();
     throw new LgdError('BAD_DATASET', `cannot read column ${column} of ${path}: ${(cause as Error).message}.`, {
       mend:
         systemErrorCode(cause) === 'ERR_ACCESS_DENIED'
@@ -64,6 +111,5 @@ export async function readParquet(
     });
   } finally {
     clearInterval(timer);
-    await worker?.terminate();
   }
 }

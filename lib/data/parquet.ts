@@ -7,11 +7,14 @@ import { basename, extname, join } from 'node:path';
 import type { FileMetaData, SchemaTree } from 'hyparquet';
 import { LgdError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
+import { inOrder } from './in-order.js';
 import { readParquet } from './parquet-thread.js';
 import { numberedClasses, type ImageSource } from './sources.js';
 
 const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
 const labelColumns = ['label', 'labels', 'fine_label', 'cls', 'class'];
+
+const filesAtOnce = 16; // each is open while its footer is read
 
 interface ParquetFile {
   path: string;
@@ -62,26 +65,28 @@ async function openFiles(path: string): Promise<ParquetFile[]> {
         .filter((name) => extname(name) === '.parquet')
         .sort()
         .map((name) => join(path, name));
+  const files: ParquetFile[] = [];
+  for await (const file of inOrder(paths, filesAtOnce, openFile)) files.push(file);
+  return files;
+}
+
+async function openFile(path: string): Promise<ParquetFile> {
   const { asyncBufferFromFile, parquetMetadataAsync, parquetSchema } = await import('hyparquet');
-  return Promise.all(
-    paths.map(async (file) => {
-      if (!(await stat(file)).isFile())
-        throw new LgdError('BAD_DATASET', `${file} is no regular file.`, {
-          mend: 'Write what it gives into a file, and give that',
-        });
-      const buffer = await asyncBufferFromFile(file);
-      try {
-        const metadata = await parquetMetadataAsync(buffer);
-        checkRows(metadata, buffer.byteLength);
-        return { path: file, metadata, columns: parquetSchema(metadata).children };
-      } catch (cause) {
-        throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, {
-          mend: 'Fetch it again',
-          cause,
-        });
-      }
-    }),
-  );
+  if (!(await stat(path)).isFile())
+    throw new LgdError('BAD_DATASET', `${path} is no regular file.`, {
+      mend: 'Write what it gives into a file, and give that',
+    });
+  const buffer = await asyncBufferFromFile(path);
+  try {
+    const metadata = await parquetMetadataAsync(buffer);
+    checkRows(metadata, buffer.byteLength);
+    return { path, metadata, columns: parquetSchema(metadata).children };
+  } catch (cause) {
+    throw new LgdError('BAD_DATASET', `${path} is no parquet file, or damaged: ${(cause as Error).message}.`, {
+      mend: 'Fetch it again',
+      cause,
+    });
+  }
 }
 
 /** What else is made of them would take time and memory for rows that are not there. @throws Error */

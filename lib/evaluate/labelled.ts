@@ -1,4 +1,6 @@
 /** Two labelled folders of the same classes: one to learn from, one to be judged on. */
+import { realpath } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import type { Config } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset } from '../data/open-dataset.js';
@@ -56,11 +58,21 @@ export async function openLabelled(
   const without = (names: readonly string[], others: ReadonlySet<string>) => names.filter((name) => !others.has(name));
   const differing = [...without(learnt, new Set(judged)), ...without(judged, new Set(learnt))];
   const [option, mend] = ['evaluate.train', 'Give two folders with the same class folders'];
-  if (differing.length === 0)
+  if (differing.length === 0) {
+    const remarks = [
+      ...(found.test.remarks ?? []),
+      ...(await remarkIfSame({ option, learnt: found.train, judged: found.test })),
+    ];
     return {
       train: found.train,
-      test: { ...found.test, labels: labelsAmong(found.test, learnt, { option, mend }), classNames: learnt },
+      test: {
+        ...found.test,
+        labels: labelsAmong(found.test, learnt, { option, mend }),
+        classNames: learnt,
+        ...(remarks.length > 0 && { remarks }),
+      },
     };
+  }
   const list = (names: readonly string[]) =>
     `${names
       .slice(0, 10)
@@ -82,6 +94,27 @@ export async function openLabelled(
       allowed: `the ${judged.length} classes of evaluate.data`,
     },
   );
+}
+
+/** Where images lie, links followed; as it was given where no single file or folder is named so. */
+async function placeOf({ root }: ImageSource): Promise<string> {
+  return realpath(root).catch(() => resolve(root));
+}
+
+/** Said where what is judged was learnt by heart: the images that an option names are those of `evaluate.data`. */
+export async function remarkIfSame({
+  option,
+  learnt,
+  judged,
+}: {
+  option: string;
+  learnt: ImageSource;
+  judged: ImageSource;
+}): Promise<string[]> {
+  if ((await placeOf(learnt)) !== (await placeOf(judged))) return [];
+  return [
+    `${option} and evaluate.data are the same images, ${judged.root}: each is judged by its own label, so these scores say nothing of other images`,
+  ];
 }
 
 /** Decodes both. @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET, ABORTED */

@@ -43,8 +43,13 @@ export async function readExportSource(from: string): Promise<ExportSource> {
 }
 
 /** The student's bank. @throws LgdError FILE_NOT_FOUND */
-export function requireBank({ bank, file }: ExportSource, option: string): TextualSemanticsBank {
+export function requireBank({ bank, file, info }: ExportSource, option: string): TextualSemanticsBank {
   if (bank !== undefined) return bank;
+  if (info.bankHash === '')
+    throw new LgdError('FILE_NOT_FOUND', `${file} was trained without names, and has no text bank.`, {
+      option,
+      mend: `Build one of the names to tell apart with the text tower of its teacher (lgdistill bank build)${option === 'classifier' ? ', and give it: --classifier names.safetensors' : ''}`,
+    });
   throw new LgdError('FILE_NOT_FOUND', `there is no text bank beside ${file}.`, {
     option,
     allowed: 'a run folder or a checkpoint of a method with a text bank',

@@ -24,7 +24,9 @@ export interface RunBanks {
 export async function readBanks(run: string): Promise<RunBanks> {
   const last = await findCheckpoint(run, 'last');
   if (last === undefined)
-    throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', { mend: 'Wait for its first' });
+    throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', {
+      mend: 'Wait for its first, or resume the run if it ended',
+    });
   const {
     bank,
     semantic: { visual, seen },

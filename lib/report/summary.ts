@@ -57,12 +57,13 @@ export function summarise(run: RunRecord): RunSummary {
   const recent = (column: Float64Array) =>
     finite(meanOf(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
   const text = (option: string) => String(optionOf(config, option) ?? '');
+  const width = student?.info.widthMultiplier ?? optionOf(config, 'student.widthMultiplier');
   return {
     name,
     path,
     outcome: log.outcome,
     method: methodOf(run),
-    student: nameWithWidth(student?.info.architecture ?? text('student.name'), student?.info.widthMultiplier ?? 1),
+    student: nameWithWidth(student?.info.architecture ?? text('student.name'), typeof width === 'number' ? width : 1),
     teacher: student?.info.teacher ?? text('teacher'),
     parameters: student?.parameters,
     images: log.images,

@@ -70,6 +70,8 @@ type Row = readonly [label: string, cell: (run: RunSummary) => string];
 function rowsOf(summaries: readonly RunSummary[]): Row[] {
   const { visual, textual } = lossParts(summaries.map(({ method }) => method));
   const most = mostRanked(summaries);
+  const protocols = protocolsOf(summaries);
+  const zeroShot = protocols.length === 0 || summaries.some(({ top1 }) => top1 !== undefined);
   const ranked = (value: number | undefined, topK: number | undefined) =>
     `${percent(value)}${value === undefined || topK === most ? '' : ` (top-${topK})`}`;
   return [
@@ -92,11 +94,15 @@ function rowsOf(summaries: readonly RunSummary[]): Row[] {
     ...(visual === undefined ? [] : [[`KL, ${visual}`, ({ klVisual }) => digits(klVisual)] satisfies Row]),
     ...(textual ? [['KL, textual bank', ({ klTextual }) => digits(klTextual)] satisfies Row] : []),
     ['agreement', ({ agreement }) => percent(agreement)],
-    ['student top-1, best', ({ top1 }) => percent(top1)],
-    [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
-    ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
-    [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
-    ...protocolsOf(summaries).map(
+    ...(zeroShot
+      ? ([
+          ['student top-1, best', ({ top1 }) => percent(top1)],
+          [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
+          ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
+          [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
+        ] satisfies Row[])
+      : []),
+    ...protocols.map(
       (name) => [`${protocolNames[name]} top-1 there`, ({ others }) => percent(others[name])] satisfies Row,
     ),
     ['device', ({ device }) => device ?? absent],

@@ -18,7 +18,7 @@ import { openDevice, type Device, type DeviceName } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import { emptyClassFolders, knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
 import { FrozenEvaluation } from '../evaluate/during-training.js';
-import { openLabelled } from '../evaluate/labelled.js';
+import { openLabelled, remarkIfSame } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
@@ -193,6 +193,9 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
       ...banks.remarks,
       ...pairRemark(teacher, tsb),
       ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? []),
+      ...(config.evaluate.online && evaluationSource !== undefined
+        ? await remarkIfSame({ option: 'data.train', learnt: source, judged: evaluationSource })
+        : []),
     ],
   };
 }

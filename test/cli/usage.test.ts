@@ -61,7 +61,7 @@ describe('wrong usage exits with 2 and says what to do', () => {
       'what a run keeps',
       ['resume', 'runs/x', '--epochs', '10'],
       'a run goes on with what it was begun with',
-      'begin another run',
+      'begin another run with distill, from the weights of this one if you like (--weights RUN/checkpoints/last/model.safetensors)',
     ],
     ['a command of a command', ['bank', 'bild'], "unknown command 'bild'", 'Did you mean build?'],
   ])('%s', async (_, args, message, mend) => {

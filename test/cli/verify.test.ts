@@ -56,6 +56,9 @@ test('a device that computes something else ends it with 1, and how to find the 
   expect(stdout).toContain('it was not compared');
   expect(stdout).toContain('1 of 3 comparisons failed: do not train on this device');
   expect(stdout).toContain('LGDISTILL_FUSION=nodes');
+  expect(stdout).not.toContain('--batch-size');
+  const few = await fresh(['verify', '--device', 'cpu', '--batch-size', '4']);
+  expect([few.code, few.stdout]).toEqual([1, expect.stringContaining('with --batch-size 16 or more')]);
 });
 
 test('the CPU is refused within the moment', async () => {

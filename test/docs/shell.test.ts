@@ -48,8 +48,8 @@ function makeCommands(): void {
 }
 
 /**
- * What the pages take for granted: names, templates, a folder of images, a labelled one; and rows for names, computed
- * elsewhere.
+ * What the pages take for granted: names, templates, a folder of images, labelled ones to be judged on and to learn
+ * from; and rows for names, computed elsewhere.
  */
 async function furnish(path: string): Promise<void> {
   writeFileSync(join(path, 'names.txt'), `${shapeNames.join('\n')}\n`);
@@ -63,7 +63,7 @@ async function furnish(path: string): Promise<void> {
     [['embeddings', { shape: [bank.size, bank.embeddingSize], data: bank.data }]],
     {},
   );
-  for (const [index, name] of ['photos', 'labelled'].entries())
+  for (const [index, name] of ['photos', 'labelled', 'labelled-train'].entries())
     await drawShapes(join(path, name), { count: 4, seed: index + 1 });
 }
 

@@ -71,8 +71,9 @@ describe('a run of method seed without names', () => {
     const page = readFileSync(at('report.html'), 'utf8');
     expect(page).toContain('Top-1 by labelled images');
     expect(page).not.toContain('Zero-shot top-1');
+    expect(page).not.toContain('teacher top-1');
     const { stdout } = await lgdistill(['compare', at('run')]);
-    expect(stdout).toMatch(/knn top-1/u);
+    expect(stdout).toMatch(/steps +knn top-1/u);
     expect((await compareRuns([at('run')])).runs[0]).toMatchObject({
       top1: undefined,
       images: 12,
@@ -84,6 +85,13 @@ describe('a run of method seed without names', () => {
       for (const protocol of ['knn', 'linear', 'online']) expect(bytes).toContain(`${protocol}/student_top1`);
       expect(bytes).not.toContain('zero_shot');
     }
+  });
+
+  it('has no text bank to export, but takes one', async () => {
+    const { stderr } = await lgdistill(['export', at('run'), '--to', 'onnx', '--out', at('x.onnx'), '--classifier']);
+    expect(stderr).toMatch(/was trained without names[^]*--classifier names\.safetensors/u);
+    const bank = await lgdistill(['export', at('run'), '--to', at('x.safetensors'), '--bank', at('bank.safetensors')]);
+    expect(bank.stderr).toMatch(/was trained without names/u);
   });
 
   it('goes on, and knows other evaluation images for what they are', async () => {
@@ -107,6 +115,7 @@ describe('a run of method seed without names', () => {
     );
     expect(await remarksOf({ everySteps: 2 })).toEqual([]);
     expect(await remarksOf({ everySteps: 3, data: at('train') })).toEqual([
+      `evaluate.train and evaluate.data are the same images, ${at('train')}: each is judged by its own label, so these scores say nothing of other images`,
       expect.stringMatching(/^evaluation images or names are others than before/u),
     ]);
   });
@@ -124,6 +133,13 @@ it.each([
     expect(ofType(events, 'done')[0]!.best!.metric).toBe(metric);
   },
 );
+
+it('says so where an online probe is judged on the images that it learns from', async () => {
+  const { events } = await train(config('by-heart', { everySteps: 3, data: at('train'), online: true }));
+  expect(ofType(events, 'start')[0]!.remarks).toContainEqual(
+    expect.stringContaining('data.train and evaluate.data are the same images') as string,
+  );
+});
 
 it('there is none by an online probe that the distiller has not', async () => {
   await using run = await prepareRun(config('no-probe', { also: 'knn', train: at('train') }));

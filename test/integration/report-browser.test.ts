@@ -1,9 +1,9 @@
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { chromium, type Browser, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { writeReport } from '../../lib/index.js';
+import { parseConfig, writeReport } from '../../lib/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip } from '../shared.js';
 import { hostileNames, makeReportRuns } from './report-fixture.js';
@@ -107,6 +107,13 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
     ).toBe(true);
     await page.locator('[data-gallery-find]').fill('no such name');
     expect(await page.locator('.gallery article').count()).toBe(0);
+    // a long word does not push the accuracies out of sight
+    const wider = `(() => {
+      const table = document.querySelector('.confusion');
+      for (const name of table.querySelectorAll('tbody th, .taken span')) name.textContent = 'x'.repeat(200);
+      return table.scrollWidth - table.parentElement.clientWidth;
+    })()`;
+    expect(await value(page, wider)).toBe(0);
     expect(complaints).toEqual([]);
     await page.close();
   });
@@ -126,6 +133,33 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
     await page.locator('[data-chart=loss] .u-over').hover();
     expect(await legend()).toMatch(/^training time[\d.]+ s/u);
     expect(complaints).toEqual([]);
+    await page.close();
+  });
+
+  it('writes steps of an axis that are close to each other with all their digits', async () => {
+    const run = join(folder, 'close');
+    mkdirSync(run);
+    writeFileSync(join(run, 'config.json'), JSON.stringify(parseConfig({ method: 'lgd', output: run })));
+    const steps = [0, 1, 2].map((i) => ({ step: i + 1, epoch: i, ownMass: 1 - 1e-4 * i, learningRate: 1.2e-4 * i }));
+    writeFileSync(
+      join(run, 'metrics.jsonl'),
+      steps.map((step) => `${JSON.stringify({ type: 'step', loss: 1, time: 1, ...step })}\n`).join(''),
+    );
+    const { file } = await writeReport({ runs: [run], models: false });
+    const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+    await page.addInitScript(`{
+      const { fillText } = CanvasRenderingContext2D.prototype;
+      CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+        ((window.texts ??= new Map()).get(this.canvas) ?? window.texts.set(this.canvas, new Set()).get(this.canvas)).add(text);
+        fillText.call(this, text, ...place);
+      };
+    }`);
+    await page.goto(pathToFileURL(file).href);
+    const texts = (await value(
+      page,
+      "[...document.querySelectorAll('[data-chart]')].flatMap((chart) => [...(window.texts.get(chart.querySelector('canvas')) ?? [])])",
+    )) as string[];
+    expect(texts).toEqual(expect.arrayContaining(['99.985 %', '99.995 %', '1.5e-4', '2.5e-4']));
     await page.close();
   });
 

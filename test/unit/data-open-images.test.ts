@@ -1,6 +1,8 @@
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { chmod, link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
 import { asyncBufferFromFile, parquetMetadataAsync } from 'hyparquet';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
@@ -9,6 +11,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { checkRows } from '../../lib/data/parquet.js';
 import { readParquet } from '../../lib/data/parquet-thread.js';
+import { ensureBuilt } from '../cli/built.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
 import { plainPicture } from '../fixtures/tiny.js';
@@ -472,6 +475,49 @@ describe('parquet files', () => {
     });
     clearInterval(ticking);
     expect(turns).toBeGreaterThan(5);
+  });
+
+  it('of many small row groups are read by one thread, which does not keep the process', async () => {
+    const file = join(folder, 'small-groups.parquet');
+    const images = Array.from({ length: 60 }, (_, i) => new Uint8Array(30).fill(i));
+    await writeParquet(
+      file,
+      images,
+      images.map(() => 0),
+      ['cat'],
+    ); // 20 groups of three
+    const index = pathToFileURL(join(await ensureBuilt(), 'dist', 'index.js')).href;
+    const program = `
+      import { Worker } from 'node:worker_threads';
+      import { openImages } from ${JSON.stringify(index)};
+      const source = await openImages(${JSON.stringify(file)}, { labels: 'folders' });
+      await Promise.all(source.ids.map(async (_, i) => {
+        if ((await source.read(i))[0] !== i) throw new Error('another image');
+      }));
+      const next = new Worker('', { eval: true });
+      console.log(next.threadId);
+    `;
+    const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+      timeout: 30_000,
+    });
+    expect(stdout.trim()).toBe('2'); // so that there was one before it
+  });
+
+  it('are opened a few at a time, as a process may have so many open', async () => {
+    const path = await newFolder();
+    await writeParquet(join(path, '0.parquet'), [new Uint8Array(30)], [0], ['cat']);
+    for (let i = 1; i < 600; i++) await link(join(path, '0.parquet'), join(path, `${i}.parquet`));
+    const index = pathToFileURL(join(await ensureBuilt(), 'dist', 'index.js')).href;
+    const program = `
+      import { openImages } from ${JSON.stringify(index)};
+      console.log((await openImages(${JSON.stringify(path)}, { labels: 'none' })).ids.length);
+    `;
+    const { stdout } = await promisify(execFile)(
+      'bash',
+      ['-c', 'ulimit -n 256; exec "$0" --input-type=module -e "$1"', process.execPath, program],
+      { timeout: 30_000 },
+    );
+    expect(stdout.trim()).toBe('600');
   });
 
   it('that tell of more rows than they have bytes are refused', async () => {

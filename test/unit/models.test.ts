@@ -137,6 +137,14 @@ describe('wrong options', () => {
     expect(error.message).toContain('Did you mean mobilenet_v2?');
   });
 
+  it('and several are refused as several', () => {
+    expect(refusal(() => studentGraph('resnet18,mobilenet_v2', { outputs: 10 }))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'student',
+      mend: 'Give one of them (student.name)',
+    });
+  });
+
   it.each([
     ['no head', {}, 'outputs'],
     ['two heads', { outputs: 3, embeddingSize: 3 }, 'outputs'],

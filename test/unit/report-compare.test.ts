@@ -74,6 +74,11 @@ describe('compareRuns', () => {
     });
   });
 
+  test('tells the width of a student that no checkpoint has yet', async () => {
+    const path = makeRun('narrow', { student: { widthMultiplier: 0.5 } }, []);
+    expect((await compareRuns([path])).runs[0]!.student).toBe('mobilenet_v2 x 0.5');
+  });
+
   test('takes seeds of one configuration together', async () => {
     const { groups, remarks } = await compareRuns([...lgd, seed, bare]);
     expect(groups.map(({ method, runs, seeds }) => [method, runs.length, seeds])).toEqual([

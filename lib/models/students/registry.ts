@@ -30,6 +30,14 @@ export function listStudents(): string[] {
 export function findStudent(name: string): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);
   if (found) return found;
+  if (typeof name === 'string' && name.includes(',')) {
+    throw new LgdError('BAD_OPTION', 'only distill takes several students.', {
+      option: 'student',
+      found: name,
+      allowed: listStudents().join(', '),
+      mend: 'Give one of them (student.name)',
+    });
+  }
   const nearest = typeof name === 'string' ? suggestion(name, listStudents()) : undefined;
   const own = 'A network of your own is known only to the program that builds it (new Student), and by its file';
   throw new LgdError('BAD_OPTION', 'there is no student of this name.', {

@@ -79,7 +79,7 @@ report.charts = (() => {
     };
     const labels = (values) =>
       values.map((value) =>
-        value === null ? '' : chart.unit === 'share' ? `${Number((100 * value).toPrecision(4))} %` : axisNumber(value),
+        value === null ? '' : chart.unit === 'share' ? `${exact(100 * value)} %` : axisNumber(value),
       );
     const [logX, logY] = [state.logX, state.logY];
     const bounded = chart.unit === 'share' && !logY;
@@ -158,9 +158,14 @@ report.charts = (() => {
 
   function axisNumber(value) {
     const size = Math.abs(value);
-    if (size >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
-    if (size >= 1e4) return `${Number((value / 1e3).toPrecision(3))}k`;
-    return size > 0 && size < 1e-3 ? value.toExponential(0) : String(Number(value.toPrecision(4)));
+    if (size >= 1e6) return `${exact(value / 1e6)}M`;
+    if (size >= 1e4) return `${exact(value / 1e3)}k`;
+    return size > 0 && size < 1e-3 ? exact(value).toExponential() : String(exact(value));
+  }
+
+  // Steps of an axis have few digits: what comes after twelve is rounding.
+  function exact(value) {
+    return Number(value.toPrecision(12));
   }
 
   // Where no cursor is, the legend reads the last values.
