@@ -34,7 +34,6 @@ export type {
   SemanticOptions,
   SemanticState,
   StepHandle,
-  GraphWay,
   StepInfo,
   TensorHandle,
 } from './native.js';

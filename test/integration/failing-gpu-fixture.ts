@@ -39,7 +39,6 @@ const pairs = {
   cudaHostAlloc: 'cudaFreeHost',
   cudaStreamCreateWithFlags: 'cudaStreamDestroy',
   cudaEventCreateWithFlags: 'cudaEventDestroy',
-  cudaEventCreate: 'cudaEventDestroy',
   cudaGraphCreate: 'cudaGraphDestroy',
   cudaGraphInstantiate: 'cudaGraphExecDestroy',
 } as const;
