@@ -144,6 +144,24 @@ function stepsTable(rows) {
   );
 }
 
+const wayName = ({ programmatic, inOrder, oneCarveout }) =>
+  `${programmatic ? 'early' : 'serialized'}, teacher ${inOrder ? 'before' : 'beside'}${oneCarveout ? ', one carve-out' : ''}`;
+
+/** Milliseconds of a step's graph in each way; in bold the one that stayed. */
+function waysTable(rows) {
+  const names = [...new Set(rows.flatMap(({ ways }) => ways.map(wayName)))];
+  return markdown(
+    ['graph of a whole step, ms', ...names],
+    rows.map(({ student, resolution, what, way, ways }) => [
+      `${student} ${resolution} px, ${what}`,
+      ...names.map((name) => {
+        const time = number(ways.find((one) => wayName(one) === name)?.milliseconds, 3);
+        return name === wayName(way) ? `**${time}**` : time;
+      }),
+    ]),
+  );
+}
+
 function profileTable(rows) {
   return markdown(
     ['steps', 'operations', 'us', 'busy', 'gaps over 5 us', 'longest gap, us'],
@@ -171,6 +189,7 @@ function show(rows, short) {
         short,
       ),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
+    of('steps').some(({ ways }) => ways?.length > 0) && waysTable(of('steps').filter(({ ways }) => ways?.length > 0)),
     of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
     ...of('demo').map(
       ({ summary }) =>

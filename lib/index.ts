@@ -34,6 +34,7 @@ export type {
   SemanticOptions,
   SemanticState,
   StepHandle,
+  GraphWay,
   StepInfo,
   TensorHandle,
 } from './native.js';

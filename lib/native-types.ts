@@ -78,7 +78,7 @@ export interface NativeDeviceInfo {
   products: '' | 'mma.sync' | 'wgmma';
   /**
    * How the kernels of a step follow each other: 'programmatic', each started before the one before it ends, where a
-   * trial was right, else 'serialized'; '' on the CPU.
+   * trial was right (a step's graph may do without: {@link GraphWay}), else 'serialized'; '' on the CPU.
    */
   launches: '' | 'serialized' | 'programmatic';
   index: number;
@@ -88,6 +88,19 @@ export interface NativeDeviceInfo {
   /** Held by what was made on the device, now and at most. */
   allocatedBytes: number;
   peakBytes: number;
+}
+
+/** How a step's CUDA graph is run: choices that change its time and not a bit of its results. */
+export interface GraphWay {
+  /** Kernels start before the one that they come after ends, where they may (programmatic dependent launch). */
+  programmatic: boolean;
+  /** One operation after the other: the teacher before the student. Else it runs beside its forward pass. */
+  inOrder: boolean;
+  /**
+   * All kernels prefer the same division of a multiprocessor's memory between shared memory and L1 cache. Else only
+   * those that need more than 48 KiB of shared memory have a wish.
+   */
+  oneCarveout: boolean;
 }
 
 /** How the steps of a kind ran so far; zeros on the CPU. */
@@ -101,7 +114,7 @@ export interface StepInfo {
   launched: number;
   /** Steps begun as a graph that something cut short, such as a wait of the host. */
   interrupted: number;
-  /** Graphs that were built: steps whose shape was new. */
+  /** Graphs whose shape was new. */
   instantiated: number;
   /** Operations of the last graph. */
   nodes: number;
@@ -112,6 +125,15 @@ export interface StepInfo {
   changed: number;
   /** How many may start before the one that they come after ends. */
   programmatic: number;
+  /** How the last graph ran. */
+  way: GraphWay;
+  /** Whether other ways are still being compared, which takes some hundred steps of one shape. */
+  tuning: boolean;
+  /**
+   * The ways that were compared, the usual one first, and what a step took: the median of nine, on the GPU alone. Empty
+   * until all are.
+   */
+  ways: (GraphWay & { milliseconds: number })[];
   /**
    * Where the driver took no graph of such a step: what it said. That step ran call by call, and so does each after it,
    * with the same bits.

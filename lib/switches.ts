@@ -10,6 +10,7 @@ type Allowed = readonly string[] | { form: RegExp; name: string };
 
 const anything: Allowed = { form: /^/u, name: 'any text' };
 const count: Allowed = { form: /^[1-9]\d*$/u, name: 'a whole number from 1' };
+const way: Allowed = { form: /^[01]{3}$/u, name: 'three figures, each 0 or 1' };
 const onOff = ['0', '1'];
 const yes = ['1'];
 
@@ -17,8 +18,9 @@ const yes = ['1'];
 const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_ADDON: anything,
   LGDISTILL_ARENA: ['cleared'],
+  LGDISTILL_AUTOTUNE: onOff,
   LGDISTILL_BRANCH: onOff,
-  LGDISTILL_CARVEOUT: onOff,
+  LGDISTILL_CARVEOUT: ['0', 'all'],
   LGDISTILL_DEBUG: anything,
   LGDISTILL_EMULATED_ADDON: anything,
   LGDISTILL_EMULATION_CACHE: count,
@@ -26,6 +28,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_EMULATION_CLOCK: anything,
   LGDISTILL_EMULATION_COUNTS: anything,
   LGDISTILL_EMULATION_DEVICES: count,
+  LGDISTILL_EMULATION_FASTEST_WAY: way,
   LGDISTILL_EMULATION_FAULT: {
     form: /^[\w*|]+:[1-9]\d*:cudaError\w+$/u,
     name: 'function:number:error, as cudaMalloc:3:cudaErrorMemoryAllocation',
@@ -36,6 +39,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_EMULATION_PTX: anything,
   LGDISTILL_EMULATION_RACES: yes,
   LGDISTILL_EMULATION_REFUSE: yes,
+  LGDISTILL_EMULATION_REFUSED_WAY: way,
   LGDISTILL_EMULATION_SHARED: count,
   LGDISTILL_EMULATION_WARM: onOff,
   LGDISTILL_EMULATION_WGMMA: onOff,

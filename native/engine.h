@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/error.h"  // lgd::Error, which every call may throw
+#include "core/graph_tuner.h"
 
 namespace lgd {
 
@@ -95,9 +96,12 @@ void submit(const DevicePtr& device, std::string stage, std::function<void()> wo
 struct StepInfo {
   // steps: run call by call; as one graph; begun as one and cut short by a wait
   int64_t eager = 0, launched = 0, interrupted = 0;
-  // graphs that were built; operations of the last one; those given other arguments than the step before
+  // graphs whose shape was new; operations of the last one; those given other arguments than the step before
   int64_t instantiated = 0, nodes = 0, changed = 0;
-  int64_t programmatic = 0;  // those that may start before the one that they come after ends
+  int64_t programmatic = 0;            // those that may start before the one that they come after ends
+  GraphWay way;                        // in which the last graph ran
+  bool tuning = false;                 // other ways to run it are still being compared
+  std::vector<GraphTuner::Time> ways;  // those compared
   // why the driver took no graph, and steps run call by call since; empty: it did
   std::string refused;
 };

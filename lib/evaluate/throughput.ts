@@ -72,7 +72,7 @@ export async function measureTraining(encoder: CompiledEncoder, options: Measure
     device.addon.endStep(step);
   };
   try {
-    return await sample(device, batch, queue, options);
+    return await sample(device, batch, queue, options, async () => (await device.addon.stepInfo(step)).tuning);
   } finally {
     for (const object of [images, dOutput, step]) device.addon.release(object);
   }
@@ -136,6 +136,7 @@ export async function measureSemantic(
 /**
  * Times `queue`, which queues one call's work on the device, in samples of as many calls as fill 50 ms.
  *
+ * @param isTuning whether calls do not run yet as they will ({@link StepInfo.tuning})
  * @throws LgdError ABORTED, and device faults
  */
 export async function sample(
@@ -143,6 +144,7 @@ export async function sample(
   batch: number,
   queue: () => void | Promise<void>,
   { seconds = 2, signal }: MeasureOptions,
+  isTuning: () => Promise<boolean> = async () => false,
 ): Promise<Timing> {
   const time = async (calls: number): Promise<number> => {
     throwIfAborted(signal, 'the measurement');
@@ -152,9 +154,9 @@ export async function sample(
     return (performance.now() - from) / calls;
   };
   await time(1); // graphs are built and memory is touched for the first time
-  const warmUntil = performance.now() + 200 * seconds;
+  const [warmUntil, tunedUntil] = [200, 1000].map((share) => performance.now() + share * seconds) as [number, number];
   let one = await time(1);
-  while (performance.now() < warmUntil) one = await time(1);
+  while (performance.now() < warmUntil || (performance.now() < tunedUntil && (await isTuning()))) one = await time(1);
   const calls = Math.max(1, Math.round((1000 * sampleSeconds) / one));
   const samples: number[] = [];
   const until = performance.now() + 1000 * seconds;

@@ -1,17 +1,24 @@
 /** What a run's log says of the CUDA graph that its steps are run as. */
+import { describeWays } from './log-lines.js';
 import type { StepTaker } from './steps.js';
 
 /** Asks the distiller for it, as seldom as it can: that waits for the device's thread. On a CPU there is none. */
 export class GraphLog {
-  /** Does a graph run? Later refusals are looked for at checkpoints. */
+  /** Is it said which way was found to be the best? */
+  #tuningTold: boolean;
+  /** Does a graph run, in that way? Later refusals are looked for at checkpoints. */
   #settled: boolean;
   #refusalTold: boolean;
 
+  /** @param isFirst of several students, one tells of the tuning of the step that they share */
   constructor(
     private readonly distiller: Pick<StepTaker, 'device' | 'stepInfo'>,
     private readonly log: (line: string) => Promise<void>,
+    isFirst: boolean,
   ) {
-    this.#settled = this.#refusalTold = distiller.device.kind === 'cpu';
+    const { kind } = distiller.device;
+    this.#tuningTold = !isFirst || kind !== 'cuda';
+    this.#settled = this.#refusalTold = kind === 'cpu';
   }
 
   /** After a step. */
@@ -25,8 +32,10 @@ export class GraphLog {
   }
 
   async #look(): Promise<void> {
-    const { launched, refused } = await this.distiller.stepInfo();
-    this.#settled ||= launched > 0;
+    const { launched, tuning, way, ways, refused } = await this.distiller.stepInfo();
+    if (!this.#tuningTold && ways.length > 0) await this.log(describeWays(way, ways));
+    this.#settled ||= launched > 0 && !tuning;
+    this.#tuningTold ||= this.#settled;
     if (refused === undefined) return;
     await this.log(
       `the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, ` +

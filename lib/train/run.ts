@@ -80,7 +80,7 @@ export class Run {
       online: online !== undefined && loop.distiller.onlineOf(number) !== undefined,
     };
     this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
-    this.#graphLog = new GraphLog(loop.distiller, (line) => folder.log(line));
+    this.#graphLog = new GraphLog(loop.distiller, (line) => folder.log(line), number === 0);
     this.#broken = new BrokenList(loop, folder);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }

@@ -114,6 +114,14 @@ Napi::Value js_check_step(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+static Napi::Object object_of(Napi::Env env, const GraphWay& way) {
+  auto out = Napi::Object::New(env);
+  out.Set("programmatic", way.programmatic);
+  out.Set("inOrder", way.in_order);
+  out.Set("oneCarveout", way.one_carveout);
+  return out;
+}
+
 Napi::Value js_step_info(const Napi::CallbackInfo& info) {
   const DeviceStepPtr step = unwrap<DeviceStep>(info[0]);
   return run_async<StepInfo>(
@@ -127,6 +135,15 @@ Napi::Value js_step_info(const Napi::CallbackInfo& info) {
         out.Set("nodes", double(counts.nodes));
         out.Set("changed", double(counts.changed));
         out.Set("programmatic", double(counts.programmatic));
+        out.Set("way", object_of(env, counts.way));
+        out.Set("tuning", counts.tuning);
+        auto ways = Napi::Array::New(env, counts.ways.size());
+        for (size_t i = 0; i < counts.ways.size(); ++i) {
+          Napi::Object way = object_of(env, counts.ways[i].way);
+          way.Set("milliseconds", counts.ways[i].milliseconds);
+          ways[uint32_t(i)] = way;
+        }
+        out.Set("ways", ways);
         if (!counts.refused.empty()) out.Set("refused", counts.refused);
         return out;
       });

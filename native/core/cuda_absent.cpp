@@ -41,7 +41,7 @@ void await_event(void*) { absent(); }
 void* create_timed_event() { absent(); }
 bool is_over(void*) { absent(); }
 double milliseconds_between(void*, void*) { absent(); }
-void* build_graph(const Tape&, bool) { absent(); }
+void* build_graph(const Tape&, const GraphWay&) { absent(); }
 bool change_graph(void*, size_t, const Work&) { absent(); }
 void launch_graph(void*, void*) { absent(); }
 void destroy_graph(void*) noexcept {}

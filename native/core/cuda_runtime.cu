@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -160,14 +162,46 @@ void release(void* pointer) noexcept {
   cudaFree(pointer);
 }
 
-// A multiprocessor's memory is divided between shared memory and level-1 cache. Copies mostly pass that by, so a kernel
-// with much shared memory prefers all of it so; but where level-1 cache serves, `blocks` blocks take what they need (and
-// 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
+// Who divides a multiprocessor's memory between shared memory and level-1 cache ($LGDISTILL_CARVEOUT). It is not
+// divided anew while blocks run there: a kernel that asks for another division than its neighbours may have to wait for
+// their end. So beside the kernels that have something to ask for (the default), and the driver alone ("0"), there is
+// one division for all kernels, those with little shared memory, too ("all"): shared memory as far as it goes, what the
+// kernels with most of it need.
+enum class Division { by_kernels, by_driver, one_for_all };
+static Division division() {
+  static const Division wanted = [] {
+    const char* const text = std::getenv("LGDISTILL_CARVEOUT");
+    const std::string_view value = text ? text : "";
+    return value == "0" ? Division::by_driver : value == "all" ? Division::one_for_all : Division::by_kernels;
+  }();
+  return wanted;
+}
+
+// Copies mostly pass level-1 cache by, and it may have what is left; but where it serves, these blocks take what they
+// need (and 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
 static int carveout_of(int device, size_t bytes, int blocks) {
-  if (blocks <= 0) return cudaSharedmemCarveoutMaxShared;
+  if (blocks <= 0 || division() == Division::one_for_all) return cudaSharedmemCarveoutMaxShared;
   int all = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
   return int(std::min<size_t>(100, (size_t(blocks) * (bytes + 1024) * 100 + size_t(all) - 1) / size_t(all)));
+}
+
+static void prefer_carveout(const void* kernel, int percent) {
+  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent));
+}
+
+// Before a kernel's first launch, or before it becomes a node of a graph. Mutexes and maps here are never destroyed: a
+// device's thread may still launch while the process exits.
+static void prefer_for_all(const void* kernel) {
+  if (division() != Division::one_for_all) return;
+  static std::mutex& mutex = *new std::mutex;
+  static auto& preferred = *new std::set<std::pair<int, const void*>>;
+  int device = 0;
+  LGD_CUDA(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  if (preferred.contains({device, kernel})) return;
+  prefer_carveout(kernel, cudaSharedmemCarveoutMaxShared);
+  preferred.insert({device, kernel});
 }
 
 // Its mangled name; "" where nobody tells.
@@ -180,7 +214,6 @@ static std::string symbol_of(const void* kernel) {
 }
 
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
-  // Mutexes and maps here are never destroyed: a device's thread may still launch while the process exits.
   static std::mutex& mutex = *new std::mutex;
   static auto& allowed = *new std::map<std::pair<int, const void*>, size_t>;
   int device = 0;
@@ -192,16 +225,14 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   if (status != cudaSuccess)
     fail(status,
          "allowing " + std::to_string(bytes) + " bytes of shared memory to a kernel (" + symbol_of(kernel) + ")");
-  static const bool wanted = is_wanted("LGDISTILL_CARVEOUT");
-  if (wanted)
-    LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  carveout_of(device, bytes, blocks)));
+  if (division() != Division::by_driver) prefer_carveout(kernel, carveout_of(device, bytes, blocks));
   most = bytes;
 }
 
 int resident_blocks(const void* kernel, int threads, size_t shared) {
   static std::mutex& mutex = *new std::mutex;
   static auto& known = *new std::map<std::tuple<int, const void*, int, size_t>, int>;
+  prefer_for_all(kernel);
   int device = 0;
   LGD_CUDA(cudaGetDevice(&device));
   const std::lock_guard lock(mutex);
@@ -243,6 +274,23 @@ void enqueue_event(void* event, void* stream) { LGD_CUDA(cudaEventRecord(as_even
 void stream_wait(void* stream, void* event) { LGD_CUDA(cudaStreamWaitEvent(as_stream(stream), as_event(event), 0)); }
 void await_event(void* event) { LGD_CUDA(cudaEventSynchronize(as_event(event))); }
 
+void* create_timed_event() {
+  cudaEvent_t event;
+  LGD_CUDA(cudaEventCreate(&event));
+  return event;
+}
+bool is_over(void* event) {
+  const cudaError_t status = cudaEventQuery(as_event(event));
+  if (status == cudaErrorNotReady) return cudaGetLastError(), false;
+  check(status, "cudaEventQuery");
+  return true;
+}
+double milliseconds_between(void* begin, void* end) {
+  float milliseconds = 0;
+  LGD_CUDA(cudaEventElapsedTime(&milliseconds, as_event(begin), as_event(end)));
+  return milliseconds;
+}
+
 static dim3 dim3_of(const Extent& extent) { return {extent.x, extent.y, extent.z}; }
 
 // The addresses of a launch's arguments, as the runtime wants them.
@@ -271,6 +319,7 @@ void run(const Work& work, void* stream) {
   switch (work.kind) {
     case Work::Kind::kernel: {
       const Launch& launch = work.launch;
+      prefer_for_all(launch.kernel);
       ArgumentList arguments(launch);
       return check_launch(cudaLaunchKernel(launch.kernel, dim3_of(launch.grid), dim3_of(launch.block),
                                            arguments.pointers, launch.shared_bytes, as_stream(stream)),
@@ -340,24 +389,38 @@ static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t)
 }
 #endif
 
-void* build_graph(const Tape& tape, bool programmatic) {
+#if CUDART_VERSION >= 13000
+static void prefer_max_shared(cudaGraphNode_t node) {
+  cudaLaunchAttributeValue value{};
+  value.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  LGD_CUDA(cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributePreferredSharedMemoryCarveout, &value));
+}
+#else
+static void prefer_max_shared(cudaGraphNode_t) {
+  throw Refusal("DEVICE_ERROR", "this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0");
+}
+#endif
+
+void* build_graph(const Tape& tape, const GraphWay& way) {
   auto built = std::make_unique<BuiltGraph>();
   LGD_CUDA(cudaGraphCreate(&built->graph, 0));
   std::vector<cudaGraphNode_t> before;
   for (size_t i = 0; i < tape.size(); ++i) {
     before.clear();
-    for (const int piece : tape.before(i)) before.push_back(built->nodes[size_t(piece)]);
+    for (const int piece : tape.before(i, way.in_order)) before.push_back(built->nodes[size_t(piece)]);
     const Work work = tape[i];
-    const bool starts_early = programmatic && tape.may_start_early(i);
+    const bool starts_early = way.programmatic && tape.may_start_early(i, way.in_order);
     const cudaGraphNode_t kernel_before = starts_early ? before[0] : nullptr;
     if (starts_early) before.clear();
     cudaGraphNode_t& node = built->nodes.emplace_back();
     switch (work.kind) {
       case Work::Kind::kernel: {
+        prefer_for_all(work.launch.kernel);
         ArgumentList arguments(work.launch);
         const cudaKernelNodeParams made = kernel_node(work.launch, arguments);
         check_launch(cudaGraphAddKernelNode(&node, built->graph, before.data(), before.size(), &made), work.launch);
         if (starts_early) add_programmatic_edge(built->graph, kernel_before, node);
+        if (way.one_carveout) prefer_max_shared(node);
         break;
       }
       case Work::Kind::copy:

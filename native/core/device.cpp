@@ -33,10 +33,6 @@ struct Job {
 
 }  // namespace
 
-bool is_wanted(const char* variable) {
-  const char* const text = std::getenv(variable);
-  return !text || std::strcmp(text, "0") != 0;
-}
 bool has_wanted_warpgroups(int index) { return is_wanted("LGDISTILL_WGMMA") && cuda::has_warpgroups(index); }
 bool has_wanted_programmatic_launches(int index) {
   return is_wanted("LGDISTILL_PDL") && is_wanted("LGDISTILL_GRAPHS") && cuda::has_programmatic_launches(index);

@@ -22,8 +22,6 @@ namespace lgd {
 
 struct StepGraph;  // core/step_graph.h: what is kept of a step from one time to the next
 
-bool is_wanted(const char* variable);  // of the environment: it says anything but 0, or nothing
-
 namespace cuda {
 struct DeviceProperties {
   std::string name;

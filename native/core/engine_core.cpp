@@ -194,8 +194,10 @@ void check_step(const DeviceStepPtr& step, bool is_told) {
 StepInfo step_info(const DeviceStepPtr& step) {
   const StepGraph& graph = *step->graph;
   const StepCounts& counts = graph.counts;
-  return {counts.eager, counts.launched, counts.interrupted,  counts.instantiated,
-          counts.nodes, counts.changed,  counts.programmatic, graph.refused};
+  return {counts.eager,        counts.launched, counts.interrupted,
+          counts.instantiated, counts.nodes,    counts.changed,
+          counts.programmatic, graph.way,       graph.graph && !graph.tuner.done(),
+          graph.tuner.times(), graph.refused};
 }
 
 void begin_branch(const DevicePtr& device) {

@@ -12,42 +12,75 @@ void StepGraph::drop() noexcept {
   if (graph) cuda::destroy_graph(std::exchange(graph, nullptr));
 }
 
-bool StepGraph::launch(const Tape& tape, bool programmatic, void* stream) {
-  if (tape.size() == 0) return drop(), true;  // nothing to start
-  programmatic = programmatic && !serialized;
-  bool ready = graph && programmatic == programmatic_ && tape.has_shape_of(built) && take_over(tape);
-  counts.instantiated += !ready;
+GraphWay StepGraph::usual_way(const GraphChoices& choices) const {
+  return {choices.programmatic && !serialized, false, false};
+}
+
+// How the tape may run, as usual first.
+std::vector<GraphWay> StepGraph::ways(const Tape& tape, const GraphChoices& choices) const {
+  std::vector<GraphWay> all{usual_way(choices)};
+  const auto twice = [&](bool GraphWay::* choice) {
+    for (size_t i = 0, count = all.size(); i < count; ++i) {
+      all.push_back(all[i]);
+      all.back().*choice = !(all.back().*choice);
+    }
+  };
+  if (!choices.tuned) return all;
+  if (all[0].programmatic) twice(&GraphWay::programmatic);
+  if (tape.branches()) twice(&GraphWay::in_order);
+  if (choices.carveouts) twice(&GraphWay::one_carveout);
+  return all;
+}
+
+bool StepGraph::launch(const Tape& tape, const GraphChoices& choices, void* stream) {
+  const bool repeated = graph && tape.has_shape_of(built);
+  GraphWay chosen =
+      tuner.done() ? tuner.found().value_or(usual_way(choices)) : tuner.next(ways(tape, choices), repeated);
+  const bool tuned = repeated && chosen != way;
+  bool ready = repeated && !tuned && take_over(tape);
+  counts.instantiated += !ready && !tuned;
   for (;; ready = false) {
     try {
-      if (!ready) build(tape, programmatic);
-      cuda::launch_graph(graph, stream);
+      launch_as(tape, chosen, ready, stream);
       return true;
     } catch (const cuda::Refusal& refusal) {
-      if (!programmatic) {
+      if (chosen != usual_way(choices)) {  // another way that was tried, or found
+        tuner.refuse();
+      } else if (chosen.programmatic) {
+        tuner.settle();
+        serialized = true;
+      } else {
         drop();
         refused = refusal.what();
         return false;
       }
-      programmatic = false;
-      serialized = true;
+      chosen = usual_way(choices);
     }
   }
 }
 
-void StepGraph::build(const Tape& tape, bool programmatic) {
-  drop();
-  graph = cuda::build_graph(tape, programmatic);
-  programmatic_ = programmatic;
-  counts.programmatic = 0;
-  for (size_t i = 0; i < tape.size(); ++i) counts.programmatic += programmatic && tape.may_start_early(i);
-  counts.changed = int64_t(tape.size());
+// ready: the graph is there, with the tape's arguments.
+void StepGraph::launch_as(const Tape& tape, const GraphWay& chosen, bool ready, void* stream) {
+  if (!ready) {
+    drop();
+    if (tape.size() == 0) return;
+    graph = cuda::build_graph(tape, chosen);
+    way = chosen;
+    counts.programmatic = 0;
+    for (size_t i = 0; i < tape.size(); ++i)
+      counts.programmatic += way.programmatic && tape.may_start_early(i, way.in_order);
+    counts.changed = int64_t(tape.size());
+  }
+  tuner.begin(stream);
+  cuda::launch_graph(graph, stream);
 }
 
-void StepGraph::launched(Tape& tape) {
+void StepGraph::launched(Tape& tape, void* stream) {
   counts.nodes = int64_t(tape.size());
   ++counts.launched;
   std::swap(tape, built);
   tape.clear();
+  tuner.end(stream);
 }
 
 // Sets in the graph, of the same shape, what differs from the time before; false: the driver cannot, and the graph must

@@ -2,6 +2,7 @@
 //   - What a step enqueues is written down (core/tape.h) and compared with what the graph was built of. Of the same
 //     kernels in the same order those arguments are set in the graph that have changed; anything else is a graph to be
 //     built again.
+//   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
 //   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time. It is built
 //     without early starts; where that is refused, too, none is built any more.
 #pragma once
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/graph_tuner.h"
 #include "core/tape.h"
 
 namespace lgd {
@@ -17,10 +19,17 @@ namespace lgd {
 // of), launched (as one graph), interrupted.
 struct StepCounts {
   int64_t eager = 0, launched = 0, interrupted = 0;
-  int64_t instantiated = 0;  // graphs that were built
+  int64_t instantiated = 0;  // graphs whose shape was new; not those that the tuner built of the same
   int64_t nodes = 0;         // of the last graph
   int64_t changed = 0;       // of them those whose arguments were set for its last launch; all, if it was built for it
   int64_t programmatic = 0;  // of them those that may start before the kernel that they come after ends
+};
+
+// What there is to choose from.
+struct GraphChoices {
+  bool programmatic;  // kernels may start early
+  bool tuned;         // other ways are compared with the usual one
+  bool carveouts;     // among them those with one carve-out for all kernels
 };
 
 // Steps of the same kind share one. Device thread only; free to go at any time.
@@ -30,16 +39,17 @@ struct StepGraph {
   StepGraph(const StepGraph&) = delete;
   StepGraph& operator=(const StepGraph&) = delete;
 
-  // Launches a tape as this step's graph. programmatic: kernels start before the one that they come after ends, where
-  // they may (Tape::may_start_early()). False: the driver takes none, and nothing has started.
-  bool launch(const Tape& tape, bool programmatic, void* stream);
+  // Launches a tape as this step's graph. False: the driver takes none, and nothing has started.
+  bool launch(const Tape& tape, const GraphChoices& choices, void* stream);
   // What follows a launch: the graph is that tape's now, which is empty then.
-  void launched(Tape& tape);
+  void launched(Tape& tape, void* stream);
   // Lets the graph go: the next launch builds one.
   void drop() noexcept;
 
   void* graph = nullptr;
-  Tape built;         // what the graph holds
+  Tape built;    // what the graph holds
+  GraphWay way;  // in which it was built
+  GraphTuner tuner;
   bool warm = false;  // ran before
   int interrupted_in_a_row = 0;
   bool serialized = false;  // the driver took no graph whose kernels start early
@@ -47,10 +57,10 @@ struct StepGraph {
   StepCounts counts;
 
  private:
-  void build(const Tape& tape, bool programmatic);
+  GraphWay usual_way(const GraphChoices& choices) const;
+  std::vector<GraphWay> ways(const Tape& tape, const GraphChoices& choices) const;
   bool take_over(const Tape& tape);
-
-  bool programmatic_ = false;  // how the graph was built
+  void launch_as(const Tape& tape, const GraphWay& way, bool ready, void* stream);
 };
 
 }  // namespace lgd

@@ -49,13 +49,18 @@ Work Tape::operator[](size_t i) const {
   return work;
 }
 
-std::vector<int> Tape::before(size_t i) const {
+bool Tape::branches() const {
+  return std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) { return entry.branch; });
+}
+
+std::vector<int> Tape::before(size_t i, bool in_order) const {
+  if (in_order) return i > 0 ? std::vector<int>{int(i) - 1} : std::vector<int>{};
   const auto first = edges_.begin() + entries_[i].first_edge;
   return {first, first + entries_[i].edges};
 }
 
-bool Tape::may_start_early(size_t i) const {
-  const std::vector<int> others = before(i);
+bool Tape::may_start_early(size_t i, bool in_order) const {
+  const std::vector<int> others = before(i, in_order);
   return entries_[i].work.kind == Work::Kind::kernel && others.size() == 1 &&
          entries_[size_t(others[0])].work.kind == Work::Kind::kernel;
 }

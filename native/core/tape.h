@@ -30,11 +30,15 @@ class Tape {
   void clear();
 
   size_t size() const { return entries_.size(); }
-  Work operator[](size_t i) const;          // the launch's arguments live as long as the tape is not changed
-  std::vector<int> before(size_t i) const;  // the pieces that piece i comes after, all smaller than i
+  Work operator[](size_t i) const;  // the launch's arguments live as long as the tape is not changed
+  bool on_branch(size_t i) const { return entries_[i].branch; }
+  bool branches() const;  // is any piece on the branch?
+  // The pieces that piece i comes after, all smaller than i. in_order: only the one before it on the tape, whichever
+  // stream it is of.
+  std::vector<int> before(size_t i, bool in_order = false) const;
   // Is piece i a kernel behind one other kernel and nothing else? It may be started before that one ends, and waits
   // itself (wait_for_inputs()).
-  bool may_start_early(size_t i) const;
+  bool may_start_early(size_t i, bool in_order = false) const;
 
   // May another tape's graph take over this one's arguments? Kernels, kinds and order are the same; grids, addresses
   // and numbers may differ.

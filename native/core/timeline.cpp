@@ -1,6 +1,7 @@
 #include "core/timeline.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -23,10 +24,18 @@ size_t with_headroom(size_t bytes) { return bytes + bytes / 4; }
 
 }  // namespace
 
+static bool is(const char* variable, const char* value) {
+  const char* const text = std::getenv(variable);
+  return text && std::strcmp(text, value) == 0;
+}
+bool is_wanted(const char* variable) { return !is(variable, "0"); }
+
 Timeline::Timeline(Device& device)
     : device_(device),
       graphs_wanted_(is_wanted("LGDISTILL_GRAPHS")),
       branches_wanted_(is_wanted("LGDISTILL_BRANCH")),
+      tuning_wanted_(is_wanted("LGDISTILL_AUTOTUNE")),
+      carveout_settled_(is("LGDISTILL_CARVEOUT", "0") || is("LGDISTILL_CARVEOUT", "all")),
       compute_(device.index),
       branch_(device.index),
       upload_(device.index),
@@ -237,9 +246,10 @@ void Timeline::end_step() {
   join_branch();
   if (holding_) {
     begin_release();
-    if (!eager_ && step_->launch(tape_, device_.programmatic_launches, compute_)) {
+    if (!eager_ &&
+        step_->launch(tape_, {device_.programmatic_launches, tuning_wanted_, !carveout_settled_}, compute_)) {
       started_ = SIZE_MAX;
-      step_->launched(tape_);
+      step_->launched(tape_, compute_);
     } else {
       eager_ = true;
       run_pieces();

@@ -46,6 +46,8 @@
 
 namespace lgd {
 
+bool is_wanted(const char* variable);  // of the environment: it says anything but 0, or nothing
+
 // All of it on the device's thread, but for defer_release().
 class Timeline {
  public:
@@ -110,7 +112,7 @@ class Timeline {
   void upload_staged(void* device, const char* host, size_t bytes);
 
   Device& device_;
-  const bool graphs_wanted_, branches_wanted_;
+  const bool graphs_wanted_, branches_wanted_, tuning_wanted_, carveout_settled_;
   const cuda::Stream compute_, branch_, upload_;
   void* stream_;  // that work goes to now: compute_ or branch_
   const cuda::Event forked_event_, joined_event_;

@@ -122,6 +122,8 @@ function isJudged({ small }: Report, { info }: Device): boolean {
 
 /** Ends rows that are measured in another way than the library's own (scripts/gpu-check). */
 const suffix = process.env['GPU_CHECK_SUFFIX'] ?? '';
+/** Steps within which the ways to run a step's graph have been compared. */
+const mostTuning = 200;
 
 function record(
   report: Report,
@@ -151,9 +153,10 @@ async function measureStudent(
   const { student, resolution, batch } = setting;
   using device = await openDevice(name);
   const { distiller, teacher, take, dispose } = await openSteps(device, setting);
-  for (let i = 0; i < 3; i++) await take();
+  const most = report.small ? 3 : mostTuning;
+  for (let i = 0; i < 3 || (i < most && (await distiller.stepInfo()).tuning); i++) await take();
   const timing = await sample(device, batch, take, { seconds });
-  const { launched, eager, interrupted, nodes, changed, instantiated } = await distiller.stepInfo();
+  const { launched, eager, interrupted, nodes, changed, instantiated, way, ways } = await distiller.stepInfo();
   record(report, 'whole step', student, resolution, timing, {
     peakBytes: distiller.memory.peak,
     ...(isJudged(report, device) && {
@@ -163,8 +166,14 @@ async function measureStudent(
     nodes,
     changed,
     instantiated,
+    way,
+    ways,
     graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
   });
+  if (ways.length > 0)
+    console.log(
+      `            its graph alone, in ${ways.length} ways: ${ways[0]!.milliseconds.toFixed(3)} ms as usual, ${Math.min(...ways.map(({ milliseconds }) => milliseconds)).toFixed(3)} ms at best`,
+    );
   record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
   if (withTeacher) {
     using compiled = teacher.compile({ batch });
@@ -237,6 +246,7 @@ export async function profile(report: Report): Promise<void> {
         CUDA_INJECTION64_PATH: library,
         LGDISTILL_TRACE: trace,
         LGDISTILL_PROBE: 'off',
+        LGDISTILL_AUTOTUNE: '0', // one graph
         LGDISTILL_PDL: '0',
       }; // a kernel that starts early and waits would count as running: no gap would show
       const child = spawnSync(process.execPath, [process.argv[1]!], {

@@ -120,10 +120,10 @@ const mostGraphs = 2;
  */
 async function checkBits(report: Report, name: DeviceName, setting: Setting): Promise<void> {
   const count = report.small ? 5 : 8; // the first runs call by call, and some that follow allocate room for input
-  const run = async (variables: Record<string, string>) =>
+  const run = async (variables: Record<string, string>, steps = count) =>
     withEnvironment(variables, async () => {
       using device = await openDevice(name);
-      return await stepsOn(device, setting, count);
+      return await stepsOn(device, setting, steps);
     });
   const [first, second, eager] = [await run({}), await run({}), await run({ LGDISTILL_GRAPHS: '0' })];
   report.check(
@@ -141,6 +141,15 @@ async function checkBits(report: Report, name: DeviceName, setting: Setting): Pr
     `${titleOf(setting)} with graphs and without`,
     `${equal(first.state, eager.state) ? 'the same bits' : 'other bits'}, ${found}`,
     graphs && equal(first.state, eager.state),
+  );
+  if (report.small) return; // test/native/cuda_streams has it
+  const tuning = 130;
+  const [tuned, usual] = [await run({}, tuning), await run({ LGDISTILL_AUTOTUNE: '0' }, tuning)];
+  report.check(
+    'training',
+    `${titleOf(setting)} in ${tuning} steps, tuned and as usual`,
+    `${equal(tuned.state, usual.state) ? 'the same bits' : 'other bits'}, ${tuned.info.ways.length} ways compared`,
+    equal(tuned.state, usual.state),
   );
 }
 

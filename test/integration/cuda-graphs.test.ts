@@ -186,7 +186,7 @@ describe('a run on the emulated GPU', () => {
       await run(config({}), { LGDISTILL_PDL: '1' }),
       await run(config({}), { LGDISTILL_PDL: '1', LGDISTILL_BRANCH: '0' }),
     ];
-    expect(before.steps).toMatchObject({ nodes: beside.steps.nodes });
+    expect(before.steps).toMatchObject({ nodes: beside.steps.nodes, tuning: true, ways: [] });
     expect(before.steps.programmatic).toBeGreaterThan(beside.steps.programmatic);
     await expectSame(await (reference ??= run(config({}), eager)), before);
   }, 600_000);
@@ -225,14 +225,30 @@ describe('a run on the emulated GPU', () => {
     await expectSame(a, b);
   }, 600_000);
 
-  it('writes into its log how many steps ran as a graph, and asks for it seldom', async () => {
+  it('writes into its log how the graph was tuned', async () => {
     const stepInfo = vi.spyOn(Distiller.prototype, 'stepInfo');
-    for (const launched of [0, 1]) stepInfo.mockResolvedValueOnce({ launched } as StepInfo);
+    const usual = { programmatic: false, inOrder: false, oneCarveout: false };
+    const ways = [
+      { ...usual, milliseconds: 25 },
+      { ...usual, inOrder: true, milliseconds: 24.5 },
+      { ...usual, oneCarveout: true, milliseconds: 26 },
+      { ...usual, inOrder: true, oneCarveout: true, milliseconds: 25 },
+    ];
+    for (const info of [
+      { launched: 0, tuning: false, ways: [] },
+      { launched: 1, tuning: true, ways: [] },
+      { launched: 2, tuning: false, way: ways[1], ways },
+    ])
+      stepInfo.mockResolvedValueOnce(info as unknown as StepInfo);
     const { output: path } = await run(config({ train: { maxSteps: 5 } }, 'precomputed'), {});
-    // two until a graph ran, one for the checkpoint, one for the log's end, the last by run()
-    expect(stepInfo).toHaveBeenCalledTimes(5);
+    // three until the graph had settled, one for the checkpoint, one for the log's end, the last by run()
+    expect(stepInfo).toHaveBeenCalledTimes(6);
     stepInfo.mockRestore();
-    expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain(' 4 of 5 steps ran as one CUDA graph each');
+    const log = await readFile(join(path, 'log.txt'), 'utf8');
+    expect(log).toContain(' 4 of 5 steps ran as one CUDA graph each');
+    expect(log.match(/a step's CUDA graph ran .*/gu)).toEqual([
+      "a step's CUDA graph ran in 4 ways: 25.000 ms as usual, 24.500 ms at best; it goes on with the teacher before the student, kernels' own carve-outs",
+    ]);
   }, 600_000);
 });
 

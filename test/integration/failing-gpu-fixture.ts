@@ -39,6 +39,7 @@ const pairs = {
   cudaHostAlloc: 'cudaFreeHost',
   cudaStreamCreateWithFlags: 'cudaStreamDestroy',
   cudaEventCreateWithFlags: 'cudaEventDestroy',
+  cudaEventCreate: 'cudaEventDestroy',
   cudaGraphCreate: 'cudaGraphDestroy',
   cudaGraphInstantiate: 'cudaGraphExecDestroy',
 } as const;

@@ -66,6 +66,10 @@ describe('kept results', () => {
       p50: 25,
       p80: 26,
     };
+    const tuned = [
+      { programmatic: true, inOrder: false, oneCarveout: false, milliseconds: 24.5 },
+      { programmatic: false, inOrder: true, oneCarveout: true, milliseconds: 23 },
+    ];
     const rows = [
       { part: 'semantic', name: 'loss', value: '1e-6', good: true },
       { part: 'semantic', name: 'update', value: '3e-1', good: false },
@@ -91,6 +95,8 @@ describe('kept results', () => {
         imagesPerSecond: 10_240,
         target: 9000,
         peakBytes: 2e9,
+        way: tuned[1],
+        ways: tuned,
       },
       { ...step, framework: 'pytorch', imagesPerSecond: 4000, how: 'eager' },
       { ...step, framework: 'pytorch', imagesPerSecond: 8000, how: 'compiled', peakBytes: 4e9 },
@@ -121,6 +127,9 @@ describe('kept results', () => {
     await appendFile(raw, [ways[0], ...rows, ways[1], skipped].map((row) => `${JSON.stringify(row)}\n`).join(''));
     run(['add', raw, kept]);
     const table = run(['table', kept]);
+    expect(table).toContain(
+      '| graph of a whole step, ms | early, teacher beside | serialized, teacher before, one carve-out |\n| --- | ---: | ---: |\n| resnet18 224 px, whole step | 24.500 | **23.000** |',
+    );
     expect(table).toMatch(/^card, driver 1\.2, commit bbb, [^,]+Z, products by wgmma, launches serialized: /u);
     expect(table).toContain('- PyTorch, resnet18 64 px: whole step: SKIPPED: no time');
     const last = (await readFile(kept, 'utf8')).trim().split('\n').at(-1)!;

@@ -389,6 +389,7 @@ int main(int argc, char** argv) {
   lgd::check_changed_kernels(false);
   lgd::check_programmatic_launches();
   lgd::check_device();
+  lgd::check_tuning();
   lgd::check_refused_graphs();
   lgd::check_refused_early_starts();
   lgd::check_fixed_parts();

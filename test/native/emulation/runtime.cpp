@@ -351,10 +351,14 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigne
 
 // ---- events ---------------------------------------------------------------------------------------------------------
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  LGD_BEGIN(begin_call(__func__));
-  *event = new EventHandle{std::make_shared<Event>(), current_device};
+static cudaError_t create_event(cudaEvent_t* event, bool timed, const char* function) {
+  LGD_BEGIN(begin_call(function));
+  *event = new EventHandle{std::make_shared<Event>(), current_device, timed};
   return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return create_event(event, true, __func__); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  return create_event(event, (flags & cudaEventDisableTiming) == 0, __func__);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const cudaError_t status = begin_call(__func__);
@@ -384,6 +388,22 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
               });
     merge(host_clock, event->clock);
   });
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t handle) {
+  LGD_BEGIN(begin_call(__func__));
+  return handle->event->done >= handle->event->recorded ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  LGD_BEGIN(begin_call(__func__));
+  for (cudaEvent_t handle : {begin, end})
+    if (!handle->timed || handle->event->recorded == 0 || handle->device != begin->device)
+      return cudaErrorInvalidResourceHandle;
+  for (cudaEvent_t handle : {begin, end})
+    if (handle->event->done < handle->event->recorded) return cudaErrorNotReady;
+  *milliseconds = float(end->event->milliseconds - begin->event->milliseconds);
+  return cudaSuccess;
 }
 
 // ---- work -----------------------------------------------------------------------------------------------------------

@@ -120,7 +120,10 @@ bool is_ready(const Stream& stream) {
 void run_head(Stream& stream) {
   const Item item = std::move(stream.queue.front());
   stream.queue.pop_front();
-  if (item.event && !item.waits) item.event->done = std::max(item.event->done, item.ticket);
+  if (item.event && !item.waits) {
+    item.event->done = std::max(item.event->done, item.ticket);
+    item.event->milliseconds = stream.milliseconds;
+  }
   if (!item.run) return;
   try {
     item.run();
@@ -223,7 +226,11 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
     throw;
   }
   join();
-  stream.queue.push_back({[graph] { run_graph(*graph); }, nullptr, 0, false});
+  stream.queue.push_back({[graph, &stream] {
+                            run_graph(*graph);
+                            stream.milliseconds += graph->milliseconds;
+                          },
+                          nullptr, 0, false});
 }
 
 }  // namespace lgd::emulation

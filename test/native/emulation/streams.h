@@ -37,17 +37,20 @@ struct Node {
 struct Graph {
   std::vector<Node> nodes;
   int lanes = 0;
+  double milliseconds = 0;  // of a launch, made up
 };
 using GraphPtr = std::shared_ptr<Graph>;
 
 struct Event {
   int64_t recorded = 0, done = 0;
+  double milliseconds = 0;  // when it was reached
   Clock clock;
 };
 using EventPtr = std::shared_ptr<Event>;
 struct EventHandle {
   EventPtr event;
   int device;
+  bool timed;
 };
 
 struct Item {
@@ -63,6 +66,7 @@ struct Stream {
   std::vector<int> graph_lanes;
   std::deque<Item> queue;
   Clock clock;
+  double milliseconds = 0;  // that the graphs took which ran here
 };
 
 struct Use {
