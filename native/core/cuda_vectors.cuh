@@ -55,23 +55,6 @@ __device__ __forceinline__ float act_of(float u) {
   else return u;
 }
 
-// The same with the function chosen at run time (one value for the whole launch, so the branch is free).
-__device__ __forceinline__ float act_any(Act act, float u) {
-  switch (act) {
-    case Act::none: return u;
-    case Act::relu: return act_of<Act::relu>(u);
-    case Act::relu6: return act_of<Act::relu6>(u);
-    case Act::silu: return act_of<Act::silu>(u);
-    case Act::hardswish: return act_of<Act::hardswish>(u);
-    case Act::sigmoid: return act_of<Act::sigmoid>(u);
-    case Act::hardsigmoid: return act_of<Act::hardsigmoid>(u);
-    case Act::gelu: return act_of<Act::gelu>(u);
-    case Act::gelu_tanh: return act_of<Act::gelu_tanh>(u);
-    case Act::quick_gelu: return act_of<Act::quick_gelu>(u);
-  }
-  return u;
-}
-
 template <Act act>
 __device__ __forceinline__ float act_slope(float u) {
   if constexpr (act == Act::relu) return u > 0.f ? 1.f : 0.f;

@@ -31,19 +31,17 @@ struct HeadRows {
   constexpr int pitch() const { return row_pitch; }
 
   template <class Mine>
-  struct State {
-    int row0, k, head;
+  struct State : where::InnerChunks<Mine> {
+    int head;
     __device__ __forceinline__ void init(const HeadRows& of, int first, int thread) {
-      row0 = first + thread / Mine::chunks;
-      k = thread % Mine::chunks * Mine::chunk;
+      where::InnerChunks<Mine>::init(of, first, thread);
       head = int(blockIdx.y) / of.tiles_a_head;
     }
-    __device__ __forceinline__ void begin(const HeadRows&, int) {}
     __device__ __forceinline__ int column(const HeadRows& of, int tile) const {
-      return head * of.head_columns + tile * Mine::BK + k;
+      return head * of.head_columns + tile * Mine::BK + this->k;
     }
     __device__ __forceinline__ uint32_t row(const HeadRows& of, int, int slot, bool& inside) const {
-      const int row = row0 + slot * Mine::step;
+      const int row = this->row0 + slot * Mine::step;
       inside = row < of.rows;
       return uint32_t(row * of.row_step + head * of.head_rows);
     }
@@ -221,7 +219,7 @@ __global__ void __launch_bounds__(warps * 32) pool_kernel(AbsorbedShape s, const
 
 template <class Tile, class A, class B>
 void multiply(Context& ctx, const A& a, const B& b, const StoreOutput<bf16>& out, int64_t M, int64_t N, int64_t K) {
-  matrix::launch_walking<bf16, Tile>(ctx, a, b, out, M, N, K, [](auto&, int) {});
+  matrix::launch_walking<bf16, Tile>(ctx, a, b, out, M, N, K);
 }
 
 }  // namespace
@@ -243,14 +241,13 @@ void absorbed_attention_forward_cuda(Context& ctx, const AbsorbedShape& s, DType
                  Loader{HeadRows{s.n, head_size, s.inner(), 1, 0, head_size, s.channels / Wide::BN},
                         Stored{static_cast<const bf16*>(q)}},
                  Loader{HeadWeights{s.channels}, Stored{static_cast<const bf16*>(wk)}},
-                 {u, columns, nullptr, nullptr, nullptr, Act::none, false}, s.n, columns, head_size);
+                 {u, columns, nullptr, nullptr, nullptr, Act::none}, s.n, columns, head_size);
   allow_shared_memory(pool_kernel, pool_shared(s.tokens));
   LGD_LAUNCH(ctx, pool_kernel, dim3(unsigned(s.n)), warps * 32, pool_shared(s.tokens), s, static_cast<const bf16*>(x),
              u);
   multiply<Small>(ctx, Loader{HeadRows{s.n, s.channels, s.channels, s.heads, 1, 0, 1}, Stored{u}},
                   Loader{where::Rows{s.inner(), s.channels}, Stored{static_cast<const bf16*>(wv)}},
-                  {static_cast<bf16*>(out), s.inner(), nullptr, bv, nullptr, Act::none, false}, s.n, s.inner(),
-                  s.channels);
+                  {static_cast<bf16*>(out), s.inner(), nullptr, bv, nullptr, Act::none}, s.n, s.inner(), s.channels);
 }
 
 }  // namespace lgd

@@ -28,39 +28,21 @@ void with_patches(const ConvShape& s, Body&& body) {
   else body(where::Patches(s));
 }
 
-template <class T, class Read, class Out, class Prepare>
-void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, const Out& out, Prepare&& prepare) {
-  const int K = s.r * s.s * s.c;
-  const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
-  with_patches(s, [&](auto patches) {
-    matrix::with_tile<T, 4, decltype(patches)::overlaps>(ctx, s.rows(), s.k, K, [&](auto tile) {
-      matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, s.rows(), s.k, K, prepare);
-    });
+// out = A w^T with w [columns][width].
+template <class T, class A, class Out, class Prepare = matrix::Nothing>
+void multiply(Context& ctx, const A& a, int64_t rows, const void* w, int columns, int width, const Out& out,
+              const Prepare& prepare = {}) {
+  const Loader weights{where::Rows{columns, width}, read::Stored<T>{static_cast<const T*>(w)}};
+  matrix::with_tile<T, 4, A::Where::overlaps>(ctx, rows, columns, width, [&](auto tile) {
+    matrix::launch_walking<T, decltype(tile)>(ctx, a, weights, out, rows, columns, width, prepare);
   });
 }
 
-// The same, its output pixels window by window.
-template <class T, class Out>
-void forward_windows(Context& ctx, const ConvShape& s, const read::Stored<T>& x, const void* w, const Out& out) {
-  const int K = s.r * s.s * s.c;
-  const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
-  const where::WindowPatches patches(s);
-  matrix::with_tile<T, 4, true>(ctx, patches.rows(), s.k, K, [&](auto tile) {
-    matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K,
-                                              [](auto&, int) {});
-  });
-}
-
-template <class T>
-void forward_sum(Context& ctx, const ConvSumShape& s, const void* x, const void* x2, const void* w,
-                 const StoreOutput<T>& out) {
-  const int width = s.c + s.c2;
-  const Loader both{where::RowsOfTwo{int(s.rows), s.c, s.c2},
-                    read::StoredTwo<T>{static_cast<const T*>(x), static_cast<const T*>(x2)}};
-  const Loader weights{where::Rows{s.k, width}, read::Stored<T>{static_cast<const T*>(w)}};
-  matrix::with_tile<T, 4, false>(ctx, s.rows, s.k, width, [&](auto tile) {
-    matrix::launch_walking<T, decltype(tile)>(ctx, both, weights, out, s.rows, s.k, width, [](auto&, int) {});
-  });
+template <class T, class Read, class Out, class Prepare = matrix::Nothing>
+void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, const Out& out,
+             const Prepare& prepare = {}) {
+  with_patches(
+      s, [&](auto patches) { multiply<T>(ctx, Loader{patches, x}, s.rows(), w, s.k, s.taps() * s.c, out, prepare); });
 }
 
 // A thread: eight weights of a row of both.
@@ -108,15 +90,20 @@ void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void*
             s.oh, "x", s.ow);
   with_type(type, [&]<class T>(T) {
     const read::Stored<T> input{static_cast<const T*>(x)};
-    T* const mean = static_cast<T*>(e.mean);
-    if (mean && !y) return forward_windows<T>(ctx, s, input, w, StoreMean<T>{mean, s.k, e.scale, e.shift, e.act});
-    if (mean)
-      return forward_windows<T>(ctx, s, input, w,
-                                StoreBoth<T>{static_cast<T*>(y), mean, s.k, e.scale, e.shift,
-                                             static_cast<const T*>(e.residual), e.act, where::WindowGeometry(s)});
-    const StoreOutput<T> out{
-        static_cast<T*>(y), s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
-    forward<T>(ctx, s, input, w, out, [](auto&, int) {});
+    if (e.mean) {
+      const where::WindowPatches windows(s);
+      const StoreMean<T> out{static_cast<T*>(y),
+                             static_cast<T*>(e.mean),
+                             s.k,
+                             e.scale,
+                             e.shift,
+                             static_cast<const T*>(e.residual),
+                             e.act,
+                             where::WindowGeometry(s)};
+      return multiply<T>(ctx, Loader{windows, input}, windows.rows(), w, s.k, s.taps() * s.c, out);
+    }
+    const StoreOutput<T> out{static_cast<T*>(y), s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act};
+    forward<T>(ctx, s, input, w, out);
   });
 }
 
@@ -133,7 +120,10 @@ void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, cons
   LGD_CHECK(s.c % 32 == 0 && s.c2 % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE",
             "a sum of two convolutions takes multiples of 32, 8 and 8 channels; found ", s.c, ", ", s.c2, " and ", s.k);
   with_type(type, [&]<class T>(T) {
-    forward_sum<T>(ctx, s, x, x2, w, StoreOutput<T>{static_cast<T*>(y), s.k, nullptr, shift, nullptr, act, false});
+    const Loader both{where::RowsOfTwo{int(s.rows), s.c, s.c2},
+                      read::StoredTwo<T>{static_cast<const T*>(x), static_cast<const T*>(x2)}};
+    multiply<T>(ctx, both, s.rows, w, s.k, s.c + s.c2,
+                StoreOutput<T>{static_cast<T*>(y), s.k, nullptr, shift, nullptr, act});
   });
 }
 

@@ -1,5 +1,5 @@
 // Epilogues of the matrix core (ops/store_output.cuh has the plain one): a raw output with its norm's statistics and
-// the gradient of an activation, which leave sums per channel, and an output together with the means of its windows.
+// the gradient of an activation, which leave sums per channel, and the means of an output's windows.
 // Sums are of the values as stored, in float32, over the rows of a block; parts of blocks are added by
 // ops/norm_finish.cuh.
 #pragma once
@@ -39,11 +39,12 @@ struct StoreStatistics {
   __device__ __forceinline__ float finish(int, int, float total) const { return total; }
 };
 
-// act(scale * value + shift + residual), and its mean over each 2x2 window: the rows are those of where::WindowPatches.
+// The mean of act(scale * value + shift + residual) over each 2x2 window, and itself: the rows are those of
+// where::WindowPatches.
 template <class T>
-struct StoreBoth {
+struct StoreMean {
   static constexpr bool sums = false, means = true;
-  T *out, *mean;
+  T *out, *mean;  // out null: the mean alone, of no residual
   int channels;
   const float *scale, *shift;  // [channels] or null
   const T* residual;           // like out, or null
@@ -65,7 +66,7 @@ struct StoreBoth {
   __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales,
                                         const F8& shifts) const {
     const int width = windows.shape.ow;
-    const int64_t first = at(window * 4, column);
+    const int64_t first = out ? at(window * 4, column) : 0;
     const auto of = [&](int row) { return first + int64_t(row / 2 * width + row % 2) * channels; };
     Raw8<T> residuals[4];
     if (residual)
@@ -83,7 +84,7 @@ struct StoreBoth {
         for (int i = 0; i < 8; ++i) v.v[i] += r.v[i];
       }
       if (act.bounds) act.bound(v);
-      store8(out + of(row), v);
+      if (out) store8(out + of(row), v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
     }

@@ -55,10 +55,22 @@ struct Place2 {
     return (word & ((uint32_t(h) << 16) + uint32_t(w - 1) - word) & signs) == signs;
   }
   __device__ __forceinline__ Place2 operator+(uint32_t step) const { return {word + step}; }
-  __device__ __forceinline__ Place2 operator-(uint32_t step) const { return {word - step}; }
 };
 
 namespace where {
+
+// Where a thread's chunks of rows lie, of a matrix with k inner.
+template <class Mine>
+struct InnerChunks {
+  int row0, k;
+  template <class Where>
+  __device__ __forceinline__ void init(const Where&, int first, int thread) {
+    row0 = first + thread / Mine::chunks;
+    k = thread % Mine::chunks * Mine::chunk;
+  }
+  template <class Where>
+  __device__ __forceinline__ void begin(const Where&, int) {}
+};
 
 // [rows][width] in memory, the reduction along the width (k inner). An image is `pixels` rows.
 struct Rows {
@@ -69,13 +81,8 @@ struct Rows {
   constexpr int pitch() const { return width; }
 
   template <class Mine>
-  struct State {
-    int row0, k;
-    __device__ __forceinline__ void init(const Rows&, int first, int thread) {
-      row0 = first + thread / Mine::chunks;
-      k = thread % Mine::chunks * Mine::chunk;
-    }
-    __device__ __forceinline__ void begin(const Rows&, int) {}
+  struct State : InnerChunks<Mine> {
+    using InnerChunks<Mine>::row0, InnerChunks<Mine>::k;
     __device__ __forceinline__ int column(const Rows&, int tile) const { return tile * Mine::BK + k; }
     __device__ __forceinline__ uint32_t row(const Rows& of, int tile, int slot, bool& inside) const {
       const int row = row0 + slot * Mine::step;
@@ -103,13 +110,8 @@ struct RowsOfTwo {
   __device__ __forceinline__ int pitch(bool second) const { return second ? width2 : width; }
 
   template <class Mine>
-  struct State {
-    int row0, k;
-    __device__ __forceinline__ void init(const RowsOfTwo&, int first, int thread) {
-      row0 = first + thread / Mine::chunks;
-      k = thread % Mine::chunks * Mine::chunk;
-    }
-    __device__ __forceinline__ void begin(const RowsOfTwo&, int) {}
+  struct State : InnerChunks<Mine> {
+    using InnerChunks<Mine>::row0, InnerChunks<Mine>::k;
     __device__ __forceinline__ int column(const RowsOfTwo& of, int tile) const {
       const int at = tile * Mine::BK;
       return (of.in_second(at) ? at - of.width : at) + k;
@@ -167,6 +169,19 @@ struct Geometry {
     x = int(ox);
     return int(n);
   }
+  // From an output pixel to where its window begins in x.
+  __device__ __forceinline__ void to_first_tap(int& y, int& x) const {
+    y = y * shape.stride - shape.pad;
+    x = x * shape.stride_x() - shape.pad_x();
+  }
+  // From there to tap r S + s; returns r.
+  __device__ __forceinline__ int step_to(uint32_t tap, int& dy, int& dx) const {
+    uint32_t column;
+    const int r = int(by_s.divide(tap, column));
+    dy = r * shape.dilation;
+    dx = int(column) * shape.dilation;
+    return r;
+  }
 };
 
 // Output pixels by 2x2 windows, four rows a window; those that no window holds (the last row or column of an odd
@@ -185,6 +200,46 @@ struct WindowGeometry : Geometry {
   }
 };
 
+// What a thread keeps of rows that are pixels, whose reduction goes over taps and channels (k inner). Of has
+//   rows(), height(), width()      of the images that are read
+//   first(row, y, x)               the image in which a row's window lies, and the pixel there that steps are taken from
+//   tap(k, dy, dx, channel)        the step to the tap of element k, and k's channel; false: there is none
+template <class Of, class Mine>
+struct Gathered {
+  uint32_t base[Mine::slots];
+  Place2 at[Mine::slots];
+  int k, c;
+  uint32_t step, pixels;  // to the tap of the k tile
+  bool k_inside;
+  __device__ __forceinline__ void init(const Of& of, int first, int thread) {
+    k = thread % Mine::chunks * Mine::chunk;
+#pragma unroll
+    for (int slot = 0; slot < Mine::slots; ++slot) {
+      const int row = first + thread / Mine::chunks + slot * Mine::step;
+      int y, x;
+      const int n = of.first(row, y, x);
+      base[slot] = (uint32_t(n) * of.height() + y) * of.width() + x;
+      at[slot] = Place2::of(row < of.rows() ? y : Place2::outside, x);
+    }
+  }
+  __device__ __forceinline__ void begin(const Of& of, int tile) {
+    int dy, dx;
+    k_inside = of.tap(tile * Mine::BK + k, dy, dx, c);
+    step = Place2::step(dy, dx);
+    pixels = uint32_t(dy * of.width() + dx);
+  }
+  __device__ __forceinline__ int column(const Of&, int) const { return c; }
+  __device__ __forceinline__ uint32_t row(const Of& of, int, int slot, bool& inside) const {
+    inside = k_inside && (at[slot] + step).inside(of.height(), of.width());
+    return base[slot] + pixels;
+  }
+  __device__ __forceinline__ int entry(const Of& of, int tile) const {
+    int dy, dx, channel;
+    of.tap(tile * Mine::BK + k, dy, dx, channel);
+    return channel;
+  }
+};
+
 // Patches of x for the forward pass: row = output pixel as Order tells, k = (r, s, c).
 template <class Order>
 struct PatchesBy : Order {
@@ -193,50 +248,21 @@ struct PatchesBy : Order {
   using Order::shape;
   constexpr int channels() const { return shape.c; }
   constexpr int pitch() const { return shape.c; }
-
+  constexpr int height() const { return shape.h; }
+  constexpr int width() const { return shape.w; }
+  __device__ __forceinline__ int first(int row, int& y, int& x) const {
+    const int n = Order::pixel(row, y, x);
+    Order::to_first_tap(y, x);
+    return n;
+  }
+  __device__ __forceinline__ bool tap(int k, int& dy, int& dx, int& channel) const {
+    uint32_t c;
+    const uint32_t tap = Order::by_c.divide(uint32_t(k), c);
+    channel = int(c);
+    return Order::step_to(tap, dy, dx) < shape.r;
+  }
   template <class Mine>
-  struct State {
-    uint32_t base[Mine::slots];  // pixel of tap (0, 0)
-    Place2 at[Mine::slots];
-    int k, c;
-    uint32_t step, pixels;  // from tap (0, 0) to that of the k tile
-    bool k_inside;
-    __device__ __forceinline__ void init(const PatchesBy& of, int first, int thread) {
-      const ConvShape& s = of.shape;
-      k = thread % Mine::chunks * Mine::chunk;
-#pragma unroll
-      for (int slot = 0; slot < Mine::slots; ++slot) {
-        const int row = first + thread / Mine::chunks + slot * Mine::step;
-        int y, x;
-        const int n = of.pixel(row, y, x);
-        y = y * s.stride - s.pad;
-        x = x * s.stride_x() - s.pad_x();
-        base[slot] = (uint32_t(n) * s.h + y) * s.w + x;
-        at[slot] = Place2::of(row < of.rows() ? y : Place2::outside, x);
-      }
-    }
-    __device__ __forceinline__ void begin(const PatchesBy& of, int tile) {
-      const ConvShape& s = of.shape;
-      uint32_t channel, column_of_taps;
-      const uint32_t tap = of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
-      const uint32_t r = of.by_s.divide(tap, column_of_taps);
-      const int dy = int(r) * s.dilation, dx = int(column_of_taps) * s.dilation;
-      k_inside = int(r) < s.r;
-      step = Place2::step(dy, dx);
-      pixels = uint32_t(dy * s.w + dx);
-      c = int(channel);
-    }
-    __device__ __forceinline__ int column(const PatchesBy&, int) const { return c; }
-    __device__ __forceinline__ uint32_t row(const PatchesBy& of, int, int slot, bool& inside) const {
-      inside = k_inside && (at[slot] + step).inside(of.shape.h, of.shape.w);
-      return base[slot] + pixels;
-    }
-    __device__ __forceinline__ int entry(const PatchesBy& of, int tile) const {
-      uint32_t channel;
-      of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
-      return int(channel);
-    }
-  };
+  using State = Gathered<PatchesBy, Mine>;
 };
 
 struct Patches : PatchesBy<Geometry> {
@@ -289,13 +315,11 @@ struct PatchColumns : Geometry {
     uint32_t lane_base;  // of the pixel of the k tile that has this lane's number: each is worked out once a warp
     Place2 lane_at;
     __device__ __forceinline__ void init(const PatchColumns& of, int first, int thread) {
-      const ConvShape& s = of.shape;
-      uint32_t column_of_taps;
-      const uint32_t r = of.by_s.divide(of.columns.tap(first + thread % Mine::chunks * Mine::chunk, c), column_of_taps);
-      const int dy = int(r) * s.dilation, dx = int(column_of_taps) * s.dilation;
-      c_inside = c < s.c;
+      int dy, dx;
+      of.step_to(of.columns.tap(first + thread % Mine::chunks * Mine::chunk, c), dy, dx);
+      c_inside = c < of.shape.c;
       step = Place2::step(dy, dx);
-      pixels = uint32_t(dy * s.w + dx);
+      pixels = uint32_t(dy * of.shape.w + dx);
       row0 = thread / Mine::chunks;
     }
     __device__ __forceinline__ void begin(const PatchColumns& of, int tile) {
@@ -303,8 +327,7 @@ struct PatchColumns : Geometry {
       const int pixel = tile * Mine::BK + int(threadIdx.x) % Mine::BK;
       int y, x;
       const int n = of.pixel(pixel, y, x);
-      y = y * s.stride - s.pad;
-      x = x * s.stride_x() - s.pad_x();
+      of.to_first_tap(y, x);
       lane_base = (uint32_t(n) * s.h + y) * s.w + x;
       lane_at = Place2::of(pixel < s.rows() ? y : Place2::outside, x);
     }
@@ -354,14 +377,14 @@ struct Phase {
 // What of dy reaches the input pixels of a phase: row = such a pixel, k = (tap of y, tap of x, k).
 struct Reaching {
   static constexpr bool k_outer = false, overlaps = true;
-  int oh, ow, k, rows;
+  int oh, ow, k, row_count;
   Phase phase;
   FastDivide by_width, by_height, by_k, by_taps;
   Reaching(const ConvShape& s, const Phase& p)
       : oh(s.oh),
         ow(s.ow),
         k(s.k),
-        rows(int(p.rows(s.n))),
+        row_count(int(p.rows(s.n))),
         phase(p),
         by_width(p.x.size),
         by_height(p.y.size),
@@ -369,47 +392,26 @@ struct Reaching {
         by_taps(p.x.taps ? p.x.taps : 1) {}
   constexpr int channels() const { return k; }
   constexpr int pitch() const { return k; }
-
+  constexpr int rows() const { return row_count; }
+  constexpr int height() const { return oh; }
+  constexpr int width() const { return ow; }
+  __device__ __forceinline__ int first(int row, int& y, int& x) const {
+    uint32_t j, i;
+    const uint32_t n = by_height.divide(by_width.divide(uint32_t(row), j), i);
+    y = int(i) + phase.y.base;
+    x = int(j) + phase.x.base;
+    return int(n);
+  }
+  __device__ __forceinline__ bool tap(int at, int& dy, int& dx, int& channel) const {
+    uint32_t ch, tap_x;
+    const int tap_y = int(by_taps.divide(by_k.divide(uint32_t(at), ch), tap_x));
+    dy = -tap_y * phase.y.reach;
+    dx = -int(tap_x) * phase.x.reach;
+    channel = int(ch);
+    return tap_y < phase.y.taps;
+  }
   template <class Mine>
-  struct State {
-    uint32_t base[Mine::slots];
-    Place2 at[Mine::slots];
-    int k, channel;
-    uint32_t step, pixels;
-    bool k_inside;
-    __device__ __forceinline__ void init(const Reaching& of, int first, int thread) {
-      k = thread % Mine::chunks * Mine::chunk;
-#pragma unroll
-      for (int slot = 0; slot < Mine::slots; ++slot) {
-        const int row = first + thread / Mine::chunks + slot * Mine::step;
-        uint32_t j, i;
-        const uint32_t n = of.by_height.divide(of.by_width.divide(uint32_t(row), j), i);
-        const int y = int(i) + of.phase.y.base, x = int(j) + of.phase.x.base;
-        base[slot] = (n * of.oh + y) * of.ow + x;
-        at[slot] = Place2::of(row < of.rows ? y : Place2::outside, x);
-      }
-    }
-    __device__ __forceinline__ void begin(const Reaching& of, int tile) {
-      uint32_t ch, tap_x;
-      const uint32_t tap = of.by_k.divide(uint32_t(tile * Mine::BK + k), ch);
-      const uint32_t tap_y = of.by_taps.divide(tap, tap_x);
-      const int dy = int(tap_y) * of.phase.y.reach, dx = int(tap_x) * of.phase.x.reach;
-      k_inside = int(tap_y) < of.phase.y.taps;
-      step = Place2::step(dy, dx);
-      pixels = uint32_t(dy * of.ow + dx);
-      channel = int(ch);
-    }
-    __device__ __forceinline__ int column(const Reaching&, int) const { return channel; }
-    __device__ __forceinline__ uint32_t row(const Reaching& of, int, int slot, bool& inside) const {
-      inside = k_inside && (at[slot] - step).inside(of.oh, of.ow);
-      return base[slot] - pixels;
-    }
-    __device__ __forceinline__ int entry(const Reaching& of, int tile) const {
-      uint32_t ch;
-      of.by_k.divide(uint32_t(tile * Mine::BK + k), ch);
-      return int(ch);
-    }
-  };
+  using State = Gathered<Reaching, Mine>;
 };
 
 // Weights for the data gradient: row = c, k = (tap of y, tap of x, k) of a phase, the reduction outer.

@@ -1,11 +1,9 @@
-// Depthwise convolution (ops/depthwise.h). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds
-// an element. Forward, in forward-only plans: a thread has 8 channels of an output pixel, or at stride 1 of a strip of
-// `strip` in a row, so that each loaded column serves up to R taps: 4 % of a forward pass of mobilenet_v2 at 224 px by
-// the clock, 13 % of efficientnet_b0; at stride 2, where fewer taps share a column, strips take longer. Gradients are
-// for training whose layers are not fused (ops/fused_depthwise.cuh has the others). Data: an input pixel a thread.
-// Weights: a warp has 64 channels, two a lane, and rows of output pixels; partial sums are added in a fixed order.
-#include "core/cuda_device.cuh"
+// Depthwise convolution (ops/depthwise.h) in forward-only plans, and in training whose layers are not fused
+// (ops/fused_depthwise.cuh has the others). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds
+// an element. Forward and data: a thread has 8 channels of a pixel. Weights: a warp has 64 channels, two a lane, and
+// rows of output pixels; partial sums are added in a fixed order.
 #include "ops/depthwise.h"
+#include "ops/grids.cuh"
 #include "ops/partial_sums.h"
 #include "ops/store_output.cuh"
 
@@ -13,95 +11,47 @@ namespace lgd {
 
 namespace {
 
-constexpr int strip = 4;
-
-// R: kernel size. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
-template <class T, int R>
-__global__ void __launch_bounds__(256, 2)
-    strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w,
-                 const __grid_constant__ StoreOutput<T> out, int strips, int64_t threads) {
-  wait_for_inputs();
-  const int chunks = s.c / 8;
-  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
-    const int channel = int(e % chunks) * 8;
-    const int64_t place = e / chunks;
-    const int ox0 = int(place % strips) * strip, oy = int(place / strips % s.oh), n = int(place / strips / s.oh);
-    F8 sum[strip];
-#pragma unroll
-    for (int o = 0; o < strip; ++o) sum[o] = zero8();
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      const int iy = oy - s.pad + r;
-      if (unsigned(iy) >= unsigned(s.h)) continue;
-      F8 taps[R];
-#pragma unroll
-      for (int q = 0; q < R; ++q) taps[q] = load8(w + int64_t(r * R + q) * s.c + channel);
-#pragma unroll
-      for (int column = 0; column < strip - 1 + R; ++column) {
-        const int ix = ox0 - s.pad + column;
-        if (unsigned(ix) >= unsigned(s.w)) continue;
-        const F8 v = load8(x + ((int64_t(n) * s.h + iy) * s.w + ix) * s.c + channel);
-#pragma unroll
-        for (int o = 0; o < strip; ++o) {
-          const int q = column - o;
-          if (q < 0 || q >= R) continue;
-#pragma unroll
-          for (int i = 0; i < 8; ++i) sum[o].v[i] = fmaf(v.v[i], taps[q < 0 || q >= R ? 0 : q].v[i], sum[o].v[i]);
-        }
-      }
-    }
-#pragma unroll 1  // the function is long
-    for (int o = 0; o < strip && ox0 + o < s.ow; ++o) {
-      out.store((int64_t(n) * s.oh + oy) * s.ow + ox0 + o, channel, sum[0]);
-#pragma unroll
-      for (int next = 1; next < strip; ++next) sum[next - 1] = sum[next];
-    }
-  }
-}
-
-// Any stride, dilation and kernel: one output pixel a thread.
+// Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
 template <class T>
-__global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w,
-                                                    const __grid_constant__ StoreOutput<T> out, int64_t threads) {
+__global__ void __launch_bounds__(256, 2) output_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w,
+                                                        const __grid_constant__ StoreOutput<T> out, int64_t threads) {
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
-    const int channel = int(e % chunks) * 8;
-    const int64_t place = e / chunks;
-    const int ox = int(place % s.ow), oy = int(place / s.ow % s.oh), n = int(place / s.ow / s.oh);
+    const VectorPlace p = vector_place(e, s.oh, s.ow, chunks);
     F8 sum = zero8();
     for (int r = 0; r < s.r; ++r)
       for (int q = 0; q < s.s; ++q) {
-        const int iy = oy * s.stride - s.pad + r * s.dilation, ix = ox * s.stride - s.pad + q * s.dilation;
+        const int iy = p.y * s.stride - s.pad + r * s.dilation, ix = p.x * s.stride - s.pad + q * s.dilation;
         if (unsigned(iy) >= unsigned(s.h) || unsigned(ix) >= unsigned(s.w)) continue;
-        const F8 v = load8(x + ((int64_t(n) * s.h + iy) * s.w + ix) * s.c + channel),
-                 tap = load8(w + int64_t(r * s.s + q) * s.c + channel);
+        const F8 v = load8(vector_at(x, p, iy, ix, s.h, s.w, chunks)),
+                 tap = load8(w + (int64_t(r * s.s + q) * chunks + p.chunk) * 8);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(v.v[i], tap.v[i], sum.v[i]);
       }
-    out.store(place, channel, sum);
+    F8 scale, shift;
+    out.prepare(p.chunk * 8, scale, shift);
+    out.store(e / chunks, p.chunk * 8, sum, out.fetch(e / chunks, p.chunk * 8), scale, shift);
   }
 }
 
-// Data gradient for any stride: an input pixel gathers the outputs it took part in.
+// Data gradient: an input pixel gathers the outputs it took part in.
 template <class T>
 __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ ConvShape s, const T* dy, const T* w,
                                                      T* dx, bool accumulate, int64_t threads) {
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
-    const int channel = int(e % chunks) * 8;
-    const int64_t place = e / chunks;
-    const int ix = int(place % s.w), iy = int(place / s.w % s.h), n = int(place / s.w / s.h);
+    const VectorPlace p = vector_place(e, s.h, s.w, chunks);
     F8 sum = zero8();
     for (int r = 0; r < s.r; ++r) {
-      const int ty = iy + s.pad - r * s.dilation;
+      const int ty = p.y + s.pad - r * s.dilation;
       if (ty < 0 || ty % s.stride || ty / s.stride >= s.oh) continue;
       for (int q = 0; q < s.s; ++q) {
-        const int tx = ix + s.pad - q * s.dilation;
+        const int tx = p.x + s.pad - q * s.dilation;
         if (tx < 0 || tx % s.stride || tx / s.stride >= s.ow) continue;
-        const F8 g = load8(dy + ((int64_t(n) * s.oh + ty / s.stride) * s.ow + tx / s.stride) * s.c + channel);
-        const F8 tap = load8(w + int64_t(r * s.s + q) * s.c + channel);
+        const F8 g = load8(vector_at(dy, p, ty / s.stride, tx / s.stride, s.oh, s.ow, chunks)),
+                 tap = load8(w + (int64_t(r * s.s + q) * chunks + p.chunk) * 8);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(g.v[i], tap.v[i], sum.v[i]);
       }
@@ -178,18 +128,9 @@ void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const 
   check_shape(s);
   with_type(type, [&]<class T>(T) {
     const T *from = static_cast<const T*>(x), *taps = static_cast<const T*>(w);
-    const StoreOutput<T> out{
-        static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
-    if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
-      const int strips = (s.ow + strip - 1) / strip;
-      const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
-      if (s.r == 3)
-        LGD_LAUNCH(ctx, (strip_kernel<T, 3>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
-      else LGD_LAUNCH(ctx, (strip_kernel<T, 5>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
-    } else {
-      const int64_t threads = s.rows() * (s.c / 8);
-      LGD_LAUNCH(ctx, plain_kernel<T>, blocks_for(threads, 256), 256, 0, s, from, taps, out, threads);
-    }
+    const StoreOutput<T> out{static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act};
+    const int64_t threads = s.rows() * (s.c / 8);
+    LGD_LAUNCH(ctx, output_kernel<T>, blocks_for(threads, 256), 256, 0, s, from, taps, out, threads);
   });
 }
 

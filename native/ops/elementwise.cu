@@ -62,22 +62,23 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// ds[n,c] = sum over the pixels of dy * x. Block: 32 channel chunks x 8 rows of pixels of one image.
+// ds[n,c] = sum over the pixels of dy * x. A block has an image.
 template <class T>
-__global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const T* x, const T* dy, T* ds) {
+__global__ void __launch_bounds__(256)
+    scale_sums_kernel(ScaleShape shape, ColumnWalk walk, const T* x, const T* dy, T* ds) {
   wait_for_inputs();
-  const int chunks = shape.channels / 8, chunk = blockIdx.x * 32 + threadIdx.x;
+  int chunk;
   F8 sum = zero8();
-  if (chunk < chunks)
-    for (int64_t p = threadIdx.y; p < shape.pixels; p += 8) {
-      const int64_t at = ((int64_t(blockIdx.y) * shape.pixels + p) * chunks + chunk) * 8;
+  const bool valid = chunk_of(walk, chunk);
+  if (valid)
+    for (int64_t p = threadIdx.x / walk.width; p < shape.pixels; p += walk.rows_per_pass) {
+      const int64_t at = ((int64_t(blockIdx.x) * shape.pixels + p) * walk.chunks + chunk) * 8;
       const F8 a = load8(x + at), b = load8(dy + at);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(a.v[i], b.v[i], sum.v[i]);
     }
-  sum = sum_block_rows(sum);
-  if (threadIdx.y != 0 || chunk >= chunks) return;
-  store8(ds + (int64_t(blockIdx.y) * chunks + chunk) * 8, sum);
+  sum_walk_rows(sum, walk);
+  if (valid && int(threadIdx.x) < walk.width) store8(ds + (int64_t(blockIdx.x) * walk.chunks + chunk) * 8, sum);
 }
 
 template <class T>
@@ -140,11 +141,12 @@ void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType typ
 void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s,
                                  const void* dy, void* dx, bool accumulate_dx, void* ds) {
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
+  const ColumnWalk walk = column_walk(ctx, shape.pixels, shape.channels);
   with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors,
                static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx), accumulate_dx);
-    LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3((shape.channels / 8 + 31) / 32, shape.n), dim3(32, 8), 0, shape,
-               static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(ds));
+    LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3(shape.n, walk.groups), 256, 0, shape, walk, static_cast<const T*>(x),
+               static_cast<const T*>(dy), static_cast<T*>(ds));
   });
 }
 

@@ -71,7 +71,8 @@ struct GradientTarget {
   NormGradient norm;
 };
 
-// y = conv(x), and the norm's numbers. groups 1 / depthwise (shapes as in depthwise.h, stride 1 or 2, dilation 1).
+// y = conv(x), and the norm's numbers. groups 1 / depthwise (shapes as in depthwise.h, stride 1 or 2, dilation 1; x has
+// no gate).
 void conv_norm_forward_cpu(Context&, const ConvShape&, DType type, const LazyInput& x, const void* w, const NormTarget&,
                            void* y);
 void conv_norm_forward_cuda(Context&, const ConvShape&, DType type, const LazyInput& x, const void* w,

@@ -114,7 +114,7 @@ void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, 
     ReachTarget<T> out(s, phase, target);
     if (partial) out.partial = partial + size_t(all.first[i]) * 2 * s.c;
     with_phase<T>(ctx, s, phase, dy, w, [&](auto tile, auto a, auto b) {
-      matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K, [](auto&, int) {});
+      matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K);
     });
   }
   if (partial) finish_gradient(ctx, partial, all.parts, s.c, int64_t(s.n) * s.h * s.w, target.norm);

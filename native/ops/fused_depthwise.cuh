@@ -18,12 +18,13 @@ namespace lgd {
 
 constexpr size_t block_memory = 99 << 10;  // what a block may have on every architecture from 8.0 on
 
-inline void check_fused_depthwise(const ConvShape& s) {
+inline void check_fused_depthwise(const ConvShape& s, const LazyInput& x) {
   LGD_CHECK(s.c % 8 == 0 && s.k == s.c, "BAD_SHAPE",
             "a depthwise convolution on CUDA needs equal channels in multiples of 8, found ", s.c, " and ", s.k);
   LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5) && (s.stride == 1 || s.stride == 2) && s.dilation == 1 && s.pad < s.r,
             "BAD_SHAPE", "fused depthwise kernels are 3x3 or 5x5 with stride 1 or 2, found ", s.r, "x", s.s,
             ", stride ", s.stride, ", padding ", s.pad, ", dilation ", s.dilation);
+  LGD_CHECK(!x.gate, "BAD_SHAPE", "a depthwise convolution does not multiply its input by a gate");
 }
 
 // ---- the walk -------------------------------------------------------------------------------------------------------
@@ -324,22 +325,14 @@ template <class T>
 __device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, const StageSource& source,
                                                const Pixel* table, const StagePlace& place, const Share& share,
                                                const LazyInput& x, const ActForm& form, int first_channel) {
-  each_half(walk, tile, source, table, place, share, [&](const Pixel& pixel, int of_block, auto rows) {
+  each_half(walk, tile, source, table, place, share, [&](const Pixel&, int of_block, auto rows) {
     const int channel = first_channel + of_block;
     const F4 scale = load4(x.scale + channel), shift = load4(x.shift + channel);
-    const auto activated = [&](const T* at) {
+    rows([&](T* at) {
       F4 v = load4(at);
       const float u[4] = {fmaf(v.v[0], scale.v[0], shift.v[0]), fmaf(v.v[1], scale.v[1], shift.v[1]),
                           fmaf(v.v[2], scale.v[2], shift.v[2]), fmaf(v.v[3], scale.v[3], shift.v[3])};
       act_each(form, u, [&](int k, float value, float) { v.v[k] = value; });
-      return v;
-    };
-    if (!x.gate) return rows([&](T* at) { store4(at, activated(at)); });
-    const F4 gate = load4(static_cast<const T*>(x.gate) + int64_t(place.image + pixel.image()) * source.c + channel);
-    rows([&](T* at) {
-      F4 v = activated(at);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) v.v[k] *= gate.v[k];
       store4(at, v);
     });
   });

@@ -42,7 +42,7 @@ inline int steps_over(int size, int pad, int phase, int stride) {
 // The input: how its activation is made, and what becomes of its gradient.
 template <class T>
 struct InputSide {
-  const T *x, *gate;
+  const T* x;
   const float *scale, *shift;
   ActForm form;
   // of the gradient. normed: times act'(u), and the sums of its norm, which is the one of x
@@ -125,9 +125,9 @@ struct BackwardLane {
   }
 
   // Finishes the strip's pixels of input row i of a step. raw: its first pixel in shared memory; d_x: the same of the
-  // gradient; valid: bits of the pixels that are inside; gate_at: the place of the lane's channels in the gate.
+  // gradient; valid: bits of the pixels that are inside.
   __device__ __forceinline__ void finish_row(const InputSide<T>& in, T* d_x, int i, int newest, const T* raw, int width,
-                                             int64_t pitch, uint32_t valid, int gate_at) {
+                                             int64_t pitch, uint32_t valid) {
     float x[finished][channels], u[finished * channels], value[finished][channels], slope[finished][channels],
         dx[finished][channels] = {};
 #pragma unroll
@@ -140,12 +140,6 @@ struct BackwardLane {
       value[k / channels][k % channels] = valid >> k / channels & 1 ? act : 0.f;
       slope[k / channels][k % channels] = derivative;
     });
-    if (in.gate) {
-      float factor[channels];
-      load_lane(in.gate + gate_at, factor);
-#pragma unroll
-      for (int k = 0; k < finished * channels; ++k) value[k / channels][k % channels] *= factor[k % channels];
-    }
 #pragma unroll
     for (int column = 0; column < finished; ++column) add_taps(i, column, newest, value[column], dx[column]);
     if (in.accumulate) {
@@ -275,7 +269,7 @@ __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1
 #pragma unroll
         for (int i = 0; i < S; ++i, ++iy, x_line += in_source.line, out += row_pitch)
           if (iy >= wanted.begin && (i == 0 || iy < wanted.end))
-            me.finish_row(in, out, i, p, x_line, width, s.c, valid, n * s.c + channel);
+            me.finish_row(in, out, i, p, x_line, width, s.c, valid);
       }
     }
   };
@@ -327,7 +321,6 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradien
   DepthwiseWalk walk = plan<T, R, S>(ctx.card, s, rows, dy.y != nullptr);
   walk.back = ctx.turn();
   const InputSide<T> in{static_cast<const T*>(x.y),
-                        static_cast<const T*>(x.gate),
                         x.scale,
                         x.shift,
                         form_of(x.scale ? x.act : Act::none),
@@ -353,7 +346,7 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradien
 
 void depthwise_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x,
                                   const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
-  check_fused_depthwise(s);
+  check_fused_depthwise(s, x);
   const bool norm = target && target->y;
   const bool normed = norm && target->y == x.y && x.scale && target->scale == x.scale && target->shift == x.shift &&
                       target->act == x.act && !target->activated;

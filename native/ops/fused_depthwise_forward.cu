@@ -191,7 +191,7 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const
 
 void depthwise_norm_forward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w,
                                  const NormTarget& norm, void* y) {
-  check_fused_depthwise(s);
+  check_fused_depthwise(s, x);
   with_type(type, [&]<class T>(T) {
     const auto call = [&](auto run) { run(ctx, s, x, static_cast<const T*>(w), norm, static_cast<T*>(y)); };
     if (s.r == 3) s.stride == 1 ? call(run<T, 3, 1>) : call(run<T, 3, 2>);

@@ -1,4 +1,5 @@
-// How many blocks a launch has where they are to fill the card (Card in core/context.h).
+// How many blocks a launch has where they are to fill the card (Card in core/context.h), and which eight channels of a
+// pixel a thread has that takes one vector after another.
 #pragma once
 #include "core/cuda_device.cuh"
 #include "core/cuda_vectors.cuh"
@@ -10,6 +11,21 @@ namespace lgd {
 // which evens out how they end.
 inline unsigned elementwise_blocks(const Context& ctx, int64_t vectors) {
   return blocks_for(vectors, 256, int64_t(ctx.card.multiprocessors) * 16);
+}
+
+// The image, pixel and 8-channel chunk of vector e of [n][h][w][chunks].
+struct VectorPlace {
+  int n, y, x, chunk;
+};
+__device__ __forceinline__ VectorPlace vector_place(int64_t e, int h, int w, int chunks) {
+  const int64_t pixel = e / chunks;
+  return {int(pixel / w / h), int(pixel / w % h), int(pixel % w), int(e % chunks)};
+}
+// The same chunk of pixel (y, x) of that image in an array [n][h][w][chunks].
+template <class T>
+__device__ __forceinline__ const T* vector_at(const T* base, const VectorPlace& p, int y, int x, int h, int w,
+                                              int chunks) {
+  return base + (((int64_t(p.n) * h + y) * w + x) * chunks + p.chunk) * 8;
 }
 
 // How many blocks of a kernel shall fit a multiprocessor by their registers, told as it would be for an H100. An A100

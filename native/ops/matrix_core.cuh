@@ -430,11 +430,15 @@ void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, in
   LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split, k_step, back);
 }
 
+struct Nothing {
+  template <class Out>
+  void operator()(Out&, int) const {}
+};
 // The whole product by walking blocks. prepare(out, blocks) is called before the launch: an epilogue with sums needs as
 // many parts.
-template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
+template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare = Nothing>
 void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K,
-                    Prepare&& prepare) {
+                    const Prepare& prepare = {}) {
   const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
   const int blocks = walkers<T, Tile, LoaderA, LoaderB, Out>(ctx, M, N, shared);
   prepare(out, blocks);

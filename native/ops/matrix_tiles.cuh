@@ -52,20 +52,18 @@ void with_tile(const Context& ctx, int64_t M, int64_t N, int64_t K, Body&& body,
   } else {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
     if (N <= 32) return body(typename All::Narrow{});
-    const bool groups = ctx.warpgroups,
-               small = blocks(128, 64) < ctx.card.multiprocessors || !fits(typename All::Middle{});
-    if (small && groups) return body(typename All::SmallGroup{});
-    if (small) return body(typename All::Small{});
+    const auto either = [&](auto group, auto warps) { ctx.warpgroups ? body(group) : body(warps); };
+    const bool small = blocks(128, 64) < ctx.card.multiprocessors || !fits(typename All::Middle{});
+    if (small) return either(typename All::SmallGroup{}, typename All::Small{});
     const bool middle =
         !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < ctx.card.multiprocessors;
-    if (middle && groups) return body(typename All::MiddleGroup{});
     // Over many taps a product is no longer bound by memory, and warps shall read shared memory as seldom as they can.
     if constexpr (taps)
-      if (middle && K >= 192 && blocks(256, 64) >= ctx.card.multiprocessors && fits(typename All::Tall{}))
+      if (middle && !ctx.warpgroups && K >= 192 && blocks(256, 64) >= ctx.card.multiprocessors &&
+          fits(typename All::Tall{}))
         return body(typename All::Tall{});
-    if (middle) return body(typename All::Middle{});
-    if (groups) return body(typename All::WideGroup{});
-    body(typename All::Wide{});
+    if (middle) return either(typename All::MiddleGroup{}, typename All::Middle{});
+    either(typename All::WideGroup{}, typename All::Wide{});
   }
 }
 
@@ -83,14 +81,11 @@ void with_split_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
     };
     const int64_t wide = waves(typename All::Wide{}), middle = waves(typename All::Middle{}),
                   flat = waves(typename All::Flat{}), small = waves(typename All::Small{});
-    const bool groups = ctx.warpgroups;
+    const auto either = [&](auto group, auto warps) { ctx.warpgroups ? body(group) : body(warps); };
     if (small < std::min({wide, middle, flat})) return body(typename All::Small{});
-    if (flat < std::min(wide, middle) && groups) return body(typename All::FlatGroup{});
-    if (flat < std::min(wide, middle)) return body(typename All::Flat{});
-    if (middle < wide && groups) return body(typename All::MiddleGroup{});
-    if (middle < wide) return body(typename All::Middle{});
-    if (groups) return body(typename All::WideGroup{});
-    body(typename All::Wide{});
+    if (flat < std::min(wide, middle)) return either(typename All::FlatGroup{}, typename All::Flat{});
+    if (middle < wide) return either(typename All::MiddleGroup{}, typename All::Middle{});
+    either(typename All::WideGroup{}, typename All::Wide{});
   }
 }
 

@@ -34,7 +34,11 @@ using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at
 
 struct AnyAct {
   Act act;
-  __device__ __forceinline__ float operator()(float u) const { return act_any(act, u); }
+  __device__ __forceinline__ float operator()(float u) const {
+    float value = 0;
+    choose_act(act, [&](auto function) { value = function(u); });
+    return value;
+  }
   __device__ __forceinline__ float slope(float u) const {
     float slope = 0;
     choose_act(act, [&](auto function) { slope = function.slope(u); });
@@ -329,7 +333,7 @@ template <class Launch>
 void with_window(bool three, const LazyInput& x, Launch&& launch) {
   if (three && x.act == Act::none && !x.scale) launch(Size<3>{}, ActFunction<Act::none>{});
   else if (three && x.act == Act::relu) launch(Size<3>{}, ActFunction<Act::relu>{});
-  else launch(Size<0>{}, AnyAct{x.act});
+  else launch(Size<0>{}, AnyAct{with_gradient(x.act)});
 }
 
 BackwardTiles backward_tiles(const Context& ctx, const PoolShape& s, size_t bytes) {

@@ -4,7 +4,7 @@
 // input gives the same bits.
 #include "ops/grids.cuh"
 #include "ops/norm_act.h"
-#include "ops/reduce.cuh"
+#include "ops/norm_finish.cuh"
 
 namespace lgd {
 
@@ -60,26 +60,24 @@ __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, 
 }
 
 // Mean and variance of all rows from those of the blocks (Chan, Golub and LeVeque 1983), and the running statistics.
-__global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, NormShape shape, float* running_mean,
-                                      float* running_var, float* mean, float* rstd) {
+__global__ void __launch_bounds__(finish_threads)
+    moments_finish_kernel(const float* partial, ColumnWalk walk, NormShape shape, float* running_mean,
+                          float* running_var, float* mean, float* rstd) {
   wait_for_inputs();
-  const int c = blockIdx.x * reduce_columns + threadIdx.x, channels = shape.channels;
-  const bool valid = c < channels;
-  __shared__ float means[reduce_columns];
-  const float rows = float(shape.rows), sum = sum_partials(partial, walk.splits, 2 * channels, c, valid);
-  if (threadIdx.y == 0) means[threadIdx.x] = sum / rows;
+  const int c = finish_channel(), channels = shape.channels;
+  __shared__ float means[finish_channels];
+  const float rows = float(shape.rows), sum = sum_partial_pairs(partial, walk.splits, channels).sum;
+  if (threadIdx.x < finish_channels) means[threadIdx.x] = sum / rows;
   __syncthreads();
-  const float m = means[threadIdx.x];
-  float squares = 0;
-  if (valid)
-    for (int split = threadIdx.y; split < walk.splits; split += reduce_parts) {
-      const float count = float(rows_of_block(shape.rows, walk, walk.splits, split));
-      if (count == 0) continue;
-      const float apart = partial[int64_t(split) * 2 * channels + c] / count - m;
-      squares += partial[int64_t(split) * 2 * channels + channels + c] + count * apart * apart;
-    }
-  const float deviations = sum_parts(squares);
-  if (threadIdx.y != 0 || !valid) return;
+  const float m = means[threadIdx.x % finish_channels];
+  const float deviations = sum_pairs(walk.splits, [&](int split, SumPair& squares) {
+                             const float count = float(rows_of_block(shape.rows, walk, walk.splits, split));
+                             if (count == 0) return;
+                             const float* of_block = partial + int64_t(split) * 2 * channels + c;
+                             const float apart = of_block[0] / count - m;
+                             squares.sum += of_block[channels] + count * apart * apart;
+                           }).sum;
+  if (threadIdx.x >= finish_channels) return;
   const float var = deviations / rows;
   mean[c] = m;
   rstd[c] = rsqrtf(var + shape.eps);
@@ -178,18 +176,16 @@ __global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_cons
   write_column_sums(products, walk, partial, 2 * channels, channels);
 }
 
-__global__ void backward_finish_kernel(const float* partial, int splits, int channels, float* sums, float* d_gamma,
-                                       float* d_beta) {
+__global__ void __launch_bounds__(finish_threads)
+    backward_finish_kernel(const float* partial, int splits, int channels, float* sums, float* d_gamma, float* d_beta) {
   wait_for_inputs();
-  const int c = blockIdx.x * reduce_columns + threadIdx.x;
-  const bool valid = c < channels;
-  const float sum = sum_partials(partial, splits, 2 * channels, c, valid);
-  const float products = sum_partials(partial, splits, 2 * channels, channels + c, valid);
-  if (threadIdx.y != 0 || !valid) return;
-  sums[c] = sum;
-  sums[channels + c] = products;
-  d_beta[c] += sum;
-  d_gamma[c] += products;
+  const int c = finish_channel();
+  const SumPair total = sum_partial_pairs(partial, splits, channels);
+  if (threadIdx.x >= finish_channels) return;
+  sums[c] = total.sum;
+  sums[channels + c] = total.product;
+  d_beta[c] += total.sum;
+  d_gamma[c] += total.product;
 }
 
 template <class T>
@@ -242,8 +238,8 @@ void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, con
     const T* x = static_cast<const T*>(f.x);
     LGD_LAUNCH(ctx, moments_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, x, shape.rows, walk, partial);
   });
-  LGD_LAUNCH(ctx, moments_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts),
-             0, partial, walk, shape, f.running_mean, f.running_var, f.mean, f.rstd);
+  LGD_LAUNCH(ctx, moments_finish_kernel, shape.channels / finish_channels, finish_threads, 0, partial, walk, shape,
+             f.running_mean, f.running_var, f.mean, f.rstd);
   apply(ctx, shape.rows, shape.channels, type, f.x, f.residual, shape.act, f.y,
         FromStatistics{f.gamma, f.beta, f.mean, f.rstd});
 }
@@ -256,8 +252,8 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
   with_type(type, [&]<class T>(T) {
     const Act act = with_gradient(shape.act);
     LGD_LAUNCH(ctx, backward_sums_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, b, act, shape.rows, walk, partial);
-    LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns),
-               dim3(reduce_columns, reduce_parts), 0, partial, walk.splits, shape.channels, sums, b.d_gamma, b.d_beta);
+    LGD_LAUNCH(ctx, backward_finish_kernel, shape.channels / finish_channels, finish_threads, 0, partial, walk.splits,
+               shape.channels, sums, b.d_gamma, b.d_beta);
     LGD_LAUNCH(ctx, backward_apply_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, b, act, vectors,
                shape.channels / 8, 1.f / float(shape.rows), sums);
   });

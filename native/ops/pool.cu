@@ -9,33 +9,17 @@ namespace lgd {
 
 namespace {
 
-// The pixel and channel chunk of flat vector e of [n][h][w][chunks].
-struct Place {
-  int n, y, x, chunk;
-};
-__device__ __forceinline__ Place place_of(int64_t e, int h, int w, int chunks) {
-  const int chunk = int(e % chunks);
-  const int64_t pixel = e / chunks;
-  const int x = int(pixel % w), y = int(pixel / w % h);
-  return {int(pixel / w / h), y, x, chunk};
-}
-
-template <class T>
-__device__ __forceinline__ const T* pixel_at(const T* base, const Place& p, int y, int x, int h, int w, int chunks) {
-  return base + (((int64_t(p.n) * h + y) * w + x) * chunks + p.chunk) * 8;
-}
-
 template <class T>
 __global__ void __launch_bounds__(256) avg_pool_kernel(PoolShape s, int64_t vectors, const T* x, T* y) {
   wait_for_inputs();
   const int chunks = s.c / 8;
   const float share = 1.f / float(s.kernel * s.kernel);
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
-    const Place p = place_of(e, s.oh, s.ow, chunks);
+    const VectorPlace p = vector_place(e, s.oh, s.ow, chunks);
     F8 sum = zero8();
     for (int r = 0; r < s.kernel; ++r)
       for (int q = 0; q < s.kernel; ++q) {
-        const F8 v = load8(pixel_at(x, p, p.y * s.kernel + r, p.x * s.kernel + q, s.h, s.w, chunks));
+        const F8 v = load8(vector_at(x, p, p.y * s.kernel + r, p.x * s.kernel + q, s.h, s.w, chunks));
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
       }
@@ -52,10 +36,10 @@ __global__ void __launch_bounds__(256)
   const int chunks = s.c / 8;
   const float share = 1.f / float(s.kernel * s.kernel);
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
-    const Place p = place_of(e, s.h, s.w, chunks);
+    const VectorPlace p = vector_place(e, s.h, s.w, chunks);
     F8 g = zero8();
     if (p.y / s.kernel < s.oh && p.x / s.kernel < s.ow)
-      g = load8(pixel_at(dy, p, p.y / s.kernel, p.x / s.kernel, s.oh, s.ow, chunks));
+      g = load8(vector_at(dy, p, p.y / s.kernel, p.x / s.kernel, s.oh, s.ow, chunks));
 #pragma unroll
     for (int i = 0; i < 8; ++i) g.v[i] *= share;
     put8(dx + e * 8, g, accumulate);

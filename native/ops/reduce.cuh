@@ -1,34 +1,9 @@
-// Sums over partial results in a fixed order: the second half of a reduction that is split over blocks. (Those of
-// gradients: ops/partial_sums.h.)
+// Sums per channel over the rows of an array, in a fixed order: how blocks share the rows, and what each adds up.
+// (Parts of blocks are added by ops/norm_finish.cuh, those of weights' gradients by ops/partial_sums.h.)
 #pragma once
 #include "core/cuda_device.cuh"
 
 namespace lgd {
-
-constexpr int reduce_columns = 32, reduce_parts = 8;
-
-// The sum of what the parts (threadIdx.y) of a column hold, given to part 0. Block: dim3(reduce_columns, reduce_parts);
-// every thread calls it.
-__device__ __forceinline__ float sum_parts(float value) {
-  __shared__ float sums[reduce_parts][reduce_columns + 1];
-  __syncthreads();  // the sums of an earlier call may still be read
-  sums[threadIdx.y][threadIdx.x] = value;
-  __syncthreads();
-  float total = 0;
-  if (threadIdx.y == 0)
-    for (int part = 0; part < reduce_parts; ++part) total += sums[part][threadIdx.x];
-  return total;
-}
-
-// The sum over `splits` rows of partial[split * pitch + column] for this thread's column, given to part 0; called like
-// sum_parts.
-__device__ __forceinline__ float sum_partials(const float* partial, int splits, int64_t pitch, int64_t column,
-                                              bool valid) {
-  float sum = 0;
-  if (valid)
-    for (int split = threadIdx.y; split < splits; split += reduce_parts) sum += partial[split * pitch + column];
-  return sum_parts(sum);
-}
 
 // How a [rows][channels] array is walked for sums per channel: a block of 256 threads takes `width` 8-channel chunks
 // and passes over the rows; thread t has chunk t % width and row t / width, where there is such a row.
@@ -88,20 +63,6 @@ __device__ __forceinline__ void write_column_sums(F8 sum, const ColumnWalk& walk
   const int chunk = int(blockIdx.y) * walk.width + int(threadIdx.x);
   if (int(threadIdx.x) < walk.width && chunk < walk.chunks)
     store8(partial + blockIdx.x * pitch + offset + chunk * 8, sum);
-}
-
-// The sum of what the eight rows (threadIdx.y) of a dim3(32, 8) block hold for 8 channels each, given to row 0; every
-// thread calls it.
-__device__ __forceinline__ F8 sum_block_rows(F8 sum) {
-  __shared__ float sums[8][32][9];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sums[threadIdx.y][threadIdx.x][i] = sum.v[i];
-  __syncthreads();
-  if (threadIdx.y == 0)
-    for (int row = 1; row < 8; ++row)
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sum.v[i] += sums[row][threadIdx.x][i];
-  return sum;
 }
 
 }  // namespace lgd

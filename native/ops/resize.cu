@@ -13,13 +13,9 @@ __global__ void __launch_bounds__(256) resize_kernel(ResizeShape s, int64_t vect
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
-    const int chunk = int(e % chunks);
-    const int64_t pixel = e / chunks, image = pixel / s.ow() / s.oh();
-    const ResizeTap across = resize_tap(int(pixel % s.ow()), s.w, s.factor),
-                    down = resize_tap(int(pixel / s.ow() % s.oh()), s.h, s.factor);
-    const auto at = [&](int row, int column) {
-      return load8(x + (((image * s.h + row) * s.w + column) * chunks + chunk) * 8);
-    };
+    const VectorPlace p = vector_place(e, s.oh(), s.ow(), chunks);
+    const ResizeTap across = resize_tap(p.x, s.w, s.factor), down = resize_tap(p.y, s.h, s.factor);
+    const auto at = [&](int row, int column) { return load8(vector_at(x, p, row, column, s.h, s.w, chunks)); };
     const F8 a = at(down.low, across.low), b = at(down.low, across.high), c = at(down.high, across.low),
              d = at(down.high, across.high);
     F8 out;
@@ -39,16 +35,14 @@ __global__ void __launch_bounds__(256)
   wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
-    const int chunk = int(e % chunks);
-    const int64_t pixel = e / chunks, image = pixel / s.w / s.h;
-    const int column = int(pixel % s.w), row = int(pixel / s.w % s.h);
+    const VectorPlace p = vector_place(e, s.h, s.w, chunks);
     F8 sum = zero8();
-    for (int oy = resize_first(row, s.factor); oy < resize_last(row, s.h, s.factor); ++oy) {
-      const float down = resize_tap(oy, s.h, s.factor).of(row);
-      for (int ox = resize_first(column, s.factor); ox < resize_last(column, s.w, s.factor); ++ox) {
-        const float weight = down * resize_tap(ox, s.w, s.factor).of(column);
+    for (int oy = resize_first(p.y, s.factor); oy < resize_last(p.y, s.h, s.factor); ++oy) {
+      const float down = resize_tap(oy, s.h, s.factor).of(p.y);
+      for (int ox = resize_first(p.x, s.factor); ox < resize_last(p.x, s.w, s.factor); ++ox) {
+        const float weight = down * resize_tap(ox, s.w, s.factor).of(p.x);
         if (weight == 0.f) continue;
-        const F8 g = load8(dy + (((image * s.oh() + oy) * s.ow() + ox) * chunks + chunk) * 8);
+        const F8 g = load8(vector_at(dy, p, oy, ox, s.oh(), s.ow(), chunks));
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum.v[i] += weight * g.v[i];
       }

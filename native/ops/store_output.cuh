@@ -1,7 +1,6 @@
-// act(scale * value + shift + residual) in the storage type, or added to what is there: how the convolutions store 8
-// channels. And the mean of act(scale * value + shift) over four rows of a product, those of a window
-// (where::WindowPatches). The function is chosen once for 8 values, the common ones by bounds alone: chosen for each
-// value, in every copy of an unrolled loop, it would fill the instruction cache.
+// act(scale * value + shift + residual) in the storage type: how the convolutions store 8 channels. The function is
+// chosen once for 8 values, the common ones by bounds alone: chosen for each value, in every copy of an unrolled loop,
+// it would fill the instruction cache.
 #pragma once
 #include <limits>
 
@@ -54,7 +53,6 @@ struct StoreOutput {
   const float *scale, *shift;  // [pitch] or null
   const T* residual;           // like out, or null
   OutputAct act;
-  bool accumulate;
 
   __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const {
     load_affine(scale, shift, column, scales, shifts);
@@ -78,53 +76,7 @@ struct StoreOutput {
       for (int i = 0; i < 8; ++i) y.v[i] += r.v[i];
     }
     act.apply(y);
-    put8(out + row * pitch + column, y, accumulate);
-  }
-  // The same for kernels that store few rows: one operand after the other takes fewer registers.
-  __device__ __forceinline__ void store(int64_t row, int64_t column, F8 x) const {
-    if (scale) {
-      const F8 s = load8(scale + column);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] *= s.v[i];
-    }
-    if (shift) {
-      const F8 b = load8(shift + column);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] += b.v[i];
-    }
-    if (residual) {
-      const F8 r = load8(residual + row * pitch + column);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] += r.v[i];
-    }
-    act.apply(x);
-    put8(out + row * pitch + column, x, accumulate);
-  }
-};
-
-template <class T>
-struct StoreMean {
-  static constexpr bool sums = false, means = true;
-  T* out;
-  int64_t pitch;
-  const float *scale, *shift;  // [pitch] or null
-  OutputAct act;               // none, relu or relu6
-
-  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const {
-    load_affine(scale, shift, column, scales, shifts);
-  }
-  __device__ __forceinline__ void store(int64_t window, int64_t column, F8 (&rows)[4], const F8& scales,
-                                        const F8& shifts) const {
-#pragma unroll
-    for (int row = 0; row < 4; ++row) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) rows[row].v[i] = fmaf(rows[row].v[i], scales.v[i], shifts.v[i]);
-      if (act.bounds) act.bound(rows[row]);
-    }
-    F8 mean;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) mean.v[i] = 0.25f * (rows[0].v[i] + rows[1].v[i] + rows[2].v[i] + rows[3].v[i]);
-    store8(out + window * pitch + column, mean);
+    store8(out + row * pitch + column, y);
   }
 };
 

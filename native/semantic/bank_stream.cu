@@ -8,7 +8,6 @@
 #include <algorithm>
 
 #include "semantic/block_reduce.cuh"
-#include "semantic/loss_kernels.cuh"
 #include "semantic/products_f16.cuh"
 
 namespace lgd::loss_cuda {
@@ -89,15 +88,6 @@ Shares shares_of(const Context& device, const ScoreProduct& product, const Softm
                          splits == 0 ? 0 : tiles_of(tiles, tiles_of(tiles, splits))};
   }
   return shares;
-}
-
-// The feed of one part's columns [begin, begin + count).
-ScoreFeed feed_of(const ScoreProduct& product, int64_t begin, int64_t count) {
-  const OperandLayout& layout = product.layout;
-  return {product.rows,       product.anchors + begin * layout.stride(),
-          int(product.batch), layout.stride(),
-          int(count),         layout.plane,
-          layout.planes};
 }
 
 // Student's and teacher's scores of one image in this lane, and the columns they belong to.
@@ -187,7 +177,7 @@ __global__ void __launch_bounds__(Large::threads, Large::resident)
   static_assert(Large::WN * images * sizeof(Sums) <= stage_bytes<Large>());
   __syncthreads();  // the last step of the last tile is multiplied
   const int row = at.row_of(at.lane % 4 / 2 * 2, at.lane % 2);
-  columns[at.column / Large::TN * images + row / 32 * 16 + row % 16] = running;
+  columns[at.column / Large::TN * images + ScoreFeed::image_of(row)] = running;
   __syncthreads();
   for (int local = threadIdx.x; local < images && feed.image + local < feed.batch; local += Large::threads) {
     Sums sums = columns[local];
@@ -295,8 +285,7 @@ __global__ void __launch_bounds__(Large::threads, Large::resident)
                       for (int i = 0; i < Large::MI; i += 2)
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
-                          const int r = at.row_of(i, half);
-                          const int image = feed.image + r / 32 * 16 + r % 16;
+                          const int image = feed.image + ScoreFeed::image_of(at.row_of(i, half));
                           if (image >= feed.batch) continue;
                           const RowScores<Large::MI, Large::NI> row = {acc, i, half};
                           const float4 factor = factors[image];

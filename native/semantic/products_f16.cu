@@ -4,7 +4,6 @@
 // Both are bound by what the tiles read from L2 (products_f16.cuh), the scores of long banks by their stores.
 #include <algorithm>
 
-#include "semantic/loss_kernels.cuh"
 #include "semantic/products_f16.cuh"
 
 namespace lgd::loss_cuda {
@@ -34,7 +33,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int r = at.row_of(i, half);
-        const int image = feed.image + r / 32 * 16 + r % 16;
+        const int image = feed.image + ScoreFeed::image_of(r);
         if (image >= feed.batch) continue;
         float* row = scores + int64_t(r / 16 % 2 * feed.batch + image) * stride + first;
 #pragma unroll
@@ -140,13 +139,7 @@ bool suits_large(const Context& device, int64_t batch, int64_t dimension) {
 
 void form_scores(Context& device, const ScoreProduct& product, float* scores, int64_t stride) {
   if (product.anchor_count == 0) return;
-  const ScoreFeed feed = {product.rows,
-                          product.anchors,
-                          int(product.batch),
-                          product.layout.stride(),
-                          int(product.anchor_count),
-                          product.layout.plane,
-                          product.layout.planes};
+  const ScoreFeed feed = feed_of(product, 0, product.anchor_count);
   const int64_t large = tiles_of(product.batch, Large::BM / 2) * tiles_of(product.anchor_count, Large::BN);
   if (large >= 2 * device.card.multiprocessors) launch_scores<Large>(device, feed, scores, int(stride));
   else launch_scores<Small>(device, feed, scores, int(stride));

@@ -8,7 +8,7 @@
 // cache) gives at most 211 TF; at 128 x 128 twice that. Registers (sm_80, sm_90): 106 to 128 a thread at 64 x 64, where
 // shared memory allows 3 blocks a multiprocessor; 240 to 252 at 128 x 128, 2 blocks.
 #pragma once
-#include "core/cuda_device.cuh"
+#include "semantic/loss_kernels.cuh"
 
 namespace lgd::products {
 
@@ -148,6 +148,8 @@ struct ScoreFeed {
   const f16 *a_at = nullptr, *b_at = nullptr;
   int anchor = 0, left = 0;
 
+  // Of the tile's images the one that row r belongs to.
+  static __device__ int image_of(int r) { return r / 32 * 16 + r % 16; }
   static __host__ __device__ int steps_of_plane(int plane) { return (plane + step - 1) / step; }
   __host__ __device__ int steps() const { return steps_of_plane(plane) * (planes == 2 ? 3 : 1); }
 
@@ -159,7 +161,7 @@ struct ScoreFeed {
     b_at = anchors + (product == 1 ? plane : 0) + k;
   }
   __device__ const f16* a(int r, int c, bool& valid) const {
-    const int i = image + r / 32 * 16 + r % 16;
+    const int i = image + image_of(r);
     valid = i < batch && c * chunk < left;
     return valid ? a_at + int64_t(r / 16 % 2 * batch + i) * stride + c * chunk : rows;
   }
@@ -168,5 +170,14 @@ struct ScoreFeed {
     return valid ? b_at + int64_t(anchor + r) * stride + c * chunk : anchors;
   }
 };
+
+// Of the scores for anchors [begin, begin + count).
+inline ScoreFeed feed_of(const loss_cuda::ScoreProduct& product, int64_t begin, int64_t count) {
+  const OperandLayout& layout = product.layout;
+  return {product.rows,       product.anchors + begin * layout.stride(),
+          int(product.batch), layout.stride(),
+          int(count),         layout.plane,
+          layout.planes};
+}
 
 }  // namespace lgd::products

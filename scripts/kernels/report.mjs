@@ -1,5 +1,4 @@
-// Reads what ptxas says and makes of kernels and the PTX it read, and judges them: see `rules` for what is demanded and
-// `exceptions` for what is let pass.
+// Reads what ptxas says and makes of kernels and the PTX it read, and judges them: see `rules` for what is demanded.
 import { spawnSync } from 'node:child_process';
 import { ptxOf } from '../sources.mjs';
 
@@ -84,16 +83,6 @@ export const both = [
   { source: /ops\/max_pool\.cu$/u, kernel: /^max_pool_backward_kernel/u, bytes: 4096 },
   // it always asks: allow_shared_memory
   { source: /semantic\/bank_update\.cu$/u, kernel: /^update_kernel/u, bytes: 384 },
-];
-
-/** Kernels that may keep a little in local memory, and why. */
-export const exceptions = [
-  {
-    source: /ops\/depthwise\.cu$/u,
-    kernel: /^plain_kernel<float/u,
-    bytes: 24,
-    why: 'float32 is the mode for checking, and training fuses this operation',
-  },
 ];
 
 /**
@@ -191,11 +180,11 @@ export const longKernels = [
 
 /**
  * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, ptx }].
- * @param {{ wanted?: Rule[], allowed?: { source: RegExp, kernel: RegExp, bytes: number, why: string }[] }} [options]
+ * @param {{ wanted?: Rule[] }} [options]
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault
  *   too: it would check nothing.
  */
-export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
+export function judge(kernels, { wanted = rules } = {}) {
   /** @type {[string[], string[]]} */
   const [faults, notes] = [[], []];
   const fits =
@@ -205,14 +194,11 @@ export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
       kernel.test(one.name) &&
       !(not?.test(one.name) ?? false) &&
       (only?.includes(one.architecture) ?? true);
-  for (const one of kernels) {
-    const local = Math.max(one.stack, one.spills / 2);
-    const exception = allowed.find((entry) => fits(entry)(one));
-    if (local === 0) continue;
-    const line = `${one.source}: ${one.name} for sm_${one.architecture} keeps ${one.stack} bytes in local memory and spills ${one.spills}`;
-    if (local <= (exception?.bytes ?? 0)) notes.push(`${line}: ${exception.why}`);
-    else faults.push(line);
-  }
+  for (const one of kernels)
+    if (one.stack > 0 || one.spills > 0)
+      faults.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} keeps ${one.stack} bytes in local memory and spills ${one.spills}`,
+      );
   for (const one of kernels) {
     const long = longKernels.find((entry) => fits(entry)(one));
     if (one.code > (long?.bytes ?? mostCode))

@@ -7,8 +7,7 @@ namespace {
 
 struct Choice {
   const char* name;
-  bool lazy = true;    // x is an activation over a norm
-  bool gated = false;  // x has a gate
+  bool lazy = true;  // x is an activation over a norm
   Act act = Act::relu6;
   enum Gradient { plain, norm, squeezed } gradient = norm;
   Act out_act = Act::hardswish;  // of a squeezed gradient
@@ -25,7 +24,6 @@ LazyInput draw_input(Run& t, const ConvShape& s, const Choice& choice) {
   x.scale = t.input32(s.c, 0.5f, 1);
   x.shift = t.input32(s.c, 1, 0.5f);
   x.act = choice.act;
-  if (choice.gated) x.gate = t.stored(t.draw(size_t(s.n) * s.c, 0.3f, 0.6f));
   return x;
 }
 
@@ -145,7 +143,7 @@ void choices() {
       {.name = "no act, g as dy", .act = Act::none, .gradient = Choice::plain},
       {.name = "sigmoid", .act = Act::sigmoid},
       {.name = "hardsigmoid, gradient added", .act = Act::hardsigmoid, .wish = Choice::added},
-      {.name = "silu with a gate, gradient written", .gated = true, .act = Act::silu, .wish = Choice::written},
+      {.name = "silu, gradient written", .act = Act::silu, .wish = Choice::written},
       {.name = "stored activation over a norm", .lazy = false, .act = Act::relu, .wish = Choice::stored_activated},
   };
   for (const Choice& choice : all)
@@ -154,11 +152,30 @@ void choices() {
       check_both(s, choice);
 }
 
+// A convolution that would leave its input's gate out, without a word.
+void refused_gate(const ConvShape& s) {
+  const auto gated = [s](Run& t) {
+    LazyInput x = draw_input(t, s, {.name = "gated"});
+    x.gate = t.input(size_t(s.n) * s.c);
+    return x;
+  };
+  const char* const reason = "does not multiply its input by a gate";
+  refuse(describe("depthwise_norm_forward of a gate", s), reason, [s, gated](Run& t) {
+    t.ops.depthwise_norm_forward(*t.device, s, t.type, gated(t), t.input(size_t(s.r) * s.s * s.c), NormTarget{},
+                                 t.output(output_count(s)));
+  });
+  refuse(describe("depthwise_norm_backward of a gate", s), reason, [s, gated](Run& t) {
+    t.ops.depthwise_norm_backward(*t.device, s, t.type, gated(t), draw_gradient(t, s, {.name = "gated"}),
+                                  t.input(size_t(s.r) * s.s * s.c), t.sum32(size_t(s.r) * s.s * s.c), nullptr);
+  });
+}
+
 }  // namespace
 
 void fused_depthwise() {
   shapes();
   choices();
+  refused_gate(same(2, 9, 8, 16, 3, 1));
 }
 
 }  // namespace lgd::testing
