@@ -348,7 +348,7 @@ void fused() {
       const std::string kind = std::to_string(r) + "x" + std::to_string(r) + " of stride " + std::to_string(stride);
       check("depthwise " + kind, [=](Side& t) {
         const ConvShape s = shape(t, C, r, stride);
-        t.ops.depthwise_norm_forward(*t.device, s, t.type, lazy(t, image, C, Act::hardswish, true),
+        t.ops.depthwise_norm_forward(*t.device, s, t.type, lazy(t, image, C, Act::hardswish),
                                      t.shared(s.taps() * C, 0.3f), statistics(t, C), t.output(pixels(s) * C));
       });
       check("depthwise, backward " + kind, [=](Side& t) {
@@ -359,12 +359,14 @@ void fused() {
         const GradientTarget to = target(t, x, image, C);
         t.ops.depthwise_norm_backward(*t.device, s, t.type, x, dy, w, t.sum32(s.taps() * C), &to);
       });
-      check("unfused depthwise " + kind, [=](Side& t) {
-        const ConvShape s = shape(t, C, r, stride);
-        void *x = t.input(image), *w = t.shared(s.taps() * C, 0.3f);
-        t.ops.depthwise_forward(*t.device, s, t.type, x, w, {t.shared32(C), t.shared32(C), nullptr, Act::relu},
-                                t.output(pixels(s) * C));
-      });
+      check("unfused depthwise " + kind,
+            [=](Side& t) {
+              const ConvShape s = shape(t, C, r, stride);
+              void *x = t.input(image), *w = t.shared(s.taps() * C, 0.3f);
+              t.ops.depthwise_forward(*t.device, s, t.type, x, w, {t.shared32(C), t.shared32(C), nullptr, Act::relu},
+                                      t.output(pixels(s) * C));
+            },
+            {.parts = image / (stride * stride) / 8 / 256.});
       check("unfused depthwise, data gradient " + kind,
             [=](Side& t) {
               const ConvShape s = shape(t, C, r, stride);
