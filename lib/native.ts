@@ -115,6 +115,8 @@ export interface NativeAddon {
     images: TensorHandle,
     options: { training: boolean; seed?: number; step?: number },
   ): void;
+  /** Queues that a step that has begun leaves the statistics of norms as they are if it is given up; on the CPU alone. */
+  keepStatistics(encoder: EncoderHandle, step: StepHandle): void;
   /** One output [B,h,w,c] is a tensor [B h w, c]; several lie one behind the other in a tensor of one row. */
   encoderOutput(encoder: EncoderHandle): TensorHandle;
   zeroGradients(encoder: EncoderHandle): void;
@@ -292,6 +294,7 @@ export const nativeFunctions = [
   'writeParameter',
   'readParameter',
   'forward',
+  'keepStatistics',
   'encoderOutput',
   'zeroGradients',
   'backward',

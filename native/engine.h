@@ -110,6 +110,8 @@ const DevicePtr& device_of(const DeviceStepPtr& step);
 void begin_step(const DeviceStepPtr& step);  // [queued]
 // given_up: what the caller was to queue in it is not all there. [queued]
 void end_step(const DeviceStepPtr& step, bool given_up = false);
+// `undo` is called behind the end of the step that is open if it is given up, or has lost work. Device's thread.
+void undo_if_given_up(const DeviceStepPtr& step, std::function<void()> undo);
 // Around what moves numbers that outlive the step, queued without anything that waits: nothing of it happens where the
 // step has lost work. [queued]
 void begin_update(const DeviceStepPtr& step);
@@ -192,6 +194,9 @@ struct ForwardOptions {
   uint64_t seed = 0, step = 0;  // of dropout and stochastic depth
 };
 void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOptions& options);  // [queued]
+// What training forwards in a step that has begun make of the statistics of norms is undone where the step is given up:
+// on the CPU. A GPU's steps start when they are whole. [queued]
+void keep_statistics(const EncoderPtr& encoder, const DeviceStepPtr& step);
 // float32. One output [B,h,w,c] is a tensor [B h w, c], of pooled features [B, c]; several lie one behind the other,
 // each [B,h,w,c], in a tensor [1, B output_size].
 TensorPtr encoder_output(const EncoderPtr& encoder);

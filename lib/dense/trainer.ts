@@ -137,6 +137,7 @@ export class DenseTrainer implements Disposable {
     const { addon } = this.device;
     addon.writeImages(this.#images, pixels);
     addon.beginStep(this.#step);
+    this.network.keepStatistics(this.#step);
     this.network.forwardTensor(this.#images, { training: true, seed, step });
     queueLoss(this.network.output, this.dOutput);
     this.network.zeroGradients();

@@ -51,7 +51,7 @@ interface Lock extends Omit<LockHolder, 'isOwn'> {
 /** How long a text that is no lock must stay as it is until it counts as what a power cut left, in milliseconds. */
 const tornAfter = 1000;
 
-/** Marks of locks that were given back while their disk was away, and whose files are still there. */
+/** Marks of locks that were taken or given back while their disk was away, and whose files may still be there. */
 const givenBack = new Set<string>();
 
 /**
@@ -112,6 +112,8 @@ export async function takeLock(
     }
     return { holder: 'another' };
   } catch (cause) {
+    held = false;
+    givenBack.add(own.mark); // it may be there all the same
     throw writeError(file, cause);
   } finally {
     if (!held) stopListening();

@@ -2,7 +2,7 @@ import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../ar
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
-import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
+import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../native.js';
 import { mostImages } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import {
@@ -158,6 +158,14 @@ export class CompiledEncoder implements Disposable {
    */
   backwardTensor(dOutput: TensorHandle): void {
     this.device.addon.backward(this.#handle, dOutput);
+  }
+
+  /**
+   * Queues that a step, which has begun, leaves the statistics of batch norms as they are if it is given up: on the CPU.
+   * Steps of a GPU start when they are whole.
+   */
+  keepStatistics(step: StepHandle): void {
+    this.device.addon.keepStatistics(this.#handle, step);
   }
 
   /** Queues setting all gradients to zero. */

@@ -45,10 +45,14 @@ export async function findCheckpoint(runFolder: string, which: 'last' | 'best'):
   return all.findLast((folder) => stepOf(folder) === step);
 }
 
-/** A path to a checkpoint as the system follows it where `last` and `best` are links. */
+/** A path to a checkpoint, or to a file in it, as the system follows it where `last` and `best` are links. */
 export async function followed(path: string): Promise<string> {
-  const name = ['last', 'best'].includes(basename(path)) ? await nameIn(path) : undefined;
-  return name === undefined ? path : join(dirname(path), name);
+  const isPointer = (place: string) => ['last', 'best'].includes(basename(place));
+  const [pointer, file] = isPointer(path) ? [path, ''] : [dirname(path), basename(path)];
+  if (!isPointer(pointer)) return path;
+  const folder = dirname(pointer);
+  const name = await nameIn(join(folder, basename(pointer))); // without a slash at its end
+  return name === undefined ? path : join(folder, name, file);
 }
 
 /** The name of a checkpoint's folder that a file holds, or undefined. */

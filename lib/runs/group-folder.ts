@@ -112,7 +112,9 @@ export async function clearMembers(path: string): Promise<void> {
   }
   const unlocks: (() => Promise<void>)[] = [];
   const unlock = async () => {
-    for (const unlockOne of unlocks) await unlockOne();
+    const ended = await Promise.allSettled(unlocks.map((unlockOne) => unlockOne())); // one that fails keeps none locked
+    const failed = ended.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
   };
   await endedBy(unlock, async () => {
     for (const folder of folders) unlocks.push(await lockRunFolder(folder));

@@ -282,7 +282,10 @@ export class Distiller implements Disposable {
         teacherMilliseconds += performance.now() - asked;
         if (after) await after('teacher');
       }
-      for (const { encoder } of pupils) encoder.zeroGradients();
+      for (const { encoder } of pupils) {
+        encoder.keepStatistics(this.#step);
+        encoder.zeroGradients();
+      }
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);

@@ -7,6 +7,7 @@ import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
+import { followed } from '../runs/checkpoint-folders.js';
 import { findStudentFile } from '../runs/student-file.js';
 
 /**
@@ -27,7 +28,7 @@ const classifier = new RegExp(
  */
 export async function loadStartWeights(student: Student, file: string): Promise<void> {
   await checkNoFolder(file);
-  const { tensors } = await readListed(file);
+  const { tensors } = await readListed(await followed(file));
   try {
     const start = startOf(student, tensors);
     const broken = notFinite(start); // the first step would blame the learning rate

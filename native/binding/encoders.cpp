@@ -149,6 +149,11 @@ Napi::Value js_forward(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value js_keep_statistics(const Napi::CallbackInfo& info) {
+  keep_statistics(unwrap<Encoder>(info[0]), unwrap<DeviceStep>(info[1]));
+  return info.Env().Undefined();
+}
+
 Napi::Value js_encoder_output(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), encoder_output(unwrap<Encoder>(info[0])));
 }

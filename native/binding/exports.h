@@ -38,6 +38,7 @@
   X(js_write_parameter, "writeParameter")                  \
   X(js_read_parameter, "readParameter")                    \
   X(js_forward, "forward")                                 \
+  X(js_keep_statistics, "keepStatistics")                  \
   X(js_encoder_output, "encoderOutput")                    \
   X(js_zero_gradients, "zeroGradients")                    \
   X(js_backward, "backward")                               \

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <deque>
 #include <future>
-#include <map>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -56,8 +55,6 @@ struct Context::Impl {
   int64_t lost = 0;
   std::exception_ptr last_loss;
   bool passed_over = false;
-  const StepGraph* step = nullptr;  // that is open; of the CPU, as is
-  std::map<const void*, std::function<void()>> undo;
   std::thread thread;
 
   void execute(Job& job) {
@@ -263,23 +260,13 @@ void Context::join_branch() {
   if (kind == DeviceKind::cuda) impl_.timeline->join_branch();
 }
 void Device::begin_step(std::shared_ptr<StepGraph> graph) {
-  if (kind == DeviceKind::cuda) return impl_.timeline->begin_step(std::move(graph));
-  impl_.step = graph.get();
-  impl_.undo.clear();
+  if (kind == DeviceKind::cuda) impl_.timeline->begin_step(std::move(graph));
 }
 void Device::end_step() {
   if (kind == DeviceKind::cuda) impl_.timeline->end_step();
 }
 void Device::undo_if_dropped(std::function<void()> undo) {
   if (kind == DeviceKind::cuda) impl_.timeline->undo_if_dropped(std::move(undo));
-}
-bool Device::needs_undo(const void* key) const { return impl_.step && impl_.undo.count(key) == 0; }
-void Device::undo_if_given_up(const void* key, std::function<void()> undo) { impl_.undo.emplace(key, std::move(undo)); }
-void Device::settle_step(const StepGraph& graph, bool given_up) {
-  if (impl_.step != &graph) return;  // another's was begun meanwhile
-  impl_.step = nullptr;
-  for (const auto& [key, undo] : std::exchange(impl_.undo, {}))
-    if (given_up) undo();
 }
 void Device::pass_over(bool passed_over) { impl_.passed_over = passed_over; }
 void Device::repeat_step(StepGraph& graph) { impl_.timeline->repeat_step(graph); }

@@ -47,11 +47,6 @@ class Device : public Context {
   // What the caller takes for done once it is enqueued: `undo` is called if the step that holds it back is dropped.
   void undo_if_dropped(std::function<void()> undo);
   void repeat_step(StepGraph& graph);  // starts the graph of the last such step once more, as it was; CUDA only
-  // What has moved numbers before the end of the step that is open: `undo` is called if the step is given up, once for
-  // each key. needs_undo(): is one wanted, on the CPU? A GPU's steps start when they are whole.
-  bool needs_undo(const void* key) const;
-  void undo_if_given_up(const void* key, std::function<void()> undo);
-  void settle_step(const StepGraph& graph, bool given_up);  // behind end_step(), also where that was skipped
   // From now on passes over work that nobody waits for, as if it had not been submitted; or no longer.
   void pass_over(bool passed_over);
 

@@ -134,6 +134,7 @@ struct DeviceStep {
   // of the device's thread
   int64_t lost_before = 0;
   bool begun = false;
+  std::vector<std::function<void()>> undo;
   std::mutex mutex;
   std::exception_ptr loss;   // guarded by it: what cost the first step that is not whole
   bool from_before = false;  // so is this: had that failed before the step began, and so as no part of it?
@@ -165,6 +166,7 @@ void begin_step(const DeviceStepPtr& step) {
       [step](std::exception_ptr error) {
         step->lost_before = step->device->lost();
         step->begun = !error;
+        step->undo.clear();  // of one that was never ended
         if (error) step->lose(std::move(error), true);
       });
 }
@@ -175,9 +177,11 @@ void end_step(const DeviceStepPtr& step, bool given_up) {
         Device& device = *step->device;
         if (error) step->lose(error, false);
         else if (device.lost() != step->lost_before) step->lose(device.last_loss(), false);
-        device.settle_step(*step->graph, given_up || error || !step->is_whole());
+        for (const auto& undo : std::exchange(step->undo, {}))
+          if (given_up || error || !step->is_whole()) undo();
       });
 }
+void undo_if_given_up(const DeviceStepPtr& step, std::function<void()> undo) { step->undo.push_back(std::move(undo)); }
 
 // All of it is submitted by one thread without a question in between: none of it is another's.
 void begin_update(const DeviceStepPtr& step) {

@@ -118,20 +118,6 @@ void require_training(const Encoder& encoder, const char* what) {
             ".");
 }
 
-// As they are before a step that may be given up.
-void keep_statistics(const EncoderPtr& encoder) {
-  Device& device = *encoder->device;
-  if (!device.needs_undo(encoder.get())) return;
-  const Buffer& statistics = encoder->parameters.statistics();
-  if (!statistics) return;
-  const auto kept = std::make_shared<Buffer>(encoder->device, statistics.bytes());
-  device.copy(kept->as<>(), statistics.as<>(), statistics.bytes());
-  device.undo_if_given_up(encoder.get(), [encoder, kept] {
-    encoder->device->copy(encoder->parameters.statistics().as<>(), kept->as<>(), kept->bytes());
-    encoder->executor.parameters_changed();
-  });
-}
-
 }  // namespace
 
 EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options) {
@@ -192,9 +178,21 @@ void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOp
   encoder->device->submit(encoder->stage("forward"), [encoder, images, options] {
     encoder->images = nullptr;
     require_written(*encoder);
-    if (options.training) keep_statistics(encoder);
     encoder->executor.forward(images->buffer.as<>(), encoder->output->f32(), options);
     if (options.training) encoder->images = images;
+  });
+}
+
+void keep_statistics(const EncoderPtr& encoder, const DeviceStepPtr& step) {
+  if (encoder->device->kind == DeviceKind::cuda || !encoder->parameters.statistics()) return;
+  encoder->device->submit(encoder->stage("keep_statistics"), [encoder, step] {
+    const Buffer& statistics = encoder->parameters.statistics();
+    const auto kept = std::make_shared<Buffer>(encoder->device, statistics.bytes());
+    encoder->device->copy(kept->as<>(), statistics.as<>(), statistics.bytes());
+    undo_if_given_up(step, [encoder, kept] {
+      encoder->device->copy(encoder->parameters.statistics().as<>(), kept->as<>(), kept->bytes());
+      encoder->executor.parameters_changed();
+    });
   });
 }
 

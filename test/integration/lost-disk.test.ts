@@ -1,5 +1,5 @@
 /** What is written to a disk that goes away in the middle: the error tells of what failed, not of how it was left. */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, beforeEach, expect, test } from 'vitest';
 import { packImages } from '../../lib/data/pack/pack.js';
@@ -8,6 +8,7 @@ import { readListed } from '../../lib/files/manifest.js';
 import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { LineFile } from '../../lib/files/line-file.js';
 import { endedBy } from '../../lib/lifetime.js';
+import { clearGroup } from '../../lib/runs/group-folder.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { losableDisk } from '../fixtures/lost-disk.js';
@@ -52,6 +53,21 @@ test('a pack ends with what it could not write', async () => {
     code: 'NOT_WRITABLE',
     message: expect.stringMatching(/images\.lgdpack: the mount is gone/u) as unknown,
   });
+});
+
+test('the folders of several students stay locked to nobody, wherever the disk went away', async () => {
+  const group = join(mount, 'group');
+  const names = ['resnet18', 'resnet50'];
+  let failed = 0;
+  for (let calls = 0; calls < 60; calls++) {
+    for (const name of names) mkdirSync(join(group, name), { recursive: true });
+    writeFileSync(join(group, 'config.json'), JSON.stringify({ student: { name: names.join(',') } }));
+    disk.lose(calls);
+    await clearGroup(group).catch(() => failed++);
+    disk.restore();
+    await clearGroup(group);
+  }
+  expect(failed).toBeGreaterThan(10);
 });
 
 test('a file of lines tells so when it is closed', async () => {

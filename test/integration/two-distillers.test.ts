@@ -17,7 +17,7 @@ import type { Batch } from '../../lib/train/batch.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, sameBits } from '../fixtures/tiny.js';
+import { drawShapes, madeUpTeacher, ownTeacher, sameBits } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const devices = await devicesUnderTest('two distillers');
@@ -274,6 +274,60 @@ describe.each(devices)('a fault on $name', ({ device }) => {
       sent = true;
       await waiting;
     }
+  });
+
+  test('of a teacher outside the device gives up the step of its distiller alone, batch norms included', async () => {
+    const bank = await TextualSemanticsBank.load(made.bank);
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    let [answer, fail] = [(): void => undefined, (): void => undefined];
+    const asked = new Promise<void>((resolve) => (answer = resolve));
+    const failed = new Promise<void>((_, reject) => (fail = () => reject(new Error('gone'))));
+    failed.catch(() => undefined); // it may not be waited for yet
+    const slow = (until: Promise<void>) =>
+      ownTeacher({
+        embeddingSize: size,
+        embed: async (pixels, batch) => {
+          await until;
+          return pixels.slice(0, batch * size).map((pixel) => pixel + 2);
+        },
+      });
+    const make = (until: Promise<void>) =>
+      new Distiller({ device, teacher: slow(until), student: student(1), tsb: bank, config });
+    const take = (distiller: Distiller) => distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+    using alone = make(Promise.resolve());
+    await take(alone);
+    using whole = make(asked);
+    using stopped = make(failed);
+    const before = await stopped.state();
+    const [taken, given] = [take(whole), take(stopped)]; // the second begins while the first waits
+    answer();
+    await taken;
+    fail();
+    await expect(given).rejects.toThrow('gone');
+    expect(differingState(await whole.state(), await alone.state())).toEqual([]);
+    expect(differingState(await stopped.state(), before)).toEqual([]);
+  });
+
+  test('that gives up a step around another leaves batch norms as they were on the CPU', async () => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    const make = (seed: number) => new Distiller({ device, teacher, student: student(seed), tsb: bank, config });
+    using stopped = make(1);
+    using other = make(2);
+    const before = await stopped.state();
+    const given = stopped.queueStep([batchOf(images)], {
+      step: 0,
+      learningRate: 0.1,
+      after: async (stage) => {
+        if (stage !== 'backward') return;
+        await other.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+        throw new Error('told to stop');
+      },
+    });
+    await expect(given).rejects.toThrow('told to stop');
+    if (device.kind === 'cpu') expect(differingState(await stopped.state(), before)).toEqual([]);
+    expect(differingState(await other.state(), before)).not.toEqual([]);
   });
 
   test('in the second batch of a step leaves all as it was before the step, batch norms included', async () => {

@@ -4,7 +4,9 @@ import { basename, join } from 'node:path';
 import { beforeEach, expect, test, vi } from 'vitest';
 import { findCheckpoint, pointTo } from '../../lib/runs/checkpoint-folders.js';
 import { CheckpointStore } from '../../lib/runs/checkpoint.js';
+import type { Student } from '../../lib/models/student.js';
 import { findStudentFile } from '../../lib/runs/student-file.js';
+import { loadStartWeights } from '../../lib/train/start-weights.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 vi.mock('node:fs/promises', { spy: true });
@@ -60,6 +62,12 @@ test('a path to one of them leads to the checkpoint, be it a file or a link', as
   vi.mocked(symlink).mockRejectedValue(refused('EPERM'));
   await pointTo(run, 'best', 'step-00000001');
   expect(await findStudentFile(best)).toBe(file);
+  expect(await findStudentFile(`${best}/`)).toBe(file);
+  expect(await findStudentFile(join(best, 'model.safetensors'))).toBe(file);
+  await expect(loadStartWeights({} as Student, join(best, 'model.safetensors'))).rejects.toMatchObject({
+    code: 'BAD_FILE',
+    message: expect.stringContaining(file) as string,
+  });
   await expect((await CheckpointStore.open(run)).read(best)).rejects.toMatchObject({
     code: 'BAD_CHECKPOINT',
     message: expect.stringContaining(join('step-00000001', 'manifest.json')) as string,
