@@ -158,7 +158,10 @@ async function learnt(
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
   using images = await decodeLabelled(sources, config, {
     device,
-    resolution: Math.max(info.resolution, teacher?.resolution ?? 0),
+    resolution: Math.max(
+      info.resolution,
+      teacher === undefined || teacher.kind === 'precomputed' ? 0 : teacher.resolution,
+    ),
     margin,
     signal,
     onProgress: report('evaluation images'),
