@@ -196,7 +196,9 @@ async function parseLarge(path: string): Promise<unknown> {
 
 /** The class folders of an ImageFolder, sorted by code unit as torchvision sorts them; hidden folders are left out. */
 async function classFolders(folder: string): Promise<string[]> {
-  const names = await foldersIn(folder);
+  const names = await foldersIn(folder).catch((cause: unknown) => {
+    throw notFound(folder, cause);
+  });
   if (names.length === 0) {
     throw new LgdError('BAD_NAMES', `${folder} has no class folders.`, {
       option: 'names',
