@@ -1,7 +1,7 @@
 import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
-import { LgdError, throwIfAborted, writeError } from './errors.js';
+import { LgdError, throwIfAborted, unlessAbsent, writeError } from './errors.js';
 import { cacheFolder } from './files/cache-folder.js';
 import { firstWhere, isDangling, isFile, isFolder } from './files/folders.js';
 import { makeFolder } from './files/make-folder.js';
@@ -106,7 +106,7 @@ async function resolveFolder(path: string, wanted: WantedFiles): Promise<Resolve
   if (missing.length > 0) {
     throw new LgdError('BAD_MODEL', `the model folder ${folder} lacks ${missing.join(', ')}.`, {
       mend:
-        mendOf(missing, await readdir(folder)) ??
+        mendOf(missing, await readdir(folder).catch(unlessAbsent(folder, []))) ??
         'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
     });
   }

@@ -9,6 +9,7 @@ import { LgdError } from './errors.js';
 import { firstWhere, isHidden, statIfThere } from './files/folders.js';
 import { writeJson } from './files/json.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
+import { shellWord } from './shell.js';
 import { builtinIds } from './text/builtin.js';
 import { CategoryList } from './text/names.js';
 
@@ -86,7 +87,7 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
     case 'names': {
       const list = await CategoryList.load(answer);
       const { clean, mended } = await list.check();
-      return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${answer}`}`;
+      return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${shellWord(answer)}`}`;
     }
     case 'images': {
       const count = (await openImages(answer)).ids.length;

@@ -1,10 +1,6 @@
 /** Completion scripts for shells. They hold all words, so that completing starts no program. */
+import { quoted } from '../shell.js';
 import type { CommandWords, OptionWords, Values } from './completion-words.js';
-
-/** A word in single quotes, for every POSIX shell and for fish. */
-function quoted(text: string): string {
-  return `'${text.replaceAll("'", "'\\''")}'`;
-}
 
 /** `case` lines that follow the command line's words from command to command. */
 function pathCases(commands: readonly CommandWords[]): string[] {

@@ -9,6 +9,7 @@ import {
   type InitAnswers,
 } from '../init.js';
 import { LgdError } from '../errors.js';
+import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readFlags } from './options.js';
 import { formatFacts } from './table.js';
@@ -63,7 +64,7 @@ export function initCommand(bind: Bind): Command {
       }
       const { config, remarks } = await initialConfig(answers);
       await writeConfigFile(to, config, { force });
-      const next = `npx lgdistill distill --config ${to}`;
+      const next = `npx lgdistill distill --config ${shellWord(to)}`;
       terminal.emit({ file: to, config, remarks, next });
       terminal.say(
         formatFacts(questions.map(([question]) => [question, `${answers[question]} (${remarks[question]})`])),

@@ -5,6 +5,7 @@ import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { reportDefaults, writeReport, type ReportResult } from '../report/report.js';
 import { writeTensorBoard } from '../report/tensorboard.js';
+import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { phaseReporter } from './run-report.js';
@@ -84,7 +85,9 @@ export async function writeRunReport(
   }
   try {
     const { file, bytes } = await writeReport({ runs: [run], models: false });
-    terminal.say(`report: ${file} (${formatBytes(bytes)}); with gallery and confusion: lgdistill report ${run}`);
+    terminal.say(
+      `report: ${file} (${formatBytes(bytes)}); with gallery and confusion: lgdistill report ${shellWord(run)}`,
+    );
   } catch (error) {
     if (!(error instanceof LgdError)) throw error;
     terminal.warn(`no report: ${error.message}`);

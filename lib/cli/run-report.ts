@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
+import { shellWord } from '../shell.js';
 import { describeStandstill, tellingOfWaits } from '../stall.js';
 import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from '../train/events.js';
 import { exitCodes } from './failure.js';
@@ -115,7 +116,7 @@ export async function reportRun(
         case 'interrupted':
           progress.stop();
           terminal.say(
-            `${of(event.studentName)}interrupted after step ${event.step}; continue with: lgdistill resume ${runFolderOf(event)}`,
+            `${of(event.studentName)}interrupted after step ${event.step}; continue with: lgdistill resume ${shellWord(runFolderOf(event))}`,
           );
           code = exitCodes.interrupted;
           break;
@@ -131,7 +132,7 @@ export async function reportRun(
     progress.stop();
     if (checkpoint > 0)
       terminal.warn(
-        `failed after step ${step}; its checkpoint of step ${checkpoint} goes on with: lgdistill resume ${output}`,
+        `failed after step ${step}; its checkpoint of step ${checkpoint} goes on with: lgdistill resume ${shellWord(output)}`,
       );
     throw error;
   } finally {

@@ -86,10 +86,10 @@ export async function openMaskFolder(
 async function detect(root: string, option: string): Promise<MaskLayout> {
   const has = (name: string) => isFolder(join(root, name));
   if (await has('gtFine')) return 'cityscapes';
-  if (await has('annotations')) return 'ade20k';
+  if ((await has('annotations')) && (await has('images'))) return 'ade20k'; // COCO's boxes lie in annotations, too
   if (await has('SegmentationClass')) return 'voc';
   if (await has('masks')) return 'pairs';
-  throw new LgdError('BAD_DATASET', `${root} has none of the folders by which a layout is known.`, {
+  throw new LgdError('BAD_DATASET', `${root} has not the folders by which a layout is known.`, {
     option,
     allowed:
       'images and masks; leftImg8bit and gtFine (Cityscapes); images and annotations (ADE20K); JPEGImages and SegmentationClass (VOC)',
@@ -139,9 +139,7 @@ async function pairUp(
 ): Promise<MaskedImages['pairs']> {
   const { ids } = await openImageFolder(join(root, images), { signal });
   const base = maskOf('').replace(/\/?[^/]*$/u, '');
-  const there = new Set(
-    (await readdir(join(root, base), { recursive: true }).catch(() => [])).map((name) => name.replaceAll('\\', '/')),
-  );
+  const there = new Set(await filesBelow(join(root, base)));
   const pairs = ids.map((id) => ({ image: `${images}/${id}`, mask: maskOf(id) }));
   const without = pairs.filter(({ mask }) => !there.has(mask.slice(base.length + 1)));
   if (without.length > 0) {
@@ -152,6 +150,12 @@ async function pairUp(
     );
   }
   return pairs;
+}
+
+/** Paths below a folder, none where there is no such folder. @throws LgdError BAD_FILE (it may not be read) */
+async function filesBelow(folder: string): Promise<string[]> {
+  const paths = await readdir(folder, { recursive: true }).catch(unlessAbsent<string[]>(folder, []));
+  return paths.map((path) => path.replaceAll('\\', '/'));
 }
 
 const withoutEnding = (id: string) => id.slice(0, id.length - extname(id).length);
@@ -189,9 +193,7 @@ async function openCityscapes(root: string, options: MaskFolderOptions): Promise
   const { split } = options;
   await checkSplit(join(root, 'leftImg8bit'), split, options);
   const names = await readBuiltin('cityscapes');
-  const converted = (await readdir(join(root, 'gtFine', split), { recursive: true }).catch(() => [])).some((name) =>
-    name.endsWith('_labelTrainIds.png'),
-  );
+  const converted = (await filesBelow(join(root, 'gtFine', split))).some((name) => name.endsWith('_labelTrainIds.png'));
   const ending = converted ? 'gtFine_labelTrainIds.png' : 'gtFine_labelIds.png';
   const pairs = await pairUp(
     root,

@@ -9,6 +9,7 @@ import { LgdError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { inOrder } from './in-order.js';
 import { readParquet } from './parquet-thread.js';
+import { readOfMany } from './read-patiently.js';
 import { numberedClasses, type ImageSource } from './sources.js';
 
 const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
@@ -76,17 +77,19 @@ async function openFile(path: string): Promise<ParquetFile> {
     throw new LgdError('BAD_DATASET', `${path} is no regular file.`, {
       mend: 'Write what it gives into a file, and give that',
     });
-  const buffer = await asyncBufferFromFile(path);
-  try {
-    const metadata = await parquetMetadataAsync(buffer);
-    checkRows(metadata, buffer.byteLength);
-    return { path, metadata, columns: parquetSchema(metadata).children };
-  } catch (cause) {
-    throw new LgdError('BAD_DATASET', `${path} is no parquet file, or damaged: ${(cause as Error).message}.`, {
-      mend: 'Fetch it again',
-      cause,
-    });
-  }
+  return readOfMany(path, async () => {
+    try {
+      const buffer = await asyncBufferFromFile(path);
+      const metadata = await parquetMetadataAsync(buffer);
+      checkRows(metadata, buffer.byteLength);
+      return { path, metadata, columns: parquetSchema(metadata).children };
+    } catch (cause) {
+      throw new LgdError('BAD_DATASET', `${path} is no parquet file, or damaged: ${(cause as Error).message}.`, {
+        mend: 'Fetch it again',
+        cause,
+      });
+    }
+  });
 }
 
 /** What else is made of them would take time and memory for rows that are not there. @throws Error */

@@ -2,6 +2,7 @@
 import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { shellWord } from '../shell.js';
 
 /** Did a write fail for want of room (or quota), here or in an error underneath? */
 export function isDiskFull(error: unknown): boolean {
@@ -35,7 +36,7 @@ export async function diskFullError(
     {
       mend:
         `Free ${missing <= 0 ? 'some room' : some} on that disk, such as checkpoints of earlier runs, ` +
-        `then go on with \`lgdistill resume ${run}\``,
+        `then go on with \`lgdistill resume ${shellWord(run)}\``,
       cause,
     },
   );

@@ -8,6 +8,7 @@ import { foldersIn } from '../files/folders.js';
 import { isObject } from '../files/json.js';
 import { openToRead, readFile } from '../files/open.js';
 import { mebibytes } from '../files/safetensors.js';
+import { quoted } from '../shell.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
 
@@ -88,7 +89,7 @@ function mendOfMissing(source: string): string {
     .filter((word) => word !== '');
   if (words.length === 0 || (words.length === 1 && /[./\\]/u.test(source))) return 'Check the path';
   const list = JSON.stringify(words);
-  return `Check the path; or give the names themselves, in a file, one a line, or as a JSON list: --names '${list.replaceAll("'", "'\\''")}'`;
+  return `Check the path; or give the names themselves, in a file, one a line, or as a JSON list: --names ${quoted(list)}`;
 }
 
 async function readText(path: string, bytes: number): Promise<string> {
@@ -195,7 +196,9 @@ async function parseLarge(path: string): Promise<unknown> {
 
 /** The class folders of an ImageFolder, sorted by code unit as torchvision sorts them; hidden folders are left out. */
 async function classFolders(folder: string): Promise<string[]> {
-  const names = await foldersIn(folder);
+  const names = await foldersIn(folder).catch((cause: unknown) => {
+    throw notFound(folder, cause);
+  });
   if (names.length === 0) {
     throw new LgdError('BAD_NAMES', `${folder} has no class folders.`, {
       option: 'names',

@@ -66,6 +66,14 @@ test('options answer, and the file is one that distill takes', async () => {
   expect([trained.code, trained.documents().at(-1)]).toEqual([0, expect.objectContaining({ type: 'done', step: 1 })]);
 });
 
+test('the command to type next has a path with blanks in quotes', async () => {
+  mkdirSync(join(here, 'my runs'));
+  const file = join(here, 'my runs', 'first.json');
+  const { code, stdout } = await lgdistill(['init', ...all(), '--to', file]);
+  expect(code).toBe(0);
+  expect(stdout.trimEnd().split('\n').at(-1)).toBe(`next: npx lgdistill distill --config '${file}'`);
+});
+
 test('several students with commas give the file that distill trains side by side', async () => {
   const students = ['--student', 'mobilenet_v3_small, mobilenet_v2'];
   const { code, stdout } = await lgdistill(['init', '--yes', ...all(), ...students]);

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { deflateSync } from 'node:zlib';
@@ -6,6 +6,7 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { classesOf, openMaskFolder } from '../../lib/data/mask-folders.js';
 import { readPngMask } from '../../lib/data/png-mask.js';
+import { asUser } from '../fixtures/folder.js';
 import { encodePng, pngChunk } from '../fixtures/png.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { plainPicture } from '../fixtures/tiny.js';
@@ -191,11 +192,30 @@ describe('a folder of masks', () => {
     });
   });
 
+  it('whose masks may not be read is not taken for one without masks', async () => {
+    await put('closed/images/a/x.png', await picture());
+    await put('closed/masks/a/x.png', mask([0, 1, 1, 0, 0, 0, 0, 0]));
+    await put('closed/classes.txt', 'ground\nthing\n');
+    await chmod(folder, 0o755);
+    await chmod(join(folder, 'closed/masks/a'), 0o700);
+    await asUser(() =>
+      expect(openMaskFolder(join(folder, 'closed'), { ...named, split: 'train' })).rejects.toMatchObject({
+        code: 'BAD_FILE',
+        message: expect.stringContaining('closed/masks/a') as string,
+      }),
+    );
+  });
+
   it('of no known layout is refused', async () => {
     await put('nothing/x.txt', '');
     await expect(openMaskFolder(join(folder, 'nothing'), { ...named, split: 'val' })).rejects.toMatchObject({
       code: 'BAD_DATASET',
       option: 'dense.data',
+    });
+    await put('coco/annotations/instances_train2017.json', '{}'); // boxes
+    await expect(openMaskFolder(join(folder, 'coco'), { ...named, split: 'train' })).rejects.toMatchObject({
+      code: 'BAD_DATASET',
+      allowed: expect.stringContaining('images and annotations (ADE20K)') as string,
     });
     await expect(openMaskFolder(join(folder, 'absent'), { ...named, split: 'val' })).rejects.toMatchObject({
       code: 'FILE_NOT_FOUND',

@@ -520,6 +520,22 @@ describe('parquet files', () => {
     expect(stdout.trim()).toBe('600');
   });
 
+  it('that may not be read are not called damaged', async () => {
+    const path = join(folder, 'closed-parquet');
+    const file = join(path, 'a.parquet');
+    await mkdir(path);
+    await writeParquet(file, [await jpeg(1)], [0]);
+    for (const [closed, mode] of [
+      [file, 0],
+      [path, 0o755],
+      [folder, 0o755],
+    ] as const)
+      await chmod(closed, mode);
+    await asUser(() =>
+      expect(openImages(file)).rejects.toMatchObject({ code: 'BAD_FILE', mend: 'Check the file and its permissions' }),
+    );
+  });
+
   it('that tell of more rows than they have bytes are refused', async () => {
     const file = join(folder, 'many-rows.parquet');
     const bytes = Buffer.from(

@@ -63,6 +63,8 @@ const cliOnly = new Set([
   'describeStandstill',
   'messageOf',
   'nameWithWidth',
+  'shellWord',
+  'quoted',
 ]);
 
 it('whatever a command does can be done from the API', async () => {
@@ -130,6 +132,7 @@ describe('imports point down the layers', () => {
         'lib/option-paths',
         'lib/principal-axes',
         'lib/semantic/types',
+        'lib/shell',
         'lib/stall',
         'lib/switches',
         'lib/turn',

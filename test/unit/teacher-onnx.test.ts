@@ -1,14 +1,15 @@
-import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { LgdError } from '../../lib/errors.js';
+import { hashModel } from '../../lib/models/teachers/fingerprint.js';
 import { OnnxTeacher } from '../../lib/models/teachers/onnx.js';
 import { clipMean, clipStd, readPreprocessor } from '../../lib/models/teachers/preprocessor.js';
 import { sessionError } from '../../lib/onnx.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';
 import type { TinyTower } from '../fixtures/onnx.js';
 import { randomNumbers } from '../fixtures/random.js';
@@ -78,6 +79,21 @@ test('has a fingerprint of its file and of weights in files beside it, wherever 
   await expect((await OnnxTeacher.load(file, preprocessing)).fingerprint(AbortSignal.abort())).rejects.toMatchObject({
     code: 'ABORTED',
   });
+});
+
+test('a folder that may not be listed hides such files, and is told of', async () => {
+  const file = join(folder, 'unlisted', 'tower.onnx');
+  mkdirSync(dirname(file));
+  copyFileSync(tower(), file);
+  chmodSync(file, 0o644);
+  chmodSync(dirname(file), 0o711);
+  chmodSync(folder, 0o755);
+  await asUser(() =>
+    expect(hashModel(file)).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining(`cannot read ${dirname(file)}`) as string,
+    }),
+  );
 });
 
 test('a session that the system keeps from opening is no fault of the model', () => {

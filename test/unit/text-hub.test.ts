@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -17,7 +18,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vi
 import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
 import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/weight-files.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { losableDisk } from '../fixtures/lost-disk.js';
 import { tinyClip } from '../fixtures/tiny.js';
 
@@ -180,6 +181,19 @@ test('says what is wrong: unknown id, missing files, refused access, a name that
     code: 'FILE_NOT_FOUND',
     mend: expect.stringContaining('HF_TOKEN') as string,
   });
+});
+
+test('a folder that may not be read is told of', async () => {
+  const path = join(folder, 'secret-model');
+  mkdirSync(path);
+  chmodSync(path, 0o700);
+  chmodSync(folder, 0o755);
+  await asUser(() =>
+    expect(resolveModel(path, wanted)).rejects.toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining(`cannot read ${path}`) as string,
+    }),
+  );
 });
 
 test('says what to do where weights are a pickle', async () => {

@@ -1,4 +1,13 @@
-import { appendFileSync, cpSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it, test } from 'vitest';
@@ -6,7 +15,7 @@ import { builtinIds, builtinLists, describeBuiltin, readBuiltin } from '../../li
 import { CategoryList } from '../../lib/text/names.js';
 import { writeNames } from '../../lib/text/names-file.js';
 import { normaliseName } from '../../lib/text/spelling.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();
 const load = async (source: string | string[]) => (await CategoryList.load(source)).names;
@@ -109,6 +118,20 @@ test('a folder of class folders, sorted, without files and hidden folders', asyn
   for (const name of ['zebra', 'Ant', 'cat', '.cache', 'lost+found']) mkdirSync(join(root, name), { recursive: true });
   writeFileSync(join(root, 'readme.txt'), '');
   expect(await load(root)).toEqual(['Ant', 'cat', 'zebra']);
+});
+
+test('a folder that may not be read is told of', async () => {
+  const root = join(folder, 'secret');
+  mkdirSync(join(root, 'cat'), { recursive: true });
+  chmodSync(root, 0o700);
+  chmodSync(folder, 0o755);
+  await asUser(() =>
+    expect(CategoryList.load(root)).rejects.toMatchObject({
+      code: 'BAD_NAMES',
+      message: expect.stringContaining(`cannot read ${root}`) as string,
+      mend: 'Check the permissions of the path',
+    }),
+  );
 });
 
 test('a folder of splits is not taken for classes', async () => {

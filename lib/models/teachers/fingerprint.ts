@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { throwIfAborted } from '../../errors.js';
+import { throwIfAborted, unlessAbsent } from '../../errors.js';
 import { openToRead } from '../../files/open.js';
 import { nextTurn } from '../../turn.js';
 import type { GraphSpec } from '../graph.js';
@@ -32,11 +32,11 @@ export async function hashWeights(
 /**
  * Of an ONNX file, and of its weights in files of their own, by the names that exporters give those (`model.onnx.data`,
  * `model.onnx_data`, `model.onnx_data_1`).
- * @throws LgdError ABORTED
+ * @throws LgdError ABORTED, BAD_FILE (the folder may not be listed)
  */
 export async function hashModel(file: string, signal?: AbortSignal): Promise<string> {
   const [folder, name] = [dirname(file), basename(file)];
-  const beside = (await readdir(folder))
+  const beside = (await readdir(folder).catch(unlessAbsent<string[]>(folder, [])))
     .filter((other) => other.startsWith(name) && /^(?:\.data|_data(?:_\d+)?)$/u.test(other.slice(name.length)))
     .sort();
   const hash = createHash('sha256');
