@@ -59,6 +59,7 @@ test('a device that computes something else ends it with 1, and how to find the 
   expect(stdout).not.toContain('--batch-size');
   const few = await fresh(['verify', '--device', 'cpu', '--batch-size', '4']);
   expect([few.code, few.stdout]).toEqual([1, expect.stringContaining('with --batch-size 16 or more')]);
+  expect(few.stdout).not.toContain('do not train');
 });
 
 test('the CPU is refused within the moment', async () => {
