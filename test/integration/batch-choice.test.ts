@@ -20,7 +20,7 @@ import { Distiller } from '../../lib/train/distiller.js';
 import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from '../fixtures/tiny.js';
+import { drawShapes, madeUpTeacher, ofType, smallCache, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let runs = 0;
@@ -176,14 +176,7 @@ describe("a distiller of one's own", () => {
   async function parts() {
     const device = await openDevice('cpu');
     const teacher = await PrecomputedTeacher.load(madeUp.teacher);
-    const images = await ImageCache.build(await openImageFolder(data), {
-      device,
-      resolution: 32,
-      margin: 1,
-      memoryLimitBytes: 1e9,
-      spillFolder: folder,
-      maxBrokenShare: 0,
-    });
+    const images = await ImageCache.build(await openImageFolder(data), smallCache(device, folder));
     const student = createStudent('mobilenet_v3_small', {
       device,
       embeddingSize: teacher.embeddingSize,

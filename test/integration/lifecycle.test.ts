@@ -24,7 +24,15 @@ import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { noteSkip } from '../shared.js';
-import { drawShapes, madeUpTeacher, ownTeacher, plainPicture, smallConfig, tinyClip } from '../fixtures/tiny.js';
+import {
+  drawShapes,
+  madeUpTeacher,
+  ownTeacher,
+  plainPicture,
+  smallCache,
+  smallConfig,
+  tinyClip,
+} from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/lifecycle-child.ts');
@@ -49,14 +57,7 @@ beforeAll(async () => {
 afterAll(() => device.dispose());
 
 const makeCache = () =>
-  ImageCache.build(imagesFromBuffers(ids.map((id) => ({ id, bytes: picture }))), {
-    device,
-    resolution: 96,
-    margin: 1,
-    memoryLimitBytes: 1e9,
-    spillFolder: folder,
-    maxBrokenShare: 0,
-  });
+  ImageCache.build(imagesFromBuffers(ids.map((id) => ({ id, bytes: picture }))), smallCache(device, folder, 96));
 const makeEncoder = () => createEncoder('mobilenet_v3_small', { device, ...small, resolution: 32, batch: 2 });
 async function makeDistiller(teacher?: AnyTeacher): Promise<Distiller> {
   const tsb = TextualSemanticsBank.fromEmbeddings(

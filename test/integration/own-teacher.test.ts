@@ -14,7 +14,7 @@ import { readStudent } from '../../lib/runs/student-file.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { ownTeacher, plainPicture } from '../fixtures/tiny.js';
+import { ownTeacher, plainPicture, smallCache } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const size = 8;
@@ -35,14 +35,7 @@ beforeAll(async () => {
       bytes: await plainPicture(background),
     })),
   );
-  images = await ImageCache.build(imagesFromBuffers(pictures), {
-    device,
-    resolution: 32,
-    margin: 1,
-    memoryLimitBytes: 1e9,
-    spillFolder: folder,
-    maxBrokenShare: 0,
-  });
+  images = await ImageCache.build(imagesFromBuffers(pictures), smallCache(device, folder));
 });
 afterAll(() => {
   for (const object of [images, device]) object.dispose();
@@ -421,16 +414,7 @@ describe('members that are something else', () => {
       // the folder was closed
       expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' });
       const source = { root: 'own', ids: ['a'], read: async () => fail() };
-      await expect(
-        ImageCache.build(source, {
-          device,
-          resolution: 32,
-          margin: 1,
-          memoryLimitBytes: 1e9,
-          spillFolder: folder,
-          maxBrokenShare: 0,
-        }),
-      ).rejects.toMatchObject({ code: 'BAD_DATASET' });
+      await expect(ImageCache.build(source, smallCache(device, folder))).rejects.toMatchObject({ code: 'BAD_DATASET' });
     }
   });
 });

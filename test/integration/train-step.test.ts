@@ -22,7 +22,7 @@ import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ownTeacher, sameBits, shapeNames, tinyClip } from '../fixtures/tiny.js';
+import { drawShapes, madeUpTeacher, ownTeacher, sameBits, shapeNames, smallCache, tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const [K, B] = [shapeNames.length, 4];
@@ -34,14 +34,7 @@ beforeAll(async () => {
   device = await openDevice('cpu');
   teacher = await loadTeacher(tinyClip, { device });
   const source = await openImageFolder(await drawShapes(join(folder, 'data'), { count: 4 }));
-  dataset = await ImageCache.build(source, {
-    device,
-    resolution: 64,
-    margin: 1,
-    memoryLimitBytes: 1e9,
-    spillFolder: folder,
-    maxBrokenShare: 0,
-  });
+  dataset = await ImageCache.build(source, smallCache(device, folder, 64));
   tsb = TextualSemanticsBank.fromEmbeddings(
     shapeNames,
     Float32Array.from({ length: K * 256 }, (_, i) => Math.sin(1 + i * i)),

@@ -9,7 +9,6 @@ import { packImages } from '../../lib/data/pack/pack.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { openImageFolder, type ImageSource } from '../../lib/data/sources.js';
 import { readViews } from '../../lib/data/views.js';
-import type { Device } from '../../lib/device.js';
 import { FeatureSet } from '../../lib/evaluate/feature-set.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import { bankLoss } from '../../lib/semantic/index.js';
@@ -17,7 +16,7 @@ import type { Batch } from '../../lib/train/batch.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ownTeacher, sameBits } from '../fixtures/tiny.js';
+import { drawShapes, madeUpTeacher, ownTeacher, sameBits, smallCache } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const devices = await devicesUnderTest('two distillers');
@@ -32,14 +31,7 @@ beforeAll(async () => {
 test.each(devices)('that share teacher, bank, images and $name train as each would alone', async ({ device }) => {
   await using teacher = await loadTeacher(made.teacher, { device });
   const tsb = await TextualSemanticsBank.load(made.bank);
-  using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), {
-    device,
-    resolution: 32,
-    margin: 1,
-    memoryLimitBytes: 1e9,
-    spillFolder: folder,
-    maxBrokenShare: 0,
-  });
+  using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), smallCache(device, folder));
 
   /** Steps one after the other, each read when the next one is queued; other distillers come in between. */
   async function distil(seed: number): Promise<DistillerState> {
@@ -94,14 +86,6 @@ function differingState(a: DistillerState, b: DistillerState): string[] {
 
 describe.each(devices)('a fault on $name', ({ device }) => {
   const size = 16;
-  const cacheOptions = (on: Device) => ({
-    device: on,
-    resolution: 32,
-    margin: 1,
-    memoryLimitBytes: 1e9,
-    spillFolder: folder,
-    maxBrokenShare: 0,
-  });
   const batchOf = (dataset: ImageCache): Batch => ({
     ...new BatchPlan(dataset, { batchSize: 4, seed: 1 }).next(),
     dataset,
@@ -157,8 +141,8 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     async (_, turn) => {
       await using teacher = await loadTeacher(made.teacher, { device });
       const bank = await TextualSemanticsBank.load(made.bank);
-      using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
-      using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+      using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), smallCache(device, folder));
+      using damaged = await ImageCache.build(await damagedImages(), smallCache(device, folder));
       const make = (seed: number) => new Distiller({ device, teacher, student: student(seed), tsb: bank, config });
       using faulty = make(1);
       using other = make(2);
@@ -190,8 +174,8 @@ describe.each(devices)('a fault on $name', ({ device }) => {
   test('beside a step that is queued piece by piece is told to its distiller; a question that fails beside it costs nothing', async () => {
     await using teacher = await loadTeacher(made.teacher, { device });
     const bank = await TextualSemanticsBank.load(made.bank);
-    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
-    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), smallCache(device, folder));
+    using damaged = await ImageCache.build(await damagedImages(), smallCache(device, folder));
     /** A second step, which a GPU holds back until it is whole, with something in its middle. */
     async function stepAround(
       between: () => Promise<void>,
@@ -240,8 +224,8 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     await using teacher = await loadTeacher(made.teacher, { device });
     const bank = await TextualSemanticsBank.load(made.bank);
     const source = await openImageFolder(join(folder, 'data'), { labels: 'folders' });
-    using images = await ImageCache.build(source, cacheOptions(device));
-    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    using images = await ImageCache.build(source, smallCache(device, folder));
+    using damaged = await ImageCache.build(await damagedImages(), smallCache(device, folder));
     using distiller = new Distiller({
       device,
       teacher,
@@ -257,7 +241,7 @@ describe.each(devices)('a fault on $name', ({ device }) => {
   });
 
   test('of features that are sent in pieces is told to their sender, though another waits in between', async () => {
-    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), smallCache(device, folder));
     failAt('writeRows', damaged);
     let sent = false;
     const other = async () => {
@@ -278,7 +262,7 @@ describe.each(devices)('a fault on $name', ({ device }) => {
 
   test('of a teacher outside the device gives up the step of its distiller alone, batch norms included', async () => {
     const bank = await TextualSemanticsBank.load(made.bank);
-    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), smallCache(device, folder));
     let [answer, fail] = [(): void => undefined, (): void => undefined];
     const asked = new Promise<void>((resolve) => (answer = resolve));
     const failed = new Promise<void>((_, reject) => (fail = () => reject(new Error('gone'))));
@@ -311,7 +295,7 @@ describe.each(devices)('a fault on $name', ({ device }) => {
   test('that gives up a step around another leaves batch norms as they were on the CPU', async () => {
     await using teacher = await loadTeacher(made.teacher, { device });
     const bank = await TextualSemanticsBank.load(made.bank);
-    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), smallCache(device, folder));
     const make = (seed: number) => new Distiller({ device, teacher, student: student(seed), tsb: bank, config });
     using stopped = make(1);
     using other = make(2);
@@ -333,8 +317,8 @@ describe.each(devices)('a fault on $name', ({ device }) => {
   test('in the second batch of a step leaves all as it was before the step, batch norms included', async () => {
     await using teacher = await loadTeacher(made.teacher, { device });
     const bank = await TextualSemanticsBank.load(made.bank);
-    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
-    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), smallCache(device, folder));
+    using damaged = await ImageCache.build(await damagedImages(), smallCache(device, folder));
     const train = { ...config.train, accumulate: 2 };
     using distiller = new Distiller({ device, teacher, student: student(1), tsb: bank, config: { ...config, train } });
     const take = async (step: number, second: ImageCache) =>
