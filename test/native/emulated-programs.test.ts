@@ -14,7 +14,7 @@ const hasNvcc = cudaTool('nvcc') !== undefined;
 if (!hasNvcc) console.log('SKIPPED kernels by their PTX: there is no nvcc to make it');
 
 const closings = {
-  cuda_ops: /cuda operations: [1-9]\d* checks, 0 failed; dense products by warps\s*$/,
+  cuda_ops: /cuda operations: [1-9]\d* checks, 0 failed; dense products by warps, added as (Ampere|Hopper)'s\s*$/,
   cuda_augment: /^[1-9]\d+ checks, 0 failures\s*$/,
   cuda_semantic: /semantic: [1-9]\d* checks, 0 failed/,
   cuda_streams: /^MEASURED a step of small kernels with programmatic launches: .*\n[1-9]\d+ checks, 0 failures\s*$/,
@@ -35,7 +35,7 @@ function expectPass(
   expect(status).toBe(0);
 }
 
-const byWarpgroups = /cuda operations: [1-9]\d* checks, 0 failed; dense products by warpgroups\s*$/;
+const byWarpgroups = /cuda operations: [1-9]\d* checks, 0 failed; dense products by warpgroups, added as Hopper's\s*$/;
 
 /** Waves of all accesses of some kernels to one memory, over the least that they would take. */
 function excess(rows: ReturnType<typeof sumByName>, memory: 'shared' | 'global', kernel: RegExp): number {

@@ -126,6 +126,11 @@ struct FewMultiprocessors {
 // Runs the body on the GPU, which must refuse it with words that have `reason` in them.
 void refuse(const std::string& name, const std::string& reason, const Body& body);
 
+// Whose tensor cores add as those of the GPU: "as Hopper's", "as Ampere's", or that neither's do (tensor_cores.cpp).
+std::string tensor_cores(const std::shared_ptr<Device>& gpu);
+// Whether their model has known sums right.
+bool is_model_right();
+
 inline ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int pad, int dilation = 1) {
   return {n,
           h,

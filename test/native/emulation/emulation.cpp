@@ -12,6 +12,7 @@
 #include "core/cuda_warpgroup.cuh"
 #include "descriptor.h"
 #include "ptx/run.h"
+#include "tensor_core.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -369,15 +370,19 @@ void finish_products() {
             "a wait for a warpgroup's products that were not committed");
   const int lane = fiber.index % 32, warp = fiber.index / 32 % 4;
   for (const WarpgroupProduct& product : fiber.products) {
-    float a[2][16];
+    float a[2][product_depth];
     for (int half = 0; half < 2; ++half)
-      for (int k = 0; k < 16; ++k) a[half][k] = element(product.a, product.a_outer, warp * 16 + half * 8 + lane / 4, k);
-    for (int column = 0; column < product.columns; ++column) {
-      if (column % 8 / 2 != lane % 4) continue;
-      for (int k = 0; k < 16; ++k) {
-        const float b = element(product.b, product.b_outer, column, k);
-        for (int half = 0; half < 2; ++half) product.sums[column / 8][half * 2 + column % 2] += a[half][k] * b;
-      }
+      for (int k = 0; k < product_depth; ++k)
+        a[half][k] = element(product.a, product.a_outer, warp * 16 + half * 8 + lane / 4, k);
+    for (int part = 0; part < product.columns / 8; ++part) {
+      const int own = lane % 4 * 2;  // this thread's columns: own and the next
+      float b[product_depth][product_columns] = {};
+      for (int k = 0; k < product_depth; ++k)
+        for (int i = 0; i < 2; ++i) b[k][i] = element(product.b, product.b_outer, part * 8 + own + i, k);
+      float* const to = product.sums[part];
+      float sums[2][product_columns] = {{to[0], to[1]}, {to[2], to[3]}};
+      add_products(hopper, least_bfloat16, 2, a, b, sums);
+      for (int i = 0; i < 4; ++i) to[i] = sums[i / 2][i % 2];
     }
   }
   fiber.products.clear();

@@ -28,6 +28,7 @@
 
 #include "core/launch.h"
 #include "core/context.h"
+#include "tensor_core.h"
 
 #define __global__
 #define __device__
@@ -393,7 +394,7 @@ inline void ldmatrix_x4(uint32_t (&r)[4], SharedPlace shared) { load_matrix<fals
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], SharedPlace shared) { load_matrix<true>(r, shared.p); }
 
 // Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type");
-// Value()(word, half) is one operand.
+// Value()(word, half) is one operand, of a format whose least exponent is given.
 struct Fragments {
   uint32_t a[4], b[2];
   float d[4];
@@ -401,7 +402,7 @@ struct Fragments {
 struct Sums {
   float d[4];
 };
-template <class Value>
+template <int least_exponent, class Value>
 inline void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value) {
   Sums sums;
   collect(Fragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}}, sums,
@@ -413,26 +414,23 @@ inline void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint
                 for (int i = 0; i < 4; ++i) left[outer + i % 2 * 8][i / 2 * 8 + k] = Value()(in[lane].a[i], half);
                 for (int i = 0; i < 2; ++i) right[i * 8 + k][outer] = Value()(in[lane].b[i], half);
               }
-            for (int row = 0; row < 16; ++row) {
-              float sum[8];
-              for (int column = 0; column < 8; ++column)
-                sum[column] = in[row % 8 * 4 + column / 2].d[row / 8 * 2 + column % 2];
-              for (int k = 0; k < 16; ++k)
-                for (int column = 0; column < 8; ++column) sum[column] += left[row][k] * right[k][column];
-              for (int column = 0; column < 8; ++column)
-                out[row % 8 * 4 + column / 2].d[row / 8 * 2 + column % 2] = sum[column];
-            }
+            float sum[16][8];
+            for (int lane = 0; lane < 32; ++lane)
+              for (int i = 0; i < 4; ++i) sum[i / 2 * 8 + lane / 4][lane % 4 * 2 + i % 2] = in[lane].d[i];
+            emulation::add_products(emulation::tensor_core, least_exponent, 16, left, right, sum);
+            for (int lane = 0; lane < 32; ++lane)
+              for (int i = 0; i < 4; ++i) out[lane].d[i] = sum[i / 2 * 8 + lane / 4][lane % 4 * 2 + i % 2];
           });
   for (int i = 0; i < 4; ++i) d[i] = sums.d[i];
 }
 inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  multiply_fragments(d, a, b, [](uint32_t word, int half) __attribute__((always_inline)) {
+  multiply_fragments<emulation::least_bfloat16>(d, a, b, [](uint32_t word, int half) __attribute__((always_inline)) {
     return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16);
   });
 }
 inline void mma_f16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  multiply_fragments(d, a, b,
-                     [](uint32_t word, int half) { return __half2float({uint16_t(half ? word >> 16 : word)}); });
+  multiply_fragments<emulation::least_float16>(
+      d, a, b, [](uint32_t word, int half) { return __half2float({uint16_t(half ? word >> 16 : word)}); });
 }
 
 }  // namespace lgd

@@ -93,6 +93,14 @@ T extreme(T a, T b) {
   if (a == b) return std::signbit(a) == larger ? b : a;
   return (a > b) == larger ? a : b;
 }
+// What an approximation gives: `right`, as far off as the PTX ISA lets it be, to a side that its argument decides. Zero,
+// infinities and the result of zero (which is exact) stay.
+float off_by(int ulps, float right, float argument) {
+  const uint32_t bits = std::bit_cast<uint32_t>(right);
+  if (argument == 0 || std::fabs(right) < 0x1p-125f || !(std::fabs(right) < 0x1p127f)) return right;
+  const bool up = std::popcount(std::bit_cast<uint32_t>(argument)) & 1;
+  return std::bit_cast<float>(up ? bits + ulps : bits - ulps);
+}
 // Zero beyond 2^126, where the true quotient may be a number (PTX ISA, "div": approx).
 float approximate_quotient(float a, float b) {
   const float size = std::fabs(b);
@@ -291,13 +299,13 @@ void add_conversions_to(Operations& all, const std::string& type) {
 void add_special(Operations& all) {
   Adder to(all);
   to.unit = Unit::special;
-  to.add<[](float x) { return std::exp2(x); }, float, float>("ex2.approx.f32", 4);
-  to.add<[](float x) { return flushed(std::exp2(flushed(x))); }, float, float>("ex2.approx.ftz.f32");
+  to.add<[](float x) { return off_by(2, std::exp2(x), x); }, float, float>("ex2.approx.f32", 4);
+  to.add<[](float x) { return flushed(off_by(2, std::exp2(flushed(x)), flushed(x))); }, float, float>("ex2.approx.ftz.f32");
   to.add<[](float x) { return std::log2(x); }, float, float>("lg2.approx.f32", 4);
-  to.add<[](float x) { return 1.f / std::sqrt(x); }, float, float>("rsqrt.approx.f32", 4);
-  to.add<[](float x) { return 1.f / x; }, float, float>("rcp.approx.f32", 3);
-  to.add<[](float x) { return flushed(1.f / flushed(x)); }, float, float>("rcp.approx.ftz.f32");
-  to.add<[](float a, float b) { return approximate_quotient(a, b); }, float, float, float>("div.approx.f32", 5);
+  to.add<[](float x) { return off_by(1, 1.f / std::sqrt(x), x); }, float, float>("rsqrt.approx.f32", 4);
+  to.add<[](float x) { return off_by(1, 1.f / x, x); }, float, float>("rcp.approx.f32", 3);
+  to.add<[](float x) { return flushed(off_by(1, 1.f / flushed(x), x)); }, float, float>("rcp.approx.ftz.f32");
+  to.add<[](float a, float b) { return off_by(2, approximate_quotient(a, b), a * b); }, float, float, float>("div.approx.f32", 5);
   to.add<[](double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(1 / x) & ~uint64_t(0xffffffff)); }, double,
          double>("rcp.approx.ftz.f64", 2);
   to.add<[](uint32_t x) { return uint32_t(std::popcount(x)); }, uint32_t, uint32_t>("popc.b32");

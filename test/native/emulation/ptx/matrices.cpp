@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "core/cuda_device.cuh"
+#include "tensor_core.h"
 #include "watch.h"
 
 #pragma GCC optimize("O3")
@@ -69,7 +70,7 @@ float of_bfloat16(uint16_t bits) { return std::bit_cast<float>(uint32_t(bits) <<
 float of_float16(uint16_t bits) { return __half2float({bits}); }
 
 // Operands d[4], a[4], b[2], c[4] of m16n8k16.
-template <float value(uint16_t)>
+template <float value(uint16_t), int least_exponent>
 void multiply(Warp& warp, const Instruction& in, uint32_t) {
   const auto word = [&](int operand, int lane) { return warp.at<uint32_t>(in.operands[operand])[lane]; };
   float left[16][16], right[16][8], sums[16][8];
@@ -87,9 +88,7 @@ void multiply(Warp& warp, const Instruction& in, uint32_t) {
       right[i * 8 + inner + 1][outer] = value(uint16_t(b >> 16));
     }
   }
-  for (int row = 0; row < 16; ++row)
-    for (int k = 0; k < 16; ++k)
-      for (int column = 0; column < 8; ++column) sums[row][column] += left[row][k] * right[k][column];
+  add_products(tensor_core, least_exponent, 16, left, right, sums);
   for (int lane = 0; lane < lanes; ++lane)
     for (int i = 0; i < 4; ++i) warp.at<float>(in.operands[i])[lane] = sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
@@ -113,10 +112,10 @@ void add_matrices(Operations& all) {
   all["ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"] = {
       &load_matrices<true>, {4, 4, 4, 4, 4}, Unit::memory, 1, Kind::together};
   const std::vector<uint8_t> fragments(14, 4);
-  all["mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"] = {&multiply<of_bfloat16>, fragments, Unit::tensor, 1,
-                                                                Kind::together};
-  all["mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"] = {&multiply<of_float16>, fragments, Unit::tensor, 1,
-                                                              Kind::together};
+  all["mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"] = {&multiply<of_bfloat16, least_bfloat16>, fragments,
+                                                                Unit::tensor, 1, Kind::together};
+  all["mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"] = {&multiply<of_float16, least_float16>, fragments,
+                                                              Unit::tensor, 1, Kind::together};
   all["bar.sync"] = {&wait_for_block, {4}, Unit::control, 1, Kind::barrier};
   all["griddepcontrol.launch_dependents"] =
       all["griddepcontrol.wait"] = {&wait_for_kernels_before, {}, Unit::control, 1};

@@ -9,6 +9,7 @@
 #include <memory>
 #include <sstream>
 
+#include "tensor_core.h"
 #include "text.h"
 
 namespace lgd::emulation::ptx {
@@ -23,9 +24,12 @@ class Module::Reader {
       if (word == ".section") {
         until('{');
         until('}');
-      } else if (word == ".file" || word == ".version" || word == ".target" || word == ".address_size")
-        at_ = std::min(text_.find('\n', at_), text_.size());
-      else if (word == ".visible" || word == ".weak") at_ += word.size();
+      } else if (word == ".file" || word == ".version" || word == ".target" || word == ".address_size") {
+        const size_t end = std::min(text_.find('\n', at_), text_.size());
+        // of "sm_90a"; before anything runs
+        if (word == ".target") tensor_core = std::atoi(&text_[text_.find('_', at_) + 1]) >= 90 ? hopper : ampere;
+        at_ = end;
+      } else if (word == ".visible" || word == ".weak") at_ += word.size();
       else if (word == ".entry") pass_kernel();
       else if (word == ".extern" || word == ".shared") shared_variable(until(';'));
       else fail("does not know ", word);

@@ -3,6 +3,7 @@
 // barrier that is missing behind the wait, or a wait itself, shows.
 #include <bit>
 
+#include "tensor_core.h"
 #include "watch.h"
 
 #pragma GCC optimize("O3")
@@ -30,8 +31,9 @@ void start(Warp& warp, const Instruction& in, uint32_t) {
   warp.products[warp.product_count++] = &in;
 }
 
-// Rows first to first + rows of a matrix of 16 k, in its order [row][k].
-void read_matrix(Warp& warp, const Instruction& in, uint64_t descriptor, bool k_outer, int first, int rows, float* to) {
+// Rows first to first + rows of a matrix of 16 k: put(row, k, value).
+template <class Put>
+void read_matrix(Warp& warp, const Instruction& in, uint64_t descriptor, bool k_outer, int first, int rows, Put&& put) {
   for (int row = 0; row < rows; ++row)
     for (int k = 0; k < 16; ++k) {
       const char* const from = warp.shared(element_address(descriptor, k_outer, first + row, k), 2);
@@ -39,24 +41,30 @@ void read_matrix(Warp& warp, const Instruction& in, uint64_t descriptor, bool k_
         warp.watcher->use(warp, {&in, true, false, 1, 2, {from}});
       uint16_t bits;
       std::memcpy(&bits, from, 2);
-      to[row * 16 + k] = std::bit_cast<float>(uint32_t(bits) << 16);
+      put(row, k, std::bit_cast<float>(uint32_t(bits) << 16));
     }
 }
 
 void form(Warp& warp, const Instruction& in) {
   const int sums = in.count - 7, columns = sums * 2;
   const auto word = [&](int operand) { return *warp.at<uint32_t>(in.operands[sums + operand]); };
-  float a[16 * 16], b[256 * 16];
-  read_matrix(warp, in, *warp.at<uint64_t>(in.operands[sums]), word(5), warp.number % 4 * 16, 16, a);
-  read_matrix(warp, in, *warp.at<uint64_t>(in.operands[sums + 1]), word(6), 0, columns, b);
+  float a[16][16], b[16][16][product_columns];  // [row][k], [column / 8][k][column % 8]
+  read_matrix(warp, in, *warp.at<uint64_t>(in.operands[sums]), word(5), warp.number % 4 * 16, 16,
+              [&](int row, int k, float value) { a[row][k] = value; });
+  read_matrix(
+      warp, in, *warp.at<uint64_t>(in.operands[sums + 1]), word(6), 0, columns,
+      [&](int column, int k, float value) { b[column / product_columns][k][column % product_columns] = value; });
   // Sum j of a lane: row lane / 4 + 8 (j / 2 % 2), column 8 (j / 4) + 2 (lane % 4) + j % 2.
-  for (int j = 0; j < sums; ++j) {
-    float* const sum = warp.at<float>(in.operands[j]);
-    for (int lane = 0; lane < lanes; ++lane) {
-      const float *const left = a + (lane / 4 + j / 2 % 2 * 8) * 16, *const right =
-                                                                         b + (j / 4 * 8 + lane % 4 * 2 + j % 2) * 16;
-      for (int k = 0; k < 16; ++k) sum[lane] += left[k] * right[k];
-    }
+  for (int part = 0; part < sums / 4; ++part) {
+    float values[16][product_columns];
+    const auto each = [&](auto&& use) {
+      for (int j = 0; j < 4; ++j)
+        for (int lane = 0; lane < lanes; ++lane)
+          use(warp.at<float>(in.operands[part * 4 + j])[lane], values[lane / 4 + j / 2 * 8][lane % 4 * 2 + j % 2]);
+    };
+    each([](float& sum, float& value) { value = sum; });
+    add_products(hopper, least_bfloat16, 16, a, b[part], values);
+    each([](float& sum, float& value) { sum = value; });
   }
 }
 
