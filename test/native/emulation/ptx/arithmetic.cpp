@@ -300,12 +300,14 @@ void add_special(Operations& all) {
   Adder to(all);
   to.unit = Unit::special;
   to.add<[](float x) { return off_by(2, std::exp2(x), x); }, float, float>("ex2.approx.f32", 4);
-  to.add<[](float x) { return flushed(off_by(2, std::exp2(flushed(x)), flushed(x))); }, float, float>("ex2.approx.ftz.f32");
+  to.add<[](float x) { return flushed(off_by(2, std::exp2(flushed(x)), flushed(x))); }, float, float>(
+      "ex2.approx.ftz.f32");
   to.add<[](float x) { return std::log2(x); }, float, float>("lg2.approx.f32", 4);
   to.add<[](float x) { return off_by(1, 1.f / std::sqrt(x), x); }, float, float>("rsqrt.approx.f32", 4);
   to.add<[](float x) { return off_by(1, 1.f / x, x); }, float, float>("rcp.approx.f32", 3);
   to.add<[](float x) { return flushed(off_by(1, 1.f / flushed(x), x)); }, float, float>("rcp.approx.ftz.f32");
-  to.add<[](float a, float b) { return off_by(2, approximate_quotient(a, b), a * b); }, float, float, float>("div.approx.f32", 5);
+  to.add<[](float a, float b) { return off_by(2, approximate_quotient(a, b), a * b); }, float, float, float>(
+      "div.approx.f32", 5);
   to.add<[](double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(1 / x) & ~uint64_t(0xffffffff)); }, double,
          double>("rcp.approx.ftz.f64", 2);
   to.add<[](uint32_t x) { return uint32_t(std::popcount(x)); }, uint32_t, uint32_t>("popc.b32");
