@@ -3,7 +3,7 @@
 // point, added exactly, and the total is cut off to float32. So sums of products that all have one sign come out too
 // small, the more so the longer they are.
 // Source: Fasi, Higham, Mikaitis and Pranesh 2021, "Numerical behavior of NVIDIA tensor cores"; Khattak and Mikaitis
-// 2025, "Accurate models of NVIDIA tensor cores" (arXiv 2512.07004); Xie et al. 2025, MMA-Sim (arXiv 2511.10909).
+// 2025, "Accurate models of NVIDIA tensor cores" (arXiv 2512.07004); Xie et al. 2025, github.com/microsoft/MMA-Sim.
 #pragma once
 #include <algorithm>
 #include <bit>
