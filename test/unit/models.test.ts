@@ -98,6 +98,7 @@ describe('students', () => {
     ['mobilenet_v3_small', 576],
     ['mobilenet_v3_large', 960],
     ['mobilenetv4_conv_small', 1280],
+    ['mobilenetv4_conv_medium', 1280],
     ['efficientnet_b0', 1280],
     ['efficientnet_b3', 1536],
   ])('%s takes the projection head on its %i pooled features', (name, pooled) => {

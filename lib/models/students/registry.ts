@@ -4,7 +4,7 @@ import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
 import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
-import { mobilenetV4ConvSmall } from './mobilenet_v4.js';
+import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
 import { resnet18, resnet34, resnet50 } from './resnet.js';
 
 const definitions: StudentDefinition[] = [
@@ -15,6 +15,7 @@ const definitions: StudentDefinition[] = [
   mobilenetV3Small,
   mobilenetV3Large,
   mobilenetV4ConvSmall,
+  mobilenetV4ConvMedium,
   efficientnetB0,
   efficientnetB1,
   efficientnetB2,
