@@ -34,6 +34,7 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
   mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
+  efficientnet_lite: { name: 'efficientnet_lite0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
 };
 const students = Object.values(ofFamilies).map(
   ({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const,
@@ -206,6 +207,7 @@ describe('PyTorch', () => {
   test.each([
     ['mobilenetv4_conv_small', 'norm_head'],
     ['mobilenetv4_conv_medium', 'norm_head'],
+    ['efficientnet_lite0', 'bn2'],
   ])("a checkpoint of timm's %s is a start but for its classifier", async (name, norm) => {
     using device = await openDevice('cpu');
     const { weights } = madeUpStudent(name);

@@ -101,6 +101,7 @@ describe('students', () => {
     ['mobilenetv4_conv_medium', 1280],
     ['efficientnet_b0', 1280],
     ['efficientnet_b3', 1536],
+    ['efficientnet_lite0', 1280],
   ])('%s takes the projection head on its %i pooled features', (name, pooled) => {
     const { parameters } = studentGraph(name, { embeddingSize: 40 });
     const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));

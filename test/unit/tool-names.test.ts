@@ -270,6 +270,14 @@ describe('timm', () => {
       }),
     );
   });
+  test('EfficientNet-Lite0', () => {
+    expect(exported('timm', 'efficientnet_lite0')).toEqual(
+      timmMobile(
+        efficient.map((blocks) => blocks.map((block) => block.replace('_se0.25', ''))),
+        { stem: 32, seFromExpanded: false, roundSe: Math.round, headChannels: 1280 },
+      ),
+    );
+  });
   test('a head stands in the place of the classifier', () => {
     const keys = exported('timm', 'efficientnet_b0', { head: true });
     expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([

@@ -2,6 +2,7 @@ import { LgdError } from '../../errors.js';
 import { suggestion } from '../../text/spelling.js';
 import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
+import { efficientnetLite0 } from './efficientnet_lite.js';
 import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
 import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
@@ -20,6 +21,7 @@ const definitions: StudentDefinition[] = [
   efficientnetB1,
   efficientnetB2,
   efficientnetB3,
+  efficientnetLite0,
 ];
 
 /** Names of all students. */

@@ -47,4 +47,11 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     mmseg: undefined,
     detectron2: undefined,
   },
+  efficientnet_lite: {
+    torchvision: undefined,
+    timm: timm.own,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
 };
