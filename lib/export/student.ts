@@ -23,9 +23,9 @@ import { compareTransformers, writeTransformers } from './transformers.js';
 import type { Written } from './written.js';
 
 /**
- * What an export is for: 'lgdistill' is this package's own file (torchvision's names, timm's of MobileNetV4, and the
- * head as `head.0`, `head.2`); 'torchvision' has the head in the classifier's place and PyTorch's counters too; 'timm',
- * 'mmdet', 'mmseg' and 'detectron2' have the names of those.
+ * What an export is for: 'lgdistill' is this package's own file (torchvision's names, timm's of a student that
+ * torchvision lacks, and the head as `head.0`, `head.2`); 'torchvision' has the head in the classifier's place and
+ * PyTorch's counters too; 'timm', 'mmdet', 'mmseg' and 'detectron2' have the names of those.
  */
 export const exportFormats = ['lgdistill', 'onnx', 'transformers', ...tools] as const;
 export type ExportFormat = (typeof exportFormats)[number];

@@ -77,13 +77,20 @@ const limits: Record<Precision, { output: number; gradients: number; evaluation:
 };
 
 /**
- * resnet50 in PyTorch 1.13 under bfloat16 autocast, at this size and with random weights: output 0.31 and gradients
- * 1.29 off; ours on the emulated GPU 0.31 and 1.30.
+ * Students that bfloat16 is rougher with, in PyTorch 1.13 too (under autocast, at this size, with random weights).
+ * Output and gradients are off there by 0.31 and 1.29 (resnet50), 0.22 and 1.0 (mobilenet_v2), 0.18 and 0.95
+ * (efficientnet_lite0); ours on the emulated GPU by 0.31 and 1.30, 0.19 and 0.99, 0.18 and 0.94.
  */
-const limitsOf = (name: string, precision: Precision) =>
-  name === 'resnet50' && precision === 'bfloat16'
-    ? { ...limits.bfloat16, output: 0.6, gradients: 2.6 }
-    : limits[precision];
+const rougher: Record<string, { output: number; gradients: number }> = {
+  resnet50: { output: 0.6, gradients: 2.6 },
+  mobilenet_v2: { output: 0.4, gradients: 2 },
+  efficientnet_lite0: { output: 0.4, gradients: 2 },
+};
+
+const limitsOf = (name: string, precision: Precision) => ({
+  ...limits[precision],
+  ...(precision === 'bfloat16' && rougher[name]),
+});
 
 export async function checkStudents(report: Report, cpu: Device, cuda: Device): Promise<void> {
   for (const item of casesOf(report)) {

@@ -39,8 +39,8 @@ const gradientLimits: Record<string, number> = { mobilenet_v2: 5e-2, resnet34: 2
 
 // What bfloat16 may differ by from float32, twice what it was found to. The last norms see 8 values a channel here: in
 // PyTorch 1.13 under bfloat16 autocast the output of networks with random weights moves by 0.57 (mobilenet_v2), 0.42
-// (efficientnet_b0), 0.35 (mobilenetv4_conv_small) and 0.057 (resnet18) too, where ours moved by 0.65, 0.24, 0.42 and
-// 0.060. `cosine`: between the gradients of all parameters, where there is a direction left to compare (PyTorch's
+// (efficientnet_b0), 0.35 (mobilenetv4_conv_small), 0.057 (resnet18) and 0.5 to 0.68 (efficientnet_lite0) too, where
+// ours moved by 0.65, 0.24, 0.42, 0.060 and 0.71. `cosine`: between the gradients of all parameters, where there is a direction left to compare (PyTorch's
 // resnet18: 0.911, ours 0.914; mobilenetv4_conv_small: 0.25 to 0.47, ours 0.43).
 const halfLimits: Record<string, { output: number; evaluation: number; cosine?: number }> = {
   mobilenet_v2: { output: 1.3, evaluation: 0.16 },
@@ -48,6 +48,7 @@ const halfLimits: Record<string, { output: number; evaluation: number; cosine?: 
   mobilenet_v3_large: { output: 0.22, evaluation: 0.16, cosine: 0.92 },
   mobilenetv4_conv_small: { output: 0.84, evaluation: 0.22, cosine: 0.2 },
   efficientnet_b0: { output: 0.48, evaluation: 0.18, cosine: 0.7 },
+  efficientnet_lite0: { output: 1.4, evaluation: 0.27 },
   resnet18: { output: 0.12, evaluation: 0.03, cosine: 0.83 },
 };
 
@@ -75,10 +76,16 @@ describe.each(devices)('on $name', ({ device }) => {
       using reference = await create(name);
       using encoder = await create(name, device, 'bfloat16');
       const [expected, found] = [await step(reference), await step(encoder)];
-      expect(relativeError(found.output, expected.output)).toBeLessThan(halfLimits[name]!.output);
-      expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(halfLimits[name]!.evaluation);
+      const off = {
+        output: relativeError(found.output, expected.output),
+        evaluation: relativeError(found.evaluation, expected.evaluation),
+        cosine: wholeCosine(found.gradients, expected.gradients),
+      };
+      const all = `found ${JSON.stringify(off)}`;
+      expect(off.output, all).toBeLessThan(halfLimits[name]!.output);
+      expect(off.evaluation, all).toBeLessThan(halfLimits[name]!.evaluation);
       expect(Object.values(found.gradients).every((values) => values.every(Number.isFinite))).toBe(true);
-      expect(wholeCosine(found.gradients, expected.gradients)).toBeGreaterThan(halfLimits[name]!.cosine ?? -1);
+      expect(off.cosine, all).toBeGreaterThan(halfLimits[name]!.cosine ?? -1);
     },
     900_000,
   );

@@ -42,17 +42,19 @@ const kinked: GoldenErrors = { ...tolerances, gradient: 3e-2, gradientNorm: 1e-2
 
 /**
  * Of a deep network no seed keeps every activation from its kink, and PyTorch in float32 is off, too: the file says how
- * far (resnet50: 3e-3; ours 3.9e-2, of two kinks in layers 2 and 3, and 1e-4 behind them).
+ * far (resnet50: 3e-3; ours 3.9e-2, of two kinks in layers 2 and 3, and 1e-4 behind them). A tenth is allowed at most:
+ * what is more is another gradient (mobilenetv4_conv_medium: 2.4e-2; ours 1.4e-4).
  */
 function tolerancesOf(name: string, metadata: Record<string, string>): GoldenErrors {
   const rough = Number(metadata['float32_gradient_error'] ?? 0);
-  if (rough > tolerances.gradient) return { ...tolerances, gradient: 20 * rough, gradientNorm: 20 * rough };
+  const limit = Math.min(20 * rough, 0.1);
+  if (rough > tolerances.gradient) return { ...tolerances, gradient: limit, gradientNorm: limit };
   return name === 'mobilenet_v2' ? kinked : tolerances;
 }
 
 function check(errors: GoldenErrors, limits: GoldenErrors): void {
   for (const [what, limit] of Object.entries(limits))
-    expect(errors[what as keyof GoldenErrors], what).toBeLessThan(limit);
+    expect(errors[what as keyof GoldenErrors], `${what} of ${JSON.stringify(errors)}`).toBeLessThan(limit);
 }
 
 /**

@@ -20,7 +20,7 @@ import { readStudent } from '../../lib/runs/student-file.js';
 import { loadStartWeights } from '../../lib/train/start-weights.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
-import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
+import { isNamed, madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { noteSkip, testPath } from '../shared.js';
 
 vi.mock('../../lib/files/safetensors.js', { spy: true });
@@ -34,6 +34,7 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
   mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
+  efficientnet_lite: { name: 'efficientnet_lite0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
 };
 const students = Object.values(ofFamilies).map(
   ({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const,
@@ -110,16 +111,13 @@ describe('PyTorch', () => {
   afterAll(async () => (await python)?.end());
 
   /**
-   * By the names that are this package's own: torchvision's, or timm's of a network of test/fixtures/mobilenet_v4.py.
+   * By the names that are this package's own: torchvision's, or timm's of a network of test/fixtures/networks.py.
    */
   const each = listStudents().map((name, i) => {
-    const tool = namings[findStudent(name).family].torchvision === undefined ? 'timm' : 'torchvision';
-    return [
-      name,
-      tool,
-      i % 2 === 0 ? 'keep' : 'drop',
-      !findStudent(name).scalable ? 1 : tool === 'timm' ? 0.5 : 0.75,
-    ] as const;
+    const { family, scalable } = findStudent(name);
+    const tool = namings[family].torchvision === undefined ? 'timm' : 'torchvision';
+    const width = [0.75, 0.5].find((width) => scalable && isNamed(tool, name, width)) ?? 1;
+    return [name, tool, i % 2 === 0 ? 'keep' : 'drop', width] as const;
   });
   test.each([...each, ['mobilenet_v3_small', 'torchvision', 'keep', 1] as const])(
     '%s loads from %s strictly, head %s, width %s: the same outputs',
@@ -206,9 +204,13 @@ describe('PyTorch', () => {
     );
   });
 
-  test("a checkpoint of timm's MobileNetV4 is a start but for its classifier", async () => {
+  test.each([
+    ['mobilenetv4_conv_small', 'norm_head'],
+    ['mobilenetv4_conv_medium', 'norm_head'],
+    ['efficientnet_lite0', 'bn2'],
+  ])("a checkpoint of timm's %s is a start but for its classifier", async (name, norm) => {
     using device = await openDevice('cpu');
-    const { weights } = madeUpStudent('mobilenetv4_conv_small');
+    const { weights } = madeUpStudent(name);
     const classifier = {
       'classifier.weight': { shape: [1000, 1280], data: new Float32Array(1_280_000) },
       'classifier.bias': { shape: [1000], data: new Float32Array(1000) },
@@ -219,15 +221,15 @@ describe('PyTorch', () => {
       [
         ...Object.entries(weights).filter(([name]) => !name.startsWith('head.')),
         ...Object.entries(classifier),
-        ['norm_head.num_batches_tracked', { shape: [], data: BigInt64Array.of(3n) }],
+        [`${norm}.num_batches_tracked`, { shape: [], data: BigInt64Array.of(3n) }],
       ],
       {},
     );
-    const student = createStudent('mobilenetv4_conv_small', { device, embeddingSize: 24, seed: 9 });
+    const student = createStudent(name, { device, embeddingSize: 24, seed: 9 });
     await loadStartWeights(student, file);
-    for (const [name, { data }] of Object.entries(weights))
-      if (!name.startsWith('head.'))
-        expect(bytesOf(student.weights[name]!.data).equals(bytesOf(data)), name).toBe(true);
+    for (const [parameter, { data }] of Object.entries(weights))
+      if (!parameter.startsWith('head.'))
+        expect(bytesOf(student.weights[parameter]!.data).equals(bytesOf(data)), parameter).toBe(true);
   });
 
   test('weights of float64 are rounded, and one that is no finite number is told before a step is', async () => {

@@ -65,6 +65,16 @@ describe('stages', () => {
         [32, 1280],
       ],
     ],
+    efficientnet_lite: [
+      'efficientnet_lite0',
+      [
+        [2, 16],
+        [4, 24],
+        [8, 40],
+        [16, 112],
+        [32, 1280],
+      ],
+    ],
   };
   it.each(Object.values(ofFamilies))('of %s are the last blocks at each stride', (name, expected) => {
     expect(

@@ -98,8 +98,10 @@ describe('students', () => {
     ['mobilenet_v3_small', 576],
     ['mobilenet_v3_large', 960],
     ['mobilenetv4_conv_small', 1280],
+    ['mobilenetv4_conv_medium', 1280],
     ['efficientnet_b0', 1280],
     ['efficientnet_b3', 1536],
+    ['efficientnet_lite0', 1280],
   ])('%s takes the projection head on its %i pooled features', (name, pooled) => {
     const { parameters } = studentGraph(name, { embeddingSize: 40 });
     const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));

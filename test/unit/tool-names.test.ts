@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { listStudents, studentGraph } from '../../lib/models/index.js';
 import { toolNaming, toTool } from '../../lib/models/tools/convert.js';
 import { tools, type Tool } from '../../lib/models/tools/naming.js';
+import { isNamed, namingOf } from '../fixtures/student.js';
 
 type Keys = Record<string, number[]>;
 
@@ -93,7 +94,16 @@ function timmMobile(
         if (kind === 'uir')
           Object.assign(keys, universal(at, channels, divisible(channels * expansion), out, value('a', 0), kernel));
         else if (kind === 'cn') Object.assign(keys, conv(`${at}.conv`, out, channels, kernel), norm(`${at}.bn1`, out));
-        else if (kind === 'ds')
+        else if (kind === 'er') {
+          const expanded = divisible(channels * expansion);
+          Object.assign(
+            keys,
+            conv(`${at}.conv_exp`, expanded, channels, kernel),
+            norm(`${at}.bn1`, expanded),
+            conv(`${at}.conv_pwl`, out, expanded, 1),
+            norm(`${at}.bn2`, out),
+          );
+        } else if (kind === 'ds')
           Object.assign(
             keys,
             conv(`${at}.conv_dw`, channels, 1, kernel),
@@ -176,6 +186,31 @@ const v4Small = [
   ],
   ['cn_r1_k1_s1_c960'],
 ];
+const v4Medium = [
+  ['er_r1_k3_s2_e4_c48'],
+  ['uir_r1_a3_k5_s2_e4_c80', 'uir_r1_a3_k3_s1_e2_c80'],
+  [
+    'uir_r1_a3_k5_s2_e6_c160',
+    'uir_r2_a3_k3_s1_e4_c160',
+    'uir_r1_a3_k5_s1_e4_c160',
+    'uir_r1_a3_k3_s1_e4_c160',
+    'uir_r1_a3_k0_s1_e4_c160',
+    'uir_r1_a0_k0_s1_e2_c160',
+    'uir_r1_a3_k0_s1_e4_c160',
+  ],
+  [
+    'uir_r1_a5_k5_s2_e6_c256',
+    'uir_r1_a5_k5_s1_e4_c256',
+    'uir_r2_a3_k5_s1_e4_c256',
+    'uir_r1_a0_k0_s1_e4_c256',
+    'uir_r1_a3_k0_s1_e4_c256',
+    'uir_r1_a3_k5_s1_e2_c256',
+    'uir_r1_a5_k5_s1_e4_c256',
+    'uir_r2_a0_k0_s1_e4_c256',
+    'uir_r1_a5_k0_s1_e2_c256',
+  ],
+  ['cn_r1_k1_s1_c960'],
+];
 const efficient = [
   ['ds_r1_k3_s1_e1_c16_se0.25'],
   ['ir_r2_k3_s2_e6_c24_se0.25'],
@@ -210,10 +245,15 @@ describe('timm', () => {
   ])('%s, as features_only has it', (name, stages) => {
     expect(exported('timm', name)).toEqual(timmMobile(stages, { stem: 16, seFromExpanded: true, roundSe: divisible }));
   });
-  test.each([0.35, 0.5, 1])('MobileNetV4 at width %s, whose last convolution comes after the pool', (width) => {
+  test.each([
+    ['conv_small', 0.35, v4Small],
+    ['conv_small', 0.5, v4Small],
+    ['conv_small', 1, v4Small],
+    ['conv_medium', 1, v4Medium],
+  ] as const)('MobileNetV4 %s at width %s, whose last convolution comes after the pool', (variant, width, stages) => {
     const channels = divisible(960 * width);
-    expect(exported('timm', 'mobilenetv4_conv_small', { widthMultiplier: width })).toEqual({
-      ...timmMobile(v4Small, { stem: 32 / width, width, seFromExpanded: true, roundSe: Math.round }),
+    expect(exported('timm', `mobilenetv4_${variant}`, { widthMultiplier: width })).toEqual({
+      ...timmMobile(stages, { stem: 32 / width, width, seFromExpanded: true, roundSe: Math.round }),
       ...conv('conv_head', 1280, channels, 1),
       ...norm('norm_head', 1280), // the stem is not scaled
     });
@@ -228,6 +268,14 @@ describe('timm', () => {
         roundSe: Math.round,
         headChannels: divisible(1280 * width),
       }),
+    );
+  });
+  test('EfficientNet-Lite0', () => {
+    expect(exported('timm', 'efficientnet_lite0')).toEqual(
+      timmMobile(
+        efficient.map((blocks) => blocks.map((block) => block.replace('_se0.25', ''))),
+        { stem: 32, seFromExpanded: false, roundSe: Math.round, headChannels: 1280 },
+      ),
     );
   });
   test('a head stands in the place of the classifier', () => {
@@ -457,15 +505,14 @@ test('each student that a tool has is held to one of these tables', () => {
   ).toEqual([]);
 });
 
-function isNamed(tool: Tool, architecture: string): boolean {
-  try {
-    toolNaming(tool, { architecture, widthMultiplier: 1, graph: studentGraph(architecture, { embeddingSize: 8 }) });
-    return true;
-  } catch (error) {
-    expect(error).toMatchObject({ code: 'BAD_OPTION', option: 'to' });
-    return false;
-  }
-}
+test.each(tools)('no two students have one name in %s', (tool) => {
+  const named = listStudents().filter((architecture) => isNamed(tool, architecture));
+  const names = named.map((architecture) => {
+    const { model, options } = namingOf(tool, architecture);
+    return JSON.stringify([model, options]);
+  });
+  expect(new Set(names).size, named.map((name, i) => `${name}: ${names[i]}`).join('\n')).toBe(named.length);
+});
 
 test.each([
   ['timm', 'mobilenet_v2', 0.6, 'torchvision, mmdet, mmseg'],
@@ -476,6 +523,7 @@ test.each([
   ['mmseg', 'mobilenet_v3_small', 0.75, 'torchvision'],
   ['torchvision', 'mobilenetv4_conv_small', 1, 'timm'],
   ['timm', 'mobilenetv4_conv_small', 1.4, ''],
+  ['timm', 'mobilenetv4_conv_medium', 0.5, ''],
   ['mmseg', 'mobilenetv4_conv_small', 0.5, 'timm'],
   ['detectron2', 'mobilenet_v2', 1, 'torchvision, timm, mmdet, mmseg'],
   ['detectron2', 'mobilenet_v3_small', 1, 'torchvision, timm, mmseg'],

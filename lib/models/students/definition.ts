@@ -15,7 +15,8 @@ export interface StudentOptions {
 }
 
 /** Students whose layers another tool names in one way: a row of the table in lib/models/tools/families.ts. */
-export type StudentFamily = 'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet';
+export type StudentFamily =
+  'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet' | 'efficientnet_lite';
 
 /**
  * One student, whose modules have torchvision's names, or timm's if torchvision lacks it; students/registry.ts lists

@@ -5,7 +5,7 @@
 import { GraphBuilder, makeDivisible, zeros, type GraphSpec, type Value } from '../graph.js';
 import { withHead, type StudentDefinition, type StudentOptions } from './definition.js';
 
-interface Stage {
+export interface Stage {
   expansion: number;
   kernel: number;
   stride: number;
@@ -14,7 +14,7 @@ interface Stage {
 }
 
 /** Stages 2 to 8 of B0; stage 1 is a 3x3 convolution to 32 channels, stage 9 a 1x1 convolution. */
-const stages: Stage[] = [
+export const stages: readonly Stage[] = [
   { expansion: 1, kernel: 3, stride: 1, channels: 16, layers: 1 },
   { expansion: 6, kernel: 3, stride: 2, channels: 24, layers: 2 },
   { expansion: 6, kernel: 5, stride: 2, channels: 40, layers: 2 },
@@ -24,7 +24,8 @@ const stages: Stage[] = [
   { expansion: 6, kernel: 3, stride: 1, channels: 320, layers: 1 },
 ];
 
-const stochasticDepth = 0.2;
+/** Of the last block; it grows to that from 0 at the first. */
+export const stochasticDepth = 0.2;
 
 interface Scale {
   width: number;

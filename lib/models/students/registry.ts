@@ -2,9 +2,10 @@ import { LgdError } from '../../errors.js';
 import { suggestion } from '../../text/spelling.js';
 import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
+import { efficientnetLite0 } from './efficientnet_lite.js';
 import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
-import { mobilenetV4ConvSmall } from './mobilenet_v4.js';
+import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
 import { resnet18, resnet34, resnet50 } from './resnet.js';
 
 const definitions: StudentDefinition[] = [
@@ -15,10 +16,12 @@ const definitions: StudentDefinition[] = [
   mobilenetV3Small,
   mobilenetV3Large,
   mobilenetV4ConvSmall,
+  mobilenetV4ConvMedium,
   efficientnetB0,
   efficientnetB1,
   efficientnetB2,
   efficientnetB3,
+  efficientnetLite0,
 ];
 
 /** Names of all students. */

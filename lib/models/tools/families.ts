@@ -35,7 +35,7 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
   },
   mobilenet_v4: {
     torchvision: undefined,
-    timm: timm.mobilenetV4,
+    timm: timm.own,
     mmdet: undefined,
     mmseg: undefined,
     detectron2: undefined,
@@ -44,6 +44,13 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     torchvision: own,
     timm: timm.efficientnet,
     mmdet: mmdet.efficientnet,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
+  efficientnet_lite: {
+    torchvision: undefined,
+    timm: timm.own,
+    mmdet: undefined,
     mmseg: undefined,
     detectron2: undefined,
   },

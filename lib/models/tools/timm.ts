@@ -22,33 +22,38 @@ const withConvHead: FamilyNaming = ({ architecture, graph }, { blocks }) => {
   return { model: architecture, modules, eps, options: ofMobile };
 };
 
-/** The model of a student's width. */
-function atWidth(
-  models: Readonly<Record<number, string>>,
-  { architecture, widthMultiplier }: NamedStudent,
-  refuse: Parameters<FamilyNaming>[2],
-): string {
-  const model = models[widthMultiplier];
+/** The models of those students that timm has at more than one width, or under another name. */
+const models: Readonly<Record<string, Readonly<Record<number, string>>>> = {
+  mobilenet_v2: {
+    0.35: 'mobilenetv2_035',
+    0.5: 'mobilenetv2_050',
+    0.75: 'mobilenetv2_075',
+    1: 'mobilenetv2_100',
+    1.4: 'mobilenetv2_140',
+  },
+  mobilenetv4_conv_small: {
+    0.35: 'mobilenetv4_conv_small_035',
+    0.5: 'mobilenetv4_conv_small_050',
+    1: 'mobilenetv4_conv_small',
+  },
+};
+
+/** The model of a student at its width. */
+function atWidth({ architecture, widthMultiplier }: NamedStudent, refuse: Parameters<FamilyNaming>[2]): string {
+  const widths = models[architecture] ?? { 1: architecture };
+  const model = widths[widthMultiplier];
   if (model === undefined)
     throw refuse(
-      `${architecture} at width ${Object.keys(models)
+      `${architecture} at width ${Object.keys(widths)
         .sort((a, b) => Number(a) - Number(b))
         .join(', ')}`,
     );
   return model;
 }
 
-const widthsOfV2 = {
-  0.35: 'mobilenetv2_035',
-  0.5: 'mobilenetv2_050',
-  0.75: 'mobilenetv2_075',
-  1: 'mobilenetv2_100',
-  1.4: 'mobilenetv2_140',
-};
-
 const mobilenetV2: FamilyNaming = (student, definition, refuse) => ({
   ...withConvHead(student, definition, refuse),
-  model: atWidth(widthsOfV2, student, refuse),
+  model: atWidth(student, refuse),
 });
 
 /**
@@ -66,20 +71,15 @@ const mobilenetV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, { v
   };
 };
 
-const widthsOfV4 = {
-  0.35: 'mobilenetv4_conv_small_035',
-  0.5: 'mobilenetv4_conv_small_050',
-  1: 'mobilenetv4_conv_small',
-};
-
-const mobilenetV4: FamilyNaming = (student, { classifier }, refuse) => ({
-  model: atWidth(widthsOfV4, student, refuse),
+/** Of students that torchvision lacks: this package's names are timm's. */
+const own: FamilyNaming = (student, { classifier }, refuse) => ({
+  model: atWidth(student, refuse),
   modules: ownNames(student.graph, classifier),
   eps,
   options: ofMobile,
 });
 
-export const timm = { resnet, mobilenetV2, mobilenetV3, mobilenetV4, efficientnet: withConvHead };
+export const timm = { own, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
 
 /** @param last names of the last convolution and its norm */
 function mobileModules(
