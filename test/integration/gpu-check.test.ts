@@ -105,6 +105,12 @@ describe('gpu-check on a machine with a GPU', () => {
       /^A GPU, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
     ],
     [
+      'nothing from pack, and more than one GPU, which nvidia-smi asks one after the other',
+      'case $* in *compute_cap*) echo 9.0; sleep 0.3; echo 9.0 ;; *) echo "A GPU, 580.65.06"; sleep 0.3; echo "B, 580.65.06" ;; esac',
+      {},
+      /^A GPU, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
+    ],
+    [
       'nothing from pack, beside libraries of forward compatibility',
       older,
       { LD_LIBRARY_PATH: `/none:${folder}` },
