@@ -73,6 +73,13 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ['cuda_semantic', [], {}],
     ['cuda_semantic', ['rows'], {}],
     ['cuda_streams', [], { LGDISTILL_PDL: '1' }],
+    // as a card without early starts is with a toolkit that knows no carve-outs in graphs
+    [
+      'cuda_streams',
+      [],
+      { LGDISTILL_EMULATION_FAULT: 'cudaGraphKernelNodeSetAttribute:1:cudaErrorNotSupported' },
+      /^SKIPPED programmatic launches: .*\n[1-9]\d+ checks, 0 failures\s*$/u,
+    ],
     ['kernels', ['small'], {}],
     ...(hasNvcc ? [] : [['far', [], {}] as const]), // by its PTX it takes less time
     // the ways around what does not fit
@@ -84,7 +91,11 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ...([{}, { LGDISTILL_SCORE_BYTES: '1' }, { LGDISTILL_SCORE_BYTES: '20000' }] as Record<string, string>[]).map(
       (env) => ['cuda_semantic', [], { ...card99, ...env }] as const,
     ),
-  ] as const)('%s %s %s', (program, args, env) => expectPass(folder, program, args, env), 900_000);
+  ] as const)(
+    '%s %s %s',
+    (program, args, env, closing?: RegExp) => expectPass(folder, program, args, env, closing),
+    900_000,
+  );
 
   it(
     'cuda_ops, products of warpgroups',

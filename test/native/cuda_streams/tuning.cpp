@@ -183,9 +183,11 @@ void check_tuning() {
   check(plain.take(enough) == 0, "a way to run a graph gives wrong numbers");
   const StepGraph& graph = plain.graph();
   const size_t ways = graph.tuner.times().size();
-  check(
-      graph.tuner.done() && (ways == 4 || ways == 8) && graph.counts.instantiated == 1 && graph.counts.interrupted == 0,
-      "of a step's graph " + std::to_string(ways) + " ways were compared");
+  // half of them where nodes may tell no carve-out: a toolkit before 13.0, or the driver
+  const size_t all = has_wanted_programmatic_launches(0) ? 8 : 4;
+  check(graph.tuner.done() && (ways == all || ways == all / 2) && graph.counts.instantiated == 1 &&
+            graph.counts.interrupted == 0,
+        "of a step's graph " + std::to_string(ways) + " ways were compared, of " + std::to_string(all));
   GraphTuner failing;  // a launch in the middle fails: its time is none
   void* const stream = cuda::create_stream(0);
   for (int i = 0; i < 64; ++i) {
