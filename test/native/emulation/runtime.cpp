@@ -163,9 +163,9 @@ Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arg
   LGD_CHECK(grid.x <= INT32_MAX && grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1,
             "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
   const auto asked = allowed_shared_bytes.find({current_device, kernel});
-  const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end()
-                                                           ? unasked_shared_bytes
-                                                           : std::max(unasked_shared_bytes, asked->second));
+  // who asks for less than what comes unasked gets no more
+  const size_t allowed =
+      std::min(most_shared_bytes(), asked == allowed_shared_bytes.end() ? unasked_shared_bytes : asked->second);
   LGD_CHECK(shared <= allowed, "DEVICE_ERROR", name, " launched with ", shared,
             " bytes of shared memory, of which it may have ", allowed);
   std::vector<char> bytes(signature->bytes);
