@@ -4,6 +4,7 @@ import { dirname, extname, join } from 'node:path';
 import { checkOptions, checkWord } from './arguments.js';
 import { chooseBatch } from './config-batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
+import { counted } from './counted.js';
 import { openImages } from './data/open-images.js';
 import { LgdError, writeError } from './errors.js';
 import { firstWhere, isHidden, statIfThere } from './files/folders.js';
@@ -88,12 +89,12 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
     case 'names': {
       const list = await CategoryList.load(answer);
       const { clean, mended } = await list.check();
-      return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${shellWord(answer)}`}`;
+      return `${counted(list.names.length, 'name')}${clean ? '' : `, ${mended.length} once mended: lgdistill names ${shellWord(answer)}`}`;
     }
     case 'images': {
       const count = (await openImages(answer)).ids.length;
       const { batchSize, learningRate } = chooseBatch(parseConfig({}).train, count);
-      return `${count} images: batches of ${batchSize} at a learning rate of ${learningRate}`;
+      return `${counted(count, 'image')}: batches of ${batchSize} at a learning rate of ${learningRate}`;
     }
     case 'teacher':
       return describeTeacher(answer);
