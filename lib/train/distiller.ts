@@ -22,7 +22,7 @@ import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, Tensor
 import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from './batch.js';
 import { runOptions, type RunOptions } from './course.js';
 import type { RunEvent } from './events.js';
-import { chooseMethod, type ChosenMethod } from './method.js';
+import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
@@ -93,12 +93,14 @@ export class Distiller implements Disposable {
   readonly teacher: AnyTeacher;
   readonly students: readonly Student[];
   readonly tsb: TextualSemanticsBank | undefined;
-  /** The batch size and the learning rate are numbers in it, whether given or chosen. */
+  /** Batch size, learning rate and method are what was given or chosen, never `auto`. */
   readonly config: RunConfig;
-  /** How these two came about. */
+  /** How the first two came about. */
   readonly batchChoice: BatchChoice;
-  /** What the students learn by: `config.method`, or what `auto` is with so many names. */
+  /** What the students learn by. */
   readonly method: ChosenMethod;
+  /** A line that says so, and why, where `auto` chose it. */
+  readonly methodChoice: string | undefined;
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
@@ -136,13 +138,14 @@ export class Distiller implements Disposable {
     if (tsb !== undefined) checkArgument('tsb', tsb);
     const parsed = parseConfig(input);
     this.batchChoice = chooseBatch(parsed.train, images);
-    const config = configFor(students, parsed, this.batchChoice);
+    const method = (this.method = chooseMethod(parsed.method, tsb?.size ?? 0));
+    const config = configFor(students, parsed, this.batchChoice, method);
     checkDevices(device, teacher, students);
     checkTeacherNumbers(teacher);
     checkStudents(teacher, students);
-    checkBank(teacher, tsb, config);
+    checkBank(teacher, tsb, parsed);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
-    const method = (this.method = chooseMethod(config.method, tsb?.size ?? 0));
+    if (parsed.method === 'auto') this.methodChoice = describeChoice(method, tsb!.size);
     const [{ addon, handle }, resolution] = [device, config.data.resolution ?? teacher.resolution];
     const vsb = tsb && takeStartBank(tsb, config.seed);
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };

@@ -2,6 +2,7 @@ import { mkdir, readFile, readdir, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import type { RunConfig } from '../../lib/config-batch.js';
 import { fewNames, parseConfig, type ConfigInput } from '../../lib/config.js';
 import { openDevice } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
@@ -10,6 +11,7 @@ import { evaluateStudent } from '../../lib/evaluate/student.js';
 import { exportStudent } from '../../lib/export/student.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';
+import { readRunConfig } from '../../lib/runs/run-folder.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
 import { findStudentFile, loadStudent, readStudent } from '../../lib/runs/student-file.js';
 import { prepareRun } from '../../lib/train/setup.js';
@@ -264,6 +266,7 @@ describe('a run', () => {
         start: ofType(events, 'start')[0]!,
         losses: ofType(events, 'step').map(({ loss }) => loss),
         log: await readFile(join(path, 'log.txt'), 'utf8'),
+        config: (await readRunConfig(path)) as RunConfig,
         info: (await readStudent(join(path, 'checkpoints', 'last'))).info,
       };
     };
@@ -273,7 +276,7 @@ describe('a run', () => {
     ] as const) {
       const [chosen, given] = [await bits('auto', [...names]), await bits(method, [...names])];
       expect(chosen.losses).toEqual(given.losses);
-      expect(chosen.info.method).toBe(method);
+      expect([chosen.info.method, chosen.config.method]).toEqual([method, method]);
       expect(chosen.start).toMatchObject({
         method,
         choice: expect.stringContaining(`method ${method}, by auto for ${names.length} names`),
