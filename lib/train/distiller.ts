@@ -311,13 +311,19 @@ export class Distiller implements Disposable {
         embeddings.push(zT);
         slots.push(slot);
       }
+      // What may still fail comes before what moves: a step that has lost work leaves everything as it was.
+      this.#queueProbes(pupils, batches.at(-1)!);
       for (const pupil of pupils) {
         this.#update(() => pupil.updateBanks(embeddings, slots.at(-1)!));
         if (after) await after('loss');
-        this.#update(() => pupil.optimizerStep(learningRate, batches.length));
+      }
+      for (const pupil of pupils) {
+        this.#update(() => {
+          pupil.optimizerStep(learningRate, batches.length);
+          pupil.online?.takeStep();
+        });
         if (after) await after('optimiser');
       }
-      this.#update(() => this.#probe(pupils, batches.at(-1)!));
       queued = true;
     } finally {
       addon.endStep(this.#step, !queued);
@@ -345,11 +351,11 @@ export class Distiller implements Disposable {
     }
   }
 
-  /** Online probes learn from the last batch of a step, at its end, so that their faults are the step's. */
-  #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
+  /** Online probes learn from the last batch of a step, within it, so that their faults are the step's. */
+  #queueProbes(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
     const labels = targetsOf(dataset as { labels: Int32Array }, shown);
-    for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
+    for (const { online, encoder } of pupils) online?.queueGradient(encoder.output, labels);
   }
 
   /** Optimiser steps behind the weights of the student of this number, whoever had them taken. */
