@@ -24,7 +24,7 @@ async function* watchedFromTheStart<Event>(
 /** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
 export async function showTraining<Score>(
   terminal: Terminal,
-  events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string }>, void>,
+  events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string; remarks?: string[] }>, void>,
   {
     stallMinutes,
     short,
@@ -42,6 +42,7 @@ export async function showTraining<Score>(
         terminal.say(
           `${counted(event.images, 'image')} of ${counted(event.classes, 'class', 'classes')}${layout}, ${counted(total, 'step')}; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${counted(event.evaluationImages, 'image')} to evaluate on`}`,
         );
+        for (const remark of event.remarks ?? []) terminal.say(remark);
       } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
       else if (event.type === 'waiting') progress.line(event.message);
       else if (event.type === 'evaluation')
