@@ -5,6 +5,7 @@
  * are, has one scaled rate in all of them.
  */
 import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
+import { counted } from './counted.js';
 import { LgdError } from './errors.js';
 
 /** A configuration whose batch size and learning rate are numbers: that of a run. */
@@ -121,10 +122,6 @@ function describeChoice(
   return `${whom}: the published ${recipe.batchSize} would make ${anEpoch === 0 ? 'no step' : some}`;
 }
 
-function counted(count: number, what: string): string {
-  return `${count} ${what}${count === 1 ? '' : 's'}`;
-}
-
 /**
  * Said where a batch of the published size was taken for want of a number of images, and there are fewer.
  * @param images how many there are
@@ -168,5 +165,5 @@ export function adviseBatch(
     more > steps && flags.length > 0
       ? `${flags.join(' ')} would make ${more}, of ${best.batchSize} images at ${best.learningRate}`
       : 'more --epochs give more';
-  return `${counted(steps, 'step')} ${steps === 1 ? 'is' : 'are'} few to train a network: ${help} (docs/tuning.md, Few images)`;
+  return `${counted(steps, 'step is', 'steps are')} few to train a network: ${help} (docs/tuning.md, Few images)`;
 }

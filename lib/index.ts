@@ -198,6 +198,7 @@ export {
   trainDetection,
   type DetectionEvaluationOptions,
   type DetectionEvent,
+  type DetectionStart,
   type DetectionLosses,
   type DetectionScoreOptions,
   type DetectionTraining,

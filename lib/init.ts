@@ -1,13 +1,15 @@
 /** A first configuration from four answers: names, images, teacher, student. `lgdistill init` asks them. */
-import { readdir, stat } from 'node:fs/promises';
-import { extname, join } from 'node:path';
+import { access, constants, readdir, stat } from 'node:fs/promises';
+import { dirname, extname, join } from 'node:path';
 import { checkOptions, checkWord } from './arguments.js';
 import { chooseBatch } from './config-batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
+import { counted } from './counted.js';
 import { openImages } from './data/open-images.js';
-import { LgdError } from './errors.js';
+import { LgdError, writeError } from './errors.js';
 import { firstWhere, isHidden, statIfThere } from './files/folders.js';
 import { writeJson } from './files/json.js';
+import { makeFolder, removeMade } from './files/make-folder.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
 import { shellWord } from './shell.js';
 import { builtinIds } from './text/builtin.js';
@@ -87,12 +89,12 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
     case 'names': {
       const list = await CategoryList.load(answer);
       const { clean, mended } = await list.check();
-      return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${shellWord(answer)}`}`;
+      return `${counted(list.names.length, 'name')}${clean ? '' : `, ${mended.length} once mended: lgdistill names ${shellWord(answer)}`}`;
     }
     case 'images': {
       const count = (await openImages(answer)).ids.length;
       const { batchSize, learningRate } = chooseBatch(parseConfig({}).train, count);
-      return `${count} images: batches of ${batchSize} at a learning rate of ${learningRate}`;
+      return `${counted(count, 'image')}: batches of ${batchSize} at a learning rate of ${learningRate}`;
     }
     case 'teacher':
       return describeTeacher(answer);
@@ -159,7 +161,7 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
 }
 
 /**
- * Writes a configuration file that `lgdistill distill --config` takes.
+ * Writes a configuration file that `lgdistill distill --config` takes, and makes the folders on the way to it.
  * @throws LgdError BAD_CONFIG (the file exists and `force` is not set; options that do not fit), NOT_WRITABLE
  */
 export async function writeConfigFile(
@@ -170,15 +172,33 @@ export async function writeConfigFile(
   checkOptions(options, 'writeConfigFile()', { force: 'optional' });
   parseConfig(config);
   await checkFree(file, options.force ?? false);
+  await makeFolder(dirname(file));
   await writeJson(file, config);
 }
 
-/** Is there room for a configuration file of this name? @throws LgdError BAD_CONFIG */
+/**
+ * Can a configuration file of this name be written? Folders that are missing on the way are made to see that they can
+ * be, and removed again.
+ * @throws LgdError BAD_CONFIG, NOT_WRITABLE
+ */
 export async function checkFree(file: string, force: boolean): Promise<void> {
-  if (force || (await statIfThere(file)) === undefined) return;
-  throw new LgdError('BAD_CONFIG', 'the file is there already.', {
-    option: 'to',
-    found: file,
-    mend: 'Give another name with --to, or replace it with --force',
-  });
+  const found = await statIfThere(file);
+  if (found?.isDirectory() === true)
+    throw new LgdError('BAD_CONFIG', 'is a folder.', { option: 'to', found: file, mend: 'Give the file to write' });
+  if (found !== undefined && !force)
+    throw new LgdError('BAD_CONFIG', 'the file is there already.', {
+      option: 'to',
+      found: file,
+      mend: 'Give another name with --to, or replace it with --force',
+    });
+  const folder = dirname(file);
+  const made: string[] = [];
+  try {
+    await makeFolder(folder, made);
+    await access(folder, constants.W_OK);
+  } catch (cause) {
+    throw writeError(file, cause);
+  } finally {
+    await removeMade(made);
+  }
 }

@@ -39,7 +39,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_EMULATION_PTX: anything,
   LGDISTILL_EMULATION_RACES: yes,
   LGDISTILL_EMULATION_REFUSE: yes,
-  LGDISTILL_EMULATION_REFUSED_WAY: way,
+  LGDISTILL_EMULATION_REFUSED_WAY: { form: /^(?:[01]{3}|any)$/u, name: `${way.name}, or any` },
   LGDISTILL_EMULATION_SHARED: count,
   LGDISTILL_EMULATION_WARM: onOff,
   LGDISTILL_EMULATION_WGMMA: onOff,

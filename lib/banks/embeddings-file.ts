@@ -1,4 +1,5 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
+import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
 import { readSafetensors, type TensorRecord } from '../files/safetensors.js';
@@ -46,7 +47,7 @@ export async function bankFromFile(file: string, options: EmbeddingsFileOptions 
       mend: 'Give the names of its rows, in their order',
     });
   if (list.length !== count)
-    throw new LgdError('BAD_SHAPE', `${file} has ${count} rows for ${list.length} names.`, {
+    throw new LgdError('BAD_SHAPE', `${file} has ${counted(count, 'row')} for ${counted(list.length, 'name')}.`, {
       option: 'embeddings',
       found: `[${shape.join(',')}]`,
       allowed: 'one row for each name',

@@ -1,6 +1,7 @@
 import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
 import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../files/safetensors.js';
@@ -224,7 +225,7 @@ export class TextualSemanticsBank {
     const { data, shape } = tensor;
     const [count, size] = shape;
     if (!(data instanceof Float32Array) || shape.length !== 2 || count !== names.length || !size || count === 0)
-      throw bad(`its tensor is [${shape.join(',')}] for ${names.length} names`);
+      throw bad(`its tensor is [${shape.join(',')}] for ${counted(names.length, 'name')}`);
     for (let index = 0; index < names.length; index++) {
       const norm = normOf(data.subarray(index * size, (index + 1) * size));
       if (!(Math.abs(norm - 1) <= unitTolerance))
@@ -299,7 +300,7 @@ function requireNames(names: readonly string[], allowDuplicates: boolean): void 
     .join(', ');
   throw new LgdError(
     'BAD_NAMES',
-    `${twice.size} ${twice.size === 1 ? 'name is' : 'names are'} given more than once: ${shown}${twice.size > 10 ? ', ...' : ''}.`,
+    `${counted(twice.size, 'name is', 'names are')} given more than once: ${shown}${twice.size > 10 ? ', ...' : ''}.`,
     {
       option: 'names',
       mend: 'Remove the repetitions (lgdistill names proposes the mended list), or allow duplicates',

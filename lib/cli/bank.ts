@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { bankFromFile } from '../banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
+import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
@@ -56,7 +57,9 @@ function buildCommand(bind: Bind): Command {
         await bank.save(to);
         progress.stop();
         terminal.emit({ file: to, ...summary(bank) });
-        terminal.say(`${to}: ${bank.size} names, ${bank.templates.length} templates, ${bank.embeddingSize} dimensions`);
+        terminal.say(
+          `${to}: ${counted(bank.size, 'name')}, ${counted(bank.templates.length, 'template')}, ${bank.embeddingSize} dimensions`,
+        );
       } finally {
         progress.stop();
         await encoder.dispose();
@@ -78,7 +81,7 @@ async function convert(command: Command, terminal: Terminal, file: string, to: s
   await bank.save(to);
   terminal.emit({ file: to, ...summary(bank), lengths });
   terminal.say(
-    `${to}: ${bank.size} names, ${bank.embeddingSize} dimensions, from ${bank.encoderId}; rows had lengths ${lengths.shortest.toPrecision(4)} to ${lengths.longest.toPrecision(4)}, now 1`,
+    `${to}: ${counted(bank.size, 'name')}, ${bank.embeddingSize} dimensions, from ${bank.encoderId}; rows had lengths ${lengths.shortest.toPrecision(4)} to ${lengths.longest.toPrecision(4)}, now 1`,
   );
 }
 

@@ -1,4 +1,5 @@
 import { Argument, Command } from 'commander';
+import { counted } from '../counted.js';
 import { measureData, type DataRow } from '../data/measure.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -90,7 +91,7 @@ async function benchDevice(command: Command, { terminal, signal }: Context): Pro
     rows,
   });
   terminal.say(
-    `${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}; ${categories} names`,
+    `${name}${kind === 'cpu' ? `, ${counted(threads, 'thread')}` : ''}; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}; ${counted(categories, 'name')}`,
   );
   terminal.say(
     formatTable(

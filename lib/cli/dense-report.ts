@@ -1,3 +1,4 @@
+import { counted } from '../counted.js';
 import type { DenseTrainingEvent } from '../dense/training.js';
 import { startProgress } from './progress.js';
 import { percent, phaseReporter } from './run-report.js';
@@ -23,7 +24,7 @@ async function* watchedFromTheStart<Event>(
 /** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
 export async function showTraining<Score>(
   terminal: Terminal,
-  events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string }>, void>,
+  events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string; remarks?: string[] }>, void>,
   {
     stallMinutes,
     short,
@@ -39,15 +40,16 @@ export async function showTraining<Score>(
         total = event.totalSteps;
         const layout = event.layout === undefined ? '' : ` (${event.layout})`;
         terminal.say(
-          `${event.images} images of ${event.classes} classes${layout}, ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`,
+          `${counted(event.images, 'image')} of ${counted(event.classes, 'class', 'classes')}${layout}, ${counted(total, 'step')}; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${counted(event.evaluationImages, 'image')} to evaluate on`}`,
         );
+        for (const remark of event.remarks ?? []) terminal.say(remark);
       } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
       else if (event.type === 'waiting') progress.line(event.message);
       else if (event.type === 'evaluation')
         progress.line(`step ${event.step}: ${short(event.score)}${event.best ? ', the best so far' : ''}`);
       else {
         progress.stop();
-        terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
+        terminal.say(`done: ${counted(event.step, 'step')} in ${formatDuration(event.seconds)}; ${event.folder}`);
         if (event.score !== undefined) {
           terminal.say(`best ${short(event.score)} at step ${event.bestStep}:\n`);
           report(event.score);

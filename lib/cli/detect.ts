@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { counted } from '../counted.js';
 import type { DetectionScore } from '../dense/average-precision.js';
 import { evaluateDetection, trainDetection } from '../dense/detection.js';
 import type { Bind } from './command.js';
@@ -121,6 +122,6 @@ function report(
     ),
   );
   terminal.say(
-    `\nAP ${shareOf(ap)}, AP50 ${shareOf(ap50)}, AP75 ${shareOf(ap75)}; small ${shareOf(apSmall)}, medium ${shareOf(apMedium)}, large ${shareOf(apLarge)} on ${images} images`,
+    `\nAP ${shareOf(ap)}, AP50 ${shareOf(ap50)}, AP75 ${shareOf(ap75)}; small ${shareOf(apSmall)}, medium ${shareOf(apMedium)}, large ${shareOf(apLarge)} on ${counted(images, 'image')}`,
   );
 }

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { counted } from '../counted.js';
 import { inspectSystem, type DependencyState, type SystemReport } from '../system.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
@@ -41,7 +42,7 @@ function facts({
   return [
     ['lgdistill', version],
     ['node', `${node} (${platform})`],
-    ['cpu', `${cpu.model}, ${cpu.threads} threads`],
+    ['cpu', `${cpu.model}, ${counted(cpu.threads, 'thread')}`],
     ['memory', `${formatBytes(memory.free)} free of ${formatBytes(memory.total)}`],
     ...(disk === undefined ? [] : [['disk', `${formatBytes(disk.free)} free in ${disk.path}`] as [string, string]]),
     ...('error' in addon

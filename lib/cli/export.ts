@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import { counted } from '../counted.js';
 import { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportResult } from '../export/student.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import type { Bind } from './command.js';
@@ -70,7 +71,7 @@ export function exportCommand(bind: Bind): Command {
       });
       terminal.emit(result);
       terminal.say(summaryOf(result));
-      if (result.bank !== undefined) terminal.say(`${result.bank}: ${result.info.names.length} names`);
+      if (result.bank !== undefined) terminal.say(`${result.bank}: ${counted(result.info.names.length, 'name')}`);
     }),
   );
 }
@@ -79,5 +80,5 @@ function summaryOf({ file, tensors, bytes, head, comparison, info, format }: Exp
   const { architecture, widthMultiplier, embeddingSize, step } = info;
   const what = `${file}: ${nameWithWidth(architecture, widthMultiplier)}, ${tensors} tensors, ${formatBytes(bytes)}, ${head === 'keep' ? `embedding of ${embeddingSize}` : 'without its head'}, step ${step}`;
   if (format === 'lgdistill') return what;
-  return `${what}\ncompared on ${comparison.images} images (${comparison.folder ?? 'drawn ones'}): cosine ${comparison.cosine.toFixed(6)} or more`;
+  return `${what}\ncompared on ${counted(comparison.images, 'image')} (${comparison.folder ?? 'drawn ones'}): cosine ${comparison.cosine.toFixed(6)} or more`;
 }

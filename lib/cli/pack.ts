@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import { counted } from '../counted.js';
 import { openImages } from '../data/open-images.js';
 import { packKinds, type PackKind } from '../data/pack/format.js';
 import { packImages, type PackOptions } from '../data/pack/pack.js';
@@ -87,7 +88,7 @@ export function packCommand(bind: Bind): Command {
       const seconds = (performance.now() - from) / 1000;
       terminal.emit({ ...result, seconds, remarks: images.remarks });
       terminal.say(
-        `${file}: ${count} images, ${formatBytes(bytes)}, ${((images.ids.length - resumed) / seconds).toFixed(0)} images/s${resumed > 0 ? `; ${resumed} had been packed before` : ''}`,
+        `${file}: ${counted(count, 'image')}, ${formatBytes(bytes)}, ${((images.ids.length - resumed) / seconds).toFixed(0)} images/s${resumed > 0 ? `; ${resumed} had been packed before` : ''}`,
       );
       for (const remark of images.remarks ?? []) terminal.say(remark);
       if (refused.length > 0) terminal.say(listed(`${refused.length} refused`, refused));
@@ -129,7 +130,7 @@ async function verifyPack(path: string, terminal: Terminal, signal: AbortSignal)
           ? 'the files as they were'
           : `${kind} at a short side of ${shortSide} pixels${quality > 0 ? `, quality ${quality}` : ''}`,
       ],
-      ['labels', classNames === undefined ? 'none' : `${classNames.length} classes`],
+      ['labels', classNames === undefined ? 'none' : counted(classNames.length, 'class', 'classes')],
       ['refused', String(refused.length)],
       ['bytes', formatBytes(pack.fileBytes)],
       ['damaged', damaged.length === 0 ? 'none' : String(damaged.length)],

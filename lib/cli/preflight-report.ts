@@ -1,3 +1,4 @@
+import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { preflight, type PreflightReport } from '../train/preflight.js';
 import type { PreparedRun } from '../train/setup.js';
@@ -43,7 +44,7 @@ function describePreflight({
   );
   const { batchSize, limit, bytes } = largestBatch;
   return [
-    `${students.join(', ')}: ${imagesPerSecond.toPrecision(3)} images/s, ${steps} steps of ${effectiveBatch} images in ` +
+    `${students.join(', ')}: ${imagesPerSecond.toPrecision(3)} images/s, ${counted(steps, 'step')} of ${counted(effectiveBatch, 'image')} in ` +
       `${formatDuration(3600 * hours)}, evaluations and checkpoints not counted`,
     `memory: ${planned} planned for students and teacher, ${used} in use while training, ${peak} at most, of ` +
       `${available}; the largest batch that fits is about ${batchSize}${limit === 'images' ? ', all images' : ''} ` +

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { counted } from '../counted.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
 import { shellWord } from '../shell.js';
@@ -142,9 +143,9 @@ export async function reportRun(
 }
 
 function describeStart({ images, broken, effectiveBatch, step, lastStep }: StartEvent): string {
-  const left = broken > 0 ? ` (${broken} broken ones left out, listed in the run folder)` : '';
+  const left = broken > 0 ? ` (${counted(broken, 'broken one')} left out, listed in the run folder)` : '';
   const steps = step > 0 ? `continuing after step ${step} of ${lastStep}` : `steps: ${lastStep}`;
-  return `${images} images${left}, ${effectiveBatch} a step, ${steps}`;
+  return `${counted(images, 'image')}${left}, ${effectiveBatch} a step, ${steps}`;
 }
 
 function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {
@@ -175,7 +176,7 @@ function describeEnd(
 ): string {
   const took =
     step === begun ? '' : `${begun > 0 ? `, the last ${step - begun} of them` : ''} in ${formatDuration(seconds)}`;
-  const lines = [`done: ${step} steps${took}; ${folder}`];
+  const lines = [`done: ${counted(step, 'step')}${took}; ${folder}`];
   if (best !== null)
     lines.push(
       `best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`,

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { counted } from '../counted.js';
 import type { SegmentationScore } from '../dense/intersection.js';
 import { evaluateSegmentation, trainSegmentation } from '../dense/segmentation.js';
 import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
@@ -150,6 +151,6 @@ function report(
     ),
   );
   terminal.say(
-    `\nmIoU ${shareOf(meanIou)}, pixel accuracy ${shareOf(pixelAccuracy)}, mean accuracy ${shareOf(meanAccuracy)} on ${images} images`,
+    `\nmIoU ${shareOf(meanIou)}, pixel accuracy ${shareOf(pixelAccuracy)}, mean accuracy ${shareOf(meanAccuracy)} on ${counted(images, 'image')}`,
   );
 }

@@ -1,4 +1,5 @@
 /** Decodes many images, several at a time, in order and in bounded memory. */
+import { counted } from '../counted.js';
 import { LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { orAborted } from '../turn.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
@@ -97,10 +98,14 @@ export async function* streamed(
     }
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
-    throw new LgdError('BAD_DATASET', `the stream of images failed after ${seen} images: ${messageOf(cause)}.`, {
-      mend: 'See to what the stream reads from',
-      cause,
-    });
+    throw new LgdError(
+      'BAD_DATASET',
+      `the stream of images failed after ${counted(seen, 'image')}: ${messageOf(cause)}.`,
+      {
+        mend: 'See to what the stream reads from',
+        cause,
+      },
+    );
   } finally {
     // not waited for: a stream that hangs would hang its end too
     void Promise.resolve(iterator.return?.()).catch(() => undefined);

@@ -12,6 +12,7 @@
 import { readdir, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
+import { counted } from '../counted.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
@@ -111,7 +112,9 @@ class LeftOut {
   remark(path: string): string[] {
     return this.#count === 0
       ? []
-      : [`${this.#count} images in ${path} are left out, such as ${this.#first}: ${this.why}`];
+      : [
+          `${counted(this.#count, 'image')} in ${path} ${this.#count === 1 ? 'is' : 'are'} left out, such as ${this.#first}: ${this.why}`,
+        ];
   }
 }
 

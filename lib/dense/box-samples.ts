@@ -1,6 +1,7 @@
 /** Training batches of images and boxes. */
 import { join } from 'node:path';
-import type { BoxedImages } from '../data/coco.js';
+import { counted } from '../counted.js';
+import type { Annotation, BoxedImages } from '../data/coco.js';
 import { LgdError, unlessAbsent } from '../errors.js';
 import { readFile } from '../files/open.js';
 import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
@@ -55,17 +56,43 @@ export async function readBoxed(
   );
 }
 
-/** @throws LgdError BAD_DATASET unless there is a box to be learnt, or to be found */
-export function checkBoxes({ set: { images }, options }: Boxes): void {
-  if (images.some(({ annotations }) => annotations.some(({ crowd, box }) => !crowd && box[2] > 0 && box[3] > 0)))
-    return;
-  const all = images.flatMap(({ annotations }) => annotations);
-  const crowds = all.filter(({ crowd }) => crowd).length;
-  throw new LgdError(
-    'BAD_DATASET',
-    `no box of an object in ${images.length} images: there are ${crowds} crowds, and ${all.length - crowds} boxes without an area.`,
-    { option: options.annotations, mend: 'Give the objects of these images boxes' },
-  );
+/**
+ * Boxes that end where their images do, without those of which nothing is left.
+ * @returns with a line on what was cut or left out, where anything was
+ * @throws LgdError BAD_DATASET unless there is a box to be learnt, or to be found
+ */
+export function boxesInside(boxes: Boxes): { inside: Boxes; remarks: string[] } {
+  const { set, options } = boxes;
+  let [crowds, empty, cut] = [0, 0, 0];
+  const images = set.images.map((image) => ({
+    ...image,
+    annotations: image.annotations.flatMap((annotation) => {
+      const [x, y, w, h] = annotation.box;
+      const [left, right] = [Math.max(x, 0), Math.min(x + w, image.width)];
+      const [top, bottom] = [Math.max(y, 0), Math.min(y + h, image.height)];
+      if (annotation.crowd) crowds++;
+      if (!(right > left && bottom > top)) {
+        if (!annotation.crowd) empty++;
+        return [];
+      }
+      if (Math.max(left - x, x + w - right, top - y, y + h - bottom) > 1) cut++; // less is the writer's rounding
+      const box: Annotation['box'] = [left, top, right - left, bottom - top];
+      return [{ ...annotation, box }];
+    }),
+  }));
+  if (!images.some(({ annotations }) => annotations.some(({ crowd }) => !crowd)))
+    throw new LgdError(
+      'BAD_DATASET',
+      `no box of an object in ${counted(images.length, 'image')}: there are ${counted(crowds, 'crowd')}, and ${counted(empty, 'box', 'boxes')} without an area or outside of the image.`,
+      { option: options.annotations, mend: 'Give the objects of these images boxes: x, y, width, height in pixels' },
+    );
+  const remarks = [
+    ...(empty > 0
+      ? [`${counted(empty, 'box is', 'boxes are')} left out: without an area, or outside of the image`]
+      : []),
+    ...(cut > 0 ? [`${counted(cut, 'box ends', 'boxes end')} at the image's edge instead of beyond it`] : []),
+  ];
+  return { inside: { ...boxes, set: { ...set, images } }, remarks };
 }
 
 /** Draws the views of a batch. */

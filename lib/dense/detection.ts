@@ -10,7 +10,7 @@ import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
 import { orAborted } from '../turn.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
-import { checkBoxes, drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
+import { boxesInside, drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
 import { checkDecode } from './detection-decode.js';
 import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
@@ -30,7 +30,13 @@ export interface DetectionLosses {
 }
 
 /** What {@link trainDetection} tells while it goes on. */
-export type DetectionEvent = DenseTrainingEvent<DetectionScore, object, { losses: DetectionLosses }>;
+export type DetectionEvent = DenseTrainingEvent<DetectionScore, DetectionStart, { losses: DetectionLosses }>;
+
+/** What the start event of {@link trainDetection} tells besides. */
+export interface DetectionStart {
+  /** Boxes that were cut or left out: a line for each kind. Absent where all are as they should be. */
+  remarks?: string[];
+}
 
 /** What {@link trainDetection} trains, and where to. */
 export interface DetectionTraining {
@@ -82,7 +88,8 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
           signal,
         });
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
-  for (const boxes of evaluation === undefined ? [train] : [train, evaluation]) checkBoxes(boxes);
+  const { inside, remarks } = boxesInside(train);
+  if (evaluation !== undefined) boxesInside(evaluation); // scored on as they are, as COCO does
   const { architecture, widthMultiplier, mean, std } = student.info;
   const info: Omit<DenseInfo, 'step'> = {
     task: 'detection',
@@ -102,7 +109,7 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
       graph: detectionGraph(backboneOf(info), { classes }),
       student,
       images,
-      draw: (places, first) => drawBoxBatch(train, places, { dense, seed, first, mean, std }),
+      draw: (places, first) => drawBoxBatch(inside, places, { dense, seed, first, mean, std }),
       openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
       score:
         evaluation &&
@@ -113,7 +120,13 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
       rank: ({ ap }) => ap ?? 0,
       tell: (event) => {
         if (event.type === 'start')
-          return { ...event, images, evaluationImages: evaluation?.set.images.length ?? 0, classes };
+          return {
+            ...event,
+            images,
+            evaluationImages: evaluation?.set.images.length ?? 0,
+            classes,
+            ...(remarks.length > 0 && { remarks }),
+          };
         return event.type === 'step'
           ? { ...event, loss: event.losses.classes + event.losses.boxes + event.losses.centreness }
           : event;

@@ -1,4 +1,5 @@
 /** A dense network in training: one step, and the schedule of its learning rate. */
+import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
@@ -31,12 +32,16 @@ export function denseSteps(
 ): { steps: number; perEpoch: number } {
   const perEpoch = Math.floor(images / batchSize);
   if (perEpoch === 0)
-    throw new LgdError('BAD_DATASET', `${images} images do not make a batch of ${batchSize}.`, {
-      option: 'dense.batchSize',
-      found: batchSize,
-      allowed: `1 to ${images}`,
-      mend: 'Lower dense.batchSize',
-    });
+    throw new LgdError(
+      'BAD_DATASET',
+      `${counted(images, 'image does', 'images do')} not make a batch of ${batchSize}.`,
+      {
+        option: 'dense.batchSize',
+        found: batchSize,
+        allowed: `1 to ${images}`,
+        mend: 'Lower dense.batchSize',
+      },
+    );
   return { steps: maxSteps ?? epochs * perEpoch, perEpoch };
 }
 

@@ -40,6 +40,12 @@ export class OnlineProbe implements Disposable {
 
   /** Queues a step of SGD on a batch of embeddings [B,D]. */
   learn(embeddings: TensorHandle, labels: Int32Array): void {
+    this.queueGradient(embeddings, labels);
+    this.takeStep();
+  }
+
+  /** Queues the first half of {@link learn}, which leaves the probe as it is, and is the one that may fail. */
+  queueGradient(embeddings: TensorHandle, labels: Int32Array): void {
     const { weights, bias, dWeights, dBias } = this.#heads;
     this.device.addon.classifierLoss({
       features: embeddings,
@@ -51,6 +57,10 @@ export class OnlineProbe implements Disposable {
       unit: true,
       scale: 1 / labels.length,
     });
+  }
+
+  /** Queues the second half of {@link learn}. */
+  takeStep(): void {
     this.#heads.step([learningRate], { momentum: 0.9, weightDecay: 0 });
   }
 

@@ -1,6 +1,6 @@
 /** Both banks of a run, as its last checkpoint has them. */
 import { LgdError } from '../errors.js';
-import { findCheckpoint } from '../runs/checkpoint-folders.js';
+import { findCheckpoint } from '../files/checkpoint-folders.js';
 import { readCheckpoint } from '../runs/checkpoint.js';
 
 export interface RunBanks {

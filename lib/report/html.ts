@@ -1,5 +1,6 @@
 /** The page: one file that needs nothing else. */
 import { createHash } from 'node:crypto';
+import { counted } from '../counted.js';
 import type { Assets } from './assets.js';
 import type { Charts } from './charts.js';
 import { embedJson, html, Html } from './markup.js';
@@ -75,8 +76,8 @@ function runs(summaries: readonly RunSummary[]): Html | undefined {
   const facts = [
     `${student} taught by ${teacher}`,
     `method ${method}`,
-    ...(categories === undefined ? [] : [`${categories} categories`]),
-    ...(images === undefined ? [] : [`${images} unlabelled images`]),
+    ...(categories === undefined ? [] : [counted(categories, 'category', 'categories')]),
+    ...(images === undefined ? [] : [counted(images, 'unlabelled image')]),
   ];
   return html`<p>${facts.join(', ')}</p>`;
 }

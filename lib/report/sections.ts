@@ -1,4 +1,5 @@
 /** The markup of curves, map, gallery and confusion; the page's script draws into it. */
+import { counted } from '../counted.js';
 import type { Charts, ChartSpec, RunCurves } from './charts.js';
 import type { ClassConfusion } from './confusion.js';
 import { idleBanks } from './loss-parts.js';
@@ -127,7 +128,7 @@ ${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined
 <td class="taken">${confusions.map(taken)}</td></tr>`;
   const head = ['class', 'images', 'student', ...(hasTeacher ? ['teacher'] : []), 'taken for'];
   const beside = hasTeacher ? `, the teacher ${percent(top1.teacher)}` : '';
-  return html`${runTitle(run, many)}<p>The student of step ${step} on ${images} evaluation images of ${classes} classes:
+  return html`${runTitle(run, many)}<p>The student of step ${step} on ${counted(images, 'evaluation image')} of ${classes} classes:
 top-1 ${percent(top1.student)}${beside}. Below, the ${worst.length} classes with the lowest accuracy and what their images
 are taken for.</p>
 ${teacherProblem === undefined ? undefined : html`<p class="note">Without the teacher: ${teacherProblem}</p>`}

@@ -115,7 +115,7 @@ export function bestEvaluation({
   );
 }
 
-/** The method that the run's checkpoint tells; before the first what its configuration has, which may be `auto`. */
+/** The method that the run's checkpoint tells; before the first its configuration. */
 export function methodOf({ student, config }: Pick<RunRecord, 'student' | 'config'>): string {
   return student?.info.method ?? String(optionOf(config, 'method') ?? '');
 }

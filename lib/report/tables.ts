@@ -2,6 +2,7 @@
 import { html, type Html } from './markup.js';
 import { lossParts } from './loss-parts.js';
 import { otherProtocols, type OtherProtocol } from './read-run.js';
+import { counted } from '../counted.js';
 import type { OptionRow, RunSummary } from './summary.js';
 
 const absent = '–';
@@ -58,7 +59,11 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
         ],
     ),
     ['loss', digits(run.loss), 'mean of the last tenth'],
-    ['training', duration(run.seconds), `${count(run.steps)} steps, ${run.epochs.toFixed(0)} epochs`],
+    [
+      'training',
+      duration(run.seconds),
+      `${counted(count(run.steps), 'step')}, ${counted(run.epochs.toFixed(0), 'epoch')}`,
+    ],
     ['images a second', count(run.imagesPerSecond), run.device ?? ''],
     ['parameters', run.parameters === undefined ? absent : `${(run.parameters / 1e6).toFixed(2)} M`, run.student],
   ];

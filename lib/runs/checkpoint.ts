@@ -41,7 +41,7 @@ import {
   listCheckpoints,
   pointTo,
   stepOf,
-} from './checkpoint-folders.js';
+} from '../files/checkpoint-folders.js';
 import { studentFile, writeStudent, type StudentInfo } from './student-file.js';
 
 /** Everything that the next step of an online probe's classifier depends on. */

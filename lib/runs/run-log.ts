@@ -2,6 +2,7 @@
  * The lines of log.txt that are read back: where a run started, on what, and how it ended. Every other line is for
  * people alone.
  */
+import { counted } from '../counted.js';
 import type { DeviceInfo } from '../device.js';
 
 /** What a run's log says when it starts or continues. */
@@ -24,7 +25,7 @@ export function startLine({
   device: { name, kind, threads },
   version,
 }: StartFacts): string {
-  return `start at step ${step} of ${lastStep}, ${images} images, ${broken} broken ones left out; lgdistill ${version} on ${name}${kind === 'cpu' ? `, ${threads} threads` : ''}`;
+  return `start at step ${step} of ${lastStep}, ${counted(images, 'image')}, ${counted(broken, 'broken one')} left out; lgdistill ${version} on ${name}${kind === 'cpu' ? `, ${counted(threads, 'thread')}` : ''}`;
 }
 
 export function endLine(done: boolean, step: number): string {
@@ -47,7 +48,7 @@ export interface RunLog {
 }
 
 const startPattern =
-  /^start at step \d+ of \d+, (?<images>\d+) images, (?<broken>\d+) broken ones left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
+  /^start at step \d+ of \d+, (?<images>\d+) images?, (?<broken>\d+) broken ones? left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
 const endPattern = /^(?<outcome>done|interrupted) at step \d+$|^(?<failed>failed): /u;
 
 /** Reads the text of a log.txt; lines that are torn or of another kind are passed over. */

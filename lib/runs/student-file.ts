@@ -11,7 +11,7 @@ import { studentContent, studentFormat, studentMetadata, type StudentInfo } from
 import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { version } from '../version.js';
-import { checkpointsOf, findCheckpoint, followed } from './checkpoint-folders.js';
+import { checkpointsOf, findCheckpoint, followed } from '../files/checkpoint-folders.js';
 import { groupMembers } from './group-folder.js';
 
 export type { StudentInfo } from '../models/student-info.js';

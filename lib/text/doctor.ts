@@ -1,4 +1,5 @@
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { encodeOptions, type TextEncoder } from './encoder.js';
@@ -303,7 +304,7 @@ export function formatReport(report: NameReport, options: { show?: number | unde
     report.empty.map(quote),
     report.truncated.map((name) => `${quote(name)}: ${name.tokens} of ${report.textSpace?.maxTokens} tokens`),
   ];
-  const lines = [`${report.count} names, counted from 1`];
+  const lines = [`${counted(report.count, 'name')}, counted from 1`];
   faults(report).forEach(([title, found], kind) => {
     if (found === 0) return;
     lines.push(`${title}: ${found}`, ...details[kind]!.slice(0, show).map((detail) => `  ${detail}`));
@@ -314,7 +315,7 @@ export function formatReport(report: NameReport, options: { show?: number | unde
   else if (report.textSpace.maxTokens === undefined)
     lines.push('long prompts: not looked for, a bank was given in the place of a text encoder');
   if (report.clean) lines.push('nothing to mend');
-  else lines.push(`mended list: ${report.mended.length} names`);
+  else lines.push(`mended list: ${counted(report.mended.length, 'name')}`);
   if (report.nearDuplicateCount > 0)
     lines.push(
       'names alike in text space stay in it: which of them to drop, or to tell apart by other words, is yours to decide',
@@ -322,7 +323,7 @@ export function formatReport(report: NameReport, options: { show?: number | unde
   const [first] = report.truncated;
   if (first !== undefined)
     lines.push(
-      `prompts of ${report.truncated.length} names, the first number ${first.index + 1}, are cut off after ${report.textSpace?.maxTokens} tokens: names that mending leaves so long are yours to shorten`,
+      `prompts of ${counted(report.truncated.length, 'name')}, the first number ${first.index + 1}, are cut off after ${report.textSpace?.maxTokens} tokens: names that mending leaves so long are yours to shorten`,
     );
   if (report.commas.length > 0)
     lines.push('names with commas stay in it as they are: where one is several, write those one a line');

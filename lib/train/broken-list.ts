@@ -1,4 +1,5 @@
 /** The list of images that a run leaves out. */
+import { counted } from '../counted.js';
 import type { BrokenImage } from '../data/decode.js';
 import type { RunFolder } from '../runs/run-folder.js';
 import type { Course } from './course.js';
@@ -27,8 +28,8 @@ export class BrokenList {
     const { gone } = this.course.images;
     if (gone.length > 0)
       await this.folder.log(
-        `${gone.length} images are gone since the run began (broken-images.txt lists them); ` +
-          'the next ones stand in for them',
+        `${counted(gone.length, 'image is', 'images are')} gone since the run began (broken-images.txt lists which); ` +
+          'others stand in',
       );
   }
 
@@ -40,8 +41,8 @@ export class BrokenList {
     const broken = this.images;
     await this.folder.listBroken(broken);
     await this.folder.log(
-      `${broken.length} images cannot be decoded so far (broken-images.txt lists them); ` +
-        'the next ones stand in for them',
+      `${counted(broken.length, 'image')} cannot be decoded so far (broken-images.txt lists which); ` +
+        'others stand in',
     );
   }
 }

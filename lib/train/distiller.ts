@@ -22,7 +22,7 @@ import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, Tensor
 import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from './batch.js';
 import { runOptions, type RunOptions } from './course.js';
 import type { RunEvent } from './events.js';
-import { chooseMethod, type ChosenMethod } from './method.js';
+import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
@@ -93,12 +93,14 @@ export class Distiller implements Disposable {
   readonly teacher: AnyTeacher;
   readonly students: readonly Student[];
   readonly tsb: TextualSemanticsBank | undefined;
-  /** The batch size and the learning rate are numbers in it, whether given or chosen. */
+  /** Batch size, learning rate and method are what was given or chosen, never `auto`. */
   readonly config: RunConfig;
-  /** How these two came about. */
+  /** How the first two came about. */
   readonly batchChoice: BatchChoice;
-  /** What the students learn by: `config.method`, or what `auto` is with so many names. */
+  /** What the students learn by. */
   readonly method: ChosenMethod;
+  /** A line that says so, and why, where `auto` chose it. */
+  readonly methodChoice: string | undefined;
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
@@ -136,13 +138,14 @@ export class Distiller implements Disposable {
     if (tsb !== undefined) checkArgument('tsb', tsb);
     const parsed = parseConfig(input);
     this.batchChoice = chooseBatch(parsed.train, images);
-    const config = configFor(students, parsed, this.batchChoice);
+    const method = (this.method = chooseMethod(parsed.method, tsb?.size ?? 0));
+    const config = configFor(students, parsed, this.batchChoice, method);
     checkDevices(device, teacher, students);
     checkTeacherNumbers(teacher);
     checkStudents(teacher, students);
-    checkBank(teacher, tsb, config);
+    checkBank(teacher, tsb, parsed);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
-    const method = (this.method = chooseMethod(config.method, tsb?.size ?? 0));
+    if (parsed.method === 'auto') this.methodChoice = describeChoice(method, tsb!.size);
     const [{ addon, handle }, resolution] = [device, config.data.resolution ?? teacher.resolution];
     const vsb = tsb && takeStartBank(tsb, config.seed);
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
@@ -308,13 +311,19 @@ export class Distiller implements Disposable {
         embeddings.push(zT);
         slots.push(slot);
       }
+      // What may still fail comes before what moves: a step that has lost work leaves everything as it was.
+      this.#queueProbes(pupils, batches.at(-1)!);
       for (const pupil of pupils) {
         this.#update(() => pupil.updateBanks(embeddings, slots.at(-1)!));
         if (after) await after('loss');
-        this.#update(() => pupil.optimizerStep(learningRate, batches.length));
+      }
+      for (const pupil of pupils) {
+        this.#update(() => {
+          pupil.optimizerStep(learningRate, batches.length);
+          pupil.online?.takeStep();
+        });
         if (after) await after('optimiser');
       }
-      this.#update(() => this.#probe(pupils, batches.at(-1)!));
       queued = true;
     } finally {
       addon.endStep(this.#step, !queued);
@@ -342,11 +351,11 @@ export class Distiller implements Disposable {
     }
   }
 
-  /** Online probes learn from the last batch of a step, at its end, so that their faults are the step's. */
-  #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
+  /** Online probes learn from the last batch of a step, within it, so that their faults are the step's. */
+  #queueProbes(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
     const labels = targetsOf(dataset as { labels: Int32Array }, shown);
-    for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
+    for (const { online, encoder } of pupils) online?.queueGradient(encoder.output, labels);
   }
 
   /** Optimiser steps behind the weights of the student of this number, whoever had them taken. */

@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import { checkFilled, type RunConfig } from '../config-batch.js';
+import { counted } from '../counted.js';
 import { BatchPlan } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import { markLabelled } from '../evaluate/during-training.js';
@@ -102,7 +103,7 @@ class TrainingLoop implements Course {
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError(
         'BAD_CONFIG',
-        `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`,
+        `the run has ${counted(plan.stepsPerEpoch * config.train.epochs, 'batch', 'batches')}, fewer than one step takes.`,
         { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' },
       );
     }

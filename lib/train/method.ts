@@ -1,5 +1,6 @@
 /** What each method compares embeddings over, and which method `auto` is. */
 import { fewNames, type Config, type Method } from '../config.js';
+import { counted } from '../counted.js';
 import type { SemanticOptions } from '../native.js';
 
 /** A method that has been chosen. */
@@ -13,7 +14,7 @@ export function chooseMethod(method: Method, names: number): ChosenMethod {
 
 /** What a run says of a method that `auto` chose for so many names. */
 export function describeChoice(method: ChosenMethod, names: number): string {
-  return `method ${method}, by auto for ${names} name${names === 1 ? '' : 's'}${method === 'seed' ? '; they take no part in its loss (--method lgd takes them in)' : ''}`;
+  return `method ${method}, by auto for ${counted(names, 'name')}${method === 'seed' ? '; they take no part in its loss (--method lgd takes them in)' : ''}`;
 }
 
 type Anchors = Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha'> &

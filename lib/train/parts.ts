@@ -7,20 +7,23 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
+import type { ChosenMethod } from './method.js';
 
 /**
- * The run folder tells of the students that there are, whatever the configuration says, and of numbers in the place of
- * `auto`.
+ * The run folder tells of the students that there are, whatever the configuration says, and of what `auto` chose in its
+ * place.
  */
 export function configFor(
   students: readonly Student[],
   config: Config,
   { batchSize, learningRate }: BatchChoice,
+  method: ChosenMethod,
 ): RunConfig {
   const widthMultiplier = students.length === 1 ? students[0]!.widthMultiplier : config.student.widthMultiplier;
   const name = students.length === 0 ? config.student.name : students.map((student) => student.name).join(',');
   return {
     ...config,
+    method,
     train: { ...config.train, batchSize, learningRate },
     student: { ...config.student, name, widthMultiplier },
   };

@@ -29,7 +29,7 @@ import { DueSteps } from './due.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { GraphLog } from './graph-log.js';
 import { evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine, type OtherScores } from './log-lines.js';
-import { anchorsOf, describeChoice } from './method.js';
+import { anchorsOf } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
@@ -117,7 +117,7 @@ export class Run {
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
     const { lastStep, schedule, stepsPerEpoch, dataset } = this.loop;
-    const { device, method, tsb, batchChoice, memory } = this.loop.distiller;
+    const { device, method, methodChoice, batchChoice, memory } = this.loop.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const { length: broken } = this.#broken.images;
@@ -128,7 +128,7 @@ export class Run {
       this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
     const remarks = [...(this.loop.options.remarks ?? []), ...this.#remarks];
     const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
-      ...(this.config.method === 'auto' && { choice: describeChoice(method, tsb!.size) }),
+      ...(methodChoice !== undefined && { choice: methodChoice }),
       ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
       ...(advice !== undefined && { advice }),
     };

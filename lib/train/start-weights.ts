@@ -7,7 +7,7 @@ import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
-import { followed } from '../runs/checkpoint-folders.js';
+import { followed } from '../files/checkpoint-folders.js';
 import { findStudentFile } from '../runs/student-file.js';
 
 /**

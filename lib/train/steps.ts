@@ -73,6 +73,7 @@ export interface StepTaker {
   readonly config: RunConfig;
   readonly batchChoice: BatchChoice;
   readonly method: ChosenMethod;
+  readonly methodChoice: string | undefined;
   readonly encoder: CompiledEncoder;
   readonly memory: MemoryUse;
   readonly disposed: boolean;

@@ -10,6 +10,7 @@ import type { WeightRecord } from '../models/weights.js';
 import { mostRows } from '../number-limits.js';
 import type { Distiller, DistillerState } from './distiller.js';
 import { Bench, type Taken } from './verify-bench.js';
+import { nudged, nudgedWeights } from './verify-rounding.js';
 import { updateError, type UpdateOptions } from './verify-update.js';
 
 /** What {@link verifyDevice} compares. */
@@ -60,7 +61,8 @@ export interface Verification {
   error: number;
   /**
    * Below which it is right, for the last two parts 0: of bfloat16 twice what the CPU is off that simulates it (of the
-   * loss, which is one number, three times), or a floor that rounding alone reaches.
+   * loss, which is one number, three times), or a floor that rounding alone reaches; of inference in float32 five times
+   * what the last bits of weights and pixels make on the CPU, or such a floor.
    */
   limit: number;
   passed: boolean;
@@ -133,10 +135,12 @@ export async function* verifyDevice(
           ] as const)
         : []),
     ];
-    const [, found, simulated, foundHalf] = await compare(runs, { steps, onProgress, signal });
+    const { errors, rounding } = await compare(runs, { steps, onProgress, signal });
+    const [, found, simulated, foundHalf] = errors;
     for (const part of ['teacher', 'loss', 'gradients', 'update', 'bank', 'inference'] as const) {
       if (found![part] === undefined) continue; // no teacher on the device, no bank in the method
-      yield judge(part, 'float32', found![part], limits[part]);
+      const least = part === 'inference' ? 5 * rounding : 0;
+      yield judge(part, 'float32', found![part], Math.max(limits[part], least));
       if (half && part !== 'bank')
         yield judge(
           part,
@@ -156,6 +160,7 @@ export async function* verifyDevice(
   }
 }
 
+const roundingDraws = 3;
 /** The first steps run call by call and allocate; those behind them repeat a graph. */
 const warmSteps = 4;
 
@@ -165,14 +170,15 @@ function judge(part: VerifiedPart, precision: Precision, error: number, limit: n
 
 type Run = readonly [bench: Bench, precision: Precision];
 
-/** The errors of each run beside the first, which is right by definition. */
+/** The errors of each run beside the first, which is right by definition, and of that one with other last bits. */
 async function compare(
   runs: readonly Run[],
   { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number },
-): Promise<Errors[]> {
+): Promise<{ errors: Errors[]; rounding: number }> {
   const all = runs.map((): Errors => ({}));
   const [reference] = runs[0]!;
   const distillers: Distiller[] = [];
+  let rounding = 0;
   try {
     for (const [bench, precision] of runs) distillers.push(bench.distiller(precision));
     const plan = reference.plan();
@@ -204,6 +210,10 @@ async function compare(
       await reference.embed(shown, before.weights, 'float32'),
       await reference.teach(taught, 'float32'),
     ];
+    for (let draw = 0; draw < roundingDraws; draw++) {
+      const again = await reference.embed(nudged(shown, draw), nudgedWeights(before.weights, draw), 'float32');
+      rounding = Math.max(rounding, wholeError([again], [embedded]));
+    }
     for (const [run, [bench, precision]] of runs.entries()) {
       if (run === 0) continue;
       const found = await bench.teach(taught, precision);
@@ -219,7 +229,7 @@ async function compare(
   } finally {
     for (const distiller of distillers) distiller.dispose();
   }
-  return all;
+  return { errors: all, rounding };
 }
 
 function errorsOf(found: Taken, expected: Taken, before: DistillerState, options: UpdateOptions): Errors {

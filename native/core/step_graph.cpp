@@ -37,32 +37,39 @@ bool StepGraph::is_due() { return steps_to_pass_ == 0 || --steps_to_pass_ == 0; 
 
 bool StepGraph::launch(const Tape& tape, const GraphChoices& choices, void* stream) {
   const bool repeated = graph && tape.has_shape_of(built);
-  GraphWay chosen =
-      tuner.done() ? tuner.found().value_or(usual_way(choices)) : tuner.next(ways(tape, choices), repeated);
+  const GraphWay usual = usual_way(choices);
+  GraphWay chosen = tuner.done() ? tuner.found().value_or(usual) : tuner.next(ways(tape, choices), repeated);
   const bool tuned = repeated && chosen != way;
   bool ready = repeated && !tuned && take_over(tape);
   counts.instantiated += !ready && !tuned;
+  bool other_refused = false, early_refused = false;
   for (;; ready = false) {
     try {
       launch_as(tape, chosen, ready, stream);
-      return true;
+      break;
     } catch (const cuda::Refusal& refusal) {
-      if (chosen != usual_way(choices)) {  // another way that was tried, or found
-        tuner.refuse();
+      if (chosen != usual && !early_refused) {  // another way that is tried, or was found
+        other_refused = true;
+        chosen = usual;
       } else if (chosen.programmatic) {
-        tuner.settle();
-        serialized = true;
-      } else {
+        early_refused = true;
+        chosen.programmatic = false;
+      } else {  // in any way: it was neither the tuner's nor the early starts
         drop();
         refused = refusal.what();
-        serialized = false;  // it was not the early starts
+        serialized = false;
         steps_to_pass_ = pause_;
         pause_ = std::min(2 * pause_, longest_pause);
         return false;
       }
-      chosen = usual_way(choices);
     }
   }
+  if (other_refused) tuner.refuse();
+  if (early_refused) {
+    tuner.settle();
+    serialized = true;
+  }
+  return true;
 }
 
 // ready: the graph is there, with the tape's arguments.

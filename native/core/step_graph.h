@@ -4,8 +4,8 @@
 //     built again.
 //   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
 //   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time. It is built
-//     without early starts; where that is refused, too, some steps pass before one is tried again, and after each
-//     refusal twice as many: a lack of memory may pass.
+//     in the usual way, and without early starts; where that is refused, too, some steps pass before one is tried
+//     again, in the way that was found, and after each refusal twice as many: a lack of memory may pass.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { loadConfigFile, mergeConfig } from '../../lib/config.js';
@@ -119,6 +119,23 @@ test('a file that is there stays, unless told to replace it', async () => {
       next: expect.stringContaining('distill --config') as unknown,
     },
   ]);
+});
+
+test('folders on the way to the file are made, and nothing is left of them where an answer is wrong', async () => {
+  const file = join(here, 'new', 'runs', 'first.json');
+  const refused = await lgdistill(['init', ...all(), '--to', file, '--student', 'mobilnet_v2']);
+  expect([refused.code, existsSync(join(here, 'new'))]).toEqual([2, false]);
+  const { code } = await lgdistill(['init', ...all(), '--to', file]);
+  expect([code, JSON.parse(readFileSync(file, 'utf8'))]).toEqual([0, expect.objectContaining({ teacher: tinyClip })]);
+});
+
+test.each([
+  ['below a file', 'names.txt/first.json', 'NOT_WRITABLE'],
+  ['that is a folder', 'empty', 'BAD_CONFIG'],
+])('a place %s is refused before anything is asked', async (_, to, error) => {
+  // the first question would fail, for want of a terminal
+  const { code, stderr } = await lgdistill(['init', '--to', join(here, to), '--force']);
+  expect([code, stderr.split('\n')[0]]).toEqual([error === 'BAD_CONFIG' ? 2 : 1, `error ${error}`]);
 });
 
 test('without a terminal, nothing is asked and what is missing is said', async () => {

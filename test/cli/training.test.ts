@@ -168,7 +168,7 @@ describe('from names and images to an exported student', () => {
         .filter(({ type }) => type === 'done')
         .map(({ studentName }) => studentName),
     ).toEqual(['mobilenet_v2', 'mobilenet_v3_small']);
-    expect(stderr).toMatch(/^mobilenet_v3_small: done: 1 steps in /mu);
+    expect(stderr).toMatch(/^mobilenet_v3_small: done: 1 step in /mu);
     const exported = await lgdistill(['export', at('both'), '--to', at('x.safetensors')]);
     expect([exported.code, exported.stderr.split('\n')[0]]).toEqual([1, 'error FILE_NOT_FOUND']);
     expect(exported.stderr).toContain(at('both', 'mobilenet_v3_small'));

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { isWanted } from '../devices.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { lgdistill } from './program.js';
@@ -28,8 +28,9 @@ afterEach(() => {
 });
 
 describe.skipIf(!isWanted('cuda-emulated', 'the command verify'))('on the emulated GPU', () => {
+  beforeAll(() => void buildEmulatedAddon(), 1_200_000);
+
   test('prints what was compared, and says that it agrees', async () => {
-    buildEmulatedAddon();
     const { code, documents, stderr } = await lgdistill(['verify', '--device', 'cuda-emulated', ...small, '--json']);
     expect(stderr).toMatch(/^gradients +float32 +\d\.\de-\d +5\.0e-2 +ok$/mu);
     expect(stderr).toMatch(/^steps again +float32 +0 +0 +ok$/mu);

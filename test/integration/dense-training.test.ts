@@ -5,7 +5,7 @@
 import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import type { RunConfig } from '../../lib/config-batch.js';
 import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { trainDetection } from '../../lib/dense/detection.js';
@@ -242,8 +242,9 @@ describe('a training that stands still', () => {
 });
 
 describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a step that fails on the GPU', () => {
+  beforeAll(() => void buildEmulatedAddon(), 1_200_000);
+
   it('is in no network that is kept, and what is stopped between steps is', async () => {
-    buildEmulatedAddon();
     const small = await untrainedStudent(join(folder, 'small.safetensors'), {
       architecture: 'mobilenet_v3_small',
       widthMultiplier: 0.1,
@@ -276,7 +277,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a st
     };
     await expect(stopping()).rejects.toMatchObject({ code: 'ABORTED' });
     expect(await steps(stopped)).toEqual([2, 2]);
-  }, 60_000);
+  }, 240_000);
 });
 
 describe('the best network', () => {

@@ -140,6 +140,31 @@ describe('a detector', () => {
     }
   });
 
+  it('tells of boxes that it cuts or leaves out', async () => {
+    const beyond = join(folder, 'beyond.json');
+    const file = JSON.parse(await readFile(annotations, 'utf8')) as { annotations: { bbox: number[] }[] };
+    const boxes = [
+      [90, 90, 30, 6],
+      [0, 0, 0, 5],
+      [96, 10, 5, 5],
+    ];
+    for (const bbox of boxes) file.annotations.push({ ...file.annotations[0]!, bbox });
+    await writeFile(beyond, JSON.stringify(file));
+    const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations: beyond } };
+    const events = trainDetection({ student, output: join(folder, 'beyond'), config });
+    try {
+      expect((await events.next()).value).toMatchObject({
+        type: 'start',
+        remarks: [
+          '2 boxes are left out: without an area, or outside of the image',
+          "1 box ends at the image's edge instead of beyond it",
+        ],
+      });
+    } finally {
+      await events.return();
+    }
+  });
+
   it('whose annotations name files that are not there is refused before it begins, to be trained or to be scored', async () => {
     const gone = join(folder, 'gone.json');
     await writeFile(

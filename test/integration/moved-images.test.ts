@@ -318,7 +318,7 @@ describe('images that are gone', () => {
     expect(await readFile(join(run, 'broken-images.txt'), 'utf8')).toBe(
       'triangle/7.png\tit is gone since the run began\n',
     );
-    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain('1 images are gone since the run began');
+    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain('1 image is gone since the run began');
     expect(Object.entries(first.weights).some(([name, values]) => !sameBits(values, whole.weights[name]!))).toBe(true);
     expectSame(first, await train(await resumeConfig(`${run}-copy`, { 'train.maxSteps': 16 }), { resume: 'last' }));
 

@@ -1,6 +1,6 @@
 /** Device memory that is refused in the middle of a step, one allocation after another. */
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device } from '../../lib/device.js';
@@ -77,10 +77,11 @@ const ofGraphs: [functions: string, number: number][] = [
 ];
 
 describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the emulated GPU refuses in a step', () => {
+  beforeAll(() => void buildEmulatedAddon(), 1_200_000);
+
   it.each(['float32', 'bfloat16'] as const)(
     'costs that step alone, and the next one goes on: %s',
     async (precision) => {
-      buildEmulatedAddon();
       using device = await openDevice('cuda-emulated');
       await using one = await open(device, precision);
       using elsewhere = await openDevice('cuda-emulated');
@@ -109,7 +110,6 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
   );
 
   it.each(ofGraphs)('for a graph costs nothing but time: %s %i', async (functions, number) => {
-    buildEmulatedAddon();
     using device = await openDevice('cuda-emulated');
     await using one = await open(device, 'bfloat16');
     using elsewhere = await openDevice('cuda-emulated');
@@ -135,7 +135,6 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
   });
 
   it('is not the only fault that costs a whole step: the queue stands where it stood after one behind the banks', async () => {
-    buildEmulatedAddon();
     using device = await openDevice('cuda-emulated');
     const { addon, handle } = device;
     await using one = await open(device, 'float32');

@@ -40,7 +40,7 @@ it('a run, an evaluation and a measurement say how many members of tar shards th
     Float32Array.of(...embeddings.lookup(ids), ...embeddings.lookup(ids)),
     { resolution: 32 },
   );
-  const remark = `1 images in ${tar} are left out, such as shapes.tar/${ids[3]!}: a later member has the same path`;
+  const remark = `1 image in ${tar} is left out, such as shapes.tar/${ids[3]!}: a later member has the same path`;
   const [start] = ofType((await train(config(tar, 'from-tar'))).events, 'start');
   expect(start).toMatchObject({ images: ids.length, remarks: [remark] });
 

@@ -1,15 +1,18 @@
-import { mkdir, readFile, readdir, realpath, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readFile, readdir, realpath, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import type { RunConfig } from '../../lib/config-batch.js';
 import { fewNames, parseConfig, type ConfigInput } from '../../lib/config.js';
 import { openDevice } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { evaluateStudent } from '../../lib/evaluate/student.js';
 import { exportStudent } from '../../lib/export/student.js';
+import { listCheckpoints, pointTo } from '../../lib/files/checkpoint-folders.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
-import { loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';
+import { loadTeacher, PrecomputedTeacher, type NativeTeacher } from '../../lib/models/index.js';
+import { readRunConfig } from '../../lib/runs/run-folder.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
 import { findStudentFile, loadStudent, readStudent } from '../../lib/runs/student-file.js';
 import { prepareRun } from '../../lib/train/setup.js';
@@ -264,6 +267,7 @@ describe('a run', () => {
         start: ofType(events, 'start')[0]!,
         losses: ofType(events, 'step').map(({ loss }) => loss),
         log: await readFile(join(path, 'log.txt'), 'utf8'),
+        config: (await readRunConfig(path)) as RunConfig,
         info: (await readStudent(join(path, 'checkpoints', 'last'))).info,
       };
     };
@@ -273,7 +277,7 @@ describe('a run', () => {
     ] as const) {
       const [chosen, given] = [await bits('auto', [...names]), await bits(method, [...names])];
       expect(chosen.losses).toEqual(given.losses);
-      expect(chosen.info.method).toBe(method);
+      expect([chosen.info.method, chosen.config.method]).toEqual([method, method]);
       expect(chosen.start).toMatchObject({
         method,
         choice: expect.stringContaining(`method ${method}, by auto for ${names.length} names`),
@@ -356,6 +360,29 @@ describe('teachers', () => {
       (await train(smallConfig(data, output(), { ...more, train: { maxSteps: 1, ...more.train } }))).events,
       'step',
     )[0]!;
+
+  it('may be an earlier student, by its run, a checkpoint, what names one, or its file', async () => {
+    const run = output();
+    await train(smallConfig(data, run, { train: { maxSteps: 2 }, checkpoint: { everySteps: 1 } }));
+    const checkpoint = (name: string) => join(run, 'checkpoints', name);
+    using device = await openDevice('cpu');
+    const mark = async (source: string) => ((await loadTeacher(source, { device })) as NativeTeacher).fingerprint();
+    const [before, after] = (await listCheckpoints(run)).slice(-2) as [string, string];
+    const [first, second] = [await mark(before), await mark(after)];
+    expect(first).not.toBe(second);
+    const marks = () =>
+      Promise.all(
+        [run, checkpoint('best'), checkpoint('last'), join(checkpoint('best'), 'model.safetensors')].map(mark),
+      );
+    await pointTo(run, 'best', basename(before));
+    expect(await marks()).toEqual([first, first, second, first]);
+    for (const [name, step] of Object.entries({ best: before, last: after })) {
+      await rm(checkpoint(name)); // as on a file system without links
+      await writeFile(checkpoint(name), `${basename(step)}\n`);
+    }
+    expect(await marks()).toEqual([first, first, second, first]);
+    expect(await loadTeacher(checkpoint('best'), { device })).toMatchObject({ id: 'best' });
+  });
 
   it('sees the same draws at its own resolution', async () => {
     const still = {
@@ -452,15 +479,6 @@ describe('what is wrong is said before training', () => {
     ],
     ['an empty folder', async (c) => ({ ...c, data: { train: await empty() } }), { code: 'BAD_DATASET' }],
     ['a teacher that is not there', (c) => ({ ...c, teacher: join(folder, 'nowhere') }), { code: 'FILE_NOT_FOUND' }],
-    [
-      'the folder of a run as a teacher',
-      async (c) => ({ ...c, teacher: await ran() }),
-      {
-        code: 'BAD_MODEL',
-        option: 'teacher',
-        mend: `Give a checkpoint of it: ${join(folder, 'ran', 'checkpoints', 'best')}`,
-      },
-    ],
     [
       'a folder as weights',
       async (c) => ({ ...c, student: { ...c.student, weights: join(await ran(), 'checkpoints', 'best') } }),

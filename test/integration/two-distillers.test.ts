@@ -220,7 +220,7 @@ describe.each(devices)('a fault on $name', ({ device }) => {
     for (const { distiller } of [lost, whole, asked]) distiller.dispose();
   });
 
-  test('of an online probe is told to its distiller, though another waits first', async () => {
+  test('of an online probe is told to its distiller, though another waits first, and leaves all as it was', async () => {
     await using teacher = await loadTeacher(made.teacher, { device });
     const bank = await TextualSemanticsBank.load(made.bank);
     const source = await openImageFolder(join(folder, 'data'), { labels: 'folders' });
@@ -234,10 +234,12 @@ describe.each(devices)('a fault on $name', ({ device }) => {
       config,
       onlineClasses: images.classNames!.length,
     });
+    const before = await distiller.state();
     failAt('classifierLoss', damaged);
     const ticket = await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
     await expect(device.synchronize()).rejects.toMatchObject(damagedError);
     await expect(distiller.readMetrics(ticket)).rejects.toMatchObject(damagedError);
+    expect(differingState(await distiller.state(), before)).toEqual([]);
   });
 
   test('of features that are sent in pieces is told to their sender, though another waits in between', async () => {

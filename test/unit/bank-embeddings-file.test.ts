@@ -65,7 +65,7 @@ describe('a bank of embeddings computed elsewhere', () => {
       {},
       { names: ['cat'], encoderId: 'x' },
       'BAD_SHAPE',
-      '3 rows for 1 names',
+      '3 rows for 1 name',
     ],
     [
       'a vector',

@@ -258,7 +258,7 @@ const spoiled: [string, (content: Content) => void, RegExp][] = [
     ({ metadata }) => {
       metadata['names'] = '["cat"]';
     },
-    /its tensor is \[10,256\] for 1 names/u,
+    /its tensor is \[10,256\] for 1 name/u,
   ],
   [
     'names that are not JSON',

@@ -2,7 +2,7 @@
 import { lstat, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { beforeEach, expect, test, vi } from 'vitest';
-import { findCheckpoint, pointTo } from '../../lib/runs/checkpoint-folders.js';
+import { findCheckpoint, pointTo } from '../../lib/files/checkpoint-folders.js';
 import { CheckpointStore } from '../../lib/runs/checkpoint.js';
 import type { Student } from '../../lib/models/student.js';
 import { findStudentFile } from '../../lib/runs/student-file.js';

@@ -388,7 +388,7 @@ describe('a stream of images', () => {
     };
     await expect(ImageCache.fromStream(failing(), options)).rejects.toMatchObject({
       code: 'BAD_DATASET',
-      message: expect.stringMatching(/after 1 images: connection lost/u) as string,
+      message: expect.stringMatching(/after 1 image: connection lost/u) as string,
       cause: expect.any(Error) as Error,
     });
     const wrong: (typeof stream extends (count: number, options: infer Options) => unknown ? Options : never)[] = [

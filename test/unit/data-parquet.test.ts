@@ -184,6 +184,20 @@ describe('parquet files', () => {
     expect(() => checkRows(metadata, bytes.length)).not.toThrow();
   });
 
+  it('may have more rows than bytes, where those repeat each other', async () => {
+    const file = join(folder, 'repeats.parquet');
+    const image = await jpeg(1);
+    const data = Array<Uint8Array>(5000).fill(image);
+    const bytes = Buffer.from(
+      parquetWriteBuffer({ columnData: [{ name: 'image', data, type: 'BYTE_ARRAY' }], rowGroupSize: 2500 }),
+    );
+    expect(bytes.length).toBeLessThan(data.length);
+    await writeFile(file, bytes);
+    const source = await openImages(file);
+    expect(source.ids).toHaveLength(5000);
+    expect(Buffer.from(await source.read(4999)).equals(image)).toBe(true);
+  });
+
   it('have images in a column {bytes, path}, labels, and their names in the metadata', async () => {
     const path = await newFolder();
     const images = await Promise.all(Array.from({ length: 8 }, (_, i) => jpeg(20 * i)));

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { openMaskFolder } from '../../lib/data/mask-folders.js';
-import { checkBoxes, readBoxed } from '../../lib/dense/box-samples.js';
+import { boxesInside, readBoxed } from '../../lib/dense/box-samples.js';
 import { checkLabelled, readPair } from '../../lib/dense/mask-samples.js';
 import { decodePart, imageSize } from '../../lib/dense/pixels.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -98,7 +98,7 @@ describe('what to train on', () => {
   it('has a box of an object', () => {
     const boxes = (
       ...annotations: { crowd: boolean; box: [number, number, number, number] }[]
-    ): Parameters<typeof checkBoxes>[0] => ({
+    ): Parameters<typeof boxesInside>[0] => ({
       folder,
       options: { folder: 'dense.data', annotations: 'dense.annotations' },
       set: {
@@ -118,10 +118,35 @@ describe('what to train on', () => {
     type Given = Parameters<typeof boxes>[0];
     const crowd: Given = { crowd: true, box: [0, 0, 5, 5] };
     const flat: Given = { crowd: false, box: [0, 0, 5, 0] };
-    expect(() => checkBoxes(boxes())).toThrow(
+    expect(() => boxesInside(boxes())).toThrow(
       expect.objectContaining({ code: 'BAD_DATASET', option: 'dense.annotations' }),
     );
-    expect(() => checkBoxes(boxes(crowd, crowd, flat))).toThrow('there are 2 crowds, and 1 boxes without an area');
-    checkBoxes(boxes(crowd, flat, { crowd: false, box: [0, 0, 1, 5] }));
+    expect(() => boxesInside(boxes(crowd, crowd, flat))).toThrow('there are 2 crowds, and 1 box without an area');
+    const object = (...box: Given['box']): Given => ({ crowd: false, box });
+    const outside = [object(9, 0, 3, 3), object(0, -4, 3, 4), object(20, 20, 5, 5)];
+    expect(() => boxesInside(boxes(...outside))).toThrow('there are 0 crowds, and 3 boxes without an area or outside');
+    const whole = boxes(crowd, object(0, 0, 1, 5), object(-0.5, 2, 9.8, 7.5));
+    const left = (given: ReturnType<typeof boxes>) => {
+      const { inside, remarks } = boxesInside(given);
+      return [inside.set.images[0]!.annotations.map(({ box }) => box), remarks];
+    };
+    expect(left(whole)).toEqual([
+      [
+        [0, 0, 5, 5],
+        [0, 0, 1, 5],
+        [0, 2, 9, 7],
+      ],
+      [],
+    ]);
+    expect(left(boxes(...outside, flat, object(-3, 1, 5, 20), { crowd: true, box: [7, 7, 5, 1] }))).toEqual([
+      [
+        [0, 1, 2, 8],
+        [7, 7, 2, 1],
+      ],
+      [
+        '4 boxes are left out: without an area, or outside of the image',
+        "2 boxes end at the image's edge instead of beyond it",
+      ],
+    ]);
   });
 });

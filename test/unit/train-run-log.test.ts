@@ -20,6 +20,19 @@ describe('readRunLog', () => {
     });
   });
 
+  it('says one of what there is one of, and reads that back', () => {
+    const one = startLine({
+      step: 0,
+      lastStep: 1,
+      images: 1,
+      broken: 1,
+      device: { ...device, threads: 1 },
+      version: '0.1.0',
+    });
+    expect(one).toMatch(/ 1 image, 1 broken one left out; .*, 1 thread$/u);
+    expect(readRunLog(at(0, one))).toMatchObject({ images: 1, broken: 1, device: 'AMD EPYC, 9B14, 1 thread' });
+  });
+
   it('leaves out the time between sessions, and the threads of a GPU', () => {
     const gpu = startLine({
       step: 20,

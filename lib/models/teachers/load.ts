@@ -1,7 +1,8 @@
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError } from '../../errors.js';
+import { checkpointsOf, findCheckpoint, followed } from '../../files/checkpoint-folders.js';
 import { isFolder } from '../../files/folders.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel } from '../../hub.js';
@@ -34,9 +35,9 @@ export type AnyTeacher = NativeTeacher | OnnxTeacher | CustomTeacherApi | Precom
 
 /**
  * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively:
- * {@link NativeTeacher.load} lists which), one with any image tower in ONNX, an .onnx file, an earlier student (its
- * file, a checkpoint's folder, or what it was exported to with its head), or a .safetensors file of precomputed
- * embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
+ * {@link NativeTeacher.load} lists which), one with any image tower in ONNX, an .onnx file, an earlier student (a
+ * run folder, whose best checkpoint is taken, or its last; a checkpoint's folder; its file, or what it was exported to
+ * with its head), or a .safetensors file of precomputed embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
  * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED,
  *   NON_FINITE and ZERO_EMBEDDING (of embeddings)
  */
@@ -46,26 +47,23 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   checkArgument('device', options.device);
   if (options.batch !== undefined) checkWhole('batch', options.batch, mostImages);
   const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
-  const inFolder = await isFolder(source);
-  if (source.endsWith('.safetensors') && !inFolder) {
-    const { student, embeddings } = await contentOf(source);
-    if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
-    if (embeddings) return PrecomputedTeacher.load(source, options.signal);
+  const place = await placeOf(source);
+  const inFolder = await isFolder(place);
+  if (place.endsWith('.safetensors') && !inFolder) {
+    const { student, embeddings } = await contentOf(place);
+    if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), place, native);
+    if (embeddings) return PrecomputedTeacher.load(place, options.signal);
     throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, {
       option: 'teacher',
       mend: `If it is a model's, give the folder with its other files: ${dirname(source)}`,
     });
   }
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
-  const model = await resolveModel(
-    source,
-    { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles },
-    options,
-  ).catch(inFolder ? checkNoRun(source) : undefined);
+  const model = await resolveModel(place, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
-  const weights = await weightsOf(source, model, options);
+  const weights = await weightsOf(place, model, options);
   if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student)
-    return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
+    return NativeTeacher.loadStudent(place === source ? model.id : basename(source), weights.files[0]!, native);
   if (await NativeTeacher.recognises(weights.files, weights.folder))
     return NativeTeacher.load(model.id, weights.folder, weights.files, native);
   // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have
@@ -79,22 +77,13 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
 }
 
 /**
- * For a folder without a model: that of a run has its students in checkpoints, and which one is meant is to be said.
+ * Where the model lies that a path names: of a run folder in its best checkpoint, or in its last, as for whatever else
+ * takes a student; `best` and `last` may be files that name the checkpoint.
  */
-function checkNoRun(folder: string): (error: unknown) => Promise<never> {
-  return async (error) => {
-    for (const name of ['best', 'last']) {
-      const checkpoint = join(folder, 'checkpoints', name);
-      if (!(await isFolder(checkpoint))) continue;
-      throw new LgdError('BAD_MODEL', 'this is the folder of a run, not of a model.', {
-        option: 'teacher',
-        found: folder,
-        mend: `Give a checkpoint of it: ${checkpoint}`,
-        cause: error,
-      });
-    }
-    throw error;
-  };
+async function placeOf(source: string): Promise<string> {
+  const place = await followed(source);
+  if (!(await isFolder(checkpointsOf(place)))) return place;
+  return (await findCheckpoint(place, 'best')) ?? (await findCheckpoint(place, 'last')) ?? place;
 }
 
 /** What a safetensors file's header says it holds. */

@@ -212,7 +212,18 @@ void check_tuning() {
           std::string("the fastest way is ") + fastest + ", and the one that stayed " + text_of(steps.graph().way));
     check(steps.take(8, true) == 0 && text_of(steps.graph().way) == fastest && steps.graph().counts.instantiated == 2,
           "a step of another shape lost the way that was found");
+    set("LGDISTILL_EMULATION_REFUSED_WAY", "any");  // for want of memory, say, which may pass
+    check(steps.take(4) == 0 && steps.graph().graph == nullptr, "a graph that is refused in any way was launched");
+    set("LGDISTILL_EMULATION_REFUSED_WAY", nullptr);
+    check(steps.take(20) == 0 && text_of(steps.graph().way) == fastest && steps.graph().tuner.times().size() == 8,
+          std::string("a refusal in any way lost the way that was found, ") + fastest);
   }
+  TunedSteps late;
+  set("LGDISTILL_EMULATION_REFUSED_WAY", "any");
+  check(late.take(4) == 0 && late.graph().counts.launched == 0, "a graph that is refused in any way was launched");
+  set("LGDISTILL_EMULATION_REFUSED_WAY", nullptr);
+  check(late.take(20 + enough) == 0 && late.graph().tuner.times().size() == 8,
+        "after a refusal in any way nothing else was compared");
   TunedSteps uneven, restless;
   int wrong = 0;
   for (int i = 0; i < 8; ++i) wrong += uneven.take(20) + uneven.take(1, true);

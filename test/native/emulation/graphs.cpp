@@ -199,6 +199,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t made, 
   auto graph = std::make_shared<Graph>(made->graph);
   find_lanes(*graph);
   const lgd::GraphWay way{made->programmatic, graph->lanes <= 1, made->one_carveout};
+  const char* const refused = std::getenv("LGDISTILL_EMULATION_REFUSED_WAY");
+  if (refused && std::strcmp(refused, "any") == 0) return cudaErrorMemoryAllocation;
   if (way_of("LGDISTILL_EMULATION_REFUSED_WAY") == way) return cudaErrorNotSupported;
   graph->milliseconds = milliseconds_of(way);
   *executable = new ExecutableGraph{std::move(graph)};

@@ -7,12 +7,12 @@
 import { lstat, readdir, readFile, readlink, rename, rm, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { unlessAbsent } from '../errors.js';
-import { isDiskFull } from '../files/disk-full.js';
-import { statIfThere } from '../files/folders.js';
-import { manifestFile, manifestIn } from '../files/manifest.js';
-import { syncFolder } from '../files/sync.js';
-import { uniqueMark } from '../files/temporary-name.js';
-import { writeFileAtomically } from '../files/write-file.js';
+import { isDiskFull } from './disk-full.js';
+import { statIfThere } from './folders.js';
+import { manifestFile, manifestIn } from './manifest.js';
+import { syncFolder } from './sync.js';
+import { uniqueMark } from './temporary-name.js';
+import { writeFileAtomically } from './write-file.js';
 
 export const checkpointsOf = (runFolder: string): string => join(runFolder, 'checkpoints');
 
