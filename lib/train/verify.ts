@@ -56,7 +56,7 @@ export interface Verification {
    * it): the worst of the steps. Of gradients and bank the best: rounding puts a value that is at the kink of a ReLU on
    * its other side now and then, and so moves the gradient of all before it, or takes an image that is between two
    * names for the other; what is wrong is so in every step. For the last two parts the share of values of which a bit
-   * differs.
+   * differs. NaN or infinite where the device gives no numbers.
    */
   error: number;
   /**
@@ -90,8 +90,8 @@ type Errors = Partial<Record<Exclude<keyof typeof limits, 'views'>, number>>;
  * method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer
  * with its numbers and train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32
  * was asked for.
- * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; OUT_OF_MEMORY,
- *   ABORTED
+ * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; NON_FINITE (the
+ *   CPU's own steps end without numbers); OUT_OF_MEMORY, ABORTED
  */
 export async function* verifyDevice(
   input: ConfigInput,
@@ -184,23 +184,21 @@ async function compare(
     const plan = reference.plan();
     const first = plan.next();
     // compared from the second on: of an empty queue there is no loss
-    let { state: before } = await reference.step(distillers[0]!, await distillers[0]!.state(), first, 0);
+    const start = await distillers[0]!.state();
+    let { state: before } = await reference.step(distillers[0]!, start, first, 0).catch(onTheCpu);
     // from the state of the first each: over several steps, roundings grow until nothing can be compared
     for (let step = 0; step < steps; step++) {
       throwIfAborted(signal, 'the comparison');
       const batch = plan.next();
-      const expected = await reference.step(distillers[0]!, before, batch, step + 1);
+      const expected = await reference.step(distillers[0]!, before, batch, step + 1).catch(onTheCpu);
+      const { encoder, config } = distillers[0]!;
       for (const [run, [bench]] of runs.entries()) {
-        if (run > 0)
-          note(
-            all[run]!,
-            errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, {
-              graph: distillers[0]!.encoder.graph,
-              train: distillers[0]!.config.train,
-              learningRate: bench.learningRate,
-            }),
-            bench !== reference,
-          );
+        if (run === 0) continue;
+        const found = await bench
+          .step(distillers[run]!, before, batch, step + 1)
+          .catch(bench === reference ? onTheCpu : whereNoNumbers);
+        const update = { graph: encoder.graph, train: config.train, learningRate: bench.learningRate };
+        note(all[run]!, found ? errorsOf(found, expected, before, update) : noNumbers, bench !== reference);
       }
       before = expected.state;
       onProgress?.({ done: step + 1, total: steps });
@@ -231,6 +229,30 @@ async function compare(
   }
   return { errors: all, rounding };
 }
+
+const noNumbers: Errors = { loss: Infinity, gradients: Infinity, update: Infinity };
+
+/** Nothing for a step whose loss is no number: of the device in question that is a finding. */
+function whereNoNumbers(error: unknown): undefined {
+  if (!isNoNumbers(error)) throw error;
+}
+
+/** Where the CPU itself has no numbers, there is nothing to hold the device against. */
+function onTheCpu(error: unknown): never {
+  if (!isNoNumbers(error)) throw error;
+  throw new LgdError(
+    'NON_FINITE',
+    `the CPU does not come through these steps either, so there is nothing to compare: ${error.message}`,
+    {
+      option: 'train.batchSize',
+      mend: 'Verify with more images a batch, or larger ones (data.resolution): few values leave batch norms next to nothing to divide by',
+      cause: error,
+    },
+  );
+}
+
+const isNoNumbers = (error: unknown): error is LgdError =>
+  error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 
 function errorsOf(found: Taken, expected: Taken, before: DistillerState, options: UpdateOptions): Errors {
   const optimizer = optimizerOf(options);

@@ -2,6 +2,7 @@
 // guise of a GPU, of whose calls one does another thing.
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { Device, openDevice, type DeviceInfo } from '../../lib/device.js';
+import { LgdError } from '../../lib/errors.js';
 import type { NativeAddon } from '../../lib/native.js';
 import { nudged } from '../../lib/train/verify-rounding.js';
 import { verifyDevice, type Verification, type VerifyOptions } from '../../lib/train/verify.js';
@@ -107,6 +108,16 @@ describe('a device of which a call does another thing', () => {
       }),
       ['gradients'],
     ],
+    [
+      'a step without numbers',
+      (addon) => ({
+        readMetrics: async (...of) => {
+          if (++calls === 2) throw new LgdError('NON_FINITE', 'not finite');
+          return addon.readMetrics(...of);
+        },
+      }),
+      ['loss', 'update'],
+    ],
     ['a bank that stands still', () => ({ headUpdate: () => undefined }), ['bank']],
     [
       'steps that are never twice the same',
@@ -129,6 +140,21 @@ describe('a device of which a call does another thing', () => {
     },
     60_000,
   );
+
+  it('says that there is nothing to compare where the CPU itself gets no numbers', async () => {
+    const batch = { ...plain, train: { ...plain.train, batchSize: 2 } };
+    // norms of two values
+    const steps = verify(
+      { ...batch, student: { name: 'mobilenet_v2', widthMultiplier: 0.5 } },
+      {
+        device: await disguised({}),
+        categories: 20,
+        dimension: 64,
+      },
+    );
+    await expect(steps).rejects.toMatchObject({ code: 'NON_FINITE', option: 'train.batchSize' });
+    await expect(steps).rejects.toThrow(/the CPU does not come through these steps either/u);
+  });
 
   it('passes what rounds otherwise, where a network makes much of a last bit', async () => {
     const { addon } = await cpu;
