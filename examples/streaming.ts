@@ -1,5 +1,5 @@
-// Trains on images that come as a stream, here from a tar archive on standard input: tar c photos | npx tsx
-// examples/streaming.ts --bank bank.safetensors
+// Trains on images that come as a stream, here from a tar archive on standard input (of which npx can ask nothing):
+// tar c photos | npx --yes tsx examples/streaming.ts --bank bank.safetensors
 import { parseArgs } from 'node:util';
 import {
   createStudent,

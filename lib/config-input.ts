@@ -105,7 +105,7 @@ export interface ConfigInput {
          * Scales the channels of students that have such a multiplier. Allowed: a number from 0.1 to 4. Default: `1`.
          */
         widthMultiplier?: number | undefined;
-        /** Stochastic depth and dropout, where the architecture has them. Default: `true`. */
+        /** Stochastic depth, where the architecture has it: EfficientNets. Default: `true`. */
         dropping?: boolean | undefined;
         /**
          * Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes

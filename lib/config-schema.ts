@@ -175,7 +175,7 @@ export const schema = z.strictObject({
       .max(4)
       .default(1)
       .describe('Scales the channels of students that have such a multiplier'),
-    dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
+    dropping: z.boolean().default(true).describe('Stochastic depth, where the architecture has it: EfficientNets'),
     weights: text()
       .optional()
       .describe(

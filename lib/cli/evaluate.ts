@@ -117,7 +117,7 @@ function jsonOf({ results, images, ...rest }: ProtocolEvaluation): object {
 }
 
 function describe({ results, remarks, files }: ProtocolEvaluation): string {
-  const table = scoreTable([...results].reverse().map(({ setting, score }) => [setting, score] as const));
+  const table = scoreTable(results.map(({ setting, score }) => [setting, score] as const));
   return [table, '', classTable(results[0]!), '', ...remarks, ...files].join('\n');
 }
 

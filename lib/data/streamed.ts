@@ -60,6 +60,8 @@ export class StreamedImages implements Disposable {
   readonly #options: CacheSettings<StreamedImagesOptions>;
   readonly #broken = new Map<number, string>();
   #brokenList: readonly BrokenImage[] = [];
+  /** What the last of them threw. */
+  #fault: unknown;
   /**
    * Of broken images that were stood in for: what did so. Thousands side by side, such as a folder that is gone, are
    * walked over once.
@@ -218,6 +220,7 @@ export class StreamedImages implements Disposable {
     }
     throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, {
       mend: 'Check that these files are images',
+      cause: this.#fault,
     });
   }
 
@@ -232,7 +235,8 @@ export class StreamedImages implements Disposable {
     } catch (error) {
       if (isNotOfTheImage(error)) throw error;
       this.#broken.set(place, messageOf(error));
-      this.#checkBroken(error);
+      this.#fault = error;
+      this.#checkBroken();
       return false;
     }
   }
@@ -242,8 +246,7 @@ export class StreamedImages implements Disposable {
     this.#attempts.set(place, attempt.then(end, end));
   }
 
-  /** @param fault what the last of them threw */
-  #checkBroken(fault: unknown): void {
+  #checkBroken(): void {
     const most = this.#options.maxBrokenShare;
     if (this.#broken.size <= most * this.length) return;
     const some = this.broken
@@ -257,7 +260,7 @@ export class StreamedImages implements Disposable {
         option: 'data.maxBrokenShare',
         allowed: `a share of at most ${most}`,
         mend: 'Mend or remove those files, or allow a larger share',
-        cause: fault,
+        cause: this.#fault,
       },
     );
   }

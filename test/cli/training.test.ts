@@ -272,6 +272,32 @@ describe('from names and images to an exported student', () => {
     expect(stdout).toMatch(new RegExp(`^student +${(100 * last.student!.top1).toFixed(1)} %`, 'mu'));
   });
 
+  test('rows stand in the order of the tables of predictions, and the first is told class by class', async () => {
+    const output = at('ordered');
+    const { stdout } = await lgdistill([
+      'evaluate',
+      'knn',
+      '--student',
+      at('run'),
+      '--teacher',
+      tinyClip,
+      '--train',
+      at('held-out'),
+      '--data',
+      at('held-out'),
+      '--device',
+      'cpu',
+      '--output',
+      output,
+    ]);
+    const { results } = JSON.parse(readFileSync(join(output, 'knn.json'), 'utf8')) as {
+      results: { setting: string }[];
+    };
+    const settings = results.map(({ setting }) => setting);
+    expect(settings).toEqual([expect.stringMatching(/^k /u), expect.stringMatching(/^teacher, k /u)]);
+    expect(stdout.match(/^(?:teacher, )?k \d+, T [\d.]+/gmu)).toEqual([...settings, settings[0]]);
+  });
+
   test('a student without its head, and names that have no folder, are refused', async () => {
     const file = at('backbone.safetensors');
     expect((await lgdistill(['export', at('run'), '--to', file, '--head', 'drop'])).code).toBe(0);

@@ -171,11 +171,13 @@ describe('ImageCache', () => {
       code: 'BAD_DATASET',
       cause: mistake,
     });
-    using images = await StreamedImages.open(wrong, options);
-    await expect(images.prepare(Int32Array.of(0, 1, 2, 3))).rejects.toMatchObject({
-      code: 'TOO_MANY_BROKEN_IMAGES',
-      cause: mistake,
-    });
+    for (const [maxBrokenShare, code] of [
+      [options.maxBrokenShare, 'TOO_MANY_BROKEN_IMAGES'],
+      [1, 'BAD_DATASET'],
+    ] as const) {
+      using images = await StreamedImages.open(wrong, { ...options, maxBrokenShare });
+      await expect(images.prepare(Int32Array.of(0, 1, 2, 3))).rejects.toMatchObject({ code, cause: mistake });
+    }
   });
 
   it('says so when nothing can be decoded', async () => {
