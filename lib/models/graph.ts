@@ -254,6 +254,8 @@ export class GraphBuilder {
     return this.channelScale(x, this.activation(excited, gate));
   }
 
+  // What follows works in forward-only graphs: the engine has no backward of it.
+
   /** A sequence of the mean and all positions of x, each with its row of `position` [positions + 1, C] added. */
   tokens(x: Value, position: string, positions: number): Value {
     const parameters = [
@@ -271,8 +273,6 @@ export class GraphBuilder {
   queryAttention(q: Value, k: Value, v: Value, heads: number): Value {
     return this.#node('queryAttention', `${q.name}.attention`, [q, k, v], q.channels, { heads });
   }
-
-  // What follows works in forward-only graphs: the engine has no backward of it.
 
   /** A vector of its own for every image, [B,1,1,channels]: a learned query. */
   repeat(name: string, channels: number): Value {
