@@ -7,6 +7,7 @@ import { configOptions, parseConfig, studentNames, type ConfigInput } from './co
 import { counted } from './counted.js';
 import { openImages } from './data/open-images.js';
 import { LgdError, writeError } from './errors.js';
+import { followed } from './files/checkpoint-folders.js';
 import { firstWhere, isHidden, statIfThere } from './files/folders.js';
 import { writeJson } from './files/json.js';
 import { makeFolder, removeMade } from './files/make-folder.js';
@@ -123,9 +124,10 @@ function describeStudents(answer: string): string {
 }
 
 async function describeTeacher(answer: string): Promise<string> {
-  const found = await stat(answer).catch(() => undefined);
+  const place = await followed(answer);
+  const found = await stat(place).catch(() => undefined);
   if (found?.isDirectory()) return 'a folder on this machine';
-  if (found?.isFile() && ['.onnx', '.safetensors'].includes(extname(answer))) return 'a file on this machine';
+  if (found?.isFile() && ['.onnx', '.safetensors'].includes(extname(place))) return 'a file on this machine';
   if (/^[\w-][\w.-]*\/[\w.-]+$/u.test(answer) && found === undefined && !/\.(?:onnx|safetensors)$/u.test(answer))
     return 'a hub id, fetched at the first use';
   throw new LgdError('FILE_NOT_FOUND', 'there is no such model.', {

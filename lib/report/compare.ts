@@ -103,7 +103,8 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
     records.push(facts);
     runs.push(comparedRun({ steps, ...facts }, at));
   }
-  const differing = configDifferences(records).filter(({ path }) => path !== 'seed');
+  // which method `auto` was, the run itself tells, and its student
+  const differing = configDifferences(records).filter(({ path }) => !['seed', 'method', 'student.name'].includes(path));
   const groups = new Map<string, { runs: ComparedRun[]; differences: Record<string, string> }>();
   runs.forEach((run, i) => {
     // Of a single run all options alike make no difference.
@@ -112,10 +113,7 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
         ? []
         : differing.flatMap(({ path, values }) => (values[i] === undefined ? [] : [[path, values[i]] as const]));
     const key = JSON.stringify([run.method, run.student, values]);
-    const group = groups.get(key) ?? {
-      runs: [],
-      differences: Object.fromEntries(values.filter(([path]) => path !== 'method' && path !== 'student.name')),
-    };
+    const group = groups.get(key) ?? { runs: [], differences: Object.fromEntries(values) };
     group.runs.push(run);
     groups.set(key, group);
   });

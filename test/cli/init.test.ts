@@ -138,6 +138,16 @@ test.each([
   expect([code, stderr.split('\n')[0]]).toEqual([error === 'BAD_CONFIG' ? 2 : 1, `error ${error}`]);
 });
 
+test('a teacher may be a checkpoint by a file that names it, as where a file system has no links', async () => {
+  const checkpoints = join(here, 'taught', 'checkpoints');
+  mkdirSync(join(checkpoints, 'step-00000001'), { recursive: true });
+  writeFileSync(join(checkpoints, 'best'), 'step-00000001\n');
+  const args = ['init', ...all(), '--to', join(here, 'taught.json')];
+  const { code, stdout, stderr } = await lgdistill([...args, '--teacher', join(checkpoints, 'best')]);
+  expect([code, stderr]).toEqual([0, '']);
+  expect(stdout).toContain('a folder on this machine');
+});
+
 test('without a terminal, nothing is asked and what is missing is said', async () => {
   const { code, stderr } = await lgdistill(['init', ...all().slice(2)]);
   expect([code, stderr.split('\n')[0]]).toEqual([2, 'error BAD_OPTION']);

@@ -1,4 +1,4 @@
-import { mkdir, readFile, readdir, realpath, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readFile, readdir, realpath, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
@@ -382,6 +382,19 @@ describe('teachers', () => {
     }
     expect(await marks()).toEqual([first, first, second, first]);
     expect(await loadTeacher(checkpoint('best'), { device })).toMatchObject({ id: 'best' });
+    expect(await loadTeacher(`${run}/checkpoints/..`, { device })).toMatchObject({ id: basename(run) });
+    await pointTo(run, 'best', 'step-00000099'); // of which a copy lacks the folder
+    expect(await mark(run)).toBe(second);
+    await cp(join(before, 'model.safetensors'), join(run, 'model.safetensors'));
+    expect(await mark(run)).toBe(first);
+    expect(await findStudentFile(run)).toBe(join(run, 'model.safetensors'));
+    const several = join(folder, 'several');
+    for (const name of ['one', 'two']) await cp(run, join(several, name), { recursive: true });
+    await expect(loadTeacher(several, { device })).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      option: 'teacher',
+      allowed: `${join(several, 'one')}, ${join(several, 'two')}`,
+    });
   });
 
   it('sees the same draws at its own resolution', async () => {

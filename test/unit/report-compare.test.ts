@@ -6,6 +6,7 @@ import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { makeScore } from '../../lib/evaluate/score.js';
 import { compareRuns, spreadOf } from '../../lib/report/compare.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { untrainedStudent } from '../fixtures/student.js';
 
 const folder = temporaryFolder();
 
@@ -91,6 +92,14 @@ describe('compareRuns', () => {
     expect(groups[1]!.top1!.deviation).toBeNaN();
     expect(groups[2]).toMatchObject({ top1: undefined, differences: { 'loss.alpha': '0.1' } });
     expect(remarks).toEqual([]);
+  });
+
+  test('takes a run whose configuration has auto by the method that it came to', async () => {
+    const auto = makeRun('auto', { method: 'auto', seed: 3 }, [24]);
+    const told = makeRun('told', { seed: 4 }, [20]);
+    for (const path of [auto, told]) await untrainedStudent(join(path, 'model.safetensors'));
+    const { groups } = await compareRuns([auto, told]);
+    expect(groups.map(({ method, seeds, differences }) => [method, seeds, differences])).toEqual([['lgd', 2, {}]]);
   });
 
   test('takes runs of one seed as one, and says so', async () => {

@@ -1,9 +1,9 @@
-import { basename, dirname } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError } from '../../errors.js';
 import { checkpointsOf, findCheckpoint, followed } from '../../files/checkpoint-folders.js';
-import { isFolder } from '../../files/folders.js';
+import { firstWhere, foldersIn, isFile, isFolder } from '../../files/folders.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel } from '../../hub.js';
 import { mostImages } from '../../number-limits.js';
@@ -60,11 +60,19 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
     });
   }
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
-  const model = await resolveModel(place, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options);
+  const model = await resolveModel(
+    place,
+    { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles },
+    options,
+  ).catch(inFolder ? checkNoRuns(place) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const weights = await weightsOf(place, model, options);
   if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student)
-    return NativeTeacher.loadStudent(place === source ? model.id : basename(source), weights.files[0]!, native);
+    return NativeTeacher.loadStudent(
+      place === source ? model.id : basename(resolve(source)),
+      weights.files[0]!,
+      native,
+    );
   if (await NativeTeacher.recognises(weights.files, weights.folder))
     return NativeTeacher.load(model.id, weights.folder, weights.files, native);
   // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have
@@ -83,8 +91,31 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
  */
 async function placeOf(source: string): Promise<string> {
   const place = await followed(source);
+  const isOfModel = (name: string) => isFile(join(place, name));
+  if ((await firstWhere(weightFiles, isOfModel)) !== undefined) return place;
   if (!(await isFolder(checkpointsOf(place)))) return place;
-  return (await findCheckpoint(place, 'best')) ?? (await findCheckpoint(place, 'last')) ?? place;
+  for (const which of ['best', 'last'] as const) {
+    const checkpoint = await findCheckpoint(place, which);
+    if (checkpoint !== undefined && (await isFolder(checkpoint))) return checkpoint; // what a link names may be gone
+  }
+  return place;
+}
+
+/** For a folder without a model: of runs, as of several students, which one is meant is to be said. */
+function checkNoRuns(folder: string): (error: unknown) => Promise<never> {
+  return async (error) => {
+    const all = (await foldersIn(folder).catch(() => [])).map((name) => join(folder, name));
+    const haveRuns = await Promise.all(all.map((run) => isFolder(checkpointsOf(run))));
+    const runs = all.filter((_, i) => haveRuns[i]);
+    if (runs.length === 0) throw error;
+    throw new LgdError('BAD_MODEL', 'this is a folder of runs, not of a model.', {
+      option: 'teacher',
+      found: folder,
+      allowed: runs.slice(0, 5).join(', '),
+      mend: 'Name one of its runs',
+      cause: error,
+    });
+  };
 }
 
 /** What a safetensors file's header says it holds. */
