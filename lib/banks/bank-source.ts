@@ -161,11 +161,12 @@ export class BankSource {
         mend: "Give the text tower of the teacher's model, or a bank built with it",
       });
     }
-    return loadTextEncoder(source, {
+    const encoder = loadTextEncoder(source, {
       device: this.options.device ?? (this.config.device as DeviceName),
       localFilesOnly: offline,
       signal: this.options.signal,
     });
+    return textEncoder === undefined ? encoder.catch(noTowerBeside(source)) : encoder;
   }
 
   #checked(bank: TextualSemanticsBank, where: string, option: string): TextualSemanticsBank {
@@ -183,6 +184,19 @@ export class BankSource {
       },
     );
   }
+}
+
+/** For a teacher's place where no text tower is: a student as teacher has none, and a model may be kept without it. */
+function noTowerBeside(teacher: string): (error: unknown) => never {
+  return (error) => {
+    if (!(error instanceof LgdError) || error.code !== 'BAD_MODEL') throw error;
+    throw new LgdError('BAD_MODEL', `the teacher has no text tower to embed the names with: ${error.message}`, {
+      option: 'textEncoder',
+      found: teacher,
+      mend: "Give the text tower of the teacher's own model (of a student: of its teacher), or a bank built with it",
+      cause: error,
+    });
+  };
 }
 
 /**

@@ -423,6 +423,10 @@ test('a student trained without names is scored by the names of its evaluation',
   expect((await evaluate('--evaluate.names', at('held-out'))).stderr).toContain(
     "textEncoder: is needed to embed the category names.\n  -> Give the text tower of the teacher's own model, or a bank built with it",
   );
+  // an earlier student, which has none
+  expect((await evaluate('--evaluate.names', at('held-out'), '--teacher', at('nameless'))).stderr).toMatch(
+    /textEncoder: the teacher has no text tower to embed the names with: .*nameless[\s\S]*-> .*of a student: of its teacher/u,
+  );
   const report = await lgdistill(['report', at('nameless'), '--output', at('nameless.html'), '--device', 'cpu']);
   expect([report.code, report.stderr.match(/no confusion.*/u)]).toEqual([0, null]);
   expect(report.stdout).not.toContain('no confusion');
