@@ -65,7 +65,7 @@ export async function openTarShards(
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
   const [companions, replaced, links] = [
-    new LeftOut('they stand beside the image of their sample'),
+    new LeftOut('it stands beside the image of its sample'),
     new LeftOut('a later member has the same path'),
     new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)'),
   ];

@@ -136,7 +136,7 @@ it('says how many images of tar shards were left out', async () => {
   const tar = join(folder, 'shapes.tar');
   await create({ file: tar, cwd: data, portable: true }, ['circle/0.png', 'circle/0.seg.png', 'circle/1.png']);
   const args = ['pack', tar, '--output', join(folder, 'shapes.pack')];
-  const remark = `1 image in ${tar} is left out, such as shapes.tar/circle/0.seg.png: they stand beside the image of their sample`;
+  const remark = `1 image in ${tar} is left out, such as shapes.tar/circle/0.seg.png: it stands beside the image of its sample`;
   expect((await lgdistill(args)).stdout).toContain(`shapes.pack: 2 images`);
   const { documents } = await lgdistill([...args, '--overwrite', '--json']);
   expect(documents()[0]).toMatchObject({ images: 2, remarks: [remark] });
