@@ -93,8 +93,9 @@ T extreme(T a, T b) {
   if (a == b) return std::signbit(a) == larger ? b : a;
   return (a > b) == larger ? a : b;
 }
-// What an approximation gives: `right`, as far off as the PTX ISA lets it be, to a side that its argument decides. Zero,
-// infinities and the result of zero (which is exact) stay.
+// What an approximation gives: `right`, off by so many units in the last place, to a side that its argument decides; as
+// far as the PTX ISA's bounds for these instructions go, about (2^-22 to 2^-23 of the value). Zero, infinities and the
+// result of zero (which is exact) stay.
 float off_by(int ulps, float right, float argument) {
   const uint32_t bits = std::bit_cast<uint32_t>(right);
   if (argument == 0 || std::fabs(right) < 0x1p-125f || !(std::fabs(right) < 0x1p127f)) return right;
