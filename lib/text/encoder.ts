@@ -2,6 +2,7 @@ import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { readFile } from '../files/open.js';
 import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
+import { checkWhole } from '../number-limits.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
 import { TextTokenizer, tokenizerFiles } from './tokenizers.js';
@@ -47,12 +48,7 @@ export const textEncoderOptions = {
  */
 export function checkLoading(idOrDir: unknown, { batchSize = 32 }: TextEncoderOptions): void {
   checkText(idOrDir, 'idOrDir', "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')");
-  if (Number.isSafeInteger(batchSize) && batchSize >= 1) return;
-  throw new LgdError('BAD_OPTION', 'not a number of texts.', {
-    option: 'batchSize',
-    found: batchSize,
-    allowed: 'a whole number from 1',
-  });
+  checkWhole('batchSize', batchSize);
 }
 
 /** @throws LgdError BAD_OPTION for anything but an array of strings */

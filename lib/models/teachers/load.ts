@@ -6,8 +6,8 @@ import { checkpointsOf, findCheckpoint, followed } from '../../files/checkpoint-
 import { firstWhere, foldersIn, isFile, isFolder } from '../../files/folders.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel } from '../../hub.js';
-import { mostImages } from '../../number-limits.js';
-import { checkWhole, type Precision } from '../compiled.js';
+import { checkWhole, mostImages } from '../../number-limits.js';
+import type { Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
 import { NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
