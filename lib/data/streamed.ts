@@ -12,6 +12,7 @@ import {
   type ImageCacheOptions,
   type PreparedImages,
 } from './cache.js';
+import { noneDecoded, tooManyBroken } from './broken-images.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type BrokenImage, type StorePlace } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
@@ -218,10 +219,7 @@ export class StreamedImages implements Disposable {
       for (const broken of passed) this.#after.set(broken, place);
       return place;
     }
-    throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, {
-      mend: 'Check that these files are images',
-      cause: this.#fault,
-    });
+    throw noneDecoded(this.broken, this.#source.root, this.#fault);
   }
 
   /** Was it decoded? Else it is a broken one. */
@@ -247,22 +245,9 @@ export class StreamedImages implements Disposable {
   }
 
   #checkBroken(): void {
-    const most = this.#options.maxBrokenShare;
-    if (this.#broken.size <= most * this.length) return;
-    const some = this.broken
-      .slice(0, 3)
-      .map(({ id, reason }) => `${id} (${reason.replace(/\.$/u, '')})`)
-      .join(', ');
-    throw new LgdError(
-      'TOO_MANY_BROKEN_IMAGES',
-      `${this.#broken.size} of the ${this.length} images cannot be decoded, such as ${some}.`,
-      {
-        option: 'data.maxBrokenShare',
-        allowed: `a share of at most ${most}`,
-        mend: 'Mend or remove those files, or allow a larger share',
-        cause: this.#fault,
-      },
-    );
+    const { maxBrokenShare } = this.#options;
+    if (this.#broken.size > maxBrokenShare * this.length)
+      throw tooManyBroken(this.broken, `the ${this.length} images`, { maxBrokenShare, cause: this.#fault });
   }
 }
 
