@@ -103,7 +103,8 @@ function buildTable(): ConfigOption[] {
   });
 }
 
-function kebab(path: string): string {
+/** `batchSize` -> `batch-size`. */
+export function kebab(path: string): string {
   return path.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
 }
 
