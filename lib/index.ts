@@ -107,13 +107,8 @@ export * from './models/index.js';
 export { ImageCache, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
 export type { BrokenImage } from './data/decode.js';
 export type { CacheProgress } from './data/decode-all.js';
-export {
-  imagesFromBuffers,
-  openImageFolder,
-  type ImageBytes,
-  type ImageFolderOptions,
-  type ImageSource,
-} from './data/sources.js';
+export { openImageFolder, type ImageFolderOptions } from './data/image-folder.js';
+export { imagesFromBuffers, type ImageBytes, type ImageSource } from './data/sources.js';
 
 export { openImages, type OpenImagesOptions } from './data/open-images.js';
 export { chooseMode, openDataset, type CacheMode } from './data/open-dataset.js';
