@@ -68,28 +68,11 @@ export class NativeTeacher implements Teacher {
   readonly architecture: string;
   readonly #batch: number;
 
-  private constructor({
-    id,
-    device,
-    architecture,
-    graph,
-    embeddingSize,
-    resolution,
-    weights,
-    mean,
-    std,
-    batch,
-    precision,
-  }: Parts) {
-    [this.id, this.device, this.#weights, this.#batch] = [id, device, weights, batch];
-    [this.architecture, this.graph, this.embeddingSize, this.resolution] = [
-      architecture,
-      graph,
-      embeddingSize,
-      resolution,
-    ];
-    [this.mean, this.std] = [mean, std];
-    this.precision = precision ?? device.info.precisions[0]!;
+  private constructor(parts: Parts) {
+    ({ id: this.id, device: this.device, architecture: this.architecture, graph: this.graph } = parts);
+    ({ embeddingSize: this.embeddingSize, resolution: this.resolution, mean: this.mean, std: this.std } = parts);
+    ({ weights: this.#weights, batch: this.#batch } = parts);
+    this.precision = parts.precision ?? parts.device.info.precisions[0]!;
   }
 
   /**
