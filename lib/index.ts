@@ -4,7 +4,8 @@ export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './error
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './files/safetensors.js';
 export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
-export type { ProbeResult, ProbeTrial, TimedTrial } from './cuda-probe.js';
+export type { ProbeResult } from './cuda-probe.js';
+export type { ProbeTrial, TimedTrial } from './cuda-probe-child.js';
 export type {
   BankLossResult,
   BankUpdateResult,

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { counted } from '../counted.js';
-import type { ProbeResult, ProbeTrial, TimedTrial } from '../cuda-probe.js';
+import type { ProbeResult } from '../cuda-probe.js';
+import type { ProbeTrial, TimedTrial } from '../cuda-probe-child.js';
 import { inspectSystem, type DependencyState, type SystemReport } from '../system.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
