@@ -3,6 +3,7 @@ import { checkOptions, type OptionTable } from './arguments.js';
 import { askCuda, describeFailure, probeCuda, probeInOrder, type ProbeResult } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
+import { held } from './lifetime.js';
 import { checkWhole, mostThreads } from './number-limits.js';
 import { checkSwitches } from './switches.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
@@ -50,11 +51,7 @@ export class Device implements Disposable {
 
   /** The native handle. @throws LgdError DISPOSED */
   get handle(): DeviceHandle {
-    if (this.#handle === undefined)
-      throw new LgdError('DISPOSED', `the device ${this.kind} was disposed of.`, {
-        mend: 'Open it again with openDevice()',
-      });
-    return this.#handle;
+    return held(this.#handle, `the device ${this.kind}`, 'Open it again with openDevice()');
   }
 
   /** Name, memory and precisions, as they are now. */

@@ -3,6 +3,7 @@ import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { held } from '../lifetime.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { checkNumber, checkWhole } from '../number-limits.js';
 import { decodeAll, listed, streamed, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
@@ -139,11 +140,7 @@ export class ImageCache implements Disposable {
 
   /** The native pixel store, for {@link NativeAddon.augment}. @throws LgdError DISPOSED */
   get store(): PixelStoreHandle {
-    if (this.#store === undefined)
-      throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, {
-        mend: 'Build it again with ImageCache.build()',
-      });
-    return this.#store;
+    return held(this.#store, `the image cache (${this.length} images)`, 'Build it again with ImageCache.build()');
   }
 
   /** Tells of images that a batch will need soon, so that those of a mapped file are read by then. */

@@ -3,11 +3,10 @@ import { counted } from '../counted.js';
 import { LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { orAborted } from '../turn.js';
 import { noneDecoded, tooManyBroken } from './broken-images.js';
-import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type BrokenImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { inOrder } from './in-order.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { checkBackground, importSharp } from './sharp.js';
+import { decoderThreads, tuneForMany } from './sharp.js';
 import { checkImageBytes, type ImageBytes, type ImageSource } from './sources.js';
 
 /** How far the decoding of a data set is. */
@@ -128,9 +127,7 @@ function badLabel(what: string): LgdError {
  */
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
   const { decode, signal } = options;
-  const sharp = await importSharp();
-  checkBackground(sharp, decode.background);
-  const restoreSharp = tuneForMany(sharp);
+  const restoreSharp = await tuneForMany(decode.background);
   const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };
   const reader = new PatientReader(options);
   let done = 0;

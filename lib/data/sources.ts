@@ -1,6 +1,7 @@
 /** What images are read from, whatever it is; and images in memory. */
 import { checkArgument } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { readFile } from '../files/open.js';
 import type { PackFile } from './pack/reader.js';
 
 /** Images by index, undecoded. */
@@ -151,6 +152,16 @@ export function classesOf(root: string, ids: readonly string[]): { labels: Int32
   const classNames = [...new Set(ids.map(folderOf))].sort();
   const index = new Map(classNames.map((name, i) => [name, i]));
   return { labels: Int32Array.from(ids, (id) => index.get(folderOf(id))!), classNames };
+}
+
+/** Names of classes in a file, one a line; undefined where there is none, or it has fewer than so many. */
+export async function readClassNames(path: string, classes: number): Promise<string[] | undefined> {
+  const text = await readFile(path, 'utf8').catch(() => '');
+  const names = text
+    .split(/\r?\n/u)
+    .map((line) => line.trim())
+    .filter((line) => line !== '');
+  return names.length > 0 && names.length >= classes ? names : undefined;
 }
 
 const mostClasses = 1_000_000;

@@ -13,10 +13,9 @@ import {
   type PreparedImages,
 } from './cache.js';
 import { noneDecoded, tooManyBroken } from './broken-images.js';
-import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type BrokenImage, type StorePlace } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { checkBackground, importSharp } from './sharp.js';
+import { decoderThreads, tuneForMany } from './sharp.js';
 import { checkSource, type ImageSource } from './sources.js';
 
 /**
@@ -113,9 +112,7 @@ export class StreamedImages implements Disposable {
           mend: 'Pack them first (lgdistill pack), or decode them all before training',
         },
       );
-    const sharp = await importSharp();
-    checkBackground(sharp, options.background);
-    return new StreamedImages(source, options, tuneForMany(sharp));
+    return new StreamedImages(source, options, await tuneForMany(options.background));
   }
 
   get length(): number {

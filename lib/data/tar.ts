@@ -15,10 +15,17 @@ import { counted } from '../counted.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
-import { closeRead, openToRead, readFile } from '../files/open.js';
+import { closeRead, openToRead } from '../files/open.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
-import { classesOf, imageExtensions, numberedClasses, otherPictures, type ImageSource } from './sources.js';
+import {
+  classesOf,
+  imageExtensions,
+  numberedClasses,
+  otherPictures,
+  readClassNames,
+  type ImageSource,
+} from './sources.js';
 import { AheadReader, members, readAt } from './tar-members.js';
 
 const shardsAtOnce = 8;
@@ -273,12 +280,8 @@ async function labelsOf(
   const labels = Int32Array.from(samples, ({ label }) => label!);
   const classes = samples.reduce((most, { label }) => Math.max(most, label! + 1), 0);
   for (const name of classFiles) {
-    const text = await readFile(join(folder, name), 'utf8').catch(() => undefined);
-    const lines = text
-      ?.split(/\r?\n/u)
-      .map((line) => line.trim())
-      .filter((line) => line !== '');
-    if (lines !== undefined && lines.length >= classes) return { labels, classNames: lines };
+    const classNames = await readClassNames(join(folder, name), classes);
+    if (classNames !== undefined) return { labels, classNames };
   }
   const classNames = numberedClasses(classes - 1, root);
   for (const { label, className } of samples) if (className !== undefined) classNames[label!] = className;

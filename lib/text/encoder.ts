@@ -2,6 +2,7 @@ import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { readFile } from '../files/open.js';
 import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
+import { held } from '../lifetime.js';
 import { checkWhole } from '../number-limits.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
@@ -226,9 +227,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
    * SigLIP's texts have their own, and all of it counts.
    */
   private async run(rows: readonly number[][]): Promise<OnnxTensor> {
-    const session = this.#session;
-    if (session === undefined)
-      throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    const session = held(this.#session, 'the text encoder', 'Load it again');
     const length = Math.max(...rows.map((row) => row.length));
     const ids = new BigInt64Array(rows.length * length);
     const mask = new BigInt64Array(rows.length * length);

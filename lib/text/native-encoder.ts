@@ -2,6 +2,7 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
+import { held } from '../lifetime.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import { readWeights } from '../models/teachers/naming.js';
@@ -179,9 +180,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
    * second one would hold the weights again.
    */
   async #run(rows: readonly number[][], length: number): Promise<Float32Array> {
-    const weights = this.#weights;
-    if (weights === undefined)
-      throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    const weights = held(this.#weights, 'the text encoder', 'Load it again');
     const { device, graph, tokenizer, batch, precision } = this.#parts;
     if (this.#plan?.encoder.resolution !== length) {
       this.#release();

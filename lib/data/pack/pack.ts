@@ -9,11 +9,10 @@ import { checkNumber, checkWhole } from '../../number-limits.js';
 import type { CacheProgress } from '../decode-all.js';
 import type { BrokenImage } from '../decode.js';
 import { noneDecoded, tooManyBroken } from '../broken-images.js';
-import { decoderThreads, tuneForMany } from '../decoders.js';
 import { eachId, plainId } from '../image-id.js';
 import { inOrder } from '../in-order.js';
 import { isNotOfTheImage, PatientReader } from '../read-patiently.js';
-import { checkBackground, importSharp } from '../sharp.js';
+import { decoderThreads, tuneForMany } from '../sharp.js';
 import { checkSource, type ImageSource } from '../sources.js';
 import { packKinds, type PackKind, type PackRecipe } from './format.js';
 import { packImage, type PackedImage } from './transcode.js';
@@ -141,9 +140,7 @@ async function packAll(
   const reader = new PatientReader({ root: source.root, readPauses, signal });
   const total = source.ids.length;
   const parallel = decoderThreads();
-  const sharp = await importSharp();
-  checkBackground(sharp, background);
-  const restoreSharp = tuneForMany(sharp);
+  const restoreSharp = await tuneForMany(background);
   let reported = 0;
   const report = () => {
     reported = performance.now();

@@ -2,6 +2,7 @@ import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readListed } from '../../files/manifest.js';
+import { held } from '../../lifetime.js';
 import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
@@ -243,8 +244,6 @@ export class NativeTeacher implements Teacher {
 
   /** The weights. @throws LgdError DISPOSED */
   #live(): WeightRecord {
-    if (this.#weights === undefined)
-      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
-    return this.#weights;
+    return held(this.#weights, `the teacher ${this.id}`, 'Load it again');
   }
 }
