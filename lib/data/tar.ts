@@ -43,17 +43,24 @@ interface Sample extends Label {
   bytes: number;
 }
 
-/** What is found in a shard: its images, and members that are images and are none of them. */
+/** Why members of a shard that are pictures are left out. */
+const reasons = {
+  companion: 'it stands beside the image of its sample',
+  replaced: 'a later member has the same path', // unpacking would write it over the earlier
+  link: 'they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)',
+  undecoded: 'they are of kinds that are not read; convert them if they are wanted',
+} as const;
+type Reason = keyof typeof reasons;
+
+interface LeftOut {
+  path: string;
+  why: Reason;
+}
+
+/** What is found in a shard: its images, and pictures that are none of them. */
 interface Scanned {
   samples: Sample[];
-  /** Further images of samples that have theirs. */
-  companions: string[];
-  /** Those whose path comes again: unpacking would write the later over them. */
-  replaced: string[];
-  /** Those that have no bytes but the path of another file. */
-  links: string[];
-  /** Pictures of kinds that nothing here decodes. */
-  undecoded: string[];
+  leftOut: LeftOut[];
 }
 
 /**
@@ -69,12 +76,7 @@ export async function openTarShards(
   const shards = await shardsOf(path);
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
-  const [companions, replaced, links] = [
-    new LeftOut('it stands beside the image of its sample'),
-    new LeftOut('a later member has the same path'),
-    new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)'),
-  ];
-  const undecoded = new LeftOut('they are of kinds that are not read; convert them if they are wanted');
+  const leftOut = new Map<Reason, { count: number; first: string }>();
   let place = 0;
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
     const name = names[place++]!;
@@ -82,12 +84,17 @@ export async function openTarShards(
       samples.push(sample);
       ids.push(`${name}/${sample.path}`);
     }
-    companions.add(name, found.companions);
-    replaced.add(name, found.replaced);
-    links.add(name, found.links);
-    undecoded.add(name, found.undecoded);
+    for (const { path: member, why } of found.leftOut) {
+      const { count, first } = leftOut.get(why) ?? { count: 0, first: `${name}/${member}` };
+      leftOut.set(why, { count: count + 1, first });
+    }
   }
-  const remarks = [companions, replaced, links, undecoded].flatMap((some) => some.remark(path));
+  const remarks = (Object.keys(reasons) as Reason[]).flatMap((why) => {
+    const some = leftOut.get(why);
+    if (some === undefined) return [];
+    const are = `${counted(some.count, 'image')} in ${path} ${some.count === 1 ? 'is' : 'are'} left out`;
+    return [`${are}, such as ${some.first}: ${reasons[why]}`];
+  });
   if (samples.length === 0)
     throw new LgdError('BAD_DATASET', `${[`no images in the tar files of ${path}`, ...remarks].join('; ')}.`, {
       allowed: `members ending in ${[...imageExtensions].join(' ')}`,
@@ -100,27 +107,6 @@ export async function openTarShards(
     ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))),
     read: (index) => readSample(samples[index]!),
   };
-}
-
-/** Members that are left out for one reason: how many, and the first. */
-class LeftOut {
-  #count = 0;
-  #first = '';
-
-  constructor(readonly why: string) {}
-
-  add(shard: string, members: readonly string[]): void {
-    if (this.#count === 0 && members.length > 0) this.#first = `${shard}/${members[0]}`;
-    this.#count += members.length;
-  }
-
-  remark(path: string): string[] {
-    return this.#count === 0
-      ? []
-      : [
-          `${counted(this.#count, 'image')} in ${path} ${this.#count === 1 ? 'is' : 'are'} left out, such as ${this.#first}: ${this.why}`,
-        ];
-  }
 }
 
 /** A name for each shard: its file's, or where two have the same, its path from where they differ. */
@@ -170,24 +156,25 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
       });
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
-    const [replaced, links, undecoded]: [string[], string[], string[]] = [[], [], []];
+    const leftOut: LeftOut[] = [];
     const reader = new AheadReader(file, found.size, shard);
     for await (const { path, offset, bytes, isLink } of members(reader, signal)) {
       const name = basename(path);
       if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;
       const ending = extname(name).toLowerCase();
       if (isLink) {
-        if (imageExtensions.has(ending)) links.push(path);
+        if (imageExtensions.has(ending)) leftOut.push({ path, why: 'link' });
       } else if (imageExtensions.has(ending)) {
-        if (images.has(path)) replaced.push(path);
+        if (images.has(path)) leftOut.push({ path, why: 'replaced' });
         images.set(path, { shard, path, offset, bytes });
       } else if (otherPictures.has(ending)) {
-        undecoded.push(path);
+        leftOut.push({ path, why: 'undecoded' });
       } else if (ending === '.cls' || ending === '.json') {
         labels.add(path, readLabel(await reader.read(offset, bytes), ending, `${shard}: ${path}`));
       }
     }
-    return { ...imagesOfSamples(images, labels), replaced, links, undecoded };
+    const { samples, companions } = imagesOfSamples(images, labels);
+    return { samples, leftOut: [...leftOut, ...companions.map((path) => ({ path, why: 'companion' }) as const)] };
   } catch (cause) {
     throw cause instanceof LgdError
       ? cause
@@ -233,7 +220,7 @@ class SampleLabels {
 function imagesOfSamples(
   images: ReadonlyMap<string, Sample>,
   labels: SampleLabels,
-): Pick<Scanned, 'samples' | 'companions'> {
+): { samples: Sample[]; companions: string[] } {
   const plain = new Map<string, string>();
   const counts = new Map<string, number>();
   for (const path of images.keys()) {
@@ -241,7 +228,7 @@ function imagesOfSamples(
     counts.set(key, (counts.get(key) ?? 0) + 1);
     if (stemOf(path) === key && !plain.has(key)) plain.set(key, path);
   }
-  const found: Pick<Scanned, 'samples' | 'companions'> = { samples: [], companions: [] };
+  const found: ReturnType<typeof imagesOfSamples> = { samples: [], companions: [] };
   for (const [path, image] of images) {
     const key = keyOf(path);
     const own = plain.get(key);
