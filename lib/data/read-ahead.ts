@@ -19,7 +19,7 @@ export interface PreparableImages {
  * the iteration gives back those that nobody took.
  * @param ahead batches on their way behind the one that is given out, 0 or more
  * @param signal ends the waiting for images, which may never come
- * @throws LgdError of the data set, ABORTED
+ * @throws LgdError BAD_OPTION, those of the data set, ABORTED
  */
 export async function* readAhead<Batch extends { images: Int32Array }>(
   dataset: PreparableImages,

@@ -13,7 +13,7 @@ import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
 import { madeUpImages } from '../../lib/train/made-up.js';
 import { createStudent, loadTeacher, type AnyTeacher } from '../../lib/models/index.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip, sharedPath } from '../shared.js';
 import {

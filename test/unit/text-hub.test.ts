@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
 import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/weight-files.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { losableDisk } from '../fixtures/lost-disk.js';
 import { tinyClip } from '../fixtures/tiny.js';
