@@ -7,7 +7,7 @@ import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import { readWeights } from '../models/teachers/naming.js';
 import { findTextTower } from '../models/teachers/towers.js';
-import { openWeights, sideFiles, weightFiles, weightsOf } from '../models/teachers/weight-files.js';
+import { openWeights, sideFiles, weightFiles, weightFilesOf } from '../models/teachers/weight-files.js';
 import { few, type WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import {
@@ -88,7 +88,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
       { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles },
       options,
     );
-    const { folder, files } = await weightsOf(idOrDir, model, options, tokenizerFiles);
+    const { folder, files } = await weightFilesOf(idOrDir, model, options, tokenizerFiles);
     await using reader = await openWeights(files);
     const tower = await findTextTower(reader.shapes, folder);
     if (tower === undefined) {
