@@ -1,7 +1,7 @@
 /** The table of options: the schema as command-line flags, help texts and the page of options need it. */
 import { z } from 'zod';
 import { schema } from './config-schema.js';
-import { writeLimit } from './number-limits.js';
+import { describeRange } from './number-limits.js';
 
 /** How an option is written. */
 export type OptionType = 'string' | 'number' | 'integer' | 'boolean' | 'list';
@@ -103,7 +103,8 @@ function buildTable(): ConfigOption[] {
   });
 }
 
-function kebab(path: string): string {
+/** `batchSize` -> `batch-size`. */
+export function kebab(path: string): string {
   return path.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
 }
 
@@ -122,11 +123,11 @@ function allowedValues(leaf: JsonSchema): string {
   if (leaf.enum !== undefined) return leaf.enum.join(', ');
   if (leaf.type === 'boolean') return 'true or false';
   if (leaf.type === 'string') return 'text';
-  const bounds: string[] = [];
-  if (leaf.minimum !== undefined) bounds.push(`from ${leaf.minimum}`);
-  if (leaf.exclusiveMinimum !== undefined) bounds.push(`above ${leaf.exclusiveMinimum}`);
-  if (leaf.maximum !== undefined && leaf.maximum !== Number.MAX_SAFE_INTEGER)
-    bounds.push(`to ${writeLimit(leaf.maximum)}`);
-  if (leaf.exclusiveMaximum !== undefined) bounds.push(`below ${leaf.exclusiveMaximum}`);
-  return [leaf.type === 'integer' ? 'a whole number' : 'a number', ...bounds].join(' ');
+  return describeRange({
+    whole: leaf.type === 'integer',
+    least: leaf.minimum,
+    above: leaf.exclusiveMinimum,
+    most: leaf.maximum === Number.MAX_SAFE_INTEGER ? undefined : leaf.maximum,
+    below: leaf.exclusiveMaximum,
+  });
 }

@@ -3,7 +3,8 @@ import { checkOptions, type OptionTable } from './arguments.js';
 import { askCuda, describeFailure, probeCuda, probeInOrder, type ProbeResult } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
-import { mostThreads } from './number-limits.js';
+import { held } from './lifetime.js';
+import { checkWhole, mostThreads } from './number-limits.js';
 import { checkSwitches } from './switches.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
@@ -50,11 +51,7 @@ export class Device implements Disposable {
 
   /** The native handle. @throws LgdError DISPOSED */
   get handle(): DeviceHandle {
-    if (this.#handle === undefined)
-      throw new LgdError('DISPOSED', `the device ${this.kind} was disposed of.`, {
-        mend: 'Open it again with openDevice()',
-      });
-    return this.#handle;
+    return held(this.#handle, `the device ${this.kind}`, 'Open it again with openDevice()');
   }
 
   /** Name, memory and precisions, as they are now. */
@@ -101,13 +98,7 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   checkOptions(options, 'openDevice()', deviceOptions);
   checkSwitches();
   const threads = options.threads ?? availableParallelism();
-  if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) {
-    throw new LgdError('BAD_OPTION', 'not a number of threads.', {
-      option: 'threads',
-      found: threads,
-      allowed: `a whole number from 1 to ${mostThreads}`,
-    });
-  }
+  checkWhole('threads', threads, mostThreads);
   const match = /^(auto|cpu|cuda|cuda-emulated)(?::(\d+))?$/.exec(typeof name === 'string' ? name : '');
   if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {
     throw new LgdError('BAD_OPTION', 'not a device.', {

@@ -4,7 +4,8 @@ export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './error
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './files/safetensors.js';
 export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
-export type { ProbeResult, ProbeTrial, TimedTrial } from './cuda-probe.js';
+export type { ProbeResult } from './cuda-probe.js';
+export type { ProbeTrial, TimedTrial } from './cuda-probe-child.js';
 export type {
   BankLossResult,
   BankUpdateResult,
@@ -70,7 +71,8 @@ export { CategoryList } from './text/names.js';
 export { writeNames, type WriteNamesOptions } from './text/names-file.js';
 export { builtinLists, describeBuiltin, type BuiltinList } from './text/builtin.js';
 export { formatReport, type CheckOptions, type NameAt, type NameReport } from './text/doctor.js';
-export { ClipTextEncoder, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './text/encoder.js';
+export type { EncodeOptions, TextEncoder, TextEncoderOptions } from './text/encoder.js';
+export { ClipTextEncoder } from './text/onnx-encoder.js';
 export { loadTextEncoder } from './text/load-encoder.js';
 export { NativeTextEncoder, type NativeTextEncoderOptions } from './text/native-encoder.js';
 export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
@@ -107,13 +109,8 @@ export * from './models/index.js';
 export { ImageCache, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
 export type { BrokenImage } from './data/decode.js';
 export type { CacheProgress } from './data/decode-all.js';
-export {
-  imagesFromBuffers,
-  openImageFolder,
-  type ImageBytes,
-  type ImageFolderOptions,
-  type ImageSource,
-} from './data/sources.js';
+export { openImageFolder, type ImageFolderOptions } from './data/image-folder.js';
+export { imagesFromBuffers, type ImageBytes, type ImageSource } from './data/sources.js';
 
 export { openImages, type OpenImagesOptions } from './data/open-images.js';
 export { chooseMode, openDataset, type CacheMode } from './data/open-dataset.js';

@@ -34,6 +34,16 @@ export class Lifetime {
 }
 
 /**
+ * What an object holds until its end.
+ * @param what the object, and `mend` what to do about its end, as of {@link Lifetime}
+ * @throws LgdError DISPOSED where it is gone
+ */
+export function held<Value>(value: Value | undefined, what: string, mend: string): Value {
+  if (value === undefined) throw new LgdError('DISPOSED', `${what} was disposed of.`, { mend });
+  return value;
+}
+
+/**
  * Does work that has to be ended, whatever comes of it. Where both fail the error is the work's: on a disk that is gone,
  * nothing can be ended either.
  * @throws what `work` does, and where that does not, what `end` does

@@ -9,14 +9,55 @@ export const mostMomentum = 0.999_999;
 export const leastEpsilon = 1e-15;
 /** Threads of a device; more have no cores. */
 export const mostThreads = 4096;
+/** Pixels of a side that a network is compiled for. */
+export const mostSide = 4096;
 /** Images of a batch: what a GPU numbers on the second side of a grid. */
 export const mostImages = 65_535;
 /** Rows of a bank or a queue, of which a GPU holds no more at usual sizes. */
 export const mostRows = 10_000_000;
 
+/** Which numbers are taken. */
+export interface NumberRange {
+  /** Whole numbers alone. */
+  whole?: boolean | undefined;
+  least?: number | undefined;
+  above?: number | undefined;
+  most?: number | undefined;
+  below?: number | undefined;
+}
+
+/** `a whole number from 1 to 4096`, `a number above 0`. */
+export function describeRange({ whole, least, above, most, below }: NumberRange): string {
+  const bounds = [
+    ...(least === undefined ? [] : [`from ${least}`]),
+    ...(above === undefined ? [] : [`above ${above}`]),
+    ...(most === undefined ? [] : [`to ${writeLimit(most)}`]),
+    ...(below === undefined ? [] : [`below ${below}`]),
+  ];
+  return [whole === true ? 'a whole number' : 'a number', ...bounds].join(' ');
+}
+
 /** A limit as people read it: 1e9 rather than its zeros. */
 export function writeLimit(limit: number): string {
   return limit >= 1e9 ? limit.toExponential().replace('+', '') : String(limit);
+}
+
+/** Looks whether a number that an option was given is one that it takes. @throws LgdError BAD_OPTION */
+export function checkNumber(option: string, found: unknown, range: NumberRange): asserts found is number {
+  const { whole = false, least = -Infinity, above = -Infinity, most = Infinity, below = Infinity } = range;
+  const isKind = whole ? Number.isSafeInteger(found) : Number.isFinite(found);
+  const number = found as number;
+  if (isKind && number >= least && number > above && number <= most && number < below) return;
+  throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'this number does not fit.', {
+    option,
+    found,
+    allowed: describeRange(range),
+  });
+}
+
+/** The same of a whole number from 1. @throws LgdError BAD_OPTION */
+export function checkWhole(option: string, found: unknown, most?: number): asserts found is number {
+  checkNumber(option, found, { whole: true, least: 1, most });
 }
 
 /** @throws LgdError BAD_OPTION */

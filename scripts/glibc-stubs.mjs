@@ -4,10 +4,10 @@
 // A linker takes the newest version of each symbol that its glibc has: pthread_create of 2.34, exp of 2.29. glibc keeps
 // the older versions for programs that were linked long ago. Each stub says that only those exist; it is empty
 // otherwise, and at run time the machine's own library stands in its place.
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { compareVersions, floor, versionedSymbols } from './glibc.mjs';
+import { run } from './run.mjs';
 
 // Where a symbol stood before glibc 2.34 took most libraries into libc.so.6: the older versions are found under that
 // name.
@@ -32,14 +32,8 @@ function olderVersions(file, pattern) {
   return [...within].filter(([symbol]) => above.has(symbol));
 }
 
-function run(command, args) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed: ${error?.message ?? stderr}`);
-  return stdout.trim();
-}
-
 function makeStub(folder, compiler, { name, file, pattern }) {
-  const symbols = olderVersions(run(compiler, [`-print-file-name=${file}`]), pattern);
+  const symbols = olderVersions(run(compiler, [`-print-file-name=${file}`]).trim(), pattern);
   const at = (extension) => join(folder, `${name}.${extension}`);
   writeFileSync(
     at('s'),

@@ -1,20 +1,17 @@
 // Symbol versions of ELF files, as objdump prints them.
-import { spawnSync } from 'node:child_process';
+import { run } from './run.mjs';
 
 /** The glibc that Node 20's own binaries need: where they run, the addon is to load. */
 export const floor = '2.28';
 
 /** Every versioned glibc symbol in a library's or an addon's dynamic table: { symbol, version: '2.34' }. */
 export function versionedSymbols(file) {
-  const { status, stdout, stderr, error } = spawnSync('objdump', ['-T', file], {
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
-  });
-  if (status !== 0) throw new Error(`objdump -T ${file} failed: ${error?.message ?? stderr}`);
-  return [...stdout.matchAll(/\(?GLIBC_([\d.]+)\)?\s+(?:0x[\da-f]+ )?(\w+)$/gmu)].map(([, version, symbol]) => ({
-    symbol,
-    version,
-  }));
+  return [...run('objdump', ['-T', file]).matchAll(/\(?GLIBC_([\d.]+)\)?\s+(?:0x[\da-f]+ )?(\w+)$/gmu)].map(
+    ([, version, symbol]) => ({
+      symbol,
+      version,
+    }),
+  );
 }
 
 /** Compares versions as numbers: below 0, 0 or above 0, as a is older than b, the same, or newer. */

@@ -6,19 +6,17 @@
 //     already
 // Neither has a script that runs on installing. Prints what is in them, how large they are, and the oldest glibc that
 // the addon loads with.
-import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { glibcFloor } from './glibc.mjs';
 import { addonManifest, addonName, mainManifest } from './package/manifests.mjs';
 import { addonNotice, describeAddon } from './package/describe.mjs';
 import { packedPages } from './package/pages.mjs';
+import { root, run } from './run.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const largest = 100e6; // bytes of a tarball that registries and mirrors take without trouble
 const { values: options } = parseArgs({
   options: {
@@ -28,16 +26,6 @@ const { values: options } = parseArgs({
     addon: { type: 'string' },
   },
 });
-
-function run(command, args, folder = root) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    cwd: folder,
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
-  });
-  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed: ${error?.message ?? `${stdout}${stderr}`}`);
-  return stdout;
-}
 
 function buildAddon() {
   console.log(
@@ -71,7 +59,9 @@ function stageAddon(folder, source) {
 
 /** Packs a folder; returns npm's own account of the tarball. */
 function pack(folder, out) {
-  const [account] = JSON.parse(run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', out], folder));
+  const [account] = JSON.parse(
+    run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', out], { cwd: folder }),
+  );
   if (account.size > largest) {
     throw new Error(
       `${account.filename} has ${megabytes(account.size)}, more than ${megabytes(largest)}: build it for fewer cards (--arch), or part the code of some into a package of its own`,

@@ -2,47 +2,32 @@
 // would.
 //   node scripts/smoke-package.mjs [--packages dist-packages] [--folder empty-folder]    --folder is kept; without it a
 //     temporary one is removed
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { compareVersions, floor } from './glibc.mjs';
 import { strayFields, strayFiles } from './package/contents.mjs';
 import { addonName } from './package/manifests.mjs';
 import { drawImages, names, writeEmbeddings } from './package/smoke-data.mjs';
 import { consumers, projects } from './package/smoke-types.mjs';
+import { bin, root, run as runProgram } from './run.mjs';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options } = parseArgs({
   options: { packages: { type: 'string', default: 'dist-packages' }, folder: { type: 'string' } },
 });
 const packages = resolve(root, options.packages);
 const app = options.folder === undefined ? mkdtempSync(join(tmpdir(), 'lgdistill-smoke-')) : resolve(options.folder);
 const tinyClip = join(root, 'test', 'models', 'tiny-clip');
-const bin = (name) => join(root, 'node_modules', '.bin', name);
 const env = { ...process.env, NO_COLOR: '1', NODE_PATH: '', XDG_CACHE_HOME: join(app, 'cache') };
 delete env.LGDISTILL_ADDON;
 
-/** Runs a program in the app's folder; anything but the status asked for ends the smoke test. */
-function run(command, args, { status: wanted = 0 } = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    cwd: app,
-    env,
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
-  });
-  if (status !== wanted)
-    throw new Error(
-      `${command} ${args.join(' ')} ended with ${status}, not ${wanted}: ${error?.message ?? `${stdout}${stderr}`}`,
-    );
-  return { stdout, stderr };
-}
+/** Runs a program in the app's folder. */
+const run = (command, args) => runProgram(command, args, { cwd: app, env });
 const lgdistill = (...args) => run(join(app, 'node_modules', '.bin', 'lgdistill'), args);
 const json = (...args) =>
   lgdistill(...args, '--json')
-    .stdout.trim()
+    .trim()
     .split('\n')
     .map((line) => JSON.parse(line));
 
@@ -67,10 +52,10 @@ const [addonTarball, mainTarball] = [
 function checkContents() {
   const counts = tarballs.map((tarball) => {
     const names = run('tar', ['tzf', tarball])
-      .stdout.trim()
+      .trim()
       .split('\n')
       .map((path) => path.replace(/^package\//u, ''));
-    const manifest = JSON.parse(run('tar', ['xzOf', tarball, 'package/package.json']).stdout);
+    const manifest = JSON.parse(run('tar', ['xzOf', tarball, 'package/package.json']));
     const stray = [...strayFiles(manifest.name, names), ...strayFields(manifest)];
     expect(`nothing in ${manifest.name} that does not belong there, found ${stray}`, stray.length === 0);
     return `${manifest.name} ${names.length} files`;

@@ -1,24 +1,13 @@
 // Compiles lib/ to a folder: ES modules and their types, one CommonJS bundle, and the types that go with it.
-import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-
-const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-
-function run(name, args) {
-  const { status, stdout, stderr, error } = spawnSync(join(root, 'node_modules', '.bin', name), args, {
-    cwd: root,
-    encoding: 'utf8',
-  });
-  if (status !== 0) throw new Error(`${name} failed: ${error?.message ?? `${stdout}${stderr}`}`);
-}
+import { bin, root, run } from './run.mjs';
 
 /** `sourceMaps`: maps point to lib/, which a published package lacks. */
 export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = true } = {}) {
-  run('tsc', ['-p', 'tsconfig.json', '--outDir', folder, '--sourceMap', String(sourceMaps)]);
+  run(bin('tsc'), ['-p', 'tsconfig.json', '--outDir', folder, '--sourceMap', String(sourceMaps)]);
   // What the bundle imports from npm stays outside. import.meta.url has no CommonJS twin.
-  run('esbuild', [
+  run(bin('esbuild'), [
     'lib/index.ts',
     '--bundle',
     '--platform=node',

@@ -9,7 +9,7 @@ import { CategoryList } from '../text/names.js';
 import { loadTemplates } from '../text/templates.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig, readFlags } from './options.js';
-import { startProgress } from './progress.js';
+import { withProgress } from './progress.js';
 import { formatFacts } from './table.js';
 import type { Terminal } from './terminal.js';
 
@@ -44,26 +44,21 @@ function buildCommand(bind: Bind): Command {
           mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP',
         });
       const list = await CategoryList.load(names);
-      const encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
-      const progress = startProgress(terminal, 'text bank');
-      try {
-        const bank = await TextualSemanticsBank.build(list, {
+      await using encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
+      const bank = await withProgress(terminal, 'text bank', (progress) =>
+        TextualSemanticsBank.build(list, {
           encoder,
           templates,
           allowDuplicates,
           signal,
           onProgress: (done, total) => progress.update(done, total),
-        });
-        await bank.save(to);
-        progress.stop();
-        terminal.emit({ file: to, ...summary(bank) });
-        terminal.say(
-          `${to}: ${counted(bank.size, 'name')}, ${counted(bank.templates.length, 'template')}, ${bank.embeddingSize} dimensions`,
-        );
-      } finally {
-        progress.stop();
-        await encoder.dispose();
-      }
+        }),
+      );
+      await bank.save(to);
+      terminal.emit({ file: to, ...summary(bank) });
+      terminal.say(
+        `${to}: ${counted(bank.size, 'name')}, ${counted(bank.templates.length, 'template')}, ${bank.embeddingSize} dimensions`,
+      );
     }),
   );
 }

@@ -7,7 +7,7 @@ import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import type { Bind, Context } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { startProgress } from './progress.js';
+import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 import { parseCount, parsePositive } from './values.js';
@@ -32,7 +32,22 @@ export function benchCommand(bind: Bind): Command {
         .default('device'),
     )
     .argument('[sources...]', 'for data: folders, packs or tar shards')
-    .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2)
+    .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2);
+  addStepOptions(command, ['data.margin', 'data.maxBrokenShare'], 'Images a batch; auto: as many as published');
+  return command.action(
+    bind(async (context, what, sources) =>
+      what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context),
+    ),
+  );
+}
+
+/**
+ * Options of a command that takes training steps on made-up images.
+ * @param more rows of the option table that it takes besides
+ * @param batchHelp what it says of the batch size
+ */
+export function addStepOptions(command: Command, more: readonly string[], batchHelp: string): void {
+  command
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
   addConfigOptions(
@@ -46,24 +61,18 @@ export function benchCommand(bind: Bind): Command {
       'student.name',
       'student.widthMultiplier',
       'data.resolution',
-      'data.margin',
-      'data.maxBrokenShare',
       'train.batchSize',
       'train.optimizer',
       'train.precision',
       'augment.*',
+      ...more,
     ],
     {
       help: {
         'student.name': 'Architecture of the student, by its name in torchvision, else in timm',
-        'train.batchSize': 'Images a batch; auto: as many as published',
+        'train.batchSize': batchHelp,
       },
     },
-  );
-  return command.action(
-    bind(async (context, what, sources) =>
-      what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context),
-    ),
   );
 }
 
@@ -71,16 +80,13 @@ async function benchDevice(command: Command, { terminal, signal }: Context): Pro
   const { seconds, categories, dimension } = command.opts<BenchFlags>();
   const config = await readConfig(command);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  const progress = startProgress(terminal, 'bench');
   const rows: BenchmarkRow[] = [];
-  try {
+  await withProgress(terminal, 'bench', async (progress) => {
     for await (const row of benchmark(config, { device, seconds, categories, dimension, signal })) {
       rows.push(row);
       progress.update(rows.length, rows.length + 1, `${row.op} | `);
     }
-  } finally {
-    progress.stop();
-  }
+  });
   const { name, kind, threads } = device.info;
   terminal.emit({
     device: device.info,

@@ -3,10 +3,11 @@ import { quoted } from '../shell.js';
 import type { CommandWords, OptionWords, Values } from './completion-words.js';
 
 /** `case` lines that follow the command line's words from command to command. */
-function pathCases(commands: readonly CommandWords[]): string[] {
+function pathCases(commands: readonly CommandWords[]): string {
   return commands
     .filter(({ path }) => path.includes(' '))
-    .map(({ path }) => `      ${quoted(path)}) at=$at' '$word ;;`);
+    .map(({ path }) => `      ${quoted(path)}) at=$at' '$word ;;`)
+    .join('\n');
 }
 
 /** Options with values, those of a command that complete alike together. */
@@ -21,16 +22,22 @@ function optionsByValues({ options }: CommandWords): [OptionWords[], Values][] {
   return [...groups.values()];
 }
 
+/** `case` lines of all options with values. @param values what the shell does to complete such */
+function optionCases(commands: readonly CommandWords[], values: (of: Values) => string): string {
+  return commands
+    .flatMap((command) =>
+      optionsByValues(command).map(([options, of]) => {
+        const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
+        return `    ${patterns.join('|')}) ${values(of)} ;;`;
+      }),
+    )
+    .join('\n');
+}
+
 /** Completion for bash: source it, or put it where bash-completion looks. */
 export function bashScript(commands: readonly CommandWords[]): string {
   const values = ({ words, files }: Values) =>
     `_lgdistill_values ${quoted(words.join(' '))} ${files ? 'files' : ''}; return`;
-  const perOption = commands.flatMap((command) =>
-    optionsByValues(command).map(([options, of]) => {
-      const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
-      return `    ${patterns.join('|')}) ${values(of)} ;;`;
-    }),
-  );
   const perCommand = commands.map(({ path, commands: inner, options, arguments: given }) =>
     [
       `    ${quoted(path)})`,
@@ -54,11 +61,11 @@ _lgdistill() {
   elif [[ $prev == = ]]; then prev=\${COMP_WORDS[COMP_CWORD-2]}; fi
   for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$at $word" in
-${pathCases(commands).join('\n')}
+${pathCases(commands)}
     esac
   done
   case "$at:$prev" in
-${perOption.join('\n')}
+${optionCases(commands, values)}
   esac
   case "$at" in
 ${perCommand.join('\n')}
@@ -80,12 +87,6 @@ export function zshScript(commands: readonly CommandWords[]): string {
       ...(files ? ['_files'] : []),
       'return',
     ].join('; ');
-  const perOption = commands.flatMap((command) =>
-    optionsByValues(command).map(([options, of]) => {
-      const patterns = options.flatMap(({ flags }) => flags.map((flag) => quoted(`${command.path}:${flag}`)));
-      return `    ${patterns.join('|')}) ${values(of)} ;;`;
-    }),
-  );
   const perCommand = commands.map(({ path, commands: inner, options, arguments: given }) =>
     [
       `    ${quoted(path)})`,
@@ -99,12 +100,12 @@ _lgdistill() {
   local -a found shown
   for word in "\${(@)words[2,CURRENT-1]}"; do
     case "$at $word" in
-${pathCases(commands).join('\n')}
+${pathCases(commands)}
     esac
   done
   if compset -P 1 '*='; then prev=\${IPREFIX%=}; fi
   case "$at:$prev" in
-${perOption.join('\n')}
+${optionCases(commands, values)}
   esac
   case "$at" in
 ${perCommand.join('\n')}

@@ -1,5 +1,7 @@
 import { Command } from 'commander';
 import { counted } from '../counted.js';
+import type { ProbeResult } from '../cuda-probe.js';
+import type { ProbeTrial, TimedTrial } from '../cuda-probe-child.js';
 import { inspectSystem, type DependencyState, type SystemReport } from '../system.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
@@ -24,73 +26,27 @@ export function doctorCommand(bind: Bind): Command {
     );
 }
 
-function facts({
-  version,
-  node,
-  platform,
-  cpu,
-  memory,
-  disk,
-  addon,
-  cuda,
-  probe,
-  emulated,
-  dependencies,
-}: SystemReport): [string, string][] {
+function facts(report: SystemReport): [string, string | undefined][] {
+  const { version, node, platform, cpu, memory, disk, addon, cuda, probe, emulated, dependencies } = report;
   const state = (dependency: DependencyState) =>
     'error' in dependency ? `missing: ${dependency.error}` : dependency.version;
+  const required = cuda.required > 0 ? `, ${release(cuda.required)} required` : '';
   return [
     ['lgdistill', version],
     ['node', `${node} (${platform})`],
     ['cpu', `${cpu.model}, ${counted(cpu.threads, 'thread')}`],
     ['memory', `${formatBytes(memory.free)} free of ${formatBytes(memory.total)}`],
-    ...(disk === undefined ? [] : [['disk', `${formatBytes(disk.free)} free in ${disk.path}`] as [string, string]]),
-    ...('error' in addon
-      ? [['addon', `missing: ${addon.error}`] as [string, string]]
-      : ([
-          ['addon', `${addon.version}, build ${addon.buildId}, ${addon.isa}, ${addon.compiler}`],
-          ['addon file', addon.path],
-          [
-            'cuda build',
-            addon.cuda ? `${release(addon.cudaRuntime)}, for ${addon.cudaArchitectures.join(', ')}` : 'no, CPU only',
-          ],
-        ] as [string, string][])),
-    [
-      'cuda driver',
-      cuda.driver === 0
-        ? 'none'
-        : `supports CUDA ${release(cuda.driver)}${cuda.required > 0 ? `, ${release(cuda.required)} required` : ''}`,
-    ],
-    ...cuda.devices.map(
-      ({ index, name, computeCapability, memoryBytes }) =>
-        [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string],
-    ),
-    ...(probe === undefined
-      ? []
-      : [
-          [
-            'cuda trial',
-            probe.when === ''
-              ? 'off (LGDISTILL_PROBE)'
-              : probe.passed
-                ? 'passed in a process of its own'
-                : `failed: ${probe.reason}`,
-          ] as [string, string],
-        ]),
-    ...(probe?.wgmma === undefined
-      ? []
-      : [
-          [
-            'cuda products',
-            probe.wgmma.passed ? 'wgmma, which agrees with mma.sync' : `mma.sync; wgmma failed: ${probe.wgmma.reason}`,
-          ] as [string, string],
-        ]),
-    ...(probe?.programmaticLaunches === undefined
-      ? []
-      : [['cuda launches', describeLaunches(probe.programmaticLaunches)] as [string, string]]),
-    ...(emulated === undefined
-      ? []
-      : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
+    ['disk', disk && `${formatBytes(disk.free)} free in ${disk.path}`],
+    ...addonFacts(addon),
+    ['cuda driver', cuda.driver === 0 ? 'none' : `supports CUDA ${release(cuda.driver)}${required}`],
+    ...cuda.devices.map(({ index, name, computeCapability, memoryBytes }): [string, string] => [
+      `cuda:${index}`,
+      `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`,
+    ]),
+    ['cuda trial', probe && describeTrial(probe)],
+    ['cuda products', probe?.wgmma && describeProducts(probe.wgmma)],
+    ['cuda launches', probe?.programmaticLaunches && describeLaunches(probe.programmaticLaunches)],
+    ['cuda-emulated', emulated && `${emulated}: CUDA kernels on the CPU, for tests`],
     ['sharp', state(dependencies.sharp)],
     ['libjpeg-turbo', state(dependencies.jpegTurbo)],
     ['transformers', state(dependencies.transformers)],
@@ -98,9 +54,26 @@ function facts({
   ];
 }
 
-type LaunchTrial = NonNullable<NonNullable<SystemReport['probe']>['programmaticLaunches']>;
+function addonFacts(addon: SystemReport['addon']): [string, string][] {
+  if ('error' in addon) return [['addon', `missing: ${addon.error}`]];
+  const { path, version, buildId, isa, compiler, cuda, cudaRuntime, cudaArchitectures } = addon;
+  return [
+    ['addon', `${version}, build ${buildId}, ${isa}, ${compiler}`],
+    ['addon file', path],
+    ['cuda build', cuda ? `${release(cudaRuntime)}, for ${cudaArchitectures.join(', ')}` : 'no, CPU only'],
+  ];
+}
 
-function describeLaunches({ passed, reason, time }: LaunchTrial): string {
+function describeTrial({ when, passed, reason }: ProbeResult): string {
+  if (when === '') return 'off (LGDISTILL_PROBE)';
+  return passed ? 'passed in a process of its own' : `failed: ${reason}`;
+}
+
+function describeProducts({ passed, reason }: ProbeTrial): string {
+  return passed ? 'wgmma, which agrees with mma.sync' : `mma.sync; wgmma failed: ${reason}`;
+}
+
+function describeLaunches({ passed, reason, time }: TimedTrial): string {
   if (!passed) return `serialized; programmatic ones failed: ${reason}`;
   return `programmatic, which took ${Math.round(100 * time!)} % of the time of serialized ones`;
 }

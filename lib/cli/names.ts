@@ -8,7 +8,7 @@ import { CategoryList } from '../text/names.js';
 import { checkNamesFile, writeNames } from '../text/names-file.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { startProgress } from './progress.js';
+import { withProgress } from './progress.js';
 import type { Terminal } from './terminal.js';
 import { parsePositive } from './values.js';
 
@@ -69,27 +69,22 @@ export function namesCommand(bind: Bind): Command {
       const place = { list: list as string, overwrite: overwrite === 'true' };
       if (write !== undefined) await checkNamesFile(write, place);
       const bank = file === undefined ? undefined : await TextualSemanticsBank.load(file);
-      const encoder =
+      await using encoder =
         model === undefined ? undefined : await loadTextEncoder(model, { localFilesOnly: config.offline, signal });
-      const progress = startProgress(terminal, 'names');
-      try {
-        const report = await names.check({
+      const report = await withProgress(terminal, 'names', (progress) =>
+        names.check({
           encoder,
           bank,
           templates: config.templates,
           similarity,
           signal,
           onProgress: (done, total) => progress.update(done, total),
-        });
-        progress.stop();
-        if (write !== undefined) await writeNames(write, report.mended, place);
-        terminal.emit(report);
-        terminal.say(formatReport(report));
-        if (write !== undefined) terminal.say(`written: ${write}`);
-      } finally {
-        progress.stop();
-        await encoder?.dispose();
-      }
+        }),
+      );
+      if (write !== undefined) await writeNames(write, report.mended, place);
+      terminal.emit(report);
+      terminal.say(formatReport(report));
+      if (write !== undefined) terminal.say(`written: ${write}`);
     }),
   );
 }

@@ -7,6 +7,7 @@ import {
   type Config,
   type ConfigOption,
 } from '../config.js';
+import { kebab } from '../config-options.js';
 import { isAmong } from '../option-paths.js';
 
 /**
@@ -87,7 +88,7 @@ export function normaliseArguments(args: readonly string[]): string[] {
     const argument = args[i]!;
     if (argument === '--') return [...result, ...args.slice(i)];
     const [, flag = '', rest = ''] = /^(--[^=]+)(=.*)?$/su.exec(argument) ?? [];
-    const spelled = flag.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
+    const spelled = kebab(flag);
     const row = known.get(spelled);
     const denied = known.get(spelled.replace(/^--no-/u, '--'));
     if (row === undefined && denied?.type === 'boolean' && rest === '') result.push(`${denied.flag}=false`);

@@ -8,7 +8,7 @@ import { LgdError } from '../errors.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { startProgress } from './progress.js';
+import { withProgress } from './progress.js';
 import { formatBytes, formatFacts } from './table.js';
 import type { Terminal } from './terminal.js';
 import { parseCount } from './values.js';
@@ -71,19 +71,20 @@ export function packCommand(bind: Bind): Command {
         data: { maxBrokenShare },
       } = await readConfig(command);
       const images = await openImages(source as string, { labels, signal });
-      const progress = startProgress(terminal, 'pack');
       const from = performance.now();
-      const result = await packImages(images, {
-        output,
-        as,
-        shortSide,
-        quality,
-        overwrite: overwrite === 'true',
-        maxBrokenShare,
-        signal,
-        onProgress: ({ done, total, broken }) =>
-          progress.update(done, total, broken === 0 ? '' : `${broken} refused | `),
-      }).finally(() => progress.stop());
+      const result = await withProgress(terminal, 'pack', (progress) =>
+        packImages(images, {
+          output,
+          as,
+          shortSide,
+          quality,
+          overwrite: overwrite === 'true',
+          maxBrokenShare,
+          signal,
+          onProgress: ({ done, total, broken }) =>
+            progress.update(done, total, broken === 0 ? '' : `${broken} refused | `),
+        }),
+      );
       const { file, images: count, bytes, refused, resumed } = result;
       const seconds = (performance.now() - from) / 1000;
       terminal.emit({ ...result, seconds, remarks: images.remarks });
@@ -105,10 +106,9 @@ async function verifyPack(path: string, terminal: Terminal, signal: AbortSignal)
     source,
     refused,
   } = pack.index;
-  const progress = startProgress(terminal, 'verify');
-  const damaged = await pack
-    .verify({ signal, onProgress: (done, total) => progress.update(done, total) })
-    .finally(() => progress.stop());
+  const damaged = await withProgress(terminal, 'verify', (progress) =>
+    pack.verify({ signal, onProgress: (done, total) => progress.update(done, total) }),
+  );
   terminal.emit({
     file: path,
     kind,

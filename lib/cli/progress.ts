@@ -23,6 +23,20 @@ export function startProgress(terminal: Terminal, label: string, unit?: string):
   return terminal.interactive ? startBar(terminal, label, unit) : startLines(terminal, label, unit);
 }
 
+/** Shows how far work is as long as it goes on, so that what is printed of its result stands below. */
+export async function withProgress<Result>(
+  terminal: Terminal,
+  label: string,
+  work: (progress: Progress) => Promise<Result>,
+): Promise<Result> {
+  const progress = startProgress(terminal, label);
+  try {
+    return await work(progress);
+  } finally {
+    progress.stop();
+  }
+}
+
 function startBar(terminal: Terminal, label: string, unit: string | undefined): Progress {
   let bar: cliProgress.SingleBar | undefined;
   const clock = startClock(unit);

@@ -1,6 +1,7 @@
 /** What commander refuses, as this package's error: what was found, and what would be taken. */
 import type { Command, CommanderError, Option } from 'commander';
 import { configOptions } from '../config.js';
+import { kebab } from '../config-options.js';
 import { LgdError } from '../errors.js';
 import { suggestion } from '../text/spelling.js';
 
@@ -52,7 +53,7 @@ function switchBefore(
   for (const [place, argument] of args.entries()) {
     const before = args[place - 1];
     if (argument !== word || before === undefined) continue;
-    const spelled = before.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
+    const spelled = kebab(before);
     const option = command.options.find((one) =>
       flagsOf(one).some((flag) => flag === spelled || flag === spelled.replace(/^--no-/u, '--')),
     );

@@ -15,10 +15,11 @@ export function formatTable(head: readonly string[], rows: readonly (readonly st
   return [line(head), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n');
 }
 
-/** Aligned `name  value` lines. */
-export function formatFacts(facts: readonly (readonly [string, string])[]): string {
-  const width = Math.max(...facts.map(([name]) => name.length));
-  return facts.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+/** Aligned `name  value` lines of those that have a value. */
+export function formatFacts(facts: readonly (readonly [string, string | undefined])[]): string {
+  const known = facts.filter(([, value]) => value !== undefined);
+  const width = Math.max(...known.map(([name]) => name.length));
+  return known.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
 }
 
 /** 1234567 -> '1.18 MiB'. */

@@ -4,8 +4,9 @@ import { nameWithWidth } from '../models/students/definition.js';
 import { verifyDevice, type Verification } from '../train/verify.js';
 import type { Bind, Context } from './command.js';
 import { exitCodes } from './failure.js';
-import { addConfigOptions, readConfig } from './options.js';
-import { startProgress } from './progress.js';
+import { addStepOptions } from './bench.js';
+import { readConfig } from './options.js';
+import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import { parseCount } from './values.js';
 
@@ -23,34 +24,11 @@ export function verifyCommand(bind: Bind): Command {
     .description(
       'check that a GPU computes what the CPU does: training steps on made-up images on both, and again on the GPU',
     )
-    .option('--steps <n>', 'training steps to compare', parseCount('steps'), 4)
-    .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
-    .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
-  addConfigOptions(
+    .option('--steps <n>', 'training steps to compare', parseCount('steps'), 4);
+  addStepOptions(
     command,
-    [
-      'device',
-      'threads',
-      'seed',
-      'offline',
-      'method',
-      'teacher',
-      'student.name',
-      'student.widthMultiplier',
-      'data.resolution',
-      'loss.*',
-      'train.batchSize',
-      'train.optimizer',
-      'train.precision',
-      'augment.*',
-    ],
-    {
-      help: {
-        'student.name': 'Architecture of the student, by its name in torchvision, else in timm',
-        'train.batchSize':
-          'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer',
-      },
-    },
+    ['method', 'loss.*'],
+    'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer',
   );
   return command.action(bind((context) => verify(command, context)));
 }
@@ -59,21 +37,12 @@ async function verify(command: Command, { terminal, signal }: Context): Promise<
   const { steps, categories, dimension } = command.opts<VerifyFlags>();
   const config = await readConfig(command);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  const progress = startProgress(terminal, 'verify');
   const rows: Verification[] = [];
-  try {
-    for await (const row of verifyDevice(config, {
-      device,
-      steps,
-      categories,
-      dimension,
-      signal,
-      onProgress: ({ done, total }) => progress.update(done, total),
-    }))
-      rows.push(row);
-  } finally {
-    progress.stop();
-  }
+  await withProgress(terminal, 'verify', async (progress) => {
+    const onProgress = ({ done, total }: { done: number; total: number }) => progress.update(done, total);
+    const options = { device, steps, categories, dimension, signal, onProgress };
+    for await (const row of verifyDevice(config, options)) rows.push(row);
+  });
   const failed = rows.filter(({ passed }) => !passed);
   terminal.emit({
     passed: failed.length === 0,

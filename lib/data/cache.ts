@@ -3,7 +3,9 @@ import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { held } from '../lifetime.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
+import { checkNumber, checkWhole } from '../number-limits.js';
 import { decodeAll, listed, streamed, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
 import type { BrokenImage } from './decode.js';
 import type { PackFile } from './pack/reader.js';
@@ -138,11 +140,7 @@ export class ImageCache implements Disposable {
 
   /** The native pixel store, for {@link NativeAddon.augment}. @throws LgdError DISPOSED */
   get store(): PixelStoreHandle {
-    if (this.#store === undefined)
-      throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, {
-        mend: 'Build it again with ImageCache.build()',
-      });
-    return this.#store;
+    return held(this.#store, `the image cache (${this.length} images)`, 'Build it again with ImageCache.build()');
   }
 
   /** Tells of images that a batch will need soon, so that those of a mapped file are read by then. */
@@ -320,22 +318,14 @@ export function checkCacheValues({
   spillFolder,
   maxBrokenShare,
 }: CacheSettings<Omit<ImageCacheOptions, 'device'>>): void {
-  const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
-    if (!good)
-      throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', {
-        option,
-        found,
-        allowed,
-      });
-  };
-  check(Number.isInteger(resolution) && resolution >= 1, 'resolution', resolution, 'a whole number from 1');
-  check(margin >= 1 && Number.isFinite(margin), 'margin', margin, '1 or more');
-  check(
-    typeof memoryLimitBytes === 'number' && memoryLimitBytes >= 0,
-    'memoryLimitBytes',
-    memoryLimitBytes,
-    '0 or more',
-  );
-  check(typeof spillFolder === 'string', 'spillFolder', spillFolder, 'a folder that is there');
-  check(maxBrokenShare >= 0 && maxBrokenShare <= 1, 'maxBrokenShare', maxBrokenShare, '0 to 1');
+  checkWhole('resolution', resolution);
+  checkNumber('margin', margin, { least: 1 });
+  if (memoryLimitBytes !== Infinity) checkNumber('memoryLimitBytes', memoryLimitBytes, { least: 0 });
+  if (typeof spillFolder !== 'string')
+    throw new LgdError('BAD_OPTION', 'not a path.', {
+      option: 'spillFolder',
+      found: spillFolder,
+      allowed: 'a folder that is there',
+    });
+  checkNumber('maxBrokenShare', maxBrokenShare, { least: 0, most: 1 });
 }

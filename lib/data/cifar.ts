@@ -6,10 +6,9 @@ import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
 import { isFile } from '../files/folders.js';
-import { readFile } from '../files/open.js';
 import { readOfMany } from './read-patiently.js';
 import { importSharp } from './sharp.js';
-import type { ImageSource } from './sources.js';
+import { numberedClasses, readClassNames, type ImageSource } from './sources.js';
 
 const side = 32;
 const planeBytes = side * side;
@@ -85,7 +84,8 @@ export async function openCifar(path: string): Promise<ImageSource> {
       records.push({ path: file, offset: i * recordBytes + labelBytes });
     }
   }
-  const classNames = await readNames(join(dirname(paths[0]!), names), Math.max(...new Set(labels)) + 1);
+  const last = Math.max(...new Set(labels));
+  const classNames = (await readClassNames(join(dirname(paths[0]!), names), last + 1)) ?? numberedClasses(last, path);
   return { root: path, ids, labels: Int32Array.from(labels), classNames, read: (index) => readRecord(records[index]!) };
 }
 
@@ -96,15 +96,6 @@ async function openBatch(path: string, recordBytes: number): Promise<Batch> {
       mend: 'Fetch it again: it is not whole',
     });
   return { path, records: size / recordBytes };
-}
-
-async function readNames(path: string, classes: number): Promise<string[]> {
-  const text = await readFile(path, 'utf8').catch(() => '');
-  const names = text
-    .split(/\r?\n/u)
-    .map((line) => line.trim())
-    .filter((line) => line !== '');
-  return names.length >= classes ? names : Array.from({ length: classes }, (_, label) => String(label));
 }
 
 async function readRecord({ path, offset }: { path: string; offset: number }): Promise<Buffer> {

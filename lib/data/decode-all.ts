@@ -2,10 +2,11 @@
 import { counted } from '../counted.js';
 import { LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { orAborted } from '../turn.js';
-import { decoderThreads, tuneForMany } from './decoders.js';
+import { noneDecoded, tooManyBroken } from './broken-images.js';
 import { decodeImage, type BrokenImage, type DecodedImage, type DecodeOptions } from './decode.js';
+import { inOrder } from './in-order.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { checkBackground, importSharp } from './sharp.js';
+import { decoderThreads, tuneForMany } from './sharp.js';
 import { checkImageBytes, type ImageBytes, type ImageSource } from './sources.js';
 
 /** How far the decoding of a data set is. */
@@ -64,7 +65,7 @@ const work = 'decoding the images';
  */
 const imagesAhead = 4;
 
-type Outcome = { image: DecodedImage; fileBytes: number } | { fault: unknown } | { failure: unknown };
+type Outcome = Pick<Undecoded, 'id' | 'label'> & ({ image: DecodedImage; fileBytes: number } | { fault: unknown });
 
 /** The images of a source, in order. */
 export async function* listed(source: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
@@ -125,67 +126,47 @@ function badLabel(what: string): LgdError {
  *   DEPENDENCY_MISSING, ABORTED, and what `keep` throws
  */
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
-  const parallel = decoderThreads();
-  const sharp = await importSharp();
-  checkBackground(sharp, options.decode.background);
-  const restoreSharp = tuneForMany(sharp);
-  const running: Promise<Outcome>[] = [];
+  const { decode, signal } = options;
+  const restoreSharp = await tuneForMany(decode.background);
   const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };
   const reader = new PatientReader(options);
-  const waiting: Undecoded[] = [];
-  const iterator = images[Symbol.asyncIterator]();
+  let done = 0;
   let reported = 0;
-  let ended = false;
-  const report = (done: number) => {
+  const report = () => {
     reported = performance.now();
     options.onProgress?.({ done, total: options.total ?? done, broken: result.broken.length });
   };
   try {
-    for (let place = 0; ; place++) {
-      throwIfAborted(options.signal, work);
-      while (!ended && running.length < imagesAhead * parallel) {
-        const next = await iterator.next();
-        ended = next.done === true;
-        if (next.done) break;
-        waiting.push(next.value);
-        running.push(decodeOne(next.value, reader, options.decode));
-      }
-      const image = waiting.shift();
-      if (image === undefined) {
-        checkEnd(result, place, options);
-        report(place);
-        return result;
-      }
-      take(result, image, place, await orAborted(running.shift()!, work, options.signal), options);
-      if (performance.now() - reported >= progressMilliseconds) report(place + 1);
+    const decodeNext = (image: Undecoded) => decodeOne(image, reader, decode);
+    for await (const outcome of inOrder(images, imagesAhead * decoderThreads(), decodeNext, { signal, what: work })) {
+      take(result, outcome, done++, options);
+      if (performance.now() - reported >= progressMilliseconds) report();
     }
+    throwIfAborted(signal, work);
+    checkEnd(result, done, options);
+    report();
+    return result;
   } finally {
-    await iterator.return?.(undefined);
-    // they never reject, but may hang in a caller's read
-    await orAborted(Promise.all(running), work, options.signal).catch(() => undefined);
     restoreSharp();
   }
 }
 
+/** @throws what says nothing of the image */
 async function decodeOne(image: Undecoded, reader: PatientReader, options: DecodeOptions): Promise<Outcome> {
+  const { id, label } = image;
   try {
-    const bytes = await reader.read(image.id, () => image.read());
-    return { image: await decodeImage(bytes, options), fileBytes: bytes.byteLength };
+    const bytes = await reader.read(id, () => image.read());
+    return { id, label, image: await decodeImage(bytes, options), fileBytes: bytes.byteLength };
   } catch (error) {
-    if (isNotOfTheImage(error)) return { failure: error };
-    return { fault: error };
+    if (isNotOfTheImage(error)) throw error;
+    return { id, label, fault: error };
   }
 }
 
-/** Adds one outcome to the result; stops where too many are broken already, and where the system does not read. */
-function take(
-  result: Decoded,
-  { id, label }: Undecoded,
-  place: number,
-  outcome: Outcome,
-  options: DecodeAllOptions,
-): void {
+/** Adds one outcome to the result; stops where too many are broken already. */
+function take(result: Decoded, outcome: Outcome, place: number, options: DecodeAllOptions): void {
   const { ids, places, broken } = result;
+  const { id, label } = outcome;
   if ('image' in outcome) {
     options.keep(outcome.image);
     ids.push(id);
@@ -194,51 +175,24 @@ function take(
     if (label !== undefined) (result.labels ??= []).push(label);
     return;
   }
-  if ('failure' in outcome) throw outcome.failure;
   const { fault } = outcome;
   if (broken.length === 0) result.fault = fault;
   broken.push({ id, reason: messageOf(fault) });
   const seen = place + 1;
   const enough = broken.length >= fewBroken || (options.total !== undefined && ids.length > 0);
   if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen))
-    throw tooManyBroken(result, seen, options);
+    throw tooManyOf(result, seen, options);
 }
 
 function checkEnd(result: Decoded, total: number, options: DecodeAllOptions): void {
-  if (result.ids.length === 0) throw noneDecoded(result, total, options.root);
-  if (result.broken.length > options.maxBrokenShare * total) throw tooManyBroken(result, total, options);
+  const { ids, broken, fault } = result;
+  const { root } = options;
+  if (total === 0) throw new LgdError('BAD_DATASET', `there are no images in ${root}.`, { mend: 'Give some images' });
+  if (ids.length === 0) throw noneDecoded(broken, root, fault);
+  if (broken.length > options.maxBrokenShare * total) throw tooManyOf(result, total, options);
 }
 
-function examples(broken: readonly BrokenImage[]): string {
-  return broken
-    .slice(0, 3)
-    .map(({ id, reason }) => `${id} (${reason.replace(/\.$/, '')})`)
-    .join(', ');
-}
-
-function tooManyBroken(
-  { broken, fault }: Decoded,
-  seen: number,
-  { total, maxBrokenShare }: DecodeAllOptions,
-): LgdError {
-  const all = total === undefined ? '' : ` (${total} in all)`;
-  return new LgdError(
-    'TOO_MANY_BROKEN_IMAGES',
-    `${broken.length} of the first ${seen} images${all} cannot be decoded, such as ${examples(broken)}.`,
-    {
-      option: 'data.maxBrokenShare',
-      allowed: `a share of at most ${maxBrokenShare}`,
-      mend: 'Mend or remove those files, or allow a larger share',
-      cause: fault,
-    },
-  );
-}
-
-function noneDecoded({ broken, fault }: Decoded, total: number, root: string): LgdError {
-  if (total === 0) return new LgdError('BAD_DATASET', `there are no images in ${root}.`, { mend: 'Give some images' });
-  return new LgdError(
-    'BAD_DATASET',
-    `none of the ${total} images of ${root} can be decoded, such as ${examples(broken)}.`,
-    { mend: 'Check that these files are images', cause: fault },
-  );
+function tooManyOf({ broken, fault }: Decoded, seen: number, { total, maxBrokenShare }: DecodeAllOptions): LgdError {
+  const of = `the first ${seen} images${total === undefined ? '' : ` (${total} in all)`}`;
+  return tooManyBroken(broken, of, { maxBrokenShare, cause: fault });
 }

@@ -100,14 +100,6 @@ export async function hashImages(
   signal: AbortSignal | undefined,
 ): Promise<string> {
   const hash = createHash('sha256');
-  for (let from = 0; from < ids.length; from += idsAtOnce) {
-    if (from > 0) await nextTurn(signal, 'preparing the run');
-    hash.update(
-      ids
-        .slice(from, from + idsAtOnce)
-        .map((id, i) => `${numbers[from + i]}\0${id}\0`)
-        .join(''),
-    );
-  }
+  await eachId(ids, (id, i) => hash.update(`${numbers[i]}\0${id}\0`), signal, 'preparing the run');
   return hash.digest('hex');
 }

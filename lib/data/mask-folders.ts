@@ -7,7 +7,7 @@ import { readFile } from '../files/open.js';
 import { readBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
 import { suggestion } from '../text/spelling.js';
-import { openImageFolder } from './sources.js';
+import { openImageFolder } from './image-folder.js';
 
 /** How images and masks lie in folders; auto looks which it is. */
 export type MaskLayout = 'pairs' | 'cityscapes' | 'ade20k' | 'voc';

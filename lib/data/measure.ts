@@ -7,7 +7,7 @@ import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { clipMean, clipStd } from '../models/teachers/preprocessor.js';
 import { ImageCache } from './cache.js';
-import { decoderThreads } from './decoders.js';
+import { decoderThreads } from './sharp.js';
 import { BatchPlan } from './loader.js';
 import { openImages } from './open-images.js';
 import { readAhead } from './read-ahead.js';

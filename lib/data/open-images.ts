@@ -5,10 +5,11 @@ import { LgdError } from '../errors.js';
 import { isFile, isHidden } from '../files/folders.js';
 import { closeRead } from '../files/open.js';
 import { isCifar, openCifar } from './cifar.js';
+import { openImageFolder } from './image-folder.js';
 import { beginsAsPack } from './pack/format.js';
-import { openPack } from './pack/source.js';
+import { PackFile } from './pack/reader.js';
 import { openParquet } from './parquet.js';
-import { classesOf, imageExtensions, openImageFolder, type ImageSource } from './sources.js';
+import { classesOf, imageExtensions, type ImageSource } from './sources.js';
 import { openTarShards } from './tar.js';
 
 /** How {@link openImages} reads. */
@@ -84,4 +85,18 @@ async function isPack(path: string): Promise<boolean> {
   } finally {
     await closeRead(file);
   }
+}
+
+/** The images of a pack. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+async function openPack(path: string): Promise<ImageSource> {
+  const pack = await PackFile.open(path);
+  const { ids, labels, classNames, places } = pack.index;
+  return {
+    root: path,
+    ids,
+    ...(labels !== undefined && { labels, classNames }),
+    places,
+    pack,
+    read: (image) => pack.readImage(image),
+  };
 }

@@ -82,7 +82,7 @@ async function openFile(path: string): Promise<ParquetFile> {
     try {
       const buffer = await asyncBufferFromFile(path);
       const metadata = await parquetMetadataAsync(buffer);
-      checkRows(metadata, buffer.byteLength);
+      checkRowCounts(metadata, buffer.byteLength);
       return { path, metadata, columns: parquetSchema(metadata).children };
     } catch (cause) {
       throw new LgdError('BAD_DATASET', `${path} is no parquet file, or damaged: ${(cause as Error).message}.`, {
@@ -98,7 +98,7 @@ async function openFile(path: string): Promise<ParquetFile> {
  * less than a byte each; so many cost little, whether they are there or not.
  * @throws Error
  */
-export function checkRows({ row_groups: groups, num_rows: all }: FileMetaData, bytes: number): void {
+export function checkRowCounts({ row_groups: groups, num_rows: all }: FileMetaData, bytes: number): void {
   const rows = groups.map(({ num_rows: count }) => Number(count));
   const sum = rows.reduce((total, count) => total + count, 0);
   if (rows.some((count) => !(count >= 0)) || sum !== Number(all) || sum > Math.max(bytes, fewRows))

@@ -2,8 +2,9 @@ import { types } from 'node:util';
 import { checkGiven } from '../arguments.js';
 import { LgdError, thrownBy } from '../errors.js';
 import type { PixelStoreHandle } from '../native.js';
-import { orAborted } from '../turn.js';
+import { checkNumber } from '../number-limits.js';
 import type { PreparedImages } from './cache.js';
+import { inOrder } from './in-order.js';
 
 /** A data set that batches are taken from; without `prepare` all of it is in its store. */
 export interface PreparableImages {
@@ -18,7 +19,7 @@ export interface PreparableImages {
  * the iteration gives back those that nobody took.
  * @param ahead batches on their way behind the one that is given out, 0 or more
  * @param signal ends the waiting for images, which may never come
- * @throws LgdError of the data set, ABORTED
+ * @throws LgdError BAD_OPTION, those of the data set, ABORTED
  */
 export async function* readAhead<Batch extends { images: Int32Array }>(
   dataset: PreparableImages,
@@ -33,38 +34,13 @@ export async function* readAhead<Batch extends { images: Int32Array }>(
       found: batches,
       allowed: 'an array of them, or what else can be iterated',
     });
-  const iterator = batches[Symbol.iterator]();
-  const pending: { batch: Batch; prepared: Promise<PreparedImages> }[] = [];
-  let ended = false;
-  try {
-    for (;;) {
-      while (!ended && pending.length <= ahead) {
-        const next = iterator.next();
-        ended = next.done === true;
-        if (next.done) break;
-        const prepared = prepare(dataset, next.value.images);
-        prepared.catch(() => undefined); // thrown when its turn comes
-        pending.push({ batch: next.value, prepared });
-      }
-      const [first] = pending;
-      if (first === undefined) return;
-      const prepared = await orAborted(first.prepared, 'waiting for images', signal);
-      pending.shift();
-      const { store, shown } = prepared;
-      yield { ...first.batch, store, ...(shown !== undefined && { shown }), release: () => giveBack(prepared) };
-    }
-  } finally {
-    const givenBack = Promise.all(
-      pending.map(({ prepared }) =>
-        prepared.then(
-          (images) => images.release(),
-          () => undefined,
-        ),
-      ),
-    );
-    if (signal?.aborted)
-      givenBack.catch(() => undefined); // as soon as they come
-    else await givenBack;
+  checkNumber('ahead', ahead, { whole: true, least: 0 });
+  const work = async (batch: Batch) => ({ batch, prepared: await prepare(dataset, batch.images) });
+  const what = 'waiting for images';
+  const discard = ({ prepared }: { prepared: PreparedImages }) => prepared.release();
+  for await (const { batch, prepared } of inOrder(batches, ahead + 1, work, { signal, what, discard })) {
+    const { store, shown } = prepared;
+    yield { ...batch, store, ...(shown !== undefined && { shown }), release: () => giveBack(prepared) };
   }
 }
 

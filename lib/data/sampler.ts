@@ -1,4 +1,5 @@
 import { LgdError } from '../errors.js';
+import { checkNumber, checkSeed, checkWhole } from '../number-limits.js';
 import { PhiloxStream } from './philox.js';
 
 /** Keeps the shuffling apart from other uses of the same seed. */
@@ -55,15 +56,6 @@ export interface SamplerPosition {
   step: number;
 }
 
-function checkWhole(option: string, found: number, least: number): void {
-  if (Number.isSafeInteger(found) && found >= least) return;
-  throw new LgdError('BAD_OPTION', 'not a number of this kind.', {
-    option,
-    found,
-    allowed: `a whole number from ${least}`,
-  });
-}
-
 /**
  * Batches of shuffled indices for training, epoch after epoch without end. The last batch of an epoch is dropped when
  * it is not full, so all have `batchSize` indices. Setting {@link position} continues exactly there.
@@ -81,8 +73,8 @@ export class ShuffledSampler {
   #following: Shuffle | undefined;
 
   constructor({ count, batchSize, seed }: { count: number; batchSize: number; seed: number }) {
-    checkWhole('seed', seed, 0);
-    checkWhole('train.batchSize', batchSize, 1);
+    checkSeed(seed);
+    checkWhole('train.batchSize', batchSize);
     if (!(batchSize <= count)) {
       throw new LgdError('BAD_OPTION', `a batch cannot be filled from ${count} images.`, {
         option: 'train.batchSize',
@@ -102,15 +94,8 @@ export class ShuffledSampler {
   }
 
   set position({ epoch, step }: SamplerPosition) {
-    checkWhole('position.epoch', epoch, 0);
-    checkWhole('position.step', step, 0);
-    if (step >= this.stepsPerEpoch) {
-      throw new LgdError('BAD_OPTION', 'past the end of the epoch.', {
-        option: 'position.step',
-        found: step,
-        allowed: `0 to ${this.stepsPerEpoch - 1}`,
-      });
-    }
+    checkNumber('position.epoch', epoch, { whole: true, least: 0 });
+    checkNumber('position.step', step, { whole: true, least: 0, most: this.stepsPerEpoch - 1 });
     this.#epoch = epoch;
     this.#step = step;
   }
@@ -142,7 +127,7 @@ export interface PaddedBatch {
 
 /** Every index once and in order, for evaluation; the last batch is filled up by repeating the last index. */
 export function* sequentialBatches(count: number, batchSize: number): Generator<PaddedBatch, void, undefined> {
-  checkWhole('batchSize', batchSize, 1);
+  checkWhole('batchSize', batchSize);
   for (let start = 0; start < count; start += batchSize) {
     const indices = Int32Array.from({ length: batchSize }, (_, i) => Math.min(start + i, count - 1));
     yield { indices, valid: Math.min(batchSize, count - start) };

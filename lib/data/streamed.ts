@@ -12,10 +12,10 @@ import {
   type ImageCacheOptions,
   type PreparedImages,
 } from './cache.js';
-import { decoderThreads, tuneForMany } from './decoders.js';
+import { noneDecoded, tooManyBroken } from './broken-images.js';
 import { placeImage, type BrokenImage, type StorePlace } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { checkBackground, importSharp } from './sharp.js';
+import { decoderThreads, tuneForMany } from './sharp.js';
 import { checkSource, type ImageSource } from './sources.js';
 
 /**
@@ -112,9 +112,7 @@ export class StreamedImages implements Disposable {
           mend: 'Pack them first (lgdistill pack), or decode them all before training',
         },
       );
-    const sharp = await importSharp();
-    checkBackground(sharp, options.background);
-    return new StreamedImages(source, options, tuneForMany(sharp));
+    return new StreamedImages(source, options, await tuneForMany(options.background));
   }
 
   get length(): number {
@@ -218,10 +216,7 @@ export class StreamedImages implements Disposable {
       for (const broken of passed) this.#after.set(broken, place);
       return place;
     }
-    throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, {
-      mend: 'Check that these files are images',
-      cause: this.#fault,
-    });
+    throw noneDecoded(this.broken, this.#source.root, this.#fault);
   }
 
   /** Was it decoded? Else it is a broken one. */
@@ -247,22 +242,9 @@ export class StreamedImages implements Disposable {
   }
 
   #checkBroken(): void {
-    const most = this.#options.maxBrokenShare;
-    if (this.#broken.size <= most * this.length) return;
-    const some = this.broken
-      .slice(0, 3)
-      .map(({ id, reason }) => `${id} (${reason.replace(/\.$/u, '')})`)
-      .join(', ');
-    throw new LgdError(
-      'TOO_MANY_BROKEN_IMAGES',
-      `${this.#broken.size} of the ${this.length} images cannot be decoded, such as ${some}.`,
-      {
-        option: 'data.maxBrokenShare',
-        allowed: `a share of at most ${most}`,
-        mend: 'Mend or remove those files, or allow a larger share',
-        cause: this.#fault,
-      },
-    );
+    const { maxBrokenShare } = this.#options;
+    if (this.#broken.size > maxBrokenShare * this.length)
+      throw tooManyBroken(this.broken, `the ${this.length} images`, { maxBrokenShare, cause: this.#fault });
   }
 }
 

@@ -9,20 +9,25 @@
  *
  * Only headers are read on opening; images are read where they lie.
  */
-import { readdir, type FileHandle } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { basename, dirname, extname, join, sep } from 'node:path';
-import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { counted } from '../counted.js';
-import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { LgdError, systemErrorCode } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
-import { closeRead, openToRead, readFile } from '../files/open.js';
-import { plainId } from './image-id.js';
+import { closeRead, openToRead } from '../files/open.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
-import { classesOf, imageExtensions, numberedClasses, otherPictures, type ImageSource } from './sources.js';
+import {
+  classesOf,
+  imageExtensions,
+  numberedClasses,
+  otherPictures,
+  readClassNames,
+  type ImageSource,
+} from './sources.js';
+import { AheadReader, members, readAt } from './tar-members.js';
 
-const block = 512;
 const shardsAtOnce = 8;
 const classFiles = ['classnames.txt', 'classes.txt'];
 
@@ -38,17 +43,24 @@ interface Sample extends Label {
   bytes: number;
 }
 
-/** What is found in a shard: its images, and members that are images and are none of them. */
+/** Why members of a shard that are pictures are left out. */
+const reasons = {
+  companion: 'it stands beside the image of its sample',
+  replaced: 'a later member has the same path', // unpacking would write it over the earlier
+  link: 'they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)',
+  undecoded: 'they are of kinds that are not read; convert them if they are wanted',
+} as const;
+type Reason = keyof typeof reasons;
+
+interface LeftOut {
+  path: string;
+  why: Reason;
+}
+
+/** What is found in a shard: its images, and pictures that are none of them. */
 interface Scanned {
   samples: Sample[];
-  /** Further images of samples that have theirs. */
-  companions: string[];
-  /** Those whose path comes again: unpacking would write the later over them. */
-  replaced: string[];
-  /** Those that have no bytes but the path of another file. */
-  links: string[];
-  /** Pictures of kinds that nothing here decodes. */
-  undecoded: string[];
+  leftOut: LeftOut[];
 }
 
 /**
@@ -64,12 +76,7 @@ export async function openTarShards(
   const shards = await shardsOf(path);
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
-  const [companions, replaced, links] = [
-    new LeftOut('it stands beside the image of its sample'),
-    new LeftOut('a later member has the same path'),
-    new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)'),
-  ];
-  const undecoded = new LeftOut('they are of kinds that are not read; convert them if they are wanted');
+  const leftOut = new Map<Reason, { count: number; first: string }>();
   let place = 0;
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
     const name = names[place++]!;
@@ -77,12 +84,17 @@ export async function openTarShards(
       samples.push(sample);
       ids.push(`${name}/${sample.path}`);
     }
-    companions.add(name, found.companions);
-    replaced.add(name, found.replaced);
-    links.add(name, found.links);
-    undecoded.add(name, found.undecoded);
+    for (const { path: member, why } of found.leftOut) {
+      const { count, first } = leftOut.get(why) ?? { count: 0, first: `${name}/${member}` };
+      leftOut.set(why, { count: count + 1, first });
+    }
   }
-  const remarks = [companions, replaced, links, undecoded].flatMap((some) => some.remark(path));
+  const remarks = (Object.keys(reasons) as Reason[]).flatMap((why) => {
+    const some = leftOut.get(why);
+    if (some === undefined) return [];
+    const are = `${counted(some.count, 'image')} in ${path} ${some.count === 1 ? 'is' : 'are'} left out`;
+    return [`${are}, such as ${some.first}: ${reasons[why]}`];
+  });
   if (samples.length === 0)
     throw new LgdError('BAD_DATASET', `${[`no images in the tar files of ${path}`, ...remarks].join('; ')}.`, {
       allowed: `members ending in ${[...imageExtensions].join(' ')}`,
@@ -95,27 +107,6 @@ export async function openTarShards(
     ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))),
     read: (index) => readSample(samples[index]!),
   };
-}
-
-/** Members that are left out for one reason: how many, and the first. */
-class LeftOut {
-  #count = 0;
-  #first = '';
-
-  constructor(readonly why: string) {}
-
-  add(shard: string, members: readonly string[]): void {
-    if (this.#count === 0 && members.length > 0) this.#first = `${shard}/${members[0]}`;
-    this.#count += members.length;
-  }
-
-  remark(path: string): string[] {
-    return this.#count === 0
-      ? []
-      : [
-          `${counted(this.#count, 'image')} in ${path} ${this.#count === 1 ? 'is' : 'are'} left out, such as ${this.#first}: ${this.why}`,
-        ];
-  }
 }
 
 /** A name for each shard: its file's, or where two have the same, its path from where they differ. */
@@ -165,24 +156,25 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
       });
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
-    const [replaced, links, undecoded]: [string[], string[], string[]] = [[], [], []];
+    const leftOut: LeftOut[] = [];
     const reader = new AheadReader(file, found.size, shard);
     for await (const { path, offset, bytes, isLink } of members(reader, signal)) {
       const name = basename(path);
       if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;
       const ending = extname(name).toLowerCase();
       if (isLink) {
-        if (imageExtensions.has(ending)) links.push(path);
+        if (imageExtensions.has(ending)) leftOut.push({ path, why: 'link' });
       } else if (imageExtensions.has(ending)) {
-        if (images.has(path)) replaced.push(path);
+        if (images.has(path)) leftOut.push({ path, why: 'replaced' });
         images.set(path, { shard, path, offset, bytes });
       } else if (otherPictures.has(ending)) {
-        undecoded.push(path);
+        leftOut.push({ path, why: 'undecoded' });
       } else if (ending === '.cls' || ending === '.json') {
         labels.add(path, readLabel(await reader.read(offset, bytes), ending, `${shard}: ${path}`));
       }
     }
-    return { ...imagesOfSamples(images, labels), replaced, links, undecoded };
+    const { samples, companions } = imagesOfSamples(images, labels);
+    return { samples, leftOut: [...leftOut, ...companions.map((path) => ({ path, why: 'companion' }) as const)] };
   } catch (cause) {
     throw cause instanceof LgdError
       ? cause
@@ -228,7 +220,7 @@ class SampleLabels {
 function imagesOfSamples(
   images: ReadonlyMap<string, Sample>,
   labels: SampleLabels,
-): Pick<Scanned, 'samples' | 'companions'> {
+): { samples: Sample[]; companions: string[] } {
   const plain = new Map<string, string>();
   const counts = new Map<string, number>();
   for (const path of images.keys()) {
@@ -236,7 +228,7 @@ function imagesOfSamples(
     counts.set(key, (counts.get(key) ?? 0) + 1);
     if (stemOf(path) === key && !plain.has(key)) plain.set(key, path);
   }
-  const found: Pick<Scanned, 'samples' | 'companions'> = { samples: [], companions: [] };
+  const found: ReturnType<typeof imagesOfSamples> = { samples: [], companions: [] };
   for (const [path, image] of images) {
     const key = keyOf(path);
     const own = plain.get(key);
@@ -244,100 +236,6 @@ function imagesOfSamples(
     else found.samples.push(Object.assign(image, labels.of(path, own === path || counts.get(key) === 1)));
   }
   return found;
-}
-
-interface Member {
-  path: string;
-  offset: number;
-  bytes: number;
-  /** Of another member or file; it has no bytes. */
-  isLink: boolean;
-}
-
-/**
- * The files and links among a shard's members. One that ends with a whole member, without the end mark that some tools
- * do not write, is taken for whole.
- */
-async function* members(reader: AheadReader, signal: AbortSignal | undefined): AsyncGenerator<Member, void, undefined> {
-  const { size, shard } = reader;
-  const bad = (what: string, cause?: unknown) =>
-    new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed', cause });
-  const { Header, Pax } = await import('tar');
-  let globals: PaxRecord | undefined;
-  let extended: PaxRecord | { path: string } | undefined;
-  const headerAt = async (at: number): Promise<TarHeader> => {
-    const noHeader = (cause?: unknown) => bad(`is no tar file, or damaged: there is no header at byte ${at}`, cause);
-    if (at + block > size) throw bad(`ends in the middle of a header, at byte ${size}`);
-    const content = await reader.read(at, block);
-    let header: TarHeader;
-    try {
-      header = new Header(content, 0, extended, globals);
-    } catch (cause) {
-      throw noHeader(cause);
-    }
-    if (!header.nullBlock && !(header.cksumValid && (header.size ?? 0) >= 0)) throw noHeader();
-    return header;
-  };
-  for (let at = 0; at < size;) {
-    throwIfAborted(signal, 'reading the tar files');
-    const header = await headerAt(at);
-    if (header.nullBlock) return;
-    const bytes = header.size ?? 0;
-    const offset = at + block;
-    at = offset + Math.ceil(bytes / block) * block;
-    if (at > size) throw bad(`ends in the middle of ${header.path}`);
-    const content = async () => (await reader.read(offset, bytes)).toString('utf8');
-    const { type } = header;
-    if (type === 'ExtendedHeader') extended = Pax.parse(await content(), extended as PaxRecord | undefined, false);
-    else if (type === 'GlobalExtendedHeader') globals = Pax.parse(await content(), globals, true);
-    else if (type === 'NextFileHasLongPath' || type === 'OldGnuLongPath')
-      extended = { ...extended, path: (await content()).replace(/\0.*/su, '') };
-    else {
-      const isLink = type === 'Link' || type === 'SymbolicLink';
-      if (isLink || type === 'File' || type === 'OldFile' || type === 'ContiguousFile')
-        yield { path: plainId(header.path ?? ''), offset, bytes, isLink };
-      extended = undefined; // it was of this member alone
-    }
-  }
-  if (extended !== undefined) throw bad('ends before the member that its last header is of');
-}
-
-const aheadBytes = 4096;
-
-/**
- * Reads a little more than it is asked for: a label and the headers on both sides of it stand together, and are one
- * read of the file in the place of three.
- */
-class AheadReader {
-  #bytes: Buffer = Buffer.alloc(0);
-  #offset = 0;
-
-  constructor(
-    readonly file: FileHandle,
-    readonly size: number,
-    readonly shard: string,
-  ) {}
-
-  async read(offset: number, bytes: number): Promise<Buffer> {
-    const from = offset - this.#offset;
-    if (from >= 0 && from + bytes <= this.#bytes.length) return this.#bytes.subarray(from, from + bytes);
-    this.#bytes = await readAt(
-      this.file,
-      offset,
-      Math.max(bytes, Math.min(aheadBytes, this.size - offset)),
-      this.shard,
-    );
-    this.#offset = offset;
-    return this.#bytes.subarray(0, bytes);
-  }
-}
-
-async function readAt(file: FileHandle, offset: number, bytes: number, path: string): Promise<Buffer> {
-  const buffer = Buffer.alloc(bytes);
-  const { bytesRead } = await file.read(buffer, 0, bytes, offset);
-  if (bytesRead < bytes)
-    throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
-  return buffer;
 }
 
 function readLabel(content: Buffer, ending: string, where: string): Label {
@@ -369,12 +267,8 @@ async function labelsOf(
   const labels = Int32Array.from(samples, ({ label }) => label!);
   const classes = samples.reduce((most, { label }) => Math.max(most, label! + 1), 0);
   for (const name of classFiles) {
-    const text = await readFile(join(folder, name), 'utf8').catch(() => undefined);
-    const lines = text
-      ?.split(/\r?\n/u)
-      .map((line) => line.trim())
-      .filter((line) => line !== '');
-    if (lines !== undefined && lines.length >= classes) return { labels, classNames: lines };
+    const classNames = await readClassNames(join(folder, name), classes);
+    if (classNames !== undefined) return { labels, classNames };
   }
   const classNames = numberedClasses(classes - 1, root);
   for (const { label, className } of samples) if (className !== undefined) classNames[label!] = className;

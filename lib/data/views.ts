@@ -2,7 +2,8 @@ import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../ar
 import { parseConfig, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import { checkWhole } from '../models/compiled.js';
+import { checkWhole, mostSide } from '../number-limits.js';
+import { checkNormalisation } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { ImageCache } from './cache.js';
 import type { PlannedBatch } from './loader.js';
@@ -64,7 +65,7 @@ export async function readViews(
   checkOptions(options, 'readViews()', viewOptions);
   const { device, resolution, mean, std, augment = {} } = options;
   checkArgument('device', device);
-  checkWhole('resolution', resolution, 4096);
+  checkWhole('resolution', resolution, mostSide);
   checkNormalisation({ mean, std });
   const { addon, handle } = device;
   // no chance in the middle of an image
@@ -88,20 +89,4 @@ export async function readViews(
 
 function isDrawn(batch: ViewBatch): batch is Drawn {
   return batch.drawIds !== undefined && batch.seed !== undefined && batch.epoch !== undefined;
-}
-
-/** @param group what stands before the names of the options @throws LgdError BAD_OPTION */
-export function checkNormalisation({ mean, std }: { mean: unknown; std: unknown }, group = ''): void {
-  for (const [option, value, above] of [
-    ['mean', mean, -Infinity],
-    ['std', std, 0],
-  ] as const) {
-    if (Array.isArray(value) && value.length === 3 && value.every((one) => Number.isFinite(one) && one > above))
-      continue;
-    throw new LgdError('BAD_OPTION', 'not a value for each channel.', {
-      option: `${group}${option}`,
-      found: value,
-      allowed: `an array of three numbers${above === 0 ? ' above 0' : ''}, such as a CLIP model's`,
-    });
-  }
 }

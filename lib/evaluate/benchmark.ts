@@ -2,11 +2,11 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch } from '../config-batch.js';
 import type { Device } from '../device.js';
-import { checkWhole, compileBatch, precisionOf } from '../models/compiled.js';
+import { compileBatch, precisionOf } from '../models/compiled.js';
 import { optimizerOf } from '../models/optimizer.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
-import { mostRows } from '../number-limits.js';
+import { checkWhole, mostRows } from '../number-limits.js';
 import {
   measureInference,
   measureOptions,

@@ -3,7 +3,7 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../native.js';
-import { mostImages } from '../number-limits.js';
+import { checkNumber, checkWhole, mostImages, mostSide } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import {
   checkOptimizerState,
@@ -88,8 +88,8 @@ export class CompiledEncoder implements Disposable {
     const { batch, resolution, width = resolution, precision, training = true } = options;
     this.optimizer = wholeOptimizer(options.optimizer);
     checkWhole('batch', batch, mostImages);
-    checkWhole('resolution', resolution, 4096);
-    checkWhole('width', width, 4096);
+    checkWhole('resolution', resolution, mostSide);
+    checkWhole('width', width, mostSide);
     const { precisions } = device.info;
     this.precision = precision ?? precisions[0]!;
     if (!precisions.includes(this.precision)) {
@@ -178,18 +178,8 @@ export class CompiledEncoder implements Disposable {
     checkOptions(options, 'optimizerStep()', stepOptions);
     const { learningRate, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
     checkRate(learningRate);
-    if (!(weightDecay >= 0 && weightDecay < Infinity))
-      throw new LgdError('BAD_OPTION', 'not a weight decay.', {
-        option: 'weightDecay',
-        found: weightDecay,
-        allowed: 'a number from 0',
-      });
-    if (!Number.isFinite(gradientScale))
-      throw new LgdError('BAD_OPTION', 'not a scale.', {
-        option: 'gradientScale',
-        found: gradientScale,
-        allowed: 'a number',
-      });
+    checkNumber('weightDecay', weightDecay, { least: 0 });
+    checkNumber('gradientScale', gradientScale, {});
     this.device.addon.optimizerStep(this.#handle, {
       learningRate,
       weightDecay,
@@ -293,20 +283,5 @@ export function compileBatch(
 
 /** One that is no number would make all weights NaN, without a word. @throws LgdError BAD_OPTION */
 export function checkRate(learningRate: unknown): void {
-  if (typeof learningRate === 'number' && learningRate >= 0 && learningRate < Infinity) return;
-  throw new LgdError('BAD_OPTION', 'not a learning rate.', {
-    option: 'learningRate',
-    found: learningRate,
-    allowed: 'a number from 0',
-  });
-}
-
-/** @throws LgdError BAD_OPTION unless value is a whole number from 1 to most */
-export function checkWhole(option: string, value: unknown, most: number): asserts value is number {
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= most) return;
-  throw new LgdError('BAD_OPTION', 'this number does not fit.', {
-    option,
-    found: value,
-    allowed: `a whole number from 1 to ${most}`,
-  });
+  checkNumber('learningRate', learningRate, { least: 0 });
 }

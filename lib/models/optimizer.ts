@@ -5,7 +5,7 @@
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
 import { optimizerDefaults, type Config } from '../config-schema.js';
 import { LgdError } from '../errors.js';
-import { leastEpsilon, mostMomentum } from '../number-limits.js';
+import { checkNumber, leastEpsilon, mostMomentum } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
@@ -77,6 +77,9 @@ const tables = {
   } satisfies OptionTable<AdamwOptimizer>,
 };
 
+/** Of what was before. */
+const share = { least: 0, most: mostMomentum };
+
 /** Fills in defaults. @throws LgdError BAD_OPTION */
 export function wholeOptimizer(optimizer: Optimizer = { name: 'sgd' }): WholeOptimizer {
   if (typeof optimizer !== 'object' || (optimizer as unknown) === null)
@@ -90,7 +93,7 @@ export function wholeOptimizer(optimizer: Optimizer = { name: 'sgd' }): WholeOpt
   checkOptions(optimizer, 'optimizer', tables[optimizer.name]);
   if (optimizer.name === 'sgd') {
     const { momentum = optimizerDefaults.sgd.momentum } = optimizer;
-    checkShare('momentum', momentum);
+    checkNumber('optimizer.momentum', momentum, share);
     return { name: 'sgd', momentum };
   }
   const {
@@ -98,24 +101,10 @@ export function wholeOptimizer(optimizer: Optimizer = { name: 'sgd' }): WholeOpt
     beta2 = optimizerDefaults.adamw.beta2,
     epsilon = optimizerDefaults.adamw.epsilon,
   } = optimizer;
-  checkShare('beta1', beta1);
-  checkShare('beta2', beta2);
-  if (!(typeof epsilon === 'number' && epsilon >= leastEpsilon && epsilon <= 1))
-    throw new LgdError('BAD_OPTION', 'not an epsilon.', {
-      option: 'optimizer.epsilon',
-      found: epsilon,
-      allowed: `${leastEpsilon} to 1`,
-    });
+  checkNumber('optimizer.beta1', beta1, share);
+  checkNumber('optimizer.beta2', beta2, share);
+  checkNumber('optimizer.epsilon', epsilon, { least: leastEpsilon, most: 1 });
   return { name: 'adamw', beta1, beta2, epsilon };
-}
-
-function checkShare(option: string, found: unknown): void {
-  if (typeof found === 'number' && found >= 0 && found <= mostMomentum) return;
-  throw new LgdError('BAD_OPTION', 'not a share of what was before.', {
-    option: `optimizer.${option}`,
-    found,
-    allowed: `0 to ${mostMomentum}`,
-  });
 }
 
 /** That of a configuration. */

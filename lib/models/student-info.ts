@@ -3,6 +3,7 @@ import { LgdError } from '../errors.js';
 import { isObject, isTexts, parsed } from '../files/json.js';
 import type { SafetensorsFile } from '../files/safetensors.js';
 import { graphOf, type StudentKind } from './student.js';
+import { faultOf } from './teachers/preprocessor.js';
 import type { ChannelTriple } from './teachers/types.js';
 import { fromTool, toolNaming } from './tools/convert.js';
 import { tools, type Tool } from './tools/naming.js';
@@ -88,9 +89,7 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
   };
   const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const isSize = (value: unknown) => isCount(value) && value !== 0;
-  const isTriple = (value: unknown): value is number[] =>
-    Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
-  const isScale = (value: unknown) => isTriple(value) && value.every((part) => part > 0); // pixels are divided by it
+
   const isNode = (value: unknown) =>
     isObject(value) &&
     typeof value['op'] === 'string' &&
@@ -117,8 +116,8 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
     embeddingSize: read('embeddingSize', isSize),
     ...(metadata['graph'] !== undefined && { graph: read('graph', isGraph) }),
     resolution: read('resolution', isSize),
-    mean: read('mean', isTriple),
-    std: read('std', isScale),
+    mean: read('mean', (value) => faultOf('mean', value) === undefined),
+    std: read('std', (value) => faultOf('std', value) === undefined),
     names: read('names', isTexts),
     templates: read('templates', isTexts),
     bankHash: text('bankHash'),

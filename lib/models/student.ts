@@ -1,10 +1,10 @@
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import { CompiledEncoder, checkWhole, type CompileOptions } from './compiled.js';
+import { CompiledEncoder, type CompileOptions } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeights, initialWeightsInTurns } from './initialise.js';
-import { checkSeed } from '../number-limits.js';
+import { checkNumber, checkSeed, checkWhole } from '../number-limits.js';
 import type { Head } from './students/definition.js';
 import { findStudent, listStudents } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
@@ -40,13 +40,7 @@ export function studentGraph(name: string, options: GraphOptions): GraphSpec {
   checkOptions(options, 'studentGraph()', graphOptions);
   const { outputs, embeddingSize, widthMultiplier = 1, dropping = true } = options;
   const definition = findStudent(name);
-  if (typeof widthMultiplier !== 'number' || !(widthMultiplier >= 0.1 && widthMultiplier <= 4)) {
-    throw new LgdError('BAD_OPTION', 'this width does not fit.', {
-      option: 'widthMultiplier',
-      found: widthMultiplier,
-      allowed: 'a number from 0.1 to 4',
-    });
-  }
+  checkNumber('widthMultiplier', widthMultiplier, { least: 0.1, most: 4 });
   if (widthMultiplier !== 1 && !definition.scalable) {
     throw new LgdError('BAD_OPTION', `${name} has no width multiplier.`, {
       option: 'widthMultiplier',

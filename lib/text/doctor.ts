@@ -127,23 +127,48 @@ export async function checkNames(names: readonly string[], options: CheckOptions
   const distinct = distinctNames(names);
   if (encoder !== undefined) await searchWith(encoder, names, distinct, report, similarity, options);
   if (bank !== undefined) await searchBank(bank, distinct, report, similarity, options);
-  report.clean = faults(report).every(([, found]) => found === 0);
+  report.clean = faults(report).every(({ found }) => found === 0);
   return report;
 }
 
-/** How many of each kind of fault, in the order they are reported. */
-function faults(report: NameReport): [string, number][] {
+/** A kind of fault: what it is called, how many there are, and a line for each that is reported. */
+interface FaultKind {
+  title: string;
+  found: number;
+  lines: string[];
+}
+
+/** The kinds of faults in the order in which they are reported. */
+function faults(report: NameReport): FaultKind[] {
+  const quote = ({ index, name }: NameAt) => `${JSON.stringify(name)} (${index + 1})`;
+  const places = (indices: number[]) => indices.map((index) => index + 1).join(', ');
+  const kind = (title: string, lines: string[], found = lines.length): FaultKind => ({ title, found, lines });
   return [
-    ['given more than once', report.exactDuplicates.length],
-    ['the same but for case, or underscores for blanks', report.spellingDuplicates.length],
-    ['alike in text space', report.nearDuplicateCount],
-    ['stray blanks', report.blanks.length],
-    ['underscores', report.underscores.length],
-    ['parentheses', report.parentheses.length],
-    ['commas, of several names on a line', report.commas.length],
-    ['" # ", which begins no comment within a line', report.comments.length],
-    ['empty', report.empty.length],
-    ['prompt too long', report.truncated.length],
+    kind(
+      'given more than once',
+      report.exactDuplicates.map(({ name, indices }) => `${JSON.stringify(name)} (${places(indices)})`),
+    ),
+    kind(
+      'the same but for case, or underscores for blanks',
+      report.spellingDuplicates.map(
+        ({ names, indices }) => `${names.map((name) => JSON.stringify(name)).join(' = ')} (${places(indices)})`,
+      ),
+    ),
+    kind(
+      'alike in text space',
+      report.nearDuplicates.map(({ a, b, similarity }) => `${quote(a)} ~ ${quote(b)}: ${similarity.toFixed(4)}`),
+      report.nearDuplicateCount,
+    ),
+    kind('stray blanks', report.blanks.map(quote)),
+    kind('underscores', report.underscores.map(quote)),
+    kind('parentheses', report.parentheses.map(quote)),
+    kind('commas, of several names on a line', report.commas.map(quote)),
+    kind('" # ", which begins no comment within a line', report.comments.map(quote)),
+    kind('empty', report.empty.map(quote)),
+    kind(
+      'prompt too long',
+      report.truncated.map((name) => `${quote(name)}: ${name.tokens} of ${report.textSpace?.maxTokens} tokens`),
+    ),
   ];
 }
 
@@ -288,28 +313,12 @@ export function formatReport(report: NameReport, options: { show?: number | unde
   checkArgument('report', report);
   checkOptions(options, 'formatReport()', { show: 'optional' });
   const { show = 8 } = options;
-  const quote = ({ index, name }: NameAt) => `${JSON.stringify(name)} (${index + 1})`;
-  const places = (indices: number[]) => indices.map((index) => index + 1).join(', ');
-  const details: string[][] = [
-    report.exactDuplicates.map(({ name, indices }) => `${JSON.stringify(name)} (${places(indices)})`),
-    report.spellingDuplicates.map(
-      (group) => `${group.names.map((name) => JSON.stringify(name)).join(' = ')} (${places(group.indices)})`,
-    ),
-    report.nearDuplicates.map(({ a, b, similarity }) => `${quote(a)} ~ ${quote(b)}: ${similarity.toFixed(4)}`),
-    report.blanks.map(quote),
-    report.underscores.map(quote),
-    report.parentheses.map(quote),
-    report.commas.map(quote),
-    report.comments.map(quote),
-    report.empty.map(quote),
-    report.truncated.map((name) => `${quote(name)}: ${name.tokens} of ${report.textSpace?.maxTokens} tokens`),
-  ];
   const lines = [`${counted(report.count, 'name')}, counted from 1`];
-  faults(report).forEach(([title, found], kind) => {
-    if (found === 0) return;
-    lines.push(`${title}: ${found}`, ...details[kind]!.slice(0, show).map((detail) => `  ${detail}`));
+  for (const { title, found, lines: all } of faults(report)) {
+    if (found === 0) continue;
+    lines.push(`${title}: ${found}`, ...all.slice(0, show).map((line) => `  ${line}`));
     if (found > show) lines.push(`  and ${found - show} more`);
-  });
+  }
   if (report.textSpace === undefined)
     lines.push('near-duplicates and long prompts: not looked for, no text encoder was given');
   else if (report.textSpace.maxTokens === undefined)

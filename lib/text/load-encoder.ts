@@ -1,8 +1,9 @@
 import { checkOptions, optionsFor } from '../arguments.js';
 import { resolveModel } from '../hub.js';
 import { sideFiles, weightFiles } from '../models/teachers/weight-files.js';
-import { checkLoading, ClipTextEncoder, textEncoderOptions, textOnnxFiles } from './encoder.js';
+import { checkLoading, textEncoderOptions } from './encoder.js';
 import { NativeTextEncoder, nativeTextEncoderOptions, type NativeTextEncoderOptions } from './native-encoder.js';
+import { ClipTextEncoder, textOnnxFiles } from './onnx-encoder.js';
 import { tokenizerFiles } from './tokenizers.js';
 
 /**

@@ -2,11 +2,12 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
+import { held } from '../lifetime.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import { readWeights } from '../models/teachers/naming.js';
 import { findTextTower } from '../models/teachers/towers.js';
-import { openWeights, sideFiles, weightFiles, weightsOf } from '../models/teachers/weight-files.js';
+import { openWeights, sideFiles, weightFiles, weightFilesOf } from '../models/teachers/weight-files.js';
 import { few, type WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import {
@@ -87,7 +88,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
       { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles },
       options,
     );
-    const { folder, files } = await weightsOf(idOrDir, model, options, tokenizerFiles);
+    const { folder, files } = await weightFilesOf(idOrDir, model, options, tokenizerFiles);
     await using reader = await openWeights(files);
     const tower = await findTextTower(reader.shapes, folder);
     if (tower === undefined) {
@@ -179,9 +180,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
    * second one would hold the weights again.
    */
   async #run(rows: readonly number[][], length: number): Promise<Float32Array> {
-    const weights = this.#weights;
-    if (weights === undefined)
-      throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    const weights = held(this.#weights, 'the text encoder', 'Load it again');
     const { device, graph, tokenizer, batch, precision } = this.#parts;
     if (this.#plan?.encoder.resolution !== length) {
       this.#release();

@@ -1,5 +1,6 @@
 import { openDevice, type Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { checkNumber } from '../number-limits.js';
 import { dot } from '../principal-axes.js';
 import { nextTurn } from '../turn.js';
 
@@ -25,14 +26,9 @@ const longest = 1.001; // rows of a bank that stood in half precision
 const rounding = 1e-6;
 const task = 'the search for near-duplicate names';
 
-/** Looks whether a similarity is one that rows can be alike by. @throws LgdError BAD_OPTION */
+/** Looks whether a similarity is a cosine that rows can be alike by. @throws LgdError BAD_OPTION */
 export function checkSimilarity(similarity: number): void {
-  if (similarity > 0 && similarity <= 1) return;
-  throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', {
-    option: 'similarity',
-    found: similarity,
-    allowed: 'above 0, up to 1',
-  });
+  checkNumber('similarity', similarity, { above: 0, most: 1 });
 }
 
 /**

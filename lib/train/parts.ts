@@ -2,7 +2,7 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { worksWithoutNames, type Config } from '../config.js';
 import type { BatchChoice, RunConfig } from '../config-batch.js';
-import { checkNormalisation } from '../data/views.js';
+import { checkNormalisation } from '../models/teachers/preprocessor.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';

@@ -9,7 +9,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { addonPath } from '../../lib/addon.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { writeSafetensors } from '../../lib/files/safetensors.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';

@@ -12,7 +12,7 @@ import { referenceEmbeddings } from '../../lib/export/compare.js';
 import { readExportSource } from '../../lib/export/source.js';
 import { exportStudent } from '../../lib/export/student.js';
 import { loadStudent, readStudent } from '../../lib/runs/student-file.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { ensureBuilt } from '../cli/built.js';

@@ -5,14 +5,15 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
-import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
+import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
 import { madeUpImages } from '../../lib/train/made-up.js';
 import { createStudent, loadTeacher, type AnyTeacher } from '../../lib/models/index.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip, sharedPath } from '../shared.js';
 import {

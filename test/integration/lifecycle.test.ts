@@ -14,7 +14,7 @@ import {
   type AnyTeacher,
 } from '../../lib/models/index.js';
 import { addonPath, loadAddon } from '../../lib/addon.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { prepareRun } from '../../lib/train/setup.js';

@@ -3,7 +3,7 @@ import { renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { ImageCache } from '../../lib/data/cache.js';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
 import { openDevice } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { OnlineProbe } from '../../lib/evaluate/online.js';

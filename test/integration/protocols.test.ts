@@ -5,7 +5,7 @@ import { create } from 'tar';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
 import { openDevice } from '../../lib/device.js';
 import { FeatureExtractor, TeacherFeatures } from '../../lib/evaluate/features.js';
 import { protocols, type ProtocolEvaluation } from '../../lib/evaluate/protocol-result.js';

@@ -6,7 +6,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice } from '../../lib/device.js';
 import { createStudent, loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';

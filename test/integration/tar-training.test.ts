@@ -4,7 +4,7 @@ import { create } from 'tar';
 import { beforeAll, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { packImages } from '../../lib/data/pack/pack.js';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { markOf } from '../../lib/train/teacher-mark.js';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
 import { readSafetensors } from '../../lib/files/safetensors.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { loadTextEncoder } from '../../lib/text/load-encoder.js';
 import { NativeTextEncoder } from '../../lib/text/native-encoder.js';
 import { TextTokenizer } from '../../lib/text/tokenizers.js';

@@ -8,7 +8,7 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { parseConfig } from '../../lib/config.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { BatchPlan } from '../../lib/data/loader.js';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import {

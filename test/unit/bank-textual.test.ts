@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import type { TensorRecord } from '../../lib/files/safetensors.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { version } from '../../lib/version.js';
 import { temporaryFolder } from '../fixtures/folder.js';

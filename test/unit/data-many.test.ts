@@ -1,6 +1,6 @@
 import { Header } from 'tar';
 import { expect, it, vi } from 'vitest';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
 import { openTarShards } from '../../lib/data/tar.js';
 
 const count = 130_000; // more than a call takes arguments

@@ -8,7 +8,7 @@ import { asyncBufferFromFile, parquetMetadataAsync } from 'hyparquet';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
-import { checkRows } from '../../lib/data/parquet.js';
+import { checkRowCounts } from '../../lib/data/parquet.js';
 import { readParquet } from '../../lib/data/parquet-thread.js';
 import { ensureBuilt } from '../cli/built.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
@@ -171,7 +171,7 @@ describe('parquet files', () => {
       })(),
     );
     expect(() =>
-      checkRows(
+      checkRowCounts(
         {
           ...metadata,
           num_rows: 10n ** 12n,
@@ -180,8 +180,8 @@ describe('parquet files', () => {
         bytes.length,
       ),
     ).toThrow('1000000000000 rows');
-    expect(() => checkRows({ ...metadata, num_rows: 2n }, bytes.length)).toThrow();
-    expect(() => checkRows(metadata, bytes.length)).not.toThrow();
+    expect(() => checkRowCounts({ ...metadata, num_rows: 2n }, bytes.length)).toThrow();
+    expect(() => checkRowCounts(metadata, bytes.length)).not.toThrow();
   });
 
   it('may have more rows than bytes, where those repeat each other', async () => {

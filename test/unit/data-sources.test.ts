@@ -2,7 +2,8 @@ import { chmod, mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isNotOfTheImage } from '../../lib/data/read-patiently.js';
-import { imagesFromBuffers, openImageFolder, sampleSource } from '../../lib/data/sources.js';
+import { openImageFolder } from '../../lib/data/image-folder.js';
+import { imagesFromBuffers, sampleSource } from '../../lib/data/sources.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 
 const root = temporaryFolder();

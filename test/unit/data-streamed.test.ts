@@ -211,6 +211,12 @@ describe('readAhead', () => {
     await expect(read()).rejects.toThrow('gone');
     expect(seen).toEqual([0]);
   });
+
+  it.each([undefined, -1, 1.5, NaN])('refuses to read %s batches ahead', async (ahead) => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    const batches = readAhead({ store }, [{ images: Int32Array.of(0) }], ahead as number);
+    await expect(batches.next()).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'ahead' });
+  });
 });
 
 it('works on several things at once and gives results in order', async () => {

@@ -56,6 +56,7 @@ const cliOnly = new Set([
   'isOfOwnCommand',
   'builtinIds',
   'isAmong',
+  'kebab',
   'checkFree',
   'checkNamesFile',
   'checkReplaceable',

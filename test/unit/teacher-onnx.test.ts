@@ -8,7 +8,7 @@ import { hashModel } from '../../lib/models/teachers/fingerprint.js';
 import { OnnxTeacher } from '../../lib/models/teachers/onnx.js';
 import { clipMean, clipStd, readPreprocessor } from '../../lib/models/teachers/preprocessor.js';
 import { sessionError } from '../../lib/onnx.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';
 import type { TinyTower } from '../fixtures/onnx.js';

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { formatReport, mendNames } from '../../lib/text/doctor.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { fixedEncoder } from '../fixtures/text-encoder.js';
 import { tinyClip } from '../fixtures/tiny.js';

@@ -1,7 +1,7 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { TextTokenizer, importTokenizers } from '../../lib/text/tokenizers.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/tiny.js';

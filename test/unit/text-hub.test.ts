@@ -16,8 +16,8 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
-import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/weight-files.js';
-import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { sideFiles, weightFiles, weightFilesOf } from '../../lib/models/teachers/weight-files.js';
+import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { losableDisk } from '../fixtures/lost-disk.js';
 import { tinyClip } from '../fixtures/tiny.js';
@@ -224,7 +224,7 @@ test("fetches the configuration of weights that open_clip left alone in the hub'
   mkdirSync(snapshot, { recursive: true });
   writeFileSync(join(snapshot, 'open_clip_model.safetensors'), '');
   const load = async (options: ResolveOptions) =>
-    weightsOf(
+    weightFilesOf(
       'org/alone',
       await resolveModel('org/alone', { required: [[...weightFiles]], optional: sideFiles }, options),
       options,
@@ -273,7 +273,7 @@ test('takes all shards and the configuration from one revision', async () => {
   mkdirSync(join(cacheDir, 'models--org--tiny', 'refs'));
   writeFileSync(join(cacheDir, 'models--org--tiny', 'refs', 'main'), commit);
   const options = { cacheDir, localFilesOnly: true };
-  const found = await weightsOf(
+  const found = await weightFilesOf(
     'org/tiny',
     await resolveModel('org/tiny', { required: [[...weightFiles]], optional: sideFiles }, options),
     options,

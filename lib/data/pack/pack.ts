@@ -1,20 +1,20 @@
 import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
 import { loadAddon } from '../../addon.js';
-import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
+import { checkOptions, checkText, checkWord, type OptionTable } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../files/make-folder.js';
 import { endedBy } from '../../lifetime.js';
-import { nextTurn } from '../../turn.js';
+import { checkNumber, checkWhole } from '../../number-limits.js';
 import type { CacheProgress } from '../decode-all.js';
 import type { BrokenImage } from '../decode.js';
-import { decoderThreads, tuneForMany } from '../decoders.js';
-import { plainId } from '../image-id.js';
+import { noneDecoded, tooManyBroken } from '../broken-images.js';
+import { eachId, plainId } from '../image-id.js';
 import { inOrder } from '../in-order.js';
 import { isNotOfTheImage, PatientReader } from '../read-patiently.js';
-import { checkBackground, importSharp } from '../sharp.js';
+import { decoderThreads, tuneForMany } from '../sharp.js';
 import { checkSource, type ImageSource } from '../sources.js';
-import type { PackKind, PackRecipe } from './format.js';
+import { packKinds, type PackKind, type PackRecipe } from './format.js';
 import { packImage, type PackedImage } from './transcode.js';
 import { PackWriter } from './writer.js';
 
@@ -77,7 +77,6 @@ export interface PackResult {
 const defaultShortSide: Readonly<Record<PackKind, number>> = { original: 0, jpeg: 256, raw: 280 };
 const progressMilliseconds = 100;
 const fewRefused = 50;
-const idsAtOnce = 8192;
 
 /**
  * Packs images into one file, which is read like a folder of them and faster. The same images and options give the same
@@ -113,7 +112,7 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
       checkRefused(source, writer, options, true);
       throwIfAborted(signal, 'packing');
       const places = writer.entries.map(({ place }) => place);
-      const refused = writer.refused.map(({ place, reason }) => ({ id: plainId(source.ids[place]!), reason }));
+      const refused = refusedOf(source, writer);
       const { labels, classNames } = source;
       await writer.finish({
         recipe,
@@ -141,9 +140,7 @@ async function packAll(
   const reader = new PatientReader({ root: source.root, readPauses, signal });
   const total = source.ids.length;
   const parallel = decoderThreads();
-  const sharp = await importSharp();
-  checkBackground(sharp, background);
-  const restoreSharp = tuneForMany(sharp);
+  const restoreSharp = await tuneForMany(background);
   let reported = 0;
   const report = () => {
     reported = performance.now();
@@ -187,28 +184,20 @@ function recipeOf({
   quality = 90,
   maxBrokenShare = 0,
 }: PackOptions): PackRecipe {
-  const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
-    if (!good) throw new LgdError('BAD_OPTION', 'out of range.', { option, found, allowed });
-  };
-  check(as in defaultShortSide, 'as', as, Object.keys(defaultShortSide).join(', '));
-  check(
-    Number.isInteger(quality) && quality >= 1 && quality <= 100,
-    'quality',
-    quality,
-    'a whole number from 1 to 100',
-  );
-  check(maxBrokenShare >= 0 && maxBrokenShare <= 1, 'maxBrokenShare', maxBrokenShare, '0 to 1');
-  if (as === 'original') {
-    check(shortSide === 0, 'shortSide', shortSide, 'none for original, whose images stay as they are');
-    return { kind: as, shortSide: 0, quality: 0 };
+  checkWord(as, 'as', packKinds);
+  checkWhole('quality', quality, 100);
+  checkNumber('maxBrokenShare', maxBrokenShare, { least: 0, most: 1 });
+  if (as !== 'original') {
+    checkNumber('shortSide', shortSide, { whole: true, least: 16, most: 4096 });
+    return { kind: as, shortSide, quality: as === 'jpeg' ? quality : 0 };
   }
-  check(
-    Number.isInteger(shortSide) && shortSide >= 16 && shortSide <= 4096,
-    'shortSide',
-    shortSide,
-    'a whole number from 16 to 4096',
-  );
-  return { kind: as, shortSide, quality: as === 'jpeg' ? quality : 0 };
+  if (shortSide !== 0)
+    throw new LgdError('BAD_OPTION', 'images that stay as they are have no other size.', {
+      option: 'shortSide',
+      found: shortSide,
+      allowed: 'none for original',
+    });
+  return { kind: as, shortSide: 0, quality: 0 };
 }
 
 /** What is packed and how, as one line: a pack that was not finished is gone on with by the same task only. */
@@ -218,15 +207,7 @@ async function taskOf(
   { background = '#ffffff', signal }: PackOptions,
 ): Promise<string> {
   const hash = createHash('sha256');
-  for (let from = 0; from < ids.length; from += idsAtOnce) {
-    if (from > 0) await nextTurn(signal, 'packing');
-    hash.update(
-      ids
-        .slice(from, from + idsAtOnce)
-        .map((id, i) => `${id}\0${labels?.[from + i] ?? ''}\0`)
-        .join(''),
-    );
-  }
+  await eachId(ids, (id, i) => hash.update(`${id}\0${labels?.[i] ?? ''}\0`), signal, 'packing');
   hash.update(JSON.stringify(classNames ?? null));
   return JSON.stringify({
     format: 'lgdistill-pack-journal',
@@ -238,28 +219,21 @@ async function taskOf(
 }
 
 function checkRefused(
-  { ids, root }: ImageSource,
-  { refused, next }: PackWriter,
+  source: ImageSource,
+  writer: PackWriter,
   { maxBrokenShare = 0.05 }: PackOptions,
   atEnd: boolean,
 ): void {
-  const some = refused
-    .slice(0, 3)
-    .map(({ place, reason }) => `${ids[place]!} (${reason.replace(/\.$/u, '')})`)
-    .join(', ');
-  if (atEnd && refused.length === ids.length)
-    throw new LgdError('BAD_DATASET', `none of the ${ids.length} images of ${root} can be decoded, such as ${some}.`, {
-      mend: 'Check that these files are images',
-    });
-  if (!atEnd && refused.length < fewRefused) return;
-  if (refused.length <= maxBrokenShare * ids.length) return;
-  throw new LgdError(
-    'TOO_MANY_BROKEN_IMAGES',
-    `${refused.length} of the first ${next} images (${ids.length} in all) cannot be decoded, such as ${some}.`,
-    {
-      option: 'data.maxBrokenShare',
-      allowed: `a share of at most ${maxBrokenShare}`,
+  const total = source.ids.length;
+  if (atEnd && writer.refused.length === total) throw noneDecoded(refusedOf(source, writer), source.root);
+  if (!atEnd && writer.refused.length < fewRefused) return;
+  if (writer.refused.length > maxBrokenShare * total)
+    throw tooManyBroken(refusedOf(source, writer), `the first ${writer.next} images (${total} in all)`, {
+      maxBrokenShare,
       mend: 'Allow a larger share to go on, or mend or remove those files and begin anew with --overwrite',
-    },
-  );
+    });
+}
+
+function refusedOf({ ids }: ImageSource, { refused }: PackWriter): BrokenImage[] {
+  return refused.map(({ place, reason }) => ({ id: plainId(ids[place]!), reason }));
 }

@@ -6,14 +6,14 @@ import { checkpointsOf, findCheckpoint, followed } from '../../files/checkpoint-
 import { firstWhere, foldersIn, isFile, isFolder } from '../../files/folders.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel } from '../../hub.js';
-import { mostImages } from '../../number-limits.js';
-import { checkWhole, type Precision } from '../compiled.js';
+import { checkWhole, mostImages } from '../../number-limits.js';
+import type { Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
 import { NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
 import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
-import { sideFiles, weightFiles, weightsOf } from './weight-files.js';
+import { sideFiles, weightFiles, weightFilesOf } from './weight-files.js';
 
 /** How {@link loadTeacher} finds and runs a teacher. */
 export interface TeacherOptions extends OnnxTeacherOptions {
@@ -66,7 +66,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
     options,
   ).catch(inFolder ? checkNoRuns(place) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
-  const weights = await weightsOf(place, model, options);
+  const weights = await weightFilesOf(place, model, options);
   if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student)
     return NativeTeacher.loadStudent(
       place === source ? model.id : basename(resolve(source)),
@@ -81,7 +81,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
     basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
   const other = await resolveModel(source, { required: [others], optional: sideFiles }, options).catch(() => undefined);
   if (other?.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
-  const { folder, files } = other === undefined ? weights : await weightsOf(source, other, options);
+  const { folder, files } = other === undefined ? weights : await weightFilesOf(source, other, options);
   return NativeTeacher.load(model.id, folder, files, native);
 }
 

@@ -8,8 +8,9 @@ import { join } from 'node:path';
 import { LgdError, unlessAbsent } from '../../errors.js';
 import { isObject } from '../../files/json.js';
 import { readFile } from '../../files/open.js';
+import { mostSide } from '../../number-limits.js';
 import type { Activation } from '../graph.js';
-import { faultOf, isSide, mostSide } from './preprocessor.js';
+import { faultOf, isSide } from './preprocessor.js';
 import type { ChannelTriple } from './types.js';
 
 /** Sizes of a tower, as far as a file states them; the shapes of its weights tell the rest. */

@@ -2,6 +2,7 @@ import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readListed } from '../../files/manifest.js';
+import { held } from '../../lifetime.js';
 import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
@@ -68,28 +69,11 @@ export class NativeTeacher implements Teacher {
   readonly architecture: string;
   readonly #batch: number;
 
-  private constructor({
-    id,
-    device,
-    architecture,
-    graph,
-    embeddingSize,
-    resolution,
-    weights,
-    mean,
-    std,
-    batch,
-    precision,
-  }: Parts) {
-    [this.id, this.device, this.#weights, this.#batch] = [id, device, weights, batch];
-    [this.architecture, this.graph, this.embeddingSize, this.resolution] = [
-      architecture,
-      graph,
-      embeddingSize,
-      resolution,
-    ];
-    [this.mean, this.std] = [mean, std];
-    this.precision = precision ?? device.info.precisions[0]!;
+  private constructor(parts: Parts) {
+    ({ id: this.id, device: this.device, architecture: this.architecture, graph: this.graph } = parts);
+    ({ embeddingSize: this.embeddingSize, resolution: this.resolution, mean: this.mean, std: this.std } = parts);
+    ({ weights: this.#weights, batch: this.#batch } = parts);
+    this.precision = parts.precision ?? parts.device.info.precisions[0]!;
   }
 
   /**
@@ -260,8 +244,6 @@ export class NativeTeacher implements Teacher {
 
   /** The weights. @throws LgdError DISPOSED */
   #live(): WeightRecord {
-    if (this.#weights === undefined)
-      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
-    return this.#weights;
+    return held(this.#weights, `the teacher ${this.id}`, 'Load it again');
   }
 }

@@ -6,6 +6,7 @@ import { isFolder, statIfThere } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
 import { resolveModel, resolveOptions } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
+import { held } from '../../lifetime.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
@@ -148,10 +149,9 @@ export class OnnxTeacher implements Teacher {
   }
 
   private async run(pixels: Float32Array, batch: number): Promise<Record<string, OnnxTensor>> {
-    if (this.#session === undefined)
-      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    const session = held(this.#session, `the teacher ${this.id}`, 'Load it again');
     const tensor = new this.runtime.Tensor('float32', pixels, [batch, 3, this.resolution, this.resolution]);
-    return (await this.#session.run({ [this.input]: tensor })) as Record<string, OnnxTensor>;
+    return (await session.run({ [this.input]: tensor })) as Record<string, OnnxTensor>;
   }
 
   /**

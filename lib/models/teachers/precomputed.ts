@@ -5,6 +5,7 @@ import { eachId, IdPlaces } from '../../data/image-id.js';
 import { LgdError } from '../../errors.js';
 import { isTexts, parsed } from '../../files/json.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../files/safetensors.js';
+import { held } from '../../lifetime.js';
 import { version } from '../../version.js';
 import { clipMean, clipStd, faultOf, isSide } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
@@ -140,9 +141,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
   }
 
   lookup(ids: readonly string[]): Float32Array {
-    const rows = this.#rows;
-    if (rows === undefined)
-      throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    const rows = held(this.#rows, `the teacher ${this.id}`, 'Load it again');
     const missing = ids.filter((id) => !rows.has(id));
     if (missing.length > 0) {
       throw new LgdError('BAD_DATASET', `${missing.length} of ${ids.length} images have no embedding in ${this.id}.`, {

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { LgdError, systemErrorCode } from '../../errors.js';
 import { readFile } from '../../files/open.js';
+import { checkWhole, mostSide } from '../../number-limits.js';
 import type { ChannelTriple } from './types.js';
 
 /** How images become a teacher's input. */
@@ -57,9 +58,6 @@ export async function readPreprocessor(folder: string): Promise<Preprocessing | 
   return undefined;
 }
 
-/** The longest side that a network is compiled for. */
-export const mostSide = 4096;
-
 export function isSide(resolution: unknown): resolution is number {
   return Number.isInteger(resolution) && (resolution as number) >= 1 && (resolution as number) <= mostSide;
 }
@@ -71,20 +69,20 @@ export function faultOf(name: 'mean' | 'std', value: unknown): string | undefine
 }
 
 /** Looks at what a caller gives in the place of a model's own. @throws LgdError BAD_OPTION */
-export function checkPreprocessing({ resolution, ...triples }: Partial<Preprocessing>): void {
-  if (resolution !== undefined && !isSide(resolution))
-    throw new LgdError('BAD_OPTION', 'not a number of pixels.', {
-      option: 'resolution',
-      found: resolution,
-      allowed: `a whole number from 1 to ${mostSide}`,
-    });
+export function checkPreprocessing({ resolution, mean = clipMean, std = clipStd }: Partial<Preprocessing>): void {
+  if (resolution !== undefined) checkWhole('resolution', resolution, mostSide);
+  checkNormalisation({ mean, std });
+}
+
+/** @param group what stands before the names of the options @throws LgdError BAD_OPTION */
+export function checkNormalisation(triples: { mean: unknown; std: unknown }, group = ''): void {
   for (const name of ['mean', 'std'] as const) {
-    const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
+    const wrong = faultOf(name, triples[name]);
     if (wrong !== undefined)
       throw new LgdError('BAD_OPTION', `this is ${wrong}.`, {
-        option: name,
+        option: `${group}${name}`,
         found: triples[name],
-        allowed: 'three numbers, those of std above 0',
+        allowed: `an array of three numbers${name === 'std' ? ' above 0' : ''}, such as a CLIP model's`,
       });
   }
 }
@@ -111,10 +109,7 @@ export function preprocessing(config: PreprocessorConfig, bad: (why: string) => 
   if (factor !== undefined && factor !== null && !(Number.isFinite(factor) && factor > 0))
     throw bad(`its rescale_factor is ${JSON.stringify(factor)}, not a number above 0`);
   if (config.do_normalize === false) return { resolution, ...rescaled([0, 0, 0], [1, 1, 1], config) };
-  return {
-    resolution,
-    ...rescaled(triple(config.image_mean, 'image_mean', bad), triple(config.image_std, 'image_std', bad), config),
-  };
+  return { resolution, ...rescaled(triple('mean', config, bad), triple('std', config, bad), config) };
 }
 
 function side(given: Size | undefined, bad: (why: string) => LgdError): number | undefined {
@@ -127,11 +122,11 @@ function side(given: Size | undefined, bad: (why: string) => LgdError): number |
   return value;
 }
 
-function triple(values: number[] | undefined, name: string, bad: (why: string) => LgdError): ChannelTriple {
-  if (!Array.isArray(values) || values.length !== 3 || !values.every(Number.isFinite))
-    throw bad(`its ${name} is not three numbers`);
-  if (name === 'image_std' && values.some((value) => value <= 0)) throw bad('its image_std is not positive');
-  return [values[0]!, values[1]!, values[2]!];
+function triple(name: 'mean' | 'std', config: PreprocessorConfig, bad: (why: string) => LgdError): ChannelTriple {
+  const values = config[`image_${name}`];
+  const wrong = faultOf(name, values);
+  if (wrong !== undefined) throw bad(`its image_${name} is ${wrong}`);
+  return values as unknown as ChannelTriple;
 }
 
 /** (255 f x - m) / s with x in 0..1 and rescale factor f equals (x - m/255f) / (s/255f). */

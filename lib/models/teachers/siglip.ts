@@ -1,12 +1,10 @@
 /**
- * SigLIP's towers: Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023. The image tower is a ViT
- * without a class token; a learned query attends over the normed patches (multihead attention pooling: Zhai et al.,
- * "Scaling vision transformers", 2022), and what it finds, plus an MLP of its norm, is the embedding. The text tower
- * attends in both directions over a text that is padded to the full length, without a mask, and projects its last
- * state. Block parameters have OpenAI CLIP's names; the query is stored projected, `head.query`.
+ * SigLIP's image tower: Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023. It is a ViT without a
+ * class token; a learned query attends over the normed patches (multihead attention pooling: Zhai et al., "Scaling
+ * vision transformers", 2022), and what it finds, plus an MLP of its norm, is the embedding. Block parameters have
+ * OpenAI CLIP's names; the query is stored projected, `head.query`.
  */
 import { GraphBuilder, type GraphSpec } from '../graph.js';
-import type { TextTransformerConfig } from './text_transformer.js';
 import { checkTransformer, mlp, transformer, type TransformerConfig } from './transformer.js';
 
 /** Sizes of SigLIP's image tower; its embedding has as many values as the tower is wide. */
@@ -39,24 +37,4 @@ export function siglip(config: SiglipConfig): GraphSpec {
     features: width,
   });
   return g.finish(g.add(pooled, mlp(g, g.layerNorm(pooled, 'head.ln', eps), 'head.mlp', config)));
-}
-
-/**
- * The text tower as a forward-only graph over token ids, all `positions` of them.
- * @throws LgdError BAD_MODEL for sizes that do not fit together
- */
-export function siglipText(config: TextTransformerConfig): GraphSpec {
-  const { width, words, positions, outputDim, eps } = config;
-  checkTransformer('SigLIP text tower', config, { words, positions, outputDim });
-  const g = new GraphBuilder('text tower');
-  const tokens = g.words(g.images, {
-    word: 'token_embedding.weight',
-    position: 'positional_embedding',
-    words,
-    positions,
-    channels: width,
-  });
-  const x = transformer(g, tokens, 'transformer.resblocks', config);
-  const last = g.endToken(x, g.images, words); // no text has this id, and then the last state is taken
-  return g.finish(g.linear(g.layerNorm(last, 'ln_final', eps), 'text_projection', { features: outputDim }));
 }

@@ -1,13 +1,14 @@
 /**
  * CLIP's text transformer: Radford et al., ICML 2021, section 2.4: the causal transformer of Radford et al. 2019
- * (GPT-2); its state at the end-of-text token, normed and projected, is the embedding. Parameters have OpenAI's names,
- * except that `text_projection` is a linear layer's `text_projection.weight`, [D, width].
+ * (GPT-2); its state at the end-of-text token, normed and projected, is the embedding. SigLIP's text tower (Zhai et al.,
+ * ICCV 2023) is the same without the causal mask, over a text that is padded to the full length. Parameters have
+ * OpenAI's names, except that `text_projection` is a linear layer's `text_projection.weight`, [D, width].
  */
 import { GraphBuilder, type GraphSpec } from '../graph.js';
 import { checkTransformer, transformer, type TransformerConfig } from './transformer.js';
 
 /**
- * Sizes of CLIP's text transformer; ViT-B/32's: width 512, layers 12, heads 8, hidden 2048, words 49408, positions 77,
+ * Sizes of a text transformer; of CLIP ViT-B/32's: width 512, layers 12, heads 8, hidden 2048, words 49408, positions 77,
  * outputDim 512.
  */
 export interface TextTransformerConfig extends TransformerConfig {
@@ -20,13 +21,31 @@ export interface TextTransformerConfig extends TransformerConfig {
 }
 
 /**
- * The tower as a forward-only graph over token ids ({@link GraphBuilder.words}).
+ * CLIP's tower as a forward-only graph over token ids ({@link GraphBuilder.words}).
  * @param endId the end-of-text token, where the embedding is read
  * @throws LgdError BAD_MODEL for sizes that do not fit together
  */
 export function textTransformer(config: TextTransformerConfig, endId: number): GraphSpec {
+  return textTower('text transformer', config, { endId, causal: true, bias: false });
+}
+
+/**
+ * SigLIP's, over all `positions` token ids: it attends in both directions, and its last state is the embedding.
+ * @throws LgdError BAD_MODEL for sizes that do not fit together
+ */
+export function siglipText(config: TextTransformerConfig): GraphSpec {
+  const endId = config.words; // no text has this id, and then the last state is taken
+  return textTower('SigLIP text tower', config, { endId, causal: false, bias: true });
+}
+
+/** @param bias of the projection */
+function textTower(
+  what: string,
+  config: TextTransformerConfig,
+  { endId, causal, bias }: { endId: number; causal: boolean; bias: boolean },
+): GraphSpec {
   const { width, words, positions, outputDim, eps } = config;
-  checkTransformer('text transformer', config, { words, positions, outputDim });
+  checkTransformer(what, config, { words, positions, outputDim });
   const g = new GraphBuilder('text tower');
   const tokens = g.words(g.images, {
     word: 'token_embedding.weight',
@@ -35,11 +54,7 @@ export function textTransformer(config: TextTransformerConfig, endId: number): G
     positions,
     channels: width,
   });
-  const x = transformer(g, tokens, 'transformer.resblocks', config, { causal: true });
-  return g.finish(
-    g.linear(g.layerNorm(g.endToken(x, g.images, endId), 'ln_final', eps), 'text_projection', {
-      features: outputDim,
-      bias: false,
-    }),
-  );
+  const x = transformer(g, tokens, 'transformer.resblocks', config, { causal });
+  const end = g.layerNorm(g.endToken(x, g.images, endId), 'ln_final', eps);
+  return g.finish(g.linear(end, 'text_projection', { features: outputDim, bias }));
 }

@@ -7,20 +7,23 @@ import type { GraphSpec } from '../graph.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import { openAiNames, transformersNames, type Naming } from './naming.js';
-import { siglip, siglipText } from './siglip.js';
-import { textTransformer } from './text_transformer.js';
+import { siglip } from './siglip.js';
+import { siglipText, textTransformer } from './text_transformer.js';
 import type { ChannelTriple } from './types.js';
 import { visionTransformer } from './vision_transformer.js';
 
 type Shapes = ReadonlyMap<string, readonly number[]>;
 
-/** An image tower that a file holds. */
-export interface ImageTower {
+interface TowerGraph {
   architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP';
   graph: GraphSpec;
-  naming: Naming;
   embeddingSize: number;
   resolution: number;
+}
+
+/** An image tower that a file holds. */
+export interface ImageTower extends TowerGraph {
+  naming: Naming;
   mean?: ChannelTriple;
   std?: ChannelTriple;
 }
@@ -51,13 +54,16 @@ export async function findImageTower(shapes: Shapes, folder: string): Promise<Im
       prefix === '' ? /^(?:logit_scale|logit_bias|token_embedding\.weight|text_projection|ln_final\..*)$/u : undefined,
     );
     const vision = await readModelConfig(folder, 'openai', 'vision');
-    if (has(`${prefix}layer1.`) || has(`${prefix}attnpool.`)) return resNetTower(shapes, vision, prefix, naming);
-    if (has(`${prefix}transformer.resblocks.`)) return vitTower(shapes, vision, naming);
+    const common = { naming, mean: vision.mean, std: vision.std };
+    if (has(`${prefix}layer1.`) || has(`${prefix}attnpool.`))
+      return { ...resNetTower(shapes, vision, prefix, naming), ...common };
+    if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
-    return has('vision_model.head.') ? siglipTower(shapes, vision, naming) : vitTower(shapes, vision, naming);
+    const tower = has('vision_model.head.') ? siglipTower(shapes, vision, naming) : vitTower(shapes, vision, naming);
+    return { ...tower, naming, mean: vision.mean, std: vision.std };
   }
   return undefined;
 }
@@ -89,44 +95,28 @@ export async function findTextTower(shapes: Shapes, folder: string): Promise<Tex
   return { graph, naming, embeddingSize: config.outputDim, maxTokens: config.positions, words, siglip: ofSiglip };
 }
 
-function vitTower(shapes: Shapes, config: TowerConfig, naming: Naming): ImageTower {
+function vitTower(shapes: Shapes, config: TowerConfig, naming: Naming): TowerGraph {
   const shape = lookUp(shapes, naming);
   const [width, patch] = [shape('conv1.weight', 0), shape('conv1.weight', 3)];
   const imageSize = config.imageSize ?? patch * wholeRoot(shape('positional_embedding', 0) - 1);
   const outputDim = shape('proj.weight', 0);
   const graph = visionTransformer({ ...blocks(shapes, naming, config, width), patch, outputDim, imageSize });
-  return {
-    architecture: 'ViT',
-    graph,
-    naming,
-    embeddingSize: outputDim,
-    resolution: imageSize,
-    mean: config.mean,
-    std: config.std,
-  };
+  return { architecture: 'ViT', graph, embeddingSize: outputDim, resolution: imageSize };
 }
 
-function siglipTower(shapes: Shapes, config: TowerConfig, naming: Naming): ImageTower {
+function siglipTower(shapes: Shapes, config: TowerConfig, naming: Naming): TowerGraph {
   const shape = lookUp(shapes, naming);
   const [width, patch] = [shape('conv1.weight', 0), shape('conv1.weight', 3)];
   const imageSize = config.imageSize ?? patch * wholeRoot(shape('positional_embedding', 0));
   const graph = siglip({ ...blocks(shapes, naming, config, width), patch, imageSize });
-  return {
-    architecture: 'SigLIP',
-    graph,
-    naming,
-    embeddingSize: width,
-    resolution: imageSize,
-    mean: config.mean,
-    std: config.std,
-  };
+  return { architecture: 'SigLIP', graph, embeddingSize: width, resolution: imageSize };
 }
 
 /**
  * As OpenAI's code reads its sizes off a checkpoint; a configuration that states other ones is believed, so that what
  * is wrong is named.
  */
-function resNetTower(shapes: Shapes, config: TowerConfig, prefix: string, naming: Naming): ImageTower {
+function resNetTower(shapes: Shapes, config: TowerConfig, prefix: string, naming: Naming): TowerGraph {
   const shape = lookUp(shapes, naming);
   const layers = Array.isArray(config.layers)
     ? config.layers
@@ -136,15 +126,7 @@ function resNetTower(shapes: Shapes, config: TowerConfig, prefix: string, naming
   const outputDim = shape('attnpool.c_proj.weight', 0);
   const heads = config.heads ?? Math.floor((32 * width) / (config.headWidth ?? 64));
   const graph = modifiedResNet({ layers, width, heads, outputDim, imageSize });
-  return {
-    architecture: 'ModifiedResNet',
-    graph,
-    naming,
-    embeddingSize: outputDim,
-    resolution: imageSize,
-    mean: config.mean,
-    std: config.std,
-  };
+  return { architecture: 'ModifiedResNet', graph, embeddingSize: outputDim, resolution: imageSize };
 }
 
 /**

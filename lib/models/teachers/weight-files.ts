@@ -28,7 +28,7 @@ export const sideFiles: readonly string[] = [...configFiles, ...preprocessorFile
  * @param beside what else the folder must have, and `model` has
  * @throws LgdError BAD_MODEL, and those of resolveModel
  */
-export async function weightsOf(
+export async function weightFilesOf(
   source: string,
   model: ResolvedModel,
   options: ResolveOptions,

@@ -47,6 +47,6 @@ export function mobileLayers(graph: GraphSpec): StudentLayer[] {
 }
 
 /** Stage, and place in the stage, of each block, both from 0. @param blocks of each stage */
-export function stagesOf(blocks: readonly number[]): { stage: number; place: number }[] {
+export function blockPlaces(blocks: readonly number[]): { stage: number; place: number }[] {
   return blocks.flatMap((count, stage) => Array.from({ length: count }, (_, place) => ({ stage, place })));
 }

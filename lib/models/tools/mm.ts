@@ -2,7 +2,7 @@
  * Names of MMDetection's and MMSegmentation's backbones, as the weights of a whole model have them: under `backbone.`,
  * which init_cfg's prefix takes away.
  */
-import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
+import { mobileLayers, blockPlaces, type LayerRole, type StudentLayer } from './layers.js';
 import { ownNames, type FamilyNaming, type ToolNaming } from './naming.js';
 
 const prefix = 'backbone.';
@@ -76,7 +76,7 @@ function optionsOfV2(widthMultiplier: number, stages: number[]): ToolNaming['opt
 
 /** Names of blocks by stage, from 1, and place in it, from 0. */
 function placesIn(stageName: string, blocks: readonly number[]): (block: number) => string {
-  const stages = stagesOf(blocks);
+  const stages = blockPlaces(blocks);
   return (block) => `${stageName}${stages[block]!.stage + 1}.${stages[block]!.place}`;
 }
 

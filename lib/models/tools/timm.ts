@@ -2,7 +2,7 @@
  * timm's names: its ResNets have torchvision's, its MobileNets and EfficientNets one scheme
  * (timm/models/_efficientnet_blocks.py).
  */
-import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
+import { mobileLayers, blockPlaces, type LayerRole, type StudentLayer } from './layers.js';
 import { ownNames, type FamilyNaming, type NamedStudent } from './naming.js';
 
 const eps = 1e-5;
@@ -87,7 +87,7 @@ function mobileModules(
   blocks: readonly number[],
   last: readonly [conv: string, norm: string],
 ): Map<string, string> {
-  const stages = stagesOf(blocks);
+  const stages = blockPlaces(blocks);
   const modules = new Map<string, string>();
   for (const layer of layers) {
     const [conv, norm] =
