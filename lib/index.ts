@@ -236,3 +236,4 @@ export {
   type ExportResult,
 } from './export/student.js';
 export type { Comparison } from './export/compare.js';
+export type { Quantization } from './export/quantize.js';
