@@ -233,3 +233,4 @@ export {
   type ExportResult,
 } from './export/student.js';
 export type { Comparison } from './export/compare.js';
+export type { Quantization } from './export/quantize.js';

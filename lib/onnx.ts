@@ -33,10 +33,15 @@ export async function importOnnxRuntime(
 
 /**
  * Opens an ONNX file on the CPU with as many threads as the process may use.
+ * @param bytes the file's content, if it is on no disk
  * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, DEVICE_UNAVAILABLE (the system starts no further
  *   thread), OUT_OF_MEMORY
  */
-export async function openOnnxSession(file: string, threads: number = availableParallelism()): Promise<OnnxSession> {
+export async function openOnnxSession(
+  file: string,
+  threads: number = availableParallelism(),
+  bytes?: Uint8Array,
+): Promise<OnnxSession> {
   const runtime = await importOnnxRuntime();
   if (!(structuredClone(new Float32Array()) instanceof Float32Array)) {
     // It refuses the results of its own addon, whose arrays are Node's.
@@ -48,19 +53,22 @@ export async function openOnnxSession(file: string, threads: number = availableP
       },
     );
   }
-  if (!(await isFile(file))) {
+  if (bytes === undefined && !(await isFile(file))) {
     throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, {
       mend: 'Name a folder with an onnx/ folder inside, or an ONNX file',
     });
   }
   try {
     // Severity 4: failures arrive as exceptions; the engine's own log would print them a second time.
-    return await runtime.InferenceSession.create(file, {
+    const options = {
       executionProviders: ['cpu'],
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
       logSeverityLevel: 4,
-    });
+    } as const;
+    return await (bytes === undefined
+      ? runtime.InferenceSession.create(file, options)
+      : runtime.InferenceSession.create(bytes, options));
   } catch (cause) {
     throw sessionError(file, cause);
   }

@@ -50,11 +50,16 @@ export async function referenceEmbeddings(
   signal: AbortSignal | undefined,
 ): Promise<Reference> {
   using device = await openDevice('cpu');
-  const own = config?.data.train;
-  const chosen = folder ?? (own !== undefined && (await isFolder(own)) ? own : undefined);
+  const chosen = await imagesToUse(config, folder);
   const pixels = chosen === undefined ? drawnImages(info.resolution) : await imagesOf(chosen, device, info, signal);
   const count = pixels.length / (3 * info.resolution ** 2);
   return { count, pixels, folder: chosen, embeddings: await embed(device, info, weights, pixels, count) };
+}
+
+/** Images that were given, else the run's training images where they are still there. */
+export async function imagesToUse(config: ExportSource['config'], given?: string): Promise<string | undefined> {
+  const own = config?.data.train;
+  return given ?? (own !== undefined && (await isFolder(own)) ? own : undefined);
 }
 
 /**
@@ -89,22 +94,45 @@ async function embed(
 async function imagesOf(
   folder: string,
   device: Device,
-  { resolution, mean, std }: StudentInfo,
+  info: StudentInfo,
   signal: AbortSignal | undefined,
 ): Promise<Float32Array> {
-  const source = sampleSource(await openImages(folder, { signal }), mostImages);
-  using images = await ImageCache.build(source, {
+  using images = await decodeEvenly(folder, mostImages, { device, info, signal });
+  return pixelsOf(
+    images,
+    Int32Array.from({ length: images.length }, (_, i) => i),
+    { device, info },
+  );
+}
+
+/**
+ * Up to `most` of a folder's images, evenly spread.
+ * @throws LgdError BAD_DATASET, FILE_NOT_FOUND, ABORTED
+ */
+export async function decodeEvenly(
+  folder: string,
+  most: number,
+  { device, info, signal }: { device: Device; info: StudentInfo; signal: AbortSignal | undefined },
+): Promise<ImageCache> {
+  return ImageCache.build(sampleSource(await openImages(folder, { signal }), most), {
     device,
-    resolution,
+    resolution: info.resolution,
     margin: 1,
     memoryLimitBytes: 2 ** 30,
     maxBrokenShare: 0.5,
     signal,
   });
-  const all = Int32Array.from({ length: images.length }, (_, i) => i);
+}
+
+/** Some of them as evaluation sees them: [N,3,R,R], normalised. */
+export async function pixelsOf(
+  images: ImageCache,
+  chosen: Int32Array,
+  { device, info: { resolution, mean, std } }: { device: Device; info: StudentInfo },
+): Promise<Float32Array> {
   return readViews(
     images,
-    { images: all, drawIds: all, seed: 0, epoch: 0 },
+    { images: chosen, drawIds: chosen, seed: 0, epoch: 0 },
     { device, resolution, mean, std, augment: false },
   );
 }
@@ -145,7 +173,7 @@ export function exportFailed(why: string, cause?: unknown): LgdError {
   });
 }
 
-function cosineOf(a: Float32Array, b: Float32Array): number {
+export function cosineOf(a: Float32Array, b: Float32Array): number {
   let [ab, aa, bb] = [0, 0, 0];
   for (let k = 0; k < a.length; k++) {
     ab += a[k]! * b[k]!;

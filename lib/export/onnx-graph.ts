@@ -3,7 +3,8 @@ import { LgdError } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { GraphNode } from '../native.js';
-import type { OnnxAttribute, OnnxGraph, OnnxNode, OnnxTensorData, OnnxValueInfo } from '../onnx-format.js';
+import type { OnnxGraph, OnnxValueInfo } from '../onnx-format.js';
+import { OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
 
 /** The operator set: the first with HardSwish. */
 export const opset = 14;
@@ -27,55 +28,6 @@ export interface OnnxGraphOptions {
   fold: boolean;
   /** Adds the output `logits` [batch,K]. */
   classifier?: OnnxClassifier;
-}
-
-type Attributes = Readonly<Record<string, number | readonly number[]>>;
-
-const float32 = 1;
-
-/** Collects nodes and tensors; values go by name. */
-class OnnxBuilder {
-  readonly nodes: OnnxNode[] = [];
-  readonly tensors = new Map<string, OnnxTensorData>();
-  readonly #names = new Set<string>();
-
-  /**
-   * An operation; `integers` and `floats` are its attributes.
-   * @returns the name of its result, as near to `name` as is free
-   */
-  node(
-    opType: string,
-    name: string,
-    input: string[],
-    { integers = {}, floats = {} }: { integers?: Attributes; floats?: Readonly<Record<string, number>> } = {},
-  ): string {
-    let output = name;
-    for (let i = 2; this.#names.has(output); i++) output = `${name}.${i}`;
-    this.#names.add(output);
-    const attribute: OnnxAttribute[] = [
-      ...Object.entries(integers).map(([key, value]) =>
-        typeof value === 'number'
-          ? { name: key, type: 2, i: BigInt(value) }
-          : { name: key, type: 7, ints: value.map(BigInt) },
-      ),
-      ...Object.entries(floats).map(([key, value]) => ({ name: key, type: 1, f: value })),
-    ];
-    this.nodes.push({ name: output, opType, input, output: [output], attribute });
-    return output;
-  }
-
-  /** A constant tensor. @returns its name */
-  tensor(name: string, shape: readonly number[], data: Float32Array): string {
-    if (!this.tensors.has(name)) {
-      this.tensors.set(name, {
-        name,
-        dims: shape.map(BigInt),
-        dataType: float32,
-        rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-      });
-    }
-    return name;
-  }
 }
 
 /**
@@ -127,7 +79,7 @@ function channelsOf(graph: GraphSpec, weights: Readonly<WeightRecord>): number {
 
 function value(name: string, shape: (number | string)[], docString: string): OnnxValueInfo {
   const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: BigInt(length) } : { dimParam: length }));
-  return { name, docString, type: { tensorType: { elemType: float32, shape: { dim } } } };
+  return { name, docString, type: { tensorType: { elemType: 1, shape: { dim } } } };
 }
 
 /** The batch norm that alone reads what node i makes, if there is one. */
@@ -174,7 +126,7 @@ function foldedConv(
 
 const numberOf = ({ attributes = {} }: GraphNode, name: string): number => attributes[name] as number;
 
-function convAttributes(node: GraphNode, [, , height, width]: number[]): Attributes {
+function convAttributes(node: GraphNode, [, , height, width]: number[]): OnnxAttributes['integers'] {
   const [stride, padding, dilation, groups] = ['stride', 'padding', 'dilation', 'groups'].map((name) =>
     numberOf(node, name),
   ) as [number, number, number, number];

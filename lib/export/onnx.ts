@@ -9,6 +9,7 @@ import type { GraphSpec } from '../models/graph.js';
 import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf } from '../models/student.js';
 import { importOnnxRuntime, openOnnxSession } from '../onnx.js';
+import type { OnnxModel } from '../onnx-format.js';
 import { version } from '../version.js';
 import { compareEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { onnxGraph, opset } from './onnx-graph.js';
@@ -29,17 +30,13 @@ export interface OnnxOptions {
 }
 
 /** The result's name: CLIP's for an embedding, another for pooled features. */
-const outputName = { keep: 'image_embeds', drop: 'features' } as const;
+export const outputName = { keep: 'image_embeds', drop: 'features' } as const;
 
 /**
- * Writes the file.
- * @throws LgdError NOT_WRITABLE, BAD_BANK (a classifier of another size)
+ * The student as a network in float32.
+ * @throws LgdError BAD_BANK (a classifier of another size)
  */
-export async function writeOnnx(
-  file: string,
-  { info, weights }: ExportSource,
-  { head, fold, classifier }: OnnxOptions,
-): Promise<Written> {
+export function onnxModel({ info, weights }: ExportSource, { head, fold, classifier }: OnnxOptions): OnnxModel {
   const whole = graphOf(info);
   if (classifier !== undefined) checkClassifier(classifier.bank, info);
   const graph = onnxGraph(head === 'keep' ? whole : backboneOf(whole), weights, {
@@ -62,23 +59,23 @@ export async function writeOnnx(
       classifierTemperature: String(classifier.temperature),
     }),
   };
-  const { encodeOnnx } = await import('../onnx-format.js');
-  await writeFileAtomically(
-    file,
-    encodeOnnx({
-      irVersion: 7n,
-      producerName: 'lgdistill',
-      producerVersion: version,
-      docString: `${info.architecture}, distilled from ${info.teacher}`,
-      graph,
-      opsetImport: [{ domain: '', version: BigInt(opset) }],
-      metadataProps: Object.entries(metadata).map(([key, value]) => ({ key, value })),
-    }),
-  );
   return {
-    tensors: graph.initializer.length,
-    values: graph.initializer.reduce((sum, { rawData }) => sum + rawData.length / 4, 0),
+    irVersion: 7n,
+    producerName: 'lgdistill',
+    producerVersion: version,
+    docString: `${info.architecture}, distilled from ${info.teacher}`,
+    graph,
+    opsetImport: [{ domain: '', version: BigInt(opset) }],
+    metadataProps: Object.entries(metadata).map(([key, value]) => ({ key, value })),
   };
+}
+
+/** @throws LgdError NOT_WRITABLE */
+export async function writeOnnx(file: string, model: OnnxModel): Promise<Written> {
+  const { encodeOnnx } = await import('../onnx-format.js');
+  await writeFileAtomically(file, encodeOnnx(model));
+  const sizes = model.graph.initializer.map(({ dims }) => dims.reduce((size, length) => size * Number(length), 1));
+  return { tensors: sizes.length, values: sizes.reduce((sum, size) => sum + size, 0) };
 }
 
 /** How an image becomes the model's input. */
@@ -109,10 +106,33 @@ function checkClassifier(bank: TextualSemanticsBank, { embeddingSize }: StudentI
   );
 }
 
+/** A network of {@link onnxModel} in onnxruntime. */
+export type OnnxRunner = (pixels: Float32Array, count: number) => Promise<Record<string, Float32Array>>;
+
 /**
- * Loads a file of {@link writeOnnx} in onnxruntime and compares it with the student: all images in one batch, then the
- * first alone.
- * @param embed the student's embeddings of what the model gives, where that is something else (pooled features)
+ * Loads an ONNX network in onnxruntime.
+ * @param bytes its content, if it is on no disk
+ * @returns what runs it on pixels [N,3,R,R]: its outputs by name
+ * @throws LgdError EXPORT_FAILED, DEPENDENCY_MISSING
+ */
+export async function openWritten(file: string, resolution: number, bytes?: Uint8Array): Promise<OnnxRunner> {
+  const runtime = await importOnnxRuntime();
+  const session = await openOnnxSession(file, undefined, bytes).catch((cause: unknown) => {
+    if (cause instanceof LgdError && cause.code === 'DEPENDENCY_MISSING') throw cause;
+    throw exportFailed('onnxruntime cannot open it', cause);
+  });
+  return async (pixels, count) => {
+    const input = new runtime.Tensor('float32', pixels, [count, 3, resolution, resolution]);
+    const outputs = await session.run({ pixel_values: input }).catch((cause: unknown) => {
+      throw exportFailed('onnxruntime cannot run it', cause);
+    });
+    return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, data as Float32Array]));
+  };
+}
+
+/**
+ * Loads a file of {@link onnxModel} in onnxruntime and compares it with the student: all images in one batch, then the
+ * first alone. Pooled features are compared by the embeddings that the student's head makes of them.
  * @throws LgdError EXPORT_FAILED, DEPENDENCY_MISSING
  */
 export async function compareOnnx(
@@ -121,36 +141,19 @@ export async function compareOnnx(
   { head, classifier }: OnnxOptions,
   reference: Reference,
 ): Promise<Comparison> {
-  const runtime = await importOnnxRuntime();
-  const session = await openOnnxSession(file).catch((cause: unknown) => {
-    if (cause instanceof LgdError && cause.code === 'DEPENDENCY_MISSING') throw cause;
-    throw exportFailed('onnxruntime cannot open it', cause);
-  });
+  const run = await openWritten(file, info.resolution);
   const { pixels, count } = reference;
-  const run = async (from: number, to: number) => {
-    const size = 3 * info.resolution ** 2;
-    const input = new runtime.Tensor('float32', pixels.subarray(from * size, to * size), [
-      to - from,
-      3,
-      info.resolution,
-      info.resolution,
-    ]);
-    const outputs = await session.run({ pixel_values: input }).catch((cause: unknown) => {
-      throw exportFailed('onnxruntime cannot run it', cause);
-    });
-    const values = outputs[outputName[head]]!.data as Float32Array;
-    return {
-      embeddings: head === 'keep' ? values : projected(values, weights),
-      logits: outputs['logits']?.data as Float32Array | undefined,
-    };
+  const embeddingsOf = (outputs: Record<string, Float32Array>) => {
+    const values = outputs[outputName[head]]!;
+    return head === 'keep' ? values : projected(values, weights);
   };
-  const all = await run(0, count);
-  const comparison = compareEmbeddings(reference, all.embeddings);
+  const all = await run(pixels, count);
+  const comparison = compareEmbeddings(reference, embeddingsOf(all));
   compareEmbeddings(
     { ...reference, count: 1, embeddings: reference.embeddings.subarray(0, info.embeddingSize) },
-    (await run(0, 1)).embeddings,
+    embeddingsOf(await run(pixels.subarray(0, 3 * info.resolution ** 2), 1)),
   );
-  if (classifier !== undefined) compareLogits(reference, all.logits, classifier);
+  if (classifier !== undefined) compareLogits(reference, all['logits'], classifier);
   return comparison;
 }
 

@@ -1,6 +1,6 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
-import { dirname, extname, resolve } from 'node:path';
+import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
@@ -15,11 +15,12 @@ import { tools } from '../models/tools/naming.js';
 import { suggestion } from '../text/spelling.js';
 import { referenceEmbeddings, type Comparison } from './compare.js';
 import { checkFolder, placeFlag, placeFolder, sizeOfFolder } from './folder.js';
-import { compareOnnx, writeOnnx, type Classifier } from './onnx.js';
+import { compareOnnx, onnxModel, writeOnnx, type Classifier, type OnnxOptions } from './onnx.js';
 import { compareOwn, writeOwn } from './own.js';
+import { calibrationFolder, checkQuantize, writeQuantized, type Quantization } from './quantize.js';
 import { readExportSource, requireBank, type ExportSource } from './source.js';
 import { compareTool, isFolderTool, prepareTool, writeTool } from './tools.js';
-import { compareTransformers, writeTransformers } from './transformers.js';
+import { compareTransformers, quantizedFile, writeTransformers } from './transformers.js';
 import type { Written } from './written.js';
 
 /**
@@ -148,7 +149,13 @@ export interface ExportOptions {
   temperature?: number | undefined;
   /** ONNX and transformers: batch norms become part of the convolutions before them. Default true. */
   fold?: boolean | undefined;
-  /** Folder of images to compare on; default: the run's training images where they are there, else drawn ones. */
+  /**
+   * ONNX and transformers: the network in 8-bit integers, at a quarter of the size. For ONNX it is what is written; for
+   * transformers `onnx/vision_model_quantized.onnx`, beside the one in float32. Needs images, on which the ranges of
+   * its values are measured. Default: float32 alone.
+   */
+  quantize?: 'int8' | undefined;
+  /** Folder of images to compare on, and to measure ranges on; default: the run's training images where they are there, else drawn ones. */
   images?: string | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -162,6 +169,7 @@ const exportOptions = {
   classifier: 'optional',
   temperature: 'optional',
   fold: 'optional',
+  quantize: 'optional',
   images: 'optional',
   signal: 'optional',
 } satisfies OptionTable<ExportOptions>;
@@ -176,8 +184,10 @@ export interface ExportResult {
   /** Numbers in the file, buffers included. */
   values: number;
   info: StudentInfo;
-  /** How what was written, loaded again, agrees with the student. */
+  /** How what was written, loaded again, agrees with the student; where it was quantised, before that. */
   comparison: Comparison;
+  /** How the network in integers agrees with that in float32, where one was asked for. */
+  quantization: Quantization | undefined;
   /** The text bank's file, where one was asked for. */
   bank: string | undefined;
   /** The student's file that was exported. */
@@ -205,6 +215,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   const made: string[] = [];
   let written: Written;
   let comparison: Comparison;
+  let quantized: { written: Written; quantization: Quantization } | undefined;
   try {
     for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
     await removeLeft(to);
@@ -212,6 +223,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
     throwIfAborted(signal, 'the export');
+    quantized = await target.quantize?.(partial);
     await target.place(partial, to);
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
@@ -227,9 +239,10 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     format,
     bytes: await target.size(to),
     head,
-    ...written,
+    ...(format === 'onnx' ? (quantized?.written ?? written) : written),
     info: source.info,
     comparison,
+    quantization: quantized?.quantization,
     bank: options.bank,
     from: source.file,
   };
@@ -239,6 +252,8 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
 interface Target {
   write(path: string): Promise<Written>;
   compare(path: string): Promise<Comparison>;
+  /** What was written and compared, in integers. */
+  quantize?(path: string): Promise<{ written: Written; quantization: Quantization }>;
   place(from: string, to: string): Promise<void>;
   size(path: string): Promise<number>;
 }
@@ -274,6 +289,8 @@ async function targetOf(
       option: 'classifier',
       mend: 'Leave it out; bank writes the text bank beside the student',
     });
+  const { quantize, images, signal } = options;
+  if (quantize !== undefined) checkQuantize(quantize, format, fold);
   if (head === 'drop') featureGraph(graphOf(source.info)); // or there is no backbone to be told apart
   if (format === 'lgdistill')
     return {
@@ -282,7 +299,12 @@ async function targetOf(
       compare: (path) => compareOwn(path, source, head),
     };
   requireHead(source);
-  const reference = () => referenceEmbeddings(source, options.images, options.signal);
+  const reference = () => referenceEmbeddings(source, images, signal);
+  const quantizing = async (onnx: OnnxOptions, fileIn: (path: string) => string) => {
+    if (quantize === undefined) return undefined;
+    const folder = await calibrationFolder(source, images);
+    return { quantize: (path: string) => writeQuantized(fileIn(path), source, onnx, { folder, signal }) };
+  };
   if (format === 'transformers') {
     if (head === 'drop')
       throw new LgdError('BAD_OPTION', 'the folder is for zero-shot use, which needs the projection head.', {
@@ -291,8 +313,10 @@ async function targetOf(
         allowed: 'keep',
       });
     await checkFolder(to);
+    const kept = { head, fold, classifier: undefined };
     return {
       ...asFolder,
+      ...(await quantizing(kept, (path) => join(path, quantizedFile))),
       write: (path) => writeTransformers(path, source, { fold, temperature }),
       compare: async (path) => compareTransformers(path, source, fold, await reference()),
     };
@@ -309,7 +333,8 @@ async function targetOf(
   const onnx = { head, fold, classifier: await classifierOf(source, options, temperature) };
   return {
     ...asFile,
-    write: (path) => writeOnnx(path, source, onnx),
+    ...(await quantizing(onnx, (path) => path)),
+    write: (path) => writeOnnx(path, onnxModel(source, onnx)),
     compare: async (path) => compareOnnx(path, source, onnx, await reference()),
   };
 }

@@ -1,7 +1,7 @@
 /**
  * A student as a model folder in the Hugging Face layout, for @xenova/transformers (as CLIPVisionModelWithProjection),
- * onnxruntime and this package's own teachers: config.json, preprocessor_config.json, onnx/vision_model.onnx, and the
- * text bank as text_bank.json and bank.safetensors.
+ * onnxruntime and this package's own teachers: config.json, preprocessor_config.json, onnx/vision_model.onnx (and
+ * onnx/vision_model_quantized.onnx), and the text bank as text_bank.json and bank.safetensors.
  */
 import { join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -14,11 +14,13 @@ import type { StudentInfo } from '../models/student-info.js';
 import { readPreprocessor } from '../models/teachers/preprocessor.js';
 import { version } from '../version.js';
 import { exportFailed, type Comparison, type Reference } from './compare.js';
-import { compareOnnx, writeOnnx } from './onnx.js';
+import { compareOnnx, onnxModel, writeOnnx } from './onnx.js';
 import type { ExportSource } from './source.js';
 import type { Written } from './written.js';
 
 const modelFile = join('onnx', 'vision_model.onnx');
+/** Beside it; @xenova/transformers loads it unless it is told not to, @huggingface/transformers as dtype q8. */
+export const quantizedFile = join('onnx', 'vision_model_quantized.onnx');
 const bankFile = 'bank.safetensors';
 
 /**
@@ -69,7 +71,7 @@ export async function writeTransformers(
     await writeFileAtomically(join(folder, 'text_bank.json'), textBank(bank, temperature));
     await bank.save(join(folder, bankFile));
   }
-  return writeOnnx(join(folder, modelFile), source, { head: 'keep', fold, classifier: undefined });
+  return writeOnnx(join(folder, modelFile), onnxModel(source, { head: 'keep', fold, classifier: undefined }));
 }
 
 /** The file's text, a row at a time: that of a hundred thousand names is longer than a string may be. */

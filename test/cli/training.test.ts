@@ -227,6 +227,19 @@ describe('from names and images to an exported student', () => {
     }
   });
 
+  test('export --quantize says how near integers come, and what does not go with them', async () => {
+    const file = at('int8.onnx');
+    const to = ['export', at('run'), '--to', 'onnx', '--quantize', 'int8', '--classifier', '--output', file];
+    const { code, stdout } = await lgdistill([...to, '--images', at('held-out')]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^in float32 compared on \d images \(.*held-out\): cosine [01]\.\d{6} or more$/mu);
+    expect(stdout).toMatch(
+      /^in int8, by \d+ images, compared with float32 on (\d+) \(.*held-out\): mean cosine [01]\.\d{4}, [01]\.\d{4} or more; the same answer for \d+ of \1$/mu,
+    );
+    const { stderr } = await lgdistill([...to, '--no-fold']);
+    expect(stderr).toContain('Leave out --no-fold');
+  });
+
   test('a bank of other names beside the file is not taken for its own', async () => {
     const file = at('elsewhere', 'student.safetensors');
     mkdirSync(at('elsewhere'));
