@@ -167,7 +167,7 @@ export {
   type StudentEvaluationOptions,
 } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
-export type { ZeroShotScore } from './evaluate/score.js';
+export type { OtherProtocol, ZeroShotScore } from './evaluate/score.js';
 export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
 export {
   measureInference,
@@ -220,7 +220,6 @@ export {
   type ShareWithInterval,
   type Spread,
 } from './report/compare.js';
-export type { OtherProtocol } from './report/read-run.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
 export {

@@ -13,7 +13,7 @@ import { isFile } from '../files/folders.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
 import { graphOf, hasHead, Student } from '../models/student.js';
-import type { PhaseProgress } from '../runs/phase.js';
+import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent, type StudentInfo } from '../runs/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
 import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
@@ -87,8 +87,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
   checkOptions(options, 'evaluateStudent()', evaluationOptions);
   const { student: path, config: input, mostImages = Infinity, signal, onProgress } = options;
   const config = parseConfig(input);
-  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) =>
-    onProgress?.({ phase, done, total });
+  const report = (phase: Phase) => reporting(onProgress, phase);
   const folder = config.evaluate.data;
   if (folder === undefined)
     throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', {

@@ -1,15 +1,8 @@
 /** The curves of a report: which there are, and their points. */
+import { otherProtocols, type OtherProtocol } from '../evaluate/score.js';
 import { trainingTime } from '../runs/run-log.js';
 import { lossParts, type LossParts } from './loss-parts.js';
-import {
-  otherProtocols,
-  type EvaluationPoint,
-  type OtherProtocol,
-  type RunFacts,
-  type RunRecord,
-  type StepColumns,
-  type StepField,
-} from './read-run.js';
+import type { EvaluationPoint, RunFacts, RunRecord, StepColumns, StepField } from './read-run.js';
 import { methodOf } from './summary.js';
 
 type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5' | OtherProtocol;

@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { checkTexts } from '../arguments.js';
 import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
+import { otherProtocols, type OtherScores, type ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
 import { isObject, membersOf, parsed } from '../files/json.js';
 import { linePaths } from '../files/line-file.js';
@@ -57,11 +57,6 @@ export interface EvaluationPoint {
   /** Of the protocols that ran besides zero-shot, or in its place. */
   others: OtherScores;
 }
-
-/** A protocol besides zero-shot that evaluations while training may report. */
-export type OtherProtocol = 'knn' | 'linear' | 'online';
-export const otherProtocols: readonly OtherProtocol[] = ['knn', 'linear', 'online'];
-export type OtherScores = Partial<Record<OtherProtocol, ZeroShotScore>>;
 
 export interface RunRecord {
   /** The folder's name; unique within a report ({@link readRuns}). */

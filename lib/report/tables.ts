@@ -1,8 +1,8 @@
 /** The tables of the summary. */
-import { html, type Html } from './markup.js';
-import { lossParts } from './loss-parts.js';
-import { otherProtocols, type OtherProtocol } from './read-run.js';
 import { counted } from '../counted.js';
+import { otherProtocols, type OtherProtocol } from '../evaluate/score.js';
+import { lossParts } from './loss-parts.js';
+import { html, type Html } from './markup.js';
 import type { OptionRow, RunSummary } from './summary.js';
 
 const absent = '–';

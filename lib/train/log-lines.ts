@@ -1,13 +1,9 @@
 /** What a run's log says to people alone; runs/run-log.ts has the lines that are read back. */
 import { LgdError, messageOf } from '../errors.js';
-import type { FrozenScores } from '../evaluate/during-training.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
+import type { OtherScores } from '../evaluate/score.js';
 import type { GraphWay, StepInfo } from '../native.js';
 import type { EvaluationEvent } from './events.js';
 import type { MemoryUse } from './steps.js';
-
-/** Scores of an evaluation besides zero-shot. */
-export type OtherScores = FrozenScores & { online?: ZeroShotScore };
 
 export function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);

@@ -25,7 +25,7 @@ import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { createStudent, Student } from '../models/student.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { runFolders } from '../runs/group-folder.js';
-import type { Phase, PhaseProgress } from '../runs/phase.js';
+import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { checkStart } from './beginning.js';
 import { checkBatch, checkEmbeddings, checkUsed, hasNames, required } from './checks.js';
@@ -200,11 +200,6 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   };
 }
 
-const reporter =
-  ({ onProgress }: PrepareOptions, phase: Phase) =>
-  (done: number, total: number) =>
-    onProgress?.({ phase, done, total });
-
 /** Images to learn from and to be judged on. */
 interface Sources {
   source: ImageSource;
@@ -246,7 +241,7 @@ async function openTeacher(
   { offline }: Config,
   options: PrepareOptions,
 ): Promise<AnyTeacher> {
-  const report = reporter(options, 'teacher');
+  const report = reporting(options.onProgress, 'teacher');
   report(0, 1);
   const teacher = await loadTeacher(source, { device, localFilesOnly: offline, signal: options.signal }).catch(
     movedIf(options.resume !== undefined, { teacher: source }),
@@ -271,7 +266,12 @@ async function openBanks(
   const { signal, resume } = options;
   const isResumed = resume !== undefined;
   const kept = isResumed ? await keptBank(config.output, resume) : undefined;
-  const banks = new BankSource(config, teacher, { device, signal, onProgress: reporter(options, 'text bank') }, kept);
+  const banks = new BankSource(
+    config,
+    teacher,
+    { device, signal, onProgress: reporting(options.onProgress, 'text bank') },
+    kept,
+  );
   cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
@@ -427,7 +427,7 @@ async function decode(
   { mode, side, margin }: { mode: CacheMode; side: number; margin: number },
   { config, device, options, cleanup }: Workshop,
 ): Promise<ImageCache | StreamedImages> {
-  const report = reporter(options, phase);
+  const report = reporting(options.onProgress, phase);
   const images = await openDataset(source, mode, {
     device,
     resolution: side,
