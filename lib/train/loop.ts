@@ -259,9 +259,8 @@ class TrainingLoop implements Course {
     step: number,
     lastSign?: () => number,
   ): AsyncGenerator<WaitingEvent, Value, undefined> {
-    return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (event) => {
-      for (const { folder } of this.#runs) await folder.log(event.message);
-      return event;
+    return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (message) => {
+      for (const { folder } of this.#runs) await folder.log(message);
     });
   }
 
