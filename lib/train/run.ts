@@ -9,12 +9,13 @@ import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { OtherScores, ZeroShotScore } from '../evaluate/score.js';
+import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
 import type { SemanticMetrics } from '../native.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
+import { CheckpointStore } from '../runs/checkpoint-store.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
@@ -106,7 +107,7 @@ export class Run {
 
   /** Is there a checkpoint to continue from? */
   async continues(): Promise<boolean> {
-    return this.loop.options.resume !== undefined && (await this.store.list()).length > 0;
+    return this.loop.options.resume !== undefined && (await hasCheckpoint(this.folder.path));
   }
 
   /** Has the log say something of how the run begins. */
@@ -446,7 +447,7 @@ export class Run {
    * @throws LgdError BAD_CHECKPOINT
    */
   async resume(which: string): Promise<BatchPlanState | undefined> {
-    if (which === 'last' && (await this.store.list()).length === 0) {
+    if (which === 'last' && !(await hasCheckpoint(this.folder.path))) {
       const { signal } = this.loop.options;
       await checkStart(this.folder.path, this.student, signal);
       await this.folder.recordStart(await hashStart(this.student, signal));

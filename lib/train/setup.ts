@@ -21,9 +21,11 @@ import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled, remarkIfSame } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { createStudent, Student } from '../models/student.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
+import { bankIn, graphIn } from '../runs/checkpoint.js';
+import { locateCheckpoint } from '../runs/checkpoint-store.js';
 import { runFolders } from '../runs/group-folder.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
@@ -316,13 +318,13 @@ async function makeStudents({
   const outputOf = (student: string) => (names.length === 1 ? config.output : join(config.output, student));
   const students = await Promise.all(
     names.map(async (one) => {
-      const own = resume === undefined ? undefined : await CheckpointStore.graphOf(outputOf(one), resume);
+      const own = resume === undefined ? undefined : await keptIn(outputOf(one), resume, graphIn);
       // of a graph that its checkpoint alone knows
       if (own !== undefined) return new Student(one, device, embeddingSize, widthMultiplier, own, seed);
       return createStudent(one, { device, embeddingSize, widthMultiplier, dropping, seed });
     }),
   );
-  const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
+  const begins = resume === undefined || (resume === 'last' && !(await hasCheckpoint(config.output)));
   if (weights !== undefined && begins) await loadStartWeights(students[0]!, weights); // a checkpoint has all weights
   for (const one of students) {
     await one.drawWeights(signal);
@@ -410,10 +412,19 @@ async function asBegun(config: Config): Promise<ReturnType<typeof withNamesMoved
   );
 }
 
+/** What the checkpoint holds that a run goes on from; undefined where there is none. */
+async function keptIn<Kept>(
+  output: string,
+  resume: string,
+  read: (folder: string) => Promise<Kept | undefined>,
+): Promise<Kept | undefined> {
+  return locateCheckpoint(output, resume).then(read, () => undefined);
+}
+
 /** The text bank in the checkpoint that a run goes on from; of several students the first that has one. */
 async function keptBank(output: string, resume: string): Promise<TextualSemanticsBank | undefined> {
   for (const folder of await runFolders(output)) {
-    const bank = await CheckpointStore.bankOf(folder, resume);
+    const bank = await keptIn(folder, resume, bankIn);
     if (bank !== undefined) return bank;
   }
   return undefined;
