@@ -1,6 +1,6 @@
 /** What a checkpoint's folder holds: the student, its bank and the state, and a manifest with the checksum of every file. */
 import { realpath, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { hashFile } from '../files/hash-file.js';

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { OptionTable } from '../arguments.js';
 import { checkFilled, type RunConfig } from '../config-batch.js';
 import { counted } from '../counted.js';
+import { openJpegDecoder } from '../data/jpeg-decoder.js';
 import { BatchPlan } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import { markLabelled, type FrozenEvaluation } from '../evaluate/during-training.js';
@@ -13,7 +14,7 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { RunFolder } from '../runs/run-folder.js';
 import { waitingEvents, type WaitedFor, type WaitingEvent } from '../stall.js';
 import type { Batch, Dataset } from './batch.js';
-import type { ScoredOn } from './continued.js';
+import type { Circumstances, ScoredOn } from './continued.js';
 import type { RunImages } from './image-list.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 import type { StepTaker } from './steps.js';
@@ -145,14 +146,25 @@ export class Course {
     return this.#images!;
   }
 
-  /** What tells the teacher from any other. */
-  get teacherMark(): TeacherMark {
-    return this.#teacherMark!;
-  }
-
   /** What scores are measured on; undefined where nothing is evaluated. */
   get scoredOn(): ScoredOn | undefined {
     return this.#scoredOn;
+  }
+
+  /** What checkpoints say of it, and a run that goes on is held to. */
+  get circumstances(): Circumstances {
+    const { train, teacherCache } = this.config;
+    const { addon, info } = this.distiller.device;
+    return {
+      dataset: this.images.hash,
+      views: teacherCache.views,
+      accumulate: train.accumulate,
+      jpegDecoder: openJpegDecoder(addon).name,
+      // sums are added in another order by each
+      computed: info.kind === 'cpu' ? 'the CPU' : `${info.name} by ${info.products}`,
+      teacher: this.#teacherMark!,
+      scoredOn: this.#scoredOn,
+    };
   }
 
   /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */

@@ -4,7 +4,6 @@
  */
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
-import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
@@ -290,7 +289,7 @@ export class Run {
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
-    const { distiller, plan, images } = this.course;
+    const { distiller, plan, circumstances } = this.course;
     const { weights, momentum, secondMoment, semantic, online } = await distiller.state(this.number);
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
     if (broken !== undefined && this.#judged !== undefined)
@@ -299,18 +298,12 @@ export class Run {
       isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const progress: Progress = {
       plan: plan.state(),
-      dataset: images.hash,
-      views: this.config.teacherCache.views,
-      accumulate: this.config.train.accumulate,
-      jpegDecoder: this.#jpegDecoder,
-      computed: this.#computed,
-      teacher: this.course.teacherMark,
+      ...circumstances,
       startWeights: this.#startWeights,
       monitor: this.#monitor.state(),
       best: this.#score.best,
       evaluated: this.#evaluated,
       teacherScore: this.#teacherScore ?? null,
-      scoredOn: this.course.scoredOn,
     };
     await this.folder.sync();
     const folder = await this.store.write(
@@ -401,28 +394,9 @@ export class Run {
     );
   }
 
-  get #jpegDecoder(): JpegDecoder['name'] {
-    return openJpegDecoder(this.course.distiller.device.addon).name;
-  }
-
-  /** Sums are added in another order by each. */
-  get #computed(): string {
-    const { name, products, kind } = this.course.distiller.device.info;
-    return kind === 'cpu' ? 'the CPU' : `${name} by ${products}`;
-  }
-
   get #present(): Present {
-    const { images, teacherMark, scoredOn, distiller } = this.course;
-    return {
-      info: this.#studentInfo(),
-      config: this.config,
-      images: images.hash,
-      teacher: distiller.teacher,
-      teacherMark,
-      jpegDecoder: this.#jpegDecoder,
-      computed: this.#computed,
-      scoredOn,
-    };
+    const { circumstances, distiller } = this.course;
+    return { info: this.#studentInfo(), config: this.config, teacher: distiller.teacher, circumstances };
   }
 
   #studentInfo(): StudentInfo {
