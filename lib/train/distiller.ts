@@ -23,7 +23,7 @@ import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from
 import { runOptions, type RunOptions } from './course.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
-import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
+import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './distiller-checks.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
 import type { MemoryUse, QueueOptions, StepTicket } from './steps.js';
