@@ -88,19 +88,15 @@ export {
 export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
-export {
-  bankLoss,
-  bankUpdate,
-  featureLoss,
-  type BankLossInput,
-  type BankLossOptions,
-  type BankLossOutput,
-  type BankUpdateInput,
-  type BankUpdateOutput,
-  type FeatureLossInput,
-  type FeatureLossOutput,
-  type SemanticCallOptions,
-} from './semantic/index.js';
+export { bankLoss, bankUpdate, featureLoss, type BankLossOptions, type SemanticCallOptions } from './semantic/index.js';
+export type {
+  BankLossInput,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossInput,
+  FeatureLossOutput,
+} from './semantic/types.js';
 
 // models
 export * from './models/index.js';

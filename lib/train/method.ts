@@ -31,6 +31,11 @@ const anchors: Record<ChosenMethod, (loss: Config['loss']) => Anchors> = {
   feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
 };
 
+/** Is it the name of a method, and not `auto` or that of another version? */
+export function isMethod(name: string): name is ChosenMethod {
+  return Object.hasOwn(anchors, name);
+}
+
 /** What the semantic head is made with. */
 export function anchorsOf(method: ChosenMethod, loss: Config['loss']): Anchors {
   return anchors[method](loss);
