@@ -1,8 +1,9 @@
 /** The points of a report's curves. */
 import { otherProtocols, type OtherProtocol } from '../evaluate/score.js';
 import { trainingTime } from '../runs/run-log.js';
+import { partMetrics } from '../train/method.js';
 import { chartSpecs, type ChartSpec, type EvaluationField } from './chart-specs.js';
-import type { EvaluationPoint, RunFacts, RunRecord, StepColumns, StepField } from './read-run.js';
+import type { EvaluationPoint, RunFacts, RunRecord, StepColumns } from './read-run.js';
 
 /** One curve's points: x by step, epoch and hours of training; y in the order of the lines' keys. */
 export interface RunPoints {
@@ -63,15 +64,7 @@ function stepPoints(columns: StepColumns, hours: (time: number) => number): RunP
   };
 }
 
-const ofParts: ReadonlySet<string> = new Set([
-  'lossVisual',
-  'lossTextual',
-  'klVisual',
-  'klTextual',
-  'entropyVisual',
-  'entropyTextual',
-  'ownMass',
-] satisfies StepField[]);
+const ofParts: ReadonlySet<string> = new Set(partMetrics);
 
 /** Is it zero throughout, as the number of a part is that the run's method has not? */
 function isNoPart(key: string, column: Float64Array): boolean {

@@ -18,6 +18,7 @@ import { runFolders } from '../runs/group-folder.js';
 import { configFile, logFile, metricsFile, readRunConfig } from '../runs/run-folder.js';
 import { readRunLog, type RunLog } from '../runs/run-log.js';
 import { readStudent, type StudentInfo } from '../runs/student-file.js';
+import { partMetrics } from '../train/method.js';
 
 /** The numbers of a step, in the order of the columns; `time` is in milliseconds since 1970. */
 export const stepFields = [
@@ -25,13 +26,7 @@ export const stepFields = [
   'epoch',
   'time',
   'loss',
-  'lossVisual',
-  'lossTextual',
-  'klVisual',
-  'klTextual',
-  'entropyVisual',
-  'entropyTextual',
-  'ownMass',
+  ...partMetrics,
   'agreement',
   'categoriesHit',
   'categoriesSeen',
