@@ -12,9 +12,9 @@ import { LgdError } from '../errors.js';
 import { isFile } from '../files/folders.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
-import { graphOf, hasHead, Student } from '../models/student.js';
+import { hasHead } from '../models/student.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
-import { readStudent, type StudentInfo } from '../runs/student-file.js';
+import { readStudent, studentOf, type StudentInfo } from '../runs/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
 import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
@@ -191,13 +191,12 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
 
 async function scoreStudent(
   device: Device,
-  { info, weights }: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
+  content: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
   evaluation: ZeroShotEvaluation,
   { batch, precision, ...options }: EvaluateOptions & { batch: number; precision: Precision | undefined },
 ): Promise<ZeroShotScore> {
-  const student = new Student(info.architecture, device, info.embeddingSize, info.widthMultiplier, graphOf(info), 0);
-  student.load(weights);
-  using encoder = student.compile({ batch, resolution: info.resolution, precision, training: false });
+  const student = studentOf(content, device);
+  using encoder = student.compile({ batch, resolution: content.info.resolution, precision, training: false });
   return await evaluation.evaluateEncoder(encoder, options);
 }
 
