@@ -88,19 +88,15 @@ export {
 export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
-export {
-  bankLoss,
-  bankUpdate,
-  featureLoss,
-  type BankLossInput,
-  type BankLossOptions,
-  type BankLossOutput,
-  type BankUpdateInput,
-  type BankUpdateOutput,
-  type FeatureLossInput,
-  type FeatureLossOutput,
-  type SemanticCallOptions,
-} from './semantic/index.js';
+export { bankLoss, bankUpdate, featureLoss, type BankLossOptions, type SemanticCallOptions } from './semantic/index.js';
+export type {
+  BankLossInput,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossInput,
+  FeatureLossOutput,
+} from './semantic/types.js';
 
 // models
 export * from './models/index.js';
@@ -167,7 +163,7 @@ export {
   type StudentEvaluationOptions,
 } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
-export type { ZeroShotScore } from './evaluate/score.js';
+export type { OtherProtocol, ZeroShotScore } from './evaluate/score.js';
 export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
 export {
   measureInference,
@@ -220,7 +216,6 @@ export {
   type ShareWithInterval,
   type Spread,
 } from './report/compare.js';
-export type { OtherProtocol } from './report/read-run.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
 export {

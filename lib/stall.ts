@@ -33,24 +33,21 @@ export interface WaitingEvent extends Wait {
  * @param step steps done
  * @param minutes and
  * @param lastSign as of {@link tellingOfWaits}
- * @param tell makes of it what is yielded
+ * @param log is told of each first
  */
-export async function* waitingEvents<Value, Event>(
+export async function* waitingEvents<Value>(
   promise: Promise<Value>,
   what: WaitedFor,
   { step, minutes, lastSign }: { step: number; minutes: number; lastSign?: (() => number) | undefined },
-  tell: (event: WaitingEvent) => Event | Promise<Event>,
-): AsyncGenerator<Event, Value, undefined> {
+  log?: (message: string) => Promise<void>,
+): AsyncGenerator<WaitingEvent, Value, undefined> {
   const waits = tellingOfWaits(promise, what, minutes, lastSign);
   for (;;) {
     const { done, value } = await waits.next();
     if (done) return value;
-    yield await tell({
-      type: 'waiting',
-      step,
-      ...value,
-      message: describeWait(value, what === 'evaluation' ? step : step + 1),
-    });
+    const message = describeWait(value, what === 'evaluation' ? step : step + 1);
+    await log?.(message);
+    yield { type: 'waiting', step, ...value, message };
   }
 }
 
@@ -64,11 +61,11 @@ export interface Watched {
  * What work gives that is long as a whole. A caller that leaves meanwhile ends it.
  * @param patiently tells of its waits, of which each begins with the last sign of life
  */
-export async function* watched<Value, Event>(
+export async function* watched<Value>(
   work: (options: Watched) => Promise<Value>,
   signal: AbortSignal | undefined,
-  patiently: (promise: Promise<Value>, lastSign: () => number) => AsyncGenerator<Event, Value, undefined>,
-): AsyncGenerator<Event, Value, undefined> {
+  patiently: (promise: Promise<Value>, lastSign: () => number) => AsyncGenerator<WaitingEvent, Value, undefined>,
+): AsyncGenerator<WaitingEvent, Value, undefined> {
   const left = new AbortController();
   let lastSign = performance.now();
   const done = work({

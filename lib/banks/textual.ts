@@ -4,7 +4,8 @@ import { checkArgument, checkOptions, checkText, type OptionTable } from '../arg
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
-import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../files/safetensors.js';
+import { bytesOf, readSafetensors, writeSafetensors } from '../files/safetensors.js';
+import { mebibytes } from '../files/safetensors-header.js';
 import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { checkSimilarity, nearestPairs } from '../text/nearest-pairs.js';

@@ -5,6 +5,35 @@ import { percent, phaseReporter } from './run-report.js';
 import { formatDuration } from './table.js';
 import type { Terminal } from './terminal.js';
 
+/** Options of a configuration that both tasks take, to score and to train. */
+export const scoringOptions: readonly string[] = [
+  'device',
+  'threads',
+  'dense.data',
+  'dense.evaluationData',
+  'train.precision',
+  'log.stallMinutes',
+];
+export const trainingOptions: readonly string[] = [
+  ...scoringOptions,
+  'seed',
+  'overwrite',
+  'dense.resolution',
+  'dense.batchSize',
+  'dense.epochs',
+  'dense.maxSteps',
+  'dense.learningRate',
+  'dense.momentum',
+  'dense.weightDecay',
+  'dense.scaleMin',
+  'dense.scaleMax',
+  'dense.flipProbability',
+  'dense.everyEpochs',
+  'log.everySteps',
+];
+/** What training says of them. */
+export const trainingHelp = { overwrite: 'Empty the folder of --to first when it holds an earlier run' };
+
 /** The events; what is opened before the first is told of, too, where it stands still for so many minutes. */
 async function* watchedFromTheStart<Event>(
   events: AsyncGenerator<Event, void>,

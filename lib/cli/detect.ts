@@ -3,7 +3,7 @@ import { counted } from '../counted.js';
 import type { DetectionScore } from '../dense/average-precision.js';
 import { evaluateDetection, trainDetection } from '../dense/detection.js';
 import type { Bind } from './command.js';
-import { shareOf, showScore, showTraining } from './dense-report.js';
+import { scoringOptions, shareOf, showScore, showTraining, trainingHelp, trainingOptions } from './dense-report.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { percent, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
@@ -11,6 +11,7 @@ import type { Terminal } from './terminal.js';
 
 const dataHelp = 'folder of the images (the same as --dense.data)';
 const annotationsHelp = 'COCO JSON file of their boxes (the same as --dense.annotations)';
+const ofBoxes = ['dense.annotations', 'dense.evaluationAnnotations'];
 
 export function detectCommand(bind: Bind): Command {
   return new Command('detect')
@@ -26,34 +27,7 @@ function trainCommand(bind: Bind): Command {
     .requiredOption('--to <folder>', 'folder for the network and its metrics')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
-  addConfigOptions(
-    command,
-    [
-      'device',
-      'threads',
-      'seed',
-      'overwrite',
-      'dense.data',
-      'dense.annotations',
-      'dense.evaluationData',
-      'dense.evaluationAnnotations',
-      'dense.resolution',
-      'dense.batchSize',
-      'dense.epochs',
-      'dense.maxSteps',
-      'dense.learningRate',
-      'dense.momentum',
-      'dense.weightDecay',
-      'dense.scaleMin',
-      'dense.scaleMax',
-      'dense.flipProbability',
-      'dense.everyEpochs',
-      'train.precision',
-      'log.everySteps',
-      'log.stallMinutes',
-    ],
-    { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } },
-  );
+  addConfigOptions(command, [...trainingOptions, ...ofBoxes], { help: trainingHelp });
   return command.action(
     bind(async ({ terminal, signal }) => {
       const { student, to, data, annotations } = command.opts<{
@@ -78,25 +52,12 @@ function evaluateCommand(bind: Bind): Command {
     .requiredOption('--model <path>', 'the folder that detect train wrote, or its model.safetensors')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
-  addConfigOptions(
-    command,
-    [
-      'device',
-      'threads',
-      'dense.data',
-      'dense.annotations',
-      'dense.evaluationData',
-      'dense.evaluationAnnotations',
-      'train.precision',
-      'log.stallMinutes',
-    ],
-    {
-      help: {
-        ...stallHelp,
-        'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
-      },
+  addConfigOptions(command, [...scoringOptions, ...ofBoxes], {
+    help: {
+      ...stallHelp,
+      'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
     },
-  );
+  });
   return command.action(
     bind(async ({ terminal, signal }) => {
       const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();

@@ -4,26 +4,15 @@ import type { SegmentationScore } from '../dense/intersection.js';
 import { evaluateSegmentation, trainSegmentation } from '../dense/segmentation.js';
 import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
 import type { Bind } from './command.js';
-import { shareOf, showScore, showTraining } from './dense-report.js';
+import { scoringOptions, shareOf, showScore, showTraining, trainingHelp, trainingOptions } from './dense-report.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 const dataHelp = 'images and masks: pairs, Cityscapes, ADE20K or VOC layout (the same as --dense.data)';
-const evaluated = [
-  'device',
-  'threads',
-  'offline',
-  'names',
-  'dense.data',
-  'dense.evaluationData',
-  'dense.layout',
-  'dense.evaluationSplit',
-  'dense.inference',
-  'train.precision',
-  'log.stallMinutes',
-];
+const ofMasks = ['names', 'dense.layout', 'dense.evaluationSplit', 'dense.inference'];
+const evaluated = [...scoringOptions, ...ofMasks, 'offline'];
 
 export function segmentCommand(bind: Bind): Command {
   return new Command('segment')
@@ -39,39 +28,9 @@ function trainCommand(bind: Bind): Command {
     .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
     .requiredOption('--to <folder>', 'folder for the network and its metrics')
     .option('--data <folder>', dataHelp);
-  addConfigOptions(
-    command,
-    [
-      'device',
-      'threads',
-      'seed',
-      'overwrite',
-      'names',
-      'dense.data',
-      'dense.evaluationData',
-      'dense.layout',
-      'dense.split',
-      'dense.evaluationSplit',
-      'dense.head',
-      'dense.outputStride',
-      'dense.resolution',
-      'dense.batchSize',
-      'dense.epochs',
-      'dense.maxSteps',
-      'dense.learningRate',
-      'dense.momentum',
-      'dense.weightDecay',
-      'dense.scaleMin',
-      'dense.scaleMax',
-      'dense.flipProbability',
-      'dense.inference',
-      'dense.everyEpochs',
-      'train.precision',
-      'log.everySteps',
-      'log.stallMinutes',
-    ],
-    { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } },
-  );
+  addConfigOptions(command, [...trainingOptions, ...ofMasks, 'dense.split', 'dense.head', 'dense.outputStride'], {
+    help: trainingHelp,
+  });
   return command.action(
     bind(async ({ terminal, signal }) => {
       const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();

@@ -7,7 +7,7 @@ import { LgdError } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
-import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
+import { backboneOf, readDense } from '../runs/network-file.js';
 import { orAborted } from '../turn.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
 import { boxesInside, drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
@@ -15,9 +15,9 @@ import { checkDecode } from './detection-decode.js';
 import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
 import { checkListed } from './listed-files.js';
-import { readStart } from './start.js';
+import { infoOf, readStart } from './start.js';
 import { checkDense } from './trainer.js';
-import { trainDense, type DenseLoss, type DenseTrainingEvent } from './training.js';
+import { checkLoss, trainDense, trainingOptions, type DenseLoss, type DenseTrainingEvent } from './training.js';
 
 /**
  * Means of the three parts of the loss: classes and centre-ness over the locations with a class, boxes weighted by
@@ -55,13 +55,6 @@ export interface DetectionTraining {
   signal?: AbortSignal | undefined;
 }
 
-const trainingOptions = {
-  student: 'needed',
-  output: 'needed',
-  config: 'needed',
-  signal: 'optional',
-} satisfies OptionTable<DetectionTraining>;
-
 /**
  * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. Whatever ends it early, the network as
  * it is stays in last.safetensors, unless its numbers are no numbers any more.
@@ -90,25 +83,17 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
   const { inside, remarks } = boxesInside(train);
   if (evaluation !== undefined) boxesInside(evaluation); // scored on as they are, as COCO does
-  const { architecture, widthMultiplier, mean, std } = student.info;
-  const info: Omit<DenseInfo, 'step'> = {
-    task: 'detection',
-    architecture,
-    widthMultiplier,
-    head: dense.head,
-    outputStride: 32,
-    resolution: dense.resolution,
-    mean,
-    std,
-    names: train.set.names,
-  };
-  const [images, classes] = [train.set.images.length, train.set.names.length];
-  yield* trainDense<BoxBatch, DetectionLosses, DetectionScore, DetectionEvent>(
+  const info = infoOf('detection', student, { ...dense, outputStride: 32 }, train.set.names);
+  const { mean, std } = info;
+  const classes = info.names.length;
+  yield* trainDense(
     {
       info,
       graph: detectionGraph(backboneOf(info), { classes }),
       student,
-      images,
+      images: train.set.images.length,
+      evaluationImages: evaluation?.set.images.length ?? 0,
+      start: { ...(remarks.length > 0 && { remarks }) },
       draw: (places, first) => drawBoxBatch(inside, places, { dense, seed, first, mean, std }),
       openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
       score:
@@ -118,19 +103,6 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
           return await scoreDetector(detector, evaluation, options);
         }),
       rank: ({ ap }) => ap ?? 0,
-      tell: (event) => {
-        if (event.type === 'start')
-          return {
-            ...event,
-            images,
-            evaluationImages: evaluation?.set.images.length ?? 0,
-            classes,
-            ...(remarks.length > 0 && { remarks }),
-          };
-        return event.type === 'step'
-          ? { ...event, loss: event.losses.classes + event.losses.boxes + event.losses.centreness }
-          : event;
-      },
     },
     output,
     config,
@@ -180,7 +152,7 @@ function sameClasses(known: readonly string[], found: readonly string[]): void {
 }
 
 /** The loss over the locations of a batch. */
-class BoxLoss implements DenseLoss<BoxBatch, DetectionLosses> {
+class BoxLoss implements DenseLoss<BoxBatch, { losses: DetectionLosses }> {
   readonly #results: TensorHandle;
   readonly #levels: number[];
   readonly #classes: number;
@@ -214,19 +186,20 @@ class BoxLoss implements DenseLoss<BoxBatch, DetectionLosses> {
     });
   }
 
-  async read({ targets: { positive, centred } }: BoxBatch, step: number): Promise<DetectionLosses> {
+  async read(
+    { targets: { positive, centred } }: BoxBatch,
+    step: number,
+  ): Promise<{ loss: number; losses: DetectionLosses }> {
     const results = await this.device.addon.readTensor(this.#results);
-    const sums = [0, 0, 0];
+    const sums: [number, number, number] = [0, 0, 0];
     for (let i = 0; i < results.length; i++) sums[i % 3]! += results[i]!;
-    if (!sums.every(Number.isFinite))
-      throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, {
-        mend: 'Lower dense.learningRate',
-      });
-    return {
-      classes: sums[0]! / Math.max(1, positive),
-      boxes: sums[1]! / Math.max(1e-6, centred),
-      centreness: sums[2]! / Math.max(1, positive),
+    checkLoss(sums, step);
+    const losses = {
+      classes: sums[0] / Math.max(1, positive),
+      boxes: sums[1] / Math.max(1e-6, centred),
+      centreness: sums[2] / Math.max(1, positive),
     };
+    return { loss: losses.classes + losses.boxes + losses.centreness, losses };
   }
 
   [Symbol.dispose](): void {

@@ -7,15 +7,15 @@ import { LgdError } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
-import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
+import { backboneOf, readDense } from '../runs/network-file.js';
 import { orAborted } from '../turn.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { checkListed } from './listed-files.js';
 import { checkLabelled, drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { checkLook, lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
-import { readStart } from './start.js';
+import { infoOf, readStart } from './start.js';
 import { checkDense } from './trainer.js';
-import { trainDense, type DenseLoss, type DenseTrainingEvent } from './training.js';
+import { checkLoss, trainDense, trainingOptions, type DenseLoss, type DenseTrainingEvent } from './training.js';
 
 /** What {@link trainSegmentation} tells while it goes on. The loss is the mean over the pixels that count. */
 export type SegmentationEvent = DenseTrainingEvent<SegmentationScore, { layout: string }>;
@@ -36,13 +36,6 @@ export interface SegmentationTraining {
   config: ConfigInput;
   signal?: AbortSignal | undefined;
 }
-
-const trainingOptions = {
-  student: 'needed',
-  output: 'needed',
-  config: 'needed',
-  signal: 'optional',
-} satisfies OptionTable<SegmentationTraining>;
 
 interface Sets {
   train: MaskedImages;
@@ -65,26 +58,17 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
   checkDense(dense);
   const student = await readStart(path);
   const { train, evaluation } = await openSets(config, signal);
-  const { architecture, widthMultiplier, mean, std } = student.info;
-  const info: Omit<DenseInfo, 'step'> = {
-    task: 'segmentation',
-    architecture,
-    widthMultiplier,
-    head: dense.head,
-    outputStride: dense.outputStride,
-    resolution: dense.resolution,
-    mean,
-    std,
-    names: train.names,
-  };
+  const info = infoOf('segmentation', student, dense, train.names);
+  const { mean, std } = info;
   const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
-  const images = train.pairs.length;
-  yield* trainDense<MaskBatch, number, SegmentationScore, SegmentationEvent>(
+  yield* trainDense(
     {
       info,
       graph,
       student,
-      images,
+      images: train.pairs.length,
+      evaluationImages: evaluation?.pairs.length ?? 0,
+      start: { layout: train.layout },
       draw: (places, first) => drawMaskBatch(train, places, { dense, seed, first, mean, std }),
       openLoss: (device) => new PixelLoss(device, dense.batchSize * dense.resolution ** 2),
       score:
@@ -94,19 +78,6 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
           return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, ...options });
         }),
       rank: ({ meanIou }) => meanIou ?? 0,
-      tell: (event) => {
-        if (event.type === 'start')
-          return {
-            ...event,
-            images,
-            evaluationImages: evaluation?.pairs.length ?? 0,
-            classes: train.names.length,
-            layout: train.layout,
-          };
-        if (event.type !== 'step') return event;
-        const { losses: loss, ...rest } = event;
-        return { ...rest, loss };
-      },
     },
     output,
     config,
@@ -151,7 +122,7 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
 }
 
 /** Cross entropy over the pixels of a batch. */
-class PixelLoss implements DenseLoss<MaskBatch, number> {
+class PixelLoss implements DenseLoss<MaskBatch, object> {
   readonly #results: TensorHandle;
 
   constructor(
@@ -166,15 +137,12 @@ class PixelLoss implements DenseLoss<MaskBatch, number> {
   }
 
   /** Mean over the pixels that count. @throws LgdError NON_FINITE */
-  async read({ counted }: MaskBatch, step: number): Promise<number> {
+  async read({ counted }: MaskBatch, step: number): Promise<{ loss: number }> {
     const results = await this.device.addon.readTensor(this.#results);
     let sum = 0;
     for (let i = 0; i < results.length; i += 3) sum += results[i]!;
-    if (!Number.isFinite(sum))
-      throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, {
-        mend: 'Lower dense.learningRate',
-      });
-    return sum / Math.max(1, counted);
+    checkLoss([sum], step);
+    return { loss: sum / Math.max(1, counted) };
   }
 
   [Symbol.dispose](): void {

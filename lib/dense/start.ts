@@ -3,7 +3,9 @@ import { realpath } from 'node:fs/promises';
 import { LgdError } from '../errors.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { WeightRecord } from '../models/weights.js';
+import type { DenseInfo, DenseTask } from '../runs/network-file.js';
 import { findStudentFile, readStudent, type StudentInfo } from '../runs/student-file.js';
+import type { DenseConfig } from './trainer.js';
 
 export interface StartStudent {
   /** Absolute, without the links of a run folder, which move while the run goes on. */
@@ -27,4 +29,14 @@ export async function readStart(path: string): Promise<StartStudent> {
       { option: 'student', mend: 'Start from a student of this package' },
     );
   return { ...content, sha256: await hashIfReadable(content.file) };
+}
+
+/** What the network is that grows from a student: of these class names, with the head and the input of `dense`. */
+export function infoOf(
+  task: DenseTask,
+  { info: { architecture, widthMultiplier, mean, std } }: StartStudent,
+  { head, outputStride, resolution }: Pick<DenseConfig, 'head' | 'outputStride' | 'resolution'>,
+  names: readonly string[],
+): Omit<DenseInfo, 'step'> {
+  return { task, architecture, widthMultiplier, head, outputStride, resolution, mean, std, names };
 }

@@ -2,7 +2,8 @@
  * The loop of a dense network's training: steps, evaluations, and what is kept of them. What is read, lost and scored
  * is the task's.
  */
-import type { Config } from '../config.js';
+import type { OptionTable } from '../arguments.js';
+import type { Config, ConfigInput } from '../config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
@@ -17,37 +18,45 @@ import { DenseFolder } from './folder.js';
 import type { StartStudent } from './start.js';
 import { DenseTrainer, denseRate, denseSteps, startWeights } from './trainer.js';
 
-/** What is trained: `Losses` are told of a step, `Score` of an evaluation, both in an `Event`. */
-export interface TrainedTask<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object> {
+/** What trainings of dense networks are given. */
+export const trainingOptions = {
+  student: 'needed',
+  output: 'needed',
+  config: 'needed',
+  signal: 'optional',
+} satisfies OptionTable<{ student: string; output: string; config: ConfigInput; signal?: AbortSignal | undefined }>;
+
+/** What is trained. `Start` and `Step` are what the start and each step tell besides, `Score` is of an evaluation. */
+export interface TrainedTask<Batch extends { pixels: Float32Array }, Score, Start, Step> {
   info: Omit<DenseInfo, 'step'>;
   graph: GraphSpec;
   student: StartStudent;
   /** Images to train on. */
   images: number;
+  evaluationImages: number;
+  start: Start;
   /** The views of these images. @param first number of the first view, which keys its draws */
   draw(images: Int32Array, first: number): Promise<Batch>;
-  openLoss(device: Device): DenseLoss<Batch, Losses>;
+  openLoss(device: Device): DenseLoss<Batch, Step>;
   /** Of a network with these weights; undefined: there is nothing to evaluate on. */
   score: ((state: WeightRecord, device: Device, options: Watched) => Promise<Score>) | undefined;
   /** What the best network has most of. */
   rank(score: Score): number;
-  /** The event as the task's callers get it, and as metrics.jsonl has it. */
-  tell(event: DenseEvent<Losses, Score>): Event;
 }
 
 /** The loss of a task, with its memory on the device. */
-export interface DenseLoss<Batch, Losses> extends Disposable {
+export interface DenseLoss<Batch, Step> extends Disposable {
   /** Queues what writes dOutput from the network's output. */
   queue(output: TensorHandle, dOutput: TensorHandle, batch: Batch): void;
   /** Waits for it. @throws LgdError NON_FINITE */
-  read(batch: Batch, step: number): Promise<Losses>;
+  read(batch: Batch, step: number): Promise<{ loss: number } & Step>;
 }
 
-export type DenseEvent<Losses, Score> =
-  | { type: 'start'; totalSteps: number }
-  | { type: 'step'; step: number; losses: Losses; learningRate: number; seconds: number }
-  | WaitingEvent
-  | Extract<DenseTrainingEvent<Score>, { type: 'evaluation' | 'done' }>;
+/** Looks at what a step's loss added up to. @throws LgdError NON_FINITE */
+export function checkLoss(sums: readonly number[], step: number): void {
+  if (!sums.every(Number.isFinite))
+    throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, { mend: 'Lower dense.learningRate' });
+}
 
 /** What trainings of dense networks tell while they go on; `Start` and `Step` are what a task adds. */
 export type DenseTrainingEvent<Score, Start = object, Step = object> =
@@ -71,7 +80,7 @@ export type DenseTrainingEvent<Score, Start = object, Step = object> =
 
 /** What draws the batches, one step after the other. */
 function drawing<Batch extends { pixels: Float32Array }>(
-  task: Pick<TrainedTask<Batch, unknown, unknown, object>, 'images' | 'draw'>,
+  task: Pick<TrainedTask<Batch, unknown, unknown, unknown>, 'images' | 'draw'>,
   { dense: { batchSize }, seed }: Config,
 ): (step: number) => Promise<Batch> {
   const sampler = new ShuffledSampler({ count: task.images, batchSize, seed });
@@ -88,15 +97,15 @@ function drawing<Batch extends { pixels: Float32Array }>(
  * whole. An earlier run in the folder stays until there is a first batch.
  * @throws LgdError BAD_CONFIG, BAD_DATASET, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the task and the device
  */
-export async function* trainDense<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object>(
-  task: TrainedTask<Batch, Losses, Score, Event>,
+export async function* trainDense<Batch extends { pixels: Float32Array }, Score, Start, Step>(
+  task: TrainedTask<Batch, Score, Start, Step>,
   output: string,
   config: Config,
   signal: AbortSignal | undefined,
-): AsyncGenerator<Event, void> {
+): AsyncGenerator<DenseTrainingEvent<Score, Start, Step>, void> {
   const { dense, seed, log } = config;
-  const { info, graph, student } = task;
-  const { steps, perEpoch } = denseSteps(dense, task.images);
+  const { info, graph, student, images, evaluationImages } = task;
+  const { steps, perEpoch } = denseSteps(dense, images);
   await using folder = await DenseFolder.open(output, { overwrite: config.overwrite, student: student.file });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   using trainer = new DenseTrainer(device, graph, await startWeights(graph, student.weights, seed, signal), {
@@ -106,14 +115,13 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     momentum: dense.momentum,
   });
   using loss = task.openLoss(device);
-  yield task.tell({ type: 'start', totalSteps: steps });
+  yield { type: 'start', images, evaluationImages, classes: info.names.length, totalSteps: steps, ...task.start };
   const draw = drawing(task, config);
   const begun = performance.now();
   const seconds = () => (performance.now() - begun) / 1000;
-  const logged = async (event: DenseEvent<Losses, Score>): Promise<Event> => {
-    const told = task.tell(event);
-    await folder.log(told);
-    return told;
+  const logged = async <Event extends object>(event: Event): Promise<Event> => {
+    await folder.log(event);
+    return event;
   };
   let [step, whole] = [0, 0]; // steps queued, and those that are known to have run
   let best: { step: number; score: Score } | undefined;
@@ -123,7 +131,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     return state;
   };
   const patiently = <Value>(promise: Promise<Value>, what: WaitedFor, done = step, lastSign?: () => number) =>
-    waitingEvents(promise, what, { step: done, minutes: log.stallMinutes, lastSign }, task.tell);
+    waitingEvents(promise, what, { step: done, minutes: log.stallMinutes, lastSign });
   let ahead = draw(0);
   yield* patiently(orAborted(ahead, 'the training', signal), 'images');
   throwIfAborted(signal, 'the training');
@@ -149,9 +157,9 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
         continue;
       }
       // also where nobody is told: a network that diverged is neither scored nor kept
-      const losses = yield* patiently(loss.read(batch, step), 'device', step - 1);
+      const read = yield* patiently(loss.read(batch, step), 'device', step - 1);
       whole = step;
-      if (isTold) yield await logged({ type: 'step', step, losses, learningRate, seconds: seconds() });
+      if (isTold) yield await logged({ type: 'step' as const, step, ...read, learningRate, seconds: seconds() });
       if (!isDue) continue;
       const state = await keep();
       const { score: evaluate } = task;
@@ -163,7 +171,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       );
       const isBest = await folder.rank({ ...info, step }, state, task.rank(score));
       if (isBest) best = { step, score };
-      yield await logged({ type: 'evaluation', step, score, best: isBest });
+      yield await logged({ type: 'evaluation' as const, step, score, best: isBest });
     }
   } catch (error) {
     const isAborted = error instanceof LgdError && error.code === 'ABORTED';
@@ -176,5 +184,5 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     // nothing of this training stays queued, where a caller left it in the middle of a wait
     await device.synchronize().catch(() => undefined);
   }
-  yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score: best?.score, bestStep: best?.step });
+  yield { type: 'done', step, seconds: seconds(), folder: output, score: best?.score, bestStep: best?.step };
 }

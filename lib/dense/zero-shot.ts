@@ -8,7 +8,7 @@ import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { withBank } from '../evaluate/student.js';
 import { precisionOf } from '../models/compiled.js';
-import { studentGraph } from '../models/student.js';
+import { graphOf } from '../models/student.js';
 import { readStudent } from '../runs/student-file.js';
 import type { SegmentationScore } from './intersection.js';
 import { openEvaluation, scoreOptions, scoreSegmenter, type ScoreOptions } from './segmentation.js';
@@ -53,14 +53,7 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   try {
     const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
-    const graph =
-      info.graph ??
-      studentGraph(info.architecture, {
-        embeddingSize: info.embeddingSize,
-        widthMultiplier: info.widthMultiplier,
-        dropping: false,
-      });
-    using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, {
+    using segmenter = Segmenter.zeroShot({ graph: graphOf(info), weights, info }, bank, {
       device,
       outputStride: dense.outputStride,
       resolution: dense.resolution,

@@ -6,7 +6,7 @@ import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import { accuracyOf } from './accuracy.js';
 import { embedOptions, type EmbedOptions } from './embed.js';
-import { FeatureExtractor, type FeatureExtractorOptions } from './features.js';
+import { ImageFeatures, type StudentFeaturesOptions } from './features.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
 import type { LabelledSet } from './labelled.js';
 import type { ZeroShotScore } from './score.js';
@@ -14,7 +14,7 @@ import type { ZeroShotScore } from './score.js';
 /** Scores by protocol; those that are asked for. */
 export type FrozenScores = Partial<Record<'knn' | 'linear', ZeroShotScore>>;
 
-export interface FrozenEvaluationOptions extends Omit<FeatureExtractorOptions, 'graph'> {
+export interface FrozenEvaluationOptions extends Omit<StudentFeaturesOptions, 'graph' | 'weights'> {
   /** `evaluate.also` says which protocols; the group has their settings. */
   config: Config;
   /** Labelled images to learn from, and to be judged on; their labels are indices into the same class names. */
@@ -64,15 +64,15 @@ export class FrozenEvaluation {
     const { also } = config.evaluate;
     const images = { train, test, classNames: test.classNames! };
     const score = ({ answers }: Judged) => accuracyOf(answers, images.classNames.length);
-    using extractor = new FeatureExtractor({ ...this.options, graph });
-    extractor.load(weights);
+    const { device, batch, resolution, precision, mean, std } = this.options;
+    using features = ImageFeatures.ofStudent({ device, graph, weights, batch, resolution, precision, mean, std });
     return {
-      ...(also !== 'linear' && { knn: score(await judgeByNeighbours(extractor, images, config, options)) }),
+      ...(also !== 'linear' && { knn: score(await judgeByNeighbours(features, images, config, options)) }),
       ...(also !== 'knn' && {
         linear: score(
           (
             await judgeByProbes(
-              extractor,
+              features,
               images,
               { ...config, evaluate: { ...config.evaluate, solver: 'sgd' } },
               { ...options, onFit: options.onProgress },

@@ -50,6 +50,23 @@ export function encoderEmbedder(encoder: CompiledEncoder): Embedder {
   };
 }
 
+/** The same of an encoder that is disposed of with it. */
+export function ownedEmbedder(encoder: CompiledEncoder): Embedder {
+  try {
+    const inner = encoderEmbedder(encoder);
+    return {
+      ...inner,
+      [Symbol.dispose]: () => {
+        inner[Symbol.dispose]();
+        encoder.dispose();
+      },
+    };
+  } catch (error) {
+    encoder.dispose();
+    throw error;
+  }
+}
+
 /** A teacher that sees images: any but one of precomputed embeddings. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
 export function teacherEmbedder(
   { addon, handle }: Device,
@@ -57,17 +74,7 @@ export function teacherEmbedder(
   { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal | undefined },
 ): Embedder {
   const { resolution } = teacher;
-  if (teacher.kind === 'native') {
-    const compiled = teacher.compile({ batch, precision });
-    const inner = encoderEmbedder(compiled);
-    return {
-      ...inner,
-      [Symbol.dispose]: () => {
-        inner[Symbol.dispose]();
-        compiled.dispose();
-      },
-    };
-  }
+  if (teacher.kind === 'native') return ownedEmbedder(teacher.compile({ batch, precision }));
   const images = addon.makeImages(handle, batch, resolution, resolution, false);
   return {
     batch,

@@ -8,7 +8,7 @@ import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import {
   embedImages,
-  encoderEmbedder,
+  ownedEmbedder,
   teacherEmbedder,
   type Embedder,
   type EmbedOptions,
@@ -16,10 +16,11 @@ import {
 } from './embed.js';
 import type { LabelledSet } from './labelled.js';
 
-export interface FeatureExtractorOptions {
+export interface StudentFeaturesOptions {
   device: Device;
-  /** The student's, with its projection head. */
+  /** The student's, with its projection head, and its weights; the head's are passed over. */
   graph: GraphSpec;
+  weights: Readonly<WeightRecord>;
   batch: number;
   resolution: number;
   precision: Precision | undefined;
@@ -28,28 +29,51 @@ export interface FeatureExtractorOptions {
   std: ChannelTriple;
 }
 
-/** Features of the images of a set that can be decoded. */
-export interface Features {
-  /** [N,H]. */
-  rows: Float32Array;
-  /** Which images these are of. */
-  images: Int32Array;
-}
-
 /** What gives features [N,H] of centre crops. */
-export abstract class ImageFeatures {
-  abstract readonly device: Device;
-  /** H. */
-  abstract readonly dimension: number;
+export class ImageFeatures implements Disposable {
+  private constructor(
+    readonly device: Device,
+    /** H. */
+    readonly dimension: number,
+    private readonly embedder: Embedder,
+    /** Channel statistics of the input. */
+    private readonly input: { mean: ChannelTriple; std: ChannelTriple },
+  ) {}
+
+  /** The student up to its pooled features, forward only. @throws LgdError BAD_MODEL, BAD_OPTION, OUT_OF_MEMORY */
+  static ofStudent({ device, graph, weights, mean, std, ...compiled }: StudentFeaturesOptions): ImageFeatures {
+    const encoder = new CompiledEncoder(device, featureGraph(graph), { ...compiled, training: false });
+    const embedder = ownedEmbedder(encoder);
+    try {
+      encoder.load(weightsOf(encoder.graph, weights));
+      return new ImageFeatures(device, featureSize(graph), embedder, { mean, std });
+    } catch (error) {
+      embedder[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** A teacher's embeddings. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
+  static ofTeacher(
+    device: Device,
+    teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>,
+    options: { batch: number; precision: Precision | undefined; signal: AbortSignal | undefined },
+  ): ImageFeatures {
+    return new ImageFeatures(device, teacher.embeddingSize, teacherEmbedder(device, teacher, options), teacher);
+  }
 
   /**
    * Of all images that can be decoded, in order, batch by batch.
    * @throws LgdError NON_FINITE, ABORTED, and device faults
    */
-  abstract each(images: LabelledSet, take: TakeRows, options?: EmbedOptions): Promise<void>;
+  async each(images: LabelledSet, take: TakeRows, options: EmbedOptions): Promise<void> {
+    const { device, embedder } = this;
+    const { mean, std } = this.input;
+    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, take, options);
+  }
 
-  /** The same at once. @throws as {@link each} */
-  async all(images: LabelledSet, options: EmbedOptions = {}): Promise<Features> {
+  /** The same at once: rows [N,H], and which images these are of. @throws as {@link each} */
+  async all(images: LabelledSet, options: EmbedOptions): Promise<{ rows: Float32Array; images: Int32Array }> {
     const features = new Float32Array(images.length * this.dimension);
     const seen: number[] = [];
     await this.each(
@@ -62,70 +86,8 @@ export abstract class ImageFeatures {
     );
     return { rows: features.subarray(0, seen.length * this.dimension), images: Int32Array.from(seen) };
   }
-}
-
-/** The student up to its pooled features, forward only. */
-export class FeatureExtractor extends ImageFeatures implements Disposable {
-  readonly dimension: number;
-  readonly #encoder: CompiledEncoder;
-
-  /** @throws LgdError BAD_MODEL, BAD_OPTION, OUT_OF_MEMORY */
-  constructor(private readonly options: FeatureExtractorOptions) {
-    super();
-    const { device, graph, batch, resolution, precision } = options;
-    this.#encoder = new CompiledEncoder(device, featureGraph(graph), { batch, resolution, precision, training: false });
-    this.dimension = featureSize(graph);
-  }
-
-  get device(): Device {
-    return this.options.device;
-  }
-
-  /** Takes the weights of the student; the head's are passed over. @throws LgdError BAD_MODEL */
-  load(weights: Readonly<WeightRecord>): void {
-    this.#encoder.load(weightsOf(this.#encoder.graph, weights));
-  }
-
-  override async each(images: LabelledSet, take: TakeRows, options: EmbedOptions = {}): Promise<void> {
-    const { device, mean, std } = this.options;
-    using embedder = encoderEmbedder(this.#encoder);
-    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, take, options);
-  }
 
   [Symbol.dispose](): void {
-    this.#encoder.dispose();
-  }
-}
-
-/** A teacher's embeddings. */
-export class TeacherFeatures extends ImageFeatures implements Disposable {
-  readonly #embedder: Embedder;
-
-  /** @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
-  constructor(
-    readonly device: Device,
-    private readonly teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>,
-    options: { batch: number; precision: Precision | undefined; signal: AbortSignal | undefined },
-  ) {
-    super();
-    this.#embedder = teacherEmbedder(device, teacher, options);
-  }
-
-  get dimension(): number {
-    return this.teacher.embeddingSize;
-  }
-
-  override async each(images: LabelledSet, take: TakeRows, options: EmbedOptions = {}): Promise<void> {
-    const { mean, std } = this.teacher;
-    await embedImages(
-      this.#embedder,
-      { device: this.device, images, mean, std, what: 'the evaluation' },
-      take,
-      options,
-    );
-  }
-
-  [Symbol.dispose](): void {
-    this.#embedder[Symbol.dispose]();
+    this.embedder[Symbol.dispose]();
   }
 }

@@ -30,34 +30,34 @@ const rowsAtOnce = 16_384; // labelled features are searched in blocks of as man
  * @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
  */
 export async function judgeByNeighbours(
-  extractor: ImageFeatures,
+  features: ImageFeatures,
   { train, test, classNames }: LabelledImages,
   { evaluate }: Config,
   options: EmbedOptions,
 ): Promise<Judged> {
   const { neighbours, neighbourTemperature: temperature } = evaluate;
   const total = train.length + test.length;
-  const { rows: queries, images } = await extractor.all(test, {
+  const { rows: queries, images } = await features.all(test, {
     ...options,
     onProgress: (done) => options.onProgress?.(done, total),
   });
-  const search = new NearestNeighbours(extractor.device, queries, extractor.dimension, {
+  const search = new NearestNeighbours(features.device, queries, features.dimension, {
     neighbours: Math.min(neighbours, train.length),
     temperature,
     signal: options.signal,
   });
-  const block = new Float32Array(Math.min(rowsAtOnce, train.length) * extractor.dimension);
-  const labels = new Int32Array(block.length / extractor.dimension);
+  const block = new Float32Array(Math.min(rowsAtOnce, train.length) * features.dimension);
+  const labels = new Int32Array(block.length / features.dimension);
   let [learntFrom, filled] = [0, 0];
   const flush = async () => {
-    if (filled > 0) await search.add(block.slice(0, filled * extractor.dimension), labels.slice(0, filled));
+    if (filled > 0) await search.add(block.slice(0, filled * features.dimension), labels.slice(0, filled));
     [learntFrom, filled] = [learntFrom + filled, 0];
   };
-  await extractor.each(
+  await features.each(
     train,
     async (rows, some) => {
-      if (filled * extractor.dimension + rows.length > block.length) await flush();
-      block.set(rows, filled * extractor.dimension);
+      if (filled * features.dimension + rows.length > block.length) await flush();
+      block.set(rows, filled * features.dimension);
       labels.set(targetsOf(train, some), filled);
       filled += some.length;
     },
@@ -84,18 +84,18 @@ export interface ProbeOptions extends EmbedOptions {
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
 export async function judgeByProbes(
-  extractor: ImageFeatures,
+  features: ImageFeatures,
   { train, test, classNames }: LabelledImages,
   { evaluate, seed }: Config,
   { signal, onProgress, onFit }: ProbeOptions,
 ): Promise<Judged[]> {
-  const { device } = extractor;
+  const { device } = features;
   const total = train.length + test.length;
-  const learnt = await extractor.all(train, { signal, onProgress: (done) => onProgress?.(done, total) });
+  const learnt = await features.all(train, { signal, onProgress: (done) => onProgress?.(done, total) });
   const labels = targetsOf(train, learnt.images);
-  const scale = await measureScale(learnt.rows, extractor.dimension, signal);
+  const scale = await measureScale(learnt.rows, features.dimension, signal);
   using known = await FeatureSet.make(device, learnt.rows, labels, scale, signal);
-  const { rows, images } = await extractor.all(test, {
+  const { rows, images } = await features.all(test, {
     signal,
     onProgress: (done) => onProgress?.(train.length + done, total),
   });

@@ -11,10 +11,10 @@ import type { StudentInfo } from '../models/student-info.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { PhaseProgress } from '../runs/phase.js';
+import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent } from '../runs/student-file.js';
 import { accuracyByClass, accuracyOf, targetsOf, type Answers } from './accuracy.js';
-import { FeatureExtractor, TeacherFeatures } from './features.js';
+import { ImageFeatures } from './features.js';
 import { finetune, judgeByLogits } from './finetune.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
 import { decodableOf, decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
@@ -136,7 +136,7 @@ interface Learning {
   info: StudentInfo;
   weights: WeightRecord;
   signal: AbortSignal | undefined;
-  report: (phase: PhaseProgress['phase']) => (done: number, total: number) => void;
+  report: (phase: Phase) => (done: number, total: number) => void;
 }
 
 async function learnt(
@@ -146,8 +146,7 @@ async function learnt(
   signal: AbortSignal | undefined,
   onProgress: ProtocolOptions['onProgress'],
 ): Promise<Found> {
-  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) =>
-    onProgress?.({ phase, done, total });
+  const report = (phase: Phase) => reporting(onProgress, phase);
   const { file, info, weights } = await readStudent(student);
   const sources = await openLabelled(config, (folder) => openImages(folder, { labels: 'folders', signal }));
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
@@ -204,15 +203,14 @@ async function frozen(
   const { resolution, mean, std } = info;
   const graph = graphOf(info);
   const compiled = { batch: Math.min(featureBatch, images.train.length), precision: precisionOf(config) };
-  using extractor = new FeatureExtractor({ device, graph, resolution, mean, std, ...compiled });
-  extractor.load(weights);
+  using features = ImageFeatures.ofStudent({ device, graph, weights, resolution, mean, std, ...compiled });
   const options = { signal, onProgress: report('features'), onFit: report('linear probes') };
   const lists = new Map<string, string[]>();
-  if (protocol === 'linear') return { judged: await judgeByProbes(extractor, images, config, options), lists };
-  const judged = [await judgeByNeighbours(extractor, images, config, options)];
+  if (protocol === 'linear') return { judged: await judgeByProbes(features, images, config, options), lists };
+  const judged = [await judgeByNeighbours(features, images, config, options)];
   if (teacher !== undefined && teacher.kind !== 'precomputed') {
-    using features = new TeacherFeatures(device, teacher, { ...compiled, signal });
-    const found = await judgeByNeighbours(features, images, config, { signal, onProgress: report('teacher') });
+    using embeddings = ImageFeatures.ofTeacher(device, teacher, { ...compiled, signal });
+    const found = await judgeByNeighbours(embeddings, images, config, { signal, onProgress: report('teacher') });
     judged.push({ ...found, setting: `teacher, ${found.setting}` });
   }
   return { judged, lists };

@@ -14,6 +14,11 @@ export interface ZeroShotScore {
   interval5: [number, number];
 }
 
+/** A protocol besides zero-shot that evaluations while training may report. */
+export type OtherProtocol = 'knn' | 'linear' | 'online';
+export const otherProtocols: readonly OtherProtocol[] = ['knn', 'linear', 'online'];
+export type OtherScores = Partial<Record<OtherProtocol, ZeroShotScore>>;
+
 const z = 1.959963984540054; // the normal distribution's 97.5 % point
 
 /**

@@ -12,9 +12,9 @@ import { LgdError } from '../errors.js';
 import { isFile } from '../files/folders.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
-import { graphOf, hasHead, Student } from '../models/student.js';
-import type { PhaseProgress } from '../runs/phase.js';
-import { readStudent, type StudentInfo } from '../runs/student-file.js';
+import { hasHead } from '../models/student.js';
+import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
+import { readStudent, studentOf, type StudentInfo } from '../runs/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
 import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
@@ -87,8 +87,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
   checkOptions(options, 'evaluateStudent()', evaluationOptions);
   const { student: path, config: input, mostImages = Infinity, signal, onProgress } = options;
   const config = parseConfig(input);
-  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) =>
-    onProgress?.({ phase, done, total });
+  const report = (phase: Phase) => reporting(onProgress, phase);
   const folder = config.evaluate.data;
   if (folder === undefined)
     throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', {
@@ -192,13 +191,12 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
 
 async function scoreStudent(
   device: Device,
-  { info, weights }: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
+  content: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
   evaluation: ZeroShotEvaluation,
   { batch, precision, ...options }: EvaluateOptions & { batch: number; precision: Precision | undefined },
 ): Promise<ZeroShotScore> {
-  const student = new Student(info.architecture, device, info.embeddingSize, info.widthMultiplier, graphOf(info), 0);
-  student.load(weights);
-  using encoder = student.compile({ batch, resolution: info.resolution, precision, training: false });
+  const student = studentOf(content, device);
+  using encoder = student.compile({ batch, resolution: content.info.resolution, precision, training: false });
   return await evaluation.evaluateEncoder(encoder, options);
 }
 

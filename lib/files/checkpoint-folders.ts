@@ -31,6 +31,11 @@ export async function listCheckpoints(runFolder: string): Promise<string[]> {
   return found.sort(byAge).map((name) => join(folder, name));
 }
 
+/** Is there a checkpoint in a run folder? @throws LgdError BAD_FILE */
+export async function hasCheckpoint(runFolder: string): Promise<boolean> {
+  return (await listCheckpoints(runFolder)).length > 0;
+}
+
 /** The folder of the last or the best checkpoint, or undefined where there is none. @throws LgdError BAD_FILE */
 export async function findCheckpoint(runFolder: string, which: 'last' | 'best'): Promise<string | undefined> {
   const path = join(checkpointsOf(runFolder), which);

@@ -1,6 +1,7 @@
 import { LgdError } from '../errors.js';
 import { closeRead } from './open.js';
-import { damaged, openSafetensors, readTensor, type OpenSafetensors } from './safetensors.js';
+import { openSafetensors, readTensor, type OpenSafetensors } from './safetensors.js';
+import { damaged } from './safetensors-header.js';
 
 const floats: readonly string[] = ['F32', 'F16', 'BF16'];
 

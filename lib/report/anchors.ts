@@ -9,7 +9,7 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { embedImages, teacherEmbedder } from '../evaluate/embed.js';
 import { loadTeacher } from '../models/index.js';
-import type { PhaseProgress } from '../runs/phase.js';
+import { reporting, type PhaseProgress } from '../runs/phase.js';
 import { unitRows, type RunBanks } from './banks.js';
 import { thumbnail } from './thumbnails.js';
 
@@ -145,7 +145,7 @@ async function embedSource(
       memoryLimitBytes: memoryLimit,
       maxBrokenShare: 1,
       signal,
-      onProgress: ({ done, total }) => onProgress?.({ phase: 'training images', done, total }),
+      onProgress: ({ done, total }) => reporting(onProgress, 'training images')(done, total),
     });
     const embeddings = new Float32Array(images.length * size);
     using embedder = teacherEmbedder(device, teacher, { batch: Math.min(batch, images.length), signal });
@@ -153,10 +153,7 @@ async function embedSource(
       embedder,
       { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' },
       (rows, _, from) => embeddings.set(rows, from * size),
-      {
-        signal,
-        onProgress: (done, total) => onProgress?.({ phase: 'teacher', done, total }),
-      },
+      { signal, onProgress: reporting(onProgress, 'teacher') },
     );
     return { embeddings: unitRows(embeddings, size), kept: images.sourceIndex };
   } finally {

@@ -31,7 +31,6 @@ export async function readBanks(run: string): Promise<RunBanks> {
     bank,
     semantic: { visual, seen },
     info,
-    manifest,
   } = await readCheckpoint(last);
   if (bank === undefined || visual === undefined || seen === undefined || visual.length !== bank.data.length) {
     throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`, {
@@ -46,7 +45,7 @@ export async function readBanks(run: string): Promise<RunBanks> {
     textual: bank.data,
     visual: unitRows(visual, bank.embeddingSize),
     seen,
-    step: manifest.step,
+    step: info.step,
   };
 }
 

@@ -2,8 +2,8 @@
  * Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row.
  */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
-import { wilsonInterval } from '../evaluate/score.js';
-import { chooseRuns, otherProtocols, readRuns, type OtherProtocol, type RunFacts, type RunRecord } from './read-run.js';
+import { otherProtocols, wilsonInterval, type OtherProtocol } from '../evaluate/score.js';
+import { chooseRuns, readRuns, type RunFacts, type RunRecord } from './read-run.js';
 import { bestEvaluation, configDifferences, summarise } from './summary.js';
 
 /** A share of images, 0 to 1, with its Wilson interval of 95 %. */

@@ -5,7 +5,8 @@
  */
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import crc32c from 'crc-32/crc32c.js';
-import { otherProtocols, stepFields, type RunRecord } from './read-run.js';
+import { otherProtocols } from '../evaluate/score.js';
+import { stepFields, type RunRecord } from './read-run.js';
 
 /** TensorBoard groups tags by what stands before the slash. */
 const tags: Readonly<Record<Exclude<(typeof stepFields)[number], 'step' | 'time'>, string>> = {

@@ -4,7 +4,7 @@ import { counted } from '../counted.js';
 import type { Assets } from './assets.js';
 import type { Charts } from './charts.js';
 import { embedJson, html, Html } from './markup.js';
-import { chartFigures, confusionSection, gallerySection, mapSection } from './sections.js';
+import { chartFigures, confusionSection, gallerySection, mapSection } from './section-markup.js';
 import type { RunSections } from './section.js';
 import type { OptionRow, RunSummary } from './summary.js';
 import { differenceTable, headline, summaryTable, timeBars } from './tables.js';

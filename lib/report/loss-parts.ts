@@ -1,6 +1,6 @@
 /** What the losses of runs compare student and teacher over, in words: their methods decide. */
-import { configOptions, parseConfig } from '../config.js';
-import { anchorsOf, type ChosenMethod } from '../train/method.js';
+import { parseConfig } from '../config.js';
+import { anchorsOf, isMethod } from '../train/method.js';
 
 type Count = 'all' | 'some' | 'none';
 
@@ -69,11 +69,7 @@ function partOf(method: string): Part | undefined {
   };
 }
 
+/** undefined of `auto`, and of other versions' methods. */
 function anchorsIn(method: string): ReturnType<typeof anchorsOf> | undefined {
-  const isKnown =
-    method !== 'auto' &&
-    configOptions()
-      .find(({ path }) => path === 'method')!
-      .choices!.includes(method);
-  return isKnown ? anchorsOf(method as ChosenMethod, parseConfig({}).loss) : undefined;
+  return isMethod(method) ? anchorsOf(method, parseConfig({}).loss) : undefined;
 }

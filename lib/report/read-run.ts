@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { checkTexts } from '../arguments.js';
 import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
+import { otherProtocols, type OtherScores, type ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
 import { isObject, membersOf, parsed } from '../files/json.js';
 import { linePaths } from '../files/line-file.js';
@@ -18,6 +18,7 @@ import { runFolders } from '../runs/group-folder.js';
 import { configFile, logFile, metricsFile, readRunConfig } from '../runs/run-folder.js';
 import { readRunLog, type RunLog } from '../runs/run-log.js';
 import { readStudent, type StudentInfo } from '../runs/student-file.js';
+import { partMetrics } from '../train/method.js';
 
 /** The numbers of a step, in the order of the columns; `time` is in milliseconds since 1970. */
 export const stepFields = [
@@ -25,13 +26,7 @@ export const stepFields = [
   'epoch',
   'time',
   'loss',
-  'lossVisual',
-  'lossTextual',
-  'klVisual',
-  'klTextual',
-  'entropyVisual',
-  'entropyTextual',
-  'ownMass',
+  ...partMetrics,
   'agreement',
   'categoriesHit',
   'categoriesSeen',
@@ -57,11 +52,6 @@ export interface EvaluationPoint {
   /** Of the protocols that ran besides zero-shot, or in its place. */
   others: OtherScores;
 }
-
-/** A protocol besides zero-shot that evaluations while training may report. */
-export type OtherProtocol = 'knn' | 'linear' | 'online';
-export const otherProtocols: readonly OtherProtocol[] = ['knn', 'linear', 'online'];
-export type OtherScores = Partial<Record<OtherProtocol, ZeroShotScore>>;
 
 export interface RunRecord {
   /** The folder's name; unique within a report ({@link readRuns}). */

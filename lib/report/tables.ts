@@ -1,8 +1,8 @@
 /** The tables of the summary. */
-import { html, type Html } from './markup.js';
-import { lossParts } from './loss-parts.js';
-import { otherProtocols, type OtherProtocol } from './read-run.js';
 import { counted } from '../counted.js';
+import { otherProtocols, type OtherProtocol } from '../evaluate/score.js';
+import { lossParts } from './loss-parts.js';
+import { html, type Html } from './markup.js';
 import type { OptionRow, RunSummary } from './summary.js';
 
 const absent = '–';
@@ -30,34 +30,21 @@ function duration(seconds: number): string {
 export function headline(summaries: readonly RunSummary[]): Html | undefined {
   const [run] = summaries;
   if (run === undefined || summaries.length > 1) return undefined;
-  const kept = run.top1 === undefined || !run.teacherTop1 ? undefined : run.top1 / run.teacherTop1;
-  const tiles: [string, string, string][] = [
-    ...(run.top1 === undefined
-      ? []
-      : [
-          [
-            'student top-1',
-            percent(run.top1),
-            run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`,
-          ] as [string, string, string],
-        ]),
-    ...(kept === undefined
-      ? []
-      : [
-          [
-            'of the teacher’s top-1',
-            percent(kept, 0),
-            `top-${mostRanked(summaries)}: ${percent(run.top5)} of ${percent(run.teacherTop5)}`,
-          ] as [string, string, string],
-        ]),
-    ...(run.top1 === undefined ? protocolsOf(summaries) : []).map(
-      (name) =>
-        [`${protocolNames[name]} top-1`, percent(run.others[name]), 'at its best evaluation'] as [
-          string,
-          string,
-          string,
-        ],
-    ),
+  const { top1, teacherTop1 } = run;
+  const tiles: [name: string, value: string, note: string][] = [];
+  if (top1 !== undefined) {
+    const teacher = teacherTop1 === undefined ? '' : `; teacher ${percent(teacherTop1)}`;
+    tiles.push(['student top-1', percent(top1), `its best${teacher}`]);
+    if (teacherTop1)
+      tiles.push([
+        'of the teacher’s top-1',
+        percent(top1 / teacherTop1, 0),
+        `top-${mostRanked(summaries)}: ${percent(run.top5)} of ${percent(run.teacherTop5)}`,
+      ]);
+  } else
+    for (const name of protocolsOf(summaries))
+      tiles.push([`${protocolNames[name]} top-1`, percent(run.others[name]), 'at its best evaluation']);
+  tiles.push(
     ['loss', digits(run.loss), 'mean of the last tenth'],
     [
       'training',
@@ -66,7 +53,7 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
     ],
     ['images a second', count(run.imagesPerSecond), run.device ?? ''],
     ['parameters', run.parameters === undefined ? absent : `${(run.parameters / 1e6).toFixed(2)} M`, run.student],
-  ];
+  );
   return html`<dl class="tiles">${tiles.map(([name, value, note]) => html`<div><dt>${name}</dt><dd><b>${value}</b><span>${note}</span></dd></div>`)}</dl>`;
 }
 
@@ -79,7 +66,7 @@ function rowsOf(summaries: readonly RunSummary[]): Row[] {
   const zeroShot = protocols.length === 0 || summaries.some(({ top1 }) => top1 !== undefined);
   const ranked = (value: number | undefined, topK: number | undefined) =>
     `${percent(value)}${value === undefined || topK === most ? '' : ` (top-${topK})`}`;
-  return [
+  const rows: Row[] = [
     ['outcome', ({ outcome }) => outcome],
     ['student', ({ student }) => student || absent],
     ['teacher', ({ teacher }) => teacher || absent],
@@ -96,24 +83,25 @@ function rowsOf(summaries: readonly RunSummary[]): Row[] {
     ['images/s, median', ({ imagesPerSecond }) => count(imagesPerSecond)],
     ['parameters', ({ parameters }) => count(parameters)],
     ['loss', ({ loss }) => digits(loss)],
-    ...(visual === undefined ? [] : [[`KL, ${visual}`, ({ klVisual }) => digits(klVisual)] satisfies Row]),
-    ...(textual ? [['KL, textual bank', ({ klTextual }) => digits(klTextual)] satisfies Row] : []),
-    ['agreement', ({ agreement }) => percent(agreement)],
-    ...(zeroShot
-      ? ([
-          ['student top-1, best', ({ top1 }) => percent(top1)],
-          [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
-          ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
-          [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
-        ] satisfies Row[])
-      : []),
-    ...protocols.map(
-      (name) => [`${protocolNames[name]} top-1 there`, ({ others }) => percent(others[name])] satisfies Row,
-    ),
+  ];
+  if (visual !== undefined) rows.push([`KL, ${visual}`, ({ klVisual }) => digits(klVisual)]);
+  if (textual) rows.push(['KL, textual bank', ({ klTextual }) => digits(klTextual)]);
+  rows.push(['agreement', ({ agreement }) => percent(agreement)]);
+  if (zeroShot)
+    rows.push(
+      ['student top-1, best', ({ top1 }) => percent(top1)],
+      [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
+      ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
+      [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
+    );
+  for (const name of protocols)
+    rows.push([`${protocolNames[name]} top-1 there`, ({ others }) => percent(others[name])]);
+  rows.push(
     ['device', ({ device }) => device ?? absent],
     ['lgdistill', ({ version }) => version ?? absent],
     ['folder', ({ path }) => path],
-  ];
+  );
+  return rows;
 }
 
 const protocolNames: Readonly<Record<OtherProtocol, string>> = {

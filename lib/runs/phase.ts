@@ -22,3 +22,11 @@ export interface PhaseProgress {
   done: number;
   total: number;
 }
+
+/** What tells of a phase, by its number of things done and to do. */
+export function reporting(
+  onProgress: ((progress: PhaseProgress) => void) | undefined,
+  phase: Phase,
+): (done: number, total: number) => void {
+  return (done, total) => onProgress?.({ phase, done, total });
+}

@@ -78,8 +78,16 @@ export async function loadStudent(
   checkOptions(options, 'loadStudent()', { device: 'needed' });
   const { device } = options;
   checkArgument('device', device);
-  const { info, weights } = await readStudent(path);
+  const content = await readStudent(path);
+  return { student: studentOf(content, device), info: content.info };
+}
+
+/** The student of a file that was read, on a device. @throws LgdError BAD_MODEL */
+export function studentOf(
+  { info, weights }: { info: StudentInfo; weights: Readonly<WeightRecord> },
+  device: Device,
+): Student {
   const student = new Student(info.architecture, device, info.embeddingSize, info.widthMultiplier, graphOf(info), 0);
   student.load(weights);
-  return { student, info };
+  return student;
 }

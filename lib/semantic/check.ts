@@ -33,12 +33,7 @@ export function checkFeatureLoss({ student, teacher, dimension }: FeatureLossInp
   checkDimension(dimension);
   const batch = rowsOf('student', student, dimension);
   const teachers = rowsOf('teacher', teacher, dimension);
-  if (batch === 0)
-    throw new LgdError('BAD_SHAPE', 'there is no image.', {
-      option: 'student',
-      found: '0 rows',
-      allowed: 'at least one row',
-    });
+  if (batch === 0) throw noRows('student', 'image');
   if (teachers !== batch) throw wrongRows('teacher', teachers, batch, 'student');
 }
 
@@ -53,18 +48,8 @@ export function checkBankUpdate(input: BankUpdateInput): void {
   const batch = rowsOf('teacher', input.teacher, dimension);
   const categories = rowsOf('textual', input.textual, dimension);
   const anchors = rowsOf('visual', input.visual, dimension);
-  if (batch === 0)
-    throw new LgdError('BAD_SHAPE', 'there is no image.', {
-      option: 'teacher',
-      found: '0 rows',
-      allowed: 'at least one row',
-    });
-  if (categories === 0)
-    throw new LgdError('BAD_SHAPE', 'there is no category.', {
-      option: 'textual',
-      found: '0 rows',
-      allowed: 'at least one row',
-    });
+  if (batch === 0) throw noRows('teacher', 'image');
+  if (categories === 0) throw noRows('textual', 'category');
   if (anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
   if (!types.isUint8Array(seen))
     throw new LgdError('BAD_OPTION', 'not flags.', { option: 'seen', found: typeName(seen), allowed: 'a Uint8Array' });
@@ -179,6 +164,10 @@ function sumOfMagnitudes(values: Float32Array, begin: number, end: number): numb
   let sum = 0;
   for (let at = begin; at < end; at++) sum += Math.abs(values[at]!);
   return sum;
+}
+
+function noRows(option: string, what: string): LgdError {
+  return new LgdError('BAD_SHAPE', `there is no ${what}.`, { option, found: '0 rows', allowed: 'at least one row' });
 }
 
 function wrongRows(option: string, found: number, expected: number, other: string): LgdError {

@@ -23,15 +23,6 @@ import type {
   FeatureLossOutput,
 } from './types.js';
 
-export type {
-  BankLossInput,
-  BankLossOutput,
-  BankUpdateInput,
-  BankUpdateOutput,
-  FeatureLossInput,
-  FeatureLossOutput,
-} from './types.js';
-
 /** Where to compute. */
 export interface SemanticCallOptions {
   /** Where to compute: an open device, or 'js' for the pure-TypeScript reference (float64 arithmetic). */

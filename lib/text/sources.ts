@@ -7,7 +7,7 @@ import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
 import { foldersIn } from '../files/folders.js';
 import { isObject } from '../files/json.js';
 import { openToRead, readFile } from '../files/open.js';
-import { mebibytes } from '../files/safetensors.js';
+import { mebibytes } from '../files/safetensors-header.js';
 import { quoted } from '../shell.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';

@@ -5,6 +5,7 @@
 import { CompiledEncoder } from '../models/compiled.js';
 import { mostImages } from '../number-limits.js';
 import type { Distiller } from './distiller.js';
+import { anchorsOf } from './method.js';
 
 /** A batch size, and the bytes of device memory foreseen for it. */
 export interface BatchMemory {
@@ -61,8 +62,7 @@ function memoryLine(distiller: Distiller, used: number): { fixed: number; perIma
 
 /** Banks and queue of each student. */
 function lastingBytes({ plans, tsb, teacher, method, config: { loss } }: Distiller): number {
-  const rows =
-    2 * (tsb?.size ?? 0) + (method === 'seed' || method === 'hybrid' || method === 'combined' ? loss.queueSize : 0);
+  const rows = 2 * (tsb?.size ?? 0) + anchorsOf(method, loss).queueSize;
   return plans.reduce((sum, { training }) => sum + (training ? 4 * rows * teacher.embeddingSize : 0), 0);
 }
 

@@ -1,8 +1,8 @@
 /** Images on their way into a step. */
 import { checkArgument } from '../arguments.js';
 import type { ImageCache } from '../data/cache.js';
-import type { PlannedBatch } from '../data/loader.js';
-import type { PreparableImages } from '../data/read-ahead.js';
+import type { BatchPlan, PlannedBatch } from '../data/loader.js';
+import { readAhead, type PreparableImages } from '../data/read-ahead.js';
 import type { DecodeRate } from '../data/streamed.js';
 import { LgdError } from '../errors.js';
 
@@ -145,4 +145,25 @@ function undrawn(option: string, found: unknown): LgdError {
 /** Ids of the images whose pixels a batch has. */
 export function idsOf({ dataset, images, shown = images }: Batch): string[] {
   return Array.from(shown, (index) => dataset.ids[index]!);
+}
+
+/**
+ * The batches of a plan from where it stands, without end, their pixels ready. The plan itself stays where it is.
+ * @param standIns index into the data set of each image of the plan, where they differ
+ * @param ahead batches on their way behind the one that is given out
+ * @throws LgdError of the data set, ABORTED
+ */
+export async function* preparedBatches(
+  dataset: Dataset,
+  plan: BatchPlan,
+  { standIns, ahead, signal }: { standIns: Int32Array | undefined; ahead: number; signal: AbortSignal | undefined },
+): AsyncGenerator<Batch, void, undefined> {
+  const { length, ids, sourceIndex, labels } = dataset;
+  for await (const { store, ...batch } of readAhead(dataset, planned(plan.fork(), standIns), ahead, signal))
+    yield { ...batch, dataset: { length, ids, sourceIndex, labels, store } };
+}
+
+function* planned(plan: BatchPlan, standIns: Int32Array | undefined): Generator<PlannedBatch, void, undefined> {
+  for (const batch of plan)
+    yield standIns === undefined ? batch : { ...batch, images: batch.images.map((index) => standIns[index]!) };
 }

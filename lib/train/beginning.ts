@@ -3,9 +3,9 @@
  * begins again, the same as before.
  */
 import { LgdError } from '../errors.js';
+import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { hashWeights } from '../models/teachers/fingerprint.js';
 import type { Student } from '../models/student.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
 import { readBatchNumbers, readStart } from '../runs/run-folder.js';
 import type { StepTaker } from './steps.js';
 
@@ -23,7 +23,7 @@ export async function hashStart({ graph, weights }: Student, signal: AbortSignal
  * @throws LgdError BAD_CHECKPOINT, BAD_FILE, ABORTED
  */
 export async function checkStart(runFolder: string, student: Student, signal: AbortSignal | undefined): Promise<void> {
-  if (await CheckpointStore.isBegun(runFolder)) return;
+  if (await hasCheckpoint(runFolder)) return;
   const begun = await readStart(runFolder);
   if (begun === undefined || begun === (await hashStart(student, signal))) return;
   throw new LgdError(
@@ -48,7 +48,7 @@ export async function checkBeginning(
   if (
     steps === 0 ||
     (resume !== undefined && resume !== 'last') ||
-    (resume === 'last' && (await CheckpointStore.isBegun(runFolder)))
+    (resume === 'last' && (await hasCheckpoint(runFolder)))
   )
     return;
   const none = resume === undefined ? '' : `${runFolder} has no checkpoint to continue from, and `;

@@ -1,15 +1,13 @@
 /** Which checkpoint of a run is the best so far. */
 import type { Config } from '../config.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
+import type { OtherProtocol, ZeroShotScore } from '../evaluate/score.js';
 import type { Manifest } from '../files/manifest.js';
 
 /** What makes a checkpoint the best. */
 export type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
 
-type Protocol = Exclude<Metric, 'loss' | 'top1' | 'top5'>;
-
 /** The scores of an evaluation, as far as it has them: `student` is of zero-shot. */
-export type Scores = Partial<Record<'student' | Protocol, ZeroShotScore | undefined>>;
+export type Scores = Partial<Record<'student' | OtherProtocol, ZeroShotScore | undefined>>;
 
 /** The metrics that `auto` chooses among, the first that there are scores of; `loss` where there are none. */
 const byAuto = ['top1', 'knn', 'linear', 'online'] as const satisfies readonly Metric[];

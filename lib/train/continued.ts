@@ -5,7 +5,7 @@
 import { configOptions, type Config } from '../config.js';
 import type { JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
-import { LgdError } from '../errors.js';
+import { LgdError, type ErrorDetails } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { Manifest } from '../files/manifest.js';
@@ -57,19 +57,26 @@ const ofNoWeight = [
   'dense.*',
 ];
 
-/** What a checkpoint keeps of the loop. */
-export interface Progress {
-  plan: BatchPlanState;
+/** What a run is made with, besides its student and the options that are not for changing. */
+export interface Circumstances {
+  /** Hash of the images. */
   dataset: string;
   /** Views of each image that come back. */
   views: number;
   /** `train.accumulate`, which steps and epochs are counted by. */
   accumulate: number;
-  /** What decoded plain JPEG files. */
+  /** What decodes plain JPEG files. */
   jpegDecoder: JpegDecoder['name'];
-  /** What computed: the CPU, or a GPU by one kind of dense products. */
+  /** What computes: the CPU, or a GPU by one kind of dense products. */
   computed: string;
   teacher: TeacherMark;
+  /** Absent where nothing is evaluated. */
+  scoredOn?: ScoredOn | undefined;
+}
+
+/** What a checkpoint keeps of the loop. */
+export interface Progress extends Circumstances {
+  plan: BatchPlanState;
   /** SHA-256 of the file of `student.weights` that the run was started from; absent where it had none. */
   startWeights?: string | undefined;
   monitor: MonitorState;
@@ -77,8 +84,6 @@ export interface Progress {
   /** Step of the last evaluation; 0 before the first. */
   evaluated: number;
   teacherScore: ZeroShotScore | null;
-  /** Absent where nothing was evaluated. */
-  scoredOn?: ScoredOn | undefined;
 }
 
 /**
@@ -94,13 +99,8 @@ export interface ScoredOn {
 export interface Present {
   info: StudentInfo;
   config: Config;
-  /** Hash of the images. */
-  images: string;
   teacher: AnyTeacher;
-  teacherMark: TeacherMark;
-  jpegDecoder: JpegDecoder['name'];
-  computed: string;
-  scoredOn: ScoredOn | undefined;
+  circumstances: Circumstances;
 }
 
 const heldTo = [
@@ -118,70 +118,53 @@ const heldTo = [
 export function checkContinued(
   { info, folder, optimizer }: { info: StudentInfo; folder: string; optimizer: Config['train']['optimizer'] },
   progress: Progress,
-  here: Present,
+  { info: here, config, teacher, circumstances }: Present,
 ): void {
-  for (const [field, option] of heldTo) {
-    if (here.info[field] === info[field]) continue;
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, {
-      option,
-      found: here.info[field],
-      allowed: String(info[field]),
-      mend: 'Resume with the configuration of that run',
-    });
-  }
-  if (JSON.stringify(here.info.graph) !== JSON.stringify(info.graph)) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another graph by the name of ${info.architecture}.`, {
+  const refuse = (what: string, details: ErrorDetails): never => {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with ${what}.`, details);
+  };
+  const mend = 'Resume with the configuration of that run';
+  for (const [field, option] of heldTo)
+    if (here[field] !== info[field])
+      refuse(`another ${field}`, { option, found: here[field], allowed: String(info[field]), mend });
+  if (JSON.stringify(here.graph) !== JSON.stringify(info.graph))
+    refuse(`another graph by the name of ${info.architecture}`, {
       option: 'student',
       mend: 'Resume with the network of that run',
     });
-  }
-  if (here.info.bankHash !== info.bankHash) {
-    throw new LgdError(
-      'BAD_CHECKPOINT',
-      `${folder} was made with another text bank: ${whatDiffers(info, here.info)}.`,
-      {
-        option: 'bank',
-        mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
-      },
-    );
-  }
-  const { accumulate, optimizer: found } = here.config.train;
-  if (found !== optimizer) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another optimiser, which keeps other numbers.`, {
+  if (here.bankHash !== info.bankHash)
+    refuse(`another text bank: ${whatDiffers(info, here)}`, {
+      option: 'bank',
+      mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
+    });
+  if (config.train.optimizer !== optimizer)
+    refuse('another optimiser, which keeps other numbers', {
       option: 'train.optimizer',
-      found,
+      found: config.train.optimizer,
       allowed: optimizer,
       mend: `Resume with train.optimizer: ${optimizer}, or begin a new run, with the weights of this one (student.weights) if you like`,
     });
-  }
-  if (progress.accumulate !== accumulate) {
-    throw new LgdError(
-      'BAD_CHECKPOINT',
-      `${folder} was made with another number of batches a step, by which steps and learning rate are counted.`,
-      {
-        option: 'train.accumulate',
-        found: accumulate,
-        allowed: String(progress.accumulate),
-        mend: `Resume with train.accumulate: ${progress.accumulate}, or begin a new run`,
-      },
-    );
-  }
-  checkTeacher(folder, progress.teacher, here.teacherMark, here.teacher);
-  if (progress.dataset !== here.images) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, {
+  const { accumulate, views } = progress;
+  if (circumstances.accumulate !== accumulate)
+    refuse('another number of batches a step, by which steps and learning rate are counted', {
+      option: 'train.accumulate',
+      found: circumstances.accumulate,
+      allowed: String(accumulate),
+      mend: `Resume with train.accumulate: ${accumulate}, or begin a new run`,
+    });
+  checkTeacher(folder, progress.teacher, circumstances.teacher, teacher);
+  if (circumstances.dataset !== progress.dataset)
+    refuse('other images', {
       option: 'data.train',
       mend: 'Resume with the images of that run, none added, removed or broken since',
     });
-  }
-  const { views } = here.config.teacherCache;
-  if (views !== progress.views) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, {
+  if (circumstances.views !== views)
+    refuse('another number of views that come back', {
       option: 'teacherCache.views',
-      found: views,
-      allowed: String(progress.views),
-      mend: 'Resume with the configuration of that run',
+      found: circumstances.views,
+      allowed: String(views),
+      mend,
     });
-  }
 }
 
 /** Of two text banks that differ. */
@@ -210,7 +193,7 @@ function whatDiffers(before: StudentInfo, here: StudentInfo): string {
 /** Are scores from here on of other images or names than those before, so that they cannot be compared? */
 export function areOthersScored(
   { scoredOn: before }: Pick<Progress, 'scoredOn'>,
-  { scoredOn: here }: Pick<Present, 'scoredOn'>,
+  { scoredOn: here }: Pick<Circumstances, 'scoredOn'>,
 ): boolean {
   if (before === undefined || here === undefined) return false;
   return (
@@ -226,9 +209,9 @@ export function areOthersScored(
 export async function remarksOn(
   progress: Progress,
   before: Partial<Config> | null | undefined,
-  here: Present,
+  { config, circumstances }: Pick<Present, 'config' | 'circumstances'>,
 ): Promise<string[]> {
-  const { config, jpegDecoder, computed } = here;
+  const { jpegDecoder, computed } = circumstances;
   const remarks: string[] = [];
   for (const option of ['teacher', 'textEncoder'] as const) {
     const [was, is] = [before?.[option], config[option]];
@@ -238,7 +221,7 @@ export async function remarksOn(
   const start = await remarkOnStart(config.student.weights, progress.startWeights);
   if (start !== undefined) remarks.push(start);
   remarks.push(...remarksOnOptions(before, config));
-  if (areOthersScored(progress, here))
+  if (areOthersScored(progress, circumstances))
     remarks.push(
       'evaluation images or names are others than before: scores from here on cannot be compared with those, so the teacher is scored again and the best checkpoint chosen anew',
     );

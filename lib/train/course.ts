@@ -1,19 +1,25 @@
-/** A training run, as those who take part in it know it. */
+/** What all students of a training run share. */
+import { join } from 'node:path';
 import type { OptionTable } from '../arguments.js';
-import type { RunConfig } from '../config-batch.js';
-import type { BatchPlan } from '../data/loader.js';
-import type { FrozenEvaluation } from '../evaluate/during-training.js';
+import { checkFilled, type RunConfig } from '../config-batch.js';
+import { counted } from '../counted.js';
+import { openJpegDecoder } from '../data/jpeg-decoder.js';
+import { BatchPlan } from '../data/loader.js';
+import { LgdError } from '../errors.js';
+import { markLabelled, type FrozenEvaluation } from '../evaluate/during-training.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
-import type { WaitedFor, WaitingEvent } from '../stall.js';
+import type { RunFolder } from '../runs/run-folder.js';
+import { waitingEvents, type WaitedFor, type WaitingEvent } from '../stall.js';
 import type { Batch, Dataset } from './batch.js';
-import type { ScoredOn } from './continued.js';
+import type { Circumstances, ScoredOn } from './continued.js';
 import type { RunImages } from './image-list.js';
-import type { Schedule } from './schedule.js';
+import { makeSchedule, type Schedule } from './schedule.js';
 import type { StepTaker } from './steps.js';
-import type { TeacherMark } from './teacher-mark.js';
+import { markOf, type TeacherMark } from './teacher-mark.js';
+import { viewCachePath } from './view-cache.js';
 
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
@@ -53,37 +59,153 @@ export interface PlannedStep {
   batches: Batch[];
 }
 
-/** What all students of a run share: the loop that they go through side by side. */
-export interface Course {
-  readonly distiller: StepTaker;
-  readonly dataset: Dataset;
-  readonly options: RunOptions;
+/** What all students of a run share: images and schedule, which they go through side by side. */
+export class Course {
   readonly config: RunConfig;
   /**
    * Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is.
    */
   readonly configs: readonly RunConfig[];
+  /** Run folders of the students, as far as they are open. */
+  readonly folders: RunFolder[] = [];
+  #plan!: BatchPlan;
+  #schedule!: Schedule;
+  #images: RunImages | undefined;
+  #teacherMark: TeacherMark | undefined;
+  #scoredOn: ScoredOn | undefined;
+  #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
+
+  /** @throws LgdError BAD_CONFIG: the images make no batch, or no step */
+  constructor(
+    readonly distiller: StepTaker,
+    readonly dataset: Dataset,
+    readonly options: RunOptions,
+  ) {
+    const { config, students } = distiller;
+    this.config = config;
+    this.configs =
+      students.length === 1
+        ? [config]
+        : students.map((student) => configOf(config, student.name, student.widthMultiplier));
+    checkFilled(distiller.batchChoice, dataset.length);
+    this.#planFor(dataset);
+    const { epochs, accumulate } = config.train;
+    const batches = this.plan.stepsPerEpoch * epochs;
+    if (batches < accumulate)
+      throw new LgdError(
+        'BAD_CONFIG',
+        `the run has ${counted(batches, 'batch', 'batches')}, fewer than one step takes.`,
+        { option: 'train.accumulate', found: accumulate, mend: 'Lower it, or train for more epochs' },
+      );
+  }
+
+  #planFor(images: Pick<Dataset, 'length' | 'sourceIndex'>): void {
+    const { train, seed } = this.config;
+    this.#plan = new BatchPlan(images, { batchSize: train.batchSize, seed });
+    this.#schedule = makeSchedule({ ...train, batchesPerEpoch: this.#plan.stepsPerEpoch });
+  }
+
+  /** Looks at the teacher and at what scores are measured on. @throws LgdError of a teacher; ABORTED */
+  async mark(): Promise<void> {
+    const { distiller, dataset, options } = this;
+    this.#teacherMark = await markOf(distiller.teacher, dataset.ids, options.signal);
+    this.#scoredOn = await markScored({ ...options, online: distiller.onlineOf(0) && options.online });
+  }
+
+  /**
+   * Takes the images that the run of this student was begun with, of which some may be gone: all students see the same.
+   * @throws LgdError BAD_CHECKPOINT
+   */
+  adopt(images: RunImages, student: number): void {
+    if (this.#images === undefined) {
+      this.#images = images;
+      this.#planFor(images);
+    }
+    if (images.hash === this.#images.hash && images.gone.length === this.#images.gone.length) return;
+    const { students } = this.distiller;
+    throw new LgdError(
+      'BAD_CHECKPOINT',
+      `the run of ${students[student]!.name} was begun with other images than that of ${students[0]!.name}.`,
+      {
+        option: 'data.train',
+        mend: 'Bring the images back as they were, or resume one student alone by its own folder',
+      },
+    );
+  }
+
   /** Of the images that the run was begun with, once those are known. */
-  readonly plan: BatchPlan;
-  readonly schedule: Schedule;
-  readonly images: RunImages;
-  /** What tells the teacher from any other. */
-  readonly teacherMark: TeacherMark;
+  get plan(): BatchPlan {
+    return this.#plan;
+  }
+
+  get schedule(): Schedule {
+    return this.#schedule;
+  }
+
+  get images(): RunImages {
+    return this.#images!;
+  }
+
   /** What scores are measured on; undefined where nothing is evaluated. */
-  readonly scoredOn: ScoredOn | undefined;
+  get scoredOn(): ScoredOn | undefined {
+    return this.#scoredOn;
+  }
+
+  /** What checkpoints say of it, and a run that goes on is held to. */
+  get circumstances(): Circumstances {
+    const { train, teacherCache } = this.config;
+    const { addon, info } = this.distiller.device;
+    return {
+      dataset: this.images.hash,
+      views: teacherCache.views,
+      accumulate: train.accumulate,
+      jpegDecoder: openJpegDecoder(addon).name,
+      // sums are added in another order by each
+      computed: info.kind === 'cpu' ? 'the CPU' : `${info.name} by ${info.products}`,
+      teacher: this.#teacherMark!,
+      scoredOn: this.#scoredOn,
+    };
+  }
+
   /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */
-  readonly stepsPerEpoch: number;
+  get stepsPerEpoch(): number {
+    return this.plan.stepsPerEpoch / this.config.train.accumulate;
+  }
+
   /** Where this run ends. */
-  readonly lastStep: number;
+  get lastStep(): number {
+    const { totalSteps } = this.schedule;
+    return Math.min(totalSteps, this.config.train.maxSteps ?? totalSteps);
+  }
+
   /** Passes over the images after this many steps. */
-  epochs(step: number): number;
+  epochs(step: number): number {
+    return (step * this.config.train.accumulate) / this.plan.stepsPerEpoch;
+  }
+
+  /** Is what this step measured written down? */
+  isLogged(step: number): boolean {
+    return step % this.config.log.everySteps === 0 || step === 1 || step === this.lastStep;
+  }
+
   /**
    * The teacher's zero-shot score on the evaluation images, computed once for all students; undefined where it has
    * none.
    */
-  teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined>;
-  /** Is what this step measured written down? */
-  isLogged(step: number): boolean;
+  async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
+    const {
+      distiller: { encoder, teacher },
+      options: { evaluation },
+    } = this;
+    this.#teacherScore ??= evaluation
+      ?.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options })
+      .catch((error: unknown) => {
+        this.#teacherScore = undefined; // one that was stopped is made again
+        throw error;
+      });
+    return this.#teacherScore;
+  }
+
   /**
    * What the promise gives, with a word on long waits.
    * @param step steps done
@@ -94,5 +216,31 @@ export interface Course {
     what: WaitedFor,
     step: number,
     lastSign?: () => number,
-  ): AsyncGenerator<WaitingEvent, Value, undefined>;
+  ): AsyncGenerator<WaitingEvent, Value, undefined> {
+    return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (message) => {
+      for (const folder of this.folders) await folder.log(message);
+    });
+  }
+}
+
+/** Marks what scores are measured on; undefined where nothing is evaluated. */
+async function markScored({ evaluation, frozen, online, signal }: RunOptions): Promise<ScoredOn | undefined> {
+  const judged = evaluation === undefined ? (frozen?.options.test ?? online?.images) : undefined;
+  if (evaluation === undefined && judged === undefined) return undefined;
+  return {
+    judged: evaluation === undefined ? await markLabelled(judged!, signal) : await evaluation.mark(signal),
+    learnt: await frozen?.mark(signal),
+  };
+}
+
+/** The configuration by which a student of several would be trained alone, into its own folder. */
+function configOf(config: RunConfig, name: string, widthMultiplier: number): RunConfig {
+  const teacherCache =
+    config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
+  return {
+    ...config,
+    output: join(config.output, name),
+    teacherCache,
+    student: { ...config.student, name, widthMultiplier },
+  };
 }

@@ -23,9 +23,10 @@ import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from
 import { runOptions, type RunOptions } from './course.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
-import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
+import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './distiller-checks.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
+import { MetricSlots } from './metric-slots.js';
 import type { MemoryUse, QueueOptions, StepTicket } from './steps.js';
 import { embedEarly, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
@@ -77,8 +78,6 @@ const queueOptions = {
   after: 'optional',
 } satisfies OptionTable<QueueOptions>;
 
-const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
-
 /**
  * Language-guided distillation (Li et al. 2024, arXiv 2406.11689): the student learns to place images among the banks'
  * anchors as the teacher does. {@link queueStep} is the step; {@link run} is the loop around it. While it trains, the
@@ -118,10 +117,7 @@ export class Distiller implements Disposable {
    * Ends with the last of the {@link queueStep} calls under way, whatever comes of it; undefined where there are none.
    */
   #underWay: Promise<void> | undefined;
-  /** Metric slots given out so far. */
-  #slotsGiven = 0;
-  /** Those of another distiller would read numbers of other steps. */
-  readonly #tickets = new WeakSet<StepTicket>();
+  readonly #slots = new MetricSlots();
 
   /**
    * @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (a student's embedding size or a resolution that does not fit),
@@ -272,7 +268,7 @@ export class Distiller implements Disposable {
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
-    const slotsBefore = this.#slotsGiven;
+    const slotsBefore = this.#slots.given;
     addon.beginStep(this.#step);
     this.#queueing = true;
     let queued = false;
@@ -290,7 +286,7 @@ export class Distiller implements Disposable {
         encoder.zeroGradients();
       }
       for (const [place, batch] of batches.entries()) {
-        const slot = this.#nextSlot();
+        const slot = this.#slots.next();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         if (after) await after('augment');
         const from = performance.now();
@@ -330,14 +326,8 @@ export class Distiller implements Disposable {
       this.#queueing = false;
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
-    const ticket = {
-      slots,
-      students: pupils.map((pupil) => this.#pupils.indexOf(pupil)),
-      teacherMilliseconds,
-      slotsBefore,
-    };
-    this.#tickets.add(ticket);
-    return ticket;
+    const students = pupils.map((pupil) => this.#pupils.indexOf(pupil));
+    return this.#slots.issue({ slots, students, teacherMilliseconds, slotsBefore });
   }
 
   /** Queues what outlives the step, which is not done where the step has lost work, whoever was told of that. */
@@ -376,20 +366,7 @@ export class Distiller implements Disposable {
    *   distiller's steps or, where others use the device, beside them
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
-    checkArgument('ticket', ticket);
-    if (!this.#tickets.has(ticket))
-      throw new LgdError('BAD_OPTION', 'this is no ticket of this distiller.', {
-        option: 'ticket',
-        allowed: 'what its own `await distiller.queueStep()` gave, as it is',
-        mend: 'Ask the distiller that took the step',
-      });
-    if (this.#slotsGiven - ticket.slotsBefore > metricSlots) {
-      throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', {
-        option: 'ticket',
-        allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`,
-        mend: 'Read the numbers of a step before so many are queued',
-      });
-    }
+    this.#slots.check(ticket);
     const { slots, students } = ticket;
     const pupil = this.#pupil(student);
     if (!students.includes(student))
@@ -537,9 +514,5 @@ export class Distiller implements Disposable {
       allowed: 'an array of numbers from 0, each once',
       mend: 'Leave it out where all are to learn',
     });
-  }
-
-  #nextSlot(): number {
-    return this.#slotsGiven++ % metricSlots;
   }
 }

@@ -1,5 +1,5 @@
 /** What a run's log says of the CUDA graph that its steps are run as. */
-import { describeWays } from './log-lines.js';
+import type { GraphWay, StepInfo } from '../native.js';
 import type { StepTaker } from './steps.js';
 
 /** Asks the distiller for it, as seldom as it can: that waits for the device's thread. On a CPU there is none. */
@@ -52,4 +52,18 @@ export class GraphLog {
     const why = refused === undefined ? '' : `; the GPU took none of others (${refused})`;
     await this.log(`${launched} of ${steps} steps ran as one CUDA graph each, those before the run included${why}`);
   }
+}
+
+/** Which way of running its graph a step has found. */
+function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
+  const words = {
+    programmatic: ['kernels one after the other', 'kernels started early'],
+    inOrder: ['the teacher beside the student', 'the teacher before the student'],
+    oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'],
+  };
+  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) =>
+    ways.some((one) => one[choice] !== way[choice]),
+  );
+  const times = ways.map(({ milliseconds }) => milliseconds);
+  return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
 }

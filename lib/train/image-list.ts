@@ -12,10 +12,10 @@ import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
 import { eachId, hashImages, IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
+import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { joinedLines, wholeLines } from '../files/lines.js';
 import { openToRead } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
 import { imageListFile, readRunConfig } from '../runs/run-folder.js';
 import type { Dataset } from './batch.js';
 
@@ -103,7 +103,7 @@ async function mostGone({ output, data }: Config): Promise<number> {
  * @throws LgdError BAD_CHECKPOINT, TOO_MANY_BROKEN_IMAGES, BAD_FILE, ABORTED
  */
 export async function checkStillThere(config: Config, ids: readonly string[], signal?: AbortSignal): Promise<void> {
-  const list = (await CheckpointStore.isBegun(config.output)) ? await readImageList(config.output) : undefined;
+  const list = (await hasCheckpoint(config.output)) ? await readImageList(config.output) : undefined;
   if (list === undefined) return;
   const { places } = await findImages(list, ids, signal);
   checkGone(

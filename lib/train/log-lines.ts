@@ -1,13 +1,8 @@
 /** What a run's log says to people alone; runs/run-log.ts has the lines that are read back. */
 import { LgdError, messageOf } from '../errors.js';
-import type { FrozenScores } from '../evaluate/during-training.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
-import type { GraphWay, StepInfo } from '../native.js';
+import type { OtherScores } from '../evaluate/score.js';
 import type { EvaluationEvent } from './events.js';
 import type { MemoryUse } from './steps.js';
-
-/** Scores of an evaluation besides zero-shot. */
-export type OtherScores = FrozenScores & { online?: ZeroShotScore };
 
 export function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);
@@ -24,20 +19,6 @@ export function memoryLine({ planned, used }: MemoryUse, students: number): stri
 /** What the first step turned out to need. */
 export function memoryAfterLine({ planned, used, peak }: MemoryUse): string {
   return `device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`;
-}
-
-/** Which way of running its graph a step has found. */
-export function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
-  const words = {
-    programmatic: ['kernels one after the other', 'kernels started early'],
-    inOrder: ['the teacher beside the student', 'the teacher before the student'],
-    oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'],
-  };
-  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) =>
-    ways.some((one) => one[choice] !== way[choice]),
-  );
-  const times = ways.map(({ milliseconds }) => milliseconds);
-  return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
 }
 
 export function evaluationLine(

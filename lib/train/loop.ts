@@ -2,30 +2,19 @@
  * The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller
  * go through it side by side.
  */
-import { join } from 'node:path';
-import { checkFilled, type RunConfig } from '../config-batch.js';
-import { counted } from '../counted.js';
-import { BatchPlan } from '../data/loader.js';
 import { LgdError } from '../errors.js';
-import { markLabelled } from '../evaluate/during-training.js';
-import type { EmbedOptions } from '../evaluate/embed.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.js';
-import { waitingEvents, type WaitedFor, type WaitingEvent } from '../stall.js';
-import type { Batch, Dataset } from './batch.js';
-import { preparedBatches } from './batches.js';
+import type { WaitingEvent } from '../stall.js';
+import { preparedBatches, type Batch, type Dataset } from './batch.js';
 import { checkAsBegun, checkBeginning } from './beginning.js';
-import type { ScoredOn } from './continued.js';
-import type { Course, PlannedStep, RunOptions } from './course.js';
+import { Course, type PlannedStep, type RunOptions } from './course.js';
 import type { RunEvent, StepEvent } from './events.js';
-import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
+import { imagesOf, imagesOfContinued, writeImageList } from './image-list.js';
 import { RateMeter } from './rate.js';
 import { Run } from './run.js';
-import { makeSchedule, type Schedule } from './schedule.js';
 import type { StepTaker, StepTicket } from './steps.js';
-import { markOf, type TeacherMark } from './teacher-mark.js';
-import { TeacherViewCache, viewCachePath } from './view-cache.js';
+import { TeacherViewCache } from './view-cache.js';
 
 /** A step in the device's queue. */
 interface Pending extends PlannedStep {
@@ -57,16 +46,9 @@ export async function* runDistillation(
   }
 }
 
-class TrainingLoop implements Course {
-  readonly config: RunConfig;
-  readonly configs: readonly RunConfig[];
-  plan: BatchPlan;
-  schedule: Schedule;
+class TrainingLoop {
   readonly #rate: RateMeter;
-  #runs: Run[] = [];
-  #images: RunImages | undefined;
-  #teacherMark: TeacherMark | undefined;
-  #scoredOn: ScoredOn | undefined;
+  readonly #runs: Run[] = [];
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
   /** A caller that leaves the run in the middle of a wait for images does not wait for them. */
@@ -77,52 +59,31 @@ class TrainingLoop implements Course {
   #views: TeacherViewCache | undefined;
   /** Of the folder of several students. */
   #unlock: (() => Promise<void>) | undefined;
-  #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
-  private constructor(
-    readonly distiller: StepTaker,
-    readonly dataset: Dataset,
-    readonly options: RunOptions,
-  ) {
-    const { config, students } = distiller;
-    const { log } = config;
-    this.config = config;
-    this.configs =
-      students.length === 1
-        ? [config]
-        : students.map((student) => configOf(config, student.name, student.widthMultiplier));
-    checkFilled(distiller.batchChoice, dataset.length);
-    [this.plan, this.schedule] = this.#planOf(dataset);
-    this.#rate = new RateMeter(Math.max(10, log.everySteps));
+  private constructor(readonly course: Course) {
+    this.#rate = new RateMeter(Math.max(10, course.config.log.everySteps));
   }
 
   static async open(distiller: StepTaker, dataset: Dataset, options: RunOptions): Promise<TrainingLoop> {
-    const loop = new TrainingLoop(distiller, dataset, options);
-    const { config, configs, plan } = loop;
+    const course = new Course(distiller, dataset, options);
+    const { config, configs } = course;
     const { resume, signal } = options;
-    if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
-      throw new LgdError(
-        'BAD_CONFIG',
-        `the run has ${counted(plan.stepsPerEpoch * config.train.epochs, 'batch', 'batches')}, fewer than one step takes.`,
-        { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' },
-      );
-    }
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
-    loop.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
-    loop.#scoredOn = await markScored({ ...options, online: distiller.onlineOf(0) && options.online });
+    await course.mark(); // before anything is cleared: it may fail
+    const loop = new TrainingLoop(course);
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
     if (configs.length > 1) loop.#unlock = await openGroupFolder(config, names, resume);
     else if (resume === undefined && config.overwrite) await clearGroup(config.output);
     try {
-      for (const number of configs.keys()) loop.#runs.push(await Run.open(loop, number));
+      for (const number of configs.keys()) loop.#runs.push(await Run.open(course, number));
       const continued: boolean[] = [];
       for (const [number, run] of loop.#runs.entries()) {
         const continues = await run.continues();
         const images = continues
           ? await imagesOfContinued(configs[number]!, dataset, signal)
           : await imagesOf(dataset, signal);
-        loop.#adopt(images, run);
+        course.adopt(images, number);
         continued.push(continues);
       }
       await loop.#resume();
@@ -144,49 +105,6 @@ class TrainingLoop implements Course {
     return this.#runs;
   }
 
-  get images(): RunImages {
-    return this.#images!;
-  }
-
-  get teacherMark(): TeacherMark {
-    return this.#teacherMark!;
-  }
-
-  get scoredOn(): ScoredOn | undefined {
-    return this.#scoredOn;
-  }
-
-  get stepsPerEpoch(): number {
-    return this.plan.stepsPerEpoch / this.config.train.accumulate;
-  }
-
-  get lastStep(): number {
-    const { totalSteps } = this.schedule;
-    return Math.min(totalSteps, this.config.train.maxSteps ?? totalSteps);
-  }
-
-  epochs(step: number): number {
-    return (step * this.config.train.accumulate) / this.plan.stepsPerEpoch;
-  }
-
-  async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
-    const {
-      distiller: { encoder, teacher },
-      options: { evaluation },
-    } = this;
-    this.#teacherScore ??= evaluation
-      ?.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options })
-      .catch((error: unknown) => {
-        this.#teacherScore = undefined; // one that was stopped is made again
-        throw error;
-      });
-    return this.#teacherScore;
-  }
-
-  isLogged(step: number): boolean {
-    return step % this.config.log.everySteps === 0 || step === 1 || step === this.lastStep;
-  }
-
   /** Gives back all batches, and closes the folders. Nothing of a step is queued any more. */
   async close(): Promise<void> {
     this.#closing.abort();
@@ -204,10 +122,11 @@ class TrainingLoop implements Course {
     await this.#batches?.return();
     releaseAll(); // what came meanwhile
     if (this.#views !== undefined) {
-      if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
+      const { distiller } = this.course;
+      if (!distiller.disposed) distiller.useViewCache(undefined);
       this.#views.dispose();
     }
-    const closed = await Promise.allSettled(this.#runs.map(({ folder }) => folder.close()));
+    const closed = await Promise.allSettled(this.course.folders.map((folder) => folder.close()));
     await this.#unlock?.();
     const failed = closed.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
@@ -215,10 +134,11 @@ class TrainingLoop implements Course {
   }
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {
+    const { course } = this;
     const {
       lastStep,
       options: { signal },
-    } = this;
+    } = course;
     for (const run of this.#runs) yield await run.start();
     let start = this.#rate.pause();
     // an evaluation that a stop kept from being made
@@ -231,12 +151,12 @@ class TrainingLoop implements Course {
       // steps behind.
       let batches: Batch[] | undefined;
       try {
-        batches = yield* this.patiently(this.#takeBatches(), 'images', next);
+        batches = yield* course.patiently(this.#takeBatches(), 'images', next);
       } catch (error) {
         unread = error; // which says nothing of the steps before: they are kept
       }
       if (batches === undefined) break;
-      const queued = yield* this.patiently(this.#queue(next, batches), 'teacher', next);
+      const queued = yield* course.patiently(this.#queue(next, batches), 'teacher', next);
       if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
@@ -253,54 +173,22 @@ class TrainingLoop implements Course {
     for (const run of this.#runs) yield await run.finish();
   }
 
-  patiently<Value>(
-    promise: Promise<Value>,
-    what: WaitedFor,
-    step: number,
-    lastSign?: () => number,
-  ): AsyncGenerator<WaitingEvent, Value, undefined> {
-    return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (event) => {
-      for (const { folder } of this.#runs) await folder.log(event.message);
-      return event;
-    });
-  }
-
   get #firstStep(): number {
     return Math.min(...this.#runs.map(({ step }) => step));
   }
 
-  #planOf(images: Pick<Dataset, 'length' | 'sourceIndex'>): [BatchPlan, Schedule] {
-    const { train, seed } = this.config;
-    const plan = new BatchPlan(images, { batchSize: train.batchSize, seed });
-    return [plan, makeSchedule({ ...train, batchesPerEpoch: plan.stepsPerEpoch })];
-  }
-
-  /** All students see the same images: those that the run was begun with, of which some may be gone. */
-  #adopt(images: RunImages, run: Run): void {
-    if (this.#images === undefined) {
-      this.#images = images;
-      [this.plan, this.schedule] = this.#planOf(images);
-    }
-    if (images.hash === this.#images.hash && images.gone.length === this.#images.gone.length) return;
-    throw new LgdError(
-      'BAD_CHECKPOINT',
-      `the run of ${run.student.name} was begun with other images than that of ${this.#runs[0]!.student.name}.`,
-      {
-        option: 'data.train',
-        mend: 'Bring the images back as they were, or resume one student alone by its own folder',
-      },
-    );
-  }
-
   /** Continues every student from its own checkpoint, and the batches from the earliest. */
   async #resume(): Promise<void> {
-    const { resume } = this.options;
+    const {
+      options: { resume },
+      plan,
+    } = this.course;
     if (resume === undefined) return;
-    const begin = this.plan.state();
+    const begin = plan.state();
     const plans = [];
     for (const run of this.#runs) plans.push(await run.resume(resume));
     const first = this.#runs.findIndex(({ step }) => step === this.#firstStep);
-    this.plan.restore(plans[first] ?? begin);
+    plan.restore(plans[first] ?? begin);
   }
 
   /** Opens the cache of teacher embeddings, if there is to be one. */
@@ -311,7 +199,7 @@ class TrainingLoop implements Course {
       dataset,
       images,
       options: { signal },
-    } = this;
+    } = this.course;
     const {
       teacher,
       device,
@@ -334,18 +222,23 @@ class TrainingLoop implements Course {
    * device computes.
    */
   async #queue(step: number, batches: Batch[]): Promise<Pending | undefined> {
-    const { signal } = this.options;
-    const learningRate = this.schedule.learningRate(step);
+    const {
+      distiller,
+      plan,
+      schedule,
+      options: { signal },
+    } = this.course;
+    const learningRate = schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
     try {
-      const ticket = await this.distiller.queueStep(batches, {
+      const ticket = await distiller.queueStep(batches, {
         step,
         learningRate,
         students: runs.map(({ number }) => number),
         signal,
       });
       // a checkpoint tells of batches that a step took, not of those on their way
-      for (let taken = 0; taken < batches.length; taken++) this.plan.next();
+      for (let taken = 0; taken < batches.length; taken++) plan.next();
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
       if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
@@ -355,15 +248,16 @@ class TrainingLoop implements Course {
 
   /** The batches of a step; undefined where the run is stopped while images are waited for. */
   async #takeBatches(): Promise<Batch[] | undefined> {
+    const { config, options } = this.course;
     const batches: Batch[] = [];
     try {
-      while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
+      while (batches.length < config.train.accumulate) batches.push(await this.#nextBatch());
     } catch (error) {
       this.#release(batches);
       if (
         error instanceof LgdError &&
         (error.code === 'ABORTED' || error.code === 'BAD_FILE') &&
-        this.options.signal?.aborted
+        options.signal?.aborted
       )
         return undefined;
       throw error;
@@ -372,13 +266,14 @@ class TrainingLoop implements Course {
   }
 
   async #nextBatch(): Promise<Batch> {
-    this.#batches ??= preparedBatches(this.dataset, this.plan, {
-      standIns: this.images.standIns,
-      ahead: this.config.data.readAhead,
-      signal: AbortSignal.any([this.#closing.signal, ...(this.options.signal ? [this.options.signal] : [])]),
+    const { config, dataset, plan, images, options } = this.course;
+    this.#batches ??= preparedBatches(dataset, plan, {
+      standIns: images.standIns,
+      ahead: config.data.readAhead,
+      signal: AbortSignal.any([this.#closing.signal, ...(options.signal ? [options.signal] : [])]),
     });
     const { value } = await this.#batches.next();
-    const { views } = this.config.teacherCache;
+    const { views } = config.teacherCache;
     const batch: Batch = views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
     this.#taken.add(batch);
     return batch;
@@ -391,7 +286,7 @@ class TrainingLoop implements Course {
 
   /** Images decoded for each second of a decoding thread since the last call; undefined where none was. */
   #decodeRate(): number | undefined {
-    const { images = 0, seconds = 0 } = this.dataset.decoded ?? {};
+    const { images = 0, seconds = 0 } = this.course.dataset.decoded ?? {};
     const [newImages, newSeconds] = [images - this.#decoded.images, seconds - this.#decoded.seconds];
     this.#decoded = { images, seconds };
     return newSeconds > 0 ? newImages / newSeconds : undefined;
@@ -399,12 +294,13 @@ class TrainingLoop implements Course {
 
   /** Waits for a queued step, whose students judge their losses. */
   async *#settle(pending: Pending): AsyncGenerator<StepEvent | WaitingEvent, void, undefined> {
+    const { course } = this;
     const from = performance.now();
     const metrics: SemanticMetrics[] = [];
     for (const run of pending.runs) {
       try {
         metrics.push(
-          yield* this.patiently(this.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step),
+          yield* course.patiently(course.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step),
         );
       } catch (error) {
         throw await run.explained(pending, error);
@@ -413,33 +309,11 @@ class TrainingLoop implements Course {
     const waited = performance.now() - from;
     this.#release(pending.batches);
     const rates = this.#rate.step(
-      pending.batches.length * this.config.train.batchSize,
+      pending.batches.length * course.config.train.batchSize,
       waited,
       pending.ticket.teacherMilliseconds,
     );
-    const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
+    const decodeRate = course.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
   }
-}
-
-/** Marks what scores are measured on; undefined where nothing is evaluated. */
-async function markScored({ evaluation, frozen, online, signal }: RunOptions): Promise<ScoredOn | undefined> {
-  const judged = evaluation === undefined ? (frozen?.options.test ?? online?.images) : undefined;
-  if (evaluation === undefined && judged === undefined) return undefined;
-  return {
-    judged: evaluation === undefined ? await markLabelled(judged!, signal) : await evaluation.mark(signal),
-    learnt: await frozen?.mark(signal),
-  };
-}
-
-/** The configuration by which a student of several would be trained alone, into its own folder. */
-function configOf(config: RunConfig, name: string, widthMultiplier: number): RunConfig {
-  const teacherCache =
-    config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
-  return {
-    ...config,
-    output: join(config.output, name),
-    teacherCache,
-    student: { ...config.student, name, widthMultiplier },
-  };
 }

@@ -1,7 +1,7 @@
 /** What each method compares embeddings over, and which method `auto` is. */
 import { fewNames, type Config, type Method } from '../config.js';
 import { counted } from '../counted.js';
-import type { SemanticOptions } from '../native.js';
+import type { SemanticMetrics, SemanticOptions } from '../native.js';
 
 /** A method that has been chosen. */
 export type ChosenMethod = Exclude<Method, 'auto'>;
@@ -30,6 +30,22 @@ const anchors: Record<ChosenMethod, (loss: Config['loss']) => Anchors> = {
   combined: ({ alpha, queueSize }) => ({ useTextual: true, useVisual: true, alpha, queueSize }),
   feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
 };
+
+/** Numbers of a step that are of a part of the loss: 0 where the method has no such part. */
+export const partMetrics = [
+  'lossVisual',
+  'lossTextual',
+  'klVisual',
+  'klTextual',
+  'entropyVisual',
+  'entropyTextual',
+  'ownMass',
+] as const satisfies readonly (keyof SemanticMetrics)[];
+
+/** Is it the name of a method, and not `auto` or that of another version? */
+export function isMethod(name: string): name is ChosenMethod {
+  return Object.hasOwn(anchors, name);
+}
 
 /** What the semantic head is made with. */
 export function anchorsOf(method: ChosenMethod, loss: Config['loss']): Anchors {

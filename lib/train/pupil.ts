@@ -13,7 +13,7 @@ import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
 import type { OnlineState } from '../runs/checkpoint.js';
-import { anchorsOf, type ChosenMethod } from './method.js';
+import { anchorsOf, partMetrics, type ChosenMethod } from './method.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {
@@ -175,19 +175,8 @@ export class Pupil {
     const { addon, handle } = this.#device;
     const all = await Promise.all(slots.map((slot) => addon.readMetrics(handle, this.#head, slot)));
     const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
-    for (const key of [
-      'loss',
-      'lossVisual',
-      'lossTextual',
-      'klVisual',
-      'klTextual',
-      'entropyVisual',
-      'entropyTextual',
-      'ownMass',
-      'agreement',
-    ] as const) {
+    for (const key of ['loss', ...partMetrics, 'agreement'] as const)
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
-    }
     return mean;
   }
 

@@ -4,17 +4,17 @@
  */
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
-import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
+import type { OtherScores, ZeroShotScore } from '../evaluate/score.js';
+import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
 import type { SemanticMetrics } from '../native.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
+import { CheckpointStore } from '../runs/checkpoint-store.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
@@ -28,7 +28,7 @@ import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { GraphLog } from './graph-log.js';
-import { evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine, type OtherScores } from './log-lines.js';
+import { evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine } from './log-lines.js';
 import { anchorsOf } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -61,38 +61,40 @@ export class Run {
   readonly #told: string[] = [];
 
   private constructor(
-    readonly loop: Course,
+    readonly course: Course,
     readonly number: number,
     readonly folder: RunFolder,
     readonly store: CheckpointStore,
   ) {
-    const { train, evaluate } = loop.config;
-    this.config = loop.configs[number]!;
-    this.student = loop.distiller.students[number]!;
-    this.encoder = loop.distiller.encoderOf(number);
+    const { train, evaluate } = course.config;
+    this.config = course.configs[number]!;
+    this.student = course.distiller.students[number]!;
+    this.encoder = course.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
-    const { evaluation, frozen, online } = loop.options;
+    const { evaluation, frozen, online } = course.options;
     const also = frozen?.options.config.evaluate.also ?? 'none';
     const has = {
       student: evaluation !== undefined,
       knn: also === 'knn' || also === 'both',
       linear: also === 'linear' || also === 'both',
-      online: online !== undefined && loop.distiller.onlineOf(number) !== undefined,
+      online: online !== undefined && course.distiller.onlineOf(number) !== undefined,
     };
     this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
-    this.#graphLog = new GraphLog(loop.distiller, (line) => folder.log(line), number === 0);
-    this.#broken = new BrokenList(loop, folder);
+    this.#graphLog = new GraphLog(course.distiller, (line) => folder.log(line), number === 0);
+    this.#broken = new BrokenList(course, folder);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
   /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
-  static async open(loop: Course, number: number): Promise<Run> {
-    const config = loop.configs[number]!;
-    const { resume, signal } = loop.options;
-    const start = resume === undefined ? await hashStart(loop.distiller.students[number]!, signal) : undefined;
+  static async open(course: Course, number: number): Promise<Run> {
+    const config = course.configs[number]!;
+    const { resume, signal } = course.options;
+    const start = resume === undefined ? await hashStart(course.distiller.students[number]!, signal) : undefined;
     const folder = await RunFolder.open(config.output, config, { resume: resume !== undefined, start });
     try {
-      return new Run(loop, number, folder, await CheckpointStore.open(config.output));
+      const run = new Run(course, number, folder, await CheckpointStore.open(config.output));
+      course.folders.push(folder);
+      return run;
     } catch (error) {
       await folder.close().catch(() => undefined);
       throw error;
@@ -106,7 +108,7 @@ export class Run {
 
   /** Is there a checkpoint to continue from? */
   async continues(): Promise<boolean> {
-    return this.loop.options.resume !== undefined && (await this.store.list()).length > 0;
+    return this.course.options.resume !== undefined && (await hasCheckpoint(this.folder.path));
   }
 
   /** Has the log say something of how the run begins. */
@@ -116,8 +118,8 @@ export class Run {
 
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
-    const { lastStep, schedule, stepsPerEpoch, dataset } = this.loop;
-    const { device, method, methodChoice, batchChoice, memory } = this.loop.distiller;
+    const { lastStep, schedule, stepsPerEpoch, dataset } = this.course;
+    const { device, method, methodChoice, batchChoice, memory } = this.course.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const { length: broken } = this.#broken.images;
@@ -126,7 +128,7 @@ export class Run {
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken, device: device.info, version }));
     const advice =
       this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
-    const remarks = [...(this.loop.options.remarks ?? []), ...this.#remarks];
+    const remarks = [...(this.course.options.remarks ?? []), ...this.#remarks];
     const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
       ...(methodChoice !== undefined && { choice: methodChoice }),
       ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
@@ -134,7 +136,7 @@ export class Run {
     };
     for (const line of [...this.#told, ...Object.values(told), ...remarks]) await this.folder.log(line);
     await this.#broken.begin();
-    await this.folder.log(memoryLine(memory, this.loop.configs.length));
+    await this.folder.log(memoryLine(memory, this.course.configs.length));
     return {
       type: 'start',
       ...this.#name,
@@ -167,11 +169,11 @@ export class Run {
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
     this.#judged = planned;
-    const logged = this.loop.isLogged(this.#step);
+    const logged = this.course.isLogged(this.#step);
     const line = {
       type: 'step' as const,
       step: this.#step,
-      epoch: this.loop.epochs(this.#step),
+      epoch: this.course.epochs(this.#step),
       ...metrics,
       learningRate: planned.learningRate,
       ...rates,
@@ -188,7 +190,7 @@ export class Run {
   /** What the first step turned out to need. */
   async #logMemory(): Promise<void> {
     this.#memoryLogged = true;
-    await this.folder.log(memoryAfterLine(this.loop.distiller.memory));
+    await this.folder.log(memoryAfterLine(this.course.distiller.memory));
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
@@ -199,8 +201,8 @@ export class Run {
       try {
         event = yield* watched(
           (options) => this.#evaluate(options),
-          this.loop.options.signal,
-          (evaluated, lastSign) => this.loop.patiently(evaluated, 'evaluation', this.#step, lastSign),
+          this.course.options.signal,
+          (evaluated, lastSign) => this.course.patiently(evaluated, 'evaluation', this.#step, lastSign),
         );
       } catch (error) {
         if (this.#unsaved && !isOfTheNumbers(error)) {
@@ -215,13 +217,13 @@ export class Run {
       isBest = event.best;
       yield event;
     }
-    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.loop.lastStep)))
+    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.course.lastStep)))
       yield await this.#checkpoint(isBest);
   }
 
   /** Does something fall due after this step? */
   isBoundary(step: number): boolean {
-    return step === this.loop.lastStep || this.#evaluationDue(step) || this.#checkpointDue(step);
+    return step === this.course.lastStep || this.#evaluationDue(step) || this.#checkpointDue(step);
   }
 
   get #unsaved(): boolean {
@@ -229,13 +231,13 @@ export class Run {
     return step !== this.#step || evaluated !== this.#evaluated;
   }
 
-  /** The loop's, whose plan is known only once its images are. */
+  /** By the plan, which is known only once the course's images are. */
   get #due(): DueSteps {
-    return new DueSteps(this.config, this.loop.lastStep, (step) => this.loop.epochs(step));
+    return new DueSteps(this.config, this.course.lastStep, (step) => this.course.epochs(step));
   }
 
   #evaluationDue(step: number): boolean {
-    return this.loop.scoredOn !== undefined && this.#due.evaluation(step);
+    return this.course.scoredOn !== undefined && this.#due.evaluation(step);
   }
 
   #checkpointDue(step: number): boolean {
@@ -245,13 +247,13 @@ export class Run {
   }
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
-    const { signal } = this.loop.options;
+    const { signal } = this.course.options;
     const from = performance.now();
     try {
-      this.#teacherScore ??= await this.loop.teacherScore(options);
-      const { evaluation, frozen, online: judged } = this.loop.options;
+      this.#teacherScore ??= await this.course.teacherScore(options);
+      const { evaluation, frozen, online: judged } = this.course.options;
       const student = await evaluation?.evaluateEncoder(this.encoder, options);
-      const probe = this.loop.distiller.onlineOf(this.number);
+      const probe = this.course.distiller.onlineOf(this.number);
       const also: OtherScores = {
         ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), options)),
         ...(probe !== undefined &&
@@ -263,7 +265,7 @@ export class Run {
       const event: EvaluationEvent = {
         type: 'evaluation',
         step: this.#step,
-        epoch: this.loop.epochs(this.#step),
+        epoch: this.course.epochs(this.#step),
         student,
         teacher: this.#teacherScore,
         ...also,
@@ -282,12 +284,12 @@ export class Run {
   /** Steps after which a queue is full; 0 without one. */
   get #queueFullAfter(): number {
     const { loss, train } = this.config;
-    const { queueSize } = anchorsOf(this.loop.distiller.method, loss);
+    const { queueSize } = anchorsOf(this.course.distiller.method, loss);
     return Math.ceil(queueSize / (train.batchSize * train.accumulate));
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
-    const { distiller, plan, images } = this.loop;
+    const { distiller, plan, circumstances } = this.course;
     const { weights, momentum, secondMoment, semantic, online } = await distiller.state(this.number);
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
     if (broken !== undefined && this.#judged !== undefined)
@@ -296,18 +298,12 @@ export class Run {
       isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const progress: Progress = {
       plan: plan.state(),
-      dataset: images.hash,
-      views: this.config.teacherCache.views,
-      accumulate: this.config.train.accumulate,
-      jpegDecoder: this.#jpegDecoder,
-      computed: this.#computed,
-      teacher: this.loop.teacherMark,
+      ...circumstances,
       startWeights: this.#startWeights,
       monitor: this.#monitor.state(),
       best: this.#score.best,
       evaluated: this.#evaluated,
       teacherScore: this.#teacherScore ?? null,
-      scoredOn: this.loop.scoredOn,
     };
     await this.folder.sync();
     const folder = await this.store.write(
@@ -332,7 +328,7 @@ export class Run {
       type: 'checkpoint',
       ...this.#name,
       step: this.#step,
-      epoch: this.loop.epochs(this.#step),
+      epoch: this.course.epochs(this.#step),
       folder,
       best: isBest,
     };
@@ -345,11 +341,11 @@ export class Run {
 
   async finish(): Promise<InterruptedEvent | DoneEvent> {
     const evaluationMissing = this.#evaluationDue(this.#step) && this.#evaluated < this.#step;
-    const done = this.#step >= this.loop.lastStep && !evaluationMissing;
+    const done = this.#step >= this.course.lastStep && !evaluationMissing;
     const where = {
       ...this.#name,
       step: this.#step,
-      epoch: this.loop.epochs(this.#step),
+      epoch: this.course.epochs(this.#step),
       folder: this.#lastCheckpoint.folder,
     };
     await this.#broken.update();
@@ -367,7 +363,7 @@ export class Run {
 
   /** Which of several students an event is about. */
   get #name(): { studentName?: string } {
-    return this.loop.configs.length > 1 ? { studentName: this.student.name } : {};
+    return this.course.configs.length > 1 ? { studentName: this.student.name } : {};
   }
 
   /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
@@ -379,7 +375,7 @@ export class Run {
   /** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
   async #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
     const { folder } = this.#lastCheckpoint;
-    const where = await writeReplay(this.loop.distiller, this.folder.path, {
+    const where = await writeReplay(this.course.distiller, this.folder.path, {
       student: this.number,
       config: this.config,
       step,
@@ -390,7 +386,7 @@ export class Run {
     });
     return new LgdError(
       cause?.code ?? 'NON_FINITE',
-      `step ${step + 1}${this.loop.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`,
+      `step ${step + 1}${this.course.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`,
       {
         mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`,
         cause,
@@ -398,32 +394,13 @@ export class Run {
     );
   }
 
-  get #jpegDecoder(): JpegDecoder['name'] {
-    return openJpegDecoder(this.loop.distiller.device.addon).name;
-  }
-
-  /** Sums are added in another order by each. */
-  get #computed(): string {
-    const { name, products, kind } = this.loop.distiller.device.info;
-    return kind === 'cpu' ? 'the CPU' : `${name} by ${products}`;
-  }
-
   get #present(): Present {
-    const { images, teacherMark, scoredOn, distiller } = this.loop;
-    return {
-      info: this.#studentInfo(),
-      config: this.config,
-      images: images.hash,
-      teacher: distiller.teacher,
-      teacherMark,
-      jpegDecoder: this.#jpegDecoder,
-      computed: this.#computed,
-      scoredOn,
-    };
+    const { circumstances, distiller } = this.course;
+    return { info: this.#studentInfo(), config: this.config, teacher: distiller.teacher, circumstances };
   }
 
   #studentInfo(): StudentInfo {
-    const { teacher, tsb, method } = this.loop.distiller;
+    const { teacher, tsb, method } = this.course.distiller;
     return {
       ...kindOf(this.student),
       resolution: this.encoder.resolution,
@@ -436,7 +413,7 @@ export class Run {
       teacher: teacher.id,
       method,
       step: this.#step,
-      epoch: Math.floor(this.loop.epochs(this.#step)),
+      epoch: Math.floor(this.course.epochs(this.#step)),
     };
   }
 
@@ -446,8 +423,8 @@ export class Run {
    * @throws LgdError BAD_CHECKPOINT
    */
   async resume(which: string): Promise<BatchPlanState | undefined> {
-    if (which === 'last' && (await this.store.list()).length === 0) {
-      const { signal } = this.loop.options;
+    if (which === 'last' && !(await hasCheckpoint(this.folder.path))) {
+      const { signal } = this.course.options;
       await checkStart(this.folder.path, this.student, signal);
       await this.folder.recordStart(await hashStart(this.student, signal));
       await this.folder.rewind(0, 0);
@@ -458,9 +435,9 @@ export class Run {
     const { info, folder } = checkpoint;
     const progress = checkpoint.progress as Progress;
     checkContinued(checkpoint, progress, this.#present);
-    this.loop.plan.restore(progress.plan); // refuses another seed, batch size or number of images
+    this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);
-    this.loop.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
+    this.course.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
     [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [
       info.step,
@@ -469,8 +446,8 @@ export class Run {
       progress.teacherScore ?? undefined,
       progress.startWeights,
     ];
-    if (progress.scoredOn?.judged !== this.loop.scoredOn?.judged) this.#teacherScore = undefined;
-    if (areOthersScored(progress, this.loop) && this.#score.metric !== 'loss') this.#score.best = null;
+    if (progress.scoredOn?.judged !== this.course.scoredOn?.judged) this.#teacherScore = undefined;
+    if (areOthersScored(progress, this.course) && this.#score.metric !== 'loss') this.#score.best = null;
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     this.tell(`resumed from ${folder}`);

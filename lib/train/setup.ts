@@ -2,49 +2,42 @@
  * From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the
  * first step is made.
  */
-import { basename, join, resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
-import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { drawStartBank } from '../banks/visual.js';
-import { chooseBatch, type RunConfig } from '../config-batch.js';
-import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
+import type { RunConfig } from '../config-batch.js';
+import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
-import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
-import { openImages } from '../data/open-images.js';
-import type { ImageSource } from '../data/sources.js';
+import { chooseMode } from '../data/open-dataset.js';
 import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { throwIfAborted } from '../errors.js';
-import { emptyClassFolders, knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
-import { FrozenEvaluation } from '../evaluate/during-training.js';
-import { openLabelled, remarkIfSame } from '../evaluate/labelled.js';
+import type { FrozenEvaluation } from '../evaluate/during-training.js';
+import { remarkIfSame } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
-import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
-import { loadTeacher, type AnyTeacher } from '../models/index.js';
-import { createStudent, Student } from '../models/student.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
-import { runFolders } from '../runs/group-folder.js';
-import type { Phase, PhaseProgress } from '../runs/phase.js';
+import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import type { AnyTeacher } from '../models/index.js';
+import type { Student } from '../models/student.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
-import { checkStart } from './beginning.js';
-import { checkBatch, checkEmbeddings, checkUsed, hasNames, required } from './checks.js';
-import type { RunOptions } from './course.js';
+import { checkEmbeddings, checkUsed, required } from './checks.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
-import { checkStillThere } from './image-list.js';
-import { movedIf, withNamesMoved } from './moved.js';
+import { withNamesMoved } from './moved.js';
 import { absolutePaths, placesOf } from './paths.js';
-import { loadStartWeights } from './start-weights.js';
+import {
+  decode,
+  makeStudents,
+  openBanks,
+  openJudges,
+  openSources,
+  openTeacher,
+  type Cleanup,
+  type PrepareOptions,
+  type Workshop,
+} from './run-parts.js';
 
-/** How {@link prepareRun} goes about it. */
-export interface PrepareOptions {
-  signal?: AbortSignal | undefined;
-  /** Called while a phase goes on. */
-  onProgress?: ((progress: PhaseProgress) => void) | undefined;
-  /** Continue the run that is in the run folder; see {@link RunOptions.resume}. */
-  resume?: RunOptions['resume'] | undefined;
-}
+export type { PrepareOptions } from './run-parts.js';
 
 const prepareOptions = {
   signal: 'optional',
@@ -117,20 +110,6 @@ export async function resumeConfig(
 
 type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose> & { remarks: readonly string[] };
 
-/** What frees the parts of a run, the last one first. */
-type Cleanup = (() => Promise<void> | void)[];
-
-/** What the later parts of a run are made with. */
-interface Workshop {
-  config: RunConfig;
-  device: Device;
-  teacher: AnyTeacher;
-  /** Of decoded images: sharp enough for the larger of the two inputs. */
-  side: number;
-  options: PrepareOptions;
-  cleanup: Cleanup;
-}
-
 async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup): Promise<Parts> {
   const { signal, resume } = options;
   if (resume === undefined) checkUsed(wanted);
@@ -200,189 +179,6 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   };
 }
 
-const reporter =
-  ({ onProgress }: PrepareOptions, phase: Phase) =>
-  (done: number, total: number) =>
-    onProgress?.({ phase, done, total });
-
-/** Images to learn from and to be judged on. */
-interface Sources {
-  source: ImageSource;
-  /** What `evaluate.also` learns from, and is judged on. */
-  labelled: Awaited<ReturnType<typeof openLabelled>> | undefined;
-  evaluationSource: ImageSource | undefined;
-  /** As many as are trained with, for so many images. */
-  batchSize: number;
-  learningRate: number;
-}
-
-async function openSources(
-  config: Config,
-  trainingImages: string,
-  { signal, resume }: PrepareOptions,
-): Promise<Sources> {
-  const isResumed = resume !== undefined;
-  const open = (folder: string, option: string, labels: 'folders' | 'none') =>
-    openImages(folder, { labels, signal }).catch(movedIf(isResumed, { [option]: folder }));
-  const source = await open(trainingImages, 'data.train', config.evaluate.online ? 'folders' : 'none');
-  if (isResumed)
-    for (const output of await runFolders(config.output))
-      await checkStillThere({ ...config, output }, source.ids, signal);
-  const { batchSize, learningRate } = chooseBatch(config.train, source.ids.length);
-  checkBatch(batchSize, source);
-  const labelled =
-    config.evaluate.also === 'none'
-      ? undefined
-      : await openLabelled(config, (folder, option) => open(folder, option, 'folders'));
-  const evaluationSource =
-    labelled?.test ??
-    (config.evaluate.data === undefined ? undefined : await open(config.evaluate.data, 'evaluate.data', 'folders'));
-  return { source, labelled, evaluationSource, batchSize, learningRate };
-}
-
-async function openTeacher(
-  source: string,
-  device: Device,
-  { offline }: Config,
-  options: PrepareOptions,
-): Promise<AnyTeacher> {
-  const report = reporter(options, 'teacher');
-  report(0, 1);
-  const teacher = await loadTeacher(source, { device, localFilesOnly: offline, signal: options.signal }).catch(
-    movedIf(options.resume !== undefined, { teacher: source }),
-  );
-  report(1, 1);
-  return teacher;
-}
-
-/** Text banks to learn from and to be judged by. */
-interface Banks {
-  tsb: TextualSemanticsBank | undefined;
-  evaluationBank: TextualSemanticsBank | undefined;
-  /** From class folders to names. */
-  mapping: Record<string, string>;
-  remarks: readonly string[];
-}
-
-async function openBanks(
-  evaluationSource: ImageSource | undefined,
-  { config, device, teacher, options, cleanup }: Workshop,
-): Promise<Banks> {
-  const { signal, resume } = options;
-  const isResumed = resume !== undefined;
-  const kept = isResumed ? await keptBank(config.output, resume) : undefined;
-  const banks = new BankSource(config, teacher, { device, signal, onProgress: reporter(options, 'text bank') }, kept);
-  cleanup.push(() => banks.dispose());
-  const { names, bank, templates, textEncoder, evaluate } = config;
-  const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
-  const evaluationBank =
-    evaluationSource && hasNames(banks, tsb, config)
-      ? await banks.evaluation(tsb).catch(
-          movedIf(isResumed, {
-            'evaluate.names': evaluate.names,
-            'evaluate.bank': evaluate.bank,
-            templates,
-            textEncoder,
-          }),
-        )
-      : undefined;
-  const mapping =
-    evaluate.mapping === undefined
-      ? await knownMapping(evaluationSource?.classNames ?? [])
-      : await readMapping(evaluate.mapping).catch(movedIf(isResumed, { 'evaluate.mapping': evaluate.mapping }));
-  if (evaluationSource && evaluationBank)
-    matchClasses(
-      evaluationSource.classNames!,
-      evaluationBank.names,
-      mapping,
-      await emptyClassFolders(evaluationSource),
-    );
-  await banks.dispose();
-  return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
-}
-
-/** The students with the weights that they begin with. */
-async function makeStudents({
-  config,
-  device,
-  teacher: { embeddingSize },
-  options: { resume, signal },
-}: Workshop): Promise<Student[]> {
-  const {
-    student: { name, widthMultiplier, dropping, weights },
-    seed,
-  } = config;
-  const names = studentNames(name);
-  const outputOf = (student: string) => (names.length === 1 ? config.output : join(config.output, student));
-  const students = await Promise.all(
-    names.map(async (one) => {
-      const own = resume === undefined ? undefined : await CheckpointStore.graphOf(outputOf(one), resume);
-      // of a graph that its checkpoint alone knows
-      if (own !== undefined) return new Student(one, device, embeddingSize, widthMultiplier, own, seed);
-      return createStudent(one, { device, embeddingSize, widthMultiplier, dropping, seed });
-    }),
-  );
-  const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
-  if (weights !== undefined && begins) await loadStartWeights(students[0]!, weights); // a checkpoint has all weights
-  for (const one of students) {
-    await one.drawWeights(signal);
-    if (resume === 'last') await checkStart(outputOf(one.name), one, signal); // before images are decoded
-  }
-  return students;
-}
-
-/** What judges the student while it is trained. */
-async function openJudges(
-  {
-    source,
-    evaluationSource,
-    labelled,
-    evaluationBank,
-    mapping,
-    mode,
-    distiller,
-  }: Sources & Banks & { mode: Config['data']['cache']; distiller: Distiller },
-  workshop: Workshop,
-): Promise<Pick<PreparedRun, 'evaluation' | 'frozen' | 'online'>> {
-  if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
-  const {
-    config,
-    device,
-    teacher: { mean, std },
-    side,
-  } = workshop;
-  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, workshop);
-  const evaluation =
-    evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
-  let online: OnlineImages | undefined;
-  if (config.evaluate.online)
-    online = {
-      images,
-      labels: labelsAmong(images, source.classNames!, {
-        option: 'evaluate.online',
-        mend: nameAlike,
-        empty: await emptyClassFolders(source),
-      }),
-      mean,
-      std,
-    };
-  if (labelled === undefined) return { evaluation, frozen: undefined, online };
-  const { resolution, precision } = distiller.encoder;
-  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, workshop);
-  const frozen = new FrozenEvaluation({
-    device,
-    batch: config.train.batchSize,
-    resolution,
-    precision,
-    mean,
-    std,
-    config,
-    train,
-    test: images,
-  });
-  return { evaluation, frozen, online };
-}
-
 /**
  * Embeddings of two models may be equally long, and nothing but the models' names tells that they are of two spaces;
  * `openai/clip` and a folder `clip` are taken for one.
@@ -408,35 +204,4 @@ async function asBegun(config: Config): Promise<ReturnType<typeof withNamesMoved
     { ...config, train },
     (await readRunConfig(config.output).catch(() => undefined)) as Partial<Config> | null | undefined,
   );
-}
-
-/** The text bank in the checkpoint that a run goes on from; of several students the first that has one. */
-async function keptBank(output: string, resume: string): Promise<TextualSemanticsBank | undefined> {
-  for (const folder of await runFolders(output)) {
-    const bank = await CheckpointStore.bankOf(folder, resume);
-    if (bank !== undefined) return bank;
-  }
-  return undefined;
-}
-
-const nameAlike = 'Name class folders of training and evaluation images alike, or turn evaluate.online off';
-
-async function decode(
-  source: ImageSource,
-  phase: Phase,
-  { mode, side, margin }: { mode: CacheMode; side: number; margin: number },
-  { config, device, options, cleanup }: Workshop,
-): Promise<ImageCache | StreamedImages> {
-  const report = reporter(options, phase);
-  const images = await openDataset(source, mode, {
-    device,
-    resolution: side,
-    margin,
-    ...placesOf(config),
-    maxBrokenShare: config.data.maxBrokenShare,
-    signal: options.signal,
-    onProgress: ({ done, total }) => report(done, total),
-  });
-  cleanup.push(() => images.dispose());
-  return images;
 }

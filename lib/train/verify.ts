@@ -4,14 +4,11 @@ import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
-import { optimizerOf } from '../models/optimizer.js';
 import { mostEmbeddingSize } from '../models/student.js';
-import type { WeightRecord } from '../models/weights.js';
 import { checkWhole, mostRows } from '../number-limits.js';
-import type { Distiller, DistillerState } from './distiller.js';
-import { Bench, type Taken } from './verify-bench.js';
-import { nudged, nudgedWeights } from './verify-rounding.js';
-import { updateError, type UpdateOptions } from './verify-update.js';
+import type { Distiller } from './distiller.js';
+import { Bench } from './verify-bench.js';
+import { errorsOf, nudged, nudgedWeights, otherBits, wholeError, type Errors } from './verify-errors.js';
 
 /** What {@link verifyDevice} compares. */
 export interface VerifyOptions {
@@ -80,8 +77,6 @@ const limits = {
 } as const;
 /** Of bfloat16 at least: what its 8 bits leave of values that did not cancel. */
 const floors = { teacher: 1e-2, loss: 0.1, gradients: 5e-2, update: 5e-3, inference: 1e-2 } as const;
-
-type Errors = Partial<Record<Exclude<keyof typeof limits, 'views'>, number>>;
 
 /**
  * Takes steps of a configuration on a device and on the CPU, each from the CPU's state, and compares what they leave:
@@ -254,31 +249,6 @@ function onTheCpu(error: unknown): never {
 const isNoNumbers = (error: unknown): error is LgdError =>
   error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 
-function errorsOf(found: Taken, expected: Taken, before: DistillerState, options: UpdateOptions): Errors {
-  const optimizer = optimizerOf(options);
-  const moved = (moment: 'momentum' | 'secondMoment', kept: number): number => {
-    const [ours, right, earlier] = [found, expected, { state: before }].map(({ state }) =>
-      inOrder(state[moment]!, expected.state[moment]!),
-    ) as [Float32Array[], Float32Array[], Float32Array[]];
-    // which is in both, and no gradient
-    return wholeError(
-      ours,
-      right,
-      earlier.map((values) => values.map((value) => kept * value)),
-    );
-  };
-  const [bank, rightBank, bankBefore] = [found, expected, { state: before }].map(({ state }) => state.semantic.visual);
-  return {
-    loss: Math.abs(found.loss / expected.loss - 1),
-    gradients:
-      optimizer.name === 'sgd'
-        ? moved('momentum', optimizer.momentum)
-        : Math.max(moved('momentum', optimizer.beta1), moved('secondMoment', optimizer.beta2)),
-    update: updateError(found.state, before, options),
-    ...(rightBank && { bank: wholeError([bank!], [rightBank], [bankBefore!]) }),
-  };
-}
-
 /**
  * Keeps what a verdict is to be by; NaN stays.
  * @param judged whether the run is judged, and not what the limits come from, which is the worst of all
@@ -290,43 +260,4 @@ function note(errors: Errors, found: Errors, judged: boolean): void {
       error,
     );
   }
-}
-
-function inOrder(record: WeightRecord, names: WeightRecord): Float32Array[] {
-  return Object.keys(names).map((name) => record[name]!.data);
-}
-
-/** Norm of the difference over the norm of what is expected, besides what both have in common. */
-function wholeError(
-  found: readonly Float32Array[],
-  expected: readonly Float32Array[],
-  common?: readonly Float32Array[],
-): number {
-  let [difference, size] = [0, 0];
-  for (const [array, values] of expected.entries()) {
-    const [other, shared] = [found[array]!, common?.[array]];
-    for (let i = 0; i < values.length; i++) {
-      difference += (other[i]! - values[i]!) ** 2;
-      size += (values[i]! - (shared?.[i] ?? 0)) ** 2;
-    }
-  }
-  return difference === 0 ? 0 : Math.sqrt(difference / size);
-}
-
-/** The share of values of which a bit differs. */
-function otherBits(a: DistillerState, b: DistillerState): number {
-  let [other, all] = [0, 0];
-  const arraysOf = ({ weights, momentum, secondMoment = {}, semantic }: DistillerState, names: DistillerState) =>
-    [
-      ...inOrder(weights, names.weights),
-      ...inOrder(momentum, names.momentum),
-      ...inOrder(secondMoment, names.secondMoment ?? {}),
-      ...[semantic.visual, semantic.queue].filter((values) => values !== undefined),
-    ].map((values) => new Uint32Array(values.buffer, values.byteOffset, values.length));
-  const expected = arraysOf(b, b);
-  for (const [array, words] of arraysOf(a, b).entries()) {
-    all += words.length;
-    for (let i = 0; i < words.length; i++) if (words[i] !== expected[array]![i]) other++;
-  }
-  return other / all;
 }

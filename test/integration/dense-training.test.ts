@@ -11,7 +11,7 @@ import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { trainDetection } from '../../lib/dense/detection.js';
 import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segmentation.js';
 import { readStart } from '../../lib/dense/start.js';
-import { trainDense, type DenseEvent, type TrainedTask } from '../../lib/dense/training.js';
+import { trainDense, type DenseTrainingEvent, type TrainedTask } from '../../lib/dense/training.js';
 import { LgdError } from '../../lib/errors.js';
 import { segmentationGraph } from '../../lib/models/heads/segmentation.js';
 import { compareRuns } from '../../lib/report/compare.js';
@@ -94,7 +94,7 @@ describe('a network that diverges', () => {
   }, 60_000);
 });
 
-type PlainTask = TrainedTask<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>;
+type PlainTask = TrainedTask<{ pixels: Float32Array }, number, object, object>;
 
 /** A training whose weights stay as they are. */
 async function* plainTraining(
@@ -105,7 +105,7 @@ async function* plainTraining(
     signal,
     ...task
   }: Partial<PlainTask> & Pick<PlainTask, 'score'> & { steps: number; log?: ConfigInput['log']; signal?: AbortSignal },
-): AsyncGenerator<DenseEvent<number, number>, void> {
+): AsyncGenerator<DenseTrainingEvent<number>, void> {
   const content = await readStart(student);
   const { architecture, widthMultiplier, mean, std } = content.info;
   const info: Omit<DenseInfo, 'step'> = {
@@ -124,16 +124,17 @@ async function* plainTraining(
     dense: { ...dense, maxSteps: steps, everyEpochs: 1, learningRate: 1e-6 },
     log,
   });
-  yield* trainDense<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>(
+  yield* trainDense<{ pixels: Float32Array }, number, object, object>(
     {
       info,
       graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph,
       student: content,
       images: 2,
+      evaluationImages: 2,
+      start: {},
       draw: async () => ({ pixels: new Float32Array(2 * 3 * 64 * 64) }),
-      openLoss: () => ({ queue: () => undefined, read: async () => 1, [Symbol.dispose]: () => undefined }),
+      openLoss: () => ({ queue: () => undefined, read: async () => ({ loss: 1 }), [Symbol.dispose]: () => undefined }),
       rank: (score) => score,
-      tell: (event) => event,
       ...task,
     },
     output,
@@ -158,7 +159,7 @@ describe('a training that stands still', () => {
       queue: () => undefined,
       read: async () => {
         await sleep(100);
-        return 1;
+        return { loss: 1 };
       },
       [Symbol.dispose]: () => undefined,
     });
@@ -282,7 +283,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a st
 
 describe('the best network', () => {
   /** Evaluations that give these scores. */
-  async function scored(output: string, scores: number[]): Promise<DenseEvent<number, number>[]> {
+  async function scored(output: string, scores: number[]): Promise<DenseTrainingEvent<number>[]> {
     let evaluation = 0;
     return told(plainTraining(output, { steps: scores.length, score: async () => scores[evaluation++]! }));
   }

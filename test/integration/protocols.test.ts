@@ -7,7 +7,7 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { openImageFolder } from '../../lib/data/image-folder.js';
 import { openDevice } from '../../lib/device.js';
-import { FeatureExtractor, TeacherFeatures } from '../../lib/evaluate/features.js';
+import { ImageFeatures } from '../../lib/evaluate/features.js';
 import { protocols, type ProtocolEvaluation } from '../../lib/evaluate/protocol-result.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { wilsonInterval } from '../../lib/evaluate/score.js';
@@ -36,20 +36,20 @@ beforeAll(async () => {
   await drawShapes(at('train'), { count: trainCount, telling: true });
   await drawShapes(at('test'), { count: testCount, seed: 2, telling: true });
   using device = await openDevice('cpu');
-  using extractor = new FeatureExtractor({
+  using extractor = ImageFeatures.ofStudent({
     device,
     graph: studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }),
+    weights,
     batch: 7,
     resolution: 32,
     precision: undefined,
     mean: info.mean,
     std: info.std,
   });
-  extractor.load(weights);
   features = await seenBy(extractor, 32);
 });
 
-async function seenBy(extractor: FeatureExtractor | TeacherFeatures, resolution: number): Promise<Seen> {
+async function seenBy(extractor: ImageFeatures, resolution: number): Promise<Seen> {
   const { device } = extractor;
   const read = async (name: string) => {
     using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), {
@@ -60,7 +60,7 @@ async function seenBy(extractor: FeatureExtractor | TeacherFeatures, resolution:
       spillFolder: folder,
       maxBrokenShare: 0,
     });
-    const { rows } = await extractor.all(images);
+    const { rows } = await extractor.all(images, {});
     return {
       rows: Array.from({ length: images.length }, (_, i) => [
         ...rows.subarray(i * extractor.dimension, (i + 1) * extractor.dimension),
@@ -144,7 +144,7 @@ describe('knn', () => {
     using device = await openDevice('cpu');
     await using teacher = await loadTeacher(tinyClip, { device });
     if (teacher.kind === 'precomputed') throw new Error('a teacher that sees images was expected');
-    using extractor = new TeacherFeatures(device, teacher, { batch: 7, precision: undefined, signal: undefined });
+    using extractor = ImageFeatures.ofTeacher(device, teacher, { batch: 7, precision: undefined, signal: undefined });
     expect([...evaluation.results[1]!.answers.predicted]).toEqual(votes(await seenBy(extractor, teacher.resolution)));
     expect(evaluation.files.map((file) => file.slice(at('out').length + 1))).toEqual([
       'knn.json',

@@ -5,7 +5,7 @@ import { describe, expect, it, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { BatchPlan } from '../../lib/data/loader.js';
-import { CheckpointStore } from '../../lib/runs/checkpoint.js';
+import { CheckpointStore } from '../../lib/runs/checkpoint-store.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';

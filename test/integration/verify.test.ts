@@ -4,7 +4,7 @@ import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { Device, openDevice, type DeviceInfo } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import type { NativeAddon } from '../../lib/native.js';
-import { nudged } from '../../lib/train/verify-rounding.js';
+import { nudged } from '../../lib/train/verify-errors.js';
 import { verifyDevice, type Verification, type VerifyOptions } from '../../lib/train/verify.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
 import { devicesUnderTest } from '../devices.js';

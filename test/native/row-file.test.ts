@@ -1,7 +1,7 @@
 import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { halfToFloat } from '../../lib/files/safetensors.js';
+import { halfToFloat } from '../../lib/files/safetensors-header.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';

@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
-import { bankLoss, bankUpdate, type BankLossInput } from '../../lib/semantic/index.js';
+import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
+import type { BankLossInput } from '../../lib/semantic/types.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { backends } from '../fixtures/semantic/backends.js';
 import { relativeError } from '../fixtures/semantic/cases.js';

@@ -3,7 +3,7 @@ import { lstat, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { beforeEach, expect, test, vi } from 'vitest';
 import { findCheckpoint, pointTo } from '../../lib/files/checkpoint-folders.js';
-import { CheckpointStore } from '../../lib/runs/checkpoint.js';
+import { CheckpointStore } from '../../lib/runs/checkpoint-store.js';
 import type { Student } from '../../lib/models/student.js';
 import { findStudentFile } from '../../lib/runs/student-file.js';
 import { loadStartWeights } from '../../lib/train/start-weights.js';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { curvesOf, makeCharts } from '../../lib/report/charts.js';
-import { chartFigures, mapSection } from '../../lib/report/sections.js';
+import { chartFigures, mapSection } from '../../lib/report/section-markup.js';
 import { Metrics, type RunRecord } from '../../lib/report/read-run.js';
 import { summarise } from '../../lib/report/summary.js';
 import { headline, summaryTable } from '../../lib/report/tables.js';

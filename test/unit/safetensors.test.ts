@@ -6,11 +6,11 @@ import { SafetensorsReader } from '../../lib/files/safetensors-reader.js';
 import {
   bytesOf,
   encodeSafetensors,
-  halfToFloat,
   readSafetensors,
   writeSafetensors,
   type TensorRecord,
 } from '../../lib/files/safetensors.js';
+import { halfToFloat } from '../../lib/files/safetensors-header.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();

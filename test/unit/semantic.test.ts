@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { MemoryQueue } from '../../lib/banks/memory.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { drawStartBank, takeStartBank, VisualSemanticsBank } from '../../lib/banks/visual.js';
-import { bankLoss, bankUpdate, type BankLossInput, type BankUpdateInput } from '../../lib/semantic/index.js';
+import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
+import type { BankLossInput, BankUpdateInput } from '../../lib/semantic/types.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
 

@@ -94,12 +94,7 @@ test.each<[what: WaitedFor, minutes: number, message: RegExp]>([
   ['evaluation', 10, /^the evaluation after step 7 has stood still for 10 minutes: /u],
   ['device', 10, /^step 8 has waited 10 minutes for the device: .*nvidia-smi/u],
 ])('people read what waits for its %s in seconds or minutes', async (what, limit, message) => {
-  const next = waitingEvents(
-    new Promise<never>(() => undefined),
-    what,
-    { step: 7, minutes: limit },
-    (event) => event,
-  ).next();
+  const next = waitingEvents(new Promise<never>(() => undefined), what, { step: 7, minutes: limit }).next();
   await minutes(limit);
   expect(await next).toEqual({
     done: false,

@@ -3,9 +3,11 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { hasCheckpoint, listCheckpoints } from '../../lib/files/checkpoint-folders.js';
 import { hashFile } from '../../lib/files/hash-file.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
-import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/runs/checkpoint.js';
+import { readCheckpoint, type CheckpointContent } from '../../lib/runs/checkpoint.js';
+import { CheckpointStore } from '../../lib/runs/checkpoint-store.js';
 import { findStudentFile, readStudent } from '../../lib/runs/student-file.js';
 
 const size = 3;
@@ -69,8 +71,8 @@ describe('CheckpointStore', () => {
     const path = await store.write(written, { best: { metric: 'top1', value: 0.5, step: 12 }, isBest: true, keep: 2 });
     const read = await store.read('last');
     expect(read.folder).toBe(path);
-    const { manifest } = read;
-    expect({ ...read, folder: undefined, manifest: undefined, bank: undefined }).toEqual({
+    const manifest = JSON.parse(await readFile(join(path, 'manifest.json'), 'utf8')) as unknown;
+    expect({ ...read, folder: undefined, bank: undefined }).toEqual({
       ...written,
       bank: undefined,
     });
@@ -160,7 +162,7 @@ describe('CheckpointStore', () => {
     expect((await store.read('last')).progress).toBe('after the evaluation');
     expect((await store.read('previous')).progress).toEqual({ note: 'kept', value: 0.1 + 0.2 });
     for (const copy of [10, 9]) await cp(first, `${first}.${copy}`, { recursive: true });
-    expect(await store.list()).toEqual([first, second, `${first}.9`, `${first}.10`]);
+    expect(await listCheckpoints(store.runFolder)).toEqual([first, second, `${first}.9`, `${first}.10`]);
   });
 
   it('forgets the later course once a run went on from an earlier checkpoint', async () => {
@@ -188,7 +190,11 @@ describe('CheckpointStore', () => {
     const file = join(whole, 'manifest.json');
     await rm(file);
     await symlink(file, file); // to nowhere else: the system refuses it, and does not say that nothing is there
-    for (const call of [() => CheckpointStore.open(folder), () => CheckpointStore.isBegun(folder), () => store.list()])
+    for (const call of [
+      () => CheckpointStore.open(folder),
+      () => hasCheckpoint(folder),
+      () => listCheckpoints(store.runFolder),
+    ])
       await expect(call()).rejects.toMatchObject({
         code: 'BAD_FILE',
         message: expect.stringContaining(file) as string,
@@ -199,7 +205,7 @@ describe('CheckpointStore', () => {
       'model.safetensors',
       'state.safetensors',
     ]);
-    expect(await CheckpointStore.isBegun(join(folder, 'nowhere'))).toBe(false);
+    expect(await hasCheckpoint(join(folder, 'nowhere'))).toBe(false);
   });
 
   it('finds the last without its link, and replaces a copy that stands where a link should', async () => {

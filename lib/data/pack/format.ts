@@ -14,7 +14,8 @@
  */
 import { LgdError } from '../../errors.js';
 import { parsed } from '../../files/json.js';
-import { decode, encodeSafetensors, parseHeader, type TensorRecord } from '../../files/safetensors.js';
+import { encodeSafetensors, type TensorRecord } from '../../files/safetensors.js';
+import { decode, parseHeader } from '../../files/safetensors-header.js';
 import type { NativeAddon } from '../../native.js';
 import { nextTurn } from '../../turn.js';
 import type { BrokenImage } from '../decode.js';

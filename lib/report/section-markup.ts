@@ -1,6 +1,7 @@
 /** The markup of curves, map, gallery and confusion; the page's script draws into it. */
 import { counted } from '../counted.js';
-import type { Charts, ChartSpec, RunCurves } from './charts.js';
+import type { ChartSpec } from './chart-specs.js';
+import type { Charts, RunCurves } from './charts.js';
 import type { ClassConfusion } from './confusion.js';
 import { idleBanks } from './loss-parts.js';
 import { html, type Html } from './markup.js';

@@ -1,0 +1,284 @@
+/** The parts of a run that a configuration asks for, each opened from what it says. */
+import { join } from 'node:path';
+import { BankSource } from '../banks/bank-source.js';
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import { chooseBatch, type RunConfig } from '../config-batch.js';
+import { studentNames, type Config } from '../config.js';
+import type { ImageCache } from '../data/cache.js';
+import { openDataset, type CacheMode } from '../data/open-dataset.js';
+import { openImages } from '../data/open-images.js';
+import type { ImageSource } from '../data/sources.js';
+import type { StreamedImages } from '../data/streamed.js';
+import type { Device } from '../device.js';
+import { emptyClassFolders, knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
+import { FrozenEvaluation } from '../evaluate/during-training.js';
+import { openLabelled } from '../evaluate/labelled.js';
+import type { OnlineImages } from '../evaluate/online.js';
+import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import { hasCheckpoint } from '../files/checkpoint-folders.js';
+import { loadTeacher, type AnyTeacher } from '../models/index.js';
+import { createStudent, Student } from '../models/student.js';
+import { bankIn, graphIn } from '../runs/checkpoint.js';
+import { locateCheckpoint } from '../runs/checkpoint-store.js';
+import { runFolders } from '../runs/group-folder.js';
+import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
+import { checkStart } from './beginning.js';
+import { checkBatch, hasNames } from './checks.js';
+import type { RunOptions } from './course.js';
+import type { Distiller } from './distiller.js';
+import { checkStillThere } from './image-list.js';
+import { movedIf } from './moved.js';
+import { placesOf } from './paths.js';
+import { loadStartWeights } from './start-weights.js';
+
+/** How {@link prepareRun} goes about it. */
+export interface PrepareOptions {
+  signal?: AbortSignal | undefined;
+  /** Called while a phase goes on. */
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
+  /** Continue the run that is in the run folder; see {@link RunOptions.resume}. */
+  resume?: RunOptions['resume'] | undefined;
+}
+
+/** What frees the parts of a run, the last one first. */
+export type Cleanup = (() => Promise<void> | void)[];
+
+/** What the later parts of a run are made with. */
+export interface Workshop {
+  config: RunConfig;
+  device: Device;
+  teacher: AnyTeacher;
+  /** Of decoded images: sharp enough for the larger of the two inputs. */
+  side: number;
+  options: PrepareOptions;
+  cleanup: Cleanup;
+}
+
+/** Images to learn from and to be judged on. */
+interface Sources {
+  source: ImageSource;
+  /** What `evaluate.also` learns from, and is judged on. */
+  labelled: Awaited<ReturnType<typeof openLabelled>> | undefined;
+  evaluationSource: ImageSource | undefined;
+  /** As many as are trained with, for so many images. */
+  batchSize: number;
+  learningRate: number;
+}
+
+export async function openSources(
+  config: Config,
+  trainingImages: string,
+  { signal, resume }: PrepareOptions,
+): Promise<Sources> {
+  const isResumed = resume !== undefined;
+  const open = (folder: string, option: string, labels: 'folders' | 'none') =>
+    openImages(folder, { labels, signal }).catch(movedIf(isResumed, { [option]: folder }));
+  const source = await open(trainingImages, 'data.train', config.evaluate.online ? 'folders' : 'none');
+  if (isResumed)
+    for (const output of await runFolders(config.output))
+      await checkStillThere({ ...config, output }, source.ids, signal);
+  const { batchSize, learningRate } = chooseBatch(config.train, source.ids.length);
+  checkBatch(batchSize, source);
+  const labelled =
+    config.evaluate.also === 'none'
+      ? undefined
+      : await openLabelled(config, (folder, option) => open(folder, option, 'folders'));
+  const evaluationSource =
+    labelled?.test ??
+    (config.evaluate.data === undefined ? undefined : await open(config.evaluate.data, 'evaluate.data', 'folders'));
+  return { source, labelled, evaluationSource, batchSize, learningRate };
+}
+
+export async function openTeacher(
+  source: string,
+  device: Device,
+  { offline }: Config,
+  options: PrepareOptions,
+): Promise<AnyTeacher> {
+  const report = reporting(options.onProgress, 'teacher');
+  report(0, 1);
+  const teacher = await loadTeacher(source, { device, localFilesOnly: offline, signal: options.signal }).catch(
+    movedIf(options.resume !== undefined, { teacher: source }),
+  );
+  report(1, 1);
+  return teacher;
+}
+
+/** Text banks to learn from and to be judged by. */
+interface Banks {
+  tsb: TextualSemanticsBank | undefined;
+  evaluationBank: TextualSemanticsBank | undefined;
+  /** From class folders to names. */
+  mapping: Record<string, string>;
+  remarks: readonly string[];
+}
+
+export async function openBanks(
+  evaluationSource: ImageSource | undefined,
+  { config, device, teacher, options, cleanup }: Workshop,
+): Promise<Banks> {
+  const { signal, resume } = options;
+  const isResumed = resume !== undefined;
+  const kept = isResumed ? await keptBank(config.output, resume) : undefined;
+  const banks = new BankSource(
+    config,
+    teacher,
+    { device, signal, onProgress: reporting(options.onProgress, 'text bank') },
+    kept,
+  );
+  cleanup.push(() => banks.dispose());
+  const { names, bank, templates, textEncoder, evaluate } = config;
+  const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
+  const evaluationBank =
+    evaluationSource && hasNames(banks, tsb, config)
+      ? await banks.evaluation(tsb).catch(
+          movedIf(isResumed, {
+            'evaluate.names': evaluate.names,
+            'evaluate.bank': evaluate.bank,
+            templates,
+            textEncoder,
+          }),
+        )
+      : undefined;
+  const mapping =
+    evaluate.mapping === undefined
+      ? await knownMapping(evaluationSource?.classNames ?? [])
+      : await readMapping(evaluate.mapping).catch(movedIf(isResumed, { 'evaluate.mapping': evaluate.mapping }));
+  if (evaluationSource && evaluationBank)
+    matchClasses(
+      evaluationSource.classNames!,
+      evaluationBank.names,
+      mapping,
+      await emptyClassFolders(evaluationSource),
+    );
+  await banks.dispose();
+  return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
+}
+
+/** The students with the weights that they begin with. */
+export async function makeStudents({
+  config,
+  device,
+  teacher: { embeddingSize },
+  options: { resume, signal },
+}: Workshop): Promise<Student[]> {
+  const {
+    student: { name, widthMultiplier, dropping, weights },
+    seed,
+  } = config;
+  const names = studentNames(name);
+  const outputOf = (student: string) => (names.length === 1 ? config.output : join(config.output, student));
+  const students = await Promise.all(
+    names.map(async (one) => {
+      const own = resume === undefined ? undefined : await keptIn(outputOf(one), resume, graphIn);
+      // of a graph that its checkpoint alone knows
+      if (own !== undefined) return new Student(one, device, embeddingSize, widthMultiplier, own, seed);
+      return createStudent(one, { device, embeddingSize, widthMultiplier, dropping, seed });
+    }),
+  );
+  const begins = resume === undefined || (resume === 'last' && !(await hasCheckpoint(config.output)));
+  if (weights !== undefined && begins) await loadStartWeights(students[0]!, weights); // a checkpoint has all weights
+  for (const one of students) {
+    await one.drawWeights(signal);
+    if (resume === 'last') await checkStart(outputOf(one.name), one, signal); // before images are decoded
+  }
+  return students;
+}
+
+interface Judges {
+  evaluation: ZeroShotEvaluation | undefined;
+  frozen: FrozenEvaluation | undefined;
+  online: OnlineImages | undefined;
+}
+
+/** What judges the student while it is trained. */
+export async function openJudges(
+  {
+    source,
+    evaluationSource,
+    labelled,
+    evaluationBank,
+    mapping,
+    mode,
+    distiller,
+  }: Sources & Banks & { mode: Config['data']['cache']; distiller: Distiller },
+  workshop: Workshop,
+): Promise<Judges> {
+  if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
+  const {
+    config,
+    device,
+    teacher: { mean, std },
+    side,
+  } = workshop;
+  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, workshop);
+  const evaluation =
+    evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
+  let online: OnlineImages | undefined;
+  if (config.evaluate.online)
+    online = {
+      images,
+      labels: labelsAmong(images, source.classNames!, {
+        option: 'evaluate.online',
+        mend: nameAlike,
+        empty: await emptyClassFolders(source),
+      }),
+      mean,
+      std,
+    };
+  if (labelled === undefined) return { evaluation, frozen: undefined, online };
+  const { resolution, precision } = distiller.encoder;
+  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, workshop);
+  const frozen = new FrozenEvaluation({
+    device,
+    batch: config.train.batchSize,
+    resolution,
+    precision,
+    mean,
+    std,
+    config,
+    train,
+    test: images,
+  });
+  return { evaluation, frozen, online };
+}
+
+/** What the checkpoint holds that a run goes on from; undefined where there is none. */
+async function keptIn<Kept>(
+  output: string,
+  resume: string,
+  read: (folder: string) => Promise<Kept | undefined>,
+): Promise<Kept | undefined> {
+  return locateCheckpoint(output, resume).then(read, () => undefined);
+}
+
+/** The text bank in the checkpoint that a run goes on from; of several students the first that has one. */
+async function keptBank(output: string, resume: string): Promise<TextualSemanticsBank | undefined> {
+  for (const folder of await runFolders(output)) {
+    const bank = await keptIn(folder, resume, bankIn);
+    if (bank !== undefined) return bank;
+  }
+  return undefined;
+}
+
+const nameAlike = 'Name class folders of training and evaluation images alike, or turn evaluate.online off';
+
+export async function decode(
+  source: ImageSource,
+  phase: Phase,
+  { mode, side, margin }: { mode: CacheMode; side: number; margin: number },
+  { config, device, options, cleanup }: Workshop,
+): Promise<ImageCache | StreamedImages> {
+  const report = reporting(options.onProgress, phase);
+  const images = await openDataset(source, mode, {
+    device,
+    resolution: side,
+    margin,
+    ...placesOf(config),
+    maxBrokenShare: config.data.maxBrokenShare,
+    signal: options.signal,
+    onProgress: ({ done, total }) => report(done, total),
+  });
+  cleanup.push(() => images.dispose());
+  return images;
+}
