@@ -9,6 +9,7 @@ const root = import.meta.dirname;
 const long = [
   'test/native/emulated-programs.test.ts',
   'test/integration/cuda-students.test.ts',
+  'test/integration/gpu-check.test.ts',
   'test/docs/shell.test.ts',
 ];
 
@@ -18,7 +19,7 @@ const long = [
  * would be freed in its list.
  */
 const changesTheProcess = (file: string): boolean =>
-  /\bvi\.(?:mock|spyOn)\(|process\.env\[.+?\] (?:\?\?)?= |\b(?:withFault|losableDisk)\(/u.test(
+  /\bvi\.(?:mock|spyOn)\(|process\.env\[.+?\] (?:\?\?)?= |\b(?:withFault|losableDisk|executePtx)\(/u.test(
     readFileSync(join(root, file), 'utf8'),
   );
 

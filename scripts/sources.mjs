@@ -84,7 +84,7 @@ export const programs = {
   kernels: 'bench/kernels',
 };
 
-/** Programs for the emulated GPU alone. */
-export const emulatedPrograms = { clock: 'test/native/clock', far: 'test/native/far' };
+/** Programs of the emulated build alone. */
+export const emulatedPrograms = { clock: 'test/native/clock', cpu_ops: 'test/native/cpu_ops', far: 'test/native/far' };
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(sources(process.argv[2] ?? 'cpu').join('\n'));

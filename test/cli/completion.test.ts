@@ -31,6 +31,9 @@ _files() { compadd -- names.txt photos }
 compadd() { local -a got; builtin compadd -O got "$@"; print -l -- $got >> got; builtin compadd "$@" }
 zle-line-init() { touch ready } # it takes keys from here on
 zle -N zle-line-init
+complete-and-tell() { zle expand-or-complete; touch done }
+zle -N complete-and-tell
+bindkey '^I' complete-and-tell
 `,
   );
   mkdirSync(join(folder, 'photos'));
@@ -60,19 +63,22 @@ const shells: Record<string, (words: readonly string[]) => string[]> = {
   // zsh completes in a terminal only: one that zsh itself makes (zpty), with a compadd that writes down what it is
   // given.
   zsh(words) {
-    rmSync(join(folder, 'ready'), { force: true });
-    rmSync(join(folder, 'got'), { force: true });
+    for (const name of ['ready', 'got', 'done']) rmSync(join(folder, name), { force: true });
     const script = `
 zmodload zsh/zpty
 zpty inner zsh -f -i
 zpty -w inner 'source setup.zsh'
-until [[ -e ready ]]; do sleep 0.05; done
+until [[ -e ready ]]; do sleep 0.02; done
 zpty -w -n inner ${JSON.stringify(words.join(' '))}$'\\t'
-for i in {1..60}; do [[ -e got ]] && break; sleep 0.05; done
-sleep 0.2
+until [[ -e done ]]; do sleep 0.02; done
 zpty -d inner
-cat got 2>/dev/null`;
-    const { stdout } = spawnSync('zsh', ['-f', '-c', script], { cwd: folder, encoding: 'utf8', timeout: 30_000 });
+[[ ! -e got ]] || cat got`;
+    const { stdout, status } = spawnSync('zsh', ['-f', '-c', script], {
+      cwd: folder,
+      encoding: 'utf8',
+      timeout: 30_000,
+    });
+    expect(status, 'zsh completed in time').toBe(0);
     return lines(stdout);
   },
 };

@@ -12,7 +12,7 @@ import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 import { residualGradients, residualGraphs } from '../fixtures/residual-graphs.js';
-import { buildEmulatedAddon } from '../native/emulated.js';
+import { buildEmulatedAddon, ptxForSpeed } from '../native/emulated.js';
 
 // Whole networks on the CUDA kernels, run on the host thread by thread.
 let cpu: Device;
@@ -28,31 +28,27 @@ afterAll(() => {
 });
 
 describe('the CUDA engine, emulated', () => {
-  it('passes the trial of a device, in a process of its own', async () => {
+  const probeAgain = () => {
     const { addon } = cuda;
-    expect(
-      await probeCuda({
-        addon: addonPath(),
-        build: addon.buildInfo(),
-        status: addon.cudaStatus(),
-        index: 0,
-        again: true,
-      }),
-    ).toMatchObject({ passed: true, reason: '', remembered: false });
+    return probeCuda({
+      addon: addonPath(),
+      build: addon.buildInfo(),
+      status: addon.cudaStatus(),
+      index: 0,
+      again: true,
+    });
+  };
+
+  it('passes the trial of a device, in a process of its own', async () => {
+    expect(await probeAgain()).toMatchObject({ passed: true, reason: '', remembered: false });
   });
 
   it('passes the trial of products by warpgroups, which reaches them', async () => {
     vi.stubEnv('LGDISTILL_EMULATION_WGMMA', '1'); // a device that has them
     vi.stubEnv('LGDISTILL_WGMMA', '');
+    vi.stubEnv('LGDISTILL_EMULATION_PTX', await ptxForSpeed('the trial of products by warpgroups'));
     try {
-      const { addon } = cuda;
-      const found = await probeCuda({
-        addon: addonPath(),
-        build: addon.buildInfo(),
-        status: addon.cudaStatus(),
-        index: 0,
-        again: true,
-      });
+      const found = await probeAgain();
       expect(found).toMatchObject({ passed: true, wgmma: { passed: true, reason: '' } });
       using fresh = await openDevice('cuda');
       expect(fresh.info.products).toBe('wgmma');
@@ -67,14 +63,7 @@ describe('the CUDA engine, emulated', () => {
     vi.stubEnv('LGDISTILL_EMULATION_PDL', '1');
     vi.stubEnv('LGDISTILL_PDL', '');
     try {
-      const { addon } = cuda;
-      const found = await probeCuda({
-        addon: addonPath(),
-        build: addon.buildInfo(),
-        status: addon.cudaStatus(),
-        index: 0,
-        again: true,
-      });
+      const found = await probeAgain();
       expect(found).toMatchObject({
         passed: true,
         programmaticLaunches: { passed: true, reason: '', time: expect.any(Number) as number },

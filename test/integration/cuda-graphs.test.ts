@@ -17,7 +17,7 @@ import { Distiller } from '../../lib/train/distiller.js';
 import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun, type PreparedRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { buildEmulatedAddon } from '../native/emulated.js';
+import { buildEmulatedAddon, executePtx } from '../native/emulated.js';
 import { drawShapes, madeUpTeacher, sameBits, shapeNames, smallConfig } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
@@ -48,6 +48,7 @@ async function smallTower(path: string, imageSize: number): Promise<string> {
 
 beforeAll(async () => {
   process.env['LGDISTILL_ADDON'] = buildEmulatedAddon();
+  await executePtx('steps as graphs');
   const data = await drawShapes(join(folder, 'train'), { count: 8, size: 40 });
   const few = await drawShapes(join(folder, 'few'), { count: 2, size: 48, seed: 3 });
   const labelled = await drawShapes(join(folder, 'test'), { count: 1, size: 32, seed: 2 });

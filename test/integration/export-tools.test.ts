@@ -39,9 +39,11 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
 const students = Object.values(ofFamilies).map(
   ({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const,
 );
+/** The weights in the files of these. */
+const written: Record<string, WeightRecord> = {};
 beforeAll(async () => {
   for (const [name, widthMultiplier] of students)
-    await writeMadeUpStudent(at(`${name}.safetensors`), name, { widthMultiplier });
+    ({ weights: written[name] } = await writeMadeUpStudent(at(`${name}.safetensors`), name, { widthMultiplier }));
 });
 afterEach(() => vi.resetAllMocks());
 
@@ -69,7 +71,7 @@ describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) =>
         tool === 'detectron2' ? 'config.yaml' : 'config.json',
         'model.safetensors',
       ]);
-      const { weights } = madeUpStudent(name, { widthMultiplier });
+      const weights = written[name]!;
       using device = await openDevice('cpu');
       const student = createStudent(name, { device, embeddingSize: 24, widthMultiplier, seed: 9 });
       await loadStartWeights(student, join(to, 'model.safetensors'));
@@ -368,7 +370,7 @@ test.each([
 });
 
 describe('a file in the place of an export', () => {
-  const from = at('resnet18.safetensors');
+  const from = at('mobilenet_v3_small.safetensors');
   const refused = async (options: Partial<Parameters<typeof exportStudent>[0]> & { to: string }, details: object) => {
     await expect(exportStudent({ from, ...options })).rejects.toMatchObject({ code: 'BAD_OPTION', ...details });
   };

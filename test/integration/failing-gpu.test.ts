@@ -13,7 +13,7 @@ import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
-import { buildEmulatedAddon } from '../native/emulated.js';
+import { buildEmulatedAddon, executePtx } from '../native/emulated.js';
 import { leftOver, withFault } from './failing-gpu-fixture.js';
 import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from '../fixtures/tiny.js';
 
@@ -83,6 +83,7 @@ const isOfAnEnd = (name: string) => /Free|Destroy|DeviceSynchronize/u.test(name)
 describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of the CUDA runtime that fails', () => {
   beforeAll(async () => {
     buildEmulatedAddon();
+    await executePtx('failing calls of CUDA');
     teacherFolder = await writeTeacher(join(folder, 'teacher'), towers.tiny, 32);
   }, 1_200_000);
 

@@ -10,7 +10,7 @@ import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
 import { runToEnd } from '../gpu/programs.js';
-import { buildEmulatedPrograms, runProgram } from '../native/emulated.js';
+import { buildEmulatedPrograms, ptxForSpeed, runProgram } from '../native/emulated.js';
 import { noteSkip } from '../shared.js';
 
 // scripts/gpu-check runs where no test does, so the script itself is tested here: on the emulated GPU it must pass, and
@@ -40,7 +40,12 @@ async function dryRun(
   env: Record<string, string> = {},
 ): Promise<{ status: number | null; output: string; rows: Row[] }> {
   const results = join(folder, name);
-  const result = runProgram(script, ['dry-run'], { GPU_CHECK_PARTS: parts, GPU_CHECK_RESULTS: results, ...env });
+  const result = runProgram(script, ['dry-run'], {
+    GPU_CHECK_PARTS: parts,
+    GPU_CHECK_RESULTS: results,
+    LGDISTILL_EMULATION_PTX: await ptxForSpeed('gpu-check'),
+    ...env,
+  });
   const lines = (await readFile(join(results, 'gpu-check.jsonl'), 'utf8')).trim().split('\n');
   return { ...result, rows: lines.map((line) => JSON.parse(line) as Row) };
 }

@@ -47,17 +47,19 @@ afterAll(async () => {
   device.dispose();
 });
 
-const norm = (values: Iterable<number>) => Math.sqrt([...values].reduce((sum, value) => sum + value * value, 0));
+const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
 
 /** Norm of the difference over norm, over all tensors together. */
 function distance(a: WeightRecord, b: WeightRecord): number {
-  const differences: number[] = [];
-  const sizes: number[] = [];
+  let [apart, size] = [0, 0];
   for (const [name, { data }] of Object.entries(a)) {
-    data.forEach((value, i) => differences.push(value - b[name]!.data[i]!));
-    sizes.push(norm(data));
+    const other = b[name]!.data;
+    for (let i = 0; i < data.length; i++) {
+      apart += (data[i]! - other[i]!) ** 2;
+      size += data[i]! ** 2;
+    }
   }
-  return norm(differences) / norm(sizes);
+  return Math.sqrt(apart / size);
 }
 
 function difference(a: WeightRecord, b: WeightRecord): WeightRecord {

@@ -1,25 +1,7 @@
-import { execFile } from 'node:child_process';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-
-const run = promisify(execFile);
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const native = join(root, 'native');
-const flags = [
-  '-O2',
-  '-std=gnu++20',
-  '-fno-math-errno',
-  '-fno-trapping-math',
-  '-ffp-contract=fast',
-  '-Wall',
-  '-Wextra',
-  '-Werror',
-];
+import { beforeAll, describe, expect, it } from 'vitest';
+import { buildEmulatedPrograms, runProgram } from './emulated.js';
 
 /** Instruction sets that native/core/simd.cpp would choose from on this processor. */
 function instructionSets(): string[] {
@@ -36,47 +18,15 @@ function instructionSets(): string[] {
   return found;
 }
 
-async function sources(folder: string, pattern: RegExp): Promise<string[]> {
-  return (await readdir(folder)).filter((name) => pattern.test(name)).map((name) => join(folder, name));
-}
-
 describe('CPU operations against float64 loops', () => {
-  let folder = '';
   let program = '';
+  beforeAll(() => {
+    program = join(buildEmulatedPrograms(), 'cpu_ops');
+  }, 1_200_000);
 
-  beforeAll(async () => {
-    folder = await mkdtemp(join(tmpdir(), 'lgdistill-cpu-ops-'));
-    program = join(folder, 'cpu_ops');
-    const checks = join(root, 'test/native/cpu_ops');
-    const files = [
-      ...(await sources(join(native, 'ops'), /_cpu\.cpp$/)),
-      ...(await sources(join(native, 'optimizer'), /_cpu\.cpp$/)),
-      ...(await sources(join(native, 'core'), /^(?!engine_).*\.cpp$/)), // engine_core.cpp is engine.h's side of it
-      ...(await sources(checks, /\.cpp$/)),
-    ];
-    const compiler = process.env['CXX'] ?? 'g++';
-    const objects = files.map((_, index) => join(folder, `${index}.o`));
-    const queue = files.map((file, index) => ({ file, object: objects[index] ?? '' }));
-    const worker = async (): Promise<void> => {
-      for (let next = queue.shift(); next; next = queue.shift()) {
-        await run(compiler, [...flags, `-I${native}`, `-I${checks}`, '-c', next.file, '-o', next.object]);
-      }
-    };
-    await Promise.all([worker(), worker()]);
-    await run(compiler, ['-o', program, ...objects, '-pthread']);
-  }, 300_000);
-
-  afterAll(async () => {
-    await rm(folder, { recursive: true, force: true });
+  it.each(instructionSets())('agrees on %s', (isa) => {
+    const { status, output } = runProgram(program, [], { LGDISTILL_ISA: isa });
+    expect(output).toMatch(new RegExp(`^${isa}: [1-9]\\d{3,} checks, 0 failures\\s*$`));
+    expect(status).toBe(0);
   });
-
-  for (const isa of instructionSets()) {
-    it(`agrees on ${isa}`, async () => {
-      const failed = (error: { stdout?: string }): { stdout: string } => ({
-        stdout: `${error.stdout ?? ''}\n(failed)`,
-      });
-      const { stdout } = await run(program, [], { env: { ...process.env, LGDISTILL_ISA: isa } }).catch(failed);
-      expect(stdout).toMatch(new RegExp(`^${isa}: [1-9]\\d{3,} checks, 0 failures\\s*$`));
-    });
-  }
 });

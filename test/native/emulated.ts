@@ -2,6 +2,9 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makePtx } from '../../scripts/kernels/ptx.mjs';
+import { cudaTool } from '../../scripts/sources.mjs';
+import { noteSkip } from '../shared.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -28,6 +31,21 @@ export function buildEmulatedAddon(): string {
 export function buildEmulatedPrograms(sanitizer?: 'address'): string {
   build(['--programs'], sanitizer === undefined ? {} : { LGDISTILL_SANITIZE: sanitizer });
   return join(root, sanitizer === undefined ? 'build-emulated' : `build-emulated-${sanitizer}`, 'Release');
+}
+
+/**
+ * A value of $LGDISTILL_EMULATION_PTX by which the emulated GPU executes what an H100 executes, in two thirds of the
+ * time that the host compiler's code takes. Where there is no nvcc to make PTX, that is told, and '' is that code.
+ */
+export async function ptxForSpeed(what: string): Promise<string> {
+  if (cudaTool('nvcc') !== undefined) return process.env['LGDISTILL_EMULATION_PTX'] ?? makePtx('90a');
+  noteSkip(`${what} by the kernels' PTX`, 'there is no nvcc to make it');
+  return '';
+}
+
+/** The same for this process, from now on, and for those that it starts. */
+export async function executePtx(what: string): Promise<void> {
+  process.env['LGDISTILL_EMULATION_PTX'] = await ptxForSpeed(what);
 }
 
 /** A barrier of a file, the first whose line has this text, as $LGDISTILL_EMULATION_WITHOUT names it. */

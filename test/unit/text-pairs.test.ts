@@ -73,7 +73,7 @@ test('rows that are all alike, zero columns, one row and no rows', async () => {
 });
 
 test('of rows that are alike to most others all pairs are found, and others have their turn meanwhile', async () => {
-  const [count, dimension] = [3000, 16];
+  const [count, dimension] = [1200, 64];
   const rows = unitRows(count, dimension, 11);
   const expected = allPairs(rows, count, 0.5);
   expect(expected.length).toBeGreaterThan(count ** 2 / 3);
