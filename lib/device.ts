@@ -1,12 +1,12 @@
 import { availableParallelism } from 'node:os';
+import { addonPath, loadAddon, loadEmulatedAddon } from './addon/addon.js';
+import { askCuda, describeFailure, probeCuda, probeInOrder, type ProbeResult } from './addon/cuda-probe.js';
+import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './addon/native.js';
 import { checkOptions, type OptionTable } from './arguments.js';
-import { askCuda, describeFailure, probeCuda, probeInOrder, type ProbeResult } from './cuda-probe.js';
 import { LgdError } from './errors.js';
-import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
 import { held } from './lifetime.js';
 import { checkWhole, mostThreads } from './number-limits.js';
 import { checkSwitches } from './switches.js';
-import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emulated';

@@ -2,10 +2,10 @@
 export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, type DeviceOptions } from './device.js';
 export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './files/safetensors.js';
-export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
-export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
-export type { ProbeResult } from './cuda-probe.js';
-export type { ProbeTrial, TimedTrial } from './cuda-probe-child.js';
+export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './machine/advice.js';
+export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './machine/system.js';
+export type { ProbeResult } from './addon/cuda-probe.js';
+export type { ProbeTrial, TimedTrial } from './addon/cuda-probe-child.js';
 export type {
   BankLossResult,
   BankUpdateResult,
@@ -38,8 +38,8 @@ export type {
   GraphWay,
   StepInfo,
   TensorHandle,
-} from './native.js';
-export { version } from './version.js';
+} from './addon/native.js';
+export { version } from './package.js';
 
 // configuration
 export {
@@ -52,8 +52,8 @@ export {
   type ConfigOption,
   type Method,
   type OptionType,
-} from './config.js';
-export type { BatchChoice, BatchNumbers, RunConfig } from './config-batch.js';
+} from './config/config.js';
+export type { BatchChoice, BatchNumbers, RunConfig } from './config/batch.js';
 
 export {
   checkAnswer,
@@ -64,7 +64,7 @@ export {
   writeConfigFile,
   type InitAnswers,
   type InitialConfig,
-} from './init.js';
+} from './config/init.js';
 
 // names and text
 export { CategoryList } from './text/names.js';
@@ -127,7 +127,7 @@ export { makeSchedule, type Schedule, type ScheduleOptions } from './train/sched
 export type { ChosenMethod } from './train/method.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';
-export { verifyDevice, type Verification, type VerifiedPart, type VerifyOptions } from './train/verify.js';
+export { verifyDevice, type Verification, type VerifiedPart, type VerifyOptions } from './train/verify/verify.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type {
@@ -140,7 +140,7 @@ export type {
   StepEvent,
 } from './train/events.js';
 export type { Wait, WaitedFor, WaitingEvent } from './stall.js';
-export { changeableOptions } from './train/continued.js';
+export { changeableOptions } from './train/resume/continued.js';
 export type { RunOptions } from './train/course.js';
 export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';
 export type { OnlineState } from './runs/checkpoint.js';

@@ -4,7 +4,7 @@
 // Calls marked [queued] return at once and run in order on the device's thread; an error in one is kept and reaches the
 // next call that waits. Calls marked [waits] block the calling thread: the binding runs them off the JavaScript thread.
 // Tensors are row-major; images on a device are NHWC. Sizes: B batch, D embedding, K categories, Q queue. Defaults are
-// the published recipe's, for native programs; training passes every field that lib/config.ts has.
+// the published recipe's, for native programs; training passes every field that lib/config/config.ts has.
 #pragma once
 #include <cstdint>
 #include <exception>

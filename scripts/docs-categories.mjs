@@ -3,9 +3,9 @@
 import { Comment, CommentTag, Converter } from 'typedoc';
 
 const categories = [
-  [/^lib\/(device|errors|lifetime|system|advice|version|hub|cuda-probe)/u, 'Devices and errors'],
-  [/^lib\/(native|files\/)/u, 'Files and the native addon'],
-  [/^lib\/(config|init)/u, 'Configuration'],
+  [/^lib\/(device|errors|lifetime|package|machine\/|hub\/|addon\/cuda-probe)/u, 'Devices and errors'],
+  [/^lib\/(addon|files)\//u, 'Files and the native addon'],
+  [/^lib\/config\//u, 'Configuration'],
   [/^lib\/text\//u, 'Names and text'],
   [/^lib\/(banks|semantic)\//u, 'Banks and loss'],
   [/^lib\/models\//u, 'Students, teachers, encoders'],

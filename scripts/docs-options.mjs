@@ -1,4 +1,4 @@
-// Writes docs/options.md and lib/config-input.ts from the option table of the built library.
+// Writes docs/options.md and lib/config/input.ts from the option table of the built library.
 //   npm run docs:options
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -10,4 +10,4 @@ const { configOptions } = await import('../dist/index.js').catch((cause) => {
 });
 const write = (path, text) => writeFileSync(fileURLToPath(new URL(path, import.meta.url)), text);
 write('../docs/options.md', optionsPage(configOptions()));
-write('../lib/config-input.ts', await configInputType(configOptions()));
+write('../lib/config/input.ts', await configInputType(configOptions()));

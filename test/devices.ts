@@ -1,7 +1,7 @@
 import { afterAll } from 'vitest';
+import { loadAddon } from '../lib/addon/addon.js';
 import { openDevice, type Device, type DeviceKind } from '../lib/device.js';
 import { LgdError } from '../lib/errors.js';
-import { loadAddon } from '../lib/addon.js';
 import { buildEmulatedAddon } from './native/emulated.js';
 import { noteSkip } from './shared.js';
 

@@ -1,5 +1,5 @@
 /** The text banks a configuration asks for: for training, and for evaluation. */
-import { worksWithoutNames, type Config } from '../config.js';
+import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { Teacher } from '../models/teachers/types.js';

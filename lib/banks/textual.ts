@@ -4,14 +4,14 @@ import { checkArgument, checkOptions, checkText, type OptionTable } from '../arg
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
-import { bytesOf, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { mebibytes } from '../files/safetensors-header.js';
+import { bytesOf, readSafetensors, writeSafetensors } from '../files/safetensors.js';
+import { version } from '../package.js';
 import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { checkSimilarity, nearestPairs } from '../text/nearest-pairs.js';
 import { embedNames } from '../text/prompts.js';
 import { loadTemplates } from '../text/templates.js';
-import { version } from '../version.js';
 
 /** How {@link TextualSemanticsBank.build} embeds names. */
 export interface BuildOptions extends EncodeOptions {

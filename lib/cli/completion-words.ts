@@ -1,6 +1,6 @@
 /** What there is to complete on a command line, from the program itself and the option table. */
 import type { Argument, Command, Option } from 'commander';
-import { configOptions } from '../config.js';
+import { configOptions } from '../config/config.js';
 import { listStudents } from '../models/index.js';
 import { builtinIds } from '../text/builtin.js';
 import { templateSets } from '../text/templates.js';

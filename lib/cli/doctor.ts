@@ -1,8 +1,8 @@
 import { Command } from 'commander';
+import type { ProbeTrial, TimedTrial } from '../addon/cuda-probe-child.js';
+import type { ProbeResult } from '../addon/cuda-probe.js';
 import { counted } from '../counted.js';
-import type { ProbeResult } from '../cuda-probe.js';
-import type { ProbeTrial, TimedTrial } from '../cuda-probe-child.js';
-import { inspectSystem, type DependencyState, type SystemReport } from '../system.js';
+import { inspectSystem, type DependencyState, type SystemReport } from '../machine/system.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
 import { formatBytes, formatFacts } from './table.js';

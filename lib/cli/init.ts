@@ -7,7 +7,7 @@ import {
   suggestAnswers,
   writeConfigFile,
   type InitAnswers,
-} from '../init.js';
+} from '../config/init.js';
 import { LgdError } from '../errors.js';
 import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';

@@ -6,9 +6,9 @@ import {
   mergeConfig,
   type Config,
   type ConfigOption,
-} from '../config.js';
-import { kebab } from '../config-options.js';
-import { isAmong } from '../option-paths.js';
+} from '../config/config.js';
+import { isAmong } from '../config/option-paths.js';
+import { kebab } from '../config/options.js';
 
 /**
  * Which rows of the option table a command takes: their dotted paths, whole groups (`evaluate.*`), or all but those of

@@ -1,5 +1,5 @@
 import { Command, CommanderError } from 'commander';
-import { version } from '../version.js';
+import { version } from '../package.js';
 import { openAsk } from './ask.js';
 import { bankCommand } from './bank.js';
 import { benchCommand } from './bench.js';

@@ -1,7 +1,7 @@
 /** What commander refuses, as this package's error: what was found, and what would be taken. */
 import type { Command, CommanderError, Option } from 'commander';
-import { configOptions } from '../config.js';
-import { kebab } from '../config-options.js';
+import { configOptions } from '../config/config.js';
+import { kebab } from '../config/options.js';
 import { LgdError } from '../errors.js';
 import { suggestion } from '../text/spelling.js';
 

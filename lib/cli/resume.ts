@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { changeableOptions } from '../train/continued.js';
+import { changeableOptions } from '../train/resume/continued.js';
 import { prepareRun, resumeConfig } from '../train/setup.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readFlags } from './options.js';

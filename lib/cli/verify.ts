@@ -1,10 +1,10 @@
 import { Command } from 'commander';
 import { openDevice, type DeviceName } from '../device.js';
 import { nameWithWidth } from '../models/students/definition.js';
-import { verifyDevice, type Verification } from '../train/verify.js';
+import { verifyDevice, type Verification } from '../train/verify/verify.js';
+import { addStepOptions } from './bench.js';
 import type { Bind, Context } from './command.js';
 import { exitCodes } from './failure.js';
-import { addStepOptions } from './bench.js';
 import { readConfig } from './options.js';
 import { withProgress } from './progress.js';
 import { formatTable } from './table.js';

@@ -1,10 +1,10 @@
 import { tmpdir } from 'node:os';
+import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
-import { parseConfig } from '../config.js';
+import { parseConfig } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { held } from '../lifetime.js';
-import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { checkNumber, checkWhole } from '../number-limits.js';
 import { decodeAll, listed, streamed, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
 import type { BrokenImage } from './decode.js';

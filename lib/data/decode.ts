@@ -1,6 +1,6 @@
+import { loadAddon } from '../addon/addon.js';
+import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
 import { LgdError } from '../errors.js';
-import { loadAddon } from '../addon.js';
-import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
 import { decodingError, importSharp, type Sharp } from './sharp.js';

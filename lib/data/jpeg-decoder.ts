@@ -4,9 +4,9 @@
  */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
+import { loadAddon } from '../addon/addon.js';
+import type { NativeAddon } from '../addon/native.js';
 import { LgdError } from '../errors.js';
-import { loadAddon } from '../addon.js';
-import type { NativeAddon } from '../native.js';
 
 /** Which decoder plain JPEG files go to. */
 export interface JpegDecoder {

@@ -2,15 +2,15 @@
 import { availableParallelism } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { checkOptions, checkTexts, type OptionTable } from '../arguments.js';
-import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { clipMean, clipStd } from '../models/teachers/preprocessor.js';
 import { ImageCache } from './cache.js';
-import { decoderThreads } from './sharp.js';
 import { BatchPlan } from './loader.js';
 import { openImages } from './open-images.js';
 import { readAhead } from './read-ahead.js';
+import { decoderThreads } from './sharp.js';
 import { StreamedImages } from './streamed.js';
 
 /** How {@link measureData} goes about it. */

@@ -1,7 +1,7 @@
 import { types } from 'node:util';
+import type { PixelStoreHandle } from '../addon/native.js';
 import { checkGiven } from '../arguments.js';
 import { LgdError, thrownBy } from '../errors.js';
-import type { PixelStoreHandle } from '../native.js';
 import { checkNumber } from '../number-limits.js';
 import type { PreparedImages } from './cache.js';
 import { inOrder } from './in-order.js';

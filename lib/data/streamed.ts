@@ -1,7 +1,8 @@
+import type { PixelStoreHandle } from '../addon/native.js';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError, messageOf } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
-import type { PixelStoreHandle } from '../native.js';
+import { noneDecoded, tooManyBroken } from './broken-images.js';
 import {
   cacheOptions,
   checkCacheOptions,
@@ -12,7 +13,6 @@ import {
   type ImageCacheOptions,
   type PreparedImages,
 } from './cache.js';
-import { noneDecoded, tooManyBroken } from './broken-images.js';
 import { placeImage, type BrokenImage, type StorePlace } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { decoderThreads, tuneForMany } from './sharp.js';

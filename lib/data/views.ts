@@ -1,10 +1,10 @@
 import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
-import { parseConfig, type ConfigInput } from '../config.js';
+import { parseConfig, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import { checkWhole, mostSide } from '../number-limits.js';
 import { checkNormalisation } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
+import { checkWhole, mostSide } from '../number-limits.js';
 import type { ImageCache } from './cache.js';
 import type { PlannedBatch } from './loader.js';
 

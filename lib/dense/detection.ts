@@ -1,12 +1,12 @@
 /** Trains and evaluates detectors. */
+import type { TensorHandle } from '../addon/native.js';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
-import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { readCoco } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
 import { detectionGraph } from '../models/heads/detection.js';
-import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense } from '../runs/network-file.js';
 import { orAborted } from '../turn.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';

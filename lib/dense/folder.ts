@@ -5,16 +5,16 @@
 import { existsSync } from 'node:fs';
 import { appendFile, realpath } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve } from 'node:path';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { LgdError, writeError } from '../errors.js';
 import { parsed, writeJson } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import type { WeightRecord } from '../models/weights.js';
+import { version } from '../package.js';
 import { clearMembers } from '../runs/group-folder.js';
 import { denseFile, lastDenseFile, taskOf, writeDense, type DenseInfo, type DenseTask } from '../runs/network-file.js';
 import { checkRunFolder, clearRunFolder, configFile, lockRunFolder, metricsFile } from '../runs/run-folder.js';
-import { version } from '../version.js';
 import { checkTrained } from './checks.js';
 import type { StartStudent } from './start.js';
 import type { DenseConfig } from './trainer.js';

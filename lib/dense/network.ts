@@ -1,13 +1,13 @@
 /**
  * A trained network that looks at parts of images, one after the other: what segmentation and detection have in common.
  */
+import type { TensorHandle } from '../addon/native.js';
 import type { Device } from '../device.js';
 import { Lifetime } from '../lifetime.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { TensorHandle } from '../native.js';
 import { checkOutput } from './checks.js';
 import { placeView, wholeView, type Rectangle } from './pixels.js';
 

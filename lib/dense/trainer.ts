@@ -1,14 +1,14 @@
 /** A dense network in training: one step, and the schedule of its learning rate. */
+import type { StepHandle, TensorHandle } from '../addon/native.js';
+import type { Config } from '../config/config.js';
 import { counted } from '../counted.js';
-import { LgdError } from '../errors.js';
-import type { Config } from '../config.js';
 import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
 import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
 import { weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import { initialWeightsInTurns } from '../models/initialise.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { StepHandle, TensorHandle } from '../native.js';
 
 /** Options of a configuration's group `dense`. */
 export type DenseConfig = Config['dense'];

@@ -2,15 +2,15 @@
  * The loop of a dense network's training: steps, evaluations, and what is kept of them. What is read, lost and scored
  * is the task's.
  */
+import type { TensorHandle } from '../addon/native.js';
 import type { OptionTable } from '../arguments.js';
-import type { Config, ConfigInput } from '../config.js';
+import type { Config, ConfigInput } from '../config/config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { TensorHandle } from '../native.js';
 import type { DenseInfo } from '../runs/network-file.js';
 import { waitingEvents, watched, type WaitedFor, type WaitingEvent, type Watched } from '../stall.js';
 import { orAborted } from '../turn.js';

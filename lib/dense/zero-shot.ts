@@ -4,7 +4,7 @@
  */
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
-import { parseConfig, type ConfigInput } from '../config.js';
+import { parseConfig, type ConfigInput } from '../config/config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { withBank } from '../evaluate/student.js';
 import { precisionOf } from '../models/compiled.js';

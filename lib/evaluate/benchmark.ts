@@ -1,10 +1,10 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
-import { parseConfig, type ConfigInput } from '../config.js';
-import { chooseBatch } from '../config-batch.js';
+import { chooseBatch } from '../config/batch.js';
+import { parseConfig, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { compileBatch, precisionOf } from '../models/compiled.js';
-import { optimizerOf } from '../models/optimizer.js';
 import { loadTeacher } from '../models/index.js';
+import { optimizerOf } from '../models/optimizer.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { checkWhole, mostRows } from '../number-limits.js';
 import {

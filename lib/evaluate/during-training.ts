@@ -1,6 +1,6 @@
 /** Protocols on frozen features while a student is trained: they see its weights as they are at that step. */
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { hashImages, plainId } from '../data/image-id.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';

@@ -1,4 +1,5 @@
 /** Embeddings of the centre crops of cached images, batch by batch: what evaluations and reports look at. */
+import type { NativeAugmentRecipe, TensorHandle } from '../addon/native.js';
 import type { OptionTable } from '../arguments.js';
 import type { ImageCache } from '../data/cache.js';
 import { readAhead, type PreparableImages } from '../data/read-ahead.js';
@@ -9,7 +10,6 @@ import type { CompiledEncoder, Precision } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import { askTeacher } from '../models/teachers/ask.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 
 /** Turns batches of images into embeddings. Dispose of it when done; what it was made of stays. */
 export interface Embedder extends Disposable {

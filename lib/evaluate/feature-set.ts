@@ -2,9 +2,9 @@
  * Frozen features with labels on a device, standardised, and linear classifiers on them (native/semantic/classifier.h).
  */
 import { types } from 'node:util';
+import type { TensorHandle } from '../addon/native.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import type { TensorHandle } from '../native.js';
 import type { OnlineState as HeadsState } from '../runs/checkpoint.js';
 import { nextTurn } from '../turn.js';
 import type { Answers } from './accuracy.js';

@@ -2,6 +2,7 @@
  * Fine-tuning: the student's backbone with a linear classifier on its pooled features, all of it trained on labelled
  * images.
  */
+import type { NativeAugmentRecipe } from '../addon/native.js';
 import { readAhead } from '../data/read-ahead.js';
 import { shuffledOrder } from '../data/sampler.js';
 import type { Device } from '../device.js';
@@ -12,7 +13,6 @@ import type { GraphSpec } from '../models/graph.js';
 import { initialWeightsInTurns } from '../models/initialise.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { NativeAugmentRecipe } from '../native.js';
 import { answerRows, makeAnswers, targetsOf } from './accuracy.js';
 import { embedImages, encoderEmbedder, type EmbedOptions } from './embed.js';
 import type { Judged } from './frozen.js';

@@ -1,5 +1,5 @@
 /** Protocols on frozen features: weighted nearest neighbours, and linear probes. */
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { makeAnswers, targetsOf, type Answers } from './accuracy.js';
 import type { EmbedOptions } from './embed.js';
 import { FeatureSet, measureScale } from './feature-set.js';

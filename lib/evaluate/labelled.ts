@@ -1,7 +1,7 @@
 /** Two labelled folders of the same classes: one to learn from, one to be judged on. */
 import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset } from '../data/open-dataset.js';
 import { readAhead, type PreparableImages } from '../data/read-ahead.js';

@@ -2,11 +2,11 @@
  * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their
  * labels. No gradient of it reaches the student, whose bits stay what they would be without it.
  */
+import type { TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import type { TensorHandle } from '../native.js';
 import type { OnlineState } from '../runs/checkpoint.js';
 import { accuracyOf, targetsOf } from './accuracy.js';
 import { embedImages, embedOptions, encoderEmbedder, type EmbedOptions } from './embed.js';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder } from '../files/make-folder.js';
 import { writeFileAtomically } from '../files/write-file.js';
-import { version } from '../version.js';
+import { version } from '../package.js';
 import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocol-result.js';
 
 /**

@@ -1,14 +1,14 @@
 /** The classification protocols: what a student is good for, on labelled images. */
 import { dirname, join } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
-import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { precisionOf } from '../models/compiled.js';
-import type { StudentInfo } from '../models/student-info.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
+import type { StudentInfo } from '../models/student-info.js';
 import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { openDataset } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
 import { sampleSource } from '../data/sources.js';

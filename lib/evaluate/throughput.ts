@@ -1,9 +1,9 @@
 /** How fast encoders and the semantic loss run on a device. */
+import type { TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { CompiledEncoder } from '../models/compiled.js';
-import type { TensorHandle } from '../native.js';
 
 /** How long to measure. */
 export interface MeasureOptions {

@@ -1,5 +1,5 @@
 /** An ONNX graph under construction: its nodes and tensors, by name. */
-import type { OnnxAttribute, OnnxNode, OnnxTensorData } from '../onnx-format.js';
+import type { OnnxAttribute, OnnxNode, OnnxTensorData } from '../onnx/format.js';
 
 export interface OnnxAttributes {
   integers?: Readonly<Record<string, number | readonly number[]>>;

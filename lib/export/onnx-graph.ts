@@ -1,9 +1,9 @@
 /** A student's graph as an ONNX graph: operator set 14, float32, NCHW, any batch. */
+import type { GraphNode } from '../addon/native.js';
 import { LgdError } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { GraphNode } from '../native.js';
-import type { OnnxGraph, OnnxValueInfo } from '../onnx-format.js';
+import type { OnnxGraph, OnnxValueInfo } from '../onnx/format.js';
 import { OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
 
 /** The operator set: the first with HardSwish. */

@@ -8,9 +8,9 @@ import { writeFileAtomically } from '../files/write-file.js';
 import type { GraphSpec } from '../models/graph.js';
 import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf } from '../models/student.js';
-import { importOnnxRuntime, openOnnxSession } from '../onnx.js';
-import type { OnnxModel } from '../onnx-format.js';
-import { version } from '../version.js';
+import type { OnnxModel } from '../onnx/format.js';
+import { importOnnxRuntime, openOnnxSession } from '../onnx/session.js';
+import { version } from '../package.js';
 import { compareEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { onnxGraph, opset } from './onnx-graph.js';
 import type { ExportSource } from './source.js';
@@ -72,7 +72,7 @@ export function onnxModel({ info, weights }: ExportSource, { head, fold, classif
 
 /** @throws LgdError NOT_WRITABLE */
 export async function writeOnnx(file: string, model: OnnxModel): Promise<Written> {
-  const { encodeOnnx } = await import('../onnx-format.js');
+  const { encodeOnnx } = await import('../onnx/format.js');
   await writeFileAtomically(file, encodeOnnx(model));
   const sizes = model.graph.initializer.map(({ dims }) => dims.reduce((size, length) => size * Number(length), 1));
   return { tensors: sizes.length, values: sizes.reduce((sum, size) => sum + size, 0) };

@@ -5,7 +5,7 @@
  * x = scale (q - zero). Activations: uint8, one scale and zero a tensor. Weights: int8, zero 0, one scale for each
  * output channel. Biases: int32, of the scale of input times weight.
  */
-import type { OnnxGraph, OnnxNode, OnnxTensorData } from '../onnx-format.js';
+import type { OnnxGraph, OnnxNode, OnnxTensorData } from '../onnx/format.js';
 import { OnnxBuilder } from './onnx-builder.js';
 
 /** The least and the largest value that an activation was seen to take. */

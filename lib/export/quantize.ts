@@ -8,11 +8,11 @@ import type { ImageCache } from '../data/cache.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { StudentInfo } from '../models/student-info.js';
-import { OnnxBuilder } from './onnx-builder.js';
+import type { OnnxModel } from '../onnx/format.js';
 import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison } from './compare.js';
+import { OnnxBuilder } from './onnx-builder.js';
 import { onnxModel, openWritten, outputName, writeOnnx, type OnnxOptions, type OnnxRunner } from './onnx.js';
 import { quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
-import type { OnnxModel } from '../onnx-format.js';
 import type { ExportSource } from './source.js';
 import type { Written } from './written.js';
 
@@ -88,7 +88,7 @@ export async function writeQuantized(
   const { info } = source;
   const model = onnxModel(source, options);
   const measured = valuesToMeasure(model.graph);
-  const { encodeOnnx } = await import('../onnx-format.js');
+  const { encodeOnnx } = await import('../onnx/format.js');
   using device = await openDevice('cpu');
   using images = await decodeEvenly(folder, mostImages, { device, info, signal });
   const run = await openWritten(file, info.resolution, encodeOnnx(withRanges(model, measured)));

@@ -2,7 +2,7 @@
 import { realpath } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { LgdError } from '../errors.js';
 import { isFile } from '../files/folders.js';
 import { manifestIn } from '../files/manifest.js';

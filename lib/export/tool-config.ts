@@ -2,9 +2,9 @@
  * The configuration beside a tool's weights: the architecture, and how its input is prepared, in the tool's own words.
  */
 import { join } from 'node:path';
-import type { Tool, ToolNaming } from '../models/tools/naming.js';
 import type { StudentInfo } from '../models/student-info.js';
-import { version } from '../version.js';
+import type { Tool, ToolNaming } from '../models/tools/naming.js';
+import { version } from '../package.js';
 
 /** Its first line in a file that is no JSON. */
 export const yamlMark = '# lgdistill';

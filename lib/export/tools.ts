@@ -12,7 +12,7 @@ import { exportedFormat, studentMetadata } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';
 import { fromTool, toolNaming, toTool } from '../models/tools/convert.js';
 import type { Tool, ToolNaming } from '../models/tools/naming.js';
-import { version } from '../version.js';
+import { version } from '../package.js';
 import { compareEmbeddings, engineEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { preprocessing } from './onnx.js';
 import type { ExportSource } from './source.js';

@@ -12,7 +12,7 @@ import { openToRead } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { readPreprocessor } from '../models/teachers/preprocessor.js';
-import { version } from '../version.js';
+import { version } from '../package.js';
 import { exportFailed, type Comparison, type Reference } from './compare.js';
 import { compareOnnx, onnxModel, writeOnnx } from './onnx.js';
 import type { ExportSource } from './source.js';

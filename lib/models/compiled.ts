@@ -1,8 +1,8 @@
+import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../addon/native.js';
 import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
-import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../native.js';
 import { checkNumber, checkWhole, mostImages, mostSide } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import {

@@ -1,9 +1,9 @@
 import { types } from 'node:util';
+import type { EncoderInfo, TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { Made } from '../lifetime.js';
-import type { EncoderInfo, TensorHandle } from '../native.js';
 import { checkSeed } from '../number-limits.js';
 import { CompiledEncoder, type Precision } from './compiled.js';
 import type { GraphSpec } from './graph.js';

@@ -1,6 +1,6 @@
+import type { GraphNode } from '../addon/native.js';
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import type { GraphNode } from '../native.js';
 
 /**
  * Activation functions, by torchvision's names. The last three work in forward-only graphs: u Phi(u), its tanh form,

@@ -3,7 +3,7 @@
  * takes, and what it keeps from step to step.
  */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
-import { optimizerDefaults, type Config } from '../config-schema.js';
+import { optimizerDefaults, type Config } from '../config/schema.js';
 import { LgdError } from '../errors.js';
 import { checkNumber, leastEpsilon, mostMomentum } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';

@@ -1,6 +1,6 @@
 /** A student's backbone as maps: its stages by stride, its last map before the pool, and fewer strides by dilation. */
+import type { GraphNode } from '../addon/native.js';
 import { LgdError } from '../errors.js';
-import type { GraphNode } from '../native.js';
 import { featureGraph, upTo } from './features.js';
 import type { GraphSpec, Value } from './graph.js';
 

@@ -1,5 +1,5 @@
 /** Which classes the student gets wrong, and what it takes them for. */
-import type { ConfigInput } from '../config.js';
+import type { ConfigInput } from '../config/config.js';
 import { LgdError } from '../errors.js';
 import {
   evaluateStudent,

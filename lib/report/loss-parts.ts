@@ -1,5 +1,5 @@
 /** What the losses of runs compare student and teacher over, in words: their methods decide. */
-import { parseConfig } from '../config.js';
+import { parseConfig } from '../config/config.js';
 import { anchorsOf, isMethod } from '../train/method.js';
 
 type Count = 'all' | 'some' | 'none';

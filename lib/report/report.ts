@@ -1,14 +1,14 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
 import { join, resolve } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
-import type { ConfigInput } from '../config.js';
+import type { ConfigInput } from '../config/config.js';
+import { optionOf } from '../config/option-paths.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
 import { writeFileAtomically } from '../files/write-file.js';
-import { optionOf } from '../option-paths.js';
+import { version } from '../package.js';
 import type { PhaseProgress } from '../runs/phase.js';
-import { version } from '../version.js';
 import { anchorGallery } from './anchors.js';
 import { readAssets } from './assets.js';
 import { readBanks } from './banks.js';

@@ -1,10 +1,10 @@
 /** The numbers of a run in one row, and what sets its configuration apart. */
 import { median } from '../averages.js';
-import { configOptions, type Config } from '../config.js';
+import { configOptions, type Config } from '../config/config.js';
+import { optionOf } from '../config/option-paths.js';
 import type { OtherProtocol } from '../evaluate/score.js';
 import { isObject } from '../files/json.js';
 import { nameWithWidth } from '../models/students/definition.js';
-import { optionOf } from '../option-paths.js';
 import { metricOf, valueOf } from '../train/best.js';
 import type { EvaluationPoint, RunRecord } from './read-run.js';
 

@@ -1,6 +1,7 @@
 /** What a checkpoint's folder holds: the student, its bank and the state, and a manifest with the checksum of every file. */
 import { realpath, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { SemanticState } from '../addon/native.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { hashFile } from '../files/hash-file.js';
@@ -14,14 +15,13 @@ import {
   takeAnother,
   type Manifest,
 } from '../files/manifest.js';
-import { readSafetensors, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
+import { readSafetensors, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { syncFolder } from '../files/sync.js';
 import type { GraphSpec } from '../models/graph.js';
 import { studentContent } from '../models/student-info.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { SemanticState } from '../native.js';
-import { version } from '../version.js';
+import { version } from '../package.js';
 import { studentFile, writeStudent, type StudentInfo } from './student-file.js';
 
 /** Everything that the next step of an online probe's classifier depends on. */

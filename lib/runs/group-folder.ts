@@ -3,8 +3,8 @@
  */
 import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { RunConfig } from '../config-batch.js';
-import { studentNames } from '../config.js';
+import type { RunConfig } from '../config/batch.js';
+import { studentNames } from '../config/config.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { endedBy } from '../lifetime.js';

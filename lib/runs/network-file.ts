@@ -15,7 +15,7 @@ import { studentGraph } from '../models/student.js';
 import { faultOf, isSide } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { type WeightRecord, weightsAmong } from '../models/weights.js';
-import { version } from '../version.js';
+import { version } from '../package.js';
 
 /** What a dense network is for. */
 export type DenseTask = 'segmentation' | 'detection';

@@ -1,7 +1,7 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { BatchNumbers, RunConfig } from '../config-batch.js';
+import type { BatchNumbers, RunConfig } from '../config/batch.js';
 import { LgdError, meansAbsent, writeError } from '../errors.js';
 import { isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';

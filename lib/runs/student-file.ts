@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
+import { checkpointsOf, findCheckpoint, followed } from '../files/checkpoint-folders.js';
 import { isFolder } from '../files/folders.js';
 import { readListed } from '../files/manifest.js';
 import { writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
-import { version } from '../version.js';
-import { checkpointsOf, findCheckpoint, followed } from '../files/checkpoint-folders.js';
+import { version } from '../package.js';
 import { groupMembers } from './group-folder.js';
 
 export type { StudentInfo } from '../models/student-info.js';

@@ -1,7 +1,7 @@
 /** What maps texts to embeddings, and what those that this package has share: their options, and working in batches. */
 import { checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { resolveOptions, type ResolveOptions } from '../hub.js';
+import { resolveOptions, type ResolveOptions } from '../hub/hub.js';
 import { checkWhole } from '../number-limits.js';
 import { nextTurn } from '../turn.js';
 

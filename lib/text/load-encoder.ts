@@ -1,5 +1,5 @@
 import { checkOptions, optionsFor } from '../arguments.js';
-import { resolveModel } from '../hub.js';
+import { resolveModel } from '../hub/hub.js';
 import { sideFiles, weightFiles } from '../models/teachers/weight-files.js';
 import { checkLoading, textEncoderOptions } from './encoder.js';
 import { NativeTextEncoder, nativeTextEncoderOptions, type NativeTextEncoderOptions } from './native-encoder.js';

@@ -1,7 +1,8 @@
+import type { TensorHandle } from '../addon/native.js';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import { resolveModel } from '../hub.js';
+import { resolveModel } from '../hub/hub.js';
 import { held } from '../lifetime.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -9,7 +10,6 @@ import { readWeights } from '../models/teachers/naming.js';
 import { findTextTower } from '../models/teachers/towers.js';
 import { openWeights, sideFiles, weightFiles, weightFilesOf } from '../models/teachers/weight-files.js';
 import { few, type WeightRecord } from '../models/weights.js';
-import type { TensorHandle } from '../native.js';
 import {
   checkLoading,
   checkTexts,

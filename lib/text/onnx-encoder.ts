@@ -1,9 +1,15 @@
 import { checkOptions } from '../arguments.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { readFile } from '../files/open.js';
-import { resolveModel } from '../hub.js';
+import { resolveModel } from '../hub/hub.js';
 import { held } from '../lifetime.js';
-import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
+import {
+  importOnnxRuntime,
+  openOnnxSession,
+  type OnnxRuntime,
+  type OnnxSession,
+  type OnnxTensor,
+} from '../onnx/session.js';
 import {
   checkLoading,
   checkTexts,

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
 import { readFile } from '../files/open.js';
-import { importOnnxRuntime } from '../onnx.js';
+import { importOnnxRuntime } from '../onnx/session.js';
 
 /** What is taken from @xenova/transformers. */
 interface Tokenizers {

@@ -1,5 +1,5 @@
 /** Which checkpoint of a run is the best so far. */
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import type { OtherProtocol, ZeroShotScore } from '../evaluate/score.js';
 import type { Manifest } from '../files/manifest.js';
 

@@ -1,7 +1,7 @@
 /** What a run must have before it starts, told before images are decoded. */
 import type { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { checkDistinctIds, eachId } from '../data/image-id.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError } from '../errors.js';

@@ -1,7 +1,7 @@
 /** What all students of a training run share. */
 import { join } from 'node:path';
 import type { OptionTable } from '../arguments.js';
-import { checkFilled, type RunConfig } from '../config-batch.js';
+import { checkFilled, type RunConfig } from '../config/batch.js';
 import { counted } from '../counted.js';
 import { openJpegDecoder } from '../data/jpeg-decoder.js';
 import { BatchPlan } from '../data/loader.js';
@@ -14,11 +14,11 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { RunFolder } from '../runs/run-folder.js';
 import { waitingEvents, type WaitedFor, type WaitingEvent } from '../stall.js';
 import type { Batch, Dataset } from './batch.js';
-import type { Circumstances, ScoredOn } from './continued.js';
-import type { RunImages } from './image-list.js';
+import type { Circumstances, ScoredOn } from './resume/continued.js';
+import type { RunImages } from './resume/image-list.js';
+import { markOf, type TeacherMark } from './resume/teacher-mark.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 import type { StepTaker } from './steps.js';
-import { markOf, type TeacherMark } from './teacher-mark.js';
 import { viewCachePath } from './view-cache.js';
 
 /** How {@link Distiller.run} goes about it. */

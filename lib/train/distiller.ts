@@ -1,7 +1,4 @@
-import type { TextualSemanticsBank } from '../banks/textual.js';
-import { takeStartBank } from '../banks/visual.js';
-import { parseConfig, type ConfigInput } from '../config.js';
-import { chooseBatch, type BatchChoice, type RunConfig } from '../config-batch.js';
+import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../addon/native.js';
 import {
   checkArgument,
   checkOptions,
@@ -10,23 +7,26 @@ import {
   checkTexts,
   type OptionTable,
 } from '../arguments.js';
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import { takeStartBank } from '../banks/visual.js';
+import { chooseBatch, type BatchChoice, type RunConfig } from '../config/batch.js';
+import { parseConfig, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
 import type { OnlineProbe } from '../evaluate/online.js';
 import { Lifetime, Made } from '../lifetime.js';
 import { checkRate, type CompiledEncoder } from '../models/compiled.js';
-import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
-import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
+import type { Student } from '../models/student.js';
 import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from './batch.js';
 import { runOptions, type RunOptions } from './course.js';
-import type { RunEvent } from './events.js';
-import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './distiller-checks.js';
-import { Pupil, type DistillerState } from './pupil.js';
+import type { RunEvent } from './events.js';
 import { runDistillation } from './loop.js';
+import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
 import { MetricSlots } from './metric-slots.js';
+import { Pupil, type DistillerState } from './pupil.js';
 import type { MemoryUse, QueueOptions, StepTicket } from './steps.js';
 import { embedEarly, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';

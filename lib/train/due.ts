@@ -1,5 +1,5 @@
 /** After which steps of a run an evaluation or a checkpoint falls due, by the steps alone. */
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 
 /** @param epochs passes over the images after so many steps */
 export class DueSteps {

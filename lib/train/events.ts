@@ -1,6 +1,6 @@
 /** What a run tells while it goes on. */
+import type { SemanticMetrics } from '../addon/native.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { SemanticMetrics } from '../native.js';
 import type { WaitingEvent } from '../stall.js';
 import type { ChosenMethod } from './method.js';
 

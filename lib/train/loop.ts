@@ -2,16 +2,16 @@
  * The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller
  * go through it side by side.
  */
+import type { SemanticMetrics } from '../addon/native.js';
 import { LgdError } from '../errors.js';
-import type { SemanticMetrics } from '../native.js';
 import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.js';
 import type { WaitingEvent } from '../stall.js';
 import { preparedBatches, type Batch, type Dataset } from './batch.js';
-import { checkAsBegun, checkBeginning } from './beginning.js';
 import { Course, type PlannedStep, type RunOptions } from './course.js';
 import type { RunEvent, StepEvent } from './events.js';
-import { imagesOf, imagesOfContinued, writeImageList } from './image-list.js';
 import { RateMeter } from './rate.js';
+import { checkAsBegun, checkBeginning } from './resume/beginning.js';
+import { imagesOf, imagesOfContinued, writeImageList } from './resume/image-list.js';
 import { Run } from './run.js';
 import type { StepTaker, StepTicket } from './steps.js';
 import { TeacherViewCache } from './view-cache.js';

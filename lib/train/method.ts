@@ -1,7 +1,7 @@
 /** What each method compares embeddings over, and which method `auto` is. */
-import { fewNames, type Config, type Method } from '../config.js';
+import type { SemanticMetrics, SemanticOptions } from '../addon/native.js';
+import { fewNames, type Config, type Method } from '../config/config.js';
 import { counted } from '../counted.js';
-import type { SemanticMetrics, SemanticOptions } from '../native.js';
 
 /** A method that has been chosen. */
 export type ChosenMethod = Exclude<Method, 'auto'>;

@@ -1,7 +1,7 @@
 /** The paths of a run's configuration. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 
 /** The same configuration with absolute paths, so that a run can be continued from another folder. */
 export function absolutePaths(config: Config): Config {

@@ -4,12 +4,12 @@
  */
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import { median } from '../averages.js';
-import { checkFilled } from '../config-batch.js';
-import { throwIfAborted } from '../errors.js';
+import { checkFilled } from '../config/batch.js';
 import { BatchPlan } from '../data/loader.js';
-import { freeMemory } from '../machine-memory.js';
-import { preparedBatches, type Batch, type Dataset } from './batch.js';
+import { throwIfAborted } from '../errors.js';
+import { freeMemory } from '../machine/memory.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
+import { preparedBatches, type Batch, type Dataset } from './batch.js';
 import type { Distiller, DistillerState } from './distiller.js';
 import { makeSchedule } from './schedule.js';
 import { stages, type Stage, type StepTicket } from './steps.js';

@@ -1,17 +1,17 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
+import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../addon/native.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
-import type { RunConfig } from '../config-batch.js';
+import type { RunConfig } from '../config/batch.js';
 import type { Device } from '../device.js';
-import { OnlineProbe } from '../evaluate/online.js';
 import { LgdError } from '../errors.js';
+import { OnlineProbe } from '../evaluate/online.js';
 import { Made } from '../lifetime.js';
-import { machineMemory } from '../machine-memory.js';
+import { machineMemory } from '../machine/memory.js';
 import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
 import { checkOptimizerState, optimizerOf } from '../models/optimizer.js';
 import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
-import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
 import type { OnlineState } from '../runs/checkpoint.js';
 import { anchorsOf, partMetrics, type ChosenMethod } from './method.js';
 

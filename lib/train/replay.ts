@@ -1,9 +1,9 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
-import type { RunConfig } from '../config-batch.js';
+import type { RunConfig } from '../config/batch.js';
 import { writeJson } from '../files/json.js';
 import { writeSafetensors, type TensorRecord } from '../files/safetensors.js';
-import { version } from '../version.js';
+import { version } from '../package.js';
 import { idsOf, type Batch } from './batch.js';
 import type { StepTaker } from './steps.js';
 

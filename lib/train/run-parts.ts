@@ -2,8 +2,8 @@
 import { join } from 'node:path';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { chooseBatch, type RunConfig } from '../config-batch.js';
-import { studentNames, type Config } from '../config.js';
+import { chooseBatch, type RunConfig } from '../config/batch.js';
+import { studentNames, type Config } from '../config/config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
@@ -18,17 +18,17 @@ import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { createStudent, Student } from '../models/student.js';
-import { bankIn, graphIn } from '../runs/checkpoint.js';
 import { locateCheckpoint } from '../runs/checkpoint-store.js';
+import { bankIn, graphIn } from '../runs/checkpoint.js';
 import { runFolders } from '../runs/group-folder.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
-import { checkStart } from './beginning.js';
 import { checkBatch, hasNames } from './checks.js';
 import type { RunOptions } from './course.js';
 import type { Distiller } from './distiller.js';
-import { checkStillThere } from './image-list.js';
-import { movedIf } from './moved.js';
 import { placesOf } from './paths.js';
+import { checkStart } from './resume/beginning.js';
+import { checkStillThere } from './resume/image-list.js';
+import { movedIf } from './resume/moved.js';
 import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */

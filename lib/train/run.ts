@@ -2,8 +2,9 @@
  * One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written
  * to. The loop is in loop.ts.
  */
-import { adviseBatch, type RunConfig } from '../config-batch.js';
-import type { Config } from '../config.js';
+import type { SemanticMetrics } from '../addon/native.js';
+import { adviseBatch, type RunConfig } from '../config/batch.js';
+import type { Config } from '../config/config.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
@@ -13,16 +14,13 @@ import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
-import type { SemanticMetrics } from '../native.js';
+import { version } from '../package.js';
 import { CheckpointStore } from '../runs/checkpoint-store.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import { watched, type WaitingEvent } from '../stall.js';
-import { version } from '../version.js';
-import { checkStart, hashStart } from './beginning.js';
 import { BestScore, metricOf, valueOf } from './best.js';
-import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import { BrokenList } from './broken-list.js';
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
@@ -33,6 +31,8 @@ import { anchorsOf } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
+import { checkStart, hashStart } from './resume/beginning.js';
+import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './resume/continued.js';
 
 export class Run {
   readonly config: RunConfig;

@@ -6,8 +6,8 @@ import { basename, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { drawStartBank } from '../banks/visual.js';
-import type { RunConfig } from '../config-batch.js';
-import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config.js';
+import type { RunConfig } from '../config/batch.js';
+import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode } from '../data/open-dataset.js';
 import type { StreamedImages } from '../data/streamed.js';
@@ -23,8 +23,8 @@ import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-fol
 import { checkEmbeddings, checkUsed, required } from './checks.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
-import { withNamesMoved } from './moved.js';
 import { absolutePaths, placesOf } from './paths.js';
+import { withNamesMoved } from './resume/moved.js';
 import {
   decode,
   makeStudents,

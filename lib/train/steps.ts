@@ -2,14 +2,14 @@
  * Steps of distillation, as those who have them taken know them: what a {@link Distiller} takes and gives, without the
  * run around it.
  */
+import type { SemanticMetrics, StepInfo } from '../addon/native.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import type { BatchChoice, RunConfig } from '../config-batch.js';
+import type { BatchChoice, RunConfig } from '../config/batch.js';
 import type { Device } from '../device.js';
 import type { OnlineProbe } from '../evaluate/online.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
-import type { SemanticMetrics, StepInfo } from '../native.js';
 import type { Batch } from './batch.js';
 import type { ChosenMethod } from './method.js';
 import type { DistillerState } from './pupil.js';

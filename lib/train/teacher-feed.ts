@@ -1,11 +1,11 @@
 /** Teacher embeddings of augmented batches, as tensors on the student's device. */
+import type { NativeAugmentRecipe, TensorHandle } from '../addon/native.js';
 import { checkRows } from '../arguments.js';
 import type { Device } from '../device.js';
 import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import { askTeacher, lookUp } from '../models/teachers/ask.js';
-import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
 import type { TeacherViewCache } from './view-cache.js';
 

@@ -10,8 +10,9 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
+import type { NativeAddon, RowFileHandle, TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
@@ -20,7 +21,6 @@ import { closeRead } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import type { AnyTeacher } from '../models/index.js';
 import { fingerprintOf } from '../models/teachers/ask.js';
-import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
 import { viewCacheFile } from '../runs/run-folder.js';
 import type { Batch, Dataset } from './batch.js';
 

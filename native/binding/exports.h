@@ -1,4 +1,4 @@
-// The export list of the addon: the functions, by the file they stand in, and their names in JavaScript. lib/native.ts
+// The export list of the addon: the functions, by the file they stand in, and their names in JavaScript. lib/addon/native.ts
 // mirrors it; a test compares the two.
 #pragma once
 #include <napi.h>

@@ -10,7 +10,7 @@
 
 namespace lgd::binding {
 
-// Thrown errors become JavaScript errors with a `code` property; lib/addon.ts turns them into LgdError.
+// Thrown errors become JavaScript errors with a `code` property; lib/addon/addon.ts turns them into LgdError.
 Napi::Error js_error(Napi::Env env, const std::string& code, const std::string& message);
 Napi::Error js_error(Napi::Env env, std::exception_ptr error);
 [[noreturn]] void fail(Napi::Env env, const std::string& code, const std::string& message);

@@ -1,4 +1,4 @@
-// The type of a configuration, from the option table of lib/config-options.ts: what an editor shows of an option is
+// The type of a configuration, from the option table of lib/config/options.ts: what an editor shows of an option is
 // what the page of options says. What zod infers has no words.
 import { fileURLToPath } from 'node:url';
 import { format, resolveConfig } from 'prettier';
@@ -16,14 +16,14 @@ const groupWords = {
   log: 'Lines of metrics.',
 };
 
-const head = `/** Written by \`npm run docs:options\` from the schema in lib/config-schema.ts; a test fails where it is older. */
+const head = `/** Written by \`npm run docs:options\` from the schema in lib/config/schema.ts; a test fails where it is older. */
 
 /** What {@link parseConfig} accepts: any part of a configuration. What is left out, or undefined, has its default. */
 export interface ConfigInput {`;
 
 /**
  * @param options rows of configOptions()
- * @returns lib/config-input.ts
+ * @returns lib/config/input.ts
  */
 export async function configInputType(options) {
   const lines = [];

@@ -1,4 +1,4 @@
-// The page of options, from the option table of lib/config-options.ts.
+// The page of options, from the option table of lib/config/options.ts.
 
 const intro = `# Options
 

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { configOptions, isOfOwnCommand } from '../../lib/config.js';
+import { configOptions, isOfOwnCommand } from '../../lib/config/config.js';
 import { exportFormats } from '../../lib/export/student.js';
 import { listStudents } from '../../lib/models/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';

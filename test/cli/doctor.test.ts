@@ -1,7 +1,7 @@
 import { afterEach, expect, test, vi } from 'vitest';
-import { addonPath, loadAddon } from '../../lib/addon.js';
-import type { SystemReport } from '../../lib/system.js';
-import { version } from '../../lib/version.js';
+import { addonPath, loadAddon } from '../../lib/addon/addon.js';
+import type { SystemReport } from '../../lib/machine/system.js';
+import { version } from '../../lib/package.js';
 import { writeFakeAddon } from '../fixtures/fake-addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { lgdistill } from './program.js';

@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
-import { loadConfigFile, mergeConfig } from '../../lib/config.js';
+import { loadConfigFile, mergeConfig } from '../../lib/config/config.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 import { noteSkip } from '../shared.js';

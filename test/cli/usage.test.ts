@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Command } from 'commander';
 import { addConfigOptions, normaliseArguments, readConfig } from '../../lib/cli/options.js';
-import { configOptions, isOfOwnCommand } from '../../lib/config.js';
-import { version } from '../../lib/version.js';
+import { configOptions, isOfOwnCommand } from '../../lib/config/config.js';
+import { version } from '../../lib/package.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { lgdistill } from './program.js';
 

@@ -23,7 +23,7 @@ const small = [
 ];
 
 afterEach(() => {
-  vi.doUnmock('../../lib/train/verify.js');
+  vi.doUnmock('../../lib/train/verify/verify.js');
   vi.resetModules();
 });
 
@@ -42,7 +42,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the command verify'))('on the emulat
 
 test('a device that computes something else ends it with 1, and how to find the part at fault', async () => {
   vi.resetModules();
-  vi.doMock('../../lib/train/verify.js', () => ({
+  vi.doMock('../../lib/train/verify/verify.js', () => ({
     async *verifyDevice() {
       yield { part: 'loss', precision: 'float32', error: 1e-6, limit: 1e-3, passed: true };
       yield { part: 'gradients', precision: 'float32', error: 0.9, limit: 5e-2, passed: false };

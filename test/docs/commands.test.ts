@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { normaliseArguments } from '../../lib/cli/options.js';
-import { configOptions, mergeConfig } from '../../lib/config.js';
+import { configOptions, mergeConfig } from '../../lib/config/config.js';
 import { lgdistill } from '../cli/program.js';
 import { blocksOf, inlineCode, ownArguments, pages, root, shellCommands } from './pages.js';
 

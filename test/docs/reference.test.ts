@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { exitCodes } from '../../lib/cli/failure.js';
-import { configOptions } from '../../lib/config.js';
+import { configOptions } from '../../lib/config/config.js';
 import { errorCodes } from '../../lib/errors.js';
 import { listStudents } from '../../lib/models/index.js';
 import type { StudentFamily } from '../../lib/models/students/definition.js';
@@ -18,8 +18,8 @@ test('docs/options.md is what the options say; write it with npm run docs:option
   expect(readPage('docs/options.md')).toBe(optionsPage(configOptions()));
 });
 
-test('lib/config-input.ts is what the options say; write it with npm run docs:options', async () => {
-  expect(readFileSync(join(root, 'lib', 'config-input.ts'), 'utf8')).toBe(await configInputType(configOptions()));
+test('lib/config/input.ts is what the options say; write it with npm run docs:options', async () => {
+  expect(readFileSync(join(root, 'lib/config/input.ts'), 'utf8')).toBe(await configInputType(configOptions()));
 });
 
 test('docs/troubleshooting.md has every error code and no other, in alphabetical order, and every exit code', () => {
@@ -42,7 +42,7 @@ test('docs/formats.md names every key of a student file, every metric and every 
   };
   const keys = [
     ...keysOf('lib/models/student-info.ts', 'StudentInfo'),
-    ...keysOf('lib/native-types.ts', 'SemanticMetrics'),
+    ...keysOf('lib/addon/native-types.ts', 'SemanticMetrics'),
     ...keysOf('lib/train/events.ts', 'StepEvent'),
     ...keysOf('lib/train/events.ts', 'EvaluationEvent'),
   ];

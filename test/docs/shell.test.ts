@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { addonPath } from '../../lib/addon.js';
+import { addonPath } from '../../lib/addon/addon.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';

@@ -9,7 +9,7 @@ import { promisify } from 'node:util';
 import ts from 'typescript';
 import { transform } from 'esbuild';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { addonPath } from '../../lib/addon.js';
+import { addonPath } from '../../lib/addon/addon.js';
 import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';

@@ -1,6 +1,6 @@
 /** Augmentation on CUDA: torchvision's results, and the CPU's views of the same draws. */
+import type { NativeAugmentRecipe } from '../../lib/addon/native.js';
 import type { Device } from '../../lib/device.js';
-import type { NativeAugmentRecipe } from '../../lib/native.js';
 import { augmentBatch, readAugmentFixture, storeOf } from '../native/augment-fixture.js';
 import { digits, sameBits, wholeError, type Report } from './report.js';
 

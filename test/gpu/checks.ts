@@ -2,10 +2,10 @@
 // speed. Prints a table; exits 1 on a failure. $GPU_CHECK_DEVICE names the device (cuda), $GPU_CHECK_PARTS the parts,
 // $GPU_CHECK_SMALL asks for sizes that an emulated GPU computes.
 import { writeFile } from 'node:fs/promises';
-import { addonPath } from '../../lib/addon.js';
-import { probeCuda } from '../../lib/cuda-probe.js';
+import { addonPath } from '../../lib/addon/addon.js';
+import { probeCuda } from '../../lib/addon/cuda-probe.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
-import { version } from '../../lib/version.js';
+import { version } from '../../lib/package.js';
 import { checkAugmentation } from './augmentation.js';
 import { checkGolden, checkRandomGraphs, checkResiduals, checkStudents, checkTeacher, checkTower } from './networks.js';
 import { checkConvolutions, checkKernels, measureKernels, sanitize } from './programs.js';

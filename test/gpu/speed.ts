@@ -3,17 +3,17 @@ import { spawnSync } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseConfig } from '../../lib/config.js';
+import type { StepInfo } from '../../lib/addon/native.js';
+import { parseConfig } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { measureInference, measureTraining, sample, type Timing } from '../../lib/evaluate/throughput.js';
 import { createStudent, loadTeacher, type NativeTeacher } from '../../lib/models/index.js';
-import type { StepInfo } from '../../lib/native.js';
 import { Distiller } from '../../lib/train/distiller.js';
+import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import type { StepTicket } from '../../lib/train/steps.js';
 import { profileSteps, readTrace } from './gaps.js';
 import type { Report } from './report.js';
-import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import { towers, writeTeacher } from './setup.js';
 
 interface Sizes {

@@ -5,14 +5,14 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import type { StepInfo } from '../../lib/addon/native.js';
+import { parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
-import type { StepInfo } from '../../lib/native.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
-import { verifyDevice } from '../../lib/train/verify.js';
+import { verifyDevice } from '../../lib/train/verify/verify.js';
 import { digits, sameBits, withEnvironment, type Report } from './report.js';
 import { towers, writeTeacher } from './setup.js';
 

@@ -3,6 +3,7 @@
  * refuses.
  */
 import { describe, expect, it, vi } from 'vitest';
+import type { EncoderHandle } from '../../lib/addon/native.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder, type CompileOptions } from '../../lib/models/compiled.js';
 import { createEncoder, Encoder } from '../../lib/models/encoder.js';
@@ -10,7 +11,6 @@ import { GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
 import { initialWeights } from '../../lib/models/initialise.js';
 import type { Optimizer, OptimizerStep } from '../../lib/models/optimizer.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
-import type { EncoderHandle } from '../../lib/native.js';
 import { devicesUnderTest } from '../devices.js';
 import { adamwGraph, gradientOf, rates, runs, startOf } from '../fixtures/adamw.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';

@@ -4,7 +4,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import {
   BatchPlan,
   benchmark,

@@ -1,13 +1,13 @@
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { probeCuda } from '../../lib/cuda-probe.js';
+import { addonPath } from '../../lib/addon/addon.js';
+import { probeCuda } from '../../lib/addon/cuda-probe.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder, type Precision } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { loadTeacher, modifiedResNet } from '../../lib/models/index.js';
 import { initialWeights } from '../../lib/models/initialise.js';
-import { addonPath } from '../../lib/addon.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';

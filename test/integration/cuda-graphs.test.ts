@@ -5,20 +5,20 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import type { StepInfo } from '../../lib/addon/native.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice } from '../../lib/device.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { initialWeights, modifiedResNet } from '../../lib/models/index.js';
-import type { StepInfo } from '../../lib/native.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun, type PreparedRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { buildEmulatedAddon, executePtx } from '../native/emulated.js';
 import { drawShapes, madeUpTeacher, sameBits, shapeNames, smallConfig } from '../fixtures/tiny.js';
+import { buildEmulatedAddon, executePtx } from '../native/emulated.js';
 
 const folder = temporaryFolder();
 let files: {

@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { beforeAll, expect, test } from 'vitest';
-import { addonPath } from '../../lib/addon.js';
+import { addonPath } from '../../lib/addon/addon.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';

@@ -6,8 +6,8 @@ import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { RunConfig } from '../../lib/config-batch.js';
-import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import type { RunConfig } from '../../lib/config/batch.js';
+import { parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { trainDetection } from '../../lib/dense/detection.js';
 import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segmentation.js';
 import { readStart } from '../../lib/dense/start.js';
@@ -22,10 +22,10 @@ import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { oneStepTrainings, sceneClasses } from '../fixtures/scenes.js';
 import { untrainedStudent } from '../fixtures/student.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { leftOver, withFault } from './failing-gpu-fixture.js';
-import { oneStepTrainings, sceneClasses } from '../fixtures/scenes.js';
 
 const folder = temporaryFolder();
 const { student, scenes, masked, boxed, dense } = await oneStepTrainings(folder);

@@ -5,9 +5,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
-import { encodeEvents } from '../../lib/report/event-file.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { compareRuns } from '../../lib/report/compare.js';
+import { encodeEvents } from '../../lib/report/event-file.js';
 import { readRuns } from '../../lib/report/read-run.js';
 import { writeReport } from '../../lib/report/report.js';
 import type { EvaluationEvent, RunEvent } from '../../lib/train/events.js';

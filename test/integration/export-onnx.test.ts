@@ -1,9 +1,9 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import { exportStudent } from '../../lib/export/student.js';
 import { readStart } from '../../lib/dense/start.js';
 import { openDevice } from '../../lib/device.js';
+import { exportStudent } from '../../lib/export/student.js';
 import {
   GraphBuilder,
   initialWeights,
@@ -12,14 +12,14 @@ import {
   type GraphSpec,
   type NativeTeacher,
 } from '../../lib/models/index.js';
-import * as format from '../../lib/onnx-format.js';
-import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
+import * as format from '../../lib/onnx/format.js';
+import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx/session.js';
 import { loadStudent, readStudent, writeStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes } from '../fixtures/tiny.js';
 
-vi.mock('../../lib/onnx-format.js', { spy: true });
+vi.mock('../../lib/onnx/format.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
@@ -274,7 +274,7 @@ const damage: [string, (model: format.OnnxModel) => void][] = [
   ],
 ];
 test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
-  const { encodeOnnx } = await vi.importActual<typeof format>('../../lib/onnx-format.js');
+  const { encodeOnnx } = await vi.importActual<typeof format>('../../lib/onnx/format.js');
   vi.mocked(format.encodeOnnx).mockImplementation((model) => {
     const copy = structuredClone(model);
     spoil(copy);

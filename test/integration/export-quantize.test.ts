@@ -6,15 +6,15 @@ import { onnxGraph } from '../../lib/export/onnx-graph.js';
 import { quantizeGraph, valuesToMeasure } from '../../lib/export/quantize-graph.js';
 import { exportStudent, type ExportOptions } from '../../lib/export/student.js';
 import { GraphBuilder, initialWeights } from '../../lib/models/index.js';
-import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
-import * as format from '../../lib/onnx-format.js';
+import * as format from '../../lib/onnx/format.js';
+import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx/session.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { evaluateOnnx, type Tensor } from '../fixtures/onnx-reference.js';
 import { randomNormal } from '../fixtures/random.js';
 import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes } from '../fixtures/tiny.js';
 
-vi.mock('../../lib/onnx-format.js', { spy: true });
+vi.mock('../../lib/onnx/format.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
@@ -236,7 +236,7 @@ test('@xenova/transformers loads it from its folder, which has the network in fl
 });
 
 test('an export that integers spoil is not left behind', async () => {
-  const { encodeOnnx } = await vi.importActual<typeof format>('../../lib/onnx-format.js');
+  const { encodeOnnx } = await vi.importActual<typeof format>('../../lib/onnx/format.js');
   vi.mocked(format.encodeOnnx).mockImplementation((model) => {
     const initializer = model.graph.initializer.map((tensor) =>
       tensor.dataType === 3 && tensor.dims.length > 1

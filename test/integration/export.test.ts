@@ -7,8 +7,8 @@ import { defaultOutput, exportStudent, type ExportFormat } from '../../lib/expor
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { createStudent } from '../../lib/models/student.js';
+import { version } from '../../lib/package.js';
 import * as files from '../../lib/runs/student-file.js';
-import { version } from '../../lib/version.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, shapeNames, smallConfig, train, type Outcome } from '../fixtures/tiny.js';
 

@@ -3,7 +3,7 @@ import { copyFile, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { LgdError } from '../../lib/errors.js';
 import type { Dataset } from '../../lib/train/batch.js';

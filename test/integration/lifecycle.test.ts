@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { addonPath, loadAddon } from '../../lib/addon/addon.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
@@ -13,7 +14,6 @@ import {
   PrecomputedTeacher,
   type AnyTeacher,
 } from '../../lib/models/index.js';
-import { addonPath, loadAddon } from '../../lib/addon.js';
 import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';
@@ -22,8 +22,6 @@ import { isWanted } from '../devices.js';
 import { bundleChild } from '../fixtures/child.js';
 import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { buildEmulatedAddon } from '../native/emulated.js';
-import { noteSkip } from '../shared.js';
 import {
   drawShapes,
   madeUpTeacher,
@@ -33,6 +31,8 @@ import {
   smallConfig,
   tinyClip,
 } from '../fixtures/tiny.js';
+import { buildEmulatedAddon } from '../native/emulated.js';
+import { noteSkip } from '../shared.js';
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/lifecycle-child.ts');

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { prepareRun } from '../../lib/train/setup.js';
 
 const [, , file, samples] = process.argv;

@@ -2,7 +2,7 @@ import { appendFile, cp, mkdir, readdir, readFile, rename, rm, writeFile } from 
 import { basename, dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { readCheckpoint } from '../../lib/runs/checkpoint.js';
 import { loadTextEncoder } from '../../lib/text/load-encoder.js';

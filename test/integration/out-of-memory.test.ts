@@ -1,15 +1,15 @@
 /** Device memory that is refused in the middle of a step, one allocation after another. */
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
+import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import { isWanted } from '../devices.js';
 import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
 import { buildEmulatedAddon, executePtx } from '../native/emulated.js';
 import { withFault } from './failing-gpu-fixture.js';

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';

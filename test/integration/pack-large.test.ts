@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import sharp from 'sharp';
 import { beforeAll, expect, it } from 'vitest';
+import { addonPath, loadAddon } from '../../lib/addon/addon.js';
 import type { PackKind, PackRecipe } from '../../lib/data/pack/format.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { PackWriter } from '../../lib/data/pack/writer.js';
-import { addonPath, loadAddon } from '../../lib/addon.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 

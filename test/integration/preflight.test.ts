@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { createStudent } from '../../lib/models/index.js';
 import { largestBatch } from '../../lib/train/batch-memory.js';
 import { Distiller } from '../../lib/train/distiller.js';

@@ -4,8 +4,8 @@
  */
 import { deserialize, serialize } from 'node:v8';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { SemanticMetrics } from '../../lib/addon/native.js';
 import { openDevice, type Device } from '../../lib/device.js';
-import type { SemanticMetrics } from '../../lib/native.js';
 import type { DistillerState } from '../../lib/train/distiller.js';
 import { devicesUnderTest } from '../devices.js';
 import { differing } from '../fixtures/differing.js';

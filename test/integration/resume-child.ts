@@ -3,7 +3,7 @@
  * for each event.
  */
 import { readFileSync } from 'node:fs';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { prepareRun } from '../../lib/train/setup.js';
 
 const [, , file, resume] = process.argv;

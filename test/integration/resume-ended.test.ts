@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { addonPath } from '../../lib/addon.js';
+import { addonPath } from '../../lib/addon/addon.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';
 import { randomNumbers } from '../fixtures/random.js';

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';

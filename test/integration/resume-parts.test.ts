@@ -2,7 +2,7 @@
 import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';

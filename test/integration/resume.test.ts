@@ -2,7 +2,7 @@
 import { readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { CheckpointStore } from '../../lib/runs/checkpoint-store.js';

@@ -1,8 +1,8 @@
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { RunConfig } from '../../lib/config-batch.js';
-import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import type { RunConfig } from '../../lib/config/batch.js';
+import { parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { takeLock } from '../../lib/files/process-lock.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { writeReport } from '../../lib/report/report.js';

@@ -1,7 +1,7 @@
 /** What tests of whole runs share: images of shapes, run folders, and the error that a run ends with. */
 import { join } from 'node:path';
 import { beforeAll, expect } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { LgdError } from '../../lib/errors.js';
 import type { PrepareOptions } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';

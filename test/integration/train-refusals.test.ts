@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { type ConfigInput } from '../../lib/config.js';
+import { type ConfigInput } from '../../lib/config/config.js';
 import { LgdError } from '../../lib/errors.js';
 import { shapeNames, smallConfig } from '../fixtures/tiny.js';
 import { failure, ShapeRuns } from './train-fixture.js';

@@ -5,10 +5,10 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { parseConfig } from '../../lib/config.js';
+import { parseConfig } from '../../lib/config/config.js';
 import { ImageCache } from '../../lib/data/cache.js';
-import { BatchPlan } from '../../lib/data/loader.js';
 import { openImageFolder } from '../../lib/data/image-folder.js';
+import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import {

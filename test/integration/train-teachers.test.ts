@@ -2,7 +2,7 @@ import { cp, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { type ConfigInput } from '../../lib/config.js';
+import { type ConfigInput } from '../../lib/config/config.js';
 import { openDevice } from '../../lib/device.js';
 import { listCheckpoints, pointTo } from '../../lib/files/checkpoint-folders.js';
 import { loadTeacher, PrecomputedTeacher, type NativeTeacher } from '../../lib/models/index.js';

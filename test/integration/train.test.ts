@@ -1,8 +1,8 @@
 import { readFile, readdir, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { RunConfig } from '../../lib/config-batch.js';
-import { fewNames, parseConfig, type ConfigInput } from '../../lib/config.js';
+import type { RunConfig } from '../../lib/config/batch.js';
+import { fewNames, parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { openDevice } from '../../lib/device.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { evaluateStudent } from '../../lib/evaluate/student.js';

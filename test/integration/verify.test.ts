@@ -1,14 +1,14 @@
 // Whether `verifyDevice` passes a device that is right, and tells what is wrong with one that is not: a CPU in the
 // guise of a GPU, of whose calls one does another thing.
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import type { NativeAddon } from '../../lib/addon/native.js';
 import { Device, openDevice, type DeviceInfo } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
-import type { NativeAddon } from '../../lib/native.js';
-import { nudged } from '../../lib/train/verify-errors.js';
-import { verifyDevice, type Verification, type VerifyOptions } from '../../lib/train/verify.js';
-import { towers, writeTeacher } from '../gpu/setup.js';
+import { nudged } from '../../lib/train/verify/errors.js';
+import { verifyDevice, type Verification, type VerifyOptions } from '../../lib/train/verify/verify.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { towers, writeTeacher } from '../gpu/setup.js';
 
 const folder = temporaryFolder();
 const teacher = await writeTeacher(folder, towers.tiny, 32);

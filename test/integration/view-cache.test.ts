@@ -1,7 +1,7 @@
 import { cp, open, readFile, readlink, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';

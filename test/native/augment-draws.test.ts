@@ -1,8 +1,8 @@
 // Statistics of the draws, read off images whose pixels tell where they come from: red is the column, green is the row.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadAddon } from '../../lib/addon/addon.js';
+import type { NativeAugmentRecipe, PixelStoreHandle } from '../../lib/addon/native.js';
 import { openDevice, type Device } from '../../lib/device.js';
-import { loadAddon } from '../../lib/addon.js';
-import type { NativeAugmentRecipe, PixelStoreHandle } from '../../lib/native.js';
 import { augmentBatch, readAugmentFixture, storeOf } from './augment-fixture.js';
 
 const addon = loadAddon();

@@ -1,6 +1,6 @@
+import type { NativeAddon, NativeAugmentRecipe, PixelStoreHandle } from '../../lib/addon/native.js';
 import type { Device } from '../../lib/device.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
-import type { NativeAddon, NativeAugmentRecipe, PixelStoreHandle } from '../../lib/native.js';
 import { testPath } from '../shared.js';
 
 /** A case of test/fixtures/augment/make_fixtures.py: the batch to augment and torchvision's result for it. */

@@ -2,9 +2,9 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { loadAddon } from '../../lib/addon/addon.js';
+import type { PixelStoreHandle } from '../../lib/addon/native.js';
 import { openDevice } from '../../lib/device.js';
-import { loadAddon } from '../../lib/addon.js';
-import type { PixelStoreHandle } from '../../lib/native.js';
 import { devicesUnderTest } from '../devices.js';
 import { augmentBatch, readAugmentFixture, storeOf, type AugmentCase, type AugmentFixture } from './augment-fixture.js';
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
+import type { TensorHandle } from '../../lib/addon/native.js';
 import type { Device } from '../../lib/device.js';
-import type { TensorHandle } from '../../lib/native.js';
 import { devicesUnderTest } from '../devices.js';
 import { randomNormal } from '../fixtures/random.js';
 import { relativeError } from '../fixtures/semantic/cases.js';

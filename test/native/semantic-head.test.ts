@@ -1,8 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, test } from 'vitest';
+import { addonPath } from '../../lib/addon/addon.js';
+import type { SemanticHeadHandle, TensorHandle } from '../../lib/addon/native.js';
 import { openDevice, type Device } from '../../lib/device.js';
-import { addonPath } from '../../lib/addon.js';
-import type { SemanticHeadHandle, TensorHandle } from '../../lib/native.js';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { devicesUnderTest } from '../devices.js';
 import { goldenCases, relativeError, type GoldenCase } from '../fixtures/semantic/cases.js';

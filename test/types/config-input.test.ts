@@ -4,11 +4,11 @@ import ts from 'typescript';
 import { expect, test } from 'vitest';
 import { root } from '../fixtures/child.js';
 
-const written = join(root, 'lib', 'config-input.ts');
+const written = join(root, 'lib/config/input.ts');
 const checked = join(root, 'test', 'types', 'config-input.ts');
 const parsed = new Map<string, ts.SourceFile | undefined>();
 
-/** What the compiler says where lib/config-input.ts reads otherwise. */
+/** What the compiler says where lib/config/input.ts reads otherwise. */
 function faults(text: string): string[] {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.check.json'), (path) => ts.sys.readFile(path)) as {
     config: object;

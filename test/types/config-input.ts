@@ -2,7 +2,7 @@
  * Holds the written `ConfigInput` to what zod takes, leaf by leaf: compiled by config-input.test.ts and
  * `npm run typecheck`, never run. A leaf that differs is named in the error.
  */
-import type { ConfigInput, SchemaInput } from '../../lib/config.js';
+import type { ConfigInput, SchemaInput } from '../../lib/config/config.js';
 
 /** A list that is only read takes any list; zod's own type says nothing of that. */
 type Read<Value> = Value extends readonly (infer Item)[] ? readonly Item[] : Value;

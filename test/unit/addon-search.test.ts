@@ -10,8 +10,8 @@ import {
   mendFor,
   type AddonFault,
   type SystemFacts,
-} from '../../lib/addon-search.js';
-import { version } from '../../lib/version.js';
+} from '../../lib/addon/search.js';
+import { version } from '../../lib/package.js';
 import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
 import { writeFakeAddon } from '../fixtures/fake-addon.js';
@@ -60,7 +60,7 @@ describe('why an addon does not load', () => {
   test('where Node may load none, nothing is to be installed', () => {
     const file = join(folder, 'any.node');
     writeFileSync(file, '');
-    const script = `import(${JSON.stringify(pathToFileURL(join(root, 'dist/addon.js')).href)}).then((m) => m.loadAddon()).catch((e) => console.log(JSON.stringify(e)));`;
+    const script = `import(${JSON.stringify(pathToFileURL(join(root, 'dist/addon/addon.js')).href)}).then((m) => m.loadAddon()).catch((e) => console.log(JSON.stringify(e)));`;
     const { stdout } = spawnSync(process.execPath, ['--no-addons', '-e', script], {
       encoding: 'utf8',
       env: { ...process.env, LGDISTILL_ADDON: file },
@@ -84,7 +84,7 @@ describe('why an addon does not load', () => {
 test('code in a bundle is told of, wherever that lies', () => {
   const outfile = join(folder, 'bundle', 'out', 'app.mjs');
   buildSync({
-    stdin: { contents: "import { loadAddon } from './lib/addon.js'; loadAddon();", resolveDir: root },
+    stdin: { contents: "import { loadAddon } from './lib/addon/addon.js'; loadAddon();", resolveDir: root },
     bundle: true,
     platform: 'node',
     format: 'esm',
@@ -176,7 +176,7 @@ describe('$LGDISTILL_ADDON', () => {
   async function load(file: string): Promise<string> {
     vi.stubEnv('LGDISTILL_ADDON', file);
     vi.resetModules();
-    const { loadAddon } = await import('../../lib/addon.js');
+    const { loadAddon } = await import('../../lib/addon/addon.js');
     return loadAddon().buildInfo().buildId;
   }
 

@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
-import { adviseSpeed, readMachine, type AddonFacts, type Machine } from '../../lib/advice.js';
+import { adviseSpeed, readMachine, type AddonFacts, type Machine } from '../../lib/machine/advice.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const good: Machine = {

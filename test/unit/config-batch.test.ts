@@ -1,6 +1,6 @@
 import { describe, expect, it, test } from 'vitest';
-import { adviseBatch, chooseBatch, type RunConfig } from '../../lib/config-batch.js';
-import { configOptions, mergeConfig, parseConfig, type ConfigInput } from '../../lib/config.js';
+import { adviseBatch, chooseBatch, type RunConfig } from '../../lib/config/batch.js';
+import { configOptions, mergeConfig, parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { makeSchedule } from '../../lib/train/schedule.js';
 
 const train = (given: ConfigInput['train'] = {}) => parseConfig({ train: given }).train;

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { configOptions, loadConfigFile, mergeConfig, parseConfig } from '../../lib/config.js';
+import { configOptions, loadConfigFile, mergeConfig, parseConfig } from '../../lib/config/config.js';
 import { LgdError } from '../../lib/errors.js';
 
 function errorOf(action: () => unknown): LgdError {

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { ProbeResult } from '../../lib/cuda-probe.js';
+import type { ProbeResult } from '../../lib/addon/cuda-probe.js';
 import { bankLoss } from '../../lib/semantic/index.js';
 import { type FakeBehaviour, type FakeDriver, writeFakeAddon } from '../fixtures/fake-addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -56,7 +56,7 @@ async function probe(
 ): Promise<ProbeResult> {
   vi.resetModules();
   const [{ probeCuda }, { createRequire }] = await Promise.all([
-    import('../../lib/cuda-probe.js'),
+    import('../../lib/addon/cuda-probe.js'),
     import('node:module'),
   ]);
   const addon = createRequire(import.meta.url)(file) as { buildInfo: () => never; cudaStatus: () => never };
@@ -249,7 +249,7 @@ describe('what was found is remembered', () => {
     for (const trials of [[behaviour], ['works', behaviour], ['works', 'works', behaviour]] as const) {
       const file = await fake(...(trials as [FakeBehaviour]));
       vi.resetModules();
-      const { probeCuda } = await import('../../lib/cuda-probe.js');
+      const { probeCuda } = await import('../../lib/addon/cuda-probe.js');
       const { createRequire } = await import('node:module');
       const addon = createRequire(import.meta.url)(file) as { buildInfo: () => never; cudaStatus: () => never };
       const again = () => probeCuda({ addon: file, build: addon.buildInfo(), status: addon.cudaStatus(), index: 0 });
@@ -282,8 +282,8 @@ describe('a driver that names no devices', () => {
     vi.stubEnv('LGDISTILL_ADDON', file);
     vi.resetModules();
     const [{ askCuda }, { loadAddon }] = await Promise.all([
-      import('../../lib/cuda-probe.js'),
-      import('../../lib/addon.js'),
+      import('../../lib/addon/cuda-probe.js'),
+      import('../../lib/addon/addon.js'),
     ]);
     return { askCuda, addon: loadAddon(), file };
   }
@@ -319,7 +319,7 @@ describe('a driver that names no devices', () => {
 
   test('where no process may be started, nobody blames the driver', async () => {
     const { askCuda, addon, file } = await driven('works');
-    const { mendForCuda } = await import('../../lib/cuda-probe.js');
+    const { mendForCuda } = await import('../../lib/addon/cuda-probe.js');
     const node = process.execPath;
     process.execPath = join(folder, 'no such node');
     const { available, reason } = await askCuda(addon, file).finally(() => (process.execPath = node));

@@ -1,9 +1,9 @@
 import sharp from 'sharp';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { loadAddon } from '../../lib/addon/addon.js';
 import { decodeImage, type DecodedImage } from '../../lib/data/decode.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { readJpegHeader } from '../../lib/data/jpeg-header.js';
-import { loadAddon } from '../../lib/addon.js';
 import { brokenFiles, picture } from '../fixtures/images/draw.js';
 
 const addon = loadAddon();

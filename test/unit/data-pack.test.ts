@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import CRC32C from 'crc-32/crc32c.js';
 import sharp from 'sharp';
 import { beforeAll, describe, expect, it, vi } from 'vitest';
+import { loadAddon } from '../../lib/addon/addon.js';
 import { ImageCache, type ImageCacheOptions } from '../../lib/data/cache.js';
 import { decodeImage } from '../../lib/data/decode.js';
 import { readJpegHeader } from '../../lib/data/jpeg-header.js';
@@ -18,7 +19,6 @@ import { StreamedImages } from '../../lib/data/streamed.js';
 import { readViews } from '../../lib/data/views.js';
 import { Device, openDevice } from '../../lib/device.js';
 import { syncFile } from '../../lib/files/sync.js';
-import { loadAddon } from '../../lib/addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
 

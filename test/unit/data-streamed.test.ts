@@ -1,14 +1,14 @@
 import sharp from 'sharp';
 import { describe, expect, it, vi } from 'vitest';
+import { loadAddon } from '../../lib/addon/addon.js';
+import type { NativeAddon, PixelStoreHandle } from '../../lib/addon/native.js';
 import type { PreparedImages } from '../../lib/data/cache.js';
 import { inOrder } from '../../lib/data/in-order.js';
 import { chooseMode, decodedBytes, openDataset } from '../../lib/data/open-dataset.js';
 import { readAhead } from '../../lib/data/read-ahead.js';
 import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages, type StreamedImagesOptions } from '../../lib/data/streamed.js';
-import { loadAddon } from '../../lib/addon.js';
 import { Device, openDevice } from '../../lib/device.js';
-import type { NativeAddon, PixelStoreHandle } from '../../lib/native.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const addon = loadAddon();

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { afterEach, expect, test, vi } from 'vitest';
-import { addonPath } from '../../lib/addon.js';
+import { addonPath } from '../../lib/addon/addon.js';
 import { bankLoss } from '../../lib/semantic/index.js';
 import { devicesUnderTest } from '../devices.js';
 

@@ -6,7 +6,7 @@ import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
 import { importSharp } from '../../lib/data/sharp.js';
 import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/errors.js';
-import { importOnnxRuntime } from '../../lib/onnx.js';
+import { importOnnxRuntime } from '../../lib/onnx/session.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const filesBelow = (folder: string, pattern: RegExp) =>

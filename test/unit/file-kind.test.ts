@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { beginsAsSafetensors, checkReplaceable, type FileKind } from '../../lib/files/file-kind.js';
 import { encodeSafetensors } from '../../lib/files/safetensors.js';
-import { encodeOnnx } from '../../lib/onnx-format.js';
+import { encodeOnnx } from '../../lib/onnx/format.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();

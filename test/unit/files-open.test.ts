@@ -4,7 +4,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, expect, test, vi } from 'vitest';
-import { loadConfigFile } from '../../lib/config.js';
+import { loadConfigFile } from '../../lib/config/config.js';
 import { openImages } from '../../lib/data/open-images.js';
 import { Journal, readJournal } from '../../lib/data/pack/journal.js';
 import { LineFile } from '../../lib/files/line-file.js';

@@ -1,10 +1,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { lgdistill } from '../cli/program.js';
-import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import { parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { makeScore } from '../../lib/evaluate/score.js';
 import { compareRuns, spreadOf } from '../../lib/report/compare.js';
+import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { untrainedStudent } from '../fixtures/student.js';
 

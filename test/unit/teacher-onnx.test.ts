@@ -7,7 +7,7 @@ import type { LgdError } from '../../lib/errors.js';
 import { hashModel } from '../../lib/models/teachers/fingerprint.js';
 import { OnnxTeacher } from '../../lib/models/teachers/onnx.js';
 import { clipMean, clipStd, readPreprocessor } from '../../lib/models/teachers/preprocessor.js';
-import { sessionError } from '../../lib/onnx.js';
+import { sessionError } from '../../lib/onnx/session.js';
 import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';

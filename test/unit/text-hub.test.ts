@@ -15,7 +15,7 @@ import type { AddressInfo } from 'node:net';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
+import { resolveModel, type ResolveOptions } from '../../lib/hub/hub.js';
 import { sideFiles, weightFiles, weightFilesOf } from '../../lib/models/teachers/weight-files.js';
 import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseConfig } from '../../lib/config.js';
+import { parseConfig } from '../../lib/config/config.js';
 import { DueSteps } from '../../lib/train/due.js';
 
 /** Steps of a run of ten that something falls due after; an epoch takes so many. */

@@ -2,10 +2,10 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { expect, it, vi } from 'vitest';
-import { parseConfig } from '../../lib/config.js';
+import { parseConfig } from '../../lib/config/config.js';
 import { IdPlaces } from '../../lib/data/image-id.js';
 import type { Dataset } from '../../lib/train/batch.js';
-import { checkStillThere, imagesOf, imagesOfContinued, writeImageList } from '../../lib/train/image-list.js';
+import { checkStillThere, imagesOf, imagesOfContinued, writeImageList } from '../../lib/train/resume/image-list.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { fewNames, parseConfig } from '../../lib/config.js';
+import { fewNames, parseConfig } from '../../lib/config/config.js';
 import { anchorsOf, chooseMethod } from '../../lib/train/method.js';
 import { checkQueueMemory } from '../../lib/train/pupil.js';
 

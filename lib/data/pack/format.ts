@@ -12,11 +12,11 @@
  *
  * The footer comes last, so that a file that was not written to its end has none.
  */
+import type { NativeAddon } from '../../addon/native.js';
 import { LgdError } from '../../errors.js';
 import { parsed } from '../../files/json.js';
-import { encodeSafetensors, type TensorRecord } from '../../files/safetensors.js';
 import { decode, parseHeader } from '../../files/safetensors-header.js';
-import type { NativeAddon } from '../../native.js';
+import { encodeSafetensors, type TensorRecord } from '../../files/safetensors.js';
 import { nextTurn } from '../../turn.js';
 import type { BrokenImage } from '../decode.js';
 

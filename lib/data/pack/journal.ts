@@ -4,11 +4,11 @@
  * says holds after a kill and after a power cut.
  */
 import { open, rm, type FileHandle } from 'node:fs/promises';
+import type { NativeAddon } from '../../addon/native.js';
 import { LgdError, systemErrorCode } from '../../errors.js';
 import { wholeLines } from '../../files/lines.js';
 import { openToRead } from '../../files/open.js';
 import { syncFile } from '../../files/sync.js';
-import type { NativeAddon } from '../../native.js';
 import { headerBytes, type PackEntry } from './format.js';
 
 /** An image of the source: in the pack, or refused for a reason. */

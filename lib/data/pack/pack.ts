@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
-import { loadAddon } from '../../addon.js';
+import { loadAddon } from '../../addon/addon.js';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../files/make-folder.js';
 import { endedBy } from '../../lifetime.js';
 import { checkNumber, checkWhole } from '../../number-limits.js';
+import { noneDecoded, tooManyBroken } from '../broken-images.js';
 import type { CacheProgress } from '../decode-all.js';
 import type { BrokenImage } from '../decode.js';
-import { noneDecoded, tooManyBroken } from '../broken-images.js';
 import { eachId, plainId } from '../image-id.js';
 import { inOrder } from '../in-order.js';
 import { isNotOfTheImage, PatientReader } from '../read-patiently.js';

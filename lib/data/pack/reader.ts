@@ -1,10 +1,10 @@
 import { close, open, read, type Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
+import { loadAddon } from '../../addon/addon.js';
+import type { NativeAddon, PixelStoreHandle } from '../../addon/native.js';
 import { checkText } from '../../arguments.js';
 import { LgdError, meansAbsent, throwIfAborted } from '../../errors.js';
-import { loadAddon } from '../../addon.js';
-import type { NativeAddon, PixelStoreHandle } from '../../native.js';
 import type { BrokenImage } from '../decode.js';
 import { importSharp } from '../sharp.js';
 import {

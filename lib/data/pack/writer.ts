@@ -1,11 +1,11 @@
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import type { NativeAddon } from '../../addon/native.js';
 import { LgdError, writeError } from '../../errors.js';
 import { statIfThere } from '../../files/folders.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
 import { endedBy } from '../../lifetime.js';
-import type { NativeAddon } from '../../native.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
 import type { PackedImage } from './transcode.js';

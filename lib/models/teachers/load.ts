@@ -5,7 +5,7 @@ import { LgdError } from '../../errors.js';
 import { checkpointsOf, findCheckpoint, followed } from '../../files/checkpoint-folders.js';
 import { firstWhere, foldersIn, isFile, isFolder } from '../../files/folders.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
-import { resolveModel } from '../../hub.js';
+import { resolveModel } from '../../hub/hub.js';
 import { checkWhole, mostImages } from '../../number-limits.js';
 import type { Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';

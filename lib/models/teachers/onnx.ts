@@ -4,11 +4,11 @@ import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
 import { isFolder, statIfThere } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
-import { resolveModel, resolveOptions } from '../../hub.js';
-import type { ResolveOptions } from '../../hub.js';
+import { resolveModel, resolveOptions } from '../../hub/hub.js';
+import type { ResolveOptions } from '../../hub/hub.js';
 import { held } from '../../lifetime.js';
-import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
-import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
+import { importOnnxRuntime, openOnnxSession } from '../../onnx/session.js';
+import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx/session.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
 import { checkEmbedded, checkPixels } from './pixels.js';
@@ -240,7 +240,7 @@ const largestStudent = 2 ** 28; // bytes; beyond it a file is not read for its m
 async function ownPreprocessing(file: string): Promise<Preprocessing | undefined> {
   if (((await stat(file).catch(() => undefined))?.size ?? Infinity) > largestStudent) return undefined;
   try {
-    const { decodeOnnx } = await import('../../onnx-format.js');
+    const { decodeOnnx } = await import('../../onnx/format.js');
     const entries = new Map(decodeOnnx(await readFile(file)).metadataProps.map(({ key, value }) => [key, value]));
     if (entries.get('format') !== 'lgdistill-onnx') return undefined;
     const [size, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);

@@ -6,7 +6,7 @@ import { isFile } from '../../files/folders.js';
 import { isTexts, membersOf } from '../../files/json.js';
 import { readFile } from '../../files/open.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
-import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub.js';
+import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub/hub.js';
 import { configFiles } from './model-config.js';
 import { preprocessorFiles } from './preprocessor.js';
 

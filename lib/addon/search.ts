@@ -2,8 +2,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { mendOfForbidden, mendOfUnmapped, messageOf, unmapped } from './errors.js';
-import { isBundled, version } from './version.js';
+import { mendOfForbidden, mendOfUnmapped, messageOf, unmapped } from '../errors.js';
+import { isBundled, packageRoot, version } from '../package.js';
 
 const require = createRequire(import.meta.url);
 
@@ -49,8 +49,6 @@ export interface SystemFacts {
   checkout: boolean;
 }
 
-const root = new URL('..', import.meta.url);
-
 /**
  * Where to look, in order: $LGDISTILL_ADDON alone if it is set; else what cmake-js, node-gyp and the plain compiler
  * built in a checkout; then the prebuilt package.
@@ -60,14 +58,14 @@ export function addonPlaces(): AddonPlace[] {
   if (override) return [{ name: `$LGDISTILL_ADDON (${override})`, path: override }];
   // An installation straight from git has builds, too, without the sources.
   const local = ['build-cmake', 'build', 'build-plain']
-    .map((folder) => fileURLToPath(new URL(`${folder}/Release/lgdistill.node`, root)))
+    .map((folder) => fileURLToPath(new URL(`${folder}/Release/lgdistill.node`, packageRoot)))
     .filter((path) => isCheckout() || existsSync(path));
   return [...local.map((path) => ({ name: path, path })), { name: prebuiltPackage, path: resolvePrebuilt() }];
 }
 
 /** Whether this package lies in a checkout with its sources. */
 export function isCheckout(): boolean {
-  return existsSync(new URL('CMakeLists.txt', root));
+  return existsSync(new URL('CMakeLists.txt', packageRoot));
 }
 
 function resolvePrebuilt(): string | undefined {

@@ -1,12 +1,12 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
-import type { OptionTable } from './arguments.js';
-import { LgdError, unlessAbsent } from './errors.js';
-import { cacheFolder } from './files/cache-folder.js';
-import { firstWhere, isDangling, isFile, isFolder } from './files/folders.js';
-import { makeFolder } from './files/make-folder.js';
-import { writeFileAtomically } from './files/write-file.js';
-import { describeModel, downloadFile } from './hub-download.js';
+import type { OptionTable } from '../arguments.js';
+import { LgdError, unlessAbsent } from '../errors.js';
+import { cacheFolder } from '../files/cache-folder.js';
+import { firstWhere, isDangling, isFile, isFolder } from '../files/folders.js';
+import { makeFolder } from '../files/make-folder.js';
+import { writeFileAtomically } from '../files/write-file.js';
+import { describeModel, downloadFile } from './download.js';
 
 /** Options of everything that loads a model by folder or hub id. */
 export interface ResolveOptions {

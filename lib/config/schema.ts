@@ -8,7 +8,7 @@ import {
   mostPositive,
   mostRows,
   mostThreads,
-} from './number-limits.js';
+} from '../number-limits.js';
 
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().min(leastPositive).max(mostPositive);
@@ -28,7 +28,7 @@ const orAuto = <Number extends z.ZodType<number>>(number: Number) => z.union([z.
  */
 export const fewNames = 50;
 
-// What `auto` is for the batch size and the learning rate: chooseBatch() of config-batch.ts has the rule.
+// What `auto` is for the batch size and the learning rate: chooseBatch() of batch.ts has the rule.
 
 /** The published recipe's (Li et al. 2024: 0.03 for 256 images). */
 export const recipe = { batchSize: 256, learningRate: 0.03 };

@@ -1,20 +1,20 @@
 /** A first configuration from four answers: names, images, teacher, student. `lgdistill init` asks them. */
 import { access, constants, readdir, stat } from 'node:fs/promises';
 import { dirname, extname, join } from 'node:path';
-import { checkOptions, checkWord } from './arguments.js';
-import { chooseBatch } from './config-batch.js';
+import { checkOptions, checkWord } from '../arguments.js';
+import { counted } from '../counted.js';
+import { openImages } from '../data/open-images.js';
+import { LgdError, writeError } from '../errors.js';
+import { followed } from '../files/checkpoint-folders.js';
+import { firstWhere, isHidden, statIfThere } from '../files/folders.js';
+import { writeJson } from '../files/json.js';
+import { makeFolder, removeMade } from '../files/make-folder.js';
+import { countParameters, listStudents, studentGraph } from '../models/index.js';
+import { shellWord } from '../shell.js';
+import { builtinIds } from '../text/builtin.js';
+import { CategoryList } from '../text/names.js';
+import { chooseBatch } from './batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
-import { counted } from './counted.js';
-import { openImages } from './data/open-images.js';
-import { LgdError, writeError } from './errors.js';
-import { followed } from './files/checkpoint-folders.js';
-import { firstWhere, isHidden, statIfThere } from './files/folders.js';
-import { writeJson } from './files/json.js';
-import { makeFolder, removeMade } from './files/make-folder.js';
-import { countParameters, listStudents, studentGraph } from './models/index.js';
-import { shellWord } from './shell.js';
-import { builtinIds } from './text/builtin.js';
-import { CategoryList } from './text/names.js';
 
 /** What has to be known before anything can be trained. */
 export interface InitAnswers {

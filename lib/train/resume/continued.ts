@@ -2,17 +2,17 @@
  * A run that goes on from a checkpoint: what that keeps of the loop, what the run is held to, and what it says of
  * things that are not as they were.
  */
-import { configOptions, type Config } from '../config.js';
-import type { JpegDecoder } from '../data/jpeg-decoder.js';
-import type { BatchPlanState } from '../data/loader.js';
-import { LgdError, type ErrorDetails } from '../errors.js';
-import type { ZeroShotScore } from '../evaluate/score.js';
-import { hashIfReadable } from '../files/hash-file.js';
-import type { Manifest } from '../files/manifest.js';
-import type { AnyTeacher } from '../models/index.js';
-import { isAmong, optionOf } from '../option-paths.js';
-import type { StudentInfo } from '../runs/student-file.js';
-import type { MonitorState } from './monitor.js';
+import { configOptions, type Config } from '../../config/config.js';
+import { isAmong, optionOf } from '../../config/option-paths.js';
+import type { JpegDecoder } from '../../data/jpeg-decoder.js';
+import type { BatchPlanState } from '../../data/loader.js';
+import { LgdError, type ErrorDetails } from '../../errors.js';
+import type { ZeroShotScore } from '../../evaluate/score.js';
+import { hashIfReadable } from '../../files/hash-file.js';
+import type { Manifest } from '../../files/manifest.js';
+import type { AnyTeacher } from '../../models/index.js';
+import type { StudentInfo } from '../../runs/student-file.js';
+import type { MonitorState } from '../monitor.js';
 import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
 /**

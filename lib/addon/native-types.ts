@@ -5,7 +5,7 @@ import type {
   BankUpdateInput,
   BankUpdateOutput,
   FeatureLossOutput,
-} from './semantic/types.js';
+} from '../semantic/types.js';
 
 declare const handle: unique symbol;
 /** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */

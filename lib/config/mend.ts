@@ -1,7 +1,7 @@
 /** What to do about a configuration that is not taken: the option or the value that may have been meant. */
-import type { ConfigOption } from './config-options.js';
-import { isObject } from './files/json.js';
-import { nearestNames, suggestion } from './text/spelling.js';
+import { isObject } from '../files/json.js';
+import { nearestNames, suggestion } from '../text/spelling.js';
+import type { ConfigOption } from './options.js';
 
 /** Where no option is near. */
 export const seeHelp = 'See lgdistill distill --help for all options';

@@ -2,10 +2,10 @@
 import { readdir, readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { checkArgument, checkGiven } from './arguments.js';
-import { configOptions } from './config.js';
-import { machineMemory, ofControlGroups } from './machine-memory.js';
-import type { BuildInfo, CudaStatus } from './native.js';
+import type { BuildInfo, CudaStatus } from '../addon/native.js';
+import { checkArgument, checkGiven } from '../arguments.js';
+import { configOptions } from '../config/config.js';
+import { machineMemory, ofControlGroups } from './memory.js';
 
 /** Something that slows this machine down, and what to do about it. */
 export interface SpeedAdvice {

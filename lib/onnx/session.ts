@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
-import { LgdError, mendOfMissing, systemErrorCode } from './errors.js';
-import { isFile } from './files/folders.js';
+import { LgdError, mendOfMissing, systemErrorCode } from '../errors.js';
+import { isFile } from '../files/folders.js';
 
 /** onnxruntime-node's exports; types alone, the module is loaded on first use. */
 export type OnnxRuntime = typeof import('onnxruntime-node');

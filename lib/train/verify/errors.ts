@@ -1,10 +1,10 @@
 /** How far what a device leaves is from what the CPU does: what {@link verifyDevice} judges by. */
-import type { RunConfig } from '../config-batch.js';
-import type { GraphSpec } from '../models/graph.js';
-import { optimizerOf } from '../models/optimizer.js';
-import type { WeightRecord } from '../models/weights.js';
-import type { DistillerState } from './pupil.js';
-import type { Taken } from './verify-bench.js';
+import type { RunConfig } from '../../config/batch.js';
+import type { GraphSpec } from '../../models/graph.js';
+import { optimizerOf } from '../../models/optimizer.js';
+import type { WeightRecord } from '../../models/weights.js';
+import type { DistillerState } from '../pupil.js';
+import type { Taken } from './bench.js';
 
 /** Of each part of a step but its views. */
 export type Errors = Partial<Record<'teacher' | 'loss' | 'gradients' | 'update' | 'bank' | 'inference', number>>;

@@ -1,6 +1,6 @@
 /** Options that follow `train.optimizer`: each optimiser has numbers of its own, and only those. */
-import { optimizerDefaults, type Config } from './config-schema.js';
-import { LgdError } from './errors.js';
+import { LgdError } from '../errors.js';
+import { optimizerDefaults, type Config } from './schema.js';
 
 const ownOptions = { sgd: ['sgdMomentum'], adamw: ['adamwBeta1', 'adamwBeta2', 'adamwEpsilon'] } as const;
 

@@ -4,11 +4,11 @@
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { checkDistinctIds } from '../data/image-id.js';
-import { LgdError } from '../errors.js';
-import type { AnyTeacher } from '../models/index.js';
-import { fingerprintOf, lookUp } from '../models/teachers/ask.js';
-import { studentFile } from '../runs/student-file.js';
+import { checkDistinctIds } from '../../data/image-id.js';
+import { LgdError } from '../../errors.js';
+import type { AnyTeacher } from '../../models/index.js';
+import { fingerprintOf, lookUp } from '../../models/teachers/ask.js';
+import { studentFile } from '../../runs/student-file.js';
 
 /** Embeddings that stand for a whole file of them: another encoder changes them all. */
 const rowsKept = 32;

@@ -6,11 +6,11 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { cacheFolder } from '../files/cache-folder.js';
+import { uniqueMark } from '../files/temporary-name.js';
+import { checkSwitches } from '../switches.js';
 import { askStatus, tryLaunches, tryLoss, tryWgmma, type ProbeTrial, type TimedTrial } from './cuda-probe-child.js';
-import { cacheFolder } from './files/cache-folder.js';
-import { uniqueMark } from './files/temporary-name.js';
 import type { BuildInfo, CudaStatus, NativeAddon } from './native.js';
-import { checkSwitches } from './switches.js';
 
 export interface ProbeOptions {
   /** The addon's file. */

@@ -1,25 +1,18 @@
 /** Configurations, read and checked against the schema: from files, from command lines, from calls. */
 import type { z } from 'zod';
-import { checkGiven, checkText, isPromise } from './arguments.js';
-import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
-import { configOptions, type ConfigOption } from './config-options.js';
-import { schema, studentNames, type Config } from './config-schema.js';
-import { settleOptimizer } from './config-optimizer.js';
-import { LgdError, systemErrorCode } from './errors.js';
-import { withoutMark } from './files/byte-order-mark.js';
-import { isObject, parsed } from './files/json.js';
-import { readFile } from './files/open.js';
+import { checkGiven, checkText, isPromise } from '../arguments.js';
+import { LgdError, systemErrorCode } from '../errors.js';
+import { withoutMark } from '../files/byte-order-mark.js';
+import { isObject, parsed } from '../files/json.js';
+import { readFile } from '../files/open.js';
+import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './mend.js';
+import { settleOptimizer } from './optimizer.js';
+import { configOptions, type ConfigOption } from './options.js';
+import { schema, studentNames, type Config } from './schema.js';
 
-export type { ConfigInput } from './config-input.js';
-export { configOptions, isOfOwnCommand, type ConfigOption, type OptionType } from './config-options.js';
-export {
-  fewNames,
-  studentNames,
-  worksWithoutNames,
-  type Config,
-  type Method,
-  type SchemaInput,
-} from './config-schema.js';
+export type { ConfigInput } from './input.js';
+export { configOptions, isOfOwnCommand, type ConfigOption, type OptionType } from './options.js';
+export { fewNames, studentNames, worksWithoutNames, type Config, type Method, type SchemaInput } from './schema.js';
 
 /**
  * Checks a configuration and fills in the defaults. Parsing a {@link Config} again changes nothing.

@@ -1,7 +1,7 @@
 /** The table of options: the schema as command-line flags, help texts and the page of options need it. */
 import { z } from 'zod';
-import { schema } from './config-schema.js';
-import { describeRange } from './number-limits.js';
+import { describeRange } from '../number-limits.js';
+import { schema } from './schema.js';
 
 /** How an option is written. */
 export type OptionType = 'string' | 'number' | 'integer' | 'boolean' | 'list';

@@ -4,9 +4,9 @@
  * the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients
  * are, has one scaled rate in all of them.
  */
-import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
-import { counted } from './counted.js';
-import { LgdError } from './errors.js';
+import { counted } from '../counted.js';
+import { LgdError } from '../errors.js';
+import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './schema.js';
 
 /** A configuration whose batch size and learning rate are numbers: that of a run. */
 export interface RunConfig extends Config {

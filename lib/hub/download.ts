@@ -1,11 +1,11 @@
 /** Files of models from the Hugging Face hub, or from the mirror that HF_ENDPOINT names. */
 import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { LgdError, throwIfAborted, writeError } from './errors.js';
-import { makeFolder } from './files/make-folder.js';
-import { syncFile } from './files/sync.js';
-import { removeLeft, temporaryPath } from './files/temporary-name.js';
-import { endedBy } from './lifetime.js';
+import { LgdError, throwIfAborted, writeError } from '../errors.js';
+import { makeFolder } from '../files/make-folder.js';
+import { syncFile } from '../files/sync.js';
+import { removeLeft, temporaryPath } from '../files/temporary-name.js';
+import { endedBy } from '../lifetime.js';
 
 const answerTimeout = 10_000; // ms until the server must have begun to answer
 const stallTimeout = 30_000; // ms a download may go without a byte

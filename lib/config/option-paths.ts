@@ -1,5 +1,5 @@
 /** Options by their dotted paths. */
-import { isObject } from './files/json.js';
+import { isObject } from '../files/json.js';
 
 /** The value at a dotted path; undefined where there is none. */
 export function optionOf(config: object, path: string): unknown {

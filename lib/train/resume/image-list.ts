@@ -8,16 +8,16 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
-import type { Config } from '../config.js';
-import type { BrokenImage } from '../data/decode.js';
-import { eachId, hashImages, IdPlaces, plainId } from '../data/image-id.js';
-import { LgdError } from '../errors.js';
-import { hasCheckpoint } from '../files/checkpoint-folders.js';
-import { joinedLines, wholeLines } from '../files/lines.js';
-import { openToRead } from '../files/open.js';
-import { writeFileAtomically } from '../files/write-file.js';
-import { imageListFile, readRunConfig } from '../runs/run-folder.js';
-import type { Dataset } from './batch.js';
+import type { Config } from '../../config/config.js';
+import type { BrokenImage } from '../../data/decode.js';
+import { eachId, hashImages, IdPlaces, plainId } from '../../data/image-id.js';
+import { LgdError } from '../../errors.js';
+import { hasCheckpoint } from '../../files/checkpoint-folders.js';
+import { joinedLines, wholeLines } from '../../files/lines.js';
+import { openToRead } from '../../files/open.js';
+import { writeFileAtomically } from '../../files/write-file.js';
+import { imageListFile, readRunConfig } from '../../runs/run-folder.js';
+import type { Dataset } from '../batch.js';
 
 /** The images that a run's order and draws are made for; all of them are there, or have a stand-in. */
 export interface RunImages {

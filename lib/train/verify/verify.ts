@@ -1,14 +1,14 @@
 /** Whether a device computes what the CPU does: steps of a configuration on made-up images, on both. */
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
-import { parseConfig, type ConfigInput } from '../config.js';
-import { openDevice, type Device } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
-import { precisionOf, type Precision } from '../models/compiled.js';
-import { mostEmbeddingSize } from '../models/student.js';
-import { checkWhole, mostRows } from '../number-limits.js';
-import type { Distiller } from './distiller.js';
-import { Bench } from './verify-bench.js';
-import { errorsOf, nudged, nudgedWeights, otherBits, wholeError, type Errors } from './verify-errors.js';
+import { checkArgument, checkOptions, type OptionTable } from '../../arguments.js';
+import { parseConfig, type ConfigInput } from '../../config/config.js';
+import { openDevice, type Device } from '../../device.js';
+import { LgdError, throwIfAborted } from '../../errors.js';
+import { precisionOf, type Precision } from '../../models/compiled.js';
+import { mostEmbeddingSize } from '../../models/student.js';
+import { checkWhole, mostRows } from '../../number-limits.js';
+import type { Distiller } from '../distiller.js';
+import { Bench } from './bench.js';
+import { errorsOf, nudged, nudgedWeights, otherBits, wholeError, type Errors } from './errors.js';
 
 /** What {@link verifyDevice} compares. */
 export interface VerifyOptions {

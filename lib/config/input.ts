@@ -1,4 +1,4 @@
-/** Written by `npm run docs:options` from the schema in lib/config-schema.ts; a test fails where it is older. */
+/** Written by `npm run docs:options` from the schema in lib/config/schema.ts; a test fails where it is older. */
 
 /** What {@link parseConfig} accepts: any part of a configuration. What is left out, or undefined, has its default. */
 export interface ConfigInput {

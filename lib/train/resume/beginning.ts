@@ -2,12 +2,12 @@
  * What a run begins with: a student that has taken no step, and, where it stopped before its first checkpoint and
  * begins again, the same as before.
  */
-import { LgdError } from '../errors.js';
-import { hasCheckpoint } from '../files/checkpoint-folders.js';
-import { hashWeights } from '../models/teachers/fingerprint.js';
-import type { Student } from '../models/student.js';
-import { readBatchNumbers, readStart } from '../runs/run-folder.js';
-import type { StepTaker } from './steps.js';
+import { LgdError } from '../../errors.js';
+import { hasCheckpoint } from '../../files/checkpoint-folders.js';
+import type { Student } from '../../models/student.js';
+import { hashWeights } from '../../models/teachers/fingerprint.js';
+import { readBatchNumbers, readStart } from '../../runs/run-folder.js';
+import type { StepTaker } from '../steps.js';
 
 /**
  * What tells the student that a run begins with from any other: SHA-256 of its graph and its weights.

@@ -3,6 +3,10 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
+import { LgdError, type ErrorCode } from '../errors.js';
+import { packageRoot, version } from '../package.js';
+import { checkSwitches } from '../switches.js';
+import { nativeFunctions, type NativeAddon } from './native.js';
 import {
   addonPlaces,
   explainAbsence,
@@ -13,11 +17,7 @@ import {
   packagedVersion,
   systemFacts,
   type AddonAttempt,
-} from './addon-search.js';
-import { LgdError, type ErrorCode } from './errors.js';
-import { nativeFunctions, type NativeAddon } from './native.js';
-import { checkSwitches } from './switches.js';
-import { version } from './version.js';
+} from './search.js';
 
 const require = createRequire(import.meta.url);
 let loaded: LoadedAddon | undefined;
@@ -59,7 +59,7 @@ export function passedOverAddons(): readonly AddonAttempt[] {
 export function emulatedAddonPath(): string {
   return (
     process.env['LGDISTILL_EMULATED_ADDON'] ||
-    fileURLToPath(new URL('../build-emulated/Release/lgdistill.node', import.meta.url))
+    fileURLToPath(new URL('build-emulated/Release/lgdistill.node', packageRoot))
   );
 }
 

@@ -1,19 +1,19 @@
 /** A device with all that steps on made-up images need: what {@link verifyDevice} compares with another's. */
-import type { TextualSemanticsBank } from '../banks/textual.js';
-import type { Config, ConfigInput } from '../config.js';
-import { BatchPlan, type PlannedBatch } from '../data/loader.js';
-import { readViews } from '../data/views.js';
-import type { Device } from '../device.js';
-import { throwIfAborted } from '../errors.js';
-import { compileBatch, type Precision } from '../models/compiled.js';
-import { Encoder } from '../models/encoder.js';
-import { loadTeacher, type CustomTeacherApi, type NativeTeacher } from '../models/index.js';
-import { optimizerOf } from '../models/optimizer.js';
-import { createStudent, type Student } from '../models/student.js';
-import type { WeightRecord } from '../models/weights.js';
-import type { Dataset } from './batch.js';
-import { Distiller, type DistillerState } from './distiller.js';
-import { madeUpBank, madeUpImages, madeUpTeacher } from './made-up.js';
+import type { TextualSemanticsBank } from '../../banks/textual.js';
+import type { Config, ConfigInput } from '../../config/config.js';
+import { BatchPlan, type PlannedBatch } from '../../data/loader.js';
+import { readViews } from '../../data/views.js';
+import type { Device } from '../../device.js';
+import { throwIfAborted } from '../../errors.js';
+import { compileBatch, type Precision } from '../../models/compiled.js';
+import { Encoder } from '../../models/encoder.js';
+import { loadTeacher, type CustomTeacherApi, type NativeTeacher } from '../../models/index.js';
+import { optimizerOf } from '../../models/optimizer.js';
+import { createStudent, type Student } from '../../models/student.js';
+import type { WeightRecord } from '../../models/weights.js';
+import type { Dataset } from '../batch.js';
+import { Distiller, type DistillerState } from '../distiller.js';
+import { madeUpBank, madeUpImages, madeUpTeacher } from '../made-up.js';
 
 const defaultBatch = 32; // each step is taken on the CPU, too
 const learningRates = { sgd: 0.03, adamw: 0.001 };

@@ -1,8 +1,8 @@
 /** Files that a run was begun with, and that are not where they were when it goes on. */
 import { existsSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
-import { configOptions, type Config } from '../config.js';
-import { LgdError } from '../errors.js';
+import { configOptions, type Config } from '../../config/config.js';
+import { LgdError } from '../../errors.js';
 
 const [images, names, bank] = [
   ['images', 'are', 'them', 'they are'],
