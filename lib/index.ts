@@ -7,21 +7,17 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './addon/cuda-probe.js';
 export type { ProbeTrial, TimedTrial } from './addon/cuda-probe-child.js';
 export type {
-  BankLossResult,
-  BankUpdateResult,
   BuildInfo,
   CudaStatus,
   DeviceFeatures,
   DeviceHandle,
   EncoderHandle,
   EncoderInfo,
-  FeatureLossResult,
   GraphNode,
   Handle,
   NativeAddon,
   NativeAugmentRecipe,
   NativeBankLossArguments,
-  NativeBankUpdateArguments,
   NativeClassifierArguments,
   NativeDetectionArguments,
   NativeDeviceInfo,

@@ -1,11 +1,5 @@
 /** What goes into the native addon and comes out of it: handles and plain data. native.ts has the calls. */
-import type {
-  BankLossInput,
-  BankLossOutput,
-  BankUpdateInput,
-  BankUpdateOutput,
-  FeatureLossOutput,
-} from '../semantic/types.js';
+import type { BankLossInput } from '../semantic/types.js';
 
 declare const handle: unique symbol;
 /** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */
@@ -279,12 +273,6 @@ export interface NativeBankLossArguments extends BankLossInput {
   bfloat16?: boolean;
 }
 
-/** What the addon gives for {@link bankLoss}. */
-export type BankLossResult = BankLossOutput;
-
-/** What the addon gives for {@link featureLoss}. */
-export type FeatureLossResult = FeatureLossOutput;
-
 /** H linear classifiers of K classes side by side on the same rows. */
 export interface NativeClassifierArguments {
   /** [N,D]. */
@@ -328,12 +316,6 @@ export interface NativeDetectionArguments {
   boxScale?: number;
   centreScale?: number;
 }
-
-/** Arguments of {@link bankUpdate} as the addon takes them. */
-export type NativeBankUpdateArguments = BankUpdateInput;
-
-/** What the addon gives for {@link bankUpdate}. */
-export type BankUpdateResult = BankUpdateOutput;
 
 /** Which values of a parameter: its own, its gradient, its momentum (AdamW's first moment), AdamW's second moment. */
 export type ParameterSlot = 'value' | 'gradient' | 'momentum' | 'secondMoment';

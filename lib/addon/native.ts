@@ -4,19 +4,22 @@
  * it. addon.ts loads it.
  */
 import type {
-  BankLossResult,
-  BankUpdateResult,
+  BankLossOutput,
+  BankUpdateInput,
+  BankUpdateOutput,
+  FeatureLossInput,
+  FeatureLossOutput,
+} from '../semantic/types.js';
+import type {
   BuildInfo,
   CudaStatus,
   DeviceFeatures,
   DeviceHandle,
   EncoderHandle,
   EncoderInfo,
-  FeatureLossResult,
   Handle,
   NativeAugmentRecipe,
   NativeBankLossArguments,
-  NativeBankUpdateArguments,
   NativeClassifierArguments,
   NativeDetectionArguments,
   NativeDeviceInfo,
@@ -185,12 +188,9 @@ export interface NativeAddon {
     profile?: Uint8Array,
   ): Promise<void>;
 
-  bankLoss(device: DeviceHandle, args: NativeBankLossArguments): Promise<BankLossResult>;
-  bankUpdate(device: DeviceHandle, args: NativeBankUpdateArguments): Promise<BankUpdateResult>;
-  featureLoss(
-    device: DeviceHandle,
-    args: { student: Float32Array; teacher: Float32Array; dimension: number },
-  ): Promise<FeatureLossResult>;
+  bankLoss(device: DeviceHandle, args: NativeBankLossArguments): Promise<BankLossOutput>;
+  bankUpdate(device: DeviceHandle, args: BankUpdateInput): Promise<BankUpdateOutput>;
+  featureLoss(device: DeviceHandle, args: FeatureLossInput): Promise<FeatureLossOutput>;
   makeSemanticHead(device: DeviceHandle, options: SemanticOptions): SemanticHeadHandle;
   writeSemanticState(head: SemanticHeadHandle, state: SemanticState): void;
   readSemanticState(device: DeviceHandle, head: SemanticHeadHandle): Promise<Required<SemanticState>>;
