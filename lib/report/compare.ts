@@ -2,6 +2,7 @@
  * Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row.
  */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { counted } from '../counted.js';
 import { otherProtocols, wilsonInterval, type OtherProtocol } from '../evaluate/score.js';
 import { chooseRuns, readRuns, type RunFacts, type RunRecord } from './read-run.js';
 import { bestEvaluation, configDifferences, summarise } from './summary.js';
@@ -214,7 +215,7 @@ function remarksOn(records: readonly RunFacts[], runs: readonly ComparedRun[]): 
   const sizes = new Set(
     runs
       .filter(({ images }) => images !== undefined)
-      .map(({ images, classes }) => `${images} images of ${classes} classes`),
+      .map(({ images, classes }) => `${counted(images!, 'image')} of ${counted(classes!, 'class', 'classes')}`),
   );
   return [
     ...(unfinished.length > 0 ? [`not at their end: ${unfinished.join(', ')}`] : []),

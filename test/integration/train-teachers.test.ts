@@ -1,4 +1,4 @@
-import { cp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
@@ -52,6 +52,12 @@ describe('teachers', () => {
       code: 'BAD_MODEL',
       option: 'teacher',
       allowed: `${join(several, 'one')}, ${join(several, 'two')}`,
+    });
+    const early = join(folder, 'early');
+    await mkdir(join(early, 'checkpoints'), { recursive: true });
+    await expect(loadTeacher(early, { device })).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('without a whole checkpoint'),
     });
   });
 

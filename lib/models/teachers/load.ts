@@ -101,9 +101,16 @@ async function placeOf(source: string): Promise<string> {
   return place;
 }
 
-/** For a folder without a model: of runs, as of several students, which one is meant is to be said. */
+/** For a folder without a model: of a run that has no checkpoint yet, or of several runs, of which one is meant. */
 function checkNoRuns(folder: string): (error: unknown) => Promise<never> {
   return async (error) => {
+    if (await isFolder(checkpointsOf(folder)))
+      throw new LgdError('BAD_MODEL', 'this is a run without a whole checkpoint.', {
+        option: 'teacher',
+        found: folder,
+        mend: 'Wait for its first, or resume the run if it ended',
+        cause: error,
+      });
     const all = (await foldersIn(folder).catch(() => [])).map((name) => join(folder, name));
     const haveRuns = await Promise.all(all.map((run) => isFolder(checkpointsOf(run))));
     const runs = all.filter((_, i) => haveRuns[i]);
