@@ -71,7 +71,9 @@ export class BankSource {
       });
     }
     const list = await this.#names(names);
-    return (bank && subset(bank, list.names)) ?? (await this.#build(list));
+    if (bank === undefined) return this.#build(list);
+    const missing = namesNotIn(bank, list.names);
+    return missing.length === 0 ? subset(bank, list.names) : this.#build(list).catch(forNames(missing));
   }
 
   async dispose(): Promise<void> {
@@ -199,16 +201,38 @@ function noTowerBeside(teacher: string): (error: unknown) => never {
   };
 }
 
-/**
- * The rows of a bank for some of its names, or undefined where a name is not in it. Names that differ only in case, or
- * in underscores for blanks, are one.
- */
-function subset(bank: TextualSemanticsBank, names: readonly string[]): TextualSemanticsBank | undefined {
-  const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
-  const rows = names.map((name) => places.get(normaliseName(name)));
-  if (rows.some((row) => row === undefined)) return undefined;
+/** For names that no bank has, where no text tower is to be had for them either: which they are. */
+function forNames(missing: readonly string[]): (error: unknown) => never {
+  return (error) => {
+    if (!(error instanceof LgdError) || error.option !== 'textEncoder' || error.code !== 'BAD_CONFIG') throw error;
+    const some = missing.slice(0, 3).map((name) => JSON.stringify(name));
+    const more = missing.length > some.length ? ` and ${missing.length - some.length} more` : '';
+    throw new LgdError(error.code, `the bank lacks ${some.join(', ')}${more}, and there is no text tower for them.`, {
+      option: 'textEncoder',
+      found: error.found,
+      mend: "Give the text tower of the teacher's own model, or a bank with these names",
+      cause: error,
+    });
+  };
+}
+
+/** Places of a bank's names. Those that differ only in case, or in underscores for blanks, are one. */
+const placesIn = (bank: TextualSemanticsBank): Map<string, number> =>
+  new Map(bank.names.map((name, index) => [normaliseName(name), index]));
+
+function namesNotIn(bank: TextualSemanticsBank, names: readonly string[]): string[] {
+  const places = placesIn(bank);
+  return names.filter((name) => !places.has(normaliseName(name)));
+}
+
+/** The rows of a bank for some of its names. */
+function subset(bank: TextualSemanticsBank, names: readonly string[]): TextualSemanticsBank {
+  const places = placesIn(bank);
   const size = bank.embeddingSize;
   const data = new Float32Array(names.length * size);
-  rows.forEach((row, i) => data.set(bank.data.subarray(row! * size, (row! + 1) * size), i * size));
+  names.forEach((name, i) => {
+    const row = places.get(normaliseName(name))!;
+    data.set(bank.data.subarray(row * size, (row + 1) * size), i * size);
+  });
   return TextualSemanticsBank.fromEmbeddings(names, data, { encoderId: bank.encoderId, templates: bank.templates });
 }

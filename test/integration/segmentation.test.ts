@@ -182,7 +182,11 @@ describe('segmentation', () => {
         student,
         config: { device: 'cpu', bank: other, dense: { data: scenes, resolution: 64 } },
       }),
-    ).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'textEncoder' });
+    ).rejects.toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'textEncoder',
+      message: expect.stringContaining(`the bank lacks ${sceneClasses.map((name) => `"${name}"`).join(', ')}`),
+    });
   }, 60_000);
 
   it.each([
