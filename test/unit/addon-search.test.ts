@@ -140,7 +140,7 @@ describe('an installed package', () => {
 
   /** The error of loading the addon there, in a process of its own. */
   function failure(): { code: string; message: string } {
-    const script = `import(${JSON.stringify(pathToFileURL(join(installed, 'dist', 'addon.js')).href)}).then((m) => { m.loadAddon(); }).catch((e) => console.log(JSON.stringify({ code: e.code, message: e.message })))`;
+    const script = `import(${JSON.stringify(pathToFileURL(join(installed, 'dist/addon/addon.js')).href)}).then((m) => { m.loadAddon(); }).catch((e) => console.log(JSON.stringify({ code: e.code, message: e.message })))`;
     const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], {
       encoding: 'utf8',
       env: { ...process.env, LGDISTILL_ADDON: '' },

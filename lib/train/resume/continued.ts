@@ -120,13 +120,12 @@ export function checkContinued(
   progress: Progress,
   { info: here, config, teacher, circumstances }: Present,
 ): void {
-  const refuse = (what: string, details: ErrorDetails): never => {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with ${what}.`, details);
+  const refuse = (what: string, { mend = 'Resume with the configuration of that run', ...details }: ErrorDetails) => {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with ${what}.`, { ...details, mend });
   };
-  const mend = 'Resume with the configuration of that run';
   for (const [field, option] of heldTo)
     if (here[field] !== info[field])
-      refuse(`another ${field}`, { option, found: here[field], allowed: String(info[field]), mend });
+      refuse(`another ${field}`, { option, found: here[field], allowed: String(info[field]) });
   if (JSON.stringify(here.graph) !== JSON.stringify(info.graph))
     refuse(`another graph by the name of ${info.architecture}`, {
       option: 'student',
@@ -163,7 +162,6 @@ export function checkContinued(
       option: 'teacherCache.views',
       found: circumstances.views,
       allowed: String(views),
-      mend,
     });
 }
 
