@@ -128,6 +128,7 @@ function describe(value: unknown): string {
 }
 
 function shorten(value: unknown): string {
+  if (typeof value === 'bigint') return `${value}n`;
   if (typeof value !== 'string' && (typeof value !== 'object' || value === null)) return String(value);
   try {
     return JSON.stringify(value);

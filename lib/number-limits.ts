@@ -48,11 +48,13 @@ export function checkNumber(option: string, found: unknown, range: NumberRange):
   const isKind = whole ? Number.isSafeInteger(found) : Number.isFinite(found);
   const number = found as number;
   if (isKind && number >= least && number > above && number <= most && number < below) return;
-  throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'this number does not fit.', {
-    option,
-    found,
-    allowed: describeRange(range),
-  });
+  throw new LgdError('BAD_OPTION', whatIsWrong(found), { option, found, allowed: describeRange(range) });
+}
+
+function whatIsWrong(found: unknown): string {
+  if (found === undefined) return 'this is missing.';
+  if (typeof found !== 'number') return 'this is no number.';
+  return Number.isFinite(found) ? 'this number does not fit.' : 'this number is not finite.';
 }
 
 /** The same of a whole number from 1. @throws LgdError BAD_OPTION */

@@ -5,7 +5,7 @@
 // the older versions for programs that were linked long ago. Each stub says that only those exist; it is empty
 // otherwise, and at run time the machine's own library stands in its place.
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { compareVersions, floor, versionedSymbols } from './glibc.mjs';
 import { run } from './run.mjs';
 
@@ -65,6 +65,7 @@ function makeStub(folder, compiler, { name, file, pattern }) {
   return join(folder, name);
 }
 
-const [folder, compiler = 'g++'] = process.argv.slice(2);
+const [given, compiler = 'g++'] = process.argv.slice(2);
+const folder = resolve(given); // programs run in the checkout's folder
 mkdirSync(folder, { recursive: true });
 process.stdout.write(homes.map((home) => makeStub(folder, compiler, home)).join(';'));

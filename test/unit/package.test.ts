@@ -129,6 +129,18 @@ test('glibc versions are compared as numbers, and an addon is asked for its newe
   expect(symbols.length).toBeGreaterThan(0);
 });
 
+test('stubs of older glibc symbols are written where they are asked for, wherever from', () => {
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    [join(root, 'scripts', 'glibc-stubs.mjs'), 'stubs', process.env['CXX'] || 'g++'],
+    { cwd: folder, encoding: 'utf8' },
+  );
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  const stubs = stdout.split(';');
+  expect(stubs.map((path) => dirname(path))).toEqual(stubs.map(() => join(folder, 'stubs')));
+  for (const stub of stubs) expect(readFileSync(stub).subarray(1, 4).toString()).toBe('ELF');
+});
+
 test('packaging refuses an addon that is none', () => {
   const file = join(folder, 'lgdistill.node');
   writeFileSync(file, 'not an addon');
