@@ -1,7 +1,17 @@
 import { readFileSync } from 'node:fs';
+import { LgdError } from './errors.js';
+
+/** What to do where a bundler took this code away from the files that it needs. */
+export const leaveOut =
+  'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack, serverExternalPackages with Next.js';
+
+/** Undefined in a bundle of CommonJS, which has no such thing. */
+const here = import.meta.url as string | undefined;
+if (here === undefined)
+  throw new LgdError('ADDON_NOT_FOUND', 'from a CommonJS bundle the native addon cannot be found.', { mend: leaveOut });
 
 /** The folder of this package: of a checkout, an installation, or, in a bundle, whatever lies above the bundle's. */
-export const packageRoot = new URL('..', import.meta.url);
+export const packageRoot = new URL('..', here);
 
 const { name, version: found } = readManifest();
 

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { mendOfForbidden, mendOfUnmapped, messageOf, unmapped } from '../errors.js';
-import { isBundled, packageRoot, version } from '../package.js';
+import { isBundled, leaveOut, packageRoot, version } from '../package.js';
 
 const require = createRequire(import.meta.url);
 
@@ -141,8 +141,7 @@ export function mendFor(attempts: readonly AddonAttempt[], { platform, arch, gli
   const sources = 'Build it in a checkout of the sources: npm ci (needs GCC 11 or later)';
   if (faults.has('forbidden')) return mendOfForbidden;
   if (faults.has('unmapped')) return mendOfUnmapped;
-  if (isBundled)
-    return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack, serverExternalPackages with Next.js';
+  if (isBundled) return leaveOut;
   if (process.env['LGDISTILL_ADDON']) return 'Unset LGDISTILL_ADDON, or name an addon of this version';
   if (checkout) return 'Build it with `npm run build:native` (needs GCC 11 or later; CMake or Python if present)';
   if (!prebuiltSystems.includes(`${platform}-${arch}`))

@@ -57,7 +57,7 @@ describe('teachers', () => {
     await mkdir(join(early, 'checkpoints'), { recursive: true });
     await expect(loadTeacher(early, { device })).rejects.toMatchObject({
       code: 'BAD_MODEL',
-      message: expect.stringContaining('without a whole checkpoint'),
+      message: expect.stringContaining('no whole checkpoint'),
     });
   });
 

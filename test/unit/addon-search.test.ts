@@ -81,13 +81,17 @@ describe('why an addon does not load', () => {
   });
 });
 
-test('code in a bundle is told of, wherever that lies', () => {
-  const outfile = join(folder, 'bundle', 'out', 'app.mjs');
+test.each([
+  ['esm', 'app.mjs'],
+  ['cjs', 'app.cjs'],
+] as const)('code in a bundle (%s) is told of, wherever that lies', (format, name) => {
+  const outfile = join(folder, 'bundle', 'out', name);
   buildSync({
     stdin: { contents: "import { loadAddon } from './lib/addon/addon.js'; loadAddon();", resolveDir: root },
     bundle: true,
     platform: 'node',
-    format: 'esm',
+    format,
+    logLevel: 'error',
     packages: 'external',
     outfile,
   });

@@ -105,10 +105,10 @@ async function placeOf(source: string): Promise<string> {
 function checkNoRuns(folder: string): (error: unknown) => Promise<never> {
   return async (error) => {
     if (await isFolder(checkpointsOf(folder)))
-      throw new LgdError('BAD_MODEL', 'this is a run without a whole checkpoint.', {
+      throw new LgdError('BAD_MODEL', 'in this folder is no model, and, if it is a run, no whole checkpoint.', {
         option: 'teacher',
         found: folder,
-        mend: 'Wait for its first, or resume the run if it ended',
+        mend: 'Wait for the first checkpoint of a run, or resume one that ended; a model has its weights in its folder',
         cause: error,
       });
     const all = (await foldersIn(folder).catch(() => [])).map((name) => join(folder, name));
