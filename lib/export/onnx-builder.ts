@@ -15,44 +15,55 @@ const dataTypeOf = (values: TensorValues): number => {
   return values instanceof Int8Array ? 3 : 6;
 };
 
-/** Collects nodes and tensors; values go by name. */
+export function attributesOf({ integers = {}, floats = {} }: OnnxAttributes): OnnxAttribute[] {
+  return [
+    ...Object.entries(integers).map(([key, value]) =>
+      typeof value === 'number'
+        ? { name: key, type: 2, i: BigInt(value) }
+        : { name: key, type: 7, ints: value.map(BigInt) },
+    ),
+    ...Object.entries(floats).map(([key, value]) => ({ name: key, type: 1, f: value })),
+  ];
+}
+
+/** Collects nodes and tensors; values go by name, which two of them never share. */
 export class OnnxBuilder {
   readonly nodes: OnnxNode[] = [];
   readonly tensors = new Map<string, OnnxTensorData>();
-  readonly #names = new Set<string>();
+  readonly #names: Set<string>;
+
+  /** @param reserved names that others have, or that {@link OnnxBuilder.copy} gives */
+  constructor(reserved: Iterable<string> = []) {
+    this.#names = new Set(reserved);
+  }
 
   /** An operation. @returns the name of its result, as near to `name` as is free */
-  node(opType: string, name: string, input: string[], { integers = {}, floats = {} }: OnnxAttributes = {}): string {
-    const attribute: OnnxAttribute[] = [
-      ...Object.entries(integers).map(([key, value]) =>
-        typeof value === 'number'
-          ? { name: key, type: 2, i: BigInt(value) }
-          : { name: key, type: 7, ints: value.map(BigInt) },
-      ),
-      ...Object.entries(floats).map(([key, value]) => ({ name: key, type: 1, f: value })),
-    ];
-    return this.copy({ opType, attribute }, name, input);
+  node(opType: string, name: string, input: string[], attributes: OnnxAttributes = {}): string {
+    return this.copy({ opType, attribute: attributesOf(attributes) }, this.free(name), input);
   }
 
-  /** Another graph's operation. @returns as {@link OnnxBuilder.node} */
+  /** An operation whose result has this very name: one that was reserved, or is {@link OnnxBuilder.free}. */
   copy({ opType, attribute }: Pick<OnnxNode, 'opType' | 'attribute'>, name: string, input: string[]): string {
-    let output = name;
-    for (let i = 2; this.#names.has(output); i++) output = `${name}.${i}`;
-    this.#names.add(output);
-    this.nodes.push({ name: output, opType, input, output: [output], attribute });
-    return output;
+    this.nodes.push({ name, opType, input, output: [name], attribute });
+    return name;
   }
 
-  /** A constant tensor. @returns its name */
+  /** A constant tensor. @returns its name: that of an equal one which was given this name before, or a free one */
   tensor(name: string, shape: readonly number[], values: TensorValues): string {
-    if (!this.tensors.has(name)) {
-      this.tensors.set(name, {
-        name,
-        dims: shape.map(BigInt),
-        dataType: dataTypeOf(values),
-        rawData: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-      });
-    }
-    return name;
+    const rawData = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    const dims = shape.map(BigInt);
+    const known = this.tensors.get(name);
+    if (known?.dims.join() === dims.join() && Buffer.compare(known.rawData, rawData) === 0) return name;
+    const own = this.free(name);
+    this.tensors.set(own, { name: own, dims, dataType: dataTypeOf(values), rawData });
+    return own;
+  }
+
+  /** The name, or one near to it that nothing has; it is taken from now on. */
+  free(name: string): string {
+    let own = name;
+    for (let i = 2; this.#names.has(own); i++) own = `${name}.${i}`;
+    this.#names.add(own);
+    return own;
   }
 }

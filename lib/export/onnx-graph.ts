@@ -4,7 +4,7 @@ import { LgdError } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { OnnxGraph, OnnxValueInfo } from '../onnx/format.js';
-import { OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
+import { attributesOf, OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
 
 /** The operator set: the first with HardSwish. */
 export const opset = 14;
@@ -39,8 +39,9 @@ export function onnxGraph(
   weights: Readonly<WeightRecord>,
   { resolution, output, fold, classifier }: OnnxGraphOptions,
 ): OnnxGraph {
-  const builder = new OnnxBuilder();
   const input = 'pixel_values';
+  const logits = 'logits';
+  const builder = new OnnxBuilder([input, output, logits]);
   const values = [input];
   const folded = new Set<GraphNode>();
   graph.nodes.forEach((node, i) => {
@@ -51,15 +52,16 @@ export function onnxGraph(
     else
       values.push(
         next === undefined
-          ? translate(builder, node, values, weights)
+          ? translate(builder, node, values, weights, isFlat(graph, i + 1))
           : foldedConv(builder, node, next, values, weights),
       );
   });
-  builder.node('Flatten', output, [values[graph.output]!], { integers: { axis: 1 } });
+  const flatten = { opType: 'Flatten', attribute: attributesOf({ integers: { axis: 1 } }) };
+  builder.copy(flatten, output, [values[graph.output]!]);
   const outputs = [value(output, ['batch', channelsOf(graph, weights)], 'not normalised; comparable by cosine')];
   if (classifier !== undefined) {
-    classify(builder, output, classifier);
-    outputs.push(value('logits', ['batch', classifier.size], 'cosines with the text bank, scaled; one for each name'));
+    classify(builder, output, logits, classifier);
+    outputs.push(value(logits, ['batch', classifier.size], 'cosines with the text bank, scaled; one for each name'));
   }
   return {
     name: graph.name,
@@ -139,7 +141,22 @@ function convAttributes(node: GraphNode, [, , height, width]: number[]): OnnxAtt
   };
 }
 
-function translate(builder: OnnxBuilder, node: GraphNode, values: string[], weights: Readonly<WeightRecord>): string {
+/** Operations that take [B,C] in place of [B,C,1,1]. */
+const ofRows: ReadonlySet<string> = new Set(['linear', 'activation', 'batchNorm', 'dropout', 'stochasticDepth']);
+
+/** Is all that is made of a value made by operations that take rows? */
+function isFlat(graph: GraphSpec, value: number): boolean {
+  return graph.nodes.every(({ op, inputs }, i) => !inputs.includes(value) || (ofRows.has(op) && isFlat(graph, i + 1)));
+}
+
+/** @param flat a linear layer may give [B,C] in place of [B,C,1,1] */
+function translate(
+  builder: OnnxBuilder,
+  node: GraphNode,
+  values: string[],
+  weights: Readonly<WeightRecord>,
+  flat: boolean,
+): string {
   const { op, name, parameters: names = [] } = node;
   const [first, second] = node.inputs.map((index) => values[index]!) as [string, string];
   const parameters = () =>
@@ -154,8 +171,9 @@ function translate(builder: OnnxBuilder, node: GraphNode, values: string[], weig
         floats: { epsilon: numberOf(node, 'eps') },
       });
     case 'linear': {
-      const flat = builder.node('Flatten', `${first}.flat`, [first], { integers: { axis: 1 } });
-      return builder.node('Gemm', name, [flat, ...parameters()], { integers: { transB: 1 } });
+      if (!flat) return pointwise(builder, name, first, names, weights);
+      const row = builder.node('Flatten', `${first}.flat`, [first], { integers: { axis: 1 } });
+      return builder.node('Gemm', name, [row, ...parameters()], { integers: { transB: 1 } });
     }
     case 'activation':
       return activation(builder, node.attributes!['kind'] as string, name, first);
@@ -195,6 +213,23 @@ function translate(builder: OnnxBuilder, node: GraphNode, values: string[], weig
   }
 }
 
+/** A linear layer as a convolution of one position. */
+function pointwise(
+  builder: OnnxBuilder,
+  name: string,
+  x: string,
+  [weight, ...bias]: readonly string[],
+  weights: Readonly<WeightRecord>,
+): string {
+  const { shape, data } = weights[weight!]!;
+  const inputs = [
+    x,
+    builder.tensor(weight!, [...shape, 1, 1], data),
+    ...bias.map((own) => builder.tensor(own, weights[own]!.shape, weights[own]!.data)),
+  ];
+  return builder.node('Conv', name, inputs, { integers: { kernel_shape: [1, 1] } });
+}
+
 function activation(builder: OnnxBuilder, kind: string, name: string, x: string): string {
   switch (kind) {
     case 'relu':
@@ -221,15 +256,19 @@ function activation(builder: OnnxBuilder, kind: string, name: string, x: string)
 }
 
 /** logits = scale * bank * (embedding / length). */
-function classify(builder: OnnxBuilder, embedding: string, { data, size, scale }: OnnxClassifier): void {
+function classify(
+  builder: OnnxBuilder,
+  embedding: string,
+  logits: string,
+  { data, size, scale }: OnnxClassifier,
+): void {
   const length = builder.node('ReduceL2', `${embedding}.length`, [embedding], { integers: { axes: [1], keepdims: 1 } });
   const positive = builder.node('Max', `${embedding}.positive_length`, [
     length,
     builder.tensor('least_length', [], Float32Array.of(1e-12)),
   ]);
   const unit = builder.node('Div', `${embedding}.unit`, [embedding, positive]);
-  builder.node('Gemm', 'logits', [unit, builder.tensor('textual_bank', [size, data.length / size], data)], {
-    integers: { transB: 1 },
-    floats: { alpha: scale },
-  });
+  const attribute = attributesOf({ integers: { transB: 1 }, floats: { alpha: scale } });
+  const bank = builder.tensor('textual_bank', [size, data.length / size], data);
+  builder.copy({ opType: 'Gemm', attribute }, logits, [unit, bank]);
 }

@@ -123,10 +123,15 @@ interface Integers {
  */
 export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Range>): OnnxGraph {
   const plan = new Plan(graph);
-  const builder = new OnnxBuilder();
+  const builder = new OnnxBuilder(namesOf(graph));
   const tensors = new Map(graph.initializer.map((tensor) => [tensor.name, tensor]));
   const integers = new Map<string, Integers>();
-  const floatOf = (name: string) => integers.get(name)?.float ?? name;
+  // onnxruntime 1.14 opens no network in which a node reads one dequantised value twice: the second is another
+  const floatOf = (name: string, i: number, all: readonly string[]) => {
+    const x = integers.get(name);
+    if (x === undefined) return name;
+    return all.indexOf(name) === i ? x.float : dequantized(builder, name, x).float;
+  };
   const quantize = (name: string): void => {
     if (!plan.values.has(name)) return;
     const { scale, zero } = scaleOf(ranges.get(name)!, plan.gateOf(name));
@@ -140,13 +145,14 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
     const name = plan.resultOf(node);
     const x = integers.get(node.input[0]!);
     if (x !== undefined && passing.has(node.opType) && plan.values.has(node.output[0]!)) {
-      integers.set(name, dequantized(builder, name, { ...x, uint8: builder.copy(node, `${name}/uint8`, [x.uint8]) }));
+      const uint8 = builder.copy(node, builder.free(`${name}/uint8`), [x.uint8]);
+      integers.set(name, dequantized(builder, name, { ...x, uint8 }));
     } else if (x !== undefined && plan.gateOf(node.input[0]!) !== undefined) {
       const gate = gateOf(builder, `${name}/gate`, x);
       if (node.opType === 'HardSigmoid') {
         integers.set(name, gate);
       } else {
-        builder.node('Mul', name, [x.float, gate.float]);
+        builder.copy({ opType: 'Mul', attribute: [] }, name, [x.float, gate.float]);
         quantize(name);
       }
     } else {
@@ -170,6 +176,12 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
   const kept = graph.initializer.filter(({ name }) => used.has(name));
   return { ...graph, node: builder.nodes, initializer: [...builder.tensors.values(), ...kept] };
 }
+
+/** The names of a graph's values and tensors. */
+export const namesOf = ({ input, node, initializer }: OnnxGraph): string[] => [
+  ...[...input, ...initializer].map(({ name }) => name),
+  ...node.flatMap(({ output }) => output),
+];
 
 function scaleAndZero(builder: OnnxBuilder, name: string, scale: number, zero: number): string[] {
   return [

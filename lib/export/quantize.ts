@@ -12,7 +12,7 @@ import type { OnnxModel } from '../onnx/format.js';
 import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison } from './compare.js';
 import { OnnxBuilder } from './onnx-builder.js';
 import { onnxModel, openWritten, outputName, writeOnnx, type OnnxOptions, type OnnxRunner } from './onnx.js';
-import { quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
+import { namesOf, quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
 import type { ExportSource } from './source.js';
 import type { Written } from './written.js';
 
@@ -87,18 +87,19 @@ export async function writeQuantized(
 ): Promise<{ written: Written; quantization: Quantization }> {
   const { info } = source;
   const model = onnxModel(source, options);
-  const measured = valuesToMeasure(model.graph);
+  const measured = measuring(model);
   const { encodeOnnx } = await import('../onnx/format.js');
   using device = await openDevice('cpu');
   using images = await decodeEvenly(folder, mostImages, { device, info, signal });
-  const run = await openWritten(file, info.resolution, encodeOnnx(withRanges(model, measured)));
+  const run = await openWritten(file, info.resolution, encodeOnnx(measured.model));
   const { calibration, comparison } = split(images.length);
-  const ranges = new Map<string, Range>(measured.map((name) => [name, { min: Infinity, max: -Infinity }]));
+  const ranges = new Map<string, Range>(measured.ends.map(({ name }) => [name, { min: Infinity, max: -Infinity }]));
   for await (const views of batches(images, calibration, { device, info, signal })) {
     const outputs = await run(views.pixels, views.count);
-    for (const [name, range] of ranges) {
-      range.min = Math.min(range.min, outputs[`${name}/min`]![0]!);
-      range.max = Math.max(range.max, outputs[`${name}/max`]![0]!);
+    for (const { name, min, max } of measured.ends) {
+      const range = ranges.get(name)!;
+      range.min = Math.min(range.min, outputs[min]![0]!);
+      range.max = Math.max(range.max, outputs[max]![0]!);
     }
   }
   const quantization = { weights: 'int8', activations: 'uint8', calibrationImages: calibration.length };
@@ -118,22 +119,32 @@ export async function writeQuantized(
   };
 }
 
-/** A network with the least and largest value of some of its values as further outputs. */
-function withRanges(model: OnnxModel, names: readonly string[]): OnnxModel {
-  const builder = new OnnxBuilder();
-  const ends = names.flatMap((name) => [
-    builder.node('ReduceMin', `${name}/min`, [name], { integers: { keepdims: 0 } }),
-    builder.node('ReduceMax', `${name}/max`, [name], { integers: { keepdims: 0 } }),
-  ]);
-  const scalar = { tensorType: { elemType: 1, shape: { dim: [] } } };
-  return {
-    ...model,
-    graph: {
-      ...model.graph,
-      node: [...model.graph.node, ...builder.nodes],
-      output: [...model.graph.output, ...ends.map((name) => ({ name, docString: '', type: scalar }))],
-    },
-  };
+/** The names of the outputs that are a value's least and largest. */
+interface Ends {
+  name: string;
+  min: string;
+  max: string;
+}
+
+/**
+ * A network with the ends of values to measure as further outputs. The last value's come first: onnxruntime computes
+ * what outputs need from the last to the first, and so frees each value before the next ones.
+ */
+function measuring(model: OnnxModel): { model: OnnxModel; ends: Ends[] } {
+  const { graph } = model;
+  const builder = new OnnxBuilder(namesOf(graph));
+  const integers = { keepdims: 0 };
+  const ends = valuesToMeasure(graph)
+    .reverse()
+    .map((name) => ({
+      name,
+      min: builder.node('ReduceMin', `${name}/min`, [name], { integers }),
+      max: builder.node('ReduceMax', `${name}/max`, [name], { integers }),
+    }));
+  const type = { tensorType: { elemType: 1, shape: { dim: [] } } };
+  const outputs = ends.flatMap(({ min, max }) => [min, max]).map((name) => ({ name, docString: '', type }));
+  const node = [...graph.node, ...builder.nodes];
+  return { model: { ...model, graph: { ...graph, node, output: [...graph.output, ...outputs] } }, ends };
 }
 
 /** Places of the images to calibrate on, and of those to compare: the same ones, where there are too few. */

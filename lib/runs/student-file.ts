@@ -40,6 +40,12 @@ export async function readStudent(path: string): Promise<{ file: string; info: S
 export async function findStudentFile(path: string): Promise<string> {
   checkText(path, 'student', 'a run folder, a checkpoint folder, or a file');
   const place = await followed(path);
+  if (path.endsWith('.onnx') && (await isThere(place)))
+    throw new LgdError('BAD_FILE', `${path} is a network for other programs, not a student's file.`, {
+      option: 'student',
+      allowed: 'a run folder, a checkpoint folder, or a .safetensors file',
+      mend: 'Give what it was exported from; lgdistill evaluate takes it as --teacher beside that',
+    });
   for (const file of [place, join(place, studentFile)]) if (await isThere(file)) return file;
   if (await isFolder(path))
     for (const which of ['best', 'last'] as const) {

@@ -2,12 +2,14 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { AutoProcessor, CLIPVisionModelWithProjection, env, RawImage } from '@xenova/transformers';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { openDevice } from '../../lib/device.js';
 import { onnxGraph } from '../../lib/export/onnx-graph.js';
 import { quantizeGraph, valuesToMeasure } from '../../lib/export/quantize-graph.js';
 import { exportStudent, type ExportOptions } from '../../lib/export/student.js';
-import { GraphBuilder, initialWeights } from '../../lib/models/index.js';
+import { GraphBuilder, initialWeights, loadTeacher } from '../../lib/models/index.js';
 import * as format from '../../lib/onnx/format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx/session.js';
+import { findStudentFile } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { evaluateOnnx, type Tensor } from '../fixtures/onnx-reference.js';
 import { randomNormal } from '../fixtures/random.js';
@@ -202,6 +204,20 @@ test('without its head it gives pooled features', async () => {
   const { quantization } = await quantized({ to: at('features.onnx'), head: 'drop' });
   expect(quantization!.comparison.meanCosine).toBeGreaterThan(0.98);
   expect((await openOnnxSession(at('features.onnx'))).outputNames).toEqual(['features']);
+});
+
+test('it is evaluated as a teacher is, and is no student', async () => {
+  const to = at('teacher.onnx');
+  await quantized({ to });
+  using device = await openDevice('cpu');
+  const teacher = await loadTeacher(to, { device });
+  expect(teacher).toMatchObject({ kind: 'onnx', embeddingSize: 24, resolution: 64 });
+  await teacher.dispose();
+  await expect(findStudentFile(to)).rejects.toMatchObject({
+    code: 'BAD_FILE',
+    message: expect.stringContaining('is a network for other programs') as string,
+    mend: expect.stringContaining('--teacher') as string,
+  });
 });
 
 test('few images are calibrated on and compared', async () => {

@@ -35,10 +35,13 @@ export function buildEmulatedPrograms(sanitizer?: 'address'): string {
 
 /**
  * A value of $LGDISTILL_EMULATION_PTX by which the emulated GPU executes what an H100 executes, in two thirds of the
- * time that the host compiler's code takes. Where there is no nvcc to make PTX, that is told, and '' is that code.
+ * time that the host compiler's code takes: the one that is given, else PTX made here. Where there is no nvcc to make
+ * it, that is told, and '' is that code.
  */
 export async function ptxForSpeed(what: string): Promise<string> {
-  if (cudaTool('nvcc') !== undefined) return process.env['LGDISTILL_EMULATION_PTX'] ?? makePtx('90a');
+  const given = process.env['LGDISTILL_EMULATION_PTX'];
+  if (given !== undefined) return given;
+  if (cudaTool('nvcc') !== undefined) return makePtx('90a');
   noteSkip(`${what} by the kernels' PTX`, 'there is no nvcc to make it');
   return '';
 }

@@ -4,6 +4,7 @@ import { delimiter, join, relative } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { allArchitectures, architectureOf, installedArchitectures } from '../../scripts/sources.mjs';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { noteSkip } from '../shared.js';
 
 const folder = temporaryFolder();
 afterEach(() => vi.unstubAllEnvs());
@@ -170,4 +171,17 @@ esac`,
     );
   // Of compilers that CMake knows as others, nothing is kept.
   expect(calls).toEqual(['OFF', 'build', 'AUTO, kept', 'build', 'AUTO', 'build', 'AUTO', 'build']);
+});
+
+test('what $CXXFLAGS asks for is asked of the compiler as it stands', () => {
+  const out = join(folder, 'flags');
+  const asked = '-Werror -isystem /first -isystem /second';
+  const { error, status, stderr } = spawnSync(
+    'cmake',
+    ['-S', '.', '-B', out, '-G', 'Unix Makefiles', '-DLGD_CUDA=OFF', '-DCMAKE_CXX_FLAGS='], // as cmake-js sets them
+    { encoding: 'utf8', env: { ...process.env, CXXFLAGS: asked } },
+  );
+  if (error !== undefined) return noteSkip('the flags of CXXFLAGS in the build by CMake', 'there is no cmake');
+  expect(status, stderr).toBe(0);
+  expect(readFileSync(join(out, 'CMakeFiles/lgdistill.dir/flags.make'), 'utf8')).toContain(` ${asked}`);
 });
