@@ -72,8 +72,10 @@ export class BankSource {
     }
     const list = await this.#names(names);
     if (bank === undefined) return this.#build(list);
-    const missing = namesNotIn(bank, list.names);
-    return missing.length === 0 ? subset(bank, list.names) : this.#build(list).catch(forNames(missing));
+    const places = placesOf(list.names, bank);
+    const missing = list.names.filter((_, i) => places[i] === undefined);
+    if (missing.length > 0) return this.#build(list).catch(forNames(missing));
+    return subset(bank, list.names, places as number[]);
   }
 
   async dispose(): Promise<void> {
@@ -216,23 +218,16 @@ function forNames(missing: readonly string[]): (error: unknown) => never {
   };
 }
 
-/** Places of a bank's names. Those that differ only in case, or in underscores for blanks, are one. */
-const placesIn = (bank: TextualSemanticsBank): Map<string, number> =>
-  new Map(bank.names.map((name, index) => [normaliseName(name), index]));
-
-function namesNotIn(bank: TextualSemanticsBank, names: readonly string[]): string[] {
-  const places = placesIn(bank);
-  return names.filter((name) => !places.has(normaliseName(name)));
+/** Where names stand in a bank. Those that differ only in case, or in underscores for blanks, are one. */
+function placesOf(names: readonly string[], bank: TextualSemanticsBank): (number | undefined)[] {
+  const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
+  return names.map((name) => places.get(normaliseName(name)));
 }
 
-/** The rows of a bank for some of its names. */
-function subset(bank: TextualSemanticsBank, names: readonly string[]): TextualSemanticsBank {
-  const places = placesIn(bank);
+/** Some rows of a bank, under these names. */
+function subset(bank: TextualSemanticsBank, names: readonly string[], rows: readonly number[]): TextualSemanticsBank {
   const size = bank.embeddingSize;
   const data = new Float32Array(names.length * size);
-  names.forEach((name, i) => {
-    const row = places.get(normaliseName(name))!;
-    data.set(bank.data.subarray(row * size, (row + 1) * size), i * size);
-  });
+  rows.forEach((row, i) => data.set(bank.data.subarray(row * size, (row + 1) * size), i * size));
   return TextualSemanticsBank.fromEmbeddings(names, data, { encoderId: bank.encoderId, templates: bank.templates });
 }
