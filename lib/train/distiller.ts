@@ -10,7 +10,7 @@ import {
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config/batch.js';
-import { parseConfig, type ConfigInput } from '../config/config.js';
+import { parseConfig, type ChosenMethod, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
@@ -24,7 +24,7 @@ import { runOptions, type RunOptions } from './course.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './distiller-checks.js';
 import type { RunEvent } from './events.js';
 import { runDistillation } from './loop.js';
-import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
+import { chooseMethod, describeChoice } from './method.js';
 import { MetricSlots } from './metric-slots.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import type { MemoryUse, QueueOptions, StepTicket } from './steps.js';

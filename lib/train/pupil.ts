@@ -3,6 +3,7 @@ import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle }
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config/batch.js';
+import type { ChosenMethod } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { OnlineProbe } from '../evaluate/online.js';
@@ -13,7 +14,7 @@ import { checkOptimizerState, optimizerOf } from '../models/optimizer.js';
 import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { OnlineState } from '../runs/checkpoint.js';
-import { anchorsOf, partMetrics, type ChosenMethod } from './method.js';
+import { anchorsOf, partMetrics } from './method.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { chooseBatch, type RunConfig } from '../config/batch.js';
+import { chooseBatch } from '../config/batch.js';
 import { studentNames, type Config } from '../config/config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset, type CacheMode } from '../data/open-dataset.js';
@@ -45,7 +45,7 @@ export type Cleanup = (() => Promise<void> | void)[];
 
 /** What the later parts of a run are made with. */
 export interface Workshop {
-  config: RunConfig;
+  config: Config;
   device: Device;
   teacher: AnyTeacher;
   /** Of decoded images: sharp enough for the larger of the two inputs. */
@@ -60,9 +60,6 @@ interface Sources {
   /** What `evaluate.also` learns from, and is judged on. */
   labelled: Awaited<ReturnType<typeof openLabelled>> | undefined;
   evaluationSource: ImageSource | undefined;
-  /** As many as are trained with, for so many images. */
-  batchSize: number;
-  learningRate: number;
 }
 
 export async function openSources(
@@ -77,8 +74,7 @@ export async function openSources(
   if (isResumed)
     for (const output of await runFolders(config.output))
       await checkStillThere({ ...config, output }, source.ids, signal);
-  const { batchSize, learningRate } = chooseBatch(config.train, source.ids.length);
-  checkBatch(batchSize, source);
+  checkBatch(chooseBatch(config.train, source.ids.length).batchSize, source);
   const labelled =
     config.evaluate.also === 'none'
       ? undefined
@@ -86,7 +82,7 @@ export async function openSources(
   const evaluationSource =
     labelled?.test ??
     (config.evaluate.data === undefined ? undefined : await open(config.evaluate.data, 'evaluate.data', 'folders'));
-  return { source, labelled, evaluationSource, batchSize, learningRate };
+  return { source, labelled, evaluationSource };
 }
 
 export async function openTeacher(
@@ -231,7 +227,7 @@ export async function openJudges(
   const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, workshop);
   const frozen = new FrozenEvaluation({
     device,
-    batch: config.train.batchSize,
+    batch: distiller.config.train.batchSize,
     resolution,
     precision,
     mean,
