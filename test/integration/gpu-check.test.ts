@@ -116,6 +116,12 @@ describe('gpu-check on a machine with a GPU', () => {
       /^A GPU, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
     ],
     [
+      'nothing from pack, and the second GPU alone to see',
+      'case $* in *--id=1*compute_cap*) echo 9.0 ;; *--id=1*) echo "B, 580.65.06" ;; *) echo "A, 550.54.15" ;; esac',
+      { CUDA_VISIBLE_DEVICES: '1,0' },
+      /^B, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
+    ],
+    [
       'nothing from pack, beside libraries of forward compatibility',
       older,
       { LD_LIBRARY_PATH: `/none:${folder}` },
