@@ -362,7 +362,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
       ]),
     );
     // one of the four programs also tells what it skips
-    expect(counts).toMatchObject({ ops: 5, augment: 3, networks: 17, training: 34 });
+    expect(counts).toMatchObject({ ops: 5, augment: 3, networks: 19, training: 34 });
     expect(counts['semantic']).toBeGreaterThanOrEqual(22); // more where the shared folder is
     expect(counts['kernels']).toBeGreaterThan(100);
     expect(output).toContain('| conv_norm_forward 3x3 64 -> 64 @56 (resnet18) |');

@@ -78,7 +78,7 @@ export class NativeTeacher implements Teacher {
 
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
-   * (open_clip's too), with the prefix `visual.` or none; vision transformers under the names of transformers'
+   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts under timm's; vision transformers under the names of transformers'
    * CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. Dtypes F32, F16, BF16. Sizes are read
    * off the tensors.
    * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size;

@@ -4,6 +4,7 @@
  */
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
+import { convNextTower, hasConvNext } from './convnext-weights.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import { openAiNames, transformersNames, type Naming } from './naming.js';
@@ -15,7 +16,7 @@ import { visionTransformer } from './vision_transformer.js';
 type Shapes = ReadonlyMap<string, readonly number[]>;
 
 interface TowerGraph {
-  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP';
+  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt';
   graph: GraphSpec;
   embeddingSize: number;
   resolution: number;
@@ -59,6 +60,7 @@ export async function findImageTower(shapes: Shapes, folder: string): Promise<Im
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
+  if (hasConvNext(shapes)) return convNextTower(shapes, await readModelConfig(folder, 'openai', 'vision'), folder);
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
