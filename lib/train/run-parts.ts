@@ -44,7 +44,7 @@ export interface PrepareOptions {
 export type Cleanup = (() => Promise<void> | void)[];
 
 /** What the later parts of a run are made with. */
-export interface Workshop {
+export interface RunContext {
   config: Config;
   device: Device;
   teacher: AnyTeacher;
@@ -111,7 +111,7 @@ interface Banks {
 
 export async function openBanks(
   evaluationSource: ImageSource | undefined,
-  { config, device, teacher, options, cleanup }: Workshop,
+  { config, device, teacher, options, cleanup }: RunContext,
 ): Promise<Banks> {
   const { signal, resume } = options;
   const isResumed = resume !== undefined;
@@ -157,7 +157,7 @@ export async function makeStudents({
   device,
   teacher: { embeddingSize },
   options: { resume, signal },
-}: Workshop): Promise<Student[]> {
+}: RunContext): Promise<Student[]> {
   const {
     student: { name, widthMultiplier, dropping, weights },
     seed,
@@ -181,14 +181,14 @@ export async function makeStudents({
   return students;
 }
 
-interface Judges {
+interface Evaluations {
   evaluation: ZeroShotEvaluation | undefined;
   frozen: FrozenEvaluation | undefined;
   online: OnlineImages | undefined;
 }
 
-/** What judges the student while it is trained. */
-export async function openJudges(
+/** What the student is evaluated by while it trains. */
+export async function openEvaluations(
   {
     source,
     evaluationSource,
@@ -198,16 +198,16 @@ export async function openJudges(
     mode,
     distiller,
   }: Sources & Banks & { mode: Config['data']['cache']; distiller: Distiller },
-  workshop: Workshop,
-): Promise<Judges> {
+  context: RunContext,
+): Promise<Evaluations> {
   if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
   const {
     config,
     device,
     teacher: { mean, std },
     side,
-  } = workshop;
-  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, workshop);
+  } = context;
+  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, context);
   const evaluation =
     evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
   let online: OnlineImages | undefined;
@@ -224,7 +224,7 @@ export async function openJudges(
     };
   if (labelled === undefined) return { evaluation, frozen: undefined, online };
   const { resolution, precision } = distiller.encoder;
-  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, workshop);
+  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, context);
   const frozen = new FrozenEvaluation({
     device,
     batch: distiller.config.train.batchSize,
@@ -263,7 +263,7 @@ export async function decode(
   source: ImageSource,
   phase: Phase,
   { mode, side, margin }: { mode: CacheMode; side: number; margin: number },
-  { config, device, options, cleanup }: Workshop,
+  { config, device, options, cleanup }: RunContext,
 ): Promise<ImageCache | StreamedImages> {
   const report = reporting(options.onProgress, phase);
   const images = await openDataset(source, mode, {

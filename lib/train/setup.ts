@@ -29,12 +29,12 @@ import {
   decode,
   makeStudents,
   openBanks,
-  openJudges,
+  openEvaluations,
   openSources,
   openTeacher,
   type Cleanup,
   type PrepareOptions,
-  type Workshop,
+  type RunContext,
 } from './run-parts.js';
 
 export type { PrepareOptions } from './run-parts.js';
@@ -133,11 +133,11 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     ...placesOf(given),
   });
   const config: Config = { ...given, data: { ...given.data, resolution, cache } };
-  const workshop: Workshop = { config, device, teacher, side, options, cleanup };
+  const context: RunContext = { config, device, teacher, side, options, cleanup };
 
-  const banks = await openBanks(evaluationSource, workshop);
+  const banks = await openBanks(evaluationSource, context);
   const { tsb } = banks;
-  const students = await makeStudents(workshop);
+  const students = await makeStudents(context);
   if (tsb) await drawStartBank(tsb, config.seed, signal);
   const distiller = new Distiller({
     device,
@@ -151,8 +151,8 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
-  const dataset = await decode(source, 'training images', { mode: cache, side, margin: config.data.margin }, workshop);
-  const judges = await openJudges({ ...sources, ...banks, mode: given.data.cache, distiller }, workshop);
+  const dataset = await decode(source, 'training images', { mode: cache, side, margin: config.data.margin }, context);
+  const evaluations = await openEvaluations({ ...sources, ...banks, mode: given.data.cache, distiller }, context);
   return {
     config: distiller.config,
     device,
@@ -160,7 +160,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     student: students[0]!,
     tsb,
     dataset,
-    ...judges,
+    ...evaluations,
     distiller,
     remarks: [
       ...remarks,

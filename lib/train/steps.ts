@@ -12,7 +12,7 @@ import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 import type { Batch } from './batch.js';
-import type { DistillerState } from './pupil.js';
+import type { DistillerState } from './student-trainer.js';
 import type { TeacherViewCache } from './view-cache.js';
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */

@@ -35,7 +35,7 @@ export interface DistillerState {
   steps?: number | undefined;
 }
 
-export interface PupilOptions {
+export interface StudentTrainerOptions {
   device: Device;
   /** D. */
   embeddingSize: number;
@@ -78,8 +78,8 @@ export function checkQueueMemory(
 }
 
 /** Calls queue work on the device; only those that return promises wait for it. */
-export class Pupil {
-  /** Compiled for training; it owns the weights while the pupil lives. */
+export class StudentTrainer {
+  /** Compiled for training; it owns the weights while the trainer lives. */
   readonly encoder: CompiledEncoder;
   readonly #device: Device;
   readonly #config: RunConfig;
@@ -90,7 +90,7 @@ export class Pupil {
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
   constructor(
     readonly student: Student,
-    { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: PupilOptions,
+    { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: StudentTrainerOptions,
   ) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
