@@ -1,9 +1,16 @@
 /** A ConvNeXt in a file of weights: its sizes by the shapes of its tensors, and its parameters by timm's names. */
 import { LgdError } from '../../errors.js';
+import type { GraphSpec } from '../graph.js';
 import { convNext, type ConvNextConfig } from './convnext.js';
 import type { TowerConfig } from './model-config.js';
 import type { Naming } from './naming.js';
-import type { ImageTower } from './towers.js';
+
+interface ConvNextTower extends Pick<TowerConfig, 'mean' | 'std'> {
+  graph: GraphSpec;
+  naming: Naming;
+  embeddingSize: number;
+  resolution: number;
+}
 
 type Shapes = ReadonlyMap<string, readonly number[]>;
 
@@ -16,7 +23,11 @@ export function hasConvNext(shapes: Shapes): boolean {
 }
 
 /** The image tower of such a file. @throws LgdError BAD_MODEL */
-export function convNextTower(shapes: Shapes, { imageSize, eps, mean, std }: TowerConfig, where: string): ImageTower {
+export function convNextTower(
+  shapes: Shapes,
+  { imageSize, eps, mean, std }: TowerConfig,
+  where: string,
+): ConvNextTower {
   if (imageSize === undefined)
     throw new LgdError('BAD_MODEL', `nothing in ${where} tells the size of the images that its ConvNeXt sees.`, {
       mend: "Fetch the model's open_clip_config.json",
@@ -34,7 +45,7 @@ export function convNextTower(shapes: Shapes, { imageSize, eps, mean, std }: Tow
   };
   const embeddingSize = config.head.at(-1)?.features ?? widths[3]!;
   const graph = convNext(config);
-  return { architecture: 'ConvNeXt', graph, embeddingSize, resolution: imageSize, naming: names(shapes), mean, std };
+  return { graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
 }
 
 /** How many blocks `name0.`, `name1.`, ... there are. */

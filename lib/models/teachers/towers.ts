@@ -60,7 +60,10 @@ export async function findImageTower(shapes: Shapes, folder: string): Promise<Im
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
-  if (hasConvNext(shapes)) return convNextTower(shapes, await readModelConfig(folder, 'openai', 'vision'), folder);
+  if (hasConvNext(shapes)) {
+    const vision = await readModelConfig(folder, 'openai', 'vision');
+    return { architecture: 'ConvNeXt', ...convNextTower(shapes, vision, folder) };
+  }
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
