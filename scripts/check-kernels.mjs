@@ -35,7 +35,10 @@ async function compile(source, virtual, architectures, folder) {
       { maxBuffer: 1 << 26 },
     );
     const code = readCode(readFileSync(made));
-    kernels.push(...readPtxas(`${stdout}${stderr}`).map((kernel) => ({ ...kernel, code: code.get(kernel.symbol) })));
+    for (const kernel of readPtxas(`${stdout}${stderr}`)) {
+      const { bytes, start } = code.get(kernel.symbol);
+      kernels.push({ ...kernel, code: bytes, start });
+    }
     rmSync(made);
   }
   const names = nameKernels(kernels.map(({ symbol }) => symbol));

@@ -58,7 +58,7 @@ const beforeWait =
  * What is wrong with how a kernel starts, which may be while those before it still run; '' for nothing. Code for less
  * than 9.0 has no wait, and its kernels never start early.
  */
-function faultOfStart({ architecture, ptx }) {
+function faultOfStart({ architecture, ptx, start = '' }) {
   const wait = ptx.indexOf('griddepcontrol.wait');
   if (
     Number.parseInt(ptxOf(architecture), 10) >= 90 &&
@@ -69,6 +69,8 @@ function faultOfStart({ architecture, ptx }) {
         .every((line) => beforeWait.test(line)))
   )
     return 'does not begin with wait_for_inputs()';
+  if (Number.parseInt(architecture, 10) === 90 && start !== '')
+    return `does not begin with wait_for_inputs(), by ptxas: ${start}`;
   // Such loads are of memory that nothing writes while the kernel is there; but the kernel before may still write it.
   if (/\bld\.global\.nc\b/u.test(ptx))
     return 'loads by ld.global.nc: have no __ldg, and no __restrict__ of what is const';
@@ -114,7 +116,8 @@ export function readPtxas(text) {
 }
 
 /**
- * Bytes of machine code by kernel's symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits.
+ * Kernels' machine code by symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits.
+ * @returns { bytes, start }: how much it is, and of code for 9.0 what is wrong with how it starts; '' for nothing
  */
 export function readCode(cubin) {
   const number = (at, bytes) => (bytes === 8 ? Number(cubin.readBigUInt64LE(at)) : cubin.readUIntLE(at, bytes));
@@ -126,11 +129,30 @@ export function readCode(cubin) {
   }));
   const names = sections[ofNames].offset;
   return new Map(
-    sections.flatMap(({ name, bytes }) => {
+    sections.flatMap(({ name, offset, bytes }) => {
       const text = cubin.toString('latin1', names + name, cubin.indexOf(0, names + name));
-      return text.startsWith('.text.') ? [[text.slice('.text.'.length), bytes]] : [];
+      if (!text.startsWith('.text.')) return [];
+      return [[text.slice('.text.'.length), { bytes, start: faultOfCode(cubin.subarray(offset, offset + bytes)) }]];
     }),
   );
+}
+
+/**
+ * What ptxas made of a kernel's start: it moves instructions, and is to move none that reads or writes memory across
+ * the wait. An instruction of 9.0 has 16 bytes and its number in the lowest nine bits, found with nvcc 13.0 by kernels
+ * with and without the wait, and with one access each.
+ */
+function faultOfCode(code) {
+  const wait = 0x2e;
+  // 0x182: of constants, which the arguments are; 0x147, 0x14d: a branch, the end
+  const isEarly = (number) =>
+    (number >= 0x180 && number < 0x1b0 && number !== 0x182) || [0x147, 0x14d].includes(number);
+  for (let at = 0; at < code.length; at += 16) {
+    const number = code.readUInt16LE(at) & 0x1ff;
+    if (number === wait) return '';
+    if (isEarly(number)) return `instruction ${at / 16} of its code, 0x${number.toString(16)}, stands before the wait`;
+  }
+  return 'its code has no wait';
 }
 
 /** The bodies of a PTX file's kernels by symbol. */
@@ -179,7 +201,7 @@ export const longKernels = [
 ];
 
 /**
- * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, ptx }].
+ * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, start, ptx }].
  * @param {{ wanted?: Rule[] }} [options]
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault
  *   too: it would check nothing.
