@@ -9,8 +9,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
+import { readCode } from './kernels/code.mjs';
 import { folderOf, keepRegisters, ptxOfSource } from './kernels/ptx.mjs';
-import { judge, nameKernels, readCode, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
+import { judge, nameKernels, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
 import { allArchitectures, cudaTool, kernelSources, ptxOf } from './sources.mjs';
 
 const { values: options } = parseArgs({
@@ -36,8 +37,8 @@ async function compile(source, virtual, architectures, folder) {
     );
     const code = readCode(readFileSync(made));
     for (const kernel of readPtxas(`${stdout}${stderr}`)) {
-      const { bytes, start } = code.get(kernel.symbol);
-      kernels.push({ ...kernel, code: bytes, start });
+      const { bytes, ...found } = code.get(kernel.symbol);
+      kernels.push({ ...kernel, code: bytes, ...found });
     }
     rmSync(made);
   }

@@ -115,46 +115,6 @@ export function readPtxas(text) {
   return kernels;
 }
 
-/**
- * Kernels' machine code by symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits.
- * @returns { bytes, start }: how much it is, and of code for 9.0 what is wrong with how it starts; '' for nothing
- */
-export function readCode(cubin) {
-  const number = (at, bytes) => (bytes === 8 ? Number(cubin.readBigUInt64LE(at)) : cubin.readUIntLE(at, bytes));
-  const [headers, size, count, ofNames] = [number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2)];
-  const sections = Array.from({ length: count }, (_, i) => headers + i * size).map((at) => ({
-    name: number(at, 4),
-    offset: number(at + 0x18, 8),
-    bytes: number(at + 0x20, 8),
-  }));
-  const names = sections[ofNames].offset;
-  return new Map(
-    sections.flatMap(({ name, offset, bytes }) => {
-      const text = cubin.toString('latin1', names + name, cubin.indexOf(0, names + name));
-      if (!text.startsWith('.text.')) return [];
-      return [[text.slice('.text.'.length), { bytes, start: faultOfCode(cubin.subarray(offset, offset + bytes)) }]];
-    }),
-  );
-}
-
-/**
- * What ptxas made of a kernel's start: it moves instructions, and is to move none that reads or writes memory across
- * the wait. An instruction of 9.0 has 16 bytes and its number in the lowest nine bits, found with nvcc 13.0 by kernels
- * with and without the wait, and with one access each.
- */
-function faultOfCode(code) {
-  const wait = 0x2e;
-  // 0x182: of constants, which the arguments are; 0x147, 0x14d: a branch, the end
-  const isEarly = (number) =>
-    (number >= 0x180 && number < 0x1b0 && number !== 0x182) || [0x147, 0x14d].includes(number);
-  for (let at = 0; at < code.length; at += 16) {
-    const number = code.readUInt16LE(at) & 0x1ff;
-    if (number === wait) return '';
-    if (isEarly(number)) return `instruction ${at / 16} of its code, 0x${number.toString(16)}, stands before the wait`;
-  }
-  return 'its code has no wait';
-}
-
 /** The bodies of a PTX file's kernels by symbol. */
 export function readPtx(text) {
   return new Map(
@@ -201,7 +161,8 @@ export const longKernels = [
 ];
 
 /**
- * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, start, ptx }].
+ * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, start, copies,
+ *   ptx }].
  * @param {{ wanted?: Rule[] }} [options]
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault
  *   too: it would check nothing.
@@ -235,6 +196,10 @@ export function judge(kernels, { wanted = rules } = {}) {
     if (one.waits) faults.push(`${one.source}: ${one.name} for sm_${one.architecture}, by ptxas: ${one.waits}`);
     const start = faultOfStart(one);
     if (start !== '') faults.push(`${one.source}: ${one.name} for sm_${one.architecture} ${start}`);
+    if (one.copies > 0)
+      faults.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} has ${one.copies} cp.async of a size that is not 0 or 16 for certain, whose address must then be one`,
+      );
     const pattern = split.find((entry) => fits(entry)(one))?.pattern;
     if (pattern?.test(one.ptx))
       faults.push(

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { judge, nameKernels, readCode, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
+import { readCode } from '../../scripts/kernels/code.mjs';
+import { judge, nameKernels, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
 
 const clean = '_ZN3lgd6matrix13matrix_kernelI13__nv_bfloat16EEvPT_';
 const spilled = '_ZN3lgd12other_kernelEv';
@@ -101,11 +102,26 @@ test('reads how much machine code kernels have, and whether memory waits in it',
     none: instructions(argument, go),
   });
   expect(Object.fromEntries(readCode(cubin))).toEqual({
-    good: { bytes: 96, start: '' },
-    early: { bytes: 80, start: 'instruction 1 of its code, 0x181, stands before the wait' },
-    past: { bytes: 64, start: 'instruction 1 of its code, 0x14d, stands before the wait' },
-    none: { bytes: 32, start: 'its code has no wait' },
+    good: { bytes: 96, start: '', copies: 0 },
+    early: { bytes: 80, start: 'instruction 1 of its code, 0x181, stands before the wait', copies: 0 },
+    past: { bytes: 64, start: 'instruction 1 of its code, 0x14d, stands before the wait', copies: 0 },
+    none: { bytes: 32, start: 'its code has no wait', copies: 0 },
   });
+});
+
+test('a copy whose size is not known to be all or nothing is a fault', () => {
+  // LDGSTS as nvcc 13.0 makes it for 90a: of 16 bytes, of 16 or none, of any number; and that for 120
+  const words = [0x000fe8000b901c44n, 0x000fe8000c101c44n, 0x000fe80008141c44n, 0x000fe800081c1c44n];
+  const code = Buffer.alloc(16 * words.length);
+  for (const [i, high] of words.entries()) {
+    code.writeBigUInt64LE(0x0000000002057faen, 16 * i);
+    code.writeBigUInt64LE(high, 16 * i + 8);
+  }
+  const { copies } = readCode(cubinOf({ one: code })).get('one')!;
+  expect(copies).toBe(2);
+  const judged = (count: number) => judge([{ ...kernels[0]!, copies: count }], { wanted: [rule] }).faults;
+  expect(judged(0)).toEqual([]);
+  expect(judged(2)).toEqual([expect.stringContaining('has 2 cp.async of a size that is not 0 or 16 for certain')]);
 });
 
 test('too much machine code is a fault unless named, and only as far as named', () => {
