@@ -25,6 +25,9 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
   }
 }
 
+/** A picture that takes longer than this is given up as broken. */
+export const timeoutSeconds = 60;
+
 /** JPEG's, too. */
 const longestSide = 65_535;
 
