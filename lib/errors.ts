@@ -116,7 +116,7 @@ function compose(message: string, { option, found, allowed, mend }: ErrorDetails
 }
 
 /** A value in few words, whatever it is: of an array of numbers its length, of an object with a class that class. */
-function describe(value: unknown): string {
+export function describe(value: unknown): string {
   if (typeof value === 'function') return value.name === '' ? 'a function' : `the function ${value.name}`;
   if (ArrayBuffer.isView(value) && 'length' in value)
     return `${value.constructor.name} of ${String(value.length)} values`;

@@ -1,4 +1,5 @@
 /** What to do about a configuration that is not taken: the option or the value that may have been meant. */
+import { describe } from '../errors.js';
 import { isObject } from '../files/json.js';
 import { nearestNames, suggestion } from '../text/spelling.js';
 import type { ConfigOption } from './options.js';
@@ -25,7 +26,7 @@ export function mendOfKey(key: string, value: unknown, options: readonly ConfigO
   const [outer, inner] = near.split('.');
   const parts = [
     ...(near === key ? [] : [`Did you mean ${near}?`]),
-    ...(inner === undefined ? [] : [`Nest it: { "${outer}": { "${inner}": ${JSON.stringify(value)} } }`]),
+    ...(inner === undefined ? [] : [`Nest it: { "${outer}": { "${inner}": ${describe(value)} } }`]),
   ];
   return parts.join(' ');
 }

@@ -3,7 +3,7 @@ import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
 import { LgdError } from '../errors.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
-import { decodingError, importSharp, type Sharp } from './sharp.js';
+import { checkSides, decodingError, importSharp, timeoutSeconds, type Sharp } from './sharp.js';
 
 /** A decoded image: `pixels` is RGB, 8 bits, row by row, height * width * 3 bytes. */
 export interface DecodedImage {
@@ -32,8 +32,6 @@ export interface BrokenImage {
  * whole batch.
  */
 const longestAspect = 4;
-/** A picture that takes longer than this is given up as broken. */
-const timeoutSeconds = 60;
 
 /**
  * Decodes an image in any format that sharp reads. EXIF orientation is applied; CMYK, greyscale, palettes, 16-bit and
@@ -183,7 +181,10 @@ async function sizeOf(
       `its pixels are of type ${depth}, of which nobody knows what is black and white; convert it to 8 or 16 bits`,
     );
   const isJpeg = format === 'jpeg';
-  if (format !== 'svg') return { width, height, density: undefined, isJpeg };
+  if (format !== 'svg') {
+    checkSides({ width, height });
+    return { width, height, density: undefined, isJpeg };
+  }
   const scale = shortSide / Math.min(width, height);
   return {
     width: width * scale,

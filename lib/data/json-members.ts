@@ -80,8 +80,16 @@ export async function parseMembers(
   return JSON.parse(rest.join('')) as unknown;
 }
 
-/** The key of a list, of the text up to its bracket. */
+/** The key of a list, of the text up to its bracket: read from its end, as what stands before may be long. */
 function keyOf(before: string): string {
-  const [, key] = /("(?:[^"\\]|\\.)*")\s*:\s*\[$/u.exec(before) ?? [];
-  return key === undefined ? '' : (JSON.parse(key) as string);
+  const end = before.search(/"\s*:\s*\[$/u);
+  let start = end - 1;
+  while (start >= 0 && !(before[start] === '"' && !isEscapedAt(before, start))) start--;
+  return start < 0 ? '' : (JSON.parse(before.slice(start, end + 1)) as string);
+}
+
+function isEscapedAt(text: string, at: number): boolean {
+  let from = at;
+  while (text[from - 1] === '\\') from--;
+  return (at - from) % 2 === 1;
 }

@@ -9,7 +9,9 @@ import { Worker } from 'node:worker_threads';
 import type { FileMetaData } from 'hyparquet';
 import { LgdError, systemErrorCode } from '../errors.js';
 
-const secondsToWork = 300; // a group of 1 GB takes some 20 s to decompress
+const leastSeconds = 10;
+const mostSeconds = 300;
+const bytesASecond = 5e6; // a tenth of what is decompressed in a second
 const heapMegabytes = 2048; // images lie outside of it
 const bytesToKeepFor = 2 ** 24; // what a thread has read lies in its memory until it reads again, or ends
 
@@ -42,12 +44,21 @@ function startThread(): Worker {
   return thread;
 }
 
-/** Keeps it for the next column, without keeping the process; ends it where it holds much. */
-async function putAway(thread: Worker, { row_groups: groups }: FileMetaData, column: string): Promise<void> {
-  const bytes = groups
+/** Of a column, decompressed, as the file tells. */
+function bytesOf({ row_groups: groups }: FileMetaData, column: string): number {
+  return groups
     .flatMap(({ columns }) => columns)
     .filter(({ meta_data: chunk }) => chunk?.path_in_schema[0] === column)
     .reduce((sum, { meta_data: chunk }) => sum + Number(chunk!.total_uncompressed_size), 0);
+}
+
+/** How long a column of so many bytes may take: what a damaged file says of its size is no reason to wait for ever. */
+export function secondsFor(bytes: number): number {
+  return Math.max(leastSeconds, Math.min(mostSeconds, (bytes || 0) / bytesASecond));
+}
+
+/** Keeps it for the next column, without keeping the process; ends it where it holds much. */
+async function putAway(thread: Worker, bytes: number): Promise<void> {
   if (!(bytes <= bytesToKeepFor)) {
     await thread.terminate();
     return;
@@ -61,13 +72,14 @@ let last: Promise<unknown> = Promise.resolve();
 /**
  * The values of a column, one a row. Calls wait for those before them: many at once would start a thread each.
  * @param metadata of all rows, or of some row groups alone
- * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged
+ * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged (default: by the size
+ *   of the column, 10 to 300)
  * @throws LgdError BAD_DATASET
  */
 export function readParquet(
   file: { path: string; metadata: FileMetaData },
   column: string,
-  seconds = secondsToWork,
+  seconds?: number,
 ): Promise<unknown[]> {
   const rows = last.then(() => read(file, column, seconds));
   last = rows.catch(() => undefined);
@@ -77,8 +89,10 @@ export function readParquet(
 async function read(
   { path, metadata }: { path: string; metadata: FileMetaData },
   column: string,
-  seconds: number,
+  given: number | undefined,
 ): Promise<unknown[]> {
+  const bytes = bytesOf(metadata, column);
+  const seconds = given ?? secondsFor(bytes);
   let timer: NodeJS.Timeout | undefined;
   let worker: Worker | undefined;
   try {
@@ -98,7 +112,7 @@ async function read(
       thread.postMessage({ path, metadata, column });
     });
     for (const [event, listener] of listeners) thread.off(event, listener);
-    await putAway(thread, metadata, column);
+    await putAway(thread, bytes);
     return rows;
   } catch (cause) {
     await worker?.terminate();

@@ -27,18 +27,48 @@ const mostPixels = 2 ** 28;
 // other readers let bytes behind the last row pass; a few hundred kilobytes may unpack to gigabytes of them
 const mostSurplus = 2 ** 16;
 
+type Bad = (why: string, mend?: string) => LgdError;
+
+const badMask =
+  (path: string): Bad =>
+  (why, mend = 'Write the file again') =>
+    new LgdError('BAD_IMAGE', `${path} is not a mask: ${why}.`, {
+      allowed: 'PNG, greyscale or palette, not interlaced',
+      mend,
+    });
+
+/**
+ * What a mask says of its size, before any of it is unpacked.
+ * @throws LgdError BAD_IMAGE
+ */
+export function pngMaskSize(bytes: Uint8Array, path: string): Pick<Mask, 'width' | 'height'> {
+  return readChunks(bytes, badMask(path)).header;
+}
+
 /**
  * Reads a mask.
  * @param path names it in errors
  * @throws LgdError BAD_IMAGE
  */
 export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask> {
+  const bad = badMask(path);
+  const { header, parts } = readChunks(bytes, bad);
+  const { width, height, bits } = header;
+  const rowBytes = Math.ceil((width * bits) / 8);
+  const needed = height * (rowBytes + 1);
+  const raw = await inflateBytes(Buffer.concat(parts), { maxOutputLength: needed + mostSurplus }).catch(
+    (cause: unknown) => {
+      throw bad(`its pixels cannot be unpacked (${(cause as Error).message})`);
+    },
+  );
+  if (raw.length < needed) throw bad('it has fewer rows than it says');
+  unfilter(raw, height, rowBytes, Math.max(1, bits / 8), bad);
+  return { width, height, labels: unpack(raw, header, rowBytes) };
+}
+
+/** The header, and the packed pixels. */
+function readChunks(bytes: Uint8Array, bad: Bad): { header: Header; parts: Buffer[] } {
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const bad = (why: string, mend = 'Write the file again') =>
-    new LgdError('BAD_IMAGE', `${path} is not a mask: ${why}.`, {
-      allowed: 'PNG, greyscale or palette, not interlaced',
-      mend,
-    });
   if (!file.subarray(0, 8).equals(signature))
     throw bad('it is not a PNG file', 'Save masks as PNG, with the label as the pixel');
   let header: Header | undefined;
@@ -54,20 +84,10 @@ export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask
     at += 12 + length;
   }
   if (header === undefined || parts.length === 0) throw bad('it has no pixels');
-  const { width, height, bits } = header;
-  const rowBytes = Math.ceil((width * bits) / 8);
-  const needed = height * (rowBytes + 1);
-  const raw = await inflateBytes(Buffer.concat(parts), { maxOutputLength: needed + mostSurplus }).catch(
-    (cause: unknown) => {
-      throw bad(`its pixels cannot be unpacked (${(cause as Error).message})`);
-    },
-  );
-  if (raw.length < needed) throw bad('it has fewer rows than it says');
-  unfilter(raw, height, rowBytes, Math.max(1, bits / 8), bad);
-  return { width, height, labels: unpack(raw, header, rowBytes) };
+  return { header, parts };
 }
 
-function readHeader(body: Buffer, bad: (why: string, mend?: string) => LgdError): Header {
+function readHeader(body: Buffer, bad: Bad): Header {
   if (body.length < 13) throw bad('its header is too short');
   const [width, height, bits, colour, interlace] = [
     body.readUInt32BE(0),
@@ -88,7 +108,7 @@ function readHeader(body: Buffer, bad: (why: string, mend?: string) => LgdError)
 }
 
 /** Undoes the row filters in place; each row keeps its filter byte. */
-function unfilter(raw: Buffer, height: number, rowBytes: number, step: number, bad: (why: string) => LgdError): void {
+function unfilter(raw: Buffer, height: number, rowBytes: number, step: number, bad: Bad): void {
   for (let row = 0; row < height; row++) {
     const at = row * (rowBytes + 1) + 1;
     const above = at - (rowBytes + 1);

@@ -25,6 +25,22 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
   }
 }
 
+/** A picture that takes longer than this is given up as broken. */
+export const timeoutSeconds = 60;
+
+/** JPEG's, too. */
+const longestSide = 65_535;
+
+/**
+ * Resizing keeps lines of an image by the hundred: long ones take gigabytes, however few they are, and a file of a few
+ * bytes may tell of such.
+ * @throws Error
+ */
+export function checkSides({ width, height }: { width: number; height: number }): void {
+  if (Math.max(width, height) > longestSide)
+    throw new Error(`it says ${width} x ${height} pixels; a side may have ${longestSide}`);
+}
+
 /**
  * What sharp says against an image, or that the system gave it no thread, which is no fault of the image.
  * @param bytes of the image's file

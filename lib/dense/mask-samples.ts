@@ -1,7 +1,7 @@
 /** Training batches of images and masks: views drawn alike of both. */
 import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
-import { readPngMask } from '../data/png-mask.js';
+import { pngMaskSize, readPngMask } from '../data/png-mask.js';
 import { LgdError, throwIfAborted, unlessAbsent } from '../errors.js';
 import { readFile } from '../files/open.js';
 import { imageSize, turnedFrom, type View } from './pixels.js';
@@ -36,19 +36,22 @@ export async function readPair(
     return bytes;
   };
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
-  const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
-  if (mask.width !== width || mask.height !== height) {
-    const { remark, mend } = (await turnedFrom(image, mask)) ?? {
+  const { width, height } = await imageSize(image, path);
+  // before it is unpacked: a few hundred kilobytes may be gigabytes of labels
+  const size = pngMaskSize(bytes, maskPath);
+  if (size.width !== width || size.height !== height) {
+    const { remark, mend } = (await turnedFrom(image, size)) ?? {
       remark: '',
       mend: 'Give each image a mask of its own size',
     };
     throw new LgdError(
       'BAD_DATASET',
-      `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}${remark}.`,
+      `${maskPath} has ${size.width} x ${size.height} pixels, its image ${width} x ${height}${remark}.`,
       { mend },
     );
   }
-  return { image, path, classes: classesOf(set, mask.labels, maskPath), width, height };
+  const { labels } = await readPngMask(bytes, maskPath);
+  return { image, path, classes: classesOf(set, labels, maskPath), width, height };
 }
 
 /**

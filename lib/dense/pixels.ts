@@ -1,5 +1,5 @@
 /** Parts of images, decoded at the size wanted, and put as a network's input. */
-import { decodingError, importSharp } from '../data/sharp.js';
+import { checkSides, decodingError, importSharp, timeoutSeconds } from '../data/sharp.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 
 /** A part of an image in whole pixels of it. */
@@ -18,6 +18,7 @@ export async function imageSize(bytes: Uint8Array, path: string): Promise<{ widt
   const sharp = await importSharp();
   try {
     const { width, height } = (await sharp(bytes).metadata()).autoOrient;
+    checkSides({ width, height });
     return { width, height };
   } catch (cause) {
     throw decodingError(cause, bytes, path);
@@ -53,6 +54,7 @@ export async function decodePart(
   const sharp = await importSharp();
   try {
     const { data, info } = await sharp(bytes, { failOn: 'error' })
+      .timeout({ seconds: timeoutSeconds })
       .autoOrient()
       .extract({ left: x, top: y, width, height })
       .resize({ ...size, fit: 'fill', kernel: 'cubic' })

@@ -27,6 +27,16 @@ export function isTexts(value: unknown): value is string[] {
   return Array.isArray(value) && value.every((entry) => typeof entry === 'string');
 }
 
+/** May it be written again? What is nested some thousand deep may be read, and not be written. */
+export function isWritable(value: unknown): boolean {
+  try {
+    JSON.stringify(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Writes a value as JSON that people can read, as {@link writeFileAtomically} does. @throws LgdError NOT_WRITABLE */
 export async function writeJson(path: string, value: unknown): Promise<void> {
   await writeFileAtomically(path, `${JSON.stringify(value, null, 2)}\n`);

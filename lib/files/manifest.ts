@@ -6,6 +6,7 @@ import { realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { hashFile } from './hash-file.js';
+import { isObject, membersOf } from './json.js';
 import { closeRead, readFile } from './open.js';
 import { openSafetensors, readTensors, type SafetensorsFile } from './safetensors.js';
 
@@ -56,13 +57,12 @@ async function parseManifest(folder: string): Promise<unknown> {
 }
 
 function isManifest(value: unknown): value is Manifest {
-  const { format, files } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
-  return (
-    format === manifestFormat &&
-    typeof files === 'object' &&
-    files !== null &&
-    Object.values(files).every((mark) => typeof mark === 'object' && mark !== null)
-  );
+  const { format, files } = membersOf(value);
+  const isMark = (mark: unknown) => {
+    const { bytes, sha256 } = membersOf(mark);
+    return typeof bytes === 'number' && typeof sha256 === 'string';
+  };
+  return format === manifestFormat && isObject(files) && Object.values(files).every(isMark);
 }
 
 /**

@@ -67,6 +67,8 @@ export function parseHeader(
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
+const areNumbers = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((one) => typeof one === 'number');
 const areSizes = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 
@@ -75,7 +77,7 @@ function checkEntry(name: string, entry: unknown, path: string): HeaderEntry {
   const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
   if (typeof dtype !== 'string' || !areSizes(shape)) throw damaged(path, `tensor ${name} has no dtype and shape`);
   if (!areSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!)
-    throw damaged(path, `tensor ${name} lies from byte ${Array.isArray(offsets) ? offsets.join(' to ') : 'none'}`);
+    throw damaged(path, `tensor ${name} lies from byte ${areNumbers(offsets) ? offsets.join(' to ') : 'none'}`);
   const [from, to] = offsets as [number, number];
   const size = bytesPerValue(dtype);
   if (size !== undefined && to - from !== shape.reduce((a, b) => a * b, size))

@@ -1,6 +1,6 @@
 /** What a student's file, and any file that it is exported to, says in its metadata; and the student in such a file. */
 import { LgdError } from '../errors.js';
-import { isObject, isTexts, parsed } from '../files/json.js';
+import { isObject, isTexts, isWritable, parsed } from '../files/json.js';
 import type { SafetensorsFile } from '../files/safetensors.js';
 import { graphOf, type StudentKind } from './student.js';
 import { faultOf } from './teachers/preprocessor.js';
@@ -104,6 +104,7 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
     value['shape'].every(isSize);
   const isGraph = (value: unknown) =>
     isObject(value) &&
+    isWritable(value) &&
     typeof value['name'] === 'string' &&
     isCount(value['output']) &&
     Array.isArray(value['nodes']) &&

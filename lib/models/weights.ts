@@ -8,12 +8,13 @@ export type WeightRecord = Record<string, { shape: number[]; data: Float32Array 
 
 /** The weights among a file's tensors. @throws what `bad` makes of a tensor of other numbers */
 export function weightsAmong(tensors: ReadonlyMap<string, TensorRecord>, bad: (why: string) => Error): WeightRecord {
-  const weights: WeightRecord = {};
-  for (const [name, { shape, data }] of tensors) {
-    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
-    weights[name] = { shape, data };
-  }
-  return weights;
+  // not by assignment, to which __proto__ is no name
+  return Object.fromEntries(
+    [...tensors].map(([name, { shape, data }]) => {
+      if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
+      return [name, { shape, data }];
+    }),
+  );
 }
 
 /** The first three names, and how many more there are. */

@@ -8,7 +8,7 @@ import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
 import { otherProtocols, type OtherScores, type ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
-import { isObject, membersOf, parsed } from '../files/json.js';
+import { isObject, isWritable, membersOf, parsed } from '../files/json.js';
 import { linePaths } from '../files/line-file.js';
 import { wholeLines } from '../files/lines.js';
 import { openToRead } from '../files/open.js';
@@ -169,7 +169,7 @@ async function configOf(path: string): Promise<Record<string, unknown>> {
     });
   }
   const config = await readRunConfig(path);
-  if (!isObject(config))
+  if (!isObject(config) || !isWritable(config))
     throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, {
       mend: 'Check the path; a run folder is what distill was given as output',
     });

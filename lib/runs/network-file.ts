@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import { checkText } from '../arguments.js';
-import { LgdError } from '../errors.js';
+import { describe, LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { isObject, isTexts, parsed } from '../files/json.js';
 import { closeRead } from '../files/open.js';
@@ -113,7 +113,7 @@ function parseInfo(json: string | undefined, bad: (why: string) => LgdError): De
     step: Number.isSafeInteger(step) && (step as number) >= 0,
   };
   for (const [key, isRight] of Object.entries(fits) as [keyof DenseInfo, boolean][])
-    if (!isRight) throw bad(`its ${key} is ${JSON.stringify(found[key])?.slice(0, 80) ?? 'missing'}`);
+    if (!isRight) throw bad(`its ${key} is ${key in found ? describe(found[key]) : 'missing'}`);
   return found as unknown as DenseInfo;
 }
 

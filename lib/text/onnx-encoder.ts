@@ -21,7 +21,7 @@ import {
   type TextEncoderOptions,
   tokensOf,
 } from './encoder.js';
-import { TextTokenizer, tokenizerFiles } from './tokenizers.js';
+import { asMaxTokens, TextTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** The files that may hold a text tower in ONNX, in the order looked for. */
 export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
@@ -159,8 +159,8 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
 /** What is read of a model's config.json. */
 interface ModelConfig {
   model_type?: string;
-  text_config?: { max_position_embeddings?: number };
-  max_position_embeddings?: number;
+  text_config?: { max_position_embeddings?: unknown };
+  max_position_embeddings?: unknown;
 }
 
 /**
@@ -169,6 +169,6 @@ interface ModelConfig {
  */
 function readMaxTokens(config: ModelConfig, tokenizer: TextTokenizer): number {
   const limits = [config.text_config?.max_position_embeddings, config.max_position_embeddings, tokenizer.maxTokens];
-  const known = limits.filter((limit) => limit !== undefined && limit >= 3 && limit < 1e6) as number[];
+  const known = limits.flatMap((limit) => asMaxTokens(limit) ?? []);
   return known.length > 0 ? Math.min(...known) : tokenizer.siglip === undefined ? 77 : 64;
 }

@@ -142,18 +142,18 @@ export function namesIn(text: string): string[] {
  * files); or an object from class index to name, bare or under `names` (YOLO) or `id2label` (Hugging Face).
  */
 async function fromJson(path: string, bytes: number): Promise<string[]> {
-  const bad = (message: string, cause?: unknown) =>
+  const bad = (message: string, more: { found?: unknown; cause?: unknown } = {}) =>
     new LgdError('BAD_NAMES', `${path}: ${message}.`, {
       option: 'names',
+      ...more,
       allowed: 'an array of strings, or an object with "names" or "categories"',
       mend: 'Write the names as ["cat", "dog"]',
-      cause,
     });
   let value: unknown;
   try {
     value = bytes > atOnce ? await parseLarge(path) : JSON.parse(await readText(path, bytes));
   } catch (cause) {
-    if (cause instanceof SyntaxError) throw bad(`it is not JSON (${cause.message})`, cause);
+    if (cause instanceof SyntaxError) throw bad(`it is not JSON (${cause.message})`, { cause });
     if (cause instanceof RangeError) throw tooLong(path, bytes);
     throw cause instanceof LgdError ? cause : cannotRead(path, cause);
   }
@@ -171,7 +171,7 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
   if (!Array.isArray(value)) throw bad('its names are not an array');
   return value.map((entry: unknown, index) => {
     const name = isObject(entry) ? entry['name'] : entry;
-    if (typeof name !== 'string') throw bad(`entry ${index} is not a name but ${JSON.stringify(entry)?.slice(0, 80)}`);
+    if (typeof name !== 'string') throw bad(`entry ${index} is not a name`, { found: entry ?? null });
     return name;
   });
 }

@@ -39,11 +39,14 @@ export function nearestNames(word: string, candidates: Iterable<string>): string
     const alike = all.filter(isAlike);
     if (alike.length > 0) return alike.slice(0, mostNamed).map(({ name }) => name);
   }
+  const isSlip = (distance: number, other: string) =>
+    distance <= Math.max(1, Math.floor(Math.max(bare.length, other.length) / 3));
+  // a word of a million letters is none, and takes long to be measured
+  if (!all.some((candidate) => isSlip(Math.abs(candidate.bare.length - bare.length), candidate.bare))) return [];
   const measured = all.map((candidate) => ({ ...candidate, distance: editDistance(bare, candidate.bare) }));
   const least = Math.min(...measured.map(({ distance }) => distance));
-  const isSlip = (other: string) => least <= Math.max(1, Math.floor(Math.max(bare.length, other.length) / 3));
   return measured
-    .filter((candidate) => candidate.distance === least && isSlip(candidate.bare))
+    .filter((candidate) => candidate.distance === least && isSlip(least, candidate.bare))
     .slice(0, mostNamed)
     .map(({ name }) => name);
 }

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
+import { isTexts } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { importOnnxRuntime } from '../onnx/session.js';
 
@@ -42,6 +43,11 @@ export async function importTokenizers(load: () => Promise<unknown> = loadTokeni
   }
 }
 
+/** How many tokens a model's file limits texts to; undefined where it says no such number. */
+export function asMaxTokens(limit: unknown): number | undefined {
+  return typeof limit === 'number' && limit >= 3 && limit < 1e6 ? limit : undefined;
+}
+
 /** What {@link TextTokenizer.load} reads. */
 export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
 
@@ -53,9 +59,11 @@ export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as con
 function likeOthers(content: object): object {
   const { model } = content as { model?: { merges?: unknown } };
   if (!Array.isArray(model?.merges)) return content;
-  const merges = (model.merges as (string | string[])[]).map((merge) =>
-    typeof merge === 'string' ? merge : merge.join(' '),
-  );
+  const merges = (model.merges as unknown[]).map((merge, place) => {
+    if (typeof merge === 'string') return merge;
+    if (isTexts(merge)) return merge.join(' ');
+    throw new Error(`its merge ${place} is no pair of texts`);
+  });
   return { ...content, model: { type: 'BPE', ...model, merges } };
 }
 
@@ -111,8 +119,7 @@ export class TextTokenizer {
 
   /** What its configuration limits texts to, if anything. */
   get maxTokens(): number | undefined {
-    const limit = this.tokenizer.model_max_length as number | undefined;
-    return limit !== undefined && limit >= 3 && limit < 1e6 ? limit : undefined;
+    return asMaxTokens(this.tokenizer.model_max_length);
   }
 
   /**

@@ -73,9 +73,9 @@ function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): 
   const record: WeightRecord = Object.fromEntries([
     ...starts,
     ...Object.entries(read.weights).filter(([name]) => hasHead || !isHead(name)),
-  ]);
-  // named by the check
-  for (const name of read.others) if (!classifier.test(name)) record[name] = tensors.get(name) as WeightRecord[string];
+    // named by the check
+    ...read.others.filter((name) => !classifier.test(name)).map((name) => [name, tensors.get(name)!] as const),
+  ]) as WeightRecord;
   checkWeights(graph, record);
   return record;
 }

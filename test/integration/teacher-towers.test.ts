@@ -212,6 +212,16 @@ describe('loading towers', () => {
       ) as string,
     });
 
+  it('counts the blocks that are there, whatever their numbers', async () => {
+    for (const model of ['openai-vit', 'openai-resnet', 'siglip']) {
+      const path = await changed(model, `${model} of many blocks`, (tensors) => {
+        const name = [...tensors.keys()].find((key) => /\bvi.*\.\d+\./u.test(key))!;
+        tensors.set(name.replace(/\.\d+\./u, '.999999999.'), { shape: [1], data: new Float32Array(1) });
+      });
+      await refused(path, 'unexpected:', '999999999');
+    }
+  });
+
   it('names the first few tensors that are missing, unexpected or of another shape', async () => {
     await refused(
       await changed('siglip', 'missing', (tensors) => {

@@ -57,6 +57,19 @@ it.each([
     await expect(parsed(text, size), `${size}`).rejects.toThrow(SyntaxError);
 });
 
+it('keys of lists are found behind long texts, in a time that grows as these do', async () => {
+  const description = '"\\"'.repeat(50_000) + 'a'.repeat(2 ** 25);
+  async function* chunks() {
+    yield Buffer.from(`{"info":${JSON.stringify({ description })},"a\\"b":[1`);
+    yield Buffer.from('],"c":[2]}');
+  }
+  const keys: string[] = [];
+  const from = performance.now();
+  await parseMembers(chunks(), (key) => void keys.push(key));
+  expect(keys).toEqual(['a"b', 'c']);
+  expect(performance.now() - from).toBeLessThan(10_000);
+});
+
 it('what is no list may be no longer than a string', async () => {
   async function* chunks() {
     for (let i = 0; i < 100; i++) yield Buffer.from(i === 0 ? '{"a":[1,2],"b":[' : '3,4,');

@@ -1,6 +1,7 @@
 import sharp, { type Sharp } from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { decodeImage, type DecodedImage } from '../../lib/data/decode.js';
+import { imageSize } from '../../lib/dense/pixels.js';
 import { brokenFiles, halves, picture, type Rgb } from '../fixtures/images/draw.js';
 
 const red: Rgb = [200, 40, 40];
@@ -212,6 +213,21 @@ describe('geometry', () => {
       { shortSide: 16 },
     );
     expect([line.width, line.height]).toEqual([1, 4]);
+  });
+
+  it('takes sides up to 65535 pixels, beyond which an image of few pixels takes gigabytes', async () => {
+    const line = async (width: number) =>
+      sharp({ create: { width, height: 2, channels: 3, background: '#fff' } })
+        .png()
+        .toBuffer();
+    expect(await decodeImage(await line(65_535), { shortSide: 1 })).toMatchObject({ width: 4, height: 1 });
+    const longer = await line(65_536);
+    const refused = {
+      code: 'BAD_IMAGE',
+      message: expect.stringContaining('it says 65536 x 2 pixels; a side may have 65535') as string,
+    };
+    await expect(decodeImage(longer, { shortSide: 1 })).rejects.toMatchObject(refused);
+    await expect(imageSize(longer, 'line.png')).rejects.toMatchObject(refused);
   });
 
   it('reduces large JPEGs without a shift', async () => {

@@ -9,7 +9,7 @@ import { parquetWriteBuffer } from 'hyparquet-writer';
 import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { checkRowCounts } from '../../lib/data/parquet.js';
-import { readParquet } from '../../lib/data/parquet-thread.js';
+import { readParquet, secondsFor } from '../../lib/data/parquet-thread.js';
 import { ensureBuilt } from '../cli/built.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
@@ -73,6 +73,16 @@ describe('parquet files', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     process.off('unhandledRejection', unhandled);
     expect(unhandled).not.toHaveBeenCalled();
+  });
+
+  it.each([
+    [0, 10],
+    [NaN, 10],
+    [-1, 10],
+    [1e9, 200],
+    [2 ** 60, 300],
+  ])('may take the longer the more they hold, within bounds: %d bytes, %d seconds', (bytes, seconds) => {
+    expect(secondsFor(bytes)).toBe(seconds);
   });
 
   it('with a count that is damaged keep neither the program nor its thread at work', async () => {

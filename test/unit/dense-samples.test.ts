@@ -62,6 +62,11 @@ describe('an image whose EXIF turns it', () => {
     await expect(readPair(await opened('turned'), 0)).rejects.toMatchObject(
       why('has 8 x 11 pixels, its image 12 x 8. Give each image a mask of its own size'),
     );
+    // what it packs is not looked at: a file that says 16384 x 16384 may unpack to a gigabyte
+    const packed = mask(8, 11, 1);
+    packed.fill(0xff, packed.indexOf('IDAT') + 4, packed.indexOf('IDAT') + 8);
+    await put('turned/masks/x.png', packed);
+    await expect(readPair(await opened('turned'), 0)).rejects.toMatchObject(why('has 8 x 11 pixels, its image 12 x 8'));
 
     const entry = { id: 1, file: 'images/x.png', annotations: [] };
     const boxes = {

@@ -7,7 +7,7 @@ import { initialWeights, initialWeightsInTurns } from '../../lib/models/initiali
 import { Student, studentGraph } from '../../lib/models/student.js';
 import { findStudent, listStudents } from '../../lib/models/students/registry.js';
 import { modifiedResNet } from '../../lib/models/teachers/modified_resnet.js';
-import { checkWeights } from '../../lib/models/weights.js';
+import { checkWeights, weightsAmong } from '../../lib/models/weights.js';
 import { pytorchStudents as rows } from '../fixtures/pytorch-students.js';
 
 function moments(values: Float32Array): { mean: number; std: number } {
@@ -283,6 +283,14 @@ describe('checkWeights', () => {
 describe('checkWeights of what is nearly right', () => {
   const graph = studentGraph('mobilenet_v3_small', { outputs: 5, widthMultiplier: 0.1 });
   const weights = initialWeights(graph, 0);
+
+  it('names a tensor that is called as no property can be', () => {
+    const tensor = { shape: [1], data: new Float32Array(1) };
+    const named = weightsAmong(new Map([['__proto__', tensor]]), (why) => new Error(why));
+    expect(refusal(() => checkWeights(studentGraph('resnet18', { outputs: 2 }), named)).message).toContain(
+      'unknown: __proto__',
+    );
+  });
 
   it('says which prefix to take off', () => {
     const renamed = Object.fromEntries(Object.entries(weights).map(([name, tensor]) => [`module.${name}`, tensor]));

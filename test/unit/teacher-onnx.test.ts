@@ -239,6 +239,8 @@ test('processor_config.json holds it where there is no file of its own', async (
   rmSync(join(folder, 'preprocessor_config.json'), { force: true });
   writeFileSync(join(folder, 'processor_config.json'), JSON.stringify({ processor_class: 'CLIPProcessor' }));
   expect(await readPreprocessor(folder)).toBeUndefined();
+  writeFileSync(join(folder, 'processor_config.json'), JSON.stringify({ image_processor: null }));
+  expect(await readPreprocessor(folder)).toBeUndefined();
   writeFileSync(
     join(folder, 'processor_config.json'),
     JSON.stringify({

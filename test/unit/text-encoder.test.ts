@@ -192,6 +192,25 @@ test('refuses a token that the vocabulary has no number for', async () => {
   }
 });
 
+test('refuses merges that are no pairs, and takes no list for a number of tokens', async () => {
+  const damaged = join(folder, 'damaged merges');
+  mkdirSync(damaged);
+  const [content, config] = ['tokenizer.json', 'tokenizer_config.json'].map(
+    (file) => JSON.parse(readFileSync(join(tinyClip, file), 'utf8')) as Tokenizer,
+  );
+  const write = (file: string, value: object) => writeFileSync(join(damaged, file), JSON.stringify(value));
+  write('tokenizer_config.json', { ...config, model_max_length: [[16]] });
+  for (const merge of [null, 5, {}, [1, 2]]) {
+    write('tokenizer.json', { ...content, model: { ...content!.model, merges: [...content!.model.merges, merge] } });
+    await expect(TextTokenizer.load(damaged)).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('its merge 1714 is no pair of texts') as string,
+    });
+  }
+  write('tokenizer.json', content!);
+  expect((await TextTokenizer.load(damaged)).maxTokens).toBeUndefined();
+});
+
 interface Tokenizer {
   model: Record<'vocab' | 'unk_token' | 'end_of_word_suffix', unknown> & { merges: string[] };
 }

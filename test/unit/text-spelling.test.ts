@@ -51,3 +51,9 @@ test('of equals several are named, of many four', () => {
   expect(suggestion('vit', listStudents())).toBeUndefined();
   expect(suggestion('vit', [])).toBeUndefined();
 });
+
+test('what is longer than any slip is not measured', () => {
+  const from = performance.now();
+  expect(nearestNames('x'.repeat(10_000_000), flags)).toEqual([]);
+  expect(performance.now() - from).toBeLessThan(2000);
+});

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { LgdError, systemErrorCode } from '../../errors.js';
+import { describe, LgdError, systemErrorCode } from '../../errors.js';
 import { readFile } from '../../files/open.js';
 import { checkWhole, mostSide } from '../../number-limits.js';
 import type { ChannelTriple } from './types.js';
@@ -53,7 +53,7 @@ export async function readPreprocessor(folder: string): Promise<Preprocessing | 
       });
     const content = await readJson(file, bad);
     const config = name === 'processor_config.json' ? content?.image_processor : content;
-    if (config !== undefined) return preprocessing(config, bad);
+    if (config !== undefined && config !== null) return preprocessing(config, bad);
   }
   return undefined;
 }
@@ -91,7 +91,7 @@ export function checkNormalisation(triples: { mean: unknown; std: unknown }, gro
 async function readJson(
   file: string,
   bad: (why: string, cause: unknown) => LgdError,
-): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig }) | undefined> {
+): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig | null }) | undefined> {
   try {
     return (JSON.parse(await readFile(file, 'utf8')) ?? {}) as PreprocessorConfig;
   } catch (cause) {
@@ -107,7 +107,7 @@ export function preprocessing(config: PreprocessorConfig, bad: (why: string) => 
   if (resolution === undefined) throw bad('it gives no size');
   const { rescale_factor: factor } = config;
   if (factor !== undefined && factor !== null && !(Number.isFinite(factor) && factor > 0))
-    throw bad(`its rescale_factor is ${JSON.stringify(factor)}, not a number above 0`);
+    throw bad(`its rescale_factor is ${describe(factor)}, not a number above 0`);
   if (config.do_normalize === false) return { resolution, ...rescaled([0, 0, 0], [1, 1, 1], config) };
   return { resolution, ...rescaled(triple('mean', config, bad), triple('std', config, bad), config) };
 }
@@ -116,9 +116,9 @@ function side(given: Size | undefined, bad: (why: string) => LgdError): number |
   if (given === undefined || given === null) return undefined;
   const size = Array.isArray(given) ? { height: given[0], width: given[1] } : given;
   if (typeof size === 'object' && size.height !== size.width)
-    throw bad(`its input is ${JSON.stringify(size)}, and only square ones are supported`);
+    throw bad(`its input is ${describe(size)}, and only square ones are supported`);
   const value = typeof size === 'number' ? size : (size.shortest_edge ?? size.height);
-  if (!isSide(value)) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels from 1 to ${mostSide}`);
+  if (!isSide(value)) throw bad(`its size is ${describe(size)}, not a number of pixels from 1 to ${mostSide}`);
   return value;
 }
 

@@ -152,12 +152,12 @@ function blocks(shapes: Shapes, naming: Naming, config: TowerConfig, width: numb
   };
 }
 
-/** How many blocks `stack0.`, `stack1.`, ... there are. */
+/** How many blocks `stack0.`, `stack1.`, ... there are: not the highest number, which may be any. */
 function countBlocks(shapes: Shapes, stack: string): number {
   const numbers = [...shapes.keys()]
     .filter((name) => name.startsWith(stack))
     .map((name) => Number.parseInt(name.slice(stack.length), 10));
-  return Math.max(-1, ...numbers.filter(Number.isInteger)) + 1;
+  return new Set(numbers.filter(Number.isInteger)).size;
 }
 
 /** Sizes of a graph's parameter, read off the file's tensor; those that a tower is recognised by must be there. */
