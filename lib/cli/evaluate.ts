@@ -40,6 +40,7 @@ export function evaluateCommand(bind: Bind): Command {
       'textEncoder',
       'bank',
       'teacher',
+      'teacherResolution',
       'data.margin',
       'data.cache',
       'data.cacheMemory',

@@ -53,6 +53,12 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   if (place.endsWith('.safetensors') && !inFolder) {
     const { student, embeddings } = await contentOf(place);
     if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), place, native);
+    if (embeddings && options.resolution !== undefined)
+      throw new LgdError('BAD_OPTION', 'embeddings that were computed before are of no resolution to choose.', {
+        option: 'resolution',
+        found: options.resolution,
+        mend: 'Leave it out',
+      });
     if (embeddings) return PrecomputedTeacher.load(place, options.signal);
     throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, {
       option: 'teacher',

@@ -51,6 +51,7 @@ function findNames(shapes: Shapes): Found | undefined {
 /** In what a tower of tensors like these differs from those known here; undefined: in nothing that is known. */
 export function otherThanPlain(shapes: Shapes): string | undefined {
   const names = [...shapes.keys()];
+  if (!names.some((name) => name.includes('patch_embed'))) return undefined;
   const variant = variants.find(([has]) => names.some((name) => has.test(name)));
   if (variant !== undefined) return variant[1];
   const found = findNames(shapes);
