@@ -51,5 +51,6 @@ function sequence(
 }
 
 function classToken(g: GraphBuilder, tokens: Value, config: VisionTransformerConfig): Value {
-  return g.layerNorm(g.firstToken(transformer(g, tokens, 'transformer.resblocks', config)), 'ln_post', config.eps);
+  const x = transformer(g, tokens, 'transformer.resblocks', config, { take: (sequence) => g.firstToken(sequence) });
+  return g.layerNorm(x, 'ln_post', config.eps);
 }
