@@ -43,6 +43,7 @@ export {
   loadConfigFile,
   mergeConfig,
   parseConfig,
+  type ChosenMethod,
   type Config,
   type ConfigInput,
   type ConfigOption,
@@ -120,7 +121,6 @@ export { readViews, type ViewBatch, type ViewOptions } from './data/views.js';
 export { Distiller, type DistillerOptions, type DistillerState } from './train/distiller.js';
 export type { MemoryUse, QueueOptions, Stage, StepTicket } from './train/steps.js';
 export { makeSchedule, type Schedule, type ScheduleOptions } from './train/schedule.js';
-export type { ChosenMethod } from './train/method.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';
 export { verifyDevice, type Verification, type VerifiedPart, type VerifyOptions } from './train/verify/verify.js';

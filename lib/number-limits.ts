@@ -26,15 +26,13 @@ export interface NumberRange {
   below?: number | undefined;
 }
 
-/** `a whole number from 1 to 4096`, `a number above 0`. */
+/** `a whole number from 1 to 4096`, `a number above 0`, `a number above 0 and up to 1`. */
 export function describeRange({ whole, least, above, most, below }: NumberRange): string {
-  const bounds = [
-    ...(least === undefined ? [] : [`from ${least}`]),
-    ...(above === undefined ? [] : [`above ${above}`]),
-    ...(most === undefined ? [] : [`to ${writeLimit(most)}`]),
-    ...(below === undefined ? [] : [`below ${below}`]),
-  ];
-  return [whole === true ? 'a whole number' : 'a number', ...bounds].join(' ');
+  const lower = least === undefined ? (above === undefined ? '' : ` above ${above}`) : ` from ${least}`;
+  const upper = most === undefined ? (below === undefined ? '' : ` below ${below}`) : ` to ${writeLimit(most)}`;
+  const isPlain = lower === '' || upper === '' || (least !== undefined && most !== undefined);
+  const joined = isPlain ? lower + upper : `${lower} and${most === undefined ? '' : ' up'}${upper}`;
+  return (whole === true ? 'a whole number' : 'a number') + joined;
 }
 
 /** A limit as people read it: 1e9 rather than its zeros. */

@@ -1,10 +1,11 @@
 // Compiles lib/ to a folder: ES modules and their types, one CommonJS bundle, and the types that go with it.
-import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { bin, root, run } from './run.mjs';
 
 /** `sourceMaps`: maps point to lib/, which a published package lacks. */
 export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = true } = {}) {
+  const start = Date.now();
   run(bin('tsc'), ['-p', 'tsconfig.json', '--outDir', folder, '--sourceMap', String(sourceMaps)]);
   // What the bundle imports from npm stays outside. import.meta.url has no CommonJS twin.
   run(bin('esbuild'), [
@@ -24,6 +25,15 @@ export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = tr
   cpSync(join(root, 'lib/text/lists'), join(folder, 'text/lists'), { recursive: true });
   copyTypes(folder, join(folder, 'cjs'));
   chmodSync(join(folder, 'cli/start.cjs'), 0o755);
+  removeOlder(folder, start - 1000);
+}
+
+/** A build writes all of its files: older ones are of modules that lib/ has no more. Another program may use the rest. */
+function removeOlder(folder, time) {
+  for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
+    const file = join(entry.parentPath ?? entry.path, entry.name); // before Node 20.12 the latter
+    if (entry.isFile() && statSync(file).mtimeMs < time) rmSync(file);
+  }
 }
 
 /**

@@ -6,10 +6,20 @@
  */
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
-import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './schema.js';
+import {
+  adamwPeak,
+  few,
+  leastSteps,
+  leastStepsAnEpoch,
+  manyImages,
+  recipe,
+  type ChosenMethod,
+  type Config,
+} from './schema.js';
 
-/** A configuration whose batch size and learning rate are numbers: that of a run. */
+/** A configuration without `auto` for the method, the batch size and the learning rate: that of a run. */
 export interface RunConfig extends Config {
+  method: ChosenMethod;
   train: Config['train'] & BatchNumbers;
 }
 

@@ -12,7 +12,15 @@ import { schema, studentNames, type Config } from './schema.js';
 
 export type { ConfigInput } from './input.js';
 export { configOptions, isOfOwnCommand, type ConfigOption, type OptionType } from './options.js';
-export { fewNames, studentNames, worksWithoutNames, type Config, type Method, type SchemaInput } from './schema.js';
+export {
+  fewNames,
+  studentNames,
+  worksWithoutNames,
+  type ChosenMethod,
+  type Config,
+  type Method,
+  type SchemaInput,
+} from './schema.js';
 
 /**
  * Checks a configuration and fills in the defaults. Parsing a {@link Config} again changes nothing.

@@ -287,8 +287,8 @@ export interface ConfigInput {
         /** Votes weigh exp(cosine / this) (knn). Allowed: a number from 1e-9 to 1e9. Default: `0.1`. */
         neighbourTemperature?: number | undefined;
         /**
-         * Share of evaluate.train on which settings are chosen (linear). Allowed: a number above 0 below 1. Default:
-         * `0.1`.
+         * Share of evaluate.train on which settings are chosen (linear). Allowed: a number above 0 and below 1.
+         * Default: `0.1`.
          */
         heldOut?: number | undefined;
         /**
@@ -298,7 +298,8 @@ export interface ConfigInput {
         /** Passes over the features with SGD (linear). Allowed: a whole number from 1. Default: `100`. */
         probeEpochs?: number | undefined;
         /**
-         * Share of each class whose labels are used (semi; default: 0.01, then 0.1). Allowed: a number above 0 to 1.
+         * Share of each class whose labels are used (semi; default: 0.01, then 0.1). Allowed: a number above 0 and up
+         * to 1.
          */
         labelShare?: number | undefined;
         /** Passes over the labelled images (semi, finetune). Allowed: a whole number from 1. Default: `30`. */

@@ -457,6 +457,8 @@ export type Config = z.output<typeof schema>;
 export type SchemaInput = z.input<typeof schema>;
 /** A value of the option `method`, whose help says what each does. */
 export type Method = Config['method'];
+/** A method that has been chosen. */
+export type ChosenMethod = Exclude<Method, 'auto'>;
 
 /** Whether a method has a loss without category names. */
 export function worksWithoutNames(method: Method): boolean {

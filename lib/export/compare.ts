@@ -1,11 +1,10 @@
 /** The proof of an export: what was written gives the student's own embeddings. */
 import { ImageCache } from '../data/cache.js';
 import { openImages } from '../data/open-images.js';
-import { sampleSource } from '../data/sources.js';
+import { sampleSource, type ImageSource } from '../data/sources.js';
 import { readViews } from '../data/views.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import { isFolder } from '../files/folders.js';
 import { CompiledEncoder } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -18,7 +17,7 @@ import type { ExportSource } from './source.js';
 export interface Comparison {
   /** Images looked at. */
   images: number;
-  /** The folder they are from; undefined: drawn ones, as no folder was given or known. */
+  /** The folder or file they are from; undefined: drawn ones, as none was given or known. */
   folder: string | undefined;
   /** The smallest cosine between the student's embedding of an image and the exported one's. */
   cosine: number;
@@ -50,16 +49,36 @@ export async function referenceEmbeddings(
   signal: AbortSignal | undefined,
 ): Promise<Reference> {
   using device = await openDevice('cpu');
-  const chosen = await imagesToUse(config, folder);
-  const pixels = chosen === undefined ? drawnImages(info.resolution) : await imagesOf(chosen, device, info, signal);
+  const chosen = await imagesToUse(config, folder, signal);
+  const pixels = chosen === undefined ? drawnImages(info.resolution) : await pixelsOfSome(chosen, device, info, signal);
   const count = pixels.length / (3 * info.resolution ** 2);
-  return { count, pixels, folder: chosen, embeddings: await embed(device, info, weights, pixels, count) };
+  return { count, pixels, folder: chosen?.path, embeddings: await embed(device, info, weights, pixels, count) };
 }
 
-/** Images that were given, else the run's training images where they are still there. */
-export async function imagesToUse(config: ExportSource['config'], given?: string): Promise<string | undefined> {
-  const own = config?.data.train;
-  return given ?? (own !== undefined && (await isFolder(own)) ? own : undefined);
+/** Images of a folder, or of a pack, a tar or a parquet file. */
+export interface ImagesToUse {
+  path: string;
+  source: ImageSource;
+}
+
+/**
+ * Images that were given, else the run's training images where they are still there.
+ * @throws LgdError for images that were given, as {@link openImages}; ABORTED
+ */
+export async function imagesToUse(
+  config: ExportSource['config'],
+  given: string | undefined,
+  signal: AbortSignal | undefined,
+): Promise<ImagesToUse | undefined> {
+  const path = given ?? config?.data.train;
+  if (path === undefined) return undefined;
+  try {
+    return { path, source: await openImages(path, { signal }) };
+  } catch (error) {
+    const isGone = error instanceof LgdError && ['FILE_NOT_FOUND', 'BAD_DATASET'].includes(error.code);
+    if (given === undefined && isGone) return undefined;
+    throw error;
+  }
 }
 
 /**
@@ -91,13 +110,13 @@ async function embed(
   return encoder.forward(pixels);
 }
 
-async function imagesOf(
-  folder: string,
+async function pixelsOfSome(
+  { source }: ImagesToUse,
   device: Device,
   info: StudentInfo,
   signal: AbortSignal | undefined,
 ): Promise<Float32Array> {
-  using images = await decodeEvenly(folder, mostImages, { device, info, signal });
+  using images = await decodeEvenly(source, mostImages, { device, info, signal });
   return pixelsOf(
     images,
     Int32Array.from({ length: images.length }, (_, i) => i),
@@ -106,15 +125,15 @@ async function imagesOf(
 }
 
 /**
- * Up to `most` of a folder's images, evenly spread.
- * @throws LgdError BAD_DATASET, FILE_NOT_FOUND, ABORTED
+ * Up to `most` of the images, evenly spread.
+ * @throws LgdError BAD_DATASET, ABORTED
  */
 export async function decodeEvenly(
-  folder: string,
+  source: ImageSource,
   most: number,
   { device, info, signal }: { device: Device; info: StudentInfo; signal: AbortSignal | undefined },
 ): Promise<ImageCache> {
-  return ImageCache.build(sampleSource(await openImages(folder, { signal }), most), {
+  return ImageCache.build(sampleSource(source, most), {
     device,
     resolution: info.resolution,
     margin: 1,

@@ -9,7 +9,7 @@ import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { StudentInfo } from '../models/student-info.js';
 import type { OnnxModel } from '../onnx/format.js';
-import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison } from './compare.js';
+import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison, type ImagesToUse } from './compare.js';
 import { OnnxBuilder } from './onnx-builder.js';
 import { onnxModel, openWritten, outputName, writeOnnx, type OnnxOptions, type OnnxRunner } from './onnx.js';
 import { namesOf, quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
@@ -57,12 +57,16 @@ export function checkQuantize(quantize: string, format: string, fold: boolean): 
 }
 
 /**
- * Images to calibrate on, of a folder that was given, or the run's training images.
- * @throws LgdError BAD_OPTION where there are none
+ * Images to calibrate on: those that were given, or the run's training images.
+ * @throws LgdError BAD_OPTION where there are none; as {@link imagesToUse}
  */
-export async function calibrationFolder({ config, file }: ExportSource, given: string | undefined): Promise<string> {
-  const folder = await imagesToUse(config, given);
-  if (folder !== undefined) return folder;
+export async function calibrationImages(
+  { config, file }: ExportSource,
+  given: string | undefined,
+  signal: AbortSignal | undefined,
+): Promise<ImagesToUse> {
+  const images = await imagesToUse(config, given, signal);
+  if (images !== undefined) return images;
   throw new LgdError(
     'BAD_OPTION',
     `there are no images to measure on which values ${file} computes with, which integers need.`,
@@ -83,14 +87,15 @@ export async function writeQuantized(
   file: string,
   source: ExportSource,
   options: OnnxOptions,
-  { folder, signal }: { folder: string; signal: AbortSignal | undefined },
+  { path, source: from }: ImagesToUse,
+  signal: AbortSignal | undefined,
 ): Promise<{ written: Written; quantization: Quantization }> {
   const { info } = source;
   const model = onnxModel(source, options);
   const measured = measuring(model);
   const { encodeOnnx } = await import('../onnx/format.js');
   using device = await openDevice('cpu');
-  using images = await decodeEvenly(folder, mostImages, { device, info, signal });
+  using images = await decodeEvenly(from, mostImages, { device, info, signal });
   const run = await openWritten(file, info.resolution, encodeOnnx(measured.model));
   const { calibration, comparison } = split(images.length);
   const ranges = new Map<string, Range>(measured.ends.map(({ name }) => [name, { min: Infinity, max: -Infinity }]));
@@ -114,7 +119,7 @@ export async function writeQuantized(
     written,
     quantization: {
       calibrationImages: calibration.length,
-      comparison: { folder, ...(await compareRuns(runs, views, options)) },
+      comparison: { folder: path, ...(await compareRuns(runs, views, options)) },
     },
   };
 }

@@ -17,7 +17,7 @@ import { referenceEmbeddings, type Comparison } from './compare.js';
 import { checkFolder, placeFlag, placeFolder, sizeOfFolder } from './folder.js';
 import { compareOnnx, onnxModel, writeOnnx, type Classifier, type OnnxOptions } from './onnx.js';
 import { compareOwn, writeOwn } from './own.js';
-import { calibrationFolder, checkQuantize, writeQuantized, type Quantization } from './quantize.js';
+import { calibrationImages, checkQuantize, writeQuantized, type Quantization } from './quantize.js';
 import { readExportSource, requireBank, type ExportSource } from './source.js';
 import { compareTool, isFolderTool, prepareTool, writeTool } from './tools.js';
 import { compareTransformers, quantizedFile, writeTransformers } from './transformers.js';
@@ -155,7 +155,7 @@ export interface ExportOptions {
    * its values are measured. Default: float32 alone.
    */
   quantize?: 'int8' | undefined;
-  /** Folder of images to compare on, and to measure ranges on; default: the run's training images where they are there, else drawn ones. */
+  /** Images to compare on, and to measure ranges on (all that `openImages` takes); default: the run's training images where they are there, else drawn ones. */
   images?: string | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -302,8 +302,8 @@ async function targetOf(
   const reference = () => referenceEmbeddings(source, images, signal);
   const quantizing = async (onnx: OnnxOptions, fileIn: (path: string) => string) => {
     if (quantize === undefined) return undefined;
-    const folder = await calibrationFolder(source, images);
-    return { quantize: (path: string) => writeQuantized(fileIn(path), source, onnx, { folder, signal }) };
+    const calibration = await calibrationImages(source, images, signal);
+    return { quantize: (path: string) => writeQuantized(fileIn(path), source, onnx, calibration, signal) };
   };
   if (format === 'transformers') {
     if (head === 'drop')

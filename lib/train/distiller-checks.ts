@@ -1,13 +1,12 @@
 /** Whether the parts that a distiller is made of fit each other: looked at before anything is allocated. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { BatchChoice, RunConfig } from '../config/batch.js';
-import { worksWithoutNames, type Config } from '../config/config.js';
+import { worksWithoutNames, type ChosenMethod, type Config } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 import { checkNormalisation } from '../models/teachers/preprocessor.js';
-import type { ChosenMethod } from './method.js';
 
 /**
  * The run folder tells of the students that there are, whatever the configuration says, and of what `auto` chose in its

@@ -10,7 +10,7 @@ import {
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config/batch.js';
-import { parseConfig, type ConfigInput } from '../config/config.js';
+import { parseConfig, type ChosenMethod, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
@@ -24,14 +24,14 @@ import { runOptions, type RunOptions } from './course.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './distiller-checks.js';
 import type { RunEvent } from './events.js';
 import { runDistillation } from './loop.js';
-import { chooseMethod, describeChoice, type ChosenMethod } from './method.js';
+import { chooseMethod, describeChoice } from './method.js';
 import { MetricSlots } from './metric-slots.js';
-import { Pupil, type DistillerState } from './pupil.js';
+import { StudentTrainer, type DistillerState } from './student-trainer.js';
 import type { MemoryUse, QueueOptions, StepTicket } from './steps.js';
 import { embedEarly, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
 
-export type { DistillerState } from './pupil.js';
+export type { DistillerState } from './student-trainer.js';
 
 /** What a {@link Distiller} is made of. */
 export interface DistillerOptions {
@@ -100,7 +100,7 @@ export class Distiller implements Disposable {
   readonly method: ChosenMethod;
   /** A line that says so, and why, where `auto` chose it. */
   readonly methodChoice: string | undefined;
-  readonly #pupils: readonly Pupil[];
+  readonly #trainers: readonly StudentTrainer[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
   #viewCache: TeacherViewCache | undefined;
@@ -147,9 +147,9 @@ export class Distiller implements Disposable {
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     const made = new Made();
     try {
-      this.#pupils = students.map((one) =>
+      this.#trainers = students.map((one) =>
         made.add(
-          new Pupil(one, {
+          new StudentTrainer(one, {
             device,
             embeddingSize: teacher.embeddingSize,
             resolution,
@@ -159,7 +159,7 @@ export class Distiller implements Disposable {
             method,
             onlineClasses,
           }),
-          (pupil) => pupil.dispose(),
+          (trainer) => trainer.dispose(),
         ),
       );
       this.#step = made.add(addon.makeStep(handle), (step) => addon.release(step));
@@ -190,7 +190,7 @@ export class Distiller implements Disposable {
 
   /** The encoder of the student of this number. */
   encoderOf(student: number): CompiledEncoder {
-    return this.#pupil(student).encoder;
+    return this.#trainer(student).encoder;
   }
 
   /**
@@ -234,12 +234,12 @@ export class Distiller implements Disposable {
     checkRate(learningRate);
     checkBatches(batches, this.config.train.accumulate);
     checkSignal(signal);
-    const pupils = students === undefined ? this.#pupils : this.#some(students);
-    const { batch: size } = this.#pupils[0]!.encoder;
+    const trainers = students === undefined ? this.#trainers : this.#some(students);
+    const { batch: size } = this.#trainers[0]!.encoder;
     for (const batch of batches)
-      checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
+      checkBatch(batch, size, trainers.find(({ online }) => online !== undefined)?.online!.classes);
     const [taken, given] = [[...batches], { ...options }];
-    return this.#inTurn(() => this.#queue(taken, pupils, given));
+    return this.#inTurn(() => this.#queue(taken, trainers, given));
   }
 
   /**
@@ -260,7 +260,7 @@ export class Distiller implements Disposable {
 
   async #queue(
     batches: readonly Batch[],
-    pupils: readonly Pupil[],
+    trainers: readonly StudentTrainer[],
     { step, learningRate, signal, after }: QueueOptions,
   ): Promise<StepTicket> {
     this.#life.check();
@@ -281,7 +281,7 @@ export class Distiller implements Disposable {
         teacherMilliseconds += performance.now() - asked;
         if (after) await after('teacher');
       }
-      for (const { encoder } of pupils) {
+      for (const { encoder } of trainers) {
         encoder.keepStatistics(this.#step);
         encoder.zeroGradients();
       }
@@ -295,28 +295,28 @@ export class Distiller implements Disposable {
         const zT = embedded instanceof Promise ? await embedded : embedded;
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
-        for (const pupil of pupils) {
-          pupil.forward(this.#images, step * this.config.train.accumulate + place);
+        for (const trainer of trainers) {
+          trainer.forward(this.#images, step * this.config.train.accumulate + place);
           if (after) await after('student forward');
-          if (pupil === pupils[0]) addon.joinBranch(handle); // the teacher's forward, beside the first student's
-          pupil.computeLoss(zT, slot);
+          if (trainer === trainers[0]) addon.joinBranch(handle); // the teacher's forward, beside the first student's
+          trainer.computeLoss(zT, slot);
           if (after) await after('loss');
-          pupil.backward();
+          trainer.backward();
           if (after) await after('backward');
         }
         embeddings.push(zT);
         slots.push(slot);
       }
       // What may still fail comes before what moves: a step that has lost work leaves everything as it was.
-      this.#queueProbes(pupils, batches.at(-1)!);
-      for (const pupil of pupils) {
-        this.#update(() => pupil.updateBanks(embeddings, slots.at(-1)!));
+      this.#queueProbes(trainers, batches.at(-1)!);
+      for (const trainer of trainers) {
+        this.#update(() => trainer.updateBanks(embeddings, slots.at(-1)!));
         if (after) await after('loss');
       }
-      for (const pupil of pupils) {
+      for (const trainer of trainers) {
         this.#update(() => {
-          pupil.optimizerStep(learningRate, batches.length);
-          pupil.online?.takeStep();
+          trainer.optimizerStep(learningRate, batches.length);
+          trainer.online?.takeStep();
         });
         if (after) await after('optimiser');
       }
@@ -326,7 +326,7 @@ export class Distiller implements Disposable {
       this.#queueing = false;
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
-    const students = pupils.map((pupil) => this.#pupils.indexOf(pupil));
+    const students = trainers.map((trainer) => this.#trainers.indexOf(trainer));
     return this.#slots.issue({ slots, students, teacherMilliseconds, slotsBefore });
   }
 
@@ -342,20 +342,20 @@ export class Distiller implements Disposable {
   }
 
   /** Online probes learn from the last batch of a step, within it, so that their faults are the step's. */
-  #queueProbes(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
-    if (pupils.every(({ online }) => online === undefined)) return;
+  #queueProbes(trainers: readonly StudentTrainer[], { dataset, images, shown = images }: Batch): void {
+    if (trainers.every(({ online }) => online === undefined)) return;
     const labels = targetsOf(dataset as { labels: Int32Array }, shown);
-    for (const { online, encoder } of pupils) online?.queueGradient(encoder.output, labels);
+    for (const { online, encoder } of trainers) online?.queueGradient(encoder.output, labels);
   }
 
   /** Optimiser steps behind the weights of the student of this number, whoever had them taken. */
   stepsOf(student: number): number {
-    return this.#pupil(student).steps;
+    return this.#trainer(student).steps;
   }
 
   /** The online probe of the student of this number, if there is one. */
   onlineOf(student: number): OnlineProbe | undefined {
-    return this.#pupil(student).online;
+    return this.#trainer(student).online;
   }
 
   /**
@@ -368,14 +368,14 @@ export class Distiller implements Disposable {
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     this.#slots.check(ticket);
     const { slots, students } = ticket;
-    const pupil = this.#pupil(student);
+    const trainer = this.#trainer(student);
     if (!students.includes(student))
       throw new LgdError('BAD_OPTION', 'this student took no part in that step.', {
         option: 'student',
         found: student,
         allowed: students.join(', '),
       });
-    return this.#ofWholeSteps(pupil.metrics(slots));
+    return this.#ofWholeSteps(trainer.metrics(slots));
   }
 
   /** Device memory, as it is now. */
@@ -392,7 +392,7 @@ export class Distiller implements Disposable {
   /** What was compiled for it: the students, and a teacher on the device. */
   get plans(): readonly CompiledEncoder[] {
     this.#life.check();
-    return [...this.#pupils.map(({ encoder }) => encoder), this.#feed.plan].filter((plan) => plan !== undefined);
+    return [...this.#trainers.map(({ encoder }) => encoder), this.#feed.plan].filter((plan) => plan !== undefined);
   }
 
   /** How the device ran the steps queued so far; resolves once it has taken them up. */
@@ -409,7 +409,7 @@ export class Distiller implements Disposable {
    * @throws LgdError as {@link readMetrics}
    */
   async state(student = 0): Promise<DistillerState> {
-    return this.#ofWholeSteps(this.#pupil(student).state());
+    return this.#ofWholeSteps(this.#trainer(student).state());
   }
 
   /**
@@ -442,7 +442,7 @@ export class Distiller implements Disposable {
    */
   restore(state: DistillerState, student = 0): void {
     checkArgument('state', state);
-    this.#pupil(student).restore(state);
+    this.#trainer(student).restore(state);
   }
 
   /**
@@ -490,24 +490,24 @@ export class Distiller implements Disposable {
     this.#cachedFeed?.dispose();
     this.#feed.dispose();
     for (const object of [this.#step, this.#images]) addon.release(object);
-    for (const pupil of this.#pupils) pupil.dispose();
+    for (const trainer of this.#trainers) trainer.dispose();
   }
 
-  #pupil(student: number): Pupil {
+  #trainer(student: number): StudentTrainer {
     this.#life.check();
-    const pupil = this.#pupils[student];
-    if (pupil === undefined)
+    const trainer = this.#trainers[student];
+    if (trainer === undefined)
       throw new LgdError('BAD_OPTION', 'there is no such student.', {
         option: 'student',
         found: student,
-        allowed: `0 to ${this.#pupils.length - 1}`,
+        allowed: `0 to ${this.#trainers.length - 1}`,
       });
-    return pupil;
+    return trainer;
   }
 
-  #some(students: readonly number[]): readonly Pupil[] {
+  #some(students: readonly number[]): readonly StudentTrainer[] {
     if (Array.isArray(students) && students.length > 0 && new Set(students).size === students.length)
-      return students.map((student) => this.#pupil(student));
+      return students.map((student) => this.#trainer(student));
     throw new LgdError('BAD_OPTION', 'these are not students that a step could be of.', {
       option: 'students',
       found: students,

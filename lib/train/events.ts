@@ -1,8 +1,8 @@
 /** What a run tells while it goes on. */
 import type { SemanticMetrics } from '../addon/native.js';
+import type { ChosenMethod } from '../config/config.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { WaitingEvent } from '../stall.js';
-import type { ChosenMethod } from './method.js';
 
 interface OfStudent {
   /** Which of several students it is about; absent where there is one. */

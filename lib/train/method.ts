@@ -1,10 +1,7 @@
 /** What each method compares embeddings over, and which method `auto` is. */
 import type { SemanticMetrics, SemanticOptions } from '../addon/native.js';
-import { fewNames, type Config, type Method } from '../config/config.js';
+import { fewNames, type ChosenMethod, type Config, type Method } from '../config/config.js';
 import { counted } from '../counted.js';
-
-/** A method that has been chosen. */
-export type ChosenMethod = Exclude<Method, 'auto'>;
 
 /** The method that a run with so many category names follows. */
 export function chooseMethod(method: Method, names: number): ChosenMethod {

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { chooseBatch, type RunConfig } from '../config/batch.js';
+import { chooseBatch } from '../config/batch.js';
 import { studentNames, type Config } from '../config/config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset, type CacheMode } from '../data/open-dataset.js';
@@ -45,8 +45,8 @@ export interface PrepareOptions {
 export type Cleanup = (() => Promise<void> | void)[];
 
 /** What the later parts of a run are made with. */
-export interface Workshop {
-  config: RunConfig;
+export interface RunContext {
+  config: Config;
   device: Device;
   teacher: AnyTeacher;
   /** Of decoded images: sharp enough for the larger of the two inputs. */
@@ -61,9 +61,6 @@ interface Sources {
   /** What `evaluate.also` learns from, and is judged on. */
   labelled: Awaited<ReturnType<typeof openLabelled>> | undefined;
   evaluationSource: ImageSource | undefined;
-  /** As many as are trained with, for so many images. */
-  batchSize: number;
-  learningRate: number;
 }
 
 export async function openSources(
@@ -78,8 +75,7 @@ export async function openSources(
   if (isResumed)
     for (const output of await runFolders(config.output))
       await checkStillThere({ ...config, output }, source.ids, signal);
-  const { batchSize, learningRate } = chooseBatch(config.train, source.ids.length);
-  checkBatch(batchSize, source);
+  checkBatch(chooseBatch(config.train, source.ids.length).batchSize, source);
   const labelled =
     config.evaluate.also === 'none'
       ? undefined
@@ -87,7 +83,7 @@ export async function openSources(
   const evaluationSource =
     labelled?.test ??
     (config.evaluate.data === undefined ? undefined : await open(config.evaluate.data, 'evaluate.data', 'folders'));
-  return { source, labelled, evaluationSource, batchSize, learningRate };
+  return { source, labelled, evaluationSource };
 }
 
 export async function openTeacher(
@@ -116,7 +112,7 @@ interface Banks {
 
 export async function openBanks(
   evaluationSource: ImageSource | undefined,
-  { config, device, teacher, options, cleanup }: Workshop,
+  { config, device, teacher, options, cleanup }: RunContext,
 ): Promise<Banks> {
   const { signal, resume } = options;
   const isResumed = resume !== undefined;
@@ -162,7 +158,7 @@ export async function makeStudents({
   device,
   teacher: { embeddingSize },
   options: { resume, signal },
-}: Workshop): Promise<Student[]> {
+}: RunContext): Promise<Student[]> {
   const {
     student: { name, widthMultiplier, dropping, weights },
     seed,
@@ -186,14 +182,14 @@ export async function makeStudents({
   return students;
 }
 
-interface Judges {
+interface Evaluations {
   evaluation: ZeroShotEvaluation | undefined;
   frozen: FrozenEvaluation | undefined;
   online: OnlineImages | undefined;
 }
 
-/** What judges the student while it is trained. */
-export async function openJudges(
+/** What the student is evaluated by while it trains. */
+export async function openEvaluations(
   {
     source,
     evaluationSource,
@@ -203,16 +199,16 @@ export async function openJudges(
     mode,
     distiller,
   }: Sources & Banks & { mode: Config['data']['cache']; distiller: Distiller },
-  workshop: Workshop,
-): Promise<Judges> {
+  context: RunContext,
+): Promise<Evaluations> {
   if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
   const {
     config,
     device,
     teacher: { mean, std },
     side,
-  } = workshop;
-  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, workshop);
+  } = context;
+  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, context);
   const evaluation =
     evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
   let online: OnlineImages | undefined;
@@ -229,10 +225,10 @@ export async function openJudges(
     };
   if (labelled === undefined) return { evaluation, frozen: undefined, online };
   const { resolution, precision } = distiller.encoder;
-  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, workshop);
+  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, context);
   const frozen = new FrozenEvaluation({
     device,
-    batch: config.train.batchSize,
+    batch: distiller.config.train.batchSize,
     resolution,
     precision,
     mean,
@@ -268,7 +264,7 @@ export async function decode(
   source: ImageSource,
   phase: Phase,
   { mode, side, margin }: { mode: CacheMode; side: number; margin: number },
-  { config, device, options, cleanup }: Workshop,
+  { config, device, options, cleanup }: RunContext,
 ): Promise<ImageCache | StreamedImages> {
   const report = reporting(options.onProgress, phase);
   const images = await openDataset(source, mode, {

@@ -29,12 +29,12 @@ import {
   decode,
   makeStudents,
   openBanks,
-  openJudges,
+  openEvaluations,
   openSources,
   openTeacher,
   type Cleanup,
   type PrepareOptions,
-  type Workshop,
+  type RunContext,
 } from './run-parts.js';
 
 export type { PrepareOptions } from './run-parts.js';
@@ -47,7 +47,7 @@ const prepareOptions = {
 
 /** A run that is ready. Dispose of it when it is over (`await using run = await prepareRun(...)` does). */
 export interface PreparedRun extends AsyncDisposable {
-  /** Resolved: paths absolute; the resolution, the batch size and the learning rate known. */
+  /** Resolved: paths absolute; the resolution, the method, the batch size and the learning rate known. */
   config: RunConfig;
   device: Device;
   teacher: AnyTeacher;
@@ -118,7 +118,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
   const sources = await openSources(given, trainingImages, options);
-  const { source, evaluationSource, labelled, batchSize, learningRate } = sources;
+  const { source, evaluationSource, labelled } = sources;
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
@@ -132,40 +132,35 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     margin: given.data.margin,
     ...placesOf(given),
   });
-  const config: RunConfig = {
-    ...given,
-    train: { ...given.train, batchSize, learningRate },
-    data: { ...given.data, resolution, cache },
-  };
-  const workshop: Workshop = { config, device, teacher, side, options, cleanup };
+  const config: Config = { ...given, data: { ...given.data, resolution, cache } };
+  const context: RunContext = { config, device, teacher, side, options, cleanup };
 
-  const banks = await openBanks(evaluationSource, workshop);
+  const banks = await openBanks(evaluationSource, context);
   const { tsb } = banks;
-  const students = await makeStudents(workshop);
+  const students = await makeStudents(context);
   if (tsb) await drawStartBank(tsb, config.seed, signal);
-  // With what was given, not what was chosen: the run says which is which.
   const distiller = new Distiller({
     device,
     teacher,
     student: students,
     tsb,
-    config: { ...config, train: given.train },
+    config,
     images: source.ids.length,
     onlineClasses: config.evaluate.online ? source.classNames!.length : undefined,
   });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
-  const dataset = await decode(source, 'training images', { mode: cache, side, margin: config.data.margin }, workshop);
-  const judges = await openJudges({ ...sources, ...banks, mode: given.data.cache, distiller }, workshop);
+  const dataset = await decode(source, 'training images', { mode: cache, side, margin: config.data.margin }, context);
+  const evaluations = await openEvaluations({ ...sources, ...banks, mode: given.data.cache, distiller }, context);
   return {
-    config,
+    config: distiller.config,
     device,
     teacher,
     student: students[0]!,
     tsb,
     dataset,
-    ...judges,
+    ...evaluations,
     distiller,
     remarks: [
       ...remarks,

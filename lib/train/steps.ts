@@ -5,14 +5,14 @@
 import type { SemanticMetrics, StepInfo } from '../addon/native.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { BatchChoice, RunConfig } from '../config/batch.js';
+import type { ChosenMethod } from '../config/config.js';
 import type { Device } from '../device.js';
 import type { OnlineProbe } from '../evaluate/online.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 import type { Batch } from './batch.js';
-import type { ChosenMethod } from './method.js';
-import type { DistillerState } from './pupil.js';
+import type { DistillerState } from './student-trainer.js';
 import type { TeacherViewCache } from './view-cache.js';
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */

@@ -129,9 +129,9 @@ class Inference {
     const int k = int(shape[0]), r = int(shape[2]), s = int(shape[3]);
     const bool depthwise = node.groups > 1;
     if (depthwise)
-      LGD_CHECK(r == s && (r == 3 || r == 5) && node.stride <= 2, "BAD_SHAPE", "node ", node.name,
+      LGD_CHECK(r == s && (r == 3 || r == 5 || r == 7) && node.stride <= 2, "BAD_SHAPE", "node ", node.name,
                 ": a depthwise kernel is ", r, "x", s, " with stride ", node.stride,
-                ". Allowed: 3x3 or 5x5, stride 1 or 2.");
+                ". Allowed: 3x3 or 5x5 (7x7 too in forward-only plans), stride 1 or 2.");
     expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
     const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
     check_side(node, std::max({x.h, x.w, y.h, y.w}) + int64_t(node.dilation) * (std::max(r, s) - 1) + node.padding);
@@ -289,6 +289,8 @@ class Inference {
               " has no backward: it works in forward-only plans.");
     LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && node.has_bias()), "BAD_MODEL", "node ", node.name,
               ": a depthwise convolution with a bias works in forward-only plans.");
+    LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && parameter(node, conv_weight).shape.back() > 5),
+              "BAD_MODEL", "node ", node.name, ": a depthwise convolution of 7x7 works in forward-only plans.");
     if (node.op == OpKind::batch_norm)
       LGD_CHECK(
           int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,

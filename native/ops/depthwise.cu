@@ -1,7 +1,8 @@
 // Depthwise convolution (ops/depthwise.h) in forward-only plans, and in training whose layers are not fused
 // (ops/fused_depthwise.cuh has the others). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds
-// an element. Forward and data: a thread has 8 channels of a pixel. Weights: a warp has 64 channels, two a lane, and
-// rows of output pixels; partial sums are added in a fixed order.
+// an element. Forward and data: a thread has 8 channels of a pixel; of 7x7 kernels, whose 98 loads for each such vector
+// would take five times as long as the memory, forward, those of four neighbours (30 loads each). Weights: a warp has 64
+// channels, two a lane, and rows of output pixels; partial sums are added in a fixed order.
 #include "ops/depthwise.h"
 #include "ops/grids.cuh"
 #include "ops/partial_sums.h"
@@ -32,6 +33,51 @@ __global__ void __launch_bounds__(256, 2) output_kernel(const __grid_constant__ 
     F8 scale, shift;
     out.prepare(p.chunk * 8, scale, shift);
     out.store(e / chunks, p.chunk * 8, sum, out.fetch(e / chunks, p.chunk * 8), scale, shift);
+  }
+}
+
+// Neighbours in a row that a thread has of 7x7 kernels. Of float32 four would not fit into registers beside the taps.
+template <class T>
+constexpr int strip_of = sizeof(T) == 2 ? 4 : 2;
+
+// The same of R x R kernels for `strip` neighbours at once, which share taps and what they read.
+template <class T, int R, int strip>
+__global__ void __launch_bounds__(256, 2)
+    strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w,
+                 const __grid_constant__ StoreOutput<T> out, int strips, int64_t threads) {
+  wait_for_inputs();
+  const int chunks = s.c / 8;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
+    const VectorPlace p = vector_place(e, s.oh, strips, chunks);
+    const int first = p.x * strip;
+    F8 sum[strip];
+#pragma unroll
+    for (F8& one : sum) one = zero8();
+    for (int r = 0; r < R; ++r) {
+      const int iy = p.y - s.pad + r;
+      if (unsigned(iy) >= unsigned(s.h)) continue;
+      F8 tap[R];
+#pragma unroll
+      for (int q = 0; q < R; ++q) tap[q] = load8(w + (int64_t(r * R + q) * chunks + p.chunk) * 8);
+#pragma unroll
+      for (int i = 0; i < strip + R - 1; ++i) {
+        const int ix = first - s.pad + i;
+        if (unsigned(ix) >= unsigned(s.w)) continue;
+        const F8 v = load8(vector_at(x, p, iy, ix, s.h, s.w, chunks));
+#pragma unroll
+        for (int j = 0; j < strip; ++j) {
+          if (i < j || i - j >= R) continue;
+#pragma unroll
+          for (int k = 0; k < 8; ++k) sum[j].v[k] = fmaf(v.v[k], tap[i - j].v[k], sum[j].v[k]);
+        }
+      }
+    }
+    F8 scale, shift;
+    out.prepare(p.chunk * 8, scale, shift);
+    const int64_t row = (int64_t(p.n) * s.oh + p.y) * s.ow + first;
+#pragma unroll
+    for (int j = 0; j < strip; ++j)
+      if (first + j < s.ow) out.store(row + j, p.chunk * 8, sum[j], out.fetch(row + j, p.chunk * 8), scale, shift);
   }
 }
 
@@ -129,6 +175,13 @@ void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const 
   with_type(type, [&]<class T>(T) {
     const T *from = static_cast<const T*>(x), *taps = static_cast<const T*>(w);
     const StoreOutput<T> out{static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act};
+    if (s.r == 7 && s.s == 7 && s.stride == 1 && s.dilation == 1) {
+      const int strips = (s.ow + strip_of<T> - 1) / strip_of<T>;
+      const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
+      LGD_LAUNCH(ctx, (strip_kernel<T, 7, strip_of<T>>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips,
+                 threads);
+      return;
+    }
     const int64_t threads = s.rows() * (s.c / 8);
     LGD_LAUNCH(ctx, output_kernel<T>, blocks_for(threads, 256), 256, 0, s, from, taps, out, threads);
   });

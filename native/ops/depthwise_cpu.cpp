@@ -10,9 +10,10 @@ namespace lgd {
 
 namespace {
 
-void require_kernel(const ConvShape& s) {
-  LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5) && (s.stride == 1 || s.stride == 2) && s.k == s.c, "BAD_SHAPE",
-            "depthwise convolutions are 3x3 or 5x5 with stride 1 or 2; found ", s.r, "x", s.s, ", stride ", s.stride);
+void require_kernel(const ConvShape& s, int largest = 5) {
+  LGD_CHECK(s.r == s.s && s.r >= 3 && s.r <= largest && s.r % 2 == 1 && (s.stride == 1 || s.stride == 2) && s.k == s.c,
+            "BAD_SHAPE", "depthwise convolutions are 3x3 to ", largest, "x", largest, " with stride 1 or 2; found ",
+            s.r, "x", s.s, ", stride ", s.stride);
 }
 
 const float* zeros_of(Workspace& workspace, int64_t count) {
@@ -30,7 +31,7 @@ void depthwise_forward_cpu(Context& ctx, const ConvShape& s, DType type, const v
                            const Epilogue& epilogue, void* y_) {
   const float *x = as_f32(type, x_), *w = as_f32(type, w_);
   float* y = as_f32(type, y_);
-  require_kernel(s);
+  require_kernel(s, 7);
   thread_local Workspace workspace;
   const float* zeros = zeros_of(workspace, s.c);
   const int64_t rows = int64_t(s.n) * s.oh, step = task_rows(int64_t(s.ow) * s.c);

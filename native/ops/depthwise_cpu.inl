@@ -12,8 +12,8 @@ namespace {
 // The rows of taps that an output row meets: rows read, and their weights [S][C].
 struct TapRows {
   int count;
-  const float* in[5];
-  const float* w[5];
+  const float* in[7];
+  const float* w[7];
 };
 
 // Outputs [begin, end) of a block whose first output is 0.
@@ -39,11 +39,11 @@ static inline __attribute__((always_inline)) void gather_block(const TapRows& ro
   Vec sum[block] = {};
   for (int r = 0; r < rows.count; ++r) {
     Vec w[S], x[used];
-#pragma GCC unroll 5
+#pragma GCC unroll 7
     for (int s = 0; s < S; ++s) w[s] = get(rows.w[r] + s * channels + c);
 #pragma GCC unroll 16
     for (int i = 0; i < used; ++i) x[i] = get(columns[r][i] + c);
-#pragma GCC unroll 5
+#pragma GCC unroll 7
     for (int s = 0; s < S; ++s)
 #pragma GCC unroll 4
       for (int j = 0; j < block; ++j)
@@ -67,7 +67,7 @@ void gather_row(const TapRows& rows, int in_width, int64_t channels, int pad, in
   const int start = spread ? -(pad % 2) : 0;  // a block starts where output + pad is even
   for (int first = start; first < count; first += block) {
     const int column = spread ? (first + pad) / 2 - (S - 1) / 2 : first * step - pad;
-    const float* columns[5][reach];
+    const float* columns[7][reach];
     for (int r = 0; r < rows.count; ++r)
 #pragma GCC unroll 16
       for (int i = 0; i < reach; ++i)
@@ -135,6 +135,7 @@ void depthwise_rows(const ConvShape& s, int64_t row, int64_t end, const float* x
     }
     float* out = y + row * s.ow * s.c;
     if (s.s == 3) gather_row_of<3>(rows, s, false, zeros, out, false);
+    else if (s.s == 7) gather_row_of<7>(rows, s, false, zeros, out, false);
     else gather_row_of<5>(rows, s, false, zeros, out, false);
     const float* residual = static_cast<const float*>(epilogue.residual);
     if (has_work(epilogue)) finish_rows(epilogue, residual ? residual + (out - y) : nullptr, 0, s.ow, s.c, s.c, out);

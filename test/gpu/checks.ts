@@ -7,7 +7,14 @@ import { probeCuda } from '../../lib/addon/cuda-probe.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { version } from '../../lib/package.js';
 import { checkAugmentation } from './augmentation.js';
-import { checkGolden, checkRandomGraphs, checkResiduals, checkStudents, checkTeacher, checkTower } from './networks.js';
+import {
+  checkGolden,
+  checkRandomGraphs,
+  checkResiduals,
+  checkStudents,
+  checkTeachers,
+  checkTower,
+} from './networks.js';
 import { checkConvolutions, checkKernels, measureKernels, sanitize } from './programs.js';
 import { Report } from './report.js';
 import { checkAgainstPlain, checkGoldenSteps } from './semantic.js';
@@ -77,7 +84,7 @@ async function main(): Promise<void> {
     networks: here(
       (_, cuda) => checkGolden(report, cuda),
       (cpu, cuda) => checkStudents(report, cpu, cuda),
-      (cpu, cuda) => checkTeacher(report, cpu, cuda),
+      (_, cuda) => checkTeachers(report, cuda),
       (cpu, cuda) => checkTower(report, cpu, cuda),
       (cpu, cuda) => checkResiduals(report, cpu, cuda),
       (cpu, cuda) => checkRandomGraphs(report, cpu, cuda),

@@ -277,28 +277,26 @@ export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Devic
   }
 }
 
-/** The teacher's embeddings of noise on both devices. */
-export async function checkTeacher(report: Report, cpu: Device, cuda: Device): Promise<void> {
-  const embed = async (device: Device, precision: Precision) => {
-    const teacher = await loadTeacher(testPath('models', 'tiny-clip'), { device, localFilesOnly: true });
-    if (teacher.kind !== 'native') throw new Error('the tiny CLIP runs natively');
-    using compiled = teacher.compile({ batch: 2, precision });
-    const images = compiled.makeImages();
-    device.addon.writeImages(images, randomNormal(2 * 3 * teacher.resolution ** 2, 5));
-    compiled.forwardTensor(images);
-    const embeddings = await device.addon.readTensor(compiled.output);
-    device.addon.release(images);
-    await teacher.dispose();
-    return embeddings;
-  };
-  const expected = await embed(cpu, 'float32');
-  for (const [precision, limit] of [
-    ['float32', 1e-4],
-    ['bfloat16', 3e-2],
-  ] as const) {
-    await report.attempt('networks', `tiny CLIP ${precision} as on the CPU`, async () => {
-      const error = wholeError([await embed(cuda, precision)], [expected]);
-      report.check('networks', `tiny CLIP ${precision} as on the CPU`, `embeddings ${digits(error)}`, error < limit);
-    });
-  }
+/** Small towers of every kind that is known, against what PyTorch computes of them in float64. */
+export async function checkTeachers(report: Report, cuda: Device): Promise<void> {
+  const folder = testPath('vectors', 'towers');
+  const names = readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+    entry.isDirectory() ? [entry.name] : [],
+  );
+  for (const name of report.small ? names.slice(0, 2) : names)
+    for (const [precision, limit] of [
+      ['float32', 1e-4],
+      ['bfloat16', 3e-2],
+    ] as const) {
+      const what = `the teacher ${name} ${precision} as PyTorch in float64`;
+      await report.attempt('networks', what, async () => {
+        const { tensors } = await readSafetensors(join(folder, name, 'vectors.safetensors'));
+        const [pixels, expected] = ['pixels', 'image_embeds'].map((key) => tensors.get(key)!.data as Float32Array);
+        const source = join(folder, name);
+        await using teacher = await loadTeacher(source, { device: cuda, batch: 2, precision, localFilesOnly: true });
+        if (teacher.kind !== 'native') throw new Error(`${name} is known, and runs natively`);
+        const error = wholeError([await teacher.embed(pixels!, 2)], [expected!]);
+        report.check('networks', what, `embeddings ${digits(error)}`, error < limit);
+      });
+    }
 }

@@ -1,7 +1,10 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AutoProcessor, CLIPVisionModelWithProjection, env, RawImage } from '@xenova/transformers';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { openImages } from '../../lib/data/open-images.js';
+import { packImages } from '../../lib/data/pack/pack.js';
 import { openDevice } from '../../lib/device.js';
 import { onnxGraph } from '../../lib/export/onnx-graph.js';
 import { quantizeGraph, valuesToMeasure } from '../../lib/export/quantize-graph.js';
@@ -14,7 +17,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { evaluateOnnx, type Tensor } from '../fixtures/onnx-reference.js';
 import { randomNormal } from '../fixtures/random.js';
 import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes } from '../fixtures/tiny.js';
+import { drawShapes, smallConfig, train } from '../fixtures/tiny.js';
 
 vi.mock('../../lib/onnx/format.js', { spy: true });
 
@@ -268,6 +271,18 @@ test('an export that integers spoil is not left behind', async () => {
   });
   expect(existsSync(at('spoilt.onnx'))).toBe(false);
   expect(readdirSync(folder).filter((name) => /\.(?:part|tmp)$/u.test(name))).toEqual([]);
+});
+
+test("a run's own images are taken as they were trained on, in a pack too, while they are there", async () => {
+  const [pack, run] = [at('images.pack'), at('run')];
+  await packImages(await openImages(images), { output: pack, as: 'raw', shortSide: 64 });
+  await train(smallConfig(pack, run, { train: { maxSteps: 1 } }));
+  const { quantization } = await quantized({ from: run, to: at('own.onnx'), images: undefined });
+  expect(quantization).toMatchObject({ calibrationImages: expect.any(Number) as number, comparison: { folder: pack } });
+  await rm(pack);
+  await expect(quantized({ from: run, to: at('gone.onnx'), images: undefined })).rejects.toMatchObject({
+    option: 'images',
+  });
 });
 
 test.each<[string, Partial<ExportOptions>, string]>([

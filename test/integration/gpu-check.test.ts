@@ -116,6 +116,12 @@ describe('gpu-check on a machine with a GPU', () => {
       /^A GPU, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
     ],
     [
+      'nothing from pack, and the second GPU alone to see',
+      'case $* in *--id=1*compute_cap*) echo 9.0 ;; *--id=1*) echo "B, 580.65.06" ;; *) echo "A, 550.54.15" ;; esac',
+      { CUDA_VISIBLE_DEVICES: '1,0' },
+      /^B, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
+    ],
+    [
       'nothing from pack, beside libraries of forward compatibility',
       older,
       { LD_LIBRARY_PATH: `/none:${folder}` },
@@ -356,7 +362,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
       ]),
     );
     // one of the four programs also tells what it skips
-    expect(counts).toMatchObject({ ops: 5, augment: 3, networks: 17, training: 34 });
+    expect(counts).toMatchObject({ ops: 5, augment: 3, networks: 19, training: 34 });
     expect(counts['semantic']).toBeGreaterThanOrEqual(22); // more where the shared folder is
     expect(counts['kernels']).toBeGreaterThan(100);
     expect(output).toContain('| conv_norm_forward 3x3 64 -> 64 @56 (resnet18) |');

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import type { Device } from '../../lib/device.js';
 import { readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/files/safetensors.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
-import { loadTeacher, OnnxTeacher, type NativeTeacher, type Precision } from '../../lib/models/index.js';
+import { GraphBuilder, loadTeacher, OnnxTeacher, type NativeTeacher, type Precision } from '../../lib/models/index.js';
 import { readWeights } from '../../lib/models/teachers/naming.js';
 import { findTextTower } from '../../lib/models/teachers/towers.js';
 import { openWeights } from '../../lib/models/teachers/weight-files.js';
@@ -36,8 +36,17 @@ const images = [
   ['openai-resnet', 'ModifiedResNet', 64, 24, [0.48145466, 0.4578275, 0.40821073]],
   ['transformers-clip', 'ViT', 30, 20, [0.48, 0.46, 0.41]],
   ['siglip', 'SigLIP', 24, 32, [0.5, 0.5, 0.5]],
+  ['open-clip-convnext', 'ConvNeXt', 44, 24, [0.1, 0.2, 0.3]],
+  ['open-clip-convnext-mlp', 'ConvNeXt', 44, 24, [0.1, 0.2, 0.3]],
 ] as const;
-const texts = ['openai-vit', 'open-clip-vit', 'openai-resnet', 'transformers-clip', 'siglip'] as const;
+const texts = [
+  'openai-vit',
+  'open-clip-vit',
+  'openai-resnet',
+  'transformers-clip',
+  'siglip',
+  'open-clip-convnext',
+] as const;
 
 describe.each(devices)('on $name', ({ device }) => {
   const precisions = device.info.precisions;
@@ -106,6 +115,22 @@ describe.each(devices)('on $name', ({ device }) => {
       }) as Error,
     );
     await teacher.dispose();
+  });
+
+  it.each([
+    ['of 7x7', { kernel: 7 }],
+    ['with a bias', { kernel: 3, bias: true }],
+  ])('refuses to train through a depthwise convolution %s, and says where', (what, options) => {
+    const g = new GraphBuilder('network');
+    const x = g.conv(g.conv(g.images, 'stem', { channels: 8 }), 'own', { channels: 8, groups: 8, ...options });
+    const graph = g.finish(g.globalPool(x));
+    new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training: false }).dispose();
+    expect(() => new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training: true })).toThrowError(
+      expect.objectContaining({
+        code: 'BAD_MODEL',
+        message: expect.stringMatching(`own.*depthwise convolution ${what} works in forward-only plans`) as string,
+      }) as Error,
+    );
   });
 });
 
@@ -259,6 +284,34 @@ describe('loading towers', () => {
       JSON.stringify(change(JSON.parse(readFileSync(join(path, file), 'utf8')) as Config)),
     );
   }
+
+  it('takes layers of a ConvNeXt that are stored as convolutions, and no other kinds of it', async () => {
+    const convNext = (name: string, change: (tensors: Map<string, TensorRecord>) => void) =>
+      changed('open-clip-convnext', name, change);
+    const path = await convNext('conv mlp', (tensors) => {
+      for (const [name, { shape, data }] of [...tensors])
+        if (/trunk.*mlp\.fc\d\.weight$/u.test(name)) tensors.set(name, { shape: [...shape, 1, 1], data });
+    });
+    await using teacher = await load(path, device);
+    const { tensors } = await vectorsOf('open-clip-convnext');
+    const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
+    agree(found, tensors.get('image_embeds')!.data as Float32Array, { size: 24, device, precision: 'float32' });
+
+    const grn = 'visual.trunk.stages.0.blocks.0.mlp.grn.weight'; // of ConvNeXt V2
+    await refused(
+      await convNext('grn', (all) => all.set(grn, { shape: [32], data: new Float32Array(32) })),
+      `unexpected: ${grn}`,
+    );
+    await refused(
+      await convNext('short', (all) => void all.delete('visual.trunk.stages.3.blocks.0.conv_dw.weight')),
+      'these sizes make no ConvNeXt',
+    );
+    configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
+      ...others,
+      model_cfg: { ...model_cfg, vision_cfg: {} },
+    }));
+    await refused(path, 'tells the size of the images', 'open_clip_config.json');
+  });
 
   it("takes open_clip's approximate GELU, and no other setting of an activation", async () => {
     const path = await changed('open-clip-vit', 'tanh', () => undefined);

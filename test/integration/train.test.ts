@@ -244,6 +244,8 @@ describe('a run', () => {
       [shapeNames, 'seed'],
       [[...shapeNames, ...Array.from({ length: fewNames }, (_, i) => `thing ${i}`)], 'lgd'],
     ] as const) {
+      await using run = await prepareRun(smallConfig(data, output(), { method: 'auto', names, templates: 'none' }));
+      expect(run.config).toMatchObject({ method, train: { batchSize: expect.any(Number) as number } });
       const [chosen, given] = [await bits('auto', [...names]), await bits(method, [...names])];
       expect(chosen.losses).toEqual(given.losses);
       expect([chosen.info.method, chosen.config.method]).toEqual([method, method]);

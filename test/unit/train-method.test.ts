@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { fewNames, parseConfig } from '../../lib/config/config.js';
 import { anchorsOf, chooseMethod } from '../../lib/train/method.js';
-import { checkQueueMemory } from '../../lib/train/pupil.js';
+import { checkQueueMemory } from '../../lib/train/student-trainer.js';
 
 it('auto is seed with few names and lgd from then on; another method stays what it is', () => {
   expect(parseConfig({}).method).toBe('auto');

@@ -39,6 +39,7 @@ interface TowerSection {
   global_average_pool?: boolean;
   no_causal_mask?: boolean;
   norm_kwargs?: { eps?: number };
+  timm_model_name?: string;
   act_kwargs?: { approximate?: string } | null;
 }
 
@@ -211,7 +212,7 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
     headWidth: section.head_width,
     imageSize: side(section.image_size),
     activation,
-    eps: section.norm_kwargs?.eps,
+    eps: section.norm_kwargs?.eps ?? (section.timm_model_name === 'convnext_xxlarge' ? 1e-5 : undefined), // timm's
     ...(tower === 'vision' ? { mean: file.preprocess_cfg?.mean, std: file.preprocess_cfg?.std } : {}),
   };
 }

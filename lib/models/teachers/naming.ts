@@ -21,6 +21,12 @@ export interface Naming {
   belongs: (name: string) => boolean;
 }
 
+/** Each row times its factor: LayerScale (Touvron et al., ICCV 2021) in the weight or bias before it. */
+export function scaledRows(rows: Float32Array, factors: Float32Array): Float32Array {
+  const size = rows.length / factors.length;
+  return rows.map((value, i) => value * factors[Math.floor(i / size)]!);
+}
+
 const counters = /(?:position_ids|num_batches_tracked)$/u; // buffers that say nothing
 
 /**

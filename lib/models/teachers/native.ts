@@ -45,6 +45,7 @@ const usual: Readonly<Record<ImageTower['architecture'], Partial<Pick<Preprocess
   ModifiedResNet: { mean: clipMean, std: clipStd },
   ViT: { mean: clipMean, std: clipStd },
   SigLIP: { mean: halves, std: halves },
+  ConvNeXt: { mean: clipMean, std: clipStd },
   'plain ViT': {},
 };
 
@@ -87,11 +88,11 @@ export class NativeTeacher implements Teacher {
 
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
-   * (open_clip's too), with the prefix `visual.` or none; vision transformers under the names of transformers'
-   * CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. And plain vision transformers (ViT,
-   * DeiT, DINO, DINOv2 with or without registers) under timm's names or those of transformers' ViTModel, Dinov2Model
-   * and Dinov2WithRegistersModel, whose embedding is the class token behind the last norm. Dtypes F32, F16, BF16. Sizes
-   * are read off the tensors.
+   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts under timm's; vision transformers under
+   * the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. And plain
+   * vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers) under timm's names or those of
+   * transformers' ViTModel, Dinov2Model and Dinov2WithRegistersModel, whose embedding is the class token behind the
+   * last norm. Dtypes F32, F16, BF16. Sizes are read off the tensors.
    * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size;
    *   without one as OpenAI's models have them, but transformers' and timm's names need it) and preprocessor_config.json
    *   or processor_config.json (mean and std, without one CLIP's, SigLIP's or DINOv2's)

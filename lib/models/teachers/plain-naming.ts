@@ -1,11 +1,11 @@
 /**
  * The names of plain vision transformers: those of Hugging Face transformers (ViTModel, Dinov2Model,
  * Dinov2WithRegistersModel) and of timm. What its blocks have beyond the graph's is folded into the parameters:
- * LayerScale (Touvron et al., "Going deeper with image transformers", ICCV 2021) into the linear layer before it;
- * class token, registers (Darcet et al., "Vision transformers need registers", ICLR 2024) and positions into one table.
+ * LayerScale into the linear layer before it; class token, registers (Darcet et al., "Vision transformers need
+ * registers", ICLR 2024) and positions into one table.
  */
 import { concatenate } from '../../concatenate.js';
-import type { Naming, Source } from './naming.js';
+import { scaledRows, type Naming, type Source } from './naming.js';
 import { resamplePositions } from './position-grid.js';
 
 /** How a library calls what a plain vision transformer is made of; names within a block are after `block.N.`. */
@@ -118,10 +118,7 @@ function blockSource(
   if (!layerScale || scale === undefined) return { tensors: [tensor] };
   return {
     tensors: [tensor, [block + scale, shape.slice(0, 1)]],
-    make: ([values, factors]) => {
-      const columns = values!.length / factors!.length;
-      return values!.map((value, i) => value * factors![Math.floor(i / columns)]!);
-    },
+    make: ([values, factors]) => scaledRows(values!, factors!),
   };
 }
 

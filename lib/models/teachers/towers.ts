@@ -4,6 +4,7 @@
  */
 import type { GraphSpec } from '../graph.js';
 import { openAiNames, transformersNames } from './clip-naming.js';
+import { convNextTower, hasConvNext } from './convnext-weights.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import type { Naming } from './naming.js';
@@ -15,7 +16,7 @@ import type { ChannelTriple } from './types.js';
 import { clipVisionTransformer } from './vision_transformer.js';
 
 interface TowerGraph {
-  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'plain ViT';
+  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt' | 'plain ViT';
   graph: GraphSpec;
   embeddingSize: number;
   resolution: number;
@@ -63,6 +64,10 @@ export async function findImageTower(
     if (has(`${prefix}layer1.`) || has(`${prefix}attnpool.`))
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
+  }
+  if (hasConvNext(shapes)) {
+    const vision = await readModelConfig(folder, 'openai', 'vision');
+    return { architecture: 'ConvNeXt', ...convNextTower(shapes, vision, folder) };
   }
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');

@@ -3,7 +3,7 @@ import type { RunConfig } from '../../config/batch.js';
 import type { GraphSpec } from '../../models/graph.js';
 import { optimizerOf } from '../../models/optimizer.js';
 import type { WeightRecord } from '../../models/weights.js';
-import type { DistillerState } from '../pupil.js';
+import type { DistillerState } from '../student-trainer.js';
 import type { Taken } from './bench.js';
 
 /** Of each part of a step but its views. */

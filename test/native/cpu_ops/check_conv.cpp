@@ -170,6 +170,7 @@ static void check_one_depthwise(Check& check, const ConvShape& s, const Epilogue
   Floats y = Check::poisoned(dy.size());
   depthwise_forward_cpu(check.device, s, F32, x.data(), w.data(), epilogue, y.data());
   check.equal(name + " forward", y, with_epilogue(s, expected.y, epilogue));
+  if (s.r > 5) return;  // forward-only plans have those
 
   Floats dx = Check::poisoned(x.size());
   depthwise_backward_data_cpu(check.device, s, F32, dy.data(), w.data(), dx.data(), false);
@@ -188,7 +189,7 @@ void check_depthwise(Check& check) {
   const float set = 1;
   const Epilogue none{}, folded{&set, &set, nullptr, Act::relu6}, bias{nullptr, &set, nullptr, Act::hardswish},
       whole{&set, &set, &set, Act::silu};
-  for (int kernel : {3, 5}) {
+  for (int kernel : {3, 5, 7}) {
     for (int stride : {1, 2}) {
       const int pad = kernel / 2;
       const ConvShape shapes[] = {

@@ -5,11 +5,12 @@ models with a text tower token ids and text embeddings, computed in float64 from
 with the modules that OpenAI's names come from and once with transformers', so that the names come from PyTorch's own state dicts.
 python3 make_towers.py --full FOLDER writes ViT-B/32 and RN50 at full size there and prints PyTorch's images a second on this CPU.
 """
-import json, os, struct, sys, time
+import json, os, re, struct, sys, time
 from collections import OrderedDict
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -118,6 +119,34 @@ class ModifiedResNet(nn.Module):
             x = F.relu(norm(conv(x)))
         x = F.avg_pool2d(x, 2)
         return self.attnpool(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+
+
+class ConvNext(nn.Module):
+    """torchvision's ConvNeXt with a head as open_clip puts it behind timm's, under their names."""
+
+    def __init__(self, depths, widths, head):
+        super().__init__()
+        stages = [CNBlockConfig(width, after, blocks) for width, after, blocks in zip(widths, widths[1:] + [None], depths)]
+        self.trunk, self.head = ConvNeXt(stages), head
+        self.trunk.classifier = self.trunk.classifier[:2]  # the norm, and the map of one position made a vector
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+    def renamed(self, name):
+        trunk = lambda rest: "trunk." + rest
+        for pattern, new in (
+            (r"trunk\.features\.0\.(\d)\.(.*)", lambda i, rest: trunk(f"stem.{i}.{rest}")),
+            (r"trunk\.features\.(\d)\.(\d)\.(weight|bias)", lambda i, j, rest: trunk(f"stages.{int(i) // 2}.downsample.{j}.{rest}")),
+            (r"trunk\.features\.(\d)\.(\d)\.layer_scale", lambda i, j: trunk(f"stages.{int(i) // 2}.blocks.{j}.gamma")),
+            (r"trunk\.features\.(\d)\.(\d)\.block\.(\d)\.(.*)", lambda i, j, k, rest: trunk(
+                f"stages.{int(i) // 2}.blocks.{j}.{ {'0': 'conv_dw', '2': 'norm', '3': 'mlp.fc1', '5': 'mlp.fc2'}[k]}.{rest}")),
+            (r"trunk\.classifier\.0\.(.*)", lambda rest: trunk(f"head.norm.{rest}")),
+        ):
+            found = re.fullmatch(pattern, name)
+            if found:
+                return new(*found.groups())
+        return name
 
 
 class Clip(nn.Module):
@@ -304,7 +333,11 @@ def save(path, tensors, metadata=None):
 
 
 def stored(model, dtype):
-    return OrderedDict((k, v.to(dtype) if v.is_floating_point() else v) for k, v in model.state_dict().items())
+    named = OrderedDict((k, v.to(dtype) if v.is_floating_point() else v) for k, v in model.state_dict().items())
+    if not isinstance(getattr(model, "visual", None), ConvNext):
+        return named
+    part = lambda k: "visual." + model.visual.renamed(k[len("visual.") :]) if k.startswith("visual.") else k
+    return OrderedDict((part(k), v.reshape(-1) if k.endswith("layer_scale") else v) for k, v in named.items())
 
 
 def write_json(folder, name, value):
@@ -381,6 +414,17 @@ def small():
     model.text_model.float()
     torch.onnx.export(model.text_model, torch.zeros(2, 12, dtype=torch.long), os.path.join(HERE, "siglip", "text.onnx"), opset_version=14,
                       input_names=["input_ids"], output_names=["pooler_output"], dynamic_axes={"input_ids": {0: "n"}, "pooler_output": {0: "n"}})
+
+
+    for name, seed, depths, head in (
+        ("open-clip-convnext", 6, [1, 1, 2, 1], OrderedDict(proj=nn.Linear(48, 24, bias=False))),
+        ("open-clip-convnext-mlp", 7, [1, 1, 1, 1], OrderedDict(mlp=nn.Sequential(OrderedDict(fc1=nn.Linear(48, 40), act=nn.GELU(), fc2=nn.Linear(40, 24, bias=False))))),
+    ):
+        model = draw(Clip(ConvNext(depths, [8, 16, 24, 48], nn.Sequential(head)), 90, 12, 32, 1, 1, 64, 24, nn.GELU()), torch.float16, seed)
+        write(name, model, torch.float16, 44, ["open_clip_model.safetensors"], (90, 12, 89, model.text), {"open_clip_config.json": {
+            "model_cfg": {"embed_dim": 24, "vision_cfg": {"timm_model_name": "convnext_small", "timm_pool": "", "timm_proj": "".join(head).replace("proj", "linear"), "image_size": 44},
+                          "text_cfg": {"context_length": 12, "vocab_size": 90, "width": 32, "heads": 1, "layers": 1}},
+            "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}})
 
 
 def full(out):

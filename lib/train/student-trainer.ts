@@ -3,6 +3,7 @@ import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle }
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config/batch.js';
+import type { ChosenMethod } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { OnlineProbe } from '../evaluate/online.js';
@@ -13,7 +14,7 @@ import { checkOptimizerState, optimizerOf } from '../models/optimizer.js';
 import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { OnlineState } from '../runs/checkpoint.js';
-import { anchorsOf, partMetrics, type ChosenMethod } from './method.js';
+import { anchorsOf, partMetrics } from './method.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {
@@ -34,7 +35,7 @@ export interface DistillerState {
   steps?: number | undefined;
 }
 
-export interface PupilOptions {
+export interface StudentTrainerOptions {
   device: Device;
   /** D. */
   embeddingSize: number;
@@ -77,8 +78,8 @@ export function checkQueueMemory(
 }
 
 /** Calls queue work on the device; only those that return promises wait for it. */
-export class Pupil {
-  /** Compiled for training; it owns the weights while the pupil lives. */
+export class StudentTrainer {
+  /** Compiled for training; it owns the weights while the trainer lives. */
   readonly encoder: CompiledEncoder;
   readonly #device: Device;
   readonly #config: RunConfig;
@@ -89,7 +90,7 @@ export class Pupil {
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
   constructor(
     readonly student: Student,
-    { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: PupilOptions,
+    { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: StudentTrainerOptions,
   ) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
