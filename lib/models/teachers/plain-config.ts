@@ -9,14 +9,17 @@ import { activationOf, checkSizes, readJsonFile, type TowerConfig } from './mode
 import { readPreprocessor } from './preprocessor.js';
 import type { ChannelTriple } from './types.js';
 
-/** ImageNet's channel statistics, pixels in 0..1, which DINOv2 was trained with (Oquab et al. 2024). */
-const imagenet = { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] } as const satisfies Record<
-  string,
-  ChannelTriple
->;
+/**
+ * What DINOv2's preprocessor_config.json says: ImageNet's channel statistics, pixels in 0..1, and a crop that is smaller
+ * than the images of its positions (Oquab et al. 2024). A hub's cache may hold a model without that file.
+ */
+const dinov2Input = {
+  mean: [0.485, 0.456, 0.406],
+  std: [0.229, 0.224, 0.225],
+  imageSize: 224,
+} as const satisfies TowerConfig;
 
 interface TransformersFile {
-  model_type?: string;
   num_hidden_layers?: number;
   num_attention_heads?: number;
   image_size?: number | number[];
@@ -62,7 +65,7 @@ function transformersConfig(file: TransformersFile, isDinov2: boolean): TowerCon
     imageSize: Array.isArray(file.image_size) ? file.image_size[0] : file.image_size,
     activation: activationOf(file.hidden_act ?? 'gelu'),
     eps: file.layer_norm_eps ?? (isDinov2 ? 1e-6 : 1e-12),
-    ...(isDinov2 ? imagenet : {}),
+    ...(isDinov2 ? dinov2Input : {}),
   };
 }
 

@@ -205,7 +205,8 @@ def main():
 
     tower = TransformersVit(35, 7, 24, 2, 3, 40, 1e-6, dinov2=True, registers=4)
     write("transformers-dinov2-registers", draw_plain(tower, torch.bfloat16, 13), torch.bfloat16, [35, 21], {
-        "config.json": {"model_type": "dinov2_with_registers", "num_register_tokens": 4, "image_size": 35, "patch_size": 7, **sizes}})
+        "config.json": {"model_type": "dinov2_with_registers", "num_register_tokens": 4, "image_size": 35, "patch_size": 7, **sizes},
+        "preprocessor_config.json": {"size": 35, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}})
 
     model = VisionTransformer(24, 6, 2, 2, 64, 72, num_classes=5)
     write("timm-vit", draw_plain(model, torch.float16, 14), torch.float16, [24, 18], {
