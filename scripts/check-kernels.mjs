@@ -9,8 +9,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
+import { readCode } from './kernels/code.mjs';
 import { folderOf, keepRegisters, ptxOfSource } from './kernels/ptx.mjs';
-import { judge, nameKernels, readCode, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
+import { judge, nameKernels, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
 import { allArchitectures, cudaTool, kernelSources, ptxOf } from './sources.mjs';
 
 const { values: options } = parseArgs({
@@ -35,7 +36,10 @@ async function compile(source, virtual, architectures, folder) {
       { maxBuffer: 1 << 26 },
     );
     const code = readCode(readFileSync(made));
-    kernels.push(...readPtxas(`${stdout}${stderr}`).map((kernel) => ({ ...kernel, code: code.get(kernel.symbol) })));
+    for (const kernel of readPtxas(`${stdout}${stderr}`)) {
+      const { bytes, ...found } = code.get(kernel.symbol);
+      kernels.push({ ...kernel, code: bytes, ...found });
+    }
     rmSync(made);
   }
   const names = nameKernels(kernels.map(({ symbol }) => symbol));

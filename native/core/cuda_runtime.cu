@@ -89,12 +89,18 @@ DeviceProperties properties(int index) {
   return {props.name, props.major, props.minor, props.multiProcessorCount, props.totalGlobalMem};
 }
 
+// Does the driver pass over the code for a card and make its own of PTX, which knows nothing of one generation's alone?
+static bool is_made_of_ptx() {
+  const char* const text = std::getenv("CUDA_FORCE_PTX_JIT");
+  return text && std::strcmp(text, "1") == 0;
+}
+
 bool has_warpgroups(int index) {
   static const bool built = std::strstr(LGD_CUDA_ARCHITECTURES, "90a");
   int major = 0, minor = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
   LGD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
-  return built && major == 9 && minor == 0;
+  return built && major == 9 && minor == 0 && !is_made_of_ptx();
 }
 
 // Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; toolkit
@@ -104,7 +110,7 @@ bool has_programmatic_launches(int index) {
   static const bool built = CUDART_VERSION >= programmatic_edges && std::strstr(LGD_CUDA_ARCHITECTURES, "90");
   int major = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
-  return built && major == 9 && driver_version() >= programmatic_edges;
+  return built && major == 9 && driver_version() >= programmatic_edges && !is_made_of_ptx();
 }
 
 Card card(int index) {

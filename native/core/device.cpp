@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include <new>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -43,10 +45,11 @@ struct Context::Impl {
 
   ThreadPool pool;
   std::mutex mutex;
-  std::condition_variable wake;
+  std::condition_variable wake, idle;
   std::deque<Job> jobs;
   bool stop = false;
-  std::exception_ptr error;  // the kept error; guarded by mutex
+  bool working = false, halted = false;  // guarded by mutex: a job is under way; no other is begun any more
+  std::exception_ptr error;              // the kept error; guarded by mutex
   std::atomic<size_t> allocated{0}, peak{0};
   std::unique_ptr<Timeline> timeline;  // null on the CPU
   void* scratch = nullptr;             // of the CPU
@@ -100,6 +103,27 @@ struct Context::Impl {
     last_loss = failure;
   }
 
+  // CUDA's runtime and driver take themselves down as the process exits, whoever may call them meanwhile: from the
+  // first device on, a process first lets the threads of those that are left end what they have begun.
+  static void halt_at_exit(const std::shared_ptr<Impl>& impl) {
+    static std::mutex& guard = *new std::mutex;  // never destroyed, as what it guards
+    static auto& left = *new std::vector<std::weak_ptr<Impl>>;
+    const std::lock_guard lock(guard);
+    // behind CUDA's own, which are called after this one
+    [[maybe_unused]] static const int asked = std::atexit([] {
+      const std::lock_guard lock(guard);
+      for (const std::weak_ptr<Impl>& one : left)
+        if (const auto impl = one.lock()) impl->halt();
+    });
+    std::erase_if(left, [](const std::weak_ptr<Impl>& one) { return one.expired(); });
+    left.push_back(impl);
+  }
+  void halt() {
+    std::unique_lock lock(mutex);
+    halted = true;
+    idle.wait_for(lock, std::chrono::seconds(10), [this] { return !working; });  // a GPU that hangs keeps no process
+  }
+
   void enqueue(Job job) {
     {
       std::lock_guard lock(mutex);
@@ -125,22 +149,28 @@ Device::Device(DeviceKind kind_, int index_, std::shared_ptr<Impl> impl)
     : Context(kind_, index_, *impl),
       properties(kind_ == DeviceKind::cuda ? cuda::properties(index_) : cuda::DeviceProperties{}),
       shared_(std::move(impl)) {
-  if (kind == DeviceKind::cuda) impl_.timeline = std::make_unique<Timeline>(*this);
+  if (kind == DeviceKind::cuda) {
+    impl_.timeline = std::make_unique<Timeline>(*this);
+    Impl::halt_at_exit(shared_);
+  }
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
   impl_.thread = start_thread([impl = shared_, kind = kind, index = index] {
     std::unique_lock lock(impl->mutex);
     try {
-      if (kind == DeviceKind::cuda) cuda::set_device(index);
+      if (kind == DeviceKind::cuda && !impl->halted) cuda::set_device(index);
     } catch (const Error&) { impl->error = std::current_exception(); }
     for (;;) {
-      impl->wake.wait(lock, [&] { return impl->stop || !impl->jobs.empty(); });
-      if (impl->jobs.empty()) return;
+      impl->wake.wait(lock, [&] { return impl->stop || (!impl->halted && !impl->jobs.empty()); });
+      if (impl->halted || impl->jobs.empty()) return;
       Job job = std::move(impl->jobs.front());
       impl->jobs.pop_front();
+      impl->working = true;
       lock.unlock();
       impl->execute(job);
       job = {};
       lock.lock();
+      impl->working = false;
+      impl->idle.notify_all();
     }
   });
 }

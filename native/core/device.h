@@ -5,7 +5,7 @@
 // which stream, and when as a graph). JavaScript only ever submits. The first error of work that nobody waits for is
 // kept: later work is skipped, and the error reaches whoever waits next. Whose work that was the device does not know:
 // what several use that train on it, each asks it for what was lost meanwhile (lost()). The error of work that somebody
-// waits for is that one's alone.
+// waits for is that one's alone. As the process exits, the thread of a CUDA device begins no more work.
 #pragma once
 #include <cstddef>
 #include <cstdint>

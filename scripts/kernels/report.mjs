@@ -58,7 +58,7 @@ const beforeWait =
  * What is wrong with how a kernel starts, which may be while those before it still run; '' for nothing. Code for less
  * than 9.0 has no wait, and its kernels never start early.
  */
-function faultOfStart({ architecture, ptx }) {
+function faultOfStart({ architecture, ptx, start = '' }) {
   const wait = ptx.indexOf('griddepcontrol.wait');
   if (
     Number.parseInt(ptxOf(architecture), 10) >= 90 &&
@@ -69,6 +69,8 @@ function faultOfStart({ architecture, ptx }) {
         .every((line) => beforeWait.test(line)))
   )
     return 'does not begin with wait_for_inputs()';
+  if (Number.parseInt(architecture, 10) === 90 && start !== '')
+    return `does not begin with wait_for_inputs(), by ptxas: ${start}`;
   // Such loads are of memory that nothing writes while the kernel is there; but the kernel before may still write it.
   if (/\bld\.global\.nc\b/u.test(ptx))
     return 'loads by ld.global.nc: have no __ldg, and no __restrict__ of what is const';
@@ -111,26 +113,6 @@ export function readPtxas(text) {
     });
   }
   return kernels;
-}
-
-/**
- * Bytes of machine code by kernel's symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits.
- */
-export function readCode(cubin) {
-  const number = (at, bytes) => (bytes === 8 ? Number(cubin.readBigUInt64LE(at)) : cubin.readUIntLE(at, bytes));
-  const [headers, size, count, ofNames] = [number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2)];
-  const sections = Array.from({ length: count }, (_, i) => headers + i * size).map((at) => ({
-    name: number(at, 4),
-    offset: number(at + 0x18, 8),
-    bytes: number(at + 0x20, 8),
-  }));
-  const names = sections[ofNames].offset;
-  return new Map(
-    sections.flatMap(({ name, bytes }) => {
-      const text = cubin.toString('latin1', names + name, cubin.indexOf(0, names + name));
-      return text.startsWith('.text.') ? [[text.slice('.text.'.length), bytes]] : [];
-    }),
-  );
 }
 
 /** The bodies of a PTX file's kernels by symbol. */
@@ -179,7 +161,8 @@ export const longKernels = [
 ];
 
 /**
- * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, ptx }].
+ * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, start, copies,
+ *   ptx }].
  * @param {{ wanted?: Rule[] }} [options]
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault
  *   too: it would check nothing.
@@ -213,6 +196,10 @@ export function judge(kernels, { wanted = rules } = {}) {
     if (one.waits) faults.push(`${one.source}: ${one.name} for sm_${one.architecture}, by ptxas: ${one.waits}`);
     const start = faultOfStart(one);
     if (start !== '') faults.push(`${one.source}: ${one.name} for sm_${one.architecture} ${start}`);
+    if (one.copies > 0)
+      faults.push(
+        `${one.source}: ${one.name} for sm_${one.architecture} has ${one.copies} cp.async of a size that is not 0 or 16 for certain, whose address must then be one`,
+      );
     const pattern = split.find((entry) => fits(entry)(one))?.pattern;
     if (pattern?.test(one.ptx))
       faults.push(

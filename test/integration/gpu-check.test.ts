@@ -165,27 +165,15 @@ describe('gpu-check on a machine with a GPU', () => {
     expect(status).toBe(2);
   });
 
-  // A pack whose Node only writes down what it is asked for. The driver's program and Python pretend, too.
-  async function pretend(
-    name: string,
-    trial: string,
-    env: Record<string, string>,
-  ): Promise<{ status: number | null; output: string; asked: string[]; rows: Row[] }> {
-    const [home, bin, results] = [join(folder, name), join(folder, name, 'bin'), join(folder, name, 'results')];
+  /** A checkout with a pack of this Node, a shell script, and what pretends to be the driver's program beside it. */
+  async function packed(name: string, node: string): Promise<{ home: string; bin: string }> {
+    const [home, bin] = [join(folder, name), join(folder, name, 'bin')];
     for (const part of ['scripts', 'bench', '.gpu', 'bin', 'packed'])
       await mkdir(join(home, part), { recursive: true });
     await copyFile(script, join(home, 'scripts', 'gpu-check'));
     await cp(join(root, 'bench', 'results.mjs'), join(home, 'bench', 'results.mjs'));
-    const asked = join(home, 'asked');
     await writeProgram(join(bin, 'nvidia-smi'), 'echo "NVIDIA H100 80GB HBM3, 580.65.06"');
-    await writeProgram(join(bin, 'python'), `[ "$1" = -c ] || echo "python $*" >>${asked}`);
-    await writeProgram(
-      join(home, 'packed', 'node'),
-      `case $1 in *results.mjs) exec ${process.execPath} "$@";; esac
-echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL$GPU_CHECK_SUFFIX" >>${asked}
-[ "$GPU_CHECK_PARTS" != trial ] || echo "${trial}" >"$GPU_CHECK_FEATURES"
-echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>"$GPU_CHECK_ROWS"`,
-    );
+    await writeProgram(join(home, 'packed', 'node'), node);
     await writeFile(join(home, 'packed', 'lgdistill.node'), '');
     await writeFile(join(home, '.gpu', 'commit'), 'abc');
     const packing = spawnSync(
@@ -197,6 +185,37 @@ echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>
       { cwd: home },
     );
     expect(packing.status).toBe(0);
+    return { home, bin };
+  }
+
+  it('ends where the packed Node does not start', async () => {
+    const said = "node: /lib/libc.so.6: version `GLIBC_2.28' not found (required by node)";
+    const { home, bin } = await packed('old', `echo "${said.replace('`', '\\`')}" >&2\nexit 1`);
+    const { status, output } = runProgram(join(home, 'scripts', 'gpu-check'), ['run'], {
+      PATH: `${bin}:${process.env['PATH']}`,
+      GPU_CHECK_RESULTS: join(home, 'results'),
+    });
+    expect(output).toMatch(
+      /\nthe packed Node does not start here: node: \/lib\/libc\.so\.6: version .GLIBC_2\.28. not/u,
+    );
+    expect(status).toBe(2);
+  });
+
+  // A pack whose Node only writes down what it is asked for. Python pretends, too.
+  async function pretend(
+    name: string,
+    trial: string,
+    env: Record<string, string>,
+  ): Promise<{ status: number | null; output: string; asked: string[]; rows: Row[] }> {
+    const [asked, results] = [join(folder, name, 'asked'), join(folder, name, 'results')];
+    const { home, bin } = await packed(
+      name,
+      `case $1 in -e) exit 0;; *results.mjs) exec ${process.execPath} "$@";; esac
+echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL$GPU_CHECK_SUFFIX" >>${asked}
+[ "$GPU_CHECK_PARTS" != trial ] || echo "${trial}" >"$GPU_CHECK_FEATURES"
+echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>"$GPU_CHECK_ROWS"`,
+    );
+    await writeProgram(join(bin, 'python'), `[ "$1" = -c ] || echo "python $*" >>${asked}`);
     const unset = { LGDISTILL_WGMMA: '', LGDISTILL_PDL: '', GPU_CHECK_SECONDS: '', GPU_CHECK_STUDENTS: '' };
     const result = runProgram(join(home, 'scripts', 'gpu-check'), ['run'], {
       ...unset,

@@ -272,12 +272,15 @@ describe('a process that exits while a device works', () => {
         LGDISTILL_PROBE: 'off',
         LGDISTILL_ADDON: kind === 'cuda-emulated' ? buildEmulatedAddon() : addonPath(),
       };
-      const exitAfter = (milliseconds: number) =>
-        promisify(execFile)(process.execPath, [exiting, kind === 'cpu' ? 'cpu' : 'cuda', String(milliseconds)], {
-          env,
-        });
+      const exitAfter = (milliseconds: number, queued: 'promised' | 'silent') =>
+        promisify(execFile)(
+          process.execPath,
+          [exiting, kind === 'cpu' ? 'cpu' : 'cuda', queued, String(milliseconds)],
+          { env },
+        );
       for (let milliseconds = 0; milliseconds < 80; milliseconds += 20)
-        await Promise.all([exitAfter(milliseconds), exitAfter(milliseconds + 10)]);
+        await Promise.all([exitAfter(milliseconds, 'promised'), exitAfter(milliseconds + 10, 'promised')]);
+      for (let time = 0; time < 4; time++) await exitAfter(0, 'silent');
     },
     600_000,
   );

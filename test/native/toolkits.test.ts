@@ -1,10 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
-import { cudaTool } from '../../scripts/sources.mjs';
+import { cudaTool, programs } from '../../scripts/sources.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const nvcc = cudaTool('nvcc');
@@ -44,4 +44,27 @@ describe.skipIf(nvcc === undefined)('the calls of the CUDA runtime', () => {
     expect(stderr).toContain('attempt to use poisoned "cudaGraphEdgeData"');
     expect(status).not.toBe(0);
   }, 300_000);
+});
+
+const cmake = spawnSync('cmake', ['--version']).status === 0;
+if (!cmake) console.log('SKIPPED the programs that travel to a GPU: there is no cmake');
+
+describe.skipIf(nvcc === undefined || !cmake)('the programs that travel to a GPU', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lgdistill-programs-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  it('carry libstdc++ along, as the addon does', () => {
+    const settings = ['LGD_CUDA=ON', 'LGD_CUDA_ARCHITECTURES=90a', 'LGD_TESTS=ON', 'LGD_PORTABLE=ON'];
+    const { status, stderr } = spawnSync(
+      'cmake',
+      ['-S', '.', '-B', folder, ...settings.map((setting) => `-D${setting}`)],
+      {
+        cwd: root,
+        encoding: 'utf8',
+      },
+    );
+    expect(status, stderr).toBe(0);
+    const linked = (name: string) => readFileSync(join(folder, 'CMakeFiles', `${name}.dir`, 'link.txt'), 'utf8');
+    for (const name of ['lgdistill', ...Object.keys(programs)]) expect(linked(name)).toContain(' -static-libstdc++ ');
+  }, 120_000);
 });

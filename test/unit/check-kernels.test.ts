@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { judge, nameKernels, readCode, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
+import { readCode } from '../../scripts/kernels/code.mjs';
+import { judge, nameKernels, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
 
 const clean = '_ZN3lgd6matrix13matrix_kernelI13__nv_bfloat16EEvPT_';
 const spilled = '_ZN3lgd12other_kernelEv';
@@ -59,30 +60,68 @@ test('spills are a fault', () => {
   ]);
 });
 
-test('reads how much machine code kernels have', () => {
-  const names = '\0.text.first\0.shstrtab\0.text.second\0.nv.info.first\0';
-  const sections = [
-    ['.text.first', 0x40, 320],
-    ['.shstrtab', 0x40, names.length],
-    ['.text.second', 0x40, 16],
-    ['.nv.info.first', 0x40, 64],
-  ] as const;
-  const cubin = Buffer.alloc(0x40 + names.length + 64 * sections.length);
-  cubin.write(names, 0x40, 'latin1');
-  cubin.writeBigUInt64LE(BigInt(0x40 + names.length), 0x28);
-  cubin.writeUInt16LE(64, 0x3a);
-  cubin.writeUInt16LE(sections.length, 0x3c);
-  cubin.writeUInt16LE(1, 0x3e);
-  for (const [i, [name, offset, bytes]] of sections.entries()) {
-    const at = 0x40 + names.length + 64 * i;
-    cubin.writeUInt32LE(names.indexOf(`\0${name}\0`) + 1, at);
-    cubin.writeBigUInt64LE(BigInt(offset), at + 0x18);
-    cubin.writeBigUInt64LE(BigInt(bytes), at + 0x20);
+/** What ptxas writes, with these kernels' code. */
+function cubinOf(code: Record<string, Buffer>): Buffer {
+  const names = `\0.shstrtab\0.nv.info\0${Object.keys(code)
+    .map((symbol) => `.text.${symbol}\0`)
+    .join('')}`;
+  const contents: [name: string, bytes: Buffer][] = [
+    ['.nv.info', Buffer.alloc(64)],
+    ['.shstrtab', Buffer.from(names, 'latin1')],
+    ...Object.entries(code).map(([symbol, bytes]) => [`.text.${symbol}`, bytes] as [string, Buffer]),
+  ];
+  const header = Buffer.alloc(0x40);
+  const table = Buffer.alloc(64 * contents.length);
+  let end = header.length;
+  for (const [i, [name, { length }]] of contents.entries()) {
+    table.writeUInt32LE(names.indexOf(`\0${name}\0`) + 1, 64 * i);
+    table.writeBigUInt64LE(BigInt(end), 64 * i + 0x18);
+    table.writeBigUInt64LE(BigInt(length), 64 * i + 0x20);
+    end += length;
   }
-  expect([...readCode(cubin)]).toEqual([
-    ['first', 320],
-    ['second', 16],
-  ]);
+  header.writeBigUInt64LE(BigInt(end), 0x28);
+  header.writeUInt16LE(64, 0x3a);
+  header.writeUInt16LE(contents.length, 0x3c);
+  header.writeUInt16LE(1, 0x3e);
+  return Buffer.concat([header, ...contents.map(([, bytes]) => bytes), table]);
+}
+/** Instructions of 16 bytes with these numbers. */
+function instructions(...numbers: number[]): Buffer {
+  const code = Buffer.alloc(16 * numbers.length);
+  for (const [i, number] of numbers.entries()) code.writeUInt16LE(number | 0x7000, 16 * i); // 0x7000: no predicate
+  return code;
+}
+
+test('reads how much machine code kernels have, and whether memory waits in it', () => {
+  // as nvcc 13.0 makes them: a constant and S2R before PREEXIT and ACQBULK, LDG and STG behind them
+  const [argument, index, go, wait, load, store] = [0xb82, 0x919, 0x82d, 0x82e, 0x981, 0x986];
+  const cubin = cubinOf({
+    good: instructions(argument, index, go, wait, load, store),
+    early: instructions(argument, load, go, wait, store),
+    past: instructions(go, 0x94d, wait, load),
+    none: instructions(argument, go),
+  });
+  expect(Object.fromEntries(readCode(cubin))).toEqual({
+    good: { bytes: 96, start: '', copies: 0 },
+    early: { bytes: 80, start: 'instruction 1 of its code, 0x181, stands before the wait', copies: 0 },
+    past: { bytes: 64, start: 'instruction 1 of its code, 0x14d, stands before the wait', copies: 0 },
+    none: { bytes: 32, start: 'its code has no wait', copies: 0 },
+  });
+});
+
+test('a copy whose size is not known to be all or nothing is a fault', () => {
+  // LDGSTS as nvcc 13.0 makes it for 90a: of 16 bytes, of 16 or none, of any number; and that for 120
+  const words = [0x000fe8000b901c44n, 0x000fe8000c101c44n, 0x000fe80008141c44n, 0x000fe800081c1c44n];
+  const code = Buffer.alloc(16 * words.length);
+  for (const [i, high] of words.entries()) {
+    code.writeBigUInt64LE(0x0000000002057faen, 16 * i);
+    code.writeBigUInt64LE(high, 16 * i + 8);
+  }
+  const { copies } = readCode(cubinOf({ one: code })).get('one')!;
+  expect(copies).toBe(2);
+  const judged = (count: number) => judge([{ ...kernels[0]!, copies: count }], { wanted: [rule] }).faults;
+  expect(judged(0)).toEqual([]);
+  expect(judged(2)).toEqual([expect.stringContaining('has 2 cp.async of a size that is not 0 or 16 for certain')]);
 });
 
 test('too much machine code is a fault unless named, and only as far as named', () => {
@@ -109,9 +148,12 @@ test('a tensor-core kernel without its instructions is a fault, and so is a rule
 
 test('a kernel waits for those before it first of all, where it can', () => {
   const [one] = kernels;
-  const faults = (change: Partial<NonNullable<typeof one>>) =>
+  const faults = (change: Partial<NonNullable<typeof one>> & { start?: string }) =>
     judge([{ ...one!, ...change }], { wanted: [rule] }).faults;
-  expect(faults({})).toEqual([]);
+  expect(faults({ start: '' })).toEqual([]);
+  expect(faults({ start: 'its code has no wait' })).toEqual([
+    expect.stringContaining('does not begin with wait_for_inputs(), by ptxas: its code has no wait'),
+  ]);
   expect(faults({ ptx: one!.ptx!.replace('griddepcontrol.wait', 'nop') })).toEqual([
     expect.stringContaining('matrix_kernel<bf16> for sm_90a does not begin with wait_for_inputs()'),
   ]);
@@ -141,7 +183,13 @@ test('a kernel waits for those before it first of all, where it can', () => {
   ).toEqual([]);
   // no such launches there
   for (const architecture of ['80', '120'])
-    expect(faults({ architecture, ptx: one!.ptx!.replaceAll(/griddepcontrol\.\w+/gu, 'nop') })).toEqual([]);
+    expect(
+      faults({
+        architecture,
+        ptx: one!.ptx!.replaceAll(/griddepcontrol\.\w+/gu, 'nop'),
+        start: 'its code has no wait',
+      }),
+    ).toEqual([]);
 });
 
 test('a load past the order of memory is a fault', () => {

@@ -92,10 +92,13 @@ GradientTarget gradient_target(Run& t, const ConvShape& s, Into into, Act act) {
 
 std::string with_act(const char* what, Act act) { return std::string(what) + " act " + std::to_string(int(act)); }
 
-void forward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input) {
+void forward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input,
+             Act act = Act::none) {
   // One value a channel: its variance is what rounding leaves of a square less itself, which counts beside an epsilon
-  // of 1e-5; more where the two are one fused multiply-add.
-  const double tolerance = s.rows() == 1 ? 1e-4 : 2e-5;
+  // of 1e-5; more where the two are one fused multiply-add. What a sigmoid gives lies close together, so that little is
+  // left, too: the difference was 1.6e-5 by PTX and 1.3e-5 by the host's code, and another card rounds in its own way.
+  const bool has_little_variance = s.rows() == 1 || act == Act::sigmoid || act == Act::hardsigmoid;
+  const double tolerance = has_little_variance ? 1e-4 : 2e-5;
   check(
       describe(("conv_norm_forward " + what).c_str(), s),
       [=](Run& t) {
@@ -151,7 +154,7 @@ void all_ways(const ConvShape& s, bool gates) {
   const auto gated = [s](Act act) { return [s, act](Run& t) { return lazy_input(t, s, act, true); }; };
   forward(s, "plain", plain);
   for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid})
-    forward(s, with_act("lazy", act), lazy(act));
+    forward(s, with_act("lazy", act), lazy(act), act);
   backward(s, "plain", plain, false, nullptr, Act::none);
   backward(s, "plain", plain, true, nullptr, Act::none);
   for (Into into : {Into::plain, Into::sum})

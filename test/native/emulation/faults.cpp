@@ -3,9 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "streams.h"
 
@@ -46,6 +50,19 @@ struct Told {
 auto& told = *new Told;
 cudaError_t lost = cudaSuccess;  // what every call gives
 
+// CUDA's runtime and driver take themselves down as the process exits, behind whatever asks to be called at its exit
+// once they are in use. Of a call after that nothing is promised: here it is an error, for as long as that may take.
+std::atomic<bool> down{false};
+[[maybe_unused]] const int asked_for_exit = std::atexit([] {
+  down = true;
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+});
+void check_up(const char* function) {
+  if (!down) return;
+  std::fprintf(stderr, "emulated GPU: %s was called while the process exits\n", function);
+  std::abort();
+}
+
 void read_fault() {
   const char* const text = std::getenv("LGDISTILL_EMULATION_FAULT");
   const std::string variable = text ? text : "";
@@ -84,6 +101,7 @@ void list(const char* function, cudaError_t status) {
 
 // `later`: a lasting error is not yet the call's own.
 cudaError_t begin(const char* function, bool asks_gpu, bool later) {
+  check_up(function);
   std::lock_guard lock(mutex);
   read_fault();
   const bool fails = is_the_one(function);
