@@ -2,6 +2,7 @@
 import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
+import type { ImageTower } from '../models/teachers/towers.js';
 import type { Teacher } from '../models/teachers/types.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
@@ -22,7 +23,7 @@ export class BankSource {
   /** @param kept the bank that a run to be continued was trained with */
   constructor(
     readonly config: Config,
-    readonly teacher: Pick<Teacher, 'embeddingSize'>,
+    readonly teacher: Pick<Teacher, 'embeddingSize'> & { architecture?: string },
     readonly options: EncodeOptions & { device?: Device },
     readonly kept?: TextualSemanticsBank,
   ) {}
@@ -165,6 +166,12 @@ export class BankSource {
         mend: "Give the text tower of the teacher's model, or a bank built with it",
       });
     }
+    if (textEncoder === undefined && this.teacher.architecture === ('plain ViT' satisfies ImageTower['architecture']))
+      throw new LgdError('BAD_CONFIG', 'the teacher was trained without texts, so names have no place in its space.', {
+        option: this.config.names === undefined ? 'evaluate.names' : 'names',
+        found: this.config.names ?? this.config.evaluate.names,
+        mend: withoutNames,
+      });
     const encoder = loadTextEncoder(source, {
       device: this.options.device ?? (this.config.device as DeviceName),
       localFilesOnly: offline,
@@ -197,11 +204,14 @@ function noTowerBeside(teacher: string): (error: unknown) => never {
     throw new LgdError('BAD_MODEL', `the teacher has no text tower to embed the names with: ${error.message}`, {
       option: 'textEncoder',
       found: teacher,
-      mend: "Give the text tower of the teacher's own model (of a student: of its teacher), or a bank built with it",
+      mend: `Give the text tower of the teacher's own model (of a student: of its teacher), or a bank built with it. Of a teacher trained without texts, such as DINOv2: ${withoutNames}`,
       cause: error,
     });
   };
 }
+
+const withoutNames =
+  'Leave names out: methods seed and feature need none, and evaluate.train with --also knn measures without them; or give a bank of embeddings of this teacher (lgdistill bank build --embeddings)';
 
 /** For names that no bank has, where no text tower is to be had for them either: which they are. */
 function forNames(missing: readonly string[]): (error: unknown) => never {

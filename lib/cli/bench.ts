@@ -58,6 +58,7 @@ export function addStepOptions(command: Command, more: readonly string[], batchH
       'seed',
       'offline',
       'teacher',
+      'teacherResolution',
       'student.name',
       'student.widthMultiplier',
       'data.resolution',

@@ -40,6 +40,7 @@ export function evaluateCommand(bind: Bind): Command {
       'textEncoder',
       'bank',
       'teacher',
+      'teacherResolution',
       'data.margin',
       'data.cache',
       'data.cacheMemory',
@@ -69,7 +70,7 @@ export function evaluateCommand(bind: Bind): Command {
       help: {
         seed: 'Seed of what protocols draw: held-out images, shares of labels, their order, views (linear, semi, finetune)',
         teacher:
-          'Teacher to judge beside the student (zeroshot, knn): a CLIP folder or hub id, or an .onnx image tower',
+          'Teacher to judge beside the student (zeroshot, knn): the folder or hub id of a model, or an .onnx image tower',
         'data.margin':
           'Images to fine-tune on are kept with their short side at margin times the input, so that crops stay sharp (semi, finetune)',
         'data.cache':

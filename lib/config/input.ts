@@ -34,9 +34,15 @@ export interface ConfigInput {
   /** Text bank built before (lgdistill bank), in the place of names, templates and text encoder. */
   bank?: string | undefined;
   /**
-   * Teacher: a CLIP folder or hub id, an .onnx image tower, an earlier student, or a .safetensors file of embeddings.
+   * Teacher: a folder or hub id of CLIP, SigLIP, DINO, DINOv2 or a ViT, an .onnx image tower, an earlier student, or a
+   * .safetensors file of embeddings.
    */
   teacher?: string | undefined;
+  /**
+   * Side of the teacher's input in pixels, of a teacher that works at more than one, such as DINOv2 (default: as the
+   * model's files say). Allowed: a whole number from 8 to 1024.
+   */
+  teacherResolution?: number | undefined;
   /**
    * auto: seed with fewer than 50 names, else lgd; lgd: both banks; text or visual: that bank alone; seed: a queue of
    * past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine

@@ -103,7 +103,15 @@ export const schema = z.strictObject({
   teacher: text()
     .optional()
     .describe(
-      'Teacher: a CLIP folder or hub id, an .onnx image tower, an earlier student, or a .safetensors file of embeddings',
+      'Teacher: a folder or hub id of CLIP, SigLIP, DINO, DINOv2 or a ViT, an .onnx image tower, an earlier student, or a .safetensors file of embeddings',
+    ),
+  teacherResolution: z
+    .int()
+    .min(8)
+    .max(1024)
+    .optional()
+    .describe(
+      "Side of the teacher's input in pixels, of a teacher that works at more than one, such as DINOv2 (default: as the model's files say)",
     ),
   method: z
     .enum(['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature'])

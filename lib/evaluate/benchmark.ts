@@ -3,10 +3,10 @@ import { chooseBatch } from '../config/batch.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { compileBatch, precisionOf } from '../models/compiled.js';
-import { loadTeacher } from '../models/index.js';
 import { optimizerOf } from '../models/optimizer.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { checkWhole, mostRows } from '../number-limits.js';
+import { configuredTeacher } from '../runs/configured-teacher.js';
 import {
   measureInference,
   measureOptions,
@@ -63,7 +63,7 @@ export async function* benchmark(
   const teacher =
     config.teacher === undefined
       ? undefined
-      : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal: options.signal });
+      : await configuredTeacher(config.teacher, config, { device, signal: options.signal });
   try {
     const embeddingSize = teacher?.embeddingSize ?? dimension;
     const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;

@@ -7,10 +7,11 @@ import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { precisionOf } from '../models/compiled.js';
-import { loadTeacher, type AnyTeacher } from '../models/index.js';
+import type { AnyTeacher } from '../models/index.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
+import { configuredTeacher } from '../runs/configured-teacher.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent } from '../runs/student-file.js';
 import { accuracyByClass, accuracyOf, targetsOf, type Answers } from './accuracy.js';
@@ -152,7 +153,7 @@ async function learnt(
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   await using teacher =
     protocol === 'knn' && config.teacher !== undefined
-      ? await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal })
+      ? await configuredTeacher(config.teacher, config, { device, signal })
       : undefined;
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
   using images = await decodeLabelled(sources, config, {

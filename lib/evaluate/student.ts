@@ -11,8 +11,8 @@ import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { isFile } from '../files/folders.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
-import { loadTeacher } from '../models/index.js';
 import { hasHead } from '../models/student.js';
+import { configuredTeacher } from '../runs/configured-teacher.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent, studentOf, type StudentInfo } from '../runs/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
@@ -112,9 +112,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
   });
   matchClasses(source.classNames!, bank.names, mapping, await emptyClassFolders(source)); // before images are decoded
   const teacher =
-    config.teacher === undefined
-      ? undefined
-      : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal });
+    config.teacher === undefined ? undefined : await configuredTeacher(config.teacher, config, { device, signal });
   try {
     if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
       throw new LgdError(

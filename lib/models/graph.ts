@@ -282,18 +282,14 @@ export class GraphBuilder {
   }
 
   /**
-   * A sequence of all positions of x, each with its row of the table `position` [count, C] added; a class token, if
-   * named, comes first and counts.
+   * A sequence of the first `first` rows of the table `position` [count, C], tokens that are the same for every image
+   * (default 0), and of all positions of x, each with its row of the others added.
    */
-  positions(
-    x: Value,
-    position: string,
-    { count, classToken }: { count: number; classToken?: string | undefined },
-  ): Value {
-    const init: Initialisation = { kind: 'normal', std: x.channels ** -0.5 };
-    const parameters = [this.#parameter(position, [count, x.channels], init, true)];
-    if (classToken !== undefined) parameters.push(this.#parameter(classToken, [x.channels], init, true));
-    return this.#node('positions', position, [x], x.channels, {}, parameters);
+  positions(x: Value, position: string, { count, first = 0 }: { count: number; first?: number }): Value {
+    const parameters = [
+      this.#parameter(position, [count, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true),
+    ];
+    return this.#node('positions', position, [x], x.channels, { first }, parameters);
   }
 
   /**

@@ -8,7 +8,7 @@ import { sampleSource, type ImageSource } from '../data/sources.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { embedImages, teacherEmbedder } from '../evaluate/embed.js';
-import { loadTeacher } from '../models/index.js';
+import { configuredTeacher } from '../runs/configured-teacher.js';
 import { reporting, type PhaseProgress } from '../runs/phase.js';
 import { unitRows, type RunBanks } from './banks.js';
 import { thumbnail } from './thumbnails.js';
@@ -19,6 +19,8 @@ export interface GalleryOptions {
   images: string;
   /** The run's teacher. */
   teacher: string;
+  /** Its `teacherResolution`. */
+  teacherResolution: number | undefined;
   localFilesOnly: boolean;
   /** Images looked at, at most, spread evenly over the folder. */
   mostImages: number;
@@ -119,9 +121,9 @@ export async function anchorGallery(banks: RunBanks, options: GalleryOptions): P
 async function embedSource(
   source: ImageSource,
   size: number,
-  { device, teacher: id, localFilesOnly, signal, onProgress }: GalleryOptions,
+  { device, teacher: id, teacherResolution, localFilesOnly, signal, onProgress }: GalleryOptions,
 ): Promise<{ embeddings: Float32Array; kept: Int32Array }> {
-  const teacher = await loadTeacher(id, { device, localFilesOnly, signal });
+  const teacher = await configuredTeacher(id, { teacherResolution, offline: localFilesOnly }, { device, signal });
   try {
     if (teacher.embeddingSize !== size)
       throw new LgdError(

@@ -192,6 +192,7 @@ function galleryOptions(
       'images',
     ),
     teacher: needed(options.teacher ?? optionOf(run.config, 'teacher'), 'teacher', 'the teacher', 'teacher'),
+    teacherResolution: optionOf(run.config, 'teacherResolution') as number | undefined,
   };
 }
 
@@ -215,6 +216,7 @@ function confusionOptions(
     threads,
     offline: localFilesOnly,
     teacher: teacher ?? own('teacher'),
+    teacherResolution: own('teacherResolution'),
     textEncoder: own('textEncoder'),
     templates: own('templates') ?? undefined,
     evaluate: {

@@ -16,10 +16,11 @@ import { openLabelled } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { hasCheckpoint } from '../files/checkpoint-folders.js';
-import { loadTeacher, type AnyTeacher } from '../models/index.js';
+import type { AnyTeacher } from '../models/index.js';
 import { createStudent, Student } from '../models/student.js';
 import { locateCheckpoint } from '../runs/checkpoint-store.js';
 import { bankIn, graphIn } from '../runs/checkpoint.js';
+import { configuredTeacher } from '../runs/configured-teacher.js';
 import { runFolders } from '../runs/group-folder.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { checkBatch, hasNames } from './checks.js';
@@ -88,12 +89,12 @@ export async function openSources(
 export async function openTeacher(
   source: string,
   device: Device,
-  { offline }: Config,
+  config: Config,
   options: PrepareOptions,
 ): Promise<AnyTeacher> {
   const report = reporting(options.onProgress, 'teacher');
   report(0, 1);
-  const teacher = await loadTeacher(source, { device, localFilesOnly: offline, signal: options.signal }).catch(
+  const teacher = await configuredTeacher(source, config, { device, signal: options.signal }).catch(
     movedIf(options.resume !== undefined, { teacher: source }),
   );
   report(1, 1);

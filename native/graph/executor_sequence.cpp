@@ -32,8 +32,7 @@ void Executor::forward_sequence(const Step& step) {
     }
     case OpKind::repeat: return kernels_.repeat_forward(*device_, batch, out.stored, shapes.type, table(0), y);
     case OpKind::positions:
-      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, x,
-                                        node.parameters.size() > 1 ? table(1) : nullptr, table(0), y);
+      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, node.first, x, table(0), y);
     case OpKind::words:
       return kernels_.words_forward(*device_, {batch, out.h, out.stored}, shapes.type, in.stored,
                                     int(program_.graph.parameters[size_t(node.parameters[0])].shape[0]), x, table(0),

@@ -30,8 +30,8 @@
 //   repeat           x       value [c]                        -: value for every image, [B,1,1,c]; of x only B counts
 //
 // Of these transformers (ops/layer_norm.h, self_attention.h, sequence.h):
-//   positions        x       position [T,c] [class c]         -: [B,T,1,c]; T = h*w, or with a class token before them
-//                            h*w + 1
+//   positions        x       position [T,c]                   first (0): [B,T,1,c], T = first + h*w; the first rows as
+//                            they are, then x + the others
 //   words            ids     word [V,c] position [>= T,c]     -: [B,T,1,c]; ids [B,T,1,3] are digits in base 256
 //   layerNorm        x       weight bias                      eps (1e-5)
 //   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
@@ -91,7 +91,8 @@ struct Node {
   std::string name;
   std::vector<int> inputs;      // value numbers
   std::vector<int> parameters;  // indices into Graph::parameters
-  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0, factor = 1;
+  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0, factor = 1,
+      first = 0;
   float eps = 0, momentum = 0, p = 0;
   Act act = Act::none;
 

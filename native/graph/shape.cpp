@@ -204,10 +204,8 @@ class Inference {
 
   ValueShape positions(const Node& node) {
     const ValueShape& x = input(node);
-    const bool with_class = node.parameters.size() > 1;
-    const int64_t count = x.pixels() + with_class;
+    const int64_t count = node.first + x.pixels();
     table(node, 0, count, x.c, x.stored);
-    if (with_class) vector_parameter(node, 1, x.c);
     return value(int(count), 1, x.c);
   }
 

@@ -24,15 +24,15 @@ __device__ __forceinline__ F8 sum8(F8 a, const F8& b) {
 
 template <class T>
 __global__ void __launch_bounds__(256)
-    positions_kernel(SequenceShape s, int64_t vectors, const T* x, const float* first, const float* position, T* y) {
+    positions_kernel(SequenceShape s, int64_t vectors, int first, const T* x, const float* position, T* y) {
   wait_for_inputs();
-  const int chunks = s.channels / 8, skip = first ? 1 : 0;
+  const int chunks = s.channels / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int64_t row = e / chunks, n = row / s.tokens;
     const int t = int(row % s.tokens), c = int(e % chunks) * 8;
     const F8 at = load8(position + int64_t(t) * s.channels + c);
-    const F8 from = t < skip ? load8(first + c) : load8(x + (n * (s.tokens - skip) + t - skip) * s.channels + c);
-    store8(y + e * 8, sum8(from, at));
+    if (t < first) store8(y + e * 8, at);
+    else store8(y + e * 8, sum8(load8(x + (n * (s.tokens - first) + t - first) * s.channels + c), at));
   }
 }
 
@@ -71,11 +71,11 @@ __global__ void __launch_bounds__(256) repeat_kernel(int64_t vectors, int chunks
 
 }  // namespace
 
-void positions_forward_cuda(Context& ctx, const SequenceShape& s, DType type, const void* x, const float* first,
+void positions_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int first, const void* x,
                             const float* position, void* y) {
   const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, positions_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, static_cast<const T*>(x), first,
+    LGD_LAUNCH(ctx, positions_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, first, static_cast<const T*>(x),
                position, static_cast<T*>(y));
   });
 }

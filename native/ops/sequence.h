@@ -13,13 +13,12 @@ struct SequenceShape {
   int n, tokens, channels;
 };
 
-// With a class token y[n,0,:] = first + position[0,:] and y[n,1+p,:] = x[n,p,:] + position[1+p,:]; without (first is
-// null) y[n,p,:] = x[n,p,:] + position[p,:]. x [N,P,C]; first [C] or null; position [T,C]; y [N,T,C]; T = tokens is P +
-// 1 or P.
-void positions_forward_cpu(Context&, const SequenceShape&, DType type, const void* x, const float* first,
-                           const float* position, void* y);
-void positions_forward_cuda(Context&, const SequenceShape&, DType type, const void* x, const float* first,
-                            const float* position, void* y);
+// y[n,t,:] = position[t,:] for the `first` tokens, which are the same in every image (a class token, registers), and
+// x[n,t-first,:] + position[t,:] behind them. x [N,P,C]; position [T,C]; y [N,T,C]; T = tokens = first + P.
+void positions_forward_cpu(Context&, const SequenceShape&, DType type, int first, const void* x, const float* position,
+                           void* y);
+void positions_forward_cuda(Context&, const SequenceShape&, DType type, int first, const void* x, const float* position,
+                            void* y);
 
 // y[n,t,:] = word[id[n,t],:] + position[t,:]; an id past the table reads its last row.
 // word [V,C], position [>= T,C], y [N,T,C].

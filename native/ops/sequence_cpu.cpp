@@ -27,14 +27,14 @@ void for_positions(Context& ctx, const SequenceShape& s, Body&& body) {
 
 }  // namespace
 
-void positions_forward_cpu(Context& ctx, const SequenceShape& s, DType type, const void* x_, const float* first,
+void positions_forward_cpu(Context& ctx, const SequenceShape& s, DType type, int first, const void* x_,
                            const float* position, void* y_) {
   const float* x = as_f32(type, x_);
   float* y = as_f32(type, y_);
-  const int skip = first ? 1 : 0;
   for_positions(ctx, s, [&](int64_t n, int64_t t, int64_t row) {
-    const float* from = t < skip ? first : x + (n * (s.tokens - skip) + t - skip) * s.channels;
-    add_rows(s.channels, from, position + t * s.channels, y + row * s.channels);
+    const float* at = position + t * s.channels;
+    if (t < first) std::copy_n(at, s.channels, y + row * s.channels);
+    else add_rows(s.channels, x + (n * (s.tokens - first) + t - first) * s.channels, at, y + row * s.channels);
   });
 }
 

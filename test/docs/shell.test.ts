@@ -16,8 +16,12 @@ import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 import { noteSkip } from '../shared.js';
 import { blocksOf, pages, root } from './pages.js';
 
-/** Models on the hub, and the one that stands in for them. */
-const hubModels = ['Xenova/clip-vit-base-patch32', 'timm/resnet50_clip.openai'];
+/** Models on the hub, and those that stand in for them. */
+const hubModels: Readonly<Record<string, string>> = {
+  'Xenova/clip-vit-base-patch32': tinyClip,
+  'timm/resnet50_clip.openai': tinyClip,
+  'timm/vit_small_patch14_reg4_dinov2.lvd142m': join(root, 'test/vectors/towers/timm-dinov2-reg4'),
+};
 /**
  * Students, and one that takes a third of their time to train, evaluate and write: but on the first page, and on those
  * whose Python opens what was written.
@@ -126,7 +130,7 @@ describe.each(marked)('$page', ({ page, blocks }) => {
     'line $line',
     ({ words: [language, use], code }) => {
       const written = asWritten ? code : code.replaceAll(largeStudents, smallStudent);
-      const text = hubModels.reduce((all, model) => all.replaceAll(model, tinyClip), written);
+      const text = Object.entries(hubModels).reduce((all, [model, path]) => all.replaceAll(model, path), written);
       if (language === 'json') {
         writeFileSync(join(place, use!.slice('config='.length)), text);
         return;

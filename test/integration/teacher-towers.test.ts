@@ -10,6 +10,7 @@ import { readWeights } from '../../lib/models/teachers/naming.js';
 import { findTextTower } from '../../lib/models/teachers/towers.js';
 import { openWeights } from '../../lib/models/teachers/weight-files.js';
 import { devicesUnderTest } from '../devices.js';
+import { agree } from '../fixtures/embeddings.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -27,32 +28,6 @@ async function vectorsOf(
   name: string,
 ): Promise<{ tensors: Map<string, TensorRecord>; metadata: Record<string, string> }> {
   return readSafetensors(join(towers, name, 'vectors.safetensors'));
-}
-
-function lowestCosine(a: Float32Array, b: Float32Array, size: number): number {
-  let lowest = 1;
-  for (let row = 0; row < a.length; row += size) {
-    let [ab, aa, bb] = [0, 0, 0];
-    for (let i = row; i < row + size; i++) {
-      ab += a[i]! * b[i]!;
-      aa += a[i]! ** 2;
-      bb += b[i]! ** 2;
-    }
-    lowest = Math.min(lowest, ab / Math.sqrt(aa * bb));
-  }
-  return lowest;
-}
-
-function agree(
-  found: Float32Array,
-  expected: Float32Array,
-  size: number,
-  { kind }: Device,
-  precision: Precision,
-): void {
-  expect(found.length).toBe(expected.length);
-  if (precision === 'float32') expect(relativeError(found, expected)).toBeLessThan(1e-4);
-  else expect(lowestCosine(found, expected, size)).toBeGreaterThan(kind === 'cpu' ? 0.9998 : 0.9999); // the CPU's simulation rounds more often: 0.99990 to 0.99999
 }
 
 const images = [
@@ -84,7 +59,7 @@ describe.each(devices)('on $name', ({ device }) => {
         const teacher = await load(join(towers, name), device, precision);
         expect(teacher).toMatchObject({ architecture, resolution, embeddingSize, mean });
         const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
-        agree(found, tensors.get('image_embeds')!.data as Float32Array, embeddingSize, device, precision);
+        agree(found, tensors.get('image_embeds')!.data as Float32Array, { size: embeddingSize, device, precision });
         await teacher.dispose();
       },
       300_000,
@@ -120,13 +95,11 @@ describe.each(devices)('on $name', ({ device }) => {
         const ids = encoder.makeImages();
         device.addon.writeImages(ids, digits);
         encoder.forwardTensor(ids);
-        agree(
-          await device.addon.readTensor(encoder.output),
-          tensors.get('text_embeds')!.data as Float32Array,
-          tower.embeddingSize,
+        agree(await device.addon.readTensor(encoder.output), tensors.get('text_embeds')!.data as Float32Array, {
+          size: tower.embeddingSize,
           device,
           precision,
-        );
+        });
         device.addon.release(ids);
       },
       300_000,
@@ -332,7 +305,7 @@ describe('loading towers', () => {
     await using teacher = await load(path, device);
     const { tensors } = await vectorsOf('open-clip-convnext');
     const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
-    agree(found, tensors.get('image_embeds')!.data as Float32Array, 24, device, 'float32');
+    agree(found, tensors.get('image_embeds')!.data as Float32Array, { size: 24, device, precision: 'float32' });
 
     const grn = 'visual.trunk.stages.0.blocks.0.mlp.grn.weight'; // of ConvNeXt V2
     await refused(

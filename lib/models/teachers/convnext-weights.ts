@@ -3,7 +3,8 @@ import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
 import { convNext, type ConvNextConfig } from './convnext.js';
 import type { TowerConfig } from './model-config.js';
-import type { Naming } from './naming.js';
+import { scaledRows, type Naming } from './naming.js';
+import { countBlocks, type Shapes } from './tower-sizes.js';
 
 interface ConvNextTower extends Pick<TowerConfig, 'mean' | 'std'> {
   graph: GraphSpec;
@@ -11,8 +12,6 @@ interface ConvNextTower extends Pick<TowerConfig, 'mean' | 'std'> {
   embeddingSize: number;
   resolution: number;
 }
-
-type Shapes = ReadonlyMap<string, readonly number[]>;
 
 /** Where open_clip keeps a network of timm's, and what it puts behind it. */
 const [trunk, head] = ['visual.trunk.', 'visual.head.'];
@@ -36,7 +35,7 @@ export function convNextTower(
   const stages = [0, 1, 2, 3].map((stage) => `${trunk}stages.${stage}.blocks.`);
   const widths = stages.map((blocks) => size(`${blocks}0.conv_dw.weight`, 0));
   const config: ConvNextConfig = {
-    depths: stages.map((blocks) => blocksOf(shapes, blocks)),
+    depths: stages.map((blocks) => countBlocks(shapes, blocks)),
     widths,
     expansion: size(`${stages[0]!}0.mlp.fc1.weight`, 0) / widths[0]!,
     eps: eps ?? 1e-6,
@@ -46,13 +45,6 @@ export function convNextTower(
   const embeddingSize = config.head.at(-1)?.features ?? widths[3]!;
   const graph = convNext(config);
   return { graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
-}
-
-/** How many blocks `name0.`, `name1.`, ... there are. */
-function blocksOf(shapes: Shapes, name: string): number {
-  let count = 0;
-  while (shapes.has(`${name}${count}.conv_dw.weight`)) count++;
-  return count;
 }
 
 /** open_clip's projection of one layer or two, or timm's classifier in its place. */
@@ -86,10 +78,4 @@ function names(shapes: Shapes): Naming {
       };
     },
   };
-}
-
-/** Each row times its factor. */
-function scaledRows(rows: Float32Array, factors: Float32Array): Float32Array {
-  const size = rows.length / factors.length;
-  return rows.map((value, i) => value * factors[Math.floor(i / size)]!);
 }

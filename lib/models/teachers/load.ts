@@ -34,11 +34,11 @@ const teacherOptions = { ...nativeTeacherOptions, ...onnxTeacherOptions } satisf
 export type AnyTeacher = NativeTeacher | OnnxTeacher | CustomTeacherApi | PrecomputedTeacherApi;
 
 /**
- * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively:
- * {@link NativeTeacher.load} lists which), one with any image tower in ONNX, an .onnx file, an earlier student (a
- * run folder, whose best checkpoint is taken, or its last; a checkpoint's folder; its file, or what it was exported to
- * with its head), or a .safetensors file of precomputed embeddings. A folder with both safetensors and ONNX runs
- * natively, unless its tower is not known here.
+ * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP or a plain vision transformer in
+ * safetensors (runs natively: {@link NativeTeacher.load} lists which, and at which resolutions), one with any image
+ * tower in ONNX, an .onnx file, an earlier student (a run folder, whose best checkpoint is taken, or its last; a
+ * checkpoint's folder; its file, or what it was exported to with its head), or a .safetensors file of precomputed
+ * embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
  * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED,
  *   NON_FINITE and ZERO_EMBEDDING (of embeddings)
  */
@@ -53,6 +53,12 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   if (place.endsWith('.safetensors') && !inFolder) {
     const { student, embeddings } = await contentOf(place);
     if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), place, native);
+    if (embeddings && options.resolution !== undefined)
+      throw new LgdError('BAD_OPTION', 'embeddings that were computed before are of no resolution to choose.', {
+        option: 'resolution',
+        found: options.resolution,
+        mend: 'Leave it out',
+      });
     if (embeddings) return PrecomputedTeacher.load(place, options.signal);
     throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, {
       option: 'teacher',

@@ -120,7 +120,7 @@ const mostBlocks = 1024;
 const mostHeads = 65_536;
 
 /** What would be a graph without end, or divide pixels by nothing. @throws LgdError BAD_MODEL */
-function checkSizes(config: TowerConfig, what: string): TowerConfig {
+export function checkSizes(config: TowerConfig, what: string): TowerConfig {
   const isWhole = (most: number) => (value: unknown) =>
     Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most;
   const isBlocks = isWhole(mostBlocks);
@@ -217,7 +217,7 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
   };
 }
 
-function activationOf(name: string): Activation {
+export function activationOf(name: string): Activation {
   const known = Object.hasOwn(activations, name) ? activations[name] : undefined;
   if (known !== undefined) return known;
   throw new LgdError('BAD_MODEL', 'the towers of this model have an activation not known here.', {
@@ -233,6 +233,14 @@ function side(size: number | number[] | undefined): number | undefined {
 }
 
 async function readJson(path: string): Promise<ConfigFile | undefined> {
+  const file: ConfigFile | undefined = await readJsonFile(path);
+  const sections = sectionNames.map((name) => file?.[name] ?? {});
+  if (!sections.every(isObject)) throw noConfiguration(path);
+  return file;
+}
+
+/** @returns undefined where there is no such file @throws LgdError BAD_MODEL for anything else than an object in JSON */
+export async function readJsonFile(path: string): Promise<object | undefined> {
   // a default in its place would change the arithmetic
   const text = await readFile(path, 'utf8').catch(unlessAbsent(path, undefined));
   if (text === undefined) return undefined;
@@ -242,12 +250,13 @@ async function readJson(path: string): Promise<ConfigFile | undefined> {
   } catch (cause) {
     throw new LgdError('BAD_MODEL', `${path} is not JSON.`, { mend: 'Fetch it again', cause });
   }
-  const [file, ...sections] = [value, ...sectionNames.map((name) => (value as ConfigFile | null)?.[name] ?? {})];
-  if (![file, ...sections].every(isObject)) {
-    throw new LgdError('BAD_MODEL', `${path} is no configuration of a model.`, {
-      allowed: `an object, and so its ${sectionNames.join(', ')}`,
-      mend: 'Fetch it again',
-    });
-  }
-  return value as ConfigFile;
+  if (!isObject(value)) throw noConfiguration(path);
+  return value;
+}
+
+function noConfiguration(path: string): LgdError {
+  return new LgdError('BAD_MODEL', `${path} is no configuration of a model.`, {
+    allowed: `an object, and so its ${sectionNames.join(', ')}`,
+    mend: 'Fetch it again',
+  });
 }

@@ -12,6 +12,7 @@ import { checkWeights, few, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
 import { readWeights } from './naming.js';
 import { checkEmbedded, checkPixels } from './pixels.js';
+import { otherThanPlain } from './plain-towers.js';
 import { checkPreprocessing, clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
 import type { ChannelTriple, Teacher } from './types.js';
@@ -37,7 +38,16 @@ export const nativeTeacherOptions = {
   signal: 'optional',
 } satisfies OptionTable<NativeTeacherOptions>;
 
-const halves: ChannelTriple = [0.5, 0.5, 0.5]; // SigLIP's mean and std
+const halves: ChannelTriple = [0.5, 0.5, 0.5];
+
+/** Mean and std where a model's files give none. Plain vision transformers have none in common. */
+const usual: Readonly<Record<ImageTower['architecture'], Partial<Pick<Preprocessing, 'mean' | 'std'>>>> = {
+  ModifiedResNet: { mean: clipMean, std: clipStd },
+  ViT: { mean: clipMean, std: clipStd },
+  SigLIP: { mean: halves, std: halves },
+  ConvNeXt: { mean: clipMean, std: clipStd },
+  'plain ViT': {},
+};
 
 /** What a native teacher is made of. */
 interface Parts
@@ -50,7 +60,7 @@ interface Parts
   precision: Precision | undefined;
 }
 
-/** An image tower of CLIP or SigLIP, or an earlier student, on the same device as the student. */
+/** An image tower of CLIP or SigLIP, a plain vision transformer, or a student, on the same device as the student. */
 export class NativeTeacher implements Teacher {
   readonly kind = 'native';
   readonly id: string;
@@ -78,15 +88,19 @@ export class NativeTeacher implements Teacher {
 
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
-   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts under timm's; vision transformers under the names of transformers'
-   * CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. Dtypes F32, F16, BF16. Sizes are read
-   * off the tensors.
+   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts under timm's; vision transformers under
+   * the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. And plain
+   * vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers) under timm's names or those of
+   * transformers' ViTModel, Dinov2Model and Dinov2WithRegistersModel, whose embedding is the class token behind the
+   * last norm. Dtypes F32, F16, BF16. Sizes are read off the tensors.
    * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size;
-   *   without one as OpenAI's models have them, but transformers' names need it) and preprocessor_config.json or
-   *   processor_config.json (mean and std, without one CLIP's or SigLIP's)
+   *   without one as OpenAI's models have them, but transformers' and timm's names need it) and preprocessor_config.json
+   *   or processor_config.json (mean and std, without one CLIP's, SigLIP's or DINOv2's)
    * @param weightFiles a safetensors file, its shards, or the index of shards beside it
-   * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape;
-   *   FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
+   * @param options `resolution`: of plain vision transformers any from a patch on, to which positions are interpolated;
+   *   CLIP's and SigLIP's work at one
+   * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape, or what
+   *   the tower has that is computed in another way; FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
    */
   static async load(
     id: string,
@@ -99,20 +113,29 @@ export class NativeTeacher implements Teacher {
     const { device, batch = 32, precision, resolution, mean, std, signal } = options;
     const files = [weightFiles].flat();
     await using reader = await openWeights(files);
-    const tower = await findImageTower(reader.shapes, folder);
+    const tower = await findImageTower(reader.shapes, folder, resolution);
     if (tower === undefined) {
+      const other = otherThanPlain(reader.shapes);
+      if (other !== undefined)
+        throw new LgdError('BAD_MODEL', `the tower in ${files.join(', ')} has ${other}, which is not known here.`, {
+          option: 'teacher',
+          mend: 'Export it to ONNX with one output [B,D], and give the .onnx file',
+        });
       const names = [...reader.shapes.keys()];
       const [, prefix] =
-        /^(.+\.)(?:visual\.conv1|vision_model\.embeddings\.patch_embedding)\.weight$/mu.exec(names.join('\n')) ?? [];
+        /^(.+?\.)(?:visual\.conv1|(?:vision_model\.)?embeddings\.patch_embeddings?(?:\.projection)?|patch_embed\.proj)\.weight$/mu.exec(
+          names.join('\n'),
+        ) ?? [];
       throw new LgdError(
         'BAD_MODEL',
-        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP under OpenAI's, open_clip's or transformers' names.`,
+        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP and no plain vision transformer under names known here.`,
         {
           found: few(names),
-          allowed: 'visual.conv1.weight ... or vision_model.embeddings.patch_embedding.weight ...',
+          allowed:
+            'visual.conv1.weight ..., vision_model.embeddings.patch_embedding.weight ..., embeddings.patch_embeddings.projection.weight ... or patch_embed.proj.weight ...',
           mend:
             prefix === undefined
-              ? 'Give a CLIP model, or an ONNX export of the tower (onnx/vision_model.onnx)'
+              ? 'Give a model of these, or an ONNX export of the tower (onnx/vision_model.onnx)'
               : `Save the weights without '${prefix}' before their names`,
         },
       );
@@ -125,19 +148,13 @@ export class NativeTeacher implements Teacher {
       });
     }
     const weights = await readWeights(reader, tower.graph, tower.naming, files.join(', '), signal);
-    const read = await readPreprocessor(folder);
-    const input =
-      read ?? (tower.architecture === 'SigLIP' ? { mean: halves, std: halves } : { mean: clipMean, std: clipStd });
-    return new NativeTeacher({
-      id,
-      device,
-      ...tower,
-      weights,
-      mean: mean ?? tower.mean ?? input.mean,
-      std: std ?? tower.std ?? input.std,
-      batch,
-      precision,
-    });
+    const given = (await readPreprocessor(folder)) ?? usual[tower.architecture];
+    const [inputMean, inputStd] = [mean ?? tower.mean ?? given.mean, std ?? tower.std ?? given.std];
+    if (inputMean === undefined || inputStd === undefined)
+      throw new LgdError('BAD_MODEL', `nothing in ${folder} tells the mean and std of the input of ${id}.`, {
+        mend: `Fetch the model's preprocessor_config.json, or write what it was trained with: ${JSON.stringify({ size: tower.resolution, image_mean: halves, image_std: halves })} for Google's ViTs, ImageNet's numbers for DINO`,
+      });
+    return new NativeTeacher({ id, device, ...tower, mean: inputMean, std: inputStd, weights, batch, precision });
   }
 
   /**

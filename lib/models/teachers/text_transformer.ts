@@ -4,7 +4,7 @@
  * ICCV 2023) is the same without the causal mask, over a text that is padded to the full length. Parameters have
  * OpenAI's names, except that `text_projection` is a linear layer's `text_projection.weight`, [D, width].
  */
-import { GraphBuilder, type GraphSpec } from '../graph.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 import { checkTransformer, transformer, type TransformerConfig } from './transformer.js';
 
 /**
@@ -54,7 +54,7 @@ function textTower(
     positions,
     channels: width,
   });
-  const x = transformer(g, tokens, 'transformer.resblocks', config, { causal });
-  const end = g.layerNorm(g.endToken(x, g.images, endId), 'ln_final', eps);
+  const take = (sequence: Value) => g.endToken(sequence, g.images, endId);
+  const end = g.layerNorm(transformer(g, tokens, 'transformer.resblocks', config, { causal, take }), 'ln_final', eps);
   return g.finish(g.linear(end, 'text_projection', { features: outputDim, bias }));
 }

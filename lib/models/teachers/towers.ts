@@ -2,21 +2,21 @@
  * Which tower a file of weights holds, and its graph: sizes come from the shapes of its tensors, and from its
  * configuration what shapes do not tell.
  */
-import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
+import { openAiNames, transformersNames } from './clip-naming.js';
 import { convNextTower, hasConvNext } from './convnext-weights.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
-import { openAiNames, transformersNames, type Naming } from './naming.js';
+import type { Naming } from './naming.js';
+import { findPlainTower } from './plain-towers.js';
 import { siglip } from './siglip.js';
 import { siglipText, textTransformer } from './text_transformer.js';
+import { blocks, countBlocks, lookUp, wholeRoot, type Shapes } from './tower-sizes.js';
 import type { ChannelTriple } from './types.js';
-import { visionTransformer } from './vision_transformer.js';
-
-type Shapes = ReadonlyMap<string, readonly number[]>;
+import { clipVisionTransformer } from './vision_transformer.js';
 
 interface TowerGraph {
-  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt';
+  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt' | 'plain ViT';
   graph: GraphSpec;
   embeddingSize: number;
   resolution: number;
@@ -44,9 +44,14 @@ export interface TextTower {
 /**
  * The image tower in a file of these tensors, or undefined where there is none of those known here.
  * @param folder holds the configuration
- * @throws LgdError BAD_MODEL
+ * @param resolution side of its input, where it works at more than one; default: as the model's files say
+ * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution below a patch)
  */
-export async function findImageTower(shapes: Shapes, folder: string): Promise<ImageTower | undefined> {
+export async function findImageTower(
+  shapes: Shapes,
+  folder: string,
+  resolution?: number,
+): Promise<ImageTower | undefined> {
   const prefix = shapes.has('visual.conv1.weight') ? 'visual.' : '';
   const has = (start: string) => [...shapes.keys()].some((name) => name.startsWith(start));
   if (shapes.has(`${prefix}conv1.weight`)) {
@@ -70,7 +75,8 @@ export async function findImageTower(shapes: Shapes, folder: string): Promise<Im
     const tower = has('vision_model.head.') ? siglipTower(shapes, vision, naming) : vitTower(shapes, vision, naming);
     return { ...tower, naming, mean: vision.mean, std: vision.std };
   }
-  return undefined;
+  const plain = await findPlainTower(shapes, folder, resolution);
+  return plain && { architecture: 'plain ViT', ...plain };
 }
 
 /** The text tower in a file of these tensors, or undefined. @throws LgdError BAD_MODEL */
@@ -103,9 +109,9 @@ export async function findTextTower(shapes: Shapes, folder: string): Promise<Tex
 function vitTower(shapes: Shapes, config: TowerConfig, naming: Naming): TowerGraph {
   const shape = lookUp(shapes, naming);
   const [width, patch] = [shape('conv1.weight', 0), shape('conv1.weight', 3)];
-  const imageSize = config.imageSize ?? patch * wholeRoot(shape('positional_embedding', 0) - 1);
+  const imageSize = config.imageSize ?? patch * wholeRoot(shape('class_and_positions', 0) - 1);
   const outputDim = shape('proj.weight', 0);
-  const graph = visionTransformer({ ...blocks(shapes, naming, config, width), patch, outputDim, imageSize });
+  const graph = clipVisionTransformer({ ...blocks(shapes, naming, config, width), patch, outputDim, imageSize });
   return { architecture: 'ViT', graph, embeddingSize: outputDim, resolution: imageSize };
 }
 
@@ -132,61 +138,4 @@ function resNetTower(shapes: Shapes, config: TowerConfig, prefix: string, naming
   const heads = config.heads ?? Math.floor((32 * width) / (config.headWidth ?? 64));
   const graph = modifiedResNet({ layers, width, heads, outputDim, imageSize });
   return { architecture: 'ModifiedResNet', graph, embeddingSize: outputDim, resolution: imageSize };
-}
-
-/**
- * Sizes of a stack of blocks. Where nothing is stated, what OpenAI's models have: heads of 64 channels, quickGelu, eps
- * 1e-5.
- */
-function blocks(shapes: Shapes, naming: Naming, config: TowerConfig, width: number) {
-  const first = naming.source('transformer.resblocks.0.ln_1.weight', [width]).tensors[0]![0];
-  const stack = first.slice(0, first.indexOf('.0.') + 1);
-  const { layers, heads, headWidth = 64, activation = 'quickGelu', eps = 1e-5 } = config;
-  return {
-    width,
-    layers: typeof layers === 'number' ? layers : countBlocks(shapes, stack),
-    heads: heads ?? Math.floor(width / headWidth),
-    hidden: lookUp(shapes, naming)('transformer.resblocks.0.mlp.c_fc.weight', 0),
-    activation,
-    eps,
-  };
-}
-
-/** How many blocks `stack0.`, `stack1.`, ... there are: not the highest number, which may be any. */
-function countBlocks(shapes: Shapes, stack: string): number {
-  const numbers = [...shapes.keys()]
-    .filter((name) => name.startsWith(stack))
-    .map((name) => Number.parseInt(name.slice(stack.length), 10));
-  return new Set(numbers.filter(Number.isInteger)).size;
-}
-
-/** Sizes of a graph's parameter, read off the file's tensor; those that a tower is recognised by must be there. */
-function lookUp(shapes: Shapes, naming: Naming): (parameter: string, axis: number) => number {
-  return (name, axis) => {
-    const {
-      tensors: [[tensor] = ['']],
-      make,
-    } = naming.source(name, []);
-    const shape = shapes.get(tensor);
-    if (shape === undefined) {
-      throw new LgdError('BAD_MODEL', `the weights lack ${tensor}, which tells a size of the tower.`, {
-        mend: tensor.includes('proj')
-          ? 'Save the model with its projections: without one (CLIPVisionModel, CLIPTextModel) images and texts are in no common space'
-          : 'Fetch the model again',
-      });
-    }
-    // OpenAI's projections are stored the other way around
-    const size = make === undefined ? shape[axis] : shape[shape.length - 1 - axis];
-    if (size === undefined)
-      throw new LgdError(
-        'BAD_MODEL',
-        `the tensor ${tensor} is [${shape.join(',')}], so the tower is built in a way not known here.`,
-        { mend: "Take a variant of one resolution (not SigLIP 2's NaFlex), or an ONNX export" },
-      );
-    return size;
-  };
-}
-
-function wholeRoot(count: number): number {
-  return Math.round(Math.sqrt(Math.max(0, count)));
 }

@@ -35,13 +35,16 @@ export function checkTransformer(
   });
 }
 
-/** The blocks `name.0`, `name.1`, ... over a sequence. A causal stack attends to earlier positions only. */
+/**
+ * The blocks `name.0`, `name.1`, ... over a sequence. A causal stack attends to earlier positions only.
+ * @param options `take`: the token that is asked for; the last block computes nothing else behind its attention
+ */
 export function transformer(
   g: GraphBuilder,
   tokens: Value,
   name: string,
   config: TransformerConfig,
-  { causal = false } = {},
+  { causal = false, take = (sequence) => sequence }: { causal?: boolean; take?: (sequence: Value) => Value } = {},
 ): Value {
   let x = tokens;
   for (let i = 0; i < config.layers; i++) {
@@ -49,10 +52,9 @@ export function transformer(
     const qkv = g.linear(g.layerNorm(x, `${block}.ln_1`, config.eps), `${block}.attn.in_proj`, {
       features: 3 * config.width,
     });
-    x = g.add(
-      x,
-      g.linear(g.selfAttention(qkv, config.heads, { causal }), `${block}.attn.out_proj`, { features: config.width }),
-    );
+    const of = i === config.layers - 1 ? take : (sequence: Value) => sequence;
+    const attention = of(g.selfAttention(qkv, config.heads, { causal }));
+    x = g.add(of(x), g.linear(attention, `${block}.attn.out_proj`, { features: config.width }));
     x = g.add(x, mlp(g, g.layerNorm(x, `${block}.ln_2`, config.eps), `${block}.mlp`, config));
   }
   return x;

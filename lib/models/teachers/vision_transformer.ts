@@ -1,36 +1,56 @@
 /**
- * CLIP's vision transformer: Radford et al., "Learning transferable visual models from natural language supervision",
- * ICML 2021, section 2.4: the ViT of Dosovitskiy et al. 2021 with one more layer norm before the blocks; the class
- * token, normed and projected, is the embedding. Parameters have OpenAI's names without the prefix `visual.`, except
- * that `proj` is a linear layer's `proj.weight`, [D, width].
+ * Vision transformers: Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021. Parameters have OpenAI CLIP's
+ * names without the prefix `visual.`, except that class token and positions are one table, `class_and_positions`, and
+ * that CLIP's `proj` is a linear layer's `proj.weight`, [D, width].
  */
-import { GraphBuilder, type GraphSpec } from '../graph.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 import { checkTransformer, transformer, type TransformerConfig } from './transformer.js';
 
-/**
- * Sizes of CLIP's vision transformer; ViT-B/32: width 768, layers 12, heads 12, hidden 3072, patch 32, outputDim 512,
- * imageSize 224.
- */
+/** Sizes of a vision transformer; ViT-B/32: width 768, layers 12, heads 12, hidden 3072, patch 32, imageSize 224. */
 export interface VisionTransformerConfig extends TransformerConfig {
   /** Side of a patch in pixels. */
   patch: number;
-  /** D. */
-  outputDim: number;
   /** Side of the square input in pixels; what is left of it behind the last whole patch is not seen. */
   imageSize: number;
 }
 
-/** The tower as a forward-only graph. @throws LgdError BAD_MODEL for sizes that do not fit together */
-export function visionTransformer(config: VisionTransformerConfig): GraphSpec {
-  const { width, patch, outputDim, imageSize, eps } = config;
-  const grid = Math.floor(imageSize / patch);
-  checkTransformer('vision transformer', config, { patch, outputDim, imageSize, grid });
+/**
+ * CLIP's (Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, section
+ * 2.4), as a forward-only graph: one more layer norm before the blocks; the class token, normed and projected, is the
+ * embedding.
+ * @param config `outputDim`: D
+ * @throws LgdError BAD_MODEL for sizes that do not fit together
+ */
+export function clipVisionTransformer(config: VisionTransformerConfig & { outputDim: number }): GraphSpec {
+  const { outputDim, eps } = config;
   const g = new GraphBuilder('teacher');
-  const patches = g.conv(g.images, 'conv1', { channels: width, kernel: patch, stride: patch, padding: 0 });
-  const tokens = g.positions(patches, 'positional_embedding', {
-    count: grid * grid + 1,
-    classToken: 'class_embedding',
-  });
-  const x = transformer(g, g.layerNorm(tokens, 'ln_pre', eps), 'transformer.resblocks', config);
-  return g.finish(g.linear(g.layerNorm(g.firstToken(x), 'ln_post', eps), 'proj', { features: outputDim, bias: false }));
+  const tokens = g.layerNorm(sequence(g, config, { first: 1, bias: false, others: { outputDim } }), 'ln_pre', eps);
+  return g.finish(g.linear(classToken(g, tokens, config), 'proj', { features: outputDim, bias: false }));
+}
+
+/**
+ * The plain one, of DeiT, DINO and DINOv2 too, as a forward-only graph: the normed class token is the embedding.
+ * @param config `registers`: constant tokens behind the class token; their rows of `class_and_positions` follow its row
+ * @throws LgdError BAD_MODEL for sizes that do not fit together
+ */
+export function plainVisionTransformer(config: VisionTransformerConfig & { registers: number }): GraphSpec {
+  const g = new GraphBuilder('teacher');
+  return g.finish(classToken(g, sequence(g, config, { first: 1 + config.registers, bias: true }), config));
+}
+
+function sequence(
+  g: GraphBuilder,
+  config: VisionTransformerConfig,
+  { first, bias, others = {} }: { first: number; bias: boolean; others?: Record<string, number> },
+): Value {
+  const { width, patch, imageSize } = config;
+  const grid = Math.floor(imageSize / patch);
+  checkTransformer('vision transformer', config, { patch, imageSize, grid, ...others });
+  const patches = g.conv(g.images, 'conv1', { channels: width, kernel: patch, stride: patch, padding: 0, bias });
+  return g.positions(patches, 'class_and_positions', { count: first + grid * grid, first });
+}
+
+function classToken(g: GraphBuilder, tokens: Value, config: VisionTransformerConfig): Value {
+  const x = transformer(g, tokens, 'transformer.resblocks', config, { take: (sequence) => g.firstToken(sequence) });
+  return g.layerNorm(x, 'ln_post', config.eps);
 }

@@ -7,10 +7,11 @@ import type { Device } from '../../device.js';
 import { throwIfAborted } from '../../errors.js';
 import { compileBatch, type Precision } from '../../models/compiled.js';
 import { Encoder } from '../../models/encoder.js';
-import { loadTeacher, type CustomTeacherApi, type NativeTeacher } from '../../models/index.js';
+import type { CustomTeacherApi, NativeTeacher } from '../../models/index.js';
 import { optimizerOf } from '../../models/optimizer.js';
 import { createStudent, type Student } from '../../models/student.js';
 import type { WeightRecord } from '../../models/weights.js';
+import { configuredTeacher } from '../../runs/configured-teacher.js';
 import type { Dataset } from '../batch.js';
 import { Distiller, type DistillerState } from '../distiller.js';
 import { madeUpBank, madeUpImages, madeUpTeacher } from '../made-up.js';
@@ -59,9 +60,8 @@ export class Bench {
     config: Config,
     { categories, dimension, signal }: { categories: number; dimension: number; signal: AbortSignal | undefined },
   ): Promise<Bench> {
-    const { teacher: source, offline, data } = config;
-    const teacher =
-      source === undefined ? undefined : await loadTeacher(source, { device, localFilesOnly: offline, signal });
+    const { teacher: source, data } = config;
+    const teacher = source === undefined ? undefined : await configuredTeacher(source, config, { device, signal });
     const isNative = teacher?.kind === 'native';
     try {
       return new Bench(

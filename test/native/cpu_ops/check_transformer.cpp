@@ -52,21 +52,21 @@ static void check_self_attention(Check& check, const SelfAttentionShape& s) {
 
 static void check_sequences(Check& check, int n, int tokens, int channels) {
   const SequenceShape s{n, tokens, channels};
-  const Floats position = check.normal(tokens * channels), first = check.normal(channels),
+  const Floats position = check.normal(tokens * channels), value = check.normal(channels),
                word = check.normal(700 * channels);
-  for (const bool with_class : {false, true}) {
-    const int pixels = tokens - with_class;
+  for (const int first : {0, 1, 5}) {
+    const int pixels = tokens - first;
+    if (pixels < 1) continue;
     const Floats x = check.normal(int64_t(n) * pixels * channels);
     Floats y = Check::poisoned(int64_t(n) * tokens * channels);
     Doubles expected(y.size());
     for (int64_t e = 0; e < int64_t(y.size()); ++e) {
       const int64_t c = e % channels, t = e / channels % tokens, image = e / channels / tokens;
-      expected[e] = double(position[t * channels + c]) +
-                    (with_class && t == 0 ? first[c] : x[(image * pixels + t - with_class) * channels + c]);
+      expected[e] =
+          double(position[t * channels + c]) + (t < first ? 0 : x[(image * pixels + t - first) * channels + c]);
     }
-    positions_forward_cpu(check.device, s, F32, x.data(), with_class ? first.data() : nullptr, position.data(),
-                          y.data());
-    check.equal("positions", y, expected, 1e-7);
+    positions_forward_cpu(check.device, s, F32, first, x.data(), position.data(), y.data());
+    check.equal("positions behind " + std::to_string(first), y, expected, 1e-7);
   }
   Floats ids(int64_t(n) * tokens * 3), y = Check::poisoned(int64_t(n) * tokens * channels);
   Doubles expected(y.size());
@@ -94,8 +94,8 @@ static void check_sequences(Check& check, int n, int tokens, int channels) {
   check.equal("end_token", found, wanted, 1e-9);
 
   Floats repeated = Check::poisoned(int64_t(n) * channels);
-  for (size_t e = 0; e < repeated.size(); ++e) wanted[e] = first[e % channels];
-  repeat_forward_cpu(check.device, n, channels, F32, first.data(), repeated.data());
+  for (size_t e = 0; e < repeated.size(); ++e) wanted[e] = value[e % channels];
+  repeat_forward_cpu(check.device, n, channels, F32, value.data(), repeated.data());
   check.equal("repeat", repeated, wanted, 1e-9);
 }
 

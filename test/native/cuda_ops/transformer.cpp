@@ -19,9 +19,13 @@ void sequences(const SequenceShape& s) {
   const size_t row = size_t(s.channels), all = size_t(s.n) * s.tokens * row;
   check("positions, words, end_token, repeat " + std::to_string(s.tokens), [=](Run& t) {
     const float* position = t.input32(s.tokens * row);
-    const float* first = t.input32(row);
-    t.ops.positions_forward(*t.device, s, t.type, t.input(all), nullptr, position, t.output(all));
-    t.ops.positions_forward(*t.device, s, t.type, t.input(all), first, position, t.output(all));
+    const float* value = t.input32(row);
+    // the last: nothing but constant tokens
+    for (const int first : {0, 1, 5, s.tokens})
+      if (first <= s.tokens) {
+        const size_t read = size_t(s.n) * (s.tokens - first) * row;
+        t.ops.positions_forward(*t.device, s, t.type, first, t.input(std::max(read, row)), position, t.output(all));
+      }
     std::vector<float> digits(size_t(s.n) * s.tokens * 8);
     for (int n = 0; n < s.n; ++n)
       for (int p = 0; p < s.tokens; ++p) {
@@ -35,7 +39,7 @@ void sequences(const SequenceShape& s) {
     // the end token is past the table: its last row
     t.ops.words_forward(*t.device, s, t.type, 8, 767, ids, t.input32(767 * row), position, t.output(all));
     t.ops.end_token_forward(*t.device, s, t.type, 8, 255 + 2 * 256, t.input(all), ids, t.output(s.n * row));
-    t.ops.repeat_forward(*t.device, s.n, s.channels, t.type, first, t.output(s.n * row));
+    t.ops.repeat_forward(*t.device, s.n, s.channels, t.type, value, t.output(s.n * row));
   });
 }
 

@@ -504,8 +504,8 @@ void sequences() {
   });
   check("positions",
         [](Side& t) {
-          t.ops.positions_forward(*t.device, {t.n, 64, wide}, t.type, t.input(63 * wide), t.shared32(wide),
-                                  t.shared32(64 * wide), t.output(image));
+          t.ops.positions_forward(*t.device, {t.n, 64, wide}, t.type, 1, t.input(63 * wide), t.shared32(64 * wide),
+                                  t.output(image));
         },
         {.parts = image / 8 / 256.});
   check("tokens", [](Side& t) {

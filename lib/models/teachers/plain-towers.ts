@@ -1,0 +1,101 @@
+/**
+ * Plain vision transformers in a file of weights: ViT, DeiT, DINO and DINOv2 with or without registers, under the names
+ * of transformers or of timm.
+ */
+import { LgdError } from '../../errors.js';
+import type { GraphSpec } from '../graph.js';
+import type { TowerConfig } from './model-config.js';
+import type { Naming } from './naming.js';
+import { readPlainConfig } from './plain-config.js';
+import { plainNames, spellings } from './plain-naming.js';
+import { blocks, lookUp, wholeRoot, type Shapes } from './tower-sizes.js';
+import { plainVisionTransformer } from './vision_transformer.js';
+
+interface PlainTower extends Pick<TowerConfig, 'mean' | 'std'> {
+  graph: GraphSpec;
+  naming: Naming;
+  embeddingSize: number;
+  resolution: number;
+}
+
+/** What a tower of these names may have that is computed in another way, by its tensors. */
+const variants: readonly [has: RegExp, what: string][] = [
+  [/(?:^|\.)(?:distillation_token|dist_token)$/u, 'a distillation token beside the class token (DeiT distilled)'],
+  [/\.mlp\.(?:weights_in|w12|w1|fc1_g)\./u, 'gated MLPs (SwiGLU, as in DINOv2 giant)'],
+  [/\.(?:q_norm|k_norm)\./u, 'norms of queries and keys'],
+  [/relative_position|rel_pos/u, 'relative positions (as in BEiT)'],
+  [/(?:^|\.)rope|embeddings\.patch_embeddings\.weight$/u, 'rotary positions (as in DINOv3)'],
+  [/^(?:norm_pre|attn_pool)\./u, "parts of CLIP's or SigLIP's towers, which open_clip's file beside it has whole"],
+  [/^fc_norm\./u, 'a mean of its patches as embedding'],
+];
+
+interface Found {
+  spelling: keyof typeof spellings;
+  prefix: string;
+}
+
+function findNames(shapes: Shapes): Found | undefined {
+  if (shapes.has('patch_embed.proj.weight')) return { spelling: 'timm', prefix: '' };
+  for (const name of shapes.keys()) {
+    const prefix =
+      /^((?:(?:vit|deit|dinov2|dinov2_with_registers|beit)\.)?)embeddings\.patch_embeddings\.projection\.weight$/u.exec(
+        name,
+      )?.[1];
+    if (prefix === undefined) continue;
+    const isDinov2 = shapes.has(`${prefix}encoder.layer.0.norm1.weight`);
+    return { spelling: isDinov2 ? 'transformersDinov2' : 'transformersVit', prefix };
+  }
+  return undefined;
+}
+
+/** In what a tower of tensors like these differs from those known here; undefined: in nothing that is known. */
+export function otherThanPlain(shapes: Shapes): string | undefined {
+  const names = [...shapes.keys()];
+  if (!names.some((name) => name.includes('patch_embed'))) return undefined;
+  const variant = variants.find(([has]) => names.some((name) => has.test(name)));
+  if (variant !== undefined) return variant[1];
+  const found = findNames(shapes);
+  if (found === undefined) return undefined;
+  const { block, classToken, positions, mlp } = spellings[found.spelling];
+  if (!shapes.has(found.prefix + classToken)) return 'no class token';
+  if (!shapes.has(found.prefix + positions)) return 'no table of positions';
+  const [into, back] = mlp.map((name) => shapes.get(`${found.prefix}${block}.0.${name}.weight`));
+  return into?.[0] !== undefined && into[0] === 2 * (back?.[1] ?? 0) ? variants[1]![1] : undefined;
+}
+
+/**
+ * @param wanted side of its input; default: what its files say it works at
+ * @returns undefined where there is none, or one that differs ({@link otherThanPlain})
+ * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution below a patch)
+ */
+export async function findPlainTower(shapes: Shapes, folder: string, wanted?: number): Promise<PlainTower | undefined> {
+  const found = findNames(shapes);
+  if (found === undefined || otherThanPlain(shapes) !== undefined) return undefined;
+  const { prefix } = found;
+  const spelling = spellings[found.spelling];
+  const registers = shapes.get(prefix + spelling.registers)?.[1] ?? 0;
+  const rows = shapes.get(prefix + spelling.positions)![1] ?? 0;
+  const isSquare = (count: number) => count > 0 && Number.isInteger(Math.sqrt(count));
+  // timm's may have positions for none of the constant tokens, or for all
+  const embedded = (found.spelling === 'timm' ? [1, 0, 1 + registers] : []).find((n) => isSquare(rows - n)) ?? 1;
+  const naming = plainNames(spelling, {
+    prefix,
+    registers,
+    embedded,
+    grid: wholeRoot(rows - embedded),
+    antialias: found.spelling === 'timm' || registers > 0,
+    layerScale: shapes.has(`${prefix}${spelling.block}.0.${spelling.scales[0]}`),
+  });
+  const shape = lookUp(shapes, naming);
+  const [width, patch] = [shape('conv1.weight', 0), shape('conv1.weight', 3)];
+  const config = await readPlainConfig(folder, found.spelling, width);
+  const imageSize = wanted ?? config.imageSize ?? patch * wholeRoot(rows - embedded);
+  if (wanted !== undefined && wanted < patch)
+    throw new LgdError('BAD_OPTION', `the teacher in ${folder} looks at patches of ${patch} px.`, {
+      option: 'resolution',
+      found: wanted,
+      allowed: `${patch} or more`,
+    });
+  const graph = plainVisionTransformer({ ...blocks(shapes, naming, config, width), patch, imageSize, registers });
+  return { graph, naming, embeddingSize: width, resolution: imageSize, mean: config.mean, std: config.std };
+}
