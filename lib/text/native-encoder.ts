@@ -192,8 +192,13 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
         precision,
         training: false,
       });
-      encoder.load(weights);
-      this.#plan = { encoder, ids: encoder.makeImages() };
+      try {
+        encoder.load(weights);
+        this.#plan = { encoder, ids: encoder.makeImages() };
+      } catch (error) {
+        encoder.dispose();
+        throw error;
+      }
     }
     const { encoder, ids } = this.#plan;
     const digits = new Float32Array(batch * 3 * length);
