@@ -163,6 +163,14 @@ export function checkGiven(given: unknown, call: string, needed: string): assert
   throw wrongArgument(given, 'options', `an object with ${needed}`, `Call ${call} with { ${needed} }`);
 }
 
+/**
+ * Bytes whose memory stays while they are read: a copy of those whose buffer may shrink, which would take it from under
+ * a decoder and end the process.
+ */
+export function lastingBytes(bytes: Uint8Array): Uint8Array {
+  return (bytes.buffer as { resizable?: boolean }).resizable === true ? new Uint8Array(bytes) : bytes;
+}
+
 /** @throws LgdError BAD_OPTION for anything but a string with something in it */
 export function checkText(value: unknown, option: string, allowed: string): void {
   if (typeof value === 'string' && value !== '') return;

@@ -131,7 +131,7 @@ function shorten(value: unknown): string {
   if (typeof value === 'bigint') return `${value}n`;
   if (typeof value !== 'string' && (typeof value !== 'object' || value === null)) return String(value);
   try {
-    return JSON.stringify(value);
+    return (JSON.stringify(value) as string | undefined) ?? 'an object'; // of its own mind
   } catch {
     return Array.isArray(value) ? 'an array' : 'an object'; // cyclic, or with a bigint in it
   }

@@ -57,6 +57,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_CIFAR10: anything,
   LGDISTILL_CUDA_ARCH: anything,
   LGDISTILL_DAMAGED_FILES: anything,
+  LGDISTILL_RANDOM_CALLS: anything,
   LGDISTILL_RANDOM_GRAPHS: anything,
   LGDISTILL_RANDOM_RUNS: anything,
   LGDISTILL_SANITIZE: anything,

@@ -123,7 +123,8 @@ export interface NativeAddon {
   /** One output [B,h,w,c] is a tensor [B h w, c]; several lie one behind the other in a tensor of one row. */
   encoderOutput(encoder: EncoderHandle): TensorHandle;
   zeroGradients(encoder: EncoderHandle): void;
-  backward(encoder: EncoderHandle, dOutput: TensorHandle): void;
+  /** Adds to the gradients; `afresh`: sets them. */
+  backward(encoder: EncoderHandle, dOutput: TensorHandle, afresh?: boolean): void;
   /**
    * One step of the optimiser that the encoder was made for: `momentum` is SGD's, betas, `epsilon` and `count`, the
    * number of the step from 1, are AdamW's.

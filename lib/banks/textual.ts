@@ -253,7 +253,7 @@ const punctuation = 5; // quotes, each escaped in the header of a file, and a co
  */
 export function namesOf(list: CategoryList | readonly string[]): readonly string[] {
   const names: unknown = typeof list === 'object' && list !== null && 'names' in list ? list.names : list;
-  if (Array.isArray(names)) return names as readonly string[];
+  if (Array.isArray(names)) return [...(names as readonly string[])]; // the caller's may change while they are embedded
   throw new LgdError('BAD_NAMES', 'these are no names.', {
     option: 'names',
     found: list,

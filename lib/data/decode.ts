@@ -1,5 +1,6 @@
 import { loadAddon } from '../addon/addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
+import { lastingBytes } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
@@ -41,8 +42,9 @@ const longestAspect = 4;
  * middle is kept. Pixels that are floating-point, signed or of 32 bits are not read.
  * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING, DEVICE_UNAVAILABLE (the system starts no further thread)
  */
-export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
-  checkBytes(bytes);
+export async function decodeImage(given: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
+  checkBytes(given);
+  const bytes = lastingBytes(given);
   const header = readJpegHeader(bytes);
   const addon = loadAddon();
   const fast = await decodeFast(addon, header, options, async ({ width, height }) => ({
@@ -79,11 +81,12 @@ export interface StorePlace {
  * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING, DEVICE_UNAVAILABLE, OUT_OF_MEMORY
  */
 export async function placeImage(
-  bytes: Uint8Array,
+  given: Uint8Array,
   { addon, store, index }: StorePlace,
   options: DecodeOptions,
 ): Promise<void> {
-  checkBytes(bytes);
+  checkBytes(given);
+  const bytes = lastingBytes(given);
   const header = readJpegHeader(bytes);
   const isPlaced = await decodeFast(addon, header, options, async ({ width, height }) => {
     await addon.placeJpeg(store, index, bytes, width, height, header?.profile);

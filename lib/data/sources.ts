@@ -25,9 +25,9 @@ export interface ImageSource {
   /** What was left out on opening and why, a line each. */
   readonly remarks?: readonly string[] | undefined;
   /**
-   * The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the
-   * message; but a system's error such as EIO is tried again, then ends the run, and a ReferenceError ends it at once,
-   * as it is.
+   * The bytes of an image's file, encoded as they are; they must stay what they are until it is decoded. What it throws
+   * makes the image a broken one, listed with the message; but a system's error such as EIO is tried again, then ends
+   * the run, and a ReferenceError ends it at once, as it is.
    */
   read(index: number): Promise<Uint8Array>;
 }

@@ -146,14 +146,22 @@ export class StreamedImages implements Disposable {
   /**
    * Decodes the images of a batch, on all decoding threads, behind those of batches that were asked for before. Call
    * release() when the work on them is done; the memory is then used again.
-   * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE (the system fails to read),
+   * @throws LgdError BAD_OPTION (no such image), TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE (the system fails to read),
    *   ABORTED, OUT_OF_MEMORY, DISPOSED
    */
   async prepare(images: Int32Array): Promise<PreparedImages> {
     this.#life.check();
+    const outside = images.find((index) => !(index >= 0 && index < this.length));
+    if (outside !== undefined)
+      throw new LgdError('BAD_OPTION', 'there is no such image.', {
+        option: 'images',
+        found: outside,
+        allowed: `indices from 0 to ${this.length - 1}`,
+      });
+    const asked = images.slice(); // the caller's may change meanwhile
     const { addon } = this.#options.device;
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
-    const different = [...new Set(images)]; // a batch that is filled up repeats its last
+    const different = [...new Set(asked)]; // a batch that is filled up repeats its last
     const standIns = new Map<number, number>();
     const results = await Promise.allSettled(
       different.map(async (index) => {
@@ -167,10 +175,14 @@ export class StreamedImages implements Disposable {
       this.#life.check();
       throw failed!.reason;
     }
+    let isBack = false;
     return {
       store,
-      ...(standIns.size > 0 && { shown: images.map((index) => standIns.get(index) ?? index) }),
-      release: () => this.#giveBack(store),
+      ...(standIns.size > 0 && { shown: asked.map((index) => standIns.get(index) ?? index) }),
+      release: () => {
+        if (!isBack) this.#giveBack(store);
+        isBack = true; // by now another batch may have it
+      },
     };
   }
 

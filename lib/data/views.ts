@@ -61,6 +61,7 @@ export async function readViews(
   batch: ViewBatch,
   options: ViewOptions,
 ): Promise<Float32Array> {
+  checkGiven(images, 'readViews(images, ...)', 'store');
   checkGiven(batch, 'readViews()', 'images');
   checkOptions(options, 'readViews()', viewOptions);
   const { device, resolution, mean, std, augment = {} } = options;
@@ -70,7 +71,7 @@ export async function readViews(
   const { addon, handle } = device;
   // no chance in the middle of an image
   const draws = augment === false ? { ...batch, drawIds: batch.images, seed: 0, epoch: 0 } : batch;
-  if (!isDrawn(draws))
+  if (!Number.isInteger((batch as Partial<ViewBatch>).images?.length) || !isDrawn(draws))
     throw new LgdError('BAD_OPTION', 'this batch does not say how its views are drawn.', {
       option: 'batch',
       allowed: 'images, drawIds, seed and epoch, as a BatchPlan gives them',

@@ -1,5 +1,5 @@
 /** Detection of objects in images of any size by a trained network. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, lastingBytes, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { Precision } from '../models/compiled.js';
@@ -73,12 +73,13 @@ export class Detector implements Disposable {
   async detect(bytes: Uint8Array, given: DetectOptions = {}): Promise<Detection[]> {
     checkOptions(given, 'detect()', detectOptions);
     checkBytes(bytes);
+    const file = lastingBytes(bytes);
     checkDecode(given);
     const { path = 'the image', signal, ...options } = given;
     this.#network.check();
     throwIfAborted(signal, 'the detection');
-    const size = await imageSize(bytes, path);
-    const { output, width, height } = await this.#network.look(bytes, { x: 0, y: 0, ...size }, path);
+    const size = await imageSize(file, path);
+    const { output, width, height } = await this.#network.look(file, { x: 0, y: 0, ...size }, path);
     const [scaleX, scaleY] = [size.width / width, size.height / height];
     const found = decodeDetections(
       output,

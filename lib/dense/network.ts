@@ -40,15 +40,16 @@ export class DenseNetwork {
     precision: Precision | undefined,
     owner: string,
   ) {
-    this.#network = new CompiledEncoder(device, parts.graph, {
-      batch: 1,
-      resolution: parts.resolution,
-      precision,
-      training: false,
-    });
-    this.#network.load(parts.weights);
-    this.#images = this.#network.makeImages();
     this.#life = new Lifetime(owner, 'Load it again');
+    const { graph, resolution } = parts;
+    this.#network = new CompiledEncoder(device, graph, { batch: 1, resolution, precision, training: false });
+    try {
+      this.#network.load(parts.weights);
+      this.#images = this.#network.makeImages();
+    } catch (error) {
+      this.#network.dispose();
+      throw error;
+    }
   }
 
   /** Rows and columns of the first output. */

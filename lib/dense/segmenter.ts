@@ -1,5 +1,5 @@
 /** Segmentation of images of any size: by a trained network, or without training by the text bank. */
-import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, lastingBytes, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -154,15 +154,16 @@ export class Segmenter implements Disposable {
   async segment(bytes: Uint8Array, options: SegmentOptions = {}): Promise<Segmentation> {
     checkOptions(options, 'segment()', segmentOptions);
     checkBytes(bytes);
+    const file = lastingBytes(bytes);
     checkLook(options);
     const { inference = 'whole', path = 'the image', signal } = options;
     this.#network.check();
-    const size = await imageSize(bytes, path);
+    const size = await imageSize(file, path);
     const parts = inference === 'whole' ? [wholeView(size, this.resolution).part] : slidingParts(size);
     const windows: ScoredWindow[] = [];
     for (const part of parts) {
       throwIfAborted(signal, 'the segmentation');
-      windows.push(await this.#look(bytes, part, path, signal));
+      windows.push(await this.#look(file, part, path, signal));
     }
     return { ...size, labels: await labelMap(windows, { ...size, classes: this.names.length }, signal) };
   }

@@ -4,6 +4,7 @@ import type { Config } from '../config/config.js';
 import { counted } from '../counted.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Made } from '../lifetime.js';
 import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
 import { weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -113,15 +114,22 @@ export class DenseTrainer implements Disposable {
       batch,
       () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimizer: { name: 'sgd', momentum } }),
     );
-    this.network.load(weights);
-    this.#images = this.network.makeImages();
-    const { outputs } = this.network.info;
-    const [rows, columns] =
-      outputs.length === 1
-        ? [batch * outputs[0]![0]! * outputs[0]![1]!, outputs[0]![2]!]
-        : [1, batch * this.network.info.outputSize];
-    this.dOutput = addon.makeTensor(handle, [rows, columns]);
-    this.#step = addon.makeStep(handle);
+    const made = new Made();
+    made.add(this.network, (network) => network.dispose());
+    try {
+      this.network.load(weights);
+      this.#images = made.add(this.network.makeImages(), addon.release);
+      const { outputs } = this.network.info;
+      const [rows, columns] =
+        outputs.length === 1
+          ? [batch * outputs[0]![0]! * outputs[0]![1]!, outputs[0]![2]!]
+          : [1, batch * this.network.info.outputSize];
+      this.dOutput = made.add(addon.makeTensor(handle, [rows, columns]), addon.release);
+      this.#step = addon.makeStep(handle);
+    } catch (error) {
+      made.free();
+      throw error;
+    }
   }
 
   /**
@@ -142,13 +150,17 @@ export class DenseTrainer implements Disposable {
     const { addon } = this.device;
     addon.writeImages(this.#images, pixels);
     addon.beginStep(this.#step);
-    this.network.keepStatistics(this.#step);
-    this.network.forwardTensor(this.#images, { training: true, seed, step });
-    queueLoss(this.network.output, this.dOutput);
-    this.network.zeroGradients();
-    this.network.backwardTensor(this.dOutput);
-    this.network.optimizerStep({ learningRate, weightDecay, decayNormAndBias: false });
-    addon.endStep(this.#step);
+    let queued = false;
+    try {
+      this.network.keepStatistics(this.#step);
+      this.network.forwardTensor(this.#images, { training: true, seed, step });
+      queueLoss(this.network.output, this.dOutput);
+      this.network.backwardTensor(this.dOutput, { afresh: true });
+      this.network.optimizerStep({ learningRate, weightDecay, decayNormAndBias: false });
+      queued = true;
+    } finally {
+      addon.endStep(this.#step, !queued);
+    }
   }
 
   [Symbol.dispose](): void {

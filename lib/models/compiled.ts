@@ -153,11 +153,12 @@ export class CompiledEncoder implements Disposable {
   }
 
   /**
-   * Queues the backward pass of the last training forward, whose images must still be there; adds to the gradients.
-   * `dOutput`: dL/d output, [B, outputs].
+   * Queues the backward pass of the last training forward, whose images must still be there; adds to the gradients, or,
+   * `afresh`, sets them. `dOutput`: dL/d output, [B, outputs].
+   * @throws LgdError BAD_SHAPE, BAD_OPTION (no training forward right before), DISPOSED; the gradients stay then
    */
-  backwardTensor(dOutput: TensorHandle): void {
-    this.device.addon.backward(this.#handle, dOutput);
+  backwardTensor(dOutput: TensorHandle, { afresh = false }: { afresh?: boolean | undefined } = {}): void {
+    this.device.addon.backward(this.#handle, dOutput, afresh);
   }
 
   /**

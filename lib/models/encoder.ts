@@ -4,7 +4,7 @@ import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { Made } from '../lifetime.js';
-import { checkSeed } from '../number-limits.js';
+import { checkNumber, checkSeed } from '../number-limits.js';
 import { CompiledEncoder, type Precision } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeightsInTurns } from './initialise.js';
@@ -162,6 +162,10 @@ export class Encoder implements Disposable {
         allowed: training || this.graph.further !== undefined ? `${this.batch} images` : `1 to ${this.batch} images`,
       });
     }
+    // all that may be refused comes before the images, which a backward pass may still need, are written over
+    if (training) this.#requireTraining();
+    if (seed !== undefined) checkSeed(seed);
+    if (step !== undefined) checkNumber('step', step, { whole: true, least: 0 });
     let whole = images;
     if (count < this.batch) {
       whole = new Float32Array(this.batch * size);
@@ -182,15 +186,10 @@ export class Encoder implements Disposable {
    */
   async backward(dOutput: Float32Array): Promise<Record<string, Float32Array>> {
     const tensor = this.#dOutput;
-    if (tensor === undefined)
-      throw new LgdError('BAD_OPTION', 'this encoder is forward only.', {
-        option: 'training',
-        mend: 'Create it with training: true',
-      });
+    this.#requireTraining();
     this.#requireWhole();
-    this.compiled.zeroGradients();
-    this.#device.addon.writeTensor(tensor, dOutput);
-    this.compiled.backwardTensor(tensor);
+    this.#device.addon.writeTensor(tensor!, dOutput);
+    this.compiled.backwardTensor(tensor!, { afresh: true }); // one that is refused leaves the gradients
     const gradients = await this.compiled.gradients();
     return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));
   }
@@ -216,6 +215,15 @@ export class Encoder implements Disposable {
   /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** @throws LgdError BAD_OPTION */
+  #requireTraining(): void {
+    if (this.compiled.training) return;
+    throw new LgdError('BAD_OPTION', 'this encoder is forward only.', {
+      option: 'training',
+      mend: 'Create it with training: true',
+    });
   }
 
   /** Waits for what moves statistics or weights: where it fails, it may have moved some. */

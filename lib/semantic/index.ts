@@ -52,7 +52,8 @@ const bankLossOptions = { precision: 'optional', ...callOptions } satisfies Opti
  * native/semantic/bank_loss.h of the repository). With `textual` alone (alpha 0) it is the text-only baseline, with
  * `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with `visual` and `queue` one softmax
  * runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise
- * settles.
+ * settles. A transfer is refused then (BAD_OPTION), but the thread that has the memory now may have freed it, and reading
+ * it may have ended the process. Arrays whose buffer is resizable are copied.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
  *   row), ABORTED, OUT_OF_MEMORY
  */
@@ -95,14 +96,15 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
   };
   return compute('The semantic loss', options, {
     checkValues: () => checkLossValues(input),
-    inJs: () => js.bankLoss(input, signal),
+    inJs: () => js.bankLoss(withOwnArrays(input), signal),
     on: ({ addon, handle }) => addon.bankLoss(handle, args),
   });
 }
 
 /**
  * Feature regression, the plainest baseline: the mean of 1 - cosine(student, teacher), and its gradient.
- * A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
+ * A native device reads the arrays where they lie, as of {@link bankLoss}: do not change or transfer them before the
+ * promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
  *   row), ABORTED, OUT_OF_MEMORY
  */
@@ -114,7 +116,7 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
   const { student, teacher, dimension } = input;
   return compute('The feature loss', options, {
     checkValues: () => checkFeatureValues(input),
-    inJs: () => js.featureLoss(input, signal),
+    inJs: () => js.featureLoss(withOwnArrays(input), signal),
     on: ({ addon, handle }) => addon.featureLoss(handle, { student, teacher, dimension }),
   });
 }
@@ -123,7 +125,8 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
  * Language-Guided Knowledge Aggregation (Li et al. 2024): assigns each teacher embedding, brought to length 1, to the
  * name whose text is nearest, and moves that category's visual anchor: to the mean of its embeddings the first time,
  * then V <- m V + (1 - m) mean. Anchors of categories without an image stay. The arguments are not changed; a native
- * device reads them where they lie: do not change or transfer them before the promise settles.
+ * device reads them where they lie, as those of {@link bankLoss}: do not change or transfer them before the promise
+ * settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
  *   row), ABORTED, OUT_OF_MEMORY
  */
@@ -135,7 +138,7 @@ export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOp
   const { teacher, textual, visual, seen, dimension, momentum } = input;
   return compute('The bank update', options, {
     checkValues: () => checkUpdateValues(input),
-    inJs: () => js.bankUpdate(input, signal),
+    inJs: () => js.bankUpdate(withOwnArrays(input), signal),
     on: ({ addon, handle }) => addon.bankUpdate(handle, { teacher, textual, visual, seen, dimension, momentum }),
   });
 }
@@ -163,6 +166,12 @@ async function compute<Output>(
   });
   throwIfAborted(signal, what);
   return output;
+}
+
+/** What is read over several turns, in which the caller may change or transfer the arrays, is read from copies. */
+function withOwnArrays<Input extends object>(input: Input): Input {
+  const own = (value: unknown): unknown => (ArrayBuffer.isView(value) ? (value as Float32Array).slice() : value);
+  return Object.fromEntries(Object.entries(input).map(([name, value]) => [name, own(value)])) as Input;
 }
 
 /** @throws LgdError BAD_OPTION where arguments are missing, or not of their kind, or an option is not known */

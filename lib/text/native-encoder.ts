@@ -129,8 +129,9 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'encode()', encodeOptions);
     checkTexts(texts);
+    const own = [...texts]; // the caller's may change meanwhile
     const { tokenizer, words, batch: most } = this.#parts;
-    const rows = await tokensOf(texts, tokenizer, this.maxTokens, options.signal);
+    const rows = await tokensOf(own, tokenizer, this.maxTokens, options.signal);
     const largest = rows.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
     if (largest >= words) {
       throw new LgdError(
@@ -141,7 +142,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     }
     const run = (batch: readonly number[][]) => this.#run(batch, this.#planned(batch[0]!.length));
     return embedInBatches(
-      texts,
+      own,
       rows,
       { embeddingSize: this.embeddingSize, most, longest: (length) => this.#planned(length), run },
       options,
@@ -191,8 +192,13 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
         precision,
         training: false,
       });
-      encoder.load(weights);
-      this.#plan = { encoder, ids: encoder.makeImages() };
+      try {
+        encoder.load(weights);
+        this.#plan = { encoder, ids: encoder.makeImages() };
+      } catch (error) {
+        encoder.dispose();
+        throw error;
+      }
     }
     const { encoder, ids } = this.#plan;
     const digits = new Float32Array(batch * 3 * length);

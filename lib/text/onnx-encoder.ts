@@ -93,10 +93,11 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'encode()', encodeOptions);
     checkTexts(texts);
-    const rows = await tokensOf(texts, this.tokenizer, this.maxTokens, options.signal);
+    const own = [...texts]; // the caller's may change meanwhile
+    const rows = await tokensOf(own, this.tokenizer, this.maxTokens, options.signal);
     const run = async (batch: readonly number[][]) => (await this.run(batch)).data as Float32Array;
     return embedInBatches(
-      texts,
+      own,
       rows,
       { embeddingSize: this.embeddingSize, most: this.batchSize, longest: () => Infinity, run },
       options,

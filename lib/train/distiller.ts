@@ -196,9 +196,16 @@ export class Distiller implements Disposable {
   /**
    * Takes the teacher's embeddings from a cache as far as it has them, and fills it; undefined: none. The cache stays
    * the caller's. {@link run} does so by `teacherCache.views`.
+   * @throws LgdError BAD_OPTION (one of another device, whose thread would write it at the same time), DISPOSED
    */
   useViewCache(cache: TeacherViewCache | undefined): void {
     this.#life.check();
+    if (cache !== undefined && cache.device !== this.device)
+      throw new LgdError('BAD_OPTION', 'the cache of teacher views was opened on another device.', {
+        option: 'cache',
+        found: cache.path,
+        mend: "Open it on the distiller's",
+      });
     this.#cachedFeed?.dispose();
     this.#viewCache = cache;
     this.#cachedFeed =

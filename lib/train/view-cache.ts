@@ -60,7 +60,8 @@ export function viewCachePath({ output, teacherCache }: Config): string {
  * `teacherCache.views`.
  */
 export class TeacherViewCache {
-  readonly #device: Device;
+  /** Whose work reads and writes it. */
+  readonly device: Device;
   readonly #dataset: Dataset;
   readonly #file: RowFileHandle;
   readonly #present: Uint8Array;
@@ -82,7 +83,7 @@ export class TeacherViewCache {
       present,
     }: { device: Device; dataset: Dataset; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
   ) {
-    [this.#device, this.#dataset, this.#file, this.#present] = [device, dataset, file, present];
+    [this.device, this.#dataset, this.#file, this.#present] = [device, dataset, file, present];
     this.#imageAt = new Int32Array(1 + sourceIndex.reduce((most, place) => Math.max(most, place), -1)).fill(-1);
     sourceIndex.forEach((place, image) => (this.#imageAt[place] = image));
   }
@@ -169,7 +170,7 @@ export class TeacherViewCache {
 
   /** Queues reading embeddings that are there into a tensor [B,D]. */
   load(rows: Float64Array, tensor: TensorHandle): void {
-    this.#device.addon.loadRows(this.#file, { rows }, tensor);
+    this.device.addon.loadRows(this.#file, { rows }, tensor);
   }
 
   /**
@@ -177,7 +178,7 @@ export class TeacherViewCache {
    * in half precision.
    */
   keep(rows: Float64Array, tensor: TensorHandle): void {
-    this.#device.addon.keepRows(this.#file, { rows }, tensor);
+    this.device.addon.keepRows(this.#file, { rows }, tensor);
     for (const row of rows) if (row >= 0) this.#present[row] = 1;
   }
 
@@ -191,7 +192,7 @@ export class TeacherViewCache {
 
   /** Unmaps the file once queued work is done. */
   dispose(): void {
-    this.#device.addon.release(this.#file);
+    this.device.addon.release(this.#file);
   }
 }
 

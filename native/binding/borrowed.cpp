@@ -1,5 +1,7 @@
 #include "binding/borrowed.h"
 
+#include <algorithm>
+
 namespace lgd::binding {
 
 BorrowedArrays::BorrowedArrays(Napi::Env env) : env_(env) {
@@ -8,13 +10,32 @@ BorrowedArrays::BorrowedArrays(Napi::Env env) : env_(env) {
   kept_ = Napi::Persistent(kept);
 }
 
+// An array of its own for one whose buffer may shrink; shared memory only grows.
+template <class Array>
+static Array with_fixed_buffer(Array array) {
+  if (!array.template As<Napi::Object>().Get("buffer").template As<Napi::Object>().Get("resizable").ToBoolean())
+    return array;
+  auto copy = Array::New(array.Env(), array.ElementLength());
+  std::copy_n(array.Data(), array.ElementLength(), copy.Data());
+  return copy;
+}
+
 template <class Array>
 Array BorrowedArrays::keep(const Napi::Value& value, const char* name, napi_typedarray_type type,
                            const char* type_name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type)
     fail(env_, "BAD_SHAPE", std::string(name) + ": expected a " + type_name);
-  kept_.Value().Set(count_++, value);
-  return value.As<Array>();
+  const auto array = with_fixed_buffer(value.As<Array>());
+  kept_.Value().Set(uint32_t(names_.size()), array);
+  names_.push_back(array.ElementLength() > 0 ? name : nullptr);
+  return array;
+}
+
+void BorrowedArrays::check_whole() const {
+  for (uint32_t i = 0; i < names_.size(); ++i)
+    if (names_[i] && kept_.Value().Get(i).As<Napi::TypedArray>().ByteLength() == 0)
+      fail(env_, "BAD_OPTION",
+           std::string(names_[i]) + ": it was transferred while it was read: do so once the promise has settled");
 }
 
 std::span<const float> BorrowedArrays::floats(const Fields& fields, const char* name) {

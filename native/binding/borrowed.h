@@ -7,7 +7,7 @@
 namespace lgd::binding {
 
 // Keeps arrays alive; made, used and destroyed on the main thread. Their owner may not change or transfer them until
-// the call's promise has settled.
+// the call's promise has settled. One whose buffer may shrink is copied: its memory would go from under the work.
 class BorrowedArrays {
  public:
   explicit BorrowedArrays(Napi::Env env);
@@ -24,6 +24,8 @@ class BorrowedArrays {
     return {array.Data(), count};
   }
   Napi::Object results() const { return kept_.Value().Get("results").As<Napi::Object>(); }
+  // BAD_OPTION where one was transferred meanwhile: nobody knows what the work has read there.
+  void check_whole() const;
 
  private:
   template <class Array>
@@ -31,7 +33,7 @@ class BorrowedArrays {
 
   Napi::Env env_;
   Napi::ObjectReference kept_;
-  uint32_t count_ = 0;
+  std::vector<const char*> names_;  // of the arrays, which kept_ has under their numbers
 };
 
 // run_async() with such arrays: the promise's value are the results, to which add_result() adds.
@@ -43,6 +45,7 @@ Napi::Value run_with_arrays(Napi::Env env, const DevicePtr& device, const char* 
   // The arrays' references go with this function, which lives and dies on the main thread; the work has the memory
   // alone.
   Settler settler = make_settler(env, [result, arrays = std::move(arrays), add_result](Napi::Env) -> Napi::Value {
+    arrays->check_whole();
     Napi::Object results = arrays->results();
     add_result(*result, results);
     return results;

@@ -164,7 +164,7 @@ Napi::Value js_zero_gradients(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_backward(const Napi::CallbackInfo& info) {
-  backward(unwrap<Encoder>(info[0]), unwrap<Tensor>(info[1]));
+  backward(unwrap<Encoder>(info[0]), unwrap<Tensor>(info[1]), info[2].ToBoolean());
   return info.Env().Undefined();
 }
 

@@ -203,7 +203,7 @@ void zero_gradients(const EncoderPtr& encoder) {
   encoder->device->submit(encoder->stage("zero_gradients"), [encoder] { encoder->parameters.zero_gradients(); });
 }
 
-void backward(const EncoderPtr& encoder, const TensorPtr& d_output) {
+void backward(const EncoderPtr& encoder, const TensorPtr& d_output, bool afresh) {
   require_training(*encoder, "backward");
   LGD_CHECK(d_output->device == encoder->device, "BAD_OPTION",
             "the gradient and the encoder are on different devices.");
@@ -212,8 +212,9 @@ void backward(const EncoderPtr& encoder, const TensorPtr& d_output) {
   LGD_CHECK(encoder->can_backward, "BAD_OPTION", "backward of ", encoder->program.graph.name,
             " needs a training forward right before it.");
   encoder->can_backward = false;  // backward reuses the activations' memory
-  encoder->device->submit(encoder->stage("backward"), [encoder, d_output] {
+  encoder->device->submit(encoder->stage("backward"), [encoder, d_output, afresh] {
     LGD_CHECK(encoder->images, "BAD_OPTION", "the forward before this backward did not run.");
+    if (afresh) encoder->parameters.zero_gradients();
     encoder->executor.backward(encoder->images->buffer.as<>(), d_output->f32());
     encoder->images = nullptr;
   });

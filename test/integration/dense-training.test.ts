@@ -11,8 +11,12 @@ import { parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { trainDetection } from '../../lib/dense/detection.js';
 import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segmentation.js';
 import { readStart } from '../../lib/dense/start.js';
+import { Segmenter } from '../../lib/dense/segmenter.js';
+import { DenseTrainer } from '../../lib/dense/trainer.js';
 import { trainDense, type DenseTrainingEvent, type TrainedTask } from '../../lib/dense/training.js';
+import { openDevice } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
+import { createStudent, initialWeights } from '../../lib/models/index.js';
 import { segmentationGraph } from '../../lib/models/heads/segmentation.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { writeReport } from '../../lib/report/report.js';
@@ -21,9 +25,10 @@ import { lockRunFolder, RunFolder } from '../../lib/runs/run-folder.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { isWanted } from '../devices.js';
+import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { oneStepTrainings, sceneClasses } from '../fixtures/scenes.js';
-import { untrainedStudent } from '../fixtures/student.js';
+import { madeUpStudent, untrainedStudent } from '../fixtures/student.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { leftOver, withFault } from './failing-gpu-fixture.js';
 
@@ -472,4 +477,35 @@ describe('the folder', () => {
     });
     expect((await readdir(output)).includes('report.html')).toBe(false);
   }, 60_000);
+});
+
+it('a step whose loss cannot be queued moves nothing', async () => {
+  using device = await openDevice('cpu', { threads: 1 });
+  const { graph } = createStudent('mobilenet_v3_small', { device, embeddingSize: 8, widthMultiplier: 0.1 });
+  const options = { batch: 2, resolution: 32, precision: 'float32', momentum: 0.9 } as const;
+  using trainer = new DenseTrainer(device, graph, initialWeights(graph, 1), options);
+  const before = await trainer.network.state();
+  const numbers = { step: 0, seed: 0, learningRate: 0.1, weightDecay: 0 };
+  const fail = () => {
+    throw new Error('mine');
+  };
+  expect(() => trainer.queueStep(new Float32Array(2 * 3 * 32 * 32).fill(1), fail, numbers)).toThrow('mine');
+  expect(differing(await trainer.network.state(), before)).toEqual([]);
+});
+
+it('networks that cannot take their weights leave no memory', async () => {
+  using device = await openDevice('cpu', { threads: 1 });
+  const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.25 });
+  const before = device.info.allocatedBytes;
+  const whole = { ...info, backbone: info.architecture, outputStride: 16, head: 'fcn' as const };
+  expect(() => Segmenter.fromWeights(whole as never, {}, { device })).toThrow(
+    expect.objectContaining({ code: 'BAD_MODEL' }) as Error,
+  );
+  const { graph } = createStudent('mobilenet_v2', { device, embeddingSize: 24, widthMultiplier: 0.25 });
+  const options = { batch: 2, resolution: 64, precision: undefined, momentum: 0.9 };
+  expect(() => new DenseTrainer(device, graph, { ...weights, 'head.2.bias': undefined as never }, options)).toThrow(
+    expect.objectContaining({ code: 'BAD_MODEL' }) as Error,
+  );
+  await device.synchronize();
+  expect(device.info.allocatedBytes).toBe(before);
 });

@@ -5,6 +5,7 @@ import type { ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
+import { openDevice } from '../../lib/device.js';
 import { TeacherViewCache } from '../../lib/train/view-cache.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import {
@@ -150,14 +151,14 @@ it('are asked of the teacher again after a fault that kept them from being writt
     encoder: { precision },
   } = distiller;
   const { length, sourceIndex } = dataset;
-  const cache = await TeacherViewCache.open({
-    device,
-    teacher,
-    config: used,
-    precision,
-    dataset,
-    images: { length, sourceIndex, hash: 'mine' },
-  });
+  const options = { teacher, config: used, precision, dataset, images: { length, sourceIndex, hash: 'mine' } };
+  using other = await openDevice('cpu', { threads: 1 });
+  const theirs = await TeacherViewCache.open({ ...options, device: other });
+  expect(() => distiller.useViewCache(theirs)).toThrow(
+    expect.objectContaining({ code: 'BAD_OPTION', option: 'cache' }) as Error,
+  );
+  theirs.dispose();
+  const cache = await TeacherViewCache.open({ ...options, device });
   distiller.useViewCache(cache);
   const batch = { ...new BatchPlan(dataset, { batchSize: 8, seed: 3 }).next(), dataset };
   const step = async (number: number) =>

@@ -102,6 +102,21 @@ describe('StreamedImages', () => {
     });
   });
 
+  it('gives a batch no memory that another has, and knows its images by what was asked for', async () => {
+    using images = await StreamedImages.open(await levels(6, [4]), options);
+    const first = await images.prepare(Int32Array.of(0));
+    first.release();
+    first.release();
+    const batch = Int32Array.of(1, 4);
+    const both = Promise.all([images.prepare(Int32Array.of(0, 1)), images.prepare(batch)]);
+    batch.fill(0);
+    const [one, other] = await both;
+    expect(await levelsOf(one, Int32Array.of(0, 1))).toEqual([0, 1]);
+    expect([...other.shown!]).toEqual([1, 5]);
+    for (const index of [-1, 6])
+      await expect(images.prepare(Int32Array.of(index))).rejects.toMatchObject({ code: 'BAD_OPTION', found: index });
+  });
+
   it('uses the memory of a released batch again, and never while work on it is queued', async () => {
     const made: PixelStoreHandle[] = [];
     const counting: NativeAddon = {

@@ -142,6 +142,11 @@ it('a mend of its own ends the message, a general one stands beside it', () => {
   expect(general.toJSON()['mend']).toBe(general.mend);
 });
 
+it('tells of a value that JSON leaves out', () => {
+  const { message } = new LgdError('BAD_OPTION', 'not a number.', { found: { toJSON: () => undefined } });
+  expect(message).toBe('not a number. Found: an object.');
+});
+
 it.each([
   ['EACCES', 'permission is denied', 'Choose a folder this user may write to'],
   ['ENOENT', 'a folder on the way does not exist', 'Make the folder /some/where, or choose another path'],

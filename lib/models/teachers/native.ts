@@ -11,7 +11,7 @@ import { compileEmbedder, hasHead, studentGraph } from '../student.js';
 import { checkWeights, few, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
 import { readWeights } from './naming.js';
-import { checkEmbedded, checkPixels } from './pixels.js';
+import { checkEmbedded, checkPixels, imagesOf } from './pixels.js';
 import { otherThanPlain } from './plain-towers.js';
 import { checkPreprocessing, clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
@@ -236,7 +236,7 @@ export class NativeTeacher implements Teacher {
     for (let from = 0; from < count; from += this.#batch) {
       throwIfAborted(signal, "the teacher's forward pass");
       this.#live();
-      const part = await encoder.forward(pixels.subarray(from * image, Math.min(count, from + this.#batch) * image));
+      const part = await encoder.forward(imagesOf(pixels, image, from, Math.min(count, from + this.#batch)));
       result.set(part, from * this.embeddingSize);
     }
     checkEmbedded(result, this.embeddingSize);

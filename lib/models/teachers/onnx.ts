@@ -11,7 +11,7 @@ import { importOnnxRuntime, openOnnxSession } from '../../onnx/session.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx/session.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
-import { checkEmbedded, checkPixels } from './pixels.js';
+import { checkEmbedded, checkPixels, imagesOf } from './pixels.js';
 import {
   checkPreprocessing,
   clipPreprocessor,
@@ -127,7 +127,7 @@ export class OnnxTeacher implements Teacher {
     const step = this.#oneByOne ? 1 : batch;
     for (let from = 0; from < batch; from += step) {
       await nextTurn(signal, "the teacher's forward pass");
-      const outputs = await this.run(pixels.subarray(from * image, (from + step) * image), step);
+      const outputs = await this.run(imagesOf(pixels, image, from, from + step), step);
       result.set(outputs[this.#output]!.data as Float32Array, from * this.embeddingSize);
     }
     checkEmbedded(result, this.embeddingSize);

@@ -18,6 +18,21 @@ export function checkPixels(pixels: Float32Array, count: number, resolution: num
   );
 }
 
+/**
+ * Some of the images that {@link checkPixels} has looked at.
+ * @param image values of one
+ * @throws LgdError BAD_SHAPE where they are no longer there: the array was transferred to another thread, or made
+ *   smaller
+ */
+export function imagesOf(pixels: Float32Array, image: number, from: number, to: number): Float32Array {
+  if (pixels.length >= to * image) return pixels.subarray(from * image, to * image);
+  throw new LgdError('BAD_SHAPE', 'these pixels were transferred or made smaller while they were read.', {
+    option: 'pixels',
+    found: pixels,
+    mend: 'Wait for the promise first',
+  });
+}
+
 /** @throws LgdError NON_FINITE */
 export function checkEmbedded(embeddings: Float32Array, embeddingSize: number): void {
   const wrong = embeddings.findIndex((value) => !Number.isFinite(value));
