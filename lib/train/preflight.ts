@@ -278,7 +278,7 @@ function advise(stage: TimedStage, { device, teacher, config, students }: Distil
         ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
         : teacher.kind === 'custom'
           ? 'The teacher is your own and computes outside the device: make its embed() faster, or keep its embeddings of views that come back (teacherCache.views).'
-          : `Take a smaller teacher${teacher.kind === 'native' && teacher.architecture === 'plain ViT' ? ' or a lower teacherResolution' : ''}, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
+          : `Take a smaller teacher${teacher.kind === 'native' && ['plain ViT', 'ConvNeXt'].includes(teacher.architecture) ? ' or a lower teacherResolution' : ''}, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
     case 'loss':
       return `The loss looks at every name: a shorter list of names${gpu}.`;
     case 'optimiser':

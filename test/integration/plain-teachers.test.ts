@@ -141,6 +141,7 @@ describe('loading plain vision transformers', () => {
     ['timm-vit', 'blocks.0.attn.q_norm.weight', 'norms of queries and keys'],
     ['transformers-vit', 'vit.encoder.layer.0.attention.attention.relative_position_bias.table', 'relative positions'],
     ['timm-vit', 'fc_norm.weight', 'a mean of its patches'],
+    ['timm-vit', 'visual.trunk.attn_pool.q.weight', "timm's names within open_clip's"],
     ['timm-vit', 'norm_pre.weight', "parts of CLIP's"],
     ['timm-vit', 'rope.periods', 'rotary positions'],
   ])('says what %s has otherwise by %s', async (from, tensor, what) => {

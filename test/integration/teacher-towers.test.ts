@@ -302,10 +302,17 @@ describe('loading towers', () => {
       for (const [name, { shape, data }] of [...tensors])
         if (/trunk.*mlp\.fc\d\.weight$/u.test(name)) tensors.set(name, { shape: [...shape, 1, 1], data });
     });
-    await using teacher = await load(path, device);
+    await using teacher = await load(path, device, 'float32');
     const { tensors } = await vectorsOf('open-clip-convnext');
     const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
     agree(found, tensors.get('image_embeds')!.data as Float32Array, { size: 24, device, precision: 'float32' });
+
+    await using larger = await loadTeacher(path, { device, batch: 2, resolution: 61 });
+    expect(larger).toMatchObject({ resolution: 61, embeddingSize: 24 });
+    await expect(loadTeacher(path, { device, resolution: 31 })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'resolution',
+    });
 
     const grn = 'visual.trunk.stages.0.blocks.0.mlp.grn.weight'; // of ConvNeXt V2
     await refused(

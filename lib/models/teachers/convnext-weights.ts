@@ -1,7 +1,7 @@
 /** A ConvNeXt in a file of weights: its sizes by the shapes of its tensors, and its parameters by timm's names. */
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
-import { convNext, type ConvNextConfig } from './convnext.js';
+import { convNext, leastSide, type ConvNextConfig } from './convnext.js';
 import type { TowerConfig } from './model-config.js';
 import { scaledRows, type Naming } from './naming.js';
 import { countBlocks, type Shapes } from './tower-sizes.js';
@@ -21,7 +21,7 @@ export function hasConvNext(shapes: Shapes): boolean {
   return shapes.has(`${trunk}stem.0.weight`) && shapes.has(`${trunk}stages.0.blocks.0.conv_dw.weight`);
 }
 
-/** The image tower of such a file. @throws LgdError BAD_MODEL */
+/** The image tower of such a file. @throws LgdError BAD_MODEL, BAD_OPTION (less than 32 pixels) */
 export function convNextTower(
   shapes: Shapes,
   { imageSize, eps, mean, std }: TowerConfig,
@@ -30,6 +30,12 @@ export function convNextTower(
   if (imageSize === undefined)
     throw new LgdError('BAD_MODEL', `nothing in ${where} tells the size of the images that its ConvNeXt sees.`, {
       mend: "Fetch the model's open_clip_config.json",
+    });
+  if (imageSize < leastSide)
+    throw new LgdError('BAD_OPTION', `a ConvNeXt, as that in ${where}, sees nothing of so small an image.`, {
+      option: 'resolution',
+      found: imageSize,
+      allowed: `${leastSide} or more`,
     });
   const size = (name: string, axis: number) => shapes.get(name)?.[axis] ?? 0;
   const stages = [0, 1, 2, 3].map((stage) => `${trunk}stages.${stage}.blocks.`);

@@ -54,7 +54,7 @@ function block(g: GraphBuilder, x: Value, name: string, { expansion, eps }: Conv
 }
 
 /** A side of at least 32 pixels leaves a position in the last stage. */
-const leastSide = 32;
+export const leastSide = 32;
 
 function checkSizes({ depths, widths, expansion, head, imageSize }: ConvNextConfig): void {
   const sizes = [...depths, ...widths, expansion, ...head.map(({ features }) => features), imageSize];

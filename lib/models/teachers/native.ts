@@ -98,7 +98,7 @@ export class NativeTeacher implements Teacher {
    *   or processor_config.json (mean and std, without one CLIP's, SigLIP's or DINOv2's)
    * @param weightFiles a safetensors file, its shards, or the index of shards beside it
    * @param options `resolution`: of plain vision transformers any from a patch on, to which positions are interpolated;
-   *   CLIP's and SigLIP's work at one
+   *   of ConvNeXts any from 32 on; other towers work at one
    * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape, or what
    *   the tower has that is computed in another way; FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
    */

@@ -18,10 +18,13 @@ interface PlainTower extends Pick<TowerConfig, 'mean' | 'std'> {
   resolution: number;
 }
 
+const gated = 'gated MLPs (SwiGLU, as in DINOv2 giant)';
+
 /** What a tower of these names may have that is computed in another way, by its tensors. */
 const variants: readonly [has: RegExp, what: string][] = [
+  [/^visual\.trunk\./u, "timm's names within open_clip's (of SigLIP, take the model under transformers' names)"],
   [/(?:^|\.)(?:distillation_token|dist_token)$/u, 'a distillation token beside the class token (DeiT distilled)'],
-  [/\.mlp\.(?:weights_in|w12|w1|fc1_g)\./u, 'gated MLPs (SwiGLU, as in DINOv2 giant)'],
+  [/\.mlp\.(?:weights_in|w12|w1|fc1_g)\./u, gated],
   [/\.(?:q_norm|k_norm)\./u, 'norms of queries and keys'],
   [/relative_position|rel_pos/u, 'relative positions (as in BEiT)'],
   [/(?:^|\.)rope|embeddings\.patch_embeddings\.weight$/u, 'rotary positions (as in DINOv3)'],
@@ -60,7 +63,7 @@ export function otherThanPlain(shapes: Shapes): string | undefined {
   if (!shapes.has(found.prefix + classToken)) return 'no class token';
   if (!shapes.has(found.prefix + positions)) return 'no table of positions';
   const [into, back] = mlp.map((name) => shapes.get(`${found.prefix}${block}.0.${name}.weight`));
-  return into?.[0] !== undefined && into[0] === 2 * (back?.[1] ?? 0) ? variants[1]![1] : undefined;
+  return into?.[0] !== undefined && into[0] === 2 * (back?.[1] ?? 0) ? gated : undefined;
 }
 
 /**

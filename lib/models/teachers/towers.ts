@@ -45,7 +45,7 @@ export interface TextTower {
  * The image tower in a file of these tensors, or undefined where there is none of those known here.
  * @param folder holds the configuration
  * @param resolution side of its input, where it works at more than one; default: as the model's files say
- * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution below a patch)
+ * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution that is too low)
  */
 export async function findImageTower(
   shapes: Shapes,
@@ -67,7 +67,10 @@ export async function findImageTower(
   }
   if (hasConvNext(shapes)) {
     const vision = await readModelConfig(folder, 'openai', 'vision');
-    return { architecture: 'ConvNeXt', ...convNextTower(shapes, vision, folder) };
+    return {
+      architecture: 'ConvNeXt',
+      ...convNextTower(shapes, { ...vision, imageSize: resolution ?? vision.imageSize }, folder),
+    };
   }
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
