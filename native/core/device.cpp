@@ -121,7 +121,8 @@ struct Context::Impl {
   void halt() {
     std::unique_lock lock(mutex);
     halted = true;
-    idle.wait_for(lock, std::chrono::seconds(10), [this] { return !working; });  // a GPU that hangs keeps no process
+    // A GPU that hangs keeps no process. By the system's clock: waits by the steady one need glibc 2.30.
+    idle.wait_until(lock, std::chrono::system_clock::now() + std::chrono::seconds(10), [this] { return !working; });
   }
 
   void enqueue(Job job) {
