@@ -2,7 +2,7 @@
 import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import type { ImageTower } from '../models/teachers/towers.js';
+import type { ImageTower } from '../models/teachers/tower-sizes.js';
 import type { Teacher } from '../models/teachers/types.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';

@@ -1,17 +1,9 @@
 /** A ConvNeXt in a file of weights: its sizes by the shapes of its tensors, and its parameters by timm's names. */
 import { LgdError } from '../../errors.js';
-import type { GraphSpec } from '../graph.js';
 import { convNext, leastSide, type ConvNextConfig } from './convnext.js';
 import type { TowerConfig } from './model-config.js';
 import { scaledRows, type Naming } from './naming.js';
-import { countBlocks, type Shapes } from './tower-sizes.js';
-
-interface ConvNextTower extends Pick<TowerConfig, 'mean' | 'std'> {
-  graph: GraphSpec;
-  naming: Naming;
-  embeddingSize: number;
-  resolution: number;
-}
+import { countBlocks, type ImageTower, type Shapes } from './tower-sizes.js';
 
 /** Where open_clip keeps a network of timm's, and what it puts behind it. */
 const [trunk, head] = ['visual.trunk.', 'visual.head.'];
@@ -22,14 +14,10 @@ export function hasConvNext(shapes: Shapes): boolean {
 }
 
 /** The image tower of such a file. @throws LgdError BAD_MODEL, BAD_OPTION (less than 32 pixels) */
-export function convNextTower(
-  shapes: Shapes,
-  { imageSize, eps, mean, std }: TowerConfig,
-  where: string,
-): ConvNextTower {
+export function convNextTower(shapes: Shapes, { imageSize, eps, mean, std }: TowerConfig, where: string): ImageTower {
   if (imageSize === undefined)
     throw new LgdError('BAD_MODEL', `nothing in ${where} tells the size of the images that its ConvNeXt sees.`, {
-      mend: "Fetch the model's open_clip_config.json",
+      mend: "Fetch the model's open_clip_config.json, or give teacherResolution",
     });
   if (imageSize < leastSide)
     throw new LgdError('BAD_OPTION', `a ConvNeXt, as that in ${where}, sees nothing of so small an image.`, {
@@ -50,7 +38,7 @@ export function convNextTower(
   };
   const embeddingSize = config.head.at(-1)?.features ?? widths[3]!;
   const graph = convNext(config);
-  return { graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
+  return { architecture: 'ConvNeXt', graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
 }
 
 /** open_clip's projection of one layer or two, or timm's classifier in its place. */
