@@ -83,6 +83,13 @@ describe('a run with a plain vision transformer', () => {
         option,
         mend: expect.stringMatching(/methods seed and feature need none.*--also knn.*--embeddings/u) as string,
       });
+    const evaluate = { data: labelled, names: [...shapeNames, 'zebra'] };
+    expect(await failure(plainConfig({ method: 'hybrid', bank, evaluate }))).toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'evaluate.names',
+      message: expect.stringContaining('the bank lacks "zebra", and there is no text tower') as string,
+      mend: 'Leave them out, or give a bank with these names',
+    });
   });
 });
 
