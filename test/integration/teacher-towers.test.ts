@@ -333,6 +333,11 @@ describe('loading towers', () => {
     }));
     await refused(path, 'tells the size of the images', 'open_clip_config.json');
     await expect(loadTeacher(path, { device, resolution: 44 })).resolves.toMatchObject({ resolution: 44 });
+    configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
+      ...others,
+      model_cfg: { ...model_cfg, vision_cfg: { image_size: 16 } },
+    }));
+    await refused(path, 'these sizes make no ConvNeXt');
     for (const pool of ['max', 'avgmax']) {
       configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
         ...others,

@@ -13,22 +13,28 @@ export function hasConvNext(shapes: Shapes): boolean {
   return shapes.has(`${trunk}stem.0.weight`) && shapes.has(`${trunk}stages.0.blocks.0.conv_dw.weight`);
 }
 
-/** The image tower of such a file. @throws LgdError BAD_MODEL, BAD_OPTION (less than 32 pixels) */
-export function convNextTower(shapes: Shapes, { imageSize, eps, mean, std }: TowerConfig, where: string): ImageTower {
+/**
+ * The image tower of such a file.
+ * @param wanted side of its input; default: what its configuration says
+ * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution of less than 32 pixels)
+ */
+export function convNextTower(shapes: Shapes, config: TowerConfig, where: string, wanted?: number): ImageTower {
+  const { eps, mean, std } = config;
+  const imageSize = wanted ?? config.imageSize;
   if (imageSize === undefined)
     throw new LgdError('BAD_MODEL', `nothing in ${where} tells the size of the images that its ConvNeXt sees.`, {
       mend: "Fetch the model's open_clip_config.json, or give teacherResolution",
     });
-  if (imageSize < leastSide)
+  if (wanted !== undefined && wanted < leastSide)
     throw new LgdError('BAD_OPTION', `a ConvNeXt, as that in ${where}, sees nothing of so small an image.`, {
       option: 'resolution',
-      found: imageSize,
+      found: wanted,
       allowed: `${leastSide} or more`,
     });
   const size = (name: string, axis: number) => shapes.get(name)?.[axis] ?? 0;
   const stages = [0, 1, 2, 3].map((stage) => `${trunk}stages.${stage}.blocks.`);
   const widths = stages.map((blocks) => size(`${blocks}0.conv_dw.weight`, 0));
-  const config: ConvNextConfig = {
+  const sizes: ConvNextConfig = {
     depths: stages.map((blocks) => countBlocks(shapes, blocks)),
     widths,
     expansion: size(`${stages[0]!}0.mlp.fc1.weight`, 0) / widths[0]!,
@@ -36,8 +42,8 @@ export function convNextTower(shapes: Shapes, { imageSize, eps, mean, std }: Tow
     head: headOf(shapes),
     imageSize,
   };
-  const embeddingSize = config.head.at(-1)?.features ?? widths[3]!;
-  const graph = convNext(config);
+  const embeddingSize = sizes.head.at(-1)?.features ?? widths[3]!;
+  const graph = convNext(sizes);
   return { architecture: 'ConvNeXt', graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
 }
 

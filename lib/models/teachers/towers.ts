@@ -58,10 +58,8 @@ export async function findImageTower(
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
-  if (hasConvNext(shapes)) {
-    const vision = await readModelConfig(folder, 'openai', 'vision');
-    return convNextTower(shapes, { ...vision, imageSize: resolution ?? vision.imageSize }, folder);
-  }
+  if (hasConvNext(shapes))
+    return convNextTower(shapes, await readModelConfig(folder, 'openai', 'vision'), folder, resolution);
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
