@@ -2,7 +2,7 @@
 import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import type { ImageTower } from '../models/teachers/towers.js';
+import type { ImageTower } from '../models/teachers/tower-sizes.js';
 import type { Teacher } from '../models/teachers/types.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
@@ -216,13 +216,15 @@ const withoutNames =
 /** For names that no bank has, where no text tower is to be had for them either: which they are. */
 function forNames(missing: readonly string[]): (error: unknown) => never {
   return (error) => {
-    if (!(error instanceof LgdError) || error.option !== 'textEncoder' || error.code !== 'BAD_CONFIG') throw error;
+    if (!(error instanceof LgdError) || error.code !== 'BAD_CONFIG') throw error;
+    const { code, option, found } = error;
+    if (option !== 'textEncoder' && option !== 'evaluate.names') throw error;
     const some = missing.slice(0, 3).map((name) => JSON.stringify(name));
     const more = missing.length > some.length ? ` and ${missing.length - some.length} more` : '';
-    throw new LgdError(error.code, `the bank lacks ${some.join(', ')}${more}, and there is no text tower for them.`, {
-      option: 'textEncoder',
-      found: error.found,
-      mend: "Give the text tower of the teacher's own model, or a bank with these names",
+    throw new LgdError(code, `the bank lacks ${some.join(', ')}${more}, and there is no text tower for them.`, {
+      option,
+      found,
+      mend: `${option === 'textEncoder' ? "Give the text tower of the teacher's own model" : 'Leave them out'}, or give a bank with these names`,
       cause: error,
     });
   };

@@ -61,7 +61,7 @@ export function exportCommand(bind: Bind): Command {
       ).choices(['int8']),
     )
     .option(
-      '--images <folder>',
+      '--images <path>',
       "images to compare on, and to quantise by [default: the run's own, or, to compare, drawn ones]",
     );
   return command.action(

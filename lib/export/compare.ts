@@ -62,7 +62,7 @@ export interface ImagesToUse {
 }
 
 /**
- * Images that were given, else the run's training images where they are still there.
+ * Images that were given, else the run's training images where they are still there and whole.
  * @throws LgdError for images that were given, as {@link openImages}; ABORTED
  */
 export async function imagesToUse(
@@ -75,8 +75,9 @@ export async function imagesToUse(
   try {
     return { path, source: await openImages(path, { signal }) };
   } catch (error) {
-    const isGone = error instanceof LgdError && ['FILE_NOT_FOUND', 'BAD_DATASET'].includes(error.code);
-    if (given === undefined && isGone) return undefined;
+    // an export can do without those of a run: they may be gone, or damaged
+    const isUnusable = error instanceof LgdError && ['FILE_NOT_FOUND', 'BAD_DATASET', 'BAD_FILE'].includes(error.code);
+    if (given === undefined && isUnusable) return undefined;
     throw error;
   }
 }

@@ -72,6 +72,7 @@ export async function calibrationImages(
     `there are no images to measure on which values ${file} computes with, which integers need.`,
     {
       option: 'images',
+      found: config?.data.train, // no longer there, or damaged
       allowed: 'a folder of a few hundred images like those that the student will see',
       mend: 'Name it: --images photos',
     },

@@ -16,9 +16,10 @@ export async function configuredTeacher(
   const options = { device, resolution: teacherResolution, localFilesOnly: offline, signal };
   return loadTeacher(source, options).catch((error: unknown) => {
     if (!(error instanceof LgdError) || error.option !== 'resolution') throw error;
-    throw new LgdError(error.code, error.message.replace(/^resolution: /u, ''), {
-      option: 'teacherResolution',
-      cause: error,
-    });
+    const { code, message, found, allowed, mend } = error;
+    const option = 'teacherResolution';
+    // the message has what was found, what is allowed and what to do in it
+    const renamed = new LgdError(code, message.replace(/^resolution: /u, ''), { option, cause: error });
+    throw Object.assign(renamed, { found, allowed, mend });
   });
 }

@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { rm, truncate } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AutoProcessor, CLIPVisionModelWithProjection, env, RawImage } from '@xenova/transformers';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -279,10 +279,16 @@ test("a run's own images are taken as they were trained on, in a pack too, while
   await train(smallConfig(pack, run, { train: { maxSteps: 1 } }));
   const { quantization } = await quantized({ from: run, to: at('own.onnx'), images: undefined });
   expect(quantization).toMatchObject({ calibrationImages: expect.any(Number) as number, comparison: { folder: pack } });
-  await rm(pack);
-  await expect(quantized({ from: run, to: at('gone.onnx'), images: undefined })).rejects.toMatchObject({
-    option: 'images',
-  });
+  for (const spoil of [() => truncate(pack, 100), () => rm(pack)]) {
+    await spoil();
+    await expect(quantized({ from: run, to: at('gone.onnx'), images: undefined })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'images',
+      found: pack,
+    });
+    const { comparison } = await exportStudent({ from: run, format: 'torchvision', to: at('gone.safetensors') });
+    expect(comparison).toMatchObject({ folder: undefined, images: 4 });
+  }
 });
 
 test.each<[string, Partial<ExportOptions>, string]>([

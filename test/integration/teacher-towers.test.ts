@@ -243,6 +243,10 @@ describe('loading towers', () => {
     await expect(loadTeacher(path, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] })).resolves.toMatchObject(
       { kind: 'onnx' },
     );
+    await expect(loadTeacher(path, { device, resolution: 23, mean: [0, 0, 0], std: [1, 1, 1] })).rejects.toMatchObject({
+      code: 'BAD_MODEL',
+      mend: expect.stringContaining('--teacher-resolution') as string,
+    });
   });
 
   it('names a shard that is not there, and an index that is none', async () => {
@@ -328,6 +332,19 @@ describe('loading towers', () => {
       model_cfg: { ...model_cfg, vision_cfg: {} },
     }));
     await refused(path, 'tells the size of the images', 'open_clip_config.json');
+    await expect(loadTeacher(path, { device, resolution: 44 })).resolves.toMatchObject({ resolution: 44 });
+    configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
+      ...others,
+      model_cfg: { ...model_cfg, vision_cfg: { image_size: 16 } },
+    }));
+    await refused(path, 'these sizes make no ConvNeXt');
+    for (const pool of ['max', 'avgmax']) {
+      configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({
+        ...others,
+        model_cfg: { ...model_cfg, vision_cfg: { image_size: 44, timm_pool: pool } },
+      }));
+      await refused(path, 'pools its map', 'timm_pool', pool);
+    }
   });
 
   it("takes open_clip's approximate GELU, and no other setting of an activation", async () => {

@@ -62,6 +62,11 @@ describe('a run with a plain vision transformer', () => {
     const whole = await train(config(4));
     const begun = config(2);
     await train(begun);
+    const other = { ...(await resumeConfig(begun.output!, { 'train.maxSteps': 4 })), teacherResolution: 28 };
+    await expect(train(other, { resume: 'last' })).rejects.toMatchObject({
+      code: 'BAD_CHECKPOINT',
+      mend: expect.stringContaining('at 35 px (teacherResolution)') as string,
+    });
     const { weights } = await train(await resumeConfig(begun.output!, { 'train.maxSteps': 4 }), { resume: 'last' });
     for (const [name, values] of Object.entries(weights)) expect(sameBits(values, whole.weights[name]!)).toBe(true);
   });
@@ -78,6 +83,13 @@ describe('a run with a plain vision transformer', () => {
         option,
         mend: expect.stringMatching(/methods seed and feature need none.*--also knn.*--embeddings/u) as string,
       });
+    const evaluate = { data: labelled, names: [...shapeNames, 'zebra'] };
+    expect(await failure(plainConfig({ method: 'hybrid', bank, evaluate }))).toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'evaluate.names',
+      message: expect.stringContaining('the bank lacks "zebra", and there is no text tower') as string,
+      mend: 'Leave them out, or give a bank with these names',
+    });
   });
 });
 
@@ -86,8 +98,11 @@ describe('teacherResolution', () => {
 
   it('is refused of teachers that work at one, or at none', async () => {
     const { teacher } = await madeUpTeacher(join(folder, 'table'));
-    for (const source of [tinyClip, teacher])
-      expect(await failure(plainConfig({ teacher: source, method: 'seed' }))).toMatchObject(wrong);
+    const failureOf = (source: string) => failure(plainConfig({ teacher: source, method: 'seed' }));
+    const ofClip = await failureOf(tinyClip);
+    expect(ofClip).toMatchObject({ ...wrong, found: 35, allowed: '64' });
+    expect(ofClip.message).toMatch(/^teacherResolution: .*one resolution\. Found: 35\. Allowed: 64\.$/u);
+    expect(await failureOf(teacher)).toMatchObject({ ...wrong, mend: 'Leave it out' });
   });
 
   it('is what benchmark and evaluate take, too', async () => {

@@ -1,17 +1,9 @@
 /** A ConvNeXt in a file of weights: its sizes by the shapes of its tensors, and its parameters by timm's names. */
 import { LgdError } from '../../errors.js';
-import type { GraphSpec } from '../graph.js';
 import { convNext, leastSide, type ConvNextConfig } from './convnext.js';
 import type { TowerConfig } from './model-config.js';
 import { scaledRows, type Naming } from './naming.js';
-import { countBlocks, type Shapes } from './tower-sizes.js';
-
-interface ConvNextTower extends Pick<TowerConfig, 'mean' | 'std'> {
-  graph: GraphSpec;
-  naming: Naming;
-  embeddingSize: number;
-  resolution: number;
-}
+import { countBlocks, type ImageTower, type Shapes } from './tower-sizes.js';
 
 /** Where open_clip keeps a network of timm's, and what it puts behind it. */
 const [trunk, head] = ['visual.trunk.', 'visual.head.'];
@@ -21,26 +13,28 @@ export function hasConvNext(shapes: Shapes): boolean {
   return shapes.has(`${trunk}stem.0.weight`) && shapes.has(`${trunk}stages.0.blocks.0.conv_dw.weight`);
 }
 
-/** The image tower of such a file. @throws LgdError BAD_MODEL, BAD_OPTION (less than 32 pixels) */
-export function convNextTower(
-  shapes: Shapes,
-  { imageSize, eps, mean, std }: TowerConfig,
-  where: string,
-): ConvNextTower {
+/**
+ * The image tower of such a file.
+ * @param wanted side of its input; default: what its configuration says
+ * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution of less than 32 pixels)
+ */
+export function convNextTower(shapes: Shapes, config: TowerConfig, where: string, wanted?: number): ImageTower {
+  const { eps, mean, std } = config;
+  const imageSize = wanted ?? config.imageSize;
   if (imageSize === undefined)
     throw new LgdError('BAD_MODEL', `nothing in ${where} tells the size of the images that its ConvNeXt sees.`, {
-      mend: "Fetch the model's open_clip_config.json",
+      mend: "Fetch the model's open_clip_config.json, or give teacherResolution",
     });
-  if (imageSize < leastSide)
+  if (wanted !== undefined && wanted < leastSide)
     throw new LgdError('BAD_OPTION', `a ConvNeXt, as that in ${where}, sees nothing of so small an image.`, {
       option: 'resolution',
-      found: imageSize,
+      found: wanted,
       allowed: `${leastSide} or more`,
     });
   const size = (name: string, axis: number) => shapes.get(name)?.[axis] ?? 0;
   const stages = [0, 1, 2, 3].map((stage) => `${trunk}stages.${stage}.blocks.`);
   const widths = stages.map((blocks) => size(`${blocks}0.conv_dw.weight`, 0));
-  const config: ConvNextConfig = {
+  const sizes: ConvNextConfig = {
     depths: stages.map((blocks) => countBlocks(shapes, blocks)),
     widths,
     expansion: size(`${stages[0]!}0.mlp.fc1.weight`, 0) / widths[0]!,
@@ -48,9 +42,9 @@ export function convNextTower(
     head: headOf(shapes),
     imageSize,
   };
-  const embeddingSize = config.head.at(-1)?.features ?? widths[3]!;
-  const graph = convNext(config);
-  return { graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
+  const embeddingSize = sizes.head.at(-1)?.features ?? widths[3]!;
+  const graph = convNext(sizes);
+  return { architecture: 'ConvNeXt', graph, naming: names(shapes), embeddingSize, resolution: imageSize, mean, std };
 }
 
 /** open_clip's projection of one layer or two, or timm's classifier in its place. */

@@ -79,7 +79,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
       weights.files[0]!,
       native,
     );
-  if (await NativeTeacher.recognises(weights.files, weights.folder))
+  if (await NativeTeacher.recognises(weights.files, weights.folder, options.resolution))
     return NativeTeacher.load(model.id, weights.folder, weights.files, native);
   // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have
   // the former alone.

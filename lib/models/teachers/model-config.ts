@@ -40,6 +40,7 @@ interface TowerSection {
   no_causal_mask?: boolean;
   norm_kwargs?: { eps?: number };
   timm_model_name?: string;
+  timm_pool?: string;
   act_kwargs?: { approximate?: string } | null;
 }
 
@@ -191,6 +192,8 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
   const known = tower === 'vision' ? 'tok' : 'argmax';
   if (pooling !== undefined && pooling !== known)
     throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, known);
+  if (tower === 'vision' && !['', 'avg'].includes(section.timm_pool ?? ''))
+    throw refuse('pools its map in a way not known here', 'timm_pool', section.timm_pool, 'avg, or left out');
   if (section.no_causal_mask)
     throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
   const { approximate = 'none', ...others } = section.act_kwargs ?? {};

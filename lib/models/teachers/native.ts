@@ -14,7 +14,8 @@ import { readWeights } from './naming.js';
 import { checkEmbedded, checkPixels, imagesOf } from './pixels.js';
 import { otherThanPlain } from './plain-towers.js';
 import { checkPreprocessing, clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
-import { findImageTower, type ImageTower } from './towers.js';
+import type { ImageTower } from './tower-sizes.js';
+import { findImageTower } from './towers.js';
 import type { ChannelTriple, Teacher } from './types.js';
 import { openWeights } from './weight-files.js';
 
@@ -190,10 +191,14 @@ export class NativeTeacher implements Teacher {
     });
   }
 
-  /** Do these files hold an image tower that {@link load} knows? @throws as {@link load} */
-  static async recognises(weightFiles: readonly string[], folder: string): Promise<boolean> {
+  /**
+   * Do these files hold an image tower that {@link load} knows?
+   * @param resolution what it will be loaded with
+   * @throws as {@link load}
+   */
+  static async recognises(weightFiles: readonly string[], folder: string, resolution?: number): Promise<boolean> {
     await using reader = await openWeights(weightFiles);
-    return (await findImageTower(reader.shapes, folder)) !== undefined;
+    return (await findImageTower(reader.shapes, folder, resolution)) !== undefined;
   }
 
   /**

@@ -169,7 +169,7 @@ export class OnnxTeacher implements Teacher {
           'BAD_MODEL',
           `${file} does not accept images of [B,3,${this.resolution},${this.resolution}]: ${(cause as Error).message}.`,
           {
-            mend: 'Correct the size in preprocessor_config.json; a program may give the resolution instead',
+            mend: "Give the side that it was exported for as the teacher's resolution (--teacher-resolution), or correct the size in preprocessor_config.json",
             cause,
           },
         );

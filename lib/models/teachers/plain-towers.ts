@@ -3,20 +3,10 @@
  * of transformers or of timm.
  */
 import { LgdError } from '../../errors.js';
-import type { GraphSpec } from '../graph.js';
-import type { TowerConfig } from './model-config.js';
-import type { Naming } from './naming.js';
 import { readPlainConfig } from './plain-config.js';
 import { plainNames, spellings } from './plain-naming.js';
-import { blocks, lookUp, wholeRoot, type Shapes } from './tower-sizes.js';
+import { blocks, lookUp, wholeRoot, type ImageTower, type Shapes } from './tower-sizes.js';
 import { plainVisionTransformer } from './vision_transformer.js';
-
-interface PlainTower extends Pick<TowerConfig, 'mean' | 'std'> {
-  graph: GraphSpec;
-  naming: Naming;
-  embeddingSize: number;
-  resolution: number;
-}
 
 const gated = 'gated MLPs (SwiGLU, as in DINOv2 giant)';
 
@@ -71,7 +61,7 @@ export function otherThanPlain(shapes: Shapes): string | undefined {
  * @returns undefined where there is none, or one that differs ({@link otherThanPlain})
  * @throws LgdError BAD_MODEL, BAD_OPTION (a resolution below a patch)
  */
-export async function findPlainTower(shapes: Shapes, folder: string, wanted?: number): Promise<PlainTower | undefined> {
+export async function findPlainTower(shapes: Shapes, folder: string, wanted?: number): Promise<ImageTower | undefined> {
   const found = findNames(shapes);
   if (found === undefined || otherThanPlain(shapes) !== undefined) return undefined;
   const { prefix } = found;
@@ -100,5 +90,6 @@ export async function findPlainTower(shapes: Shapes, folder: string, wanted?: nu
       allowed: `${patch} or more`,
     });
   const graph = plainVisionTransformer({ ...blocks(shapes, naming, config, width), patch, imageSize, registers });
-  return { graph, naming, embeddingSize: width, resolution: imageSize, mean: config.mean, std: config.std };
+  const { mean, std } = config;
+  return { architecture: 'plain ViT', graph, naming, embeddingSize: width, resolution: imageSize, mean, std };
 }

@@ -1,10 +1,23 @@
-/** Sizes of a tower, read off the shapes of its tensors. */
+/** What is told of a tower in a file: its sizes are read off the shapes of its tensors. */
 import { LgdError } from '../../errors.js';
+import type { GraphSpec } from '../graph.js';
 import type { TowerConfig } from './model-config.js';
 import type { Naming } from './naming.js';
 
 /** The tensors of a file. */
 export type Shapes = ReadonlyMap<string, readonly number[]>;
+
+export interface TowerGraph {
+  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt' | 'plain ViT';
+  graph: GraphSpec;
+  embeddingSize: number;
+  resolution: number;
+}
+
+/** An image tower that a file holds. */
+export interface ImageTower extends TowerGraph, Pick<TowerConfig, 'mean' | 'std'> {
+  naming: Naming;
+}
 
 /**
  * Sizes of a stack of blocks. Where nothing is stated, what OpenAI's models have: heads of 64 channels, quickGelu, eps

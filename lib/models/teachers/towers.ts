@@ -11,23 +11,16 @@ import type { Naming } from './naming.js';
 import { findPlainTower } from './plain-towers.js';
 import { siglip } from './siglip.js';
 import { siglipText, textTransformer } from './text_transformer.js';
-import { blocks, countBlocks, lookUp, wholeRoot, type Shapes } from './tower-sizes.js';
-import type { ChannelTriple } from './types.js';
+import {
+  blocks,
+  countBlocks,
+  lookUp,
+  wholeRoot,
+  type ImageTower,
+  type Shapes,
+  type TowerGraph,
+} from './tower-sizes.js';
 import { clipVisionTransformer } from './vision_transformer.js';
-
-interface TowerGraph {
-  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt' | 'plain ViT';
-  graph: GraphSpec;
-  embeddingSize: number;
-  resolution: number;
-}
-
-/** An image tower that a file holds. */
-export interface ImageTower extends TowerGraph {
-  naming: Naming;
-  mean?: ChannelTriple;
-  std?: ChannelTriple;
-}
 
 /** A text tower that a file holds. */
 export interface TextTower {
@@ -65,21 +58,15 @@ export async function findImageTower(
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
-  if (hasConvNext(shapes)) {
-    const vision = await readModelConfig(folder, 'openai', 'vision');
-    return {
-      architecture: 'ConvNeXt',
-      ...convNextTower(shapes, { ...vision, imageSize: resolution ?? vision.imageSize }, folder),
-    };
-  }
+  if (hasConvNext(shapes))
+    return convNextTower(shapes, await readModelConfig(folder, 'openai', 'vision'), folder, resolution);
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
     const tower = has('vision_model.head.') ? siglipTower(shapes, vision, naming) : vitTower(shapes, vision, naming);
     return { ...tower, naming, mean: vision.mean, std: vision.std };
   }
-  const plain = await findPlainTower(shapes, folder, resolution);
-  return plain && { architecture: 'plain ViT', ...plain };
+  return findPlainTower(shapes, folder, resolution);
 }
 
 /** The text tower in a file of these tensors, or undefined. @throws LgdError BAD_MODEL */

@@ -67,6 +67,9 @@ export function checkTeacher(folder: string, before: TeacherMark, here: TeacherM
   const shape = ({ kind, embeddingSize, resolution, mean, std, fingerprint }: TeacherMark) =>
     JSON.stringify([kind, embeddingSize, resolution, mean, std, fingerprint]);
   if (shape(before) === shape(here) && otherRow === undefined) return;
+  const isChosen = here.kind === 'native' || here.kind === 'onnx'; // by teacherResolution
+  const atResolution =
+    isChosen && before.resolution !== here.resolution ? ` at ${before.resolution} px (teacherResolution)` : '';
   throw new LgdError(
     'BAD_CHECKPOINT',
     `${folder} was made with another teacher${otherRow === undefined ? '' : `: the embedding of ${otherRow[0]} is not what it was`}.`,
@@ -74,7 +77,7 @@ export function checkTeacher(folder: string, before: TeacherMark, here: TeacherM
       option: 'teacher',
       found: describe(here, before),
       allowed: describe(before, here),
-      mend: `Give the teacher of that run (--teacher), or begin a new run from its student: --weights ${join(folder, studentFile)}`,
+      mend: `Give the teacher of that run (--teacher)${atResolution}, or begin a new run from its student: --weights ${join(folder, studentFile)}`,
     },
   );
 }
