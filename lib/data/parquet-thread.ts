@@ -15,12 +15,27 @@ const bytesASecond = 5e6; // a tenth of what is decompressed in a second
 const heapMegabytes = 2048; // images lie outside of it
 const bytesToKeepFor = 2 ** 24; // what a thread has read lies in its memory until it reads again, or ends
 
+// It reads by one handle, which is closed with the thread: one that is ended while it opens a file leaves that open.
 const program = `
 import('node:worker_threads').then(async ({ parentPort, workerData: packages }) => {
-  const [{ asyncBufferFromFile, parquetReadObjects }, { compressors }] = await Promise.all(packages.map((file) => import(file)));
+  const [{ open }, { parquetReadObjects }, { compressors }] = await Promise.all(packages.map((file) => import(file)));
   parentPort.on('message', async ({ path, metadata, column }) => {
-    const rows = await parquetReadObjects({ file: await asyncBufferFromFile(path), metadata, columns: [column], compressors, utf8: false });
-    parentPort.postMessage(rows.map((row) => row[column]));
+    const handle = await open(path);
+    try {
+      const { size: byteLength } = await handle.stat();
+      const slice = async (start, end = byteLength) => {
+        const bytes = Buffer.allocUnsafeSlow(Math.min(end, byteLength) - start);
+        for (let at = 0, found; at < bytes.length; at += found.bytesRead) {
+          found = await handle.read(bytes, at, Math.min(bytes.length - at, ${2 ** 30}), start + at);
+          if (found.bytesRead === 0) throw new Error('it became shorter meanwhile');
+        }
+        return bytes.buffer;
+      };
+      const rows = await parquetReadObjects({ file: { byteLength, slice }, metadata, columns: [column], compressors, utf8: false });
+      parentPort.postMessage(rows.map((row) => row[column]));
+    } finally {
+      await handle.close();
+    }
   });
 });
 `;
@@ -34,7 +49,7 @@ function startThread(): Worker {
   const thread = new Worker(program, {
     eval: true,
     name: 'parquet',
-    workerData: packages,
+    workerData: ['node:fs/promises', ...packages],
     resourceLimits: { maxOldGenerationSizeMb: heapMegabytes },
   });
   thread.on('error', () => undefined); // whoever waits for it is told
