@@ -12,6 +12,7 @@ import { LgdError, systemErrorCode } from '../errors.js';
 const leastSeconds = 10;
 const mostSeconds = 300;
 const bytesASecond = 5e6; // a tenth of what is decompressed in a second
+const bytesAValue = 16; // at least, once it is unpacked
 const heapMegabytes = 2048; // images lie outside of it
 const bytesToKeepFor = 2 ** 24; // what a thread has read lies in its memory until it reads again, or ends
 
@@ -59,12 +60,13 @@ function startThread(): Worker {
   return thread;
 }
 
-/** Of a column, decompressed, as the file tells. */
-function bytesOf({ row_groups: groups }: FileMetaData, column: string): number {
-  return groups
+/** Of a column, decompressed, as the file tells; and of its values, of which a few bytes may tell by the million. */
+export function bytesOf({ row_groups: groups }: Pick<FileMetaData, 'row_groups'>, column: string): number {
+  const chunks = groups
     .flatMap(({ columns }) => columns)
-    .filter(({ meta_data: chunk }) => chunk?.path_in_schema[0] === column)
-    .reduce((sum, { meta_data: chunk }) => sum + Number(chunk!.total_uncompressed_size), 0);
+    .flatMap(({ meta_data: chunk }) => (chunk?.path_in_schema[0] === column ? [chunk] : []));
+  const rows = groups.reduce((sum, { num_rows: count }) => sum + Number(count), 0);
+  return chunks.reduce((sum, { total_uncompressed_size: size }) => sum + Number(size), bytesAValue * rows);
 }
 
 /** How long a column of so many bytes may take: what a damaged file says of its size is no reason to wait for ever. */
