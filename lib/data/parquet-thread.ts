@@ -89,8 +89,8 @@ let last: Promise<unknown> = Promise.resolve();
 /**
  * The values of a column, one a row. Calls wait for those before them: many at once would start a thread each.
  * @param metadata of all rows, or of some row groups alone
- * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged (default: by the size
- *   of the column, 10 to 300)
+ * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged (default: by the
+ *   size of the column, 10 to 300)
  * @throws LgdError BAD_DATASET
  */
 export function readParquet(

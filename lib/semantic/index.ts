@@ -52,8 +52,8 @@ const bankLossOptions = { precision: 'optional', ...callOptions } satisfies Opti
  * native/semantic/bank_loss.h of the repository). With `textual` alone (alpha 0) it is the text-only baseline, with
  * `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with `visual` and `queue` one softmax
  * runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise
- * settles. A transfer is refused then (BAD_OPTION), but the thread that has the memory now may have freed it, and reading
- * it may have ended the process. Arrays whose buffer is resizable are copied.
+ * settles. A transfer is refused then (BAD_OPTION), but the thread that has the memory now may have freed it, and
+ * reading it may have ended the process. Arrays whose buffer is resizable are copied.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
  *   row), ABORTED, OUT_OF_MEMORY
  */
