@@ -167,7 +167,7 @@ export function checkGiven(given: unknown, call: string, needed: string): assert
  * Bytes whose memory stays while they are read: a copy of those whose buffer may shrink, which would take it from under
  * a decoder and end the process.
  */
-export function lastingBytes(bytes: Uint8Array): Uint8Array {
+export function withFixedBuffer(bytes: Uint8Array): Uint8Array {
   return (bytes.buffer as { resizable?: boolean }).resizable === true ? new Uint8Array(bytes) : bytes;
 }
 

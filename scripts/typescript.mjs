@@ -1,11 +1,21 @@
 // Compiles lib/ to a folder: ES modules and their types, one CommonJS bundle, and the types that go with it.
-import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { bin, root, run } from './run.mjs';
 
 /** `sourceMaps`: maps point to lib/, which a published package lacks. */
 export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = true } = {}) {
-  const start = Date.now();
+  const before = timesOf(folder);
   run(bin('tsc'), ['-p', 'tsconfig.json', '--outDir', folder, '--sourceMap', String(sourceMaps)]);
   // What the bundle imports from npm stays outside. import.meta.url has no CommonJS twin.
   run(bin('esbuild'), [
@@ -25,15 +35,26 @@ export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = tr
   cpSync(join(root, 'lib/text/lists'), join(folder, 'text/lists'), { recursive: true });
   copyTypes(folder, join(folder, 'cjs'));
   chmodSync(join(folder, 'cli/start.cjs'), 0o755);
-  removeOlder(folder, start - 1000);
+  removeUnwritten(folder, before);
 }
 
-/** A build writes all of its files: older ones are of modules that lib/ has no more. Another program may use the rest. */
-function removeOlder(folder, time) {
-  for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
-    const file = join(entry.parentPath ?? entry.path, entry.name); // before Node 20.12 the latter
-    if (entry.isFile() && statSync(file).mtimeMs < time) rmSync(file);
-  }
+/** When each file of a folder was written, by the clock of whoever keeps it: no other can be compared with it. */
+export function timesOf(folder) {
+  if (!existsSync(folder)) return new Map();
+  return new Map(
+    readdirSync(folder, { recursive: true })
+      .map((name) => [join(folder, name), statSync(join(folder, name))])
+      .filter(([, found]) => found.isFile())
+      .map(([file, { mtimeMs }]) => [file, mtimeMs]),
+  );
+}
+
+/**
+ * A build writes all of its files: those as old as before are of modules that lib/ has no more. Another program may use
+ * the rest.
+ */
+export function removeUnwritten(folder, before) {
+  for (const [file, time] of timesOf(folder)) if (before.get(file) === time) rmSync(file);
 }
 
 /**

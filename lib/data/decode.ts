@@ -1,6 +1,6 @@
 import { loadAddon } from '../addon/addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
-import { lastingBytes } from '../arguments.js';
+import { withFixedBuffer } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
@@ -44,7 +44,7 @@ const longestAspect = 4;
  */
 export async function decodeImage(given: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
   checkBytes(given);
-  const bytes = lastingBytes(given);
+  const bytes = withFixedBuffer(given);
   const header = readJpegHeader(bytes);
   const addon = loadAddon();
   const fast = await decodeFast(addon, header, options, async ({ width, height }) => ({
@@ -86,7 +86,7 @@ export async function placeImage(
   options: DecodeOptions,
 ): Promise<void> {
   checkBytes(given);
-  const bytes = lastingBytes(given);
+  const bytes = withFixedBuffer(given);
   const header = readJpegHeader(bytes);
   const isPlaced = await decodeFast(addon, header, options, async ({ width, height }) => {
     await addon.placeJpeg(store, index, bytes, width, height, header?.profile);

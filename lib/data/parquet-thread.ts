@@ -12,15 +12,31 @@ import { LgdError, systemErrorCode } from '../errors.js';
 const leastSeconds = 10;
 const mostSeconds = 300;
 const bytesASecond = 5e6; // a tenth of what is decompressed in a second
+const bytesAValue = 16; // at least, once it is unpacked
 const heapMegabytes = 2048; // images lie outside of it
 const bytesToKeepFor = 2 ** 24; // what a thread has read lies in its memory until it reads again, or ends
 
+// It reads by one handle, which is closed with the thread: one that is ended while it opens a file leaves that open.
 const program = `
 import('node:worker_threads').then(async ({ parentPort, workerData: packages }) => {
-  const [{ asyncBufferFromFile, parquetReadObjects }, { compressors }] = await Promise.all(packages.map((file) => import(file)));
+  const [{ open }, { parquetReadObjects }, { compressors }] = await Promise.all(packages.map((file) => import(file)));
   parentPort.on('message', async ({ path, metadata, column }) => {
-    const rows = await parquetReadObjects({ file: await asyncBufferFromFile(path), metadata, columns: [column], compressors, utf8: false });
-    parentPort.postMessage(rows.map((row) => row[column]));
+    const handle = await open(path);
+    try {
+      const { size: byteLength } = await handle.stat();
+      const slice = async (start, end = byteLength) => {
+        const bytes = Buffer.allocUnsafeSlow(Math.min(end, byteLength) - start);
+        for (let at = 0, found; at < bytes.length; at += found.bytesRead) {
+          found = await handle.read(bytes, at, Math.min(bytes.length - at, ${2 ** 30}), start + at);
+          if (found.bytesRead === 0) throw new Error('it became shorter meanwhile');
+        }
+        return bytes.buffer;
+      };
+      const rows = await parquetReadObjects({ file: { byteLength, slice }, metadata, columns: [column], compressors, utf8: false });
+      parentPort.postMessage(rows.map((row) => row[column]));
+    } finally {
+      await handle.close();
+    }
   });
 });
 `;
@@ -34,7 +50,7 @@ function startThread(): Worker {
   const thread = new Worker(program, {
     eval: true,
     name: 'parquet',
-    workerData: packages,
+    workerData: ['node:fs/promises', ...packages],
     resourceLimits: { maxOldGenerationSizeMb: heapMegabytes },
   });
   thread.on('error', () => undefined); // whoever waits for it is told
@@ -44,12 +60,13 @@ function startThread(): Worker {
   return thread;
 }
 
-/** Of a column, decompressed, as the file tells. */
-function bytesOf({ row_groups: groups }: FileMetaData, column: string): number {
-  return groups
+/** Of a column, decompressed, as the file tells; and of its values, of which a few bytes may tell by the million. */
+export function bytesOf({ row_groups: groups }: Pick<FileMetaData, 'row_groups'>, column: string): number {
+  const chunks = groups
     .flatMap(({ columns }) => columns)
-    .filter(({ meta_data: chunk }) => chunk?.path_in_schema[0] === column)
-    .reduce((sum, { meta_data: chunk }) => sum + Number(chunk!.total_uncompressed_size), 0);
+    .flatMap(({ meta_data: chunk }) => (chunk?.path_in_schema[0] === column ? [chunk] : []));
+  const rows = groups.reduce((sum, { num_rows: count }) => sum + Number(count), 0);
+  return chunks.reduce((sum, { total_uncompressed_size: size }) => sum + Number(size), bytesAValue * rows);
 }
 
 /** How long a column of so many bytes may take: what a damaged file says of its size is no reason to wait for ever. */
@@ -72,8 +89,8 @@ let last: Promise<unknown> = Promise.resolve();
 /**
  * The values of a column, one a row. Calls wait for those before them: many at once would start a thread each.
  * @param metadata of all rows, or of some row groups alone
- * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged (default: by the size
- *   of the column, 10 to 300)
+ * @param seconds of work, not of waiting for the disk, after which the file is taken to be damaged (default: by the
+ *   size of the column, 10 to 300)
  * @throws LgdError BAD_DATASET
  */
 export function readParquet(

@@ -146,8 +146,8 @@ export class StreamedImages implements Disposable {
   /**
    * Decodes the images of a batch, on all decoding threads, behind those of batches that were asked for before. Call
    * release() when the work on them is done; the memory is then used again.
-   * @throws LgdError BAD_OPTION (no such image), TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE (the system fails to read),
-   *   ABORTED, OUT_OF_MEMORY, DISPOSED
+   * @throws LgdError BAD_OPTION (no such image), TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE
+   *   (the system fails to read), ABORTED, OUT_OF_MEMORY, DISPOSED
    */
   async prepare(images: Int32Array): Promise<PreparedImages> {
     this.#life.check();

@@ -1,5 +1,5 @@
 /** Detection of objects in images of any size by a trained network. */
-import { checkOptions, lastingBytes, type OptionTable } from '../arguments.js';
+import { checkOptions, withFixedBuffer, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { Precision } from '../models/compiled.js';
@@ -73,7 +73,7 @@ export class Detector implements Disposable {
   async detect(bytes: Uint8Array, given: DetectOptions = {}): Promise<Detection[]> {
     checkOptions(given, 'detect()', detectOptions);
     checkBytes(bytes);
-    const file = lastingBytes(bytes);
+    const file = withFixedBuffer(bytes);
     checkDecode(given);
     const { path = 'the image', signal, ...options } = given;
     this.#network.check();

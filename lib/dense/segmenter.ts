@@ -1,5 +1,5 @@
 /** Segmentation of images of any size: by a trained network, or without training by the text bank. */
-import { checkArgument, checkGiven, checkOptions, lastingBytes, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, withFixedBuffer, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -154,7 +154,7 @@ export class Segmenter implements Disposable {
   async segment(bytes: Uint8Array, options: SegmentOptions = {}): Promise<Segmentation> {
     checkOptions(options, 'segment()', segmentOptions);
     checkBytes(bytes);
-    const file = lastingBytes(bytes);
+    const file = withFixedBuffer(bytes);
     checkLook(options);
     const { inference = 'whole', path = 'the image', signal } = options;
     this.#network.check();

@@ -52,8 +52,8 @@ const bankLossOptions = { precision: 'optional', ...callOptions } satisfies Opti
  * native/semantic/bank_loss.h of the repository). With `textual` alone (alpha 0) it is the text-only baseline, with
  * `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with `visual` and `queue` one softmax
  * runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise
- * settles. A transfer is refused then (BAD_OPTION), but the thread that has the memory now may have freed it, and reading
- * it may have ended the process. Arrays whose buffer is resizable are copied.
+ * settles. A transfer is refused then (BAD_OPTION), but the thread that has the memory now may have freed it, and
+ * reading it may have ended the process. Arrays whose buffer is resizable are copied.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the
  *   row), ABORTED, OUT_OF_MEMORY
  */
@@ -92,12 +92,11 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
     studentTemperature,
     teacherTemperature,
     alpha,
-    bfloat16: precision === 'bfloat16',
   };
   return compute('The semantic loss', options, {
-    checkValues: () => checkLossValues(input),
-    inJs: () => js.bankLoss(withOwnArrays(input), signal),
-    on: ({ addon, handle }) => addon.bankLoss(handle, args),
+    checkValues: () => checkLossValues(args),
+    inJs: () => js.bankLoss(withOwnArrays(args), signal),
+    on: ({ addon, handle }) => addon.bankLoss(handle, { ...args, bfloat16: precision === 'bfloat16' }),
   });
 }
 
@@ -114,10 +113,11 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
   throwIfAborted(signal, 'The feature loss');
   checkFeatureLoss(input);
   const { student, teacher, dimension } = input;
+  const args = { student, teacher, dimension };
   return compute('The feature loss', options, {
-    checkValues: () => checkFeatureValues(input),
-    inJs: () => js.featureLoss(withOwnArrays(input), signal),
-    on: ({ addon, handle }) => addon.featureLoss(handle, { student, teacher, dimension }),
+    checkValues: () => checkFeatureValues(args),
+    inJs: () => js.featureLoss(withOwnArrays(args), signal),
+    on: ({ addon, handle }) => addon.featureLoss(handle, args),
   });
 }
 
@@ -136,10 +136,11 @@ export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOp
   throwIfAborted(signal, 'The bank update');
   checkBankUpdate(input);
   const { teacher, textual, visual, seen, dimension, momentum } = input;
+  const args = { teacher, textual, visual, seen, dimension, momentum };
   return compute('The bank update', options, {
-    checkValues: () => checkUpdateValues(input),
-    inJs: () => js.bankUpdate(withOwnArrays(input), signal),
-    on: ({ addon, handle }) => addon.bankUpdate(handle, { teacher, textual, visual, seen, dimension, momentum }),
+    checkValues: () => checkUpdateValues(args),
+    inJs: () => js.bankUpdate(withOwnArrays(args), signal),
+    on: ({ addon, handle }) => addon.bankUpdate(handle, args),
   });
 }
 
@@ -170,7 +171,10 @@ async function compute<Output>(
 
 /** What is read over several turns, in which the caller may change or transfer the arrays, is read from copies. */
 function withOwnArrays<Input extends object>(input: Input): Input {
-  const own = (value: unknown): unknown => (ArrayBuffer.isView(value) ? (value as Float32Array).slice() : value);
+  const own = (value: unknown): unknown => {
+    if (value instanceof Float32Array) return new Float32Array(value);
+    return value instanceof Uint8Array ? new Uint8Array(value) : value; // a Buffer's slice() would be of its memory
+  };
   return Object.fromEntries(Object.entries(input).map(([name, value]) => [name, own(value)])) as Input;
 }
 

@@ -77,6 +77,35 @@ describe.each(['js', 'native'] as const)('arrays of the semantic functions: %s',
   });
 });
 
+it('plain TypeScript reads a Buffer as it was', async () => {
+  const update = (seen: Uint8Array) =>
+    bankUpdate(
+      { teacher: rows(200, 1), textual: rows(2000, 3), visual: rows(2000, 4), seen, dimension: size, momentum: 0.9 },
+      { device: 'js' },
+    );
+  const seen = Buffer.alloc(2000);
+  const found = update(seen);
+  seen.fill(1);
+  expect(await found).toEqual(await update(new Uint8Array(2000)));
+});
+
+it.each(['js', 'native'] as const)('arguments may be getters, or inherited: %s', async (where) => {
+  class Batch {
+    readonly dimension = size;
+    get student(): Float32Array {
+      return rows(20, 1);
+    }
+    get teacher(): Float32Array {
+      return rows(20, 2);
+    }
+  }
+  const on = { device: where === 'js' ? ('js' as const) : device };
+  const plain = { student: rows(20, 1), teacher: rows(20, 2), dimension: size };
+  const expected = await featureLoss(plain, on);
+  expect(await featureLoss(new Batch(), on)).toEqual(expected);
+  expect(await featureLoss(Object.create(plain) as typeof plain, on)).toEqual(expected);
+});
+
 it('a teacher says that pixels are gone', async () => {
   const pixels = new Float32Array(3 * 3 * teacher.resolution ** 2);
   const embedded = teacher.embed(pixels, 3);

@@ -1,8 +1,9 @@
 /**
  * Whatever reads a file that others made, or that a disk may have damaged, takes it or refuses it with an error that has
- * a code, within seconds: never by an error of the language or of a library, and not without end.
+ * a code, within seconds: never by an error of the language or of a library, and not without end. It closes the file.
  */
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, readlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -12,6 +13,7 @@ import { damage } from '../fixtures/damage.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { readers } from '../fixtures/readers.js';
+import { noteSkip } from '../shared.js';
 
 // LGDISTILL_DAMAGED_FILES=first..last takes other seeds, each of which is another damage to every file.
 const [first = 1, last = 10] = (process.env['LGDISTILL_DAMAGED_FILES'] ?? '')
@@ -58,6 +60,16 @@ async function faultOf(work: Promise<unknown>): Promise<string | undefined> {
   return performance.now() - from < 1000 * seconds ? undefined : `no end within ${seconds} seconds`;
 }
 
+const openFiles = '/proc/self/fd'; // on Linux
+if (!existsSync(openFiles)) noteSkip('whether readers close damaged files', `there is no ${openFiles}`);
+
+/** The files of a folder that this process has open, but for packs, which the collector closes. */
+async function leftOpen(folder: string): Promise<string[]> {
+  const numbers = await readdir(openFiles).catch(() => []);
+  const paths = await Promise.all(numbers.map((number) => readlink(join(openFiles, number)).catch(() => '')));
+  return paths.filter((path) => path.startsWith(folder) && !path.endsWith('.pack'));
+}
+
 describe('a damaged file is taken, or refused by an error with a code:', () => {
   it.each(readers)('$name', async ({ name, file, kind, make, read, seal }) => {
     const folder = await mkdtemp(join(root, 'reader-'));
@@ -75,5 +87,6 @@ describe('a damaged file is taken, or refused by an error with a code:', () => {
       const fault = await faultOf(read(place));
       expect(fault && `${what}: ${fault}`).toBeUndefined();
     }
+    await expect.poll(() => leftOpen(folder), { timeout: 5000 }).toEqual([]); // streams close behind an error
   });
 });

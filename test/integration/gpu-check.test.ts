@@ -122,6 +122,12 @@ describe('gpu-check on a machine with a GPU', () => {
       /^B, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
     ],
     [
+      'nothing from pack, and one GPU to see, by the beginning of its UUID',
+      'case $* in *=uuid*) echo GPU-1111; echo GPU-2222 ;; *--id=GPU-2222*) echo "B, 580.65.06" ;; *--id=*) exit 6 ;; *) echo "A, 550.54.15" ;; esac',
+      { CUDA_VISIBLE_DEVICES: 'GPU-22' },
+      /^B, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u,
+    ],
+    [
       'nothing from pack, beside libraries of forward compatibility',
       older,
       { LD_LIBRARY_PATH: `/none:${folder}` },

@@ -9,7 +9,7 @@ import { parquetWriteBuffer } from 'hyparquet-writer';
 import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { checkRowCounts } from '../../lib/data/parquet.js';
-import { readParquet, secondsFor } from '../../lib/data/parquet-thread.js';
+import { bytesOf, readParquet, secondsFor } from '../../lib/data/parquet-thread.js';
 import { ensureBuilt } from '../cli/built.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
@@ -83,6 +83,17 @@ describe('parquet files', () => {
     [2 ** 60, 300],
   ])('may take the longer the more they hold, within bounds: %d bytes, %d seconds', (bytes, seconds) => {
     expect(secondsFor(bytes)).toBe(seconds);
+  });
+
+  it('may take as long as their rows are worth, where these repeat each other', () => {
+    const chunk = (name: string, size: bigint) => ({
+      meta_data: { path_in_schema: [name], total_uncompressed_size: size },
+    });
+    const columns = [chunk('image', 10n ** 9n), chunk('label', 45_200n)];
+    const groups = [10_000_000n, 10_000_000n].map((rows) => ({ num_rows: rows, columns }));
+    const metadata = { row_groups: groups } as unknown as Parameters<typeof bytesOf>[0];
+    expect(secondsFor(bytesOf(metadata, 'label'))).toBeCloseTo(64, 0);
+    expect(secondsFor(bytesOf(metadata, 'image'))).toBe(300);
   });
 
   it('with a count that is damaged keep neither the program nor its thread at work', async () => {

@@ -65,18 +65,12 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
   const list: Listed = { ids: [], names: [], places: [], bytes: [] };
   try {
     const unzipped = createGunzip();
-    (await openToRead(file))
-      .createReadStream()
-      .on('error', (error) => unzipped.destroy(error))
-      .pipe(unzipped);
-    for await (const { lines } of wholeLines(unzipped)) {
-      for (const line of lines) {
-        const [, place, bytes, id] = /^(\d+)\t(\d*)\t(".*")$/u.exec(line) ?? [];
-        if (id === undefined) throw new Error(`line ${list.names.length + 1} is of no image`);
-        list.places.push(Number(place));
-        list.bytes.push(bytes === '' ? NaN : Number(bytes));
-        list.names.push(JSON.parse(id) as string);
-      }
+    const zipped = (await openToRead(file)).createReadStream();
+    try {
+      zipped.on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
+      for await (const { lines } of wholeLines(unzipped)) for (const line of lines) addLine(list, line);
+    } finally {
+      zipped.destroy(); // closes the file, which a fault behind it does not
     }
   } catch (cause) {
     throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, {
@@ -86,6 +80,15 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
   }
   list.ids = list.names.map(plainId);
   return list;
+}
+
+/** @throws Error */
+function addLine({ names, places, bytes }: Listed, line: string): void {
+  const [, place, size, id] = /^(\d+)\t(\d*)\t(".*")$/u.exec(line) ?? [];
+  if (id === undefined) throw new Error(`line ${names.length + 1} is of no image`);
+  places.push(Number(place));
+  bytes.push(size === '' ? NaN : Number(size));
+  names.push(JSON.parse(id) as string);
 }
 
 /**

@@ -270,10 +270,10 @@ void check_changed_kernels(bool refused) {
 void check_programmatic_launches() {
   if (!has_wanted_programmatic_launches(0))
     return void(std::printf("SKIPPED programmatic launches: the GPU has none, or $LGDISTILL_PDL is 0\n"));
-  {
-    const Setting of_ptx("CUDA_FORCE_PTX_JIT", "1");  // of 8.0: there kernels neither wait nor have wgmma
+  for (const char* name : {"CUDA_FORCE_PTX_JIT", "CUDA_FORCE_JIT"}) {
+    const Setting of_ptx(name, "1");  // of 8.0: there kernels neither wait nor have wgmma
     check(!cuda::has_programmatic_launches(0) && !cuda::has_warpgroups(0),
-          "code that the driver makes of PTX passed for the card's own");
+          std::string(name) + ": code that the driver makes of PTX passed for the card's own");
   }
   const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   double time = 0;
