@@ -201,8 +201,8 @@ void keep_statistics(const EncoderPtr& encoder, const DeviceStepPtr& step);
 // each [B,h,w,c], in a tensor [1, B output_size].
 TensorPtr encoder_output(const EncoderPtr& encoder);
 void zero_gradients(const EncoderPtr& encoder);  // [queued]
-// Adds to the gradients, or, afresh, sets them, from d_output = dL/d output, float32 and as large as the output; the last
-// forward must have been a training one. [queued]
+// Adds to the gradients, or, afresh, sets them, from d_output = dL/d output, float32 and as large as the output; the
+// last forward must have been a training one. [queued]
 void backward(const EncoderPtr& encoder, const TensorPtr& d_output, bool afresh = false);
 struct OptimizerStep {
   double learning_rate = 0, weight_decay = 0;

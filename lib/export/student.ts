@@ -155,7 +155,10 @@ export interface ExportOptions {
    * its values are measured. Default: float32 alone.
    */
   quantize?: 'int8' | undefined;
-  /** Images to compare on, and to measure ranges on (all that `openImages` takes); default: the run's training images where they are there, else drawn ones. */
+  /**
+   * Images to compare on, and to measure ranges on (all that `openImages` takes); default: the run's training images
+   * where they are there, else drawn ones.
+   */
   images?: string | undefined;
   signal?: AbortSignal | undefined;
 }

@@ -7,8 +7,8 @@
 //
 //   op               inputs  parameters                       attributes (default)
 //   conv             x       weight [K,C/groups,R,S] [bias K] stride (1) padding (0) dilation (1) groups (1): 1 or C,
-//                            then of 3x3 or 5x5 and stride 1 or 2; forward-only
-//                            plans: also of 7x7, and with a bias
+//                            then of 3x3 or 5x5 and stride 1 or 2, and without bias; in forward-only plans with one,
+//                            and of 7x7, too
 //   linear           x       weight [O,I] [bias O]            -: each position of a 1x1 image or of a sequence
 //   batchNorm        x       weight bias running_mean running_var
 //                                                             eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d

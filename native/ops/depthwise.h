@@ -2,7 +2,8 @@
 //
 //   y[n,oy,ox,c] = sum_{r,s} x[n, oy*stride - pad + r, ox*stride - pad + s, c] * w[r,s,c]      (zero outside)
 //
-// The shape is a ConvShape with k == c; weights [R][S][C], R == S in {3, 5}, and 7 forward; stride 1 or 2; dilation >= 1.
+// The shape is a ConvShape with k == c; weights [R][S][C], R == S in {3, 5}, forward 7, too; stride 1 or 2; dilation
+// >= 1.
 #pragma once
 #include "ops/conv.h"
 

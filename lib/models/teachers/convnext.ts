@@ -7,7 +7,10 @@
 import { LgdError } from '../../errors.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 
-/** Sizes of a ConvNeXt; convnext_base in CLIP: depths [3,3,27,3], widths [128,256,512,1024], a head of one layer with 640 features. */
+/**
+ * Sizes of a ConvNeXt; convnext_base in CLIP: depths [3,3,27,3], widths [128,256,512,1024], a head of one layer with
+ * 640 features.
+ */
 export interface ConvNextConfig {
   /** Blocks of the four stages. */
   depths: readonly number[];
