@@ -285,7 +285,7 @@ export class GraphBuilder {
    * A sequence of the first `first` rows of the table `position` [count, C], tokens that are the same for every image
    * (default 0), and of all positions of x, each with its row of the others added.
    */
-  positions(x: Value, position: string, { count, first = 0 }: { count: number; first?: number }): Value {
+  positions(x: Value, position: string, { count, first = 0 }: { count: number; first?: number | undefined }): Value {
     const parameters = [
       this.#parameter(position, [count, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true),
     ];
