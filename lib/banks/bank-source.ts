@@ -198,7 +198,7 @@ export class BankSource {
 }
 
 /** For a teacher's place where no text tower is: a student as teacher has none, and a model may be kept without it. */
-function noTowerBeside(teacher: string): (error: unknown) => never {
+export function noTowerBeside(teacher: string): (error: unknown) => never {
   return (error) => {
     if (!(error instanceof LgdError) || error.code !== 'BAD_MODEL') throw error;
     throw new LgdError('BAD_MODEL', `the teacher has no text tower to embed the names with: ${error.message}`, {

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { noTowerBeside } from '../banks/bank-source.js';
 import { bankFromFile } from '../banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { counted } from '../counted.js';
@@ -44,7 +45,8 @@ function buildCommand(bind: Bind): Command {
           mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP',
         });
       const list = await CategoryList.load(names);
-      await using encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
+      const loading = loadTextEncoder(model, { localFilesOnly: offline, signal });
+      await using encoder = await (textEncoder === undefined ? loading.catch(noTowerBeside(model)) : loading);
       const bank = await withProgress(terminal, 'text bank', (progress) =>
         TextualSemanticsBank.build(list, {
           encoder,

@@ -1,6 +1,7 @@
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { spawn, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { StudentEvaluation } from '../../lib/evaluate/student.js';
@@ -443,6 +444,24 @@ test('a student trained without names is scored by the names of its evaluation',
   const report = await lgdistill(['report', at('nameless'), '--output', at('nameless.html'), '--device', 'cpu']);
   expect([report.code, report.stderr.match(/no confusion.*/u)]).toEqual([0, null]);
   expect(report.stdout).not.toContain('no confusion');
+});
+
+test('bank build says of a teacher without texts that it has none, and how to go on', async () => {
+  const teacher = fileURLToPath(new URL('../vectors/towers/timm-vit', import.meta.url));
+  const names = JSON.stringify(shapeNames);
+  const { code, stderr } = await lgdistill([
+    'bank',
+    'build',
+    '--to',
+    at('none.st'),
+    '--names',
+    names,
+    '--teacher',
+    teacher,
+  ]);
+  expect(code).toBe(1);
+  for (const part of ['no text tower to embed the names with', 'methods seed and feature', 'bank build --embeddings'])
+    expect(stderr).toContain(part);
 });
 
 test('bank build and inspect', async () => {

@@ -65,6 +65,7 @@ const cliOnly = new Set([
   'describeStandstill',
   'messageOf',
   'nameWithWidth',
+  'noTowerBeside',
   'shellWord',
   'quoted',
 ]);
