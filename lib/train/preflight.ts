@@ -8,6 +8,7 @@ import { checkFilled } from '../config/batch.js';
 import { BatchPlan } from '../data/loader.js';
 import { throwIfAborted } from '../errors.js';
 import { freeMemory } from '../machine/memory.js';
+import { resizable } from '../models/teachers/tower-sizes.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
 import { preparedBatches, type Batch, type Dataset } from './batch.js';
 import type { Distiller, DistillerState } from './distiller.js';
@@ -278,7 +279,7 @@ function advise(stage: TimedStage, { device, teacher, config, students }: Distil
         ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
         : teacher.kind === 'custom'
           ? 'The teacher is your own and computes outside the device: make its embed() faster, or keep its embeddings of views that come back (teacherCache.views).'
-          : `Take a smaller teacher${teacher.kind === 'native' && ['plain ViT', 'ConvNeXt'].includes(teacher.architecture) ? ' or a lower teacherResolution' : ''}, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
+          : `Take a smaller teacher${teacher.kind === 'native' && resizable.includes(teacher.architecture) ? ' or a lower teacherResolution' : ''}, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
     case 'loss':
       return `The loss looks at every name: a shorter list of names${gpu}.`;
     case 'optimiser':

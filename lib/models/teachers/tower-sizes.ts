@@ -19,6 +19,9 @@ export interface ImageTower extends TowerGraph, Pick<TowerConfig, 'mean' | 'std'
   naming: Naming;
 }
 
+/** Towers that work at more than one resolution. */
+export const resizable: readonly string[] = ['ConvNeXt', 'plain ViT'] satisfies ImageTower['architecture'][];
+
 /**
  * Sizes of a stack of blocks. Where nothing is stated, what OpenAI's models have: heads of 64 channels, quickGelu, eps
  * 1e-5.
