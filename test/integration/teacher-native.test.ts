@@ -6,6 +6,7 @@ import { openDevice, type Device } from '../../lib/device.js';
 import { readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/files/safetensors.js';
 import { loadTeacher } from '../../lib/models/teachers/load.js';
 import { NativeTeacher } from '../../lib/models/teachers/native.js';
+import { lowestCosine } from '../fixtures/embeddings.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
@@ -25,20 +26,6 @@ afterAll(async () => {
   await teacher.dispose();
   device.dispose();
 });
-
-function lowestCosine(a: Float32Array, b: Float32Array): number {
-  let lowest = 1;
-  for (let row = 0; row < a.length; row += dimension) {
-    let [ab, aa, bb] = [0, 0, 0];
-    for (let i = row; i < row + dimension; i++) {
-      ab += a[i]! * b[i]!;
-      aa += a[i]! ** 2;
-      bb += b[i]! ** 2;
-    }
-    lowest = Math.min(lowest, ab / Math.sqrt(aa * bb));
-  }
-  return lowest;
-}
 
 /** uint8 [N,H,W,3] to normalised [N,3,H,W]. */
 function normalise(images: Uint8Array, count: number): Float32Array {
@@ -74,7 +61,7 @@ describe("tiny-clip's image tower", () => {
     const expected = tensors.get('embeddings')!.data as Float32Array;
     const found = await teacher.embed(normalise(tensors.get('images')!.data as Uint8Array, 4), 4);
     expect(relativeError(found, expected)).toBeLessThan(1e-5);
-    expect(lowestCosine(found, expected)).toBeGreaterThan(0.9999999);
+    expect(lowestCosine(found, expected, dimension)).toBeGreaterThan(0.9999999);
   });
 
   it.skipIf(!existsSync(onnxTower))('agrees with the ONNX export on noise', async () => {
@@ -85,7 +72,7 @@ describe("tiny-clip's image tower", () => {
     const expected = await onnx.embed(pixels, 5);
     const found = await teacher.embed(pixels, 5);
     expect(relativeError(found, expected)).toBeLessThan(1e-5);
-    expect(lowestCosine(found, expected)).toBeGreaterThan(0.9999999);
+    expect(lowestCosine(found, expected, dimension)).toBeGreaterThan(0.9999999);
     await onnx.dispose();
   });
   if (!existsSync(onnxTower)) noteSkip("tiny-clip's ONNX image tower", 'vision_model.onnx is absent');
