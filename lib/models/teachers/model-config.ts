@@ -22,6 +22,8 @@ export interface TowerConfig {
   imageSize?: number;
   activation?: Activation;
   eps?: number;
+  /** Of rotary positions. */
+  ropeBase?: number;
   mean?: ChannelTriple;
   std?: ChannelTriple;
 }
@@ -136,6 +138,7 @@ export function checkSizes(config: TowerConfig, what: string): TowerConfig {
     imageSize: [isSide, `a whole number from 1 to ${mostSide}`],
     activation: [() => true, ''],
     eps: [(value) => typeof value === 'number' && value >= 0 && value < 1, 'a number from 0 to below 1'],
+    ropeBase: [(value) => Number.isFinite(value) && (value as number) > 0, 'a number above 0'],
     mean: [(value) => faultOf('mean', value) === undefined, 'three numbers'],
     std: [(value) => faultOf('std', value) === undefined, 'three numbers above 0'],
   };

@@ -4,7 +4,7 @@
  */
 import type { GraphSpec } from '../graph.js';
 import { openAiNames, transformersNames } from './clip-naming.js';
-import { convNextTower, hasConvNext } from './convnext-weights.js';
+import { findConvNext } from './convnext-weights.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import type { Naming } from './naming.js';
@@ -58,8 +58,8 @@ export async function findImageTower(
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
-  if (hasConvNext(shapes))
-    return convNextTower(shapes, await readModelConfig(folder, 'openai', 'vision'), folder, resolution);
+  const convNext = await findConvNext(shapes, folder, resolution);
+  if (convNext !== undefined) return convNext;
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
