@@ -195,8 +195,9 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
   const known = tower === 'vision' ? 'tok' : 'argmax';
   if (pooling !== undefined && pooling !== known)
     throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, known);
-  if (tower === 'vision' && !['', 'avg'].includes(section.timm_pool ?? ''))
-    throw refuse('pools its map in a way not known here', 'timm_pool', section.timm_pool, 'avg, or left out');
+  const pools = String(section.timm_model_name).startsWith('vit_pe_core_') ? ['map'] : ['avg', ''];
+  if (tower === 'vision' && !pools.includes(section.timm_pool ?? ''))
+    throw refuse('pools its map in a way not known here', 'timm_pool', section.timm_pool, pools.join(', or left out'));
   if (section.no_causal_mask)
     throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
   const { approximate = 'none', ...others } = section.act_kwargs ?? {};

@@ -46,6 +46,7 @@ const usual: Readonly<Record<ImageTower['architecture'], Partial<Pick<Preprocess
   ModifiedResNet: { mean: clipMean, std: clipStd },
   ViT: { mean: clipMean, std: clipStd },
   SigLIP: { mean: halves, std: halves },
+  'Perception Encoder': { mean: halves, std: halves },
   ConvNeXt: { mean: clipMean, std: clipStd },
   'plain ViT': {},
   'plain ConvNeXt': {},
@@ -90,7 +91,7 @@ export class NativeTeacher implements Teacher {
 
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
-   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts under timm's; vision transformers under
+   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts and PE-Core under timm's; vision transformers under
    * the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. And plain
    * vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers, DINOv3) under timm's names or those of
    * transformers' ViTModel, Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel, whose embedding is the class

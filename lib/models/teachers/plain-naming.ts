@@ -7,7 +7,7 @@
 import { concatenate } from '../../concatenate.js';
 import { scaledRows, type Naming, type Source } from './naming.js';
 import { resamplePositions } from './position-grid.js';
-import { rotaryAngles } from './rotary-angles.js';
+import { centred, rotaryAngles } from './rotary-angles.js';
 
 /** How a library calls what a plain vision transformer is made of; names within a block are after `block.N.`. */
 export interface Spelling {
@@ -132,7 +132,8 @@ export function plainNames(spelling: Spelling, layout: PlainLayout): Naming {
       if (name === 'class_and_positions') return tableSource(spelling, layout, shape);
       if (name === 'angles') {
         const [count = 0, width = 0] = shape;
-        return { tensors: [], make: () => rotaryAngles({ grid: Math.round(Math.sqrt(count)), width, base }) };
+        const grid = Math.round(Math.sqrt(count));
+        return { tensors: [], make: () => rotaryAngles({ grid, width, base, place: centred(grid) }) };
       }
       const [, module, part] = /^(.+)\.(weight|bias)$/u.exec(name)!;
       const block = /^transformer\.resblocks\.(\d+)\.(.+)$/u.exec(module!);

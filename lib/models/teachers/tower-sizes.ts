@@ -8,7 +8,8 @@ import type { Naming } from './naming.js';
 export type Shapes = ReadonlyMap<string, readonly number[]>;
 
 export interface TowerGraph {
-  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt' | 'plain ViT' | 'plain ConvNeXt';
+  architecture:
+    'ModifiedResNet' | 'ViT' | 'SigLIP' | 'Perception Encoder' | 'ConvNeXt' | 'plain ViT' | 'plain ConvNeXt';
   graph: GraphSpec;
   embeddingSize: number;
   resolution: number;

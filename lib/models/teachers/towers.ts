@@ -8,6 +8,7 @@ import { findConvNext } from './convnext-weights.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import type { Naming } from './naming.js';
+import { findPerceptionEncoder } from './perception-naming.js';
 import { findPlainTower } from './plain-towers.js';
 import { siglip } from './siglip.js';
 import { siglipText, textTransformer } from './text_transformer.js';
@@ -60,6 +61,8 @@ export async function findImageTower(
   }
   const convNext = await findConvNext(shapes, folder, resolution);
   if (convNext !== undefined) return convNext;
+  const perception = await findPerceptionEncoder(shapes, folder);
+  if (perception !== undefined) return perception;
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');
