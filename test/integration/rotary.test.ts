@@ -68,6 +68,13 @@ describe.each(devices)('on $name', ({ device }) => {
     ).toBeLessThan(1e-5);
   });
 
+  it.each(['rotary', 'swiglu'] as const)('refuses to train through %s', (op) => {
+    const graph = graphOf((g, qkv, turned) => (op === 'rotary' ? turned : g.swiglu(qkv)), { turns: op === 'rotary' });
+    expect(() => new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training: true })).toThrowError(
+      /has no backward/u,
+    );
+  });
+
   it.each([
     ['as many tokens as there are', { heads: 2, count: 15, first: 2 }, 'angles'],
     ['heads that divide the channels', { heads: 5, count: 16, first: 2 }, 'angles has no such shape'],

@@ -129,7 +129,7 @@ function timmConfig(
     throw refuse("has a config.json that is not timm's", 'pretrained_cfg', trained, 'an object', 'Fetch it again');
   const { architecture = '' } = file;
   // frequencies and their order are in no tensor
-  if (isDinov3 ? !/dinov3/u.test(architecture) : /^eva|_rope_|^vit_pe_/u.test(architecture))
+  if (isDinov3 ? !/dinov3/u.test(architecture) : /^eva02|_rope_|^vit_pe_/u.test(architecture))
     throw refuse('has rotary positions not known here', 'architecture', architecture, "one of DINOv3's", exported);
   if (gated && (args.act_layer ?? 'silu') !== 'silu') throw otherGate(folder, 'model_args.act_layer');
   // timm's files of DINOv3 say avg, the default of the class that it is of there; its authors take the class token
