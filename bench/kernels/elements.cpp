@@ -1,4 +1,5 @@
-// Rows of what only moves bytes: joins, norm gradients, squeeze and excitation, pooling, attention pooling, optimisers.
+// Rows of what only moves bytes: joins, norm gradients, squeeze and excitation, pooling, attention pooling,
+// transformers, optimisers.
 #include "norms.h"
 #include "table.h"
 
@@ -231,6 +232,28 @@ void attention(Table& table) {
                   });
 }
 
+// A block of DINOv3 ViT-S+/16 at 256 px.
+void transformer(Table& table) {
+  const int tokens = table.options.small ? 5 : 261, channels = table.options.small ? 64 : 384, heads = channels / 64;
+  const double token = 2.0 * table.batch() * tokens * channels;
+  table.operation("rotary_forward 261 x 384, 6 heads, of a copy (teacher)", {6 * token, 0, Unit::cores, "qkv, y"},
+                  [=](Operands& t) -> Call {
+                    const void* qkv = t.images(size_t(3) * tokens * channels);
+                    const float* angles = t.values32(size_t(tokens - 1) * 64, 0.7f);
+                    void* y = t.out_images(size_t(3) * tokens * channels);
+                    return [=, &t] {
+                      t.ops.rotary_forward(*t.device, {t.n, tokens, channels, heads, 1}, t.type, qkv, angles, y);
+                    };
+                  });
+  table.operation("swiglu_forward 261 x 1536 (teacher)", {12 * token, 0, Unit::cores, "x, y"},
+                  [=](Operands& t) -> Call {
+                    const int hidden = 4 * channels;
+                    const void* x = t.images(size_t(2) * tokens * hidden);
+                    void* y = t.out_images(size_t(tokens) * hidden);
+                    return [=, &t] { t.ops.swiglu_forward(*t.device, int64_t(t.n) * tokens, hidden, t.type, x, y); };
+                  });
+}
+
 // Weights do not depend on the batch; they are counted once. The step's own update leaves bfloat16 copies behind, too.
 void sgd(Table& table, const char* where, int64_t full) {
   const int64_t count = table.options.small ? 4096 : full;
@@ -279,6 +302,7 @@ void elements(Table& table) {
   max_pool(table);
   average_pool(table);
   attention(table);
+  transformer(table);
   sgd(table, "resnet18", 12'226'000);
   sgd(table, "mobilenet_v2", 5'176'000);
   adamw(table, "mobilenet_v2", 5'176'000);

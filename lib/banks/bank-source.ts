@@ -2,7 +2,7 @@
 import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import type { ImageTower } from '../models/teachers/tower-sizes.js';
+import { withoutTexts } from '../models/teachers/tower-sizes.js';
 import type { Teacher } from '../models/teachers/types.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
@@ -166,7 +166,7 @@ export class BankSource {
         mend: "Give the text tower of the teacher's model, or a bank built with it",
       });
     }
-    if (textEncoder === undefined && this.teacher.architecture === ('plain ViT' satisfies ImageTower['architecture']))
+    if (textEncoder === undefined && withoutTexts.includes(this.teacher.architecture ?? ''))
       throw new LgdError('BAD_CONFIG', 'the teacher was trained without texts, so names have no place in its space.', {
         option: this.config.names === undefined ? 'evaluate.names' : 'names',
         found: this.config.names ?? this.config.evaluate.names,

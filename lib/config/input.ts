@@ -34,8 +34,8 @@ export interface ConfigInput {
   /** Text bank built before (lgdistill bank), in the place of names, templates and text encoder. */
   bank?: string | undefined;
   /**
-   * Teacher: a folder or hub id of CLIP, SigLIP, DINO, DINOv2 or a ViT, an .onnx image tower, an earlier student, or a
-   * .safetensors file of embeddings.
+   * Teacher: a folder or hub id of CLIP, SigLIP, PE-Core, DINO, DINOv2, DINOv3 or a ViT, an .onnx image tower, an
+   * earlier student, or a .safetensors file of embeddings.
    */
   teacher?: string | undefined;
   /**

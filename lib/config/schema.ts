@@ -103,7 +103,7 @@ export const schema = z.strictObject({
   teacher: text()
     .optional()
     .describe(
-      'Teacher: a folder or hub id of CLIP, SigLIP, DINO, DINOv2 or a ViT, an .onnx image tower, an earlier student, or a .safetensors file of embeddings',
+      'Teacher: a folder or hub id of CLIP, SigLIP, PE-Core, DINO, DINOv2, DINOv3 or a ViT, an .onnx image tower, an earlier student, or a .safetensors file of embeddings',
     ),
   teacherResolution: z
     .int()

@@ -329,6 +329,28 @@ export class GraphBuilder {
     });
   }
 
+  /**
+   * Rotary positions in front of {@link selfAttention}: queries and keys of the tokens behind the `first` ones (default
+   * 0) turned by the table `angles`, [count, W], with W the channels of a head: W / 2 cosines a token, then as many
+   * sines. Channel c of a head turns against c + W / 2. Later calls of the same name share the table.
+   */
+  rotary(
+    qkv: Value,
+    angles: string,
+    { heads, count, first = 0 }: { heads: number; count: number; first?: number | undefined },
+  ): Value {
+    const shape = [count, qkv.channels / 3 / heads];
+    const table = this.#parameters.some(({ name }) => name === angles)
+      ? this.#known(angles, shape)
+      : this.#parameter(angles, shape, zeros, false);
+    return this.#node('rotary', `${qkv.name}.rotary`, [qkv], qkv.channels, { heads, first }, [table]);
+  }
+
+  /** The first half of the channels through a SiLU, times the other half: [B,T,1,C] of [B,T,1,2C]. */
+  swiglu(x: Value): Value {
+    return this.#node('swiglu', `${x.name}.swiglu`, [x], x.channels / 2);
+  }
+
   /** Of a sequence the token where `id` stands first among the ids, or the last one, [B,1,1,C]. */
   endToken(x: Value, ids: Value, id: number): Value {
     return this.#node('endToken', `${x.name}.end`, [x, ids], x.channels, { id });

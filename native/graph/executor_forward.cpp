@@ -159,6 +159,8 @@ void Executor::forward_step(const Step& step) {
     case OpKind::words:
     case OpKind::layer_norm:
     case OpKind::self_attention:
+    case OpKind::rotary:
+    case OpKind::swiglu:
     case OpKind::end_token: return forward_sequence(step);
     case OpKind::activation:
       return kernels_.act_forward(*device_, shapes.stored_elements(step.output), shapes.type, step.act, x, y);

@@ -43,6 +43,11 @@ void Executor::forward_sequence(const Step& step) {
     case OpKind::self_attention:
       return kernels_.self_attention_forward(*device_, {batch, in.h, out.stored, node.heads, node.causal != 0},
                                              shapes.type, x, y);
+    case OpKind::rotary:
+      return kernels_.rotary_forward(*device_, {batch, in.h, in.stored / 3, node.heads, node.first}, shapes.type, x,
+                                     table(0), y);
+    case OpKind::swiglu:
+      return kernels_.swiglu_forward(*device_, shapes.rows(step.output), out.stored, shapes.type, x, y);
     case OpKind::end_token:
       return kernels_.end_token_forward(*device_, {batch, in.h, in.stored}, shapes.type,
                                         shapes.values[size_t(step.inputs[1])].stored, node.id, x, operand(1), y);

@@ -90,6 +90,14 @@ const std::vector<OpRule>& rules() {
        0,
        false,
        {{"heads", required, 1, most, &Node::heads, nullptr}, {"causal", 0, 0, 1, &Node::causal, nullptr}}},
+      {"rotary",
+       OpKind::rotary,
+       1,
+       1,
+       1,
+       false,
+       {{"heads", required, 1, most, &Node::heads, nullptr}, {"first", 0, 0, most, &Node::first, nullptr}}},
+      {"swiglu", OpKind::swiglu, 1, 0, 0, false, {}},
       {"endToken", OpKind::end_token, 2, 0, 0, false, {{"id", required, 0, (1 << 24) - 1, &Node::id, nullptr}}},
   };
   return table;

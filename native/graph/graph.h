@@ -29,13 +29,16 @@
 //   queryAttention   q k v   -                                heads: one query an image, [B,1,1,c]
 //   repeat           x       value [c]                        -: value for every image, [B,1,1,c]; of x only B counts
 //
-// Of these transformers (ops/layer_norm.h, self_attention.h, sequence.h):
+// Of these transformers (ops/layer_norm.h, self_attention.h, sequence.h, rotary.h, swiglu.h):
 //   positions        x       position [T,c]                   first (0): [B,T,1,c], T = first + h*w; the first rows as
 //                            they are, then x + the others
 //   words            ids     word [V,c] position [>= T,c]     -: [B,T,1,c]; ids [B,T,1,3] are digits in base 256
 //   layerNorm        x       weight bias                      eps (1e-5)
 //   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
 //                            values side by side, [B,T,1,3c]
+//   rotary           qkv     angles [T-first,c/heads]         heads, first (0): [B,T,1,3c] with the queries and keys of
+//                                                             the tokens behind the first ones turned
+//   swiglu           x       -                                -: silu of the first half of the channels times the other
 //   endToken         x ids   -                                id: the token where it stands first in ids, or the last;
 //                            [B,1,1,c]
 //
@@ -77,6 +80,8 @@ enum class OpKind : uint8_t {
   words,
   layer_norm,
   self_attention,
+  rotary,
+  swiglu,
   end_token
 };
 // Has no backward: works in forward-only plans.

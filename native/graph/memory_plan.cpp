@@ -1,5 +1,6 @@
 // One arena for all values and gradients. Time runs over the forward steps, the output, and the backward steps; each
 // buffer lives from its first write to its last read, and two buffers share bytes only when their lives do not meet.
+// Rotary positions turn a value where it lies, if nothing reads it later.
 #include <algorithm>
 #include <numeric>
 
@@ -123,15 +124,35 @@ class Lives {
   }
 };
 
+// A step's input and output.
+using InPlace = std::pair<size_t, size_t>;
+
+// Gives the outputs of steps that work in place no buffer, and lets their inputs' live on.
+std::vector<InPlace> join_in_place(const Program& program, std::vector<Life>& values) {
+  std::vector<InPlace> joined;
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    const Step& step = program.steps[i];
+    if (step.op != OpKind::rotary || step.inputs[0] == 0) continue;
+    Life &in = values[size_t(step.inputs[0])], &out = values[size_t(step.output)];
+    if (in.last != int(i)) continue;
+    in.last = out.last;
+    out = {};
+    joined.emplace_back(step.inputs[0], step.output);
+  }
+  return joined;
+}
+
 }  // namespace
 
 void plan_memory(Program& program) {
-  const Lives lives(program);
+  Lives lives(program);
+  const std::vector<InPlace> joined = join_in_place(program, lives.values);
   std::vector<Life> all = lives.values;
   all.insert(all.end(), lives.gradients.begin(), lives.gradients.end());
   const std::vector<int64_t> offsets = place(all, program.memory.bytes);
   const int64_t values = int64_t(lives.values.size());
   program.memory.value.assign(offsets.begin(), offsets.begin() + values);
+  for (const auto& [in, out] : joined) program.memory.value[out] = program.memory.value[in];
   program.memory.gradient.assign(offsets.begin() + values, offsets.end());
   program.memory.lives = std::move(all);
 }

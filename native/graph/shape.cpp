@@ -90,6 +90,8 @@ class Inference {
         for (size_t i = 0; i < 2; ++i) vector_parameter(node, i, x.c);
         return x;
       case OpKind::self_attention: return self_attention(node);
+      case OpKind::rotary: return rotary(node);
+      case OpKind::swiglu: return swiglu(node);
       case OpKind::end_token: return end_token(node);
     }
     throw Error("NATIVE_ERROR", "unreachable operation");
@@ -236,6 +238,27 @@ class Inference {
     LGD_CHECK(kind_ == DeviceKind::cpu || (width % 8 == 0 && width <= 128), "BAD_SHAPE", "node ", node.name,
               ": a head is ", width, " channels wide. Allowed on this device: a multiple of 8 up to 128.");
     shapes_.macs_per_image += 2.0 * qkv.h * qkv.h * channels;
+    return y;
+  }
+
+  ValueShape rotary(const Node& node) {
+    const ValueShape& qkv = input(node);
+    LGD_CHECK(qkv.w == 1 && qkv.c % (3 * node.heads) == 0 && node.first < qkv.h, "BAD_SHAPE", "node ", node.name,
+              " turns the tokens behind ", node.first, " with ", node.heads, " heads over ", text_of(qkv),
+              ". Allowed: a sequence of more tokens, with three times a multiple of the heads as channels.");
+    const int width = qkv.c / 3 / node.heads, step = kind_ == DeviceKind::cpu ? 2 : 16;
+    LGD_CHECK(width % step == 0, "BAD_SHAPE", "node ", node.name, ": a head is ", width,
+              " channels wide. Allowed on this device: a multiple of ", step, ".");
+    table(node, 0, qkv.h - node.first, width, width);
+    return qkv;
+  }
+
+  ValueShape swiglu(const Node& node) const {
+    const ValueShape& x = input(node);
+    LGD_CHECK(x.c % 2 == 0, "BAD_SHAPE", "node ", node.name, " halves the ", x.c, " channels of ", text_of(x),
+              ". Allowed: an even number.");
+    const ValueShape y = value(x.h, x.w, x.c / 2);
+    whole_vectors(node, y);
     return y;
   }
 

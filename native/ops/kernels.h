@@ -10,8 +10,10 @@
 #include "ops/resize.h"
 #include "ops/attention.h"
 #include "ops/layer_norm.h"
+#include "ops/rotary.h"
 #include "ops/self_attention.h"
 #include "ops/sequence.h"
+#include "ops/swiglu.h"
 #include "ops/layout.h"
 #include "ops/partial_sums.h"
 #include "ops/fused.h"
@@ -55,6 +57,8 @@
   X(absorbed_attention_forward) \
   X(layer_norm_forward)         \
   X(self_attention_forward)     \
+  X(rotary_forward)             \
+  X(swiglu_forward)             \
   X(positions_forward)          \
   X(words_forward)              \
   X(end_token_forward)          \

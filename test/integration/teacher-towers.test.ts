@@ -14,7 +14,7 @@ import { agree, refusedTeacher } from '../fixtures/embeddings.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
-// Models of random weights as PyTorch stores and computes them: test/vectors/towers/make_towers.py.
+// Models of random weights as PyTorch stores and computes them: test/vectors/towers/make_towers.py, make_perception.py.
 const towers = fileURLToPath(new URL('../vectors/towers', import.meta.url));
 const devices = await devicesUnderTest('towers of teachers');
 
@@ -38,6 +38,7 @@ const images = [
   ['siglip', 'SigLIP', 24, 32, [0.5, 0.5, 0.5]],
   ['open-clip-convnext', 'ConvNeXt', 44, 24, [0.1, 0.2, 0.3]],
   ['open-clip-convnext-mlp', 'ConvNeXt', 44, 24, [0.1, 0.2, 0.3]],
+  ['open-clip-perception', 'Perception Encoder', 16, 24, [0.5, 0.5, 0.5]],
 ] as const;
 const texts = [
   'openai-vit',
@@ -46,6 +47,7 @@ const texts = [
   'transformers-clip',
   'siglip',
   'open-clip-convnext',
+  'open-clip-perception',
 ] as const;
 
 describe.each(devices)('on $name', ({ device }) => {
@@ -337,6 +339,32 @@ describe('loading towers', () => {
         model_cfg: { ...model_cfg, vision_cfg: { image_size: 44, timm_pool: pool } },
       }));
       await refused(path, 'pools its map', 'timm_pool', pool);
+    }
+  });
+
+  it('takes a Perception Encoder without a class token, and no tower of another name for one', async () => {
+    const path = await changed('open-clip-perception', 'no class token', (tensors) => {
+      tensors.delete('visual.trunk.cls_token');
+      const { data } = tensors.get('visual.trunk.pos_embed')!;
+      tensors.set('visual.trunk.pos_embed', { shape: [1, 16, 48], data: (data as Float32Array).slice(48) });
+    });
+    await using teacher = await load(path, device, 'float32');
+    const { tensors } = await vectorsOf('open-clip-perception');
+    const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
+    const expected = tensors.get('image_embeds_without_class')!.data as Float32Array;
+    agree(found, expected, { size: 24, device, precision: 'float32' });
+
+    const file = 'open_clip_config.json';
+    const named = (name: unknown, pool = 'map') =>
+      configure(path, file, ({ model_cfg, ...others }) => ({
+        ...others,
+        model_cfg: { ...model_cfg, vision_cfg: { ...model_cfg?.vision_cfg, timm_model_name: name, timm_pool: pool } },
+      }));
+    named('vit_pe_core_base_patch16_224', 'avg');
+    await refused(path, 'pools its map', 'avg');
+    for (const name of ['vit_pe_spatial_base_patch16_512', 'eva02_base_patch16_clip_224', 3, undefined]) {
+      named(name);
+      await refused(path, 'rotary positions not known here', 'vit_pe_core_');
     }
   });
 

@@ -83,6 +83,12 @@ describe('a run with a plain vision transformer', () => {
         option,
         mend: expect.stringMatching(/methods seed and feature need none.*--also knn.*--embeddings/u) as string,
       });
+    const convNext = fileURLToPath(new URL('../vectors/towers/transformers-dinov3-convnext', import.meta.url));
+    expect(await failure(plainConfig({ teacher: convNext, names: [...shapeNames] }))).toMatchObject({
+      code: 'BAD_CONFIG',
+      option: 'names',
+      message: expect.stringContaining('trained without texts') as string,
+    });
     const evaluate = { data: labelled, names: [...shapeNames, 'zebra'] };
     expect(await failure(plainConfig({ method: 'hybrid', bank, evaluate }))).toMatchObject({
       code: 'BAD_CONFIG',

@@ -2,7 +2,7 @@
  * The names of CLIP's and SigLIP's towers: OpenAI's and open_clip's, and those of Hugging Face transformers.
  */
 import { concatenate } from '../../concatenate.js';
-import type { Naming, Source } from './naming.js';
+import { projectedQuery, type Naming, type Source } from './naming.js';
 
 /**
  * OpenAI's names: `prefix` is `visual.` for the image tower of a whole model. `others` match what else stands under the
@@ -101,12 +101,7 @@ function headSource(name: string, shape: number[]): Source {
   if (name === 'head.query') {
     return {
       tensors: [[`${head}.probe`, [1, 1, width]], weight!, bias!],
-      make: ([probe, matrix, offset]) =>
-        Float32Array.from({ length: width }, (_, row) => {
-          let sum = offset![row]!;
-          for (let i = 0; i < width; i++) sum += matrix![row * width + i]! * probe![i]!;
-          return sum;
-        }),
+      make: ([probe, matrix, offset]) => projectedQuery(probe!, matrix!, offset!),
     };
   }
   const [, module, part] = /^head\.(.+)\.(weight|bias)$/u.exec(name)!;

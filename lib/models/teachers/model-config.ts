@@ -22,6 +22,8 @@ export interface TowerConfig {
   imageSize?: number;
   activation?: Activation;
   eps?: number;
+  /** Of rotary positions. */
+  ropeBase?: number;
   mean?: ChannelTriple;
   std?: ChannelTriple;
 }
@@ -136,6 +138,7 @@ export function checkSizes(config: TowerConfig, what: string): TowerConfig {
     imageSize: [isSide, `a whole number from 1 to ${mostSide}`],
     activation: [() => true, ''],
     eps: [(value) => typeof value === 'number' && value >= 0 && value < 1, 'a number from 0 to below 1'],
+    ropeBase: [(value) => Number.isFinite(value) && (value as number) > 0, 'a number above 0'],
     mean: [(value) => faultOf('mean', value) === undefined, 'three numbers'],
     std: [(value) => faultOf('std', value) === undefined, 'three numbers above 0'],
   };
@@ -192,8 +195,9 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
   const known = tower === 'vision' ? 'tok' : 'argmax';
   if (pooling !== undefined && pooling !== known)
     throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, known);
-  if (tower === 'vision' && !['', 'avg'].includes(section.timm_pool ?? ''))
-    throw refuse('pools its map in a way not known here', 'timm_pool', section.timm_pool, 'avg, or left out');
+  const pools = String(section.timm_model_name).startsWith('vit_pe_core_') ? ['map'] : ['avg', ''];
+  if (tower === 'vision' && !pools.includes(section.timm_pool ?? ''))
+    throw refuse('pools its map in a way not known here', 'timm_pool', section.timm_pool, pools.join(', or left out'));
   if (section.no_causal_mask)
     throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
   const { approximate = 'none', ...others } = section.act_kwargs ?? {};

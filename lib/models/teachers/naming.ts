@@ -27,6 +27,16 @@ export function scaledRows(rows: Float32Array, factors: Float32Array): Float32Ar
   return rows.map((value, i) => value * factors[Math.floor(i / size)]!);
 }
 
+/** A learned query, projected once: weight [C,C] times the query [C], plus the bias [C]. */
+export function projectedQuery(query: Float32Array, weight: Float32Array, bias: Float32Array): Float32Array {
+  const width = query.length;
+  return Float32Array.from({ length: width }, (_, row) => {
+    let sum = bias[row]!;
+    for (let i = 0; i < width; i++) sum += weight[row * width + i]! * query[i]!;
+    return sum;
+  });
+}
+
 const counters = /(?:position_ids|num_batches_tracked)$/u; // buffers that say nothing
 
 /**

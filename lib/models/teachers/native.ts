@@ -41,13 +41,15 @@ export const nativeTeacherOptions = {
 
 const halves: ChannelTriple = [0.5, 0.5, 0.5];
 
-/** Mean and std where a model's files give none. Plain vision transformers have none in common. */
+/** Mean and std where a model's files give none. Plain towers have none in common. */
 const usual: Readonly<Record<ImageTower['architecture'], Partial<Pick<Preprocessing, 'mean' | 'std'>>>> = {
   ModifiedResNet: { mean: clipMean, std: clipStd },
   ViT: { mean: clipMean, std: clipStd },
   SigLIP: { mean: halves, std: halves },
+  'Perception Encoder': { mean: halves, std: halves },
   ConvNeXt: { mean: clipMean, std: clipStd },
   'plain ViT': {},
+  'plain ConvNeXt': {},
 };
 
 /** What a native teacher is made of. */
@@ -89,11 +91,12 @@ export class NativeTeacher implements Teacher {
 
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
-   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts under timm's; vision transformers under
+   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts and PE-Core under timm's; vision transformers under
    * the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. And plain
-   * vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers) under timm's names or those of
-   * transformers' ViTModel, Dinov2Model and Dinov2WithRegistersModel, whose embedding is the class token behind the
-   * last norm. Dtypes F32, F16, BF16. Sizes are read off the tensors.
+   * vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers, DINOv3) under timm's names or those of
+   * transformers' ViTModel, Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel, whose embedding is the class
+   * token behind the last norm. And ConvNeXts under timm's names or those of transformers' DINOv3ConvNextModel, whose
+   * embedding is the normed mean. Dtypes F32, F16, BF16. Sizes are read off the tensors.
    * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size;
    *   without one as OpenAI's models have them, but transformers' and timm's names need it) and preprocessor_config.json
    *   or processor_config.json (mean and std, without one CLIP's, SigLIP's or DINOv2's)
@@ -124,16 +127,16 @@ export class NativeTeacher implements Teacher {
         });
       const names = [...reader.shapes.keys()];
       const [, prefix] =
-        /^(.+?\.)(?:visual\.conv1|(?:vision_model\.)?embeddings\.patch_embeddings?(?:\.projection)?|patch_embed\.proj)\.weight$/mu.exec(
+        /^(.+?\.)(?:visual\.conv1|stem\.0|(?:vision_model\.)?embeddings\.patch_embeddings?(?:\.projection)?|patch_embed\.proj)\.weight$/mu.exec(
           names.join('\n'),
         ) ?? [];
       throw new LgdError(
         'BAD_MODEL',
-        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP and no plain vision transformer under names known here.`,
+        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP and no plain vision transformer or ConvNeXt under names known here.`,
         {
           found: few(names),
           allowed:
-            'visual.conv1.weight ..., vision_model.embeddings.patch_embedding.weight ..., embeddings.patch_embeddings.projection.weight ... or patch_embed.proj.weight ...',
+            'visual.conv1.weight ..., vision_model.embeddings.patch_embedding.weight ..., embeddings.patch_embeddings.projection.weight ..., patch_embed.proj.weight ... or stem.0.weight ...',
           mend:
             prefix === undefined
               ? 'Give a model of these, or an ONNX export of the tower (onnx/vision_model.onnx)'

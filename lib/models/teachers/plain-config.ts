@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { LgdError } from '../../errors.js';
 import { isObject } from '../../files/json.js';
 import { activationOf, checkSizes, readJsonFile, type TowerConfig } from './model-config.js';
+import type { spellings } from './plain-naming.js';
 import { readPreprocessor } from './preprocessor.js';
 import type { ChannelTriple } from './types.js';
 
@@ -25,10 +26,13 @@ interface TransformersFile {
   image_size?: number | number[];
   hidden_act?: string;
   layer_norm_eps?: number;
+  rope_theta?: number;
+  rope_parameters?: { rope_theta?: number } | null;
 }
 
 /** timm's: what a model's weights were trained with is in `pretrained_cfg`, in older files beside the architecture. */
 interface TimmFile {
+  architecture?: string;
   global_pool?: string;
   pretrained_cfg?: TimmPretrained;
   model_args?: { num_heads?: number; global_pool?: string; act_layer?: string; norm_layer?: string };
@@ -42,8 +46,7 @@ interface TimmPretrained {
 /** @throws LgdError BAD_MODEL where there is none, or what it says is not known here */
 export async function readPlainConfig(
   folder: string,
-  spelling: 'timm' | 'transformersVit' | 'transformersDinov2',
-  width: number,
+  { spelling, width, gated }: { spelling: keyof typeof spellings; width: number; gated: boolean },
 ): Promise<TowerConfig> {
   const file = await readJsonFile(join(folder, 'config.json'));
   const preprocessor = await readPreprocessor(folder);
@@ -52,20 +55,44 @@ export async function readPlainConfig(
       mend: "Fetch the model's config.json",
     });
   const config =
-    spelling === 'timm' ? timmConfig(file, folder, width) : transformersConfig(file, spelling === 'transformersDinov2');
+    spelling === 'timm' || spelling === 'timmDinov3'
+      ? timmConfig(file, folder, { width, gated, isDinov3: spelling === 'timmDinov3' })
+      : transformersConfig(file, spelling);
+  // DINOv2's gate is a SiLU, whatever its configuration says of an activation
+  if (gated && spelling === 'transformersDinov3' && config.activation !== 'silu') throw otherGate(folder, 'hidden_act');
   const stated = { ...config, ...(preprocessor && { ...preprocessor, imageSize: preprocessor.resolution }) };
-  const { layers, heads, imageSize, activation, eps, mean, std } = stated;
-  return checkSizes({ layers, heads, imageSize, activation, eps, mean, std }, `the tower in ${folder}`);
+  const { layers, heads, imageSize, activation, eps, ropeBase, mean, std } = stated;
+  return checkSizes({ layers, heads, imageSize, activation, eps, ropeBase, mean, std }, `the tower in ${folder}`);
 }
 
-function transformersConfig(file: TransformersFile, isDinov2: boolean): TowerConfig {
+const exported = 'Export the tower to ONNX with one output [B,D]';
+
+function otherGate(folder: string, option: string): LgdError {
+  return new LgdError('BAD_MODEL', `the tower in ${folder} has MLPs gated in a way not known here.`, {
+    option,
+    allowed: 'silu',
+    mend: exported,
+  });
+}
+
+/** What transformers' classes have where a file leaves it out, as it does what is the default. */
+const transformersDefaults = {
+  transformersVit: { heads: 12, eps: 1e-12 },
+  transformersDinov2: { heads: 12, eps: 1e-6, ...dinov2Input },
+  transformersDinov3: { heads: 6, eps: 1e-5, imageSize: 224, ropeBase: 100 },
+} as const satisfies Record<string, TowerConfig>;
+
+function transformersConfig(file: TransformersFile, spelling: keyof typeof transformersDefaults): TowerConfig {
+  const defaults: TowerConfig = transformersDefaults[spelling];
+  const imageSize = Array.isArray(file.image_size) ? file.image_size[0] : file.image_size;
   return {
+    ...defaults,
     layers: file.num_hidden_layers,
-    heads: file.num_attention_heads ?? 12,
-    imageSize: Array.isArray(file.image_size) ? file.image_size[0] : file.image_size,
+    heads: file.num_attention_heads ?? defaults.heads,
+    imageSize: spelling === 'transformersDinov2' ? defaults.imageSize : (imageSize ?? defaults.imageSize),
     activation: activationOf(file.hidden_act ?? 'gelu'),
-    eps: file.layer_norm_eps ?? (isDinov2 ? 1e-6 : 1e-12),
-    ...(isDinov2 ? dinov2Input : {}),
+    eps: file.layer_norm_eps ?? defaults.eps,
+    ropeBase: file.rope_theta ?? file.rope_parameters?.rope_theta ?? defaults.ropeBase,
   };
 }
 
@@ -84,36 +111,49 @@ const timmHeads: Readonly<Record<number, number>> = {
   1152: 16,
   1280: 16,
   1408: 16,
+  1536: 24,
   1664: 16,
 };
+const timmDinov3Heads: Readonly<Record<number, number>> = { 384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32 };
 
-function timmConfig(file: TimmFile, folder: string, width: number): TowerConfig {
+function timmConfig(
+  file: TimmFile,
+  folder: string,
+  { width, gated, isDinov3 }: { width: number; gated: boolean; isDinov3: boolean },
+): TowerConfig {
   const args = file.model_args ?? {};
   const trained = file.pretrained_cfg ?? (file as TimmPretrained);
   const refuse = (why: string, option: string, found: unknown, allowed: string, mend: string) =>
     new LgdError('BAD_MODEL', `the tower in ${folder} ${why}.`, { option, found, allowed, mend });
   if (![args, trained].every(isObject))
     throw refuse("has a config.json that is not timm's", 'pretrained_cfg', trained, 'an object', 'Fetch it again');
-  const pool = args.global_pool ?? file.global_pool ?? 'token';
-  const exported = 'Export the tower to ONNX with one output [B,D]';
+  const { architecture = '' } = file;
+  // frequencies and their order are in no tensor
+  if (isDinov3 ? !/dinov3/u.test(architecture) : /^eva02|_rope_|^vit_pe_/u.test(architecture))
+    throw refuse('has rotary positions not known here', 'architecture', architecture, "one of DINOv3's", exported);
+  if (gated && (args.act_layer ?? 'silu') !== 'silu') throw otherGate(folder, 'model_args.act_layer');
+  // timm's files of DINOv3 say avg, the default of the class that it is of there; its authors take the class token
+  const pool = args.global_pool ?? (isDinov3 ? undefined : file.global_pool) ?? 'token';
   if (pool !== 'token' && pool !== '')
     throw refuse('pools its tokens in a way not known here', 'global_pool', pool, 'token', exported);
   if (args.norm_layer !== undefined)
     throw refuse('has norms not known here', 'model_args.norm_layer', args.norm_layer, 'none', exported);
-  const heads = args.num_heads ?? timmHeads[width];
+  const known = isDinov3 ? timmDinov3Heads : timmHeads;
+  const heads = args.num_heads ?? known[width];
   if (heads === undefined)
     throw refuse(
       `is ${width} wide, and nothing tells its heads`,
       'model_args.num_heads',
       undefined,
-      `it, or a width of ${Object.keys(timmHeads).join(', ')}`,
+      `it, or a width of ${Object.keys(known).join(', ')}`,
       'Write {"model_args": {"num_heads": ...}} into config.json, as the architecture has it',
     );
   return {
     heads,
-    imageSize: trained.input_size?.[2],
+    imageSize: trained.input_size?.[2] ?? (isDinov3 ? 256 : undefined),
     activation: activationOf(args.act_layer ?? 'gelu'),
-    eps: 1e-6,
+    eps: isDinov3 ? 1e-5 : 1e-6,
+    ropeBase: isDinov3 ? 100 : undefined,
     mean: trained.mean,
     std: trained.std,
   };

@@ -1,23 +1,22 @@
 /**
- * Plain vision transformers in a file of weights: ViT, DeiT, DINO and DINOv2 with or without registers, under the names
- * of transformers or of timm.
+ * Plain vision transformers in a file of weights: ViT, DeiT, DINO, DINOv2 with or without registers and DINOv3, under
+ * the names of transformers or of timm.
  */
 import { LgdError } from '../../errors.js';
 import { readPlainConfig } from './plain-config.js';
-import { plainNames, spellings } from './plain-naming.js';
+import { plainNames, spellings, type Mlp, type Spelling } from './plain-naming.js';
 import { blocks, lookUp, wholeRoot, type ImageTower, type Shapes } from './tower-sizes.js';
 import { plainVisionTransformer } from './vision_transformer.js';
-
-const gated = 'gated MLPs (SwiGLU, as in DINOv2 giant)';
 
 /** What a tower of these names may have that is computed in another way, by its tensors. */
 const variants: readonly [has: RegExp, what: string][] = [
   [/^visual\.trunk\./u, "timm's names within open_clip's (of SigLIP, take the model under transformers' names)"],
   [/(?:^|\.)(?:distillation_token|dist_token)$/u, 'a distillation token beside the class token (DeiT distilled)'],
-  [/\.mlp\.(?:weights_in|w12|w1|fc1_g)\./u, gated],
+  [/(?:^|\.)storage_tokens$/u, "the names of DINOv3's own repository (take it under transformers' names or timm's)"],
+  [/\.mlp\.w12?\./u, "gated MLPs under other names than transformers' and timm's"],
   [/\.(?:q_norm|k_norm)\./u, 'norms of queries and keys'],
   [/relative_position|rel_pos/u, 'relative positions (as in BEiT)'],
-  [/(?:^|\.)rope|embeddings\.patch_embeddings\.weight$/u, 'rotary positions (as in DINOv3)'],
+  [/(?:^|\.)rope/u, "rotary positions of another kind than DINOv3's"],
   [/^(?:norm_pre|attn_pool)\./u, "parts of CLIP's or SigLIP's towers, which open_clip's file beside it has whole"],
   [/^fc_norm\./u, 'a mean of its patches as embedding'],
 ];
@@ -28,8 +27,13 @@ interface Found {
 }
 
 function findNames(shapes: Shapes): Found | undefined {
-  if (shapes.has('patch_embed.proj.weight')) return { spelling: 'timm', prefix: '' };
+  if (shapes.has('patch_embed.proj.weight')) {
+    const isDinov3 = shapes.has('blocks.0.gamma_1') && shapes.has('reg_token') && !shapes.has('pos_embed');
+    return { spelling: isDinov3 ? 'timmDinov3' : 'timm', prefix: '' };
+  }
   for (const name of shapes.keys()) {
+    const dinov3 = /^((?:dinov3_vit\.)?)embeddings\.patch_embeddings\.weight$/u.exec(name)?.[1];
+    if (dinov3 !== undefined) return { spelling: 'transformersDinov3', prefix: dinov3 };
     const prefix =
       /^((?:(?:vit|deit|dinov2|dinov2_with_registers|beit)\.)?)embeddings\.patch_embeddings\.projection\.weight$/u.exec(
         name,
@@ -49,11 +53,16 @@ export function otherThanPlain(shapes: Shapes): string | undefined {
   if (variant !== undefined) return variant[1];
   const found = findNames(shapes);
   if (found === undefined) return undefined;
-  const { block, classToken, positions, mlp } = spellings[found.spelling];
+  const { classToken, positions }: Spelling = spellings[found.spelling];
   if (!shapes.has(found.prefix + classToken)) return 'no class token';
-  if (!shapes.has(found.prefix + positions)) return 'no table of positions';
-  const [into, back] = mlp.map((name) => shapes.get(`${found.prefix}${block}.0.${name}.weight`));
-  return into?.[0] !== undefined && into[0] === 2 * (back?.[1] ?? 0) ? gated : undefined;
+  return positions === undefined || shapes.has(found.prefix + positions) ? undefined : 'no table of positions';
+}
+
+/** The layers of gated MLPs, if they are: into twice the channels that go back. */
+function gatedMlp(shapes: Shapes, { prefix, spelling }: Found): Mlp | undefined {
+  const { block, gated }: Spelling = spellings[spelling];
+  const size = (layer: string, axis: number) => shapes.get(`${prefix}${block}.0.${layer}.weight`)?.[axis] ?? Number.NaN;
+  return gated.find(([into, back]) => into.reduce((rows, layer) => rows + size(layer, 0), 0) === 2 * size(back, 1));
 }
 
 /**
@@ -65,23 +74,29 @@ export async function findPlainTower(shapes: Shapes, folder: string, wanted?: nu
   const found = findNames(shapes);
   if (found === undefined || otherThanPlain(shapes) !== undefined) return undefined;
   const { prefix } = found;
-  const spelling = spellings[found.spelling];
+  const spelling: Spelling = spellings[found.spelling];
   const registers = shapes.get(prefix + spelling.registers)?.[1] ?? 0;
-  const rows = shapes.get(prefix + spelling.positions)![1] ?? 0;
+  const turns = spelling.positions === undefined;
+  const rows = shapes.get(prefix + String(spelling.positions))?.[1] ?? 0;
   const isSquare = (count: number) => count > 0 && Number.isInteger(Math.sqrt(count));
   // timm's may have positions for none of the constant tokens, or for all
   const embedded = (found.spelling === 'timm' ? [1, 0, 1 + registers] : []).find((n) => isSquare(rows - n)) ?? 1;
-  const naming = plainNames(spelling, {
+  const gated = gatedMlp(shapes, found);
+  const layout = {
     prefix,
     registers,
     embedded,
     grid: wholeRoot(rows - embedded),
     antialias: found.spelling === 'timm' || registers > 0,
     layerScale: shapes.has(`${prefix}${spelling.block}.0.${spelling.scales[0]}`),
-  });
-  const shape = lookUp(shapes, naming);
+    mlp: gated ?? spelling.mlp,
+    ropeBase: 0,
+    has: (name: string) => shapes.has(name),
+  };
+  const shape = lookUp(shapes, plainNames(spelling, layout));
   const [width, patch] = [shape('conv1.weight', 0), shape('conv1.weight', 3)];
-  const config = await readPlainConfig(folder, found.spelling, width);
+  const config = await readPlainConfig(folder, { spelling: found.spelling, width, gated: gated !== undefined });
+  const naming = plainNames(spelling, { ...layout, ropeBase: config.ropeBase ?? 0 });
   const imageSize = wanted ?? config.imageSize ?? patch * wholeRoot(rows - embedded);
   if (wanted !== undefined && wanted < patch)
     throw new LgdError('BAD_OPTION', `the teacher in ${folder} looks at patches of ${patch} px.`, {
@@ -89,7 +104,12 @@ export async function findPlainTower(shapes: Shapes, folder: string, wanted?: nu
       found: wanted,
       allowed: `${patch} or more`,
     });
-  const graph = plainVisionTransformer({ ...blocks(shapes, naming, config, width), patch, imageSize, registers });
+  const sizes = { ...blocks(shapes, naming, config, width), patch, imageSize, registers, turns };
+  const graph = plainVisionTransformer(
+    gated === undefined
+      ? sizes
+      : { ...sizes, activation: 'swiglu', hidden: shape('transformer.resblocks.0.mlp.c_proj.weight', 1) },
+  );
   const { mean, std } = config;
   return { architecture: 'plain ViT', graph, naming, embeddingSize: width, resolution: imageSize, mean, std };
 }

@@ -4,7 +4,7 @@
  * vision transformers", 2022), and what it finds, plus an MLP of its norm, is the embedding. Block parameters have
  * OpenAI CLIP's names; the query is stored projected, `head.query`.
  */
-import { GraphBuilder, type GraphSpec } from '../graph.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 import { checkTransformer, mlp, transformer, type TransformerConfig } from './transformer.js';
 
 /** Sizes of SigLIP's image tower; its embedding has as many values as the tower is wide. */
@@ -17,7 +17,7 @@ export interface SiglipConfig extends TransformerConfig {
 
 /** The tower as a forward-only graph. @throws LgdError BAD_MODEL for sizes that do not fit together */
 export function siglip(config: SiglipConfig): GraphSpec {
-  const { width, heads, patch, imageSize, eps } = config;
+  const { width, patch, imageSize, eps } = config;
   const grid = Math.floor(imageSize / patch);
   checkTransformer('SigLIP image tower', config, { patch, imageSize, grid });
   const g = new GraphBuilder('teacher');
@@ -32,9 +32,15 @@ export function siglip(config: SiglipConfig): GraphSpec {
     'ln_post',
     eps,
   );
-  const [k, v] = [g.linear(x, 'head.k', { features: width }), g.linear(x, 'head.v', { features: width })];
-  const pooled = g.linear(g.queryAttention(g.repeat('head.query', width), k, v, heads), 'head.out_proj', {
-    features: width,
+  return g.finish(attentionPooling(g, x, config));
+}
+
+/** A learned query's attention over the tokens of x, and the MLP of what it finds: parameters `head...`. */
+export function attentionPooling(g: GraphBuilder, x: Value, config: TransformerConfig): Value {
+  const features = x.channels;
+  const [k, v] = [g.linear(x, 'head.k', { features }), g.linear(x, 'head.v', { features })];
+  const pooled = g.linear(g.queryAttention(g.repeat('head.query', features), k, v, config.heads), 'head.out_proj', {
+    features,
   });
-  return g.finish(g.add(pooled, mlp(g, g.layerNorm(pooled, 'head.ln', eps), 'head.mlp', config)));
+  return g.add(pooled, mlp(g, g.layerNorm(pooled, 'head.ln', config.eps), 'head.mlp', config));
 }

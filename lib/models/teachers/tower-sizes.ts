@@ -8,7 +8,8 @@ import type { Naming } from './naming.js';
 export type Shapes = ReadonlyMap<string, readonly number[]>;
 
 export interface TowerGraph {
-  architecture: 'ModifiedResNet' | 'ViT' | 'SigLIP' | 'ConvNeXt' | 'plain ViT';
+  architecture:
+    'ModifiedResNet' | 'ViT' | 'SigLIP' | 'Perception Encoder' | 'ConvNeXt' | 'plain ViT' | 'plain ConvNeXt';
   graph: GraphSpec;
   embeddingSize: number;
   resolution: number;
@@ -20,7 +21,14 @@ export interface ImageTower extends TowerGraph, Pick<TowerConfig, 'mean' | 'std'
 }
 
 /** Towers that work at more than one resolution. */
-export const resizable: readonly string[] = ['ConvNeXt', 'plain ViT'] satisfies ImageTower['architecture'][];
+export const resizable: readonly string[] = [
+  'ConvNeXt',
+  'plain ViT',
+  'plain ConvNeXt',
+] satisfies ImageTower['architecture'][];
+
+/** Towers that were trained without texts. */
+export const withoutTexts: readonly string[] = ['plain ViT', 'plain ConvNeXt'] satisfies ImageTower['architecture'][];
 
 /**
  * Sizes of a stack of blocks. Where nothing is stated, what OpenAI's models have: heads of 64 channels, quickGelu, eps

@@ -4,10 +4,11 @@
  */
 import type { GraphSpec } from '../graph.js';
 import { openAiNames, transformersNames } from './clip-naming.js';
-import { convNextTower, hasConvNext } from './convnext-weights.js';
+import { findConvNext } from './convnext-weights.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import type { Naming } from './naming.js';
+import { findPerceptionEncoder } from './perception-naming.js';
 import { findPlainTower } from './plain-towers.js';
 import { siglip } from './siglip.js';
 import { siglipText, textTransformer } from './text_transformer.js';
@@ -58,8 +59,10 @@ export async function findImageTower(
       return { ...resNetTower(shapes, vision, prefix, naming), ...common };
     if (has(`${prefix}transformer.resblocks.`)) return { ...vitTower(shapes, vision, naming), ...common };
   }
-  if (hasConvNext(shapes))
-    return convNextTower(shapes, await readModelConfig(folder, 'openai', 'vision'), folder, resolution);
+  const convNext = await findConvNext(shapes, folder, resolution);
+  if (convNext !== undefined) return convNext;
+  const perception = await findPerceptionEncoder(shapes, folder);
+  if (perception !== undefined) return perception;
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
     const vision = await readModelConfig(folder, 'transformers', 'vision');

@@ -14,8 +14,13 @@ export interface TransformerConfig {
   heads: number;
   /** Channels between the two linear layers of a block: 4 times the width, mostly. */
   hidden: number;
-  /** Between them: quickGelu in OpenAI's models, gelu in most of open_clip's, geluTanh in SigLIP's. */
-  activation: Activation;
+  /**
+   * Between them: quickGelu in OpenAI's models, gelu in most of open_clip's, geluTanh in SigLIP's; swiglu: the first
+   * layer has twice the channels, of which half gates the other, as in DINOv2 giant.
+   */
+  activation: Activation | 'swiglu';
+  /** Rotary positions of `count` tokens behind the `first` ones: a table `angles`. Default: none. */
+  rotary?: { count: number; first: number } | undefined;
   /** Of the layer norms. */
   eps: number;
 }
@@ -52,8 +57,10 @@ export function transformer(
     const qkv = g.linear(g.layerNorm(x, `${block}.ln_1`, config.eps), `${block}.attn.in_proj`, {
       features: 3 * config.width,
     });
+    const { heads, rotary } = config;
+    const turned = rotary === undefined ? qkv : g.rotary(qkv, 'angles', { heads, ...rotary });
     const of = i === config.layers - 1 ? take : (sequence: Value) => sequence;
-    const attention = of(g.selfAttention(qkv, config.heads, { causal }));
+    const attention = of(g.selfAttention(turned, heads, { causal }));
     x = g.add(of(x), g.linear(attention, `${block}.attn.out_proj`, { features: config.width }));
     x = g.add(x, mlp(g, g.layerNorm(x, `${block}.ln_2`, config.eps), `${block}.mlp`, config));
   }
@@ -62,7 +69,9 @@ export function transformer(
 
 /** Two linear layers with the activation between them: `name.c_fc`, `name.c_proj`. */
 export function mlp(g: GraphBuilder, x: Value, name: string, { hidden, activation }: TransformerConfig): Value {
-  return g.linear(g.activation(g.linear(x, `${name}.c_fc`, { features: hidden }), activation), `${name}.c_proj`, {
-    features: x.channels,
-  });
+  const inner =
+    activation === 'swiglu'
+      ? g.swiglu(g.linear(x, `${name}.c_fc`, { features: 2 * hidden }))
+      : g.activation(g.linear(x, `${name}.c_fc`, { features: hidden }), activation);
+  return g.linear(inner, `${name}.c_proj`, { features: x.channels });
 }

@@ -3,6 +3,7 @@
  * names without the prefix `visual.`, except that class token and positions are one table, `class_and_positions`, and
  * that CLIP's `proj` is a linear layer's `proj.weight`, [D, width].
  */
+import { LgdError } from '../../errors.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 import { checkTransformer, transformer, type TransformerConfig } from './transformer.js';
 
@@ -29,13 +30,28 @@ export function clipVisionTransformer(config: VisionTransformerConfig & { output
 }
 
 /**
- * The plain one, of DeiT, DINO and DINOv2 too, as a forward-only graph: the normed class token is the embedding.
- * @param config `registers`: constant tokens behind the class token; their rows of `class_and_positions` follow its row
+ * The plain one, of DeiT, DINO, DINOv2 and DINOv3 too, as a forward-only graph: the normed class token is the
+ * embedding.
+ * @param config `registers`: constant tokens behind the class token; their rows of `class_and_positions` follow its row.
+ *   `turns`: the patches have rotary positions
  * @throws LgdError BAD_MODEL for sizes that do not fit together
  */
-export function plainVisionTransformer(config: VisionTransformerConfig & { registers: number }): GraphSpec {
+export function plainVisionTransformer(
+  config: VisionTransformerConfig & { registers: number; turns: boolean },
+): GraphSpec {
+  const { width, heads, patch, imageSize, registers, turns } = config;
   const g = new GraphBuilder('teacher');
-  return g.finish(classToken(g, sequence(g, config, { first: 1 + config.registers, bias: true }), config));
+  const first = 1 + registers;
+  const tokens = sequence(g, config, { first, bias: true });
+  if (!turns) return g.finish(classToken(g, tokens, config));
+  if ((width / heads) % 4 !== 0)
+    throw new LgdError('BAD_MODEL', 'a head of this width has no rotary positions of rows and columns.', {
+      found: width / heads,
+      allowed: 'a multiple of 4',
+      mend: "Check the model's config.json",
+    });
+  const rotary = { first, count: Math.floor(imageSize / patch) ** 2 };
+  return g.finish(classToken(g, tokens, { ...config, rotary }));
 }
 
 function sequence(

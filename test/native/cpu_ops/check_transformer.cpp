@@ -1,4 +1,6 @@
 // Transformers' operations against plain loops in double.
+#include <complex>
+
 #include "check.h"
 
 using namespace lgd;
@@ -48,6 +50,47 @@ static void check_self_attention(Check& check, const SelfAttentionShape& s) {
   check.equal("self_attention " + std::to_string(s.n) + " of " + std::to_string(s.tokens) + "x" +
                   std::to_string(s.channels) + " heads " + std::to_string(s.heads) + (s.causal ? " causal" : ""),
               out, expected);
+}
+
+static void check_rotary(Check& check, const RotaryShape& s) {
+  const int width = s.channels / s.heads, half = width / 2;
+  const int64_t row = 3 * int64_t(s.channels);
+  const Floats qkv = check.normal(s.n * s.tokens * row), angle = check.normal((s.tokens - s.first) * half, 0, 3);
+  Floats table(size_t(s.tokens - s.first) * width);
+  for (size_t i = 0; i < angle.size(); ++i) {
+    table[i / half * width + i % half] = std::cos(angle[i]);
+    table[i / half * width + half + i % half] = std::sin(angle[i]);
+  }
+  Doubles expected(qkv.begin(), qkv.end());
+  for (int64_t r = 0; r < int64_t(s.n) * s.tokens; ++r)
+    for (int c = 0; c < 2 * s.channels; ++c) {  // queries and keys, as complex numbers times e^(i angle)
+      const int t = int(r % s.tokens) - s.first, d = c % width;
+      if (t < 0 || d >= half) continue;
+      const std::complex<double> turned = std::complex<double>(qkv[r * row + c], qkv[r * row + c + half]) *
+                                          std::polar(1.0, double(angle[t * half + d]));
+      expected[r * row + c] = turned.real();
+      expected[r * row + c + half] = turned.imag();
+    }
+  const std::string name = "rotary " + std::to_string(s.tokens) + "x" + std::to_string(s.channels) + " heads " +
+                           std::to_string(s.heads) + " behind " + std::to_string(s.first);
+  Floats y = Check::poisoned(qkv.size());
+  rotary_forward_cpu(check.device, s, F32, qkv.data(), table.data(), y.data());
+  check.equal(name, y, expected);
+  y = qkv;
+  rotary_forward_cpu(check.device, s, F32, y.data(), table.data(), y.data());
+  check.equal(name + " in place", y, expected);
+}
+
+static void check_swiglu(Check& check, int64_t rows, int channels) {
+  const Floats x = check.normal(rows * 2 * channels, 0, 3);
+  Doubles expected(size_t(rows) * channels);
+  for (int64_t e = 0; e < int64_t(expected.size()); ++e) {
+    const int64_t at = e / channels * 2 * channels + e % channels;
+    expected[e] = x[at] / (1 + std::exp(-double(x[at]))) * x[at + channels];
+  }
+  Floats y = Check::poisoned(expected.size());
+  swiglu_forward_cpu(check.device, rows, channels, F32, x.data(), y.data());
+  check.equal("swiglu " + std::to_string(rows) + "x" + std::to_string(channels), y, expected);
 }
 
 static void check_sequences(Check& check, int n, int tokens, int channels) {
@@ -143,6 +186,11 @@ void check_transformer(Check& check) {
                                         {1, 77, 144, 2, causal},
                                         {1, 197, 16, 16, causal}})
       check_self_attention(check, s);
+  for (const RotaryShape& s : {RotaryShape{1, 1, 2, 1, 0}, {3, 7, 36, 3, 5}, {2, 40, 128, 2, 1}, {2, 9, 96, 2, 0}})
+    check_rotary(check, s);
+  check_swiglu(check, 1, 1);
+  check_swiglu(check, 100, 33);
+  check_swiglu(check, 9, 1536);
   check_sequences(check, 3, 7, 12);
   check_sequences(check, 2, 2, 5);
   check_sequences(check, 40, 17, 64);

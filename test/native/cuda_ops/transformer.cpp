@@ -15,6 +15,22 @@ void self_attention(const SelfAttentionShape& s) {
   });
 }
 
+// Into another place, where the first tokens and the values are copied, and in place.
+void rotary(const RotaryShape& s) {
+  char name[96];
+  std::snprintf(name, sizeof name, "rotary %dx%dx%d heads %d behind %d", s.n, s.tokens, s.channels, s.heads, s.first);
+  const size_t row = 3 * size_t(s.channels), all = size_t(s.n) * s.tokens * row;
+  check(name, [=](Run& t) {
+    const float* angles = t.input32(size_t(s.tokens - s.first) * (s.channels / s.heads), 0.7f);
+    t.ops.rotary_forward(*t.device, s, t.type, t.input(all), angles, t.output(all));
+  });
+  check(std::string(name) + " in place", [=](Run& t) {
+    const float* angles = t.input32(size_t(s.tokens - s.first) * (s.channels / s.heads), 0.7f);
+    void* qkv = t.sum(all);
+    t.ops.rotary_forward(*t.device, s, t.type, qkv, angles, qkv);
+  });
+}
+
 void sequences(const SequenceShape& s) {
   const size_t row = size_t(s.channels), all = size_t(s.n) * s.tokens * row;
   check("positions, words, end_token, repeat " + std::to_string(s.tokens), [=](Run& t) {
@@ -65,6 +81,13 @@ void transformers() {
                                         {1, 197, 104, 1, causal},
                                         {1, 33, 128, 1, causal}})
       self_attention(s);
+  for (const RotaryShape& s : {RotaryShape{1, 1, 16, 1, 0}, {3, 7, 96, 3, 5}, {2, 70, 128, 2, 1}, {1, 30, 256, 2, 0}})
+    rotary(s);
+  for (auto [rows, channels] : {std::pair<int64_t, int>{1, 8}, {77, 40}, {130, 1536}})
+    check("swiglu " + std::to_string(rows) + "x" + std::to_string(channels), [=](Run& t) {
+      const size_t out = size_t(rows) * channels;
+      t.ops.swiglu_forward(*t.device, rows, channels, t.type, t.input(2 * out, 3), t.output(out));
+    });
   sequences({3, 7, 24});
   sequences({5, 2, 512});
   const size_t count = 8 * 4321;

@@ -502,6 +502,17 @@ void sequences() {
   check("self-attention", [](Side& t) {
     t.ops.self_attention_forward(*t.device, {t.n, 128, 192, 3, false}, t.type, t.input(image), t.output(image / 3));
   });
+  check("rotary positions",
+        [](Side& t) {
+          const float* angles = t.shared32(127 * 64);
+          t.ops.rotary_forward(*t.device, {t.n, 128, 192, 3, 1}, t.type, t.input(image), angles, t.output(image));
+        },
+        {.parts = image / 16 / 256.});
+  check("swiglu",
+        [](Side& t) {
+          t.ops.swiglu_forward(*t.device, t.n * int64_t(64), wide / 2, t.type, t.input(image), t.output(image / 2));
+        },
+        {.parts = image / 16 / 256.});
   check("positions",
         [](Side& t) {
           t.ops.positions_forward(*t.device, {t.n, 64, wide}, t.type, 1, t.input(63 * wide), t.shared32(64 * wide),
