@@ -25,7 +25,7 @@ export class TrainingStep {
     'the distiller',
     'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()',
   );
-  /** Their numbers of steps that are still to be read. */
+  /** Where steps leave their numbers. */
   readonly slots = new MetricSlots();
   readonly #device: Device;
   readonly #teacher: AnyTeacher;
