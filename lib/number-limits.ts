@@ -11,6 +11,8 @@ export const leastEpsilon = 1e-15;
 export const mostThreads = 4096;
 /** Pixels of a side that a network is compiled for. */
 export const mostSide = 4096;
+/** Pixels of a side of a student's input in training. */
+export const [leastStudentSide, mostStudentSide] = [32, 1024];
 /** Images of a batch: what a GPU numbers on the second side of a grid. */
 export const mostImages = 65_535;
 /** Rows of a bank or a queue, of which a GPU holds no more at usual sizes. */

@@ -3,10 +3,12 @@ import { z } from 'zod';
 import {
   leastEpsilon,
   leastPositive,
+  leastStudentSide,
   mostImages,
   mostMomentum,
   mostPositive,
   mostRows,
+  mostStudentSide,
   mostThreads,
 } from '../number-limits.js';
 
@@ -127,8 +129,8 @@ export const schema = z.strictObject({
       ),
     resolution: z
       .int()
-      .min(32)
-      .max(1024)
+      .min(leastStudentSide)
+      .max(mostStudentSide)
       .optional()
       .describe("Side of the student's input in pixels (default: the teacher's)"),
     margin: z

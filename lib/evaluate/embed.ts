@@ -67,13 +67,18 @@ export function ownedEmbedder(encoder: CompiledEncoder): Embedder {
   }
 }
 
-/** A teacher that sees images: any but one of precomputed embeddings. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
+/**
+ * A teacher that sees images: any but one of precomputed embeddings.
+ * @param options `batch`: images at once at most, see {@link embeddedAtOnce}
+ * @throws LgdError OUT_OF_MEMORY, BAD_MODEL
+ */
 export function teacherEmbedder(
   { addon, handle }: Device,
   teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>,
-  { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal | undefined },
+  { batch: most, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal | undefined },
 ): Embedder {
   const { resolution } = teacher;
+  const batch = embeddedAtOnce(most, resolution);
   if (teacher.kind === 'native') return ownedEmbedder(teacher.compile({ batch, precision }));
   const images = addon.makeImages(handle, batch, resolution, resolution, false);
   return {
@@ -83,6 +88,18 @@ export function teacherEmbedder(
     embed: async () => askTeacher(teacher, await addon.readImages(images), batch, signal),
     [Symbol.dispose]: () => addon.release(images),
   };
+}
+
+const mostAtOnce = 256;
+const pixelsAtOnce = mostAtOnce * 224 ** 2;
+
+/**
+ * Images to embed at once: `most`, but 256 at most, and the fewer the more they are beyond 224 pixels a side, so that
+ * memory does not grow with it.
+ */
+export function embeddedAtOnce(most: number, resolution: number): number {
+  const fitting = Math.min(mostAtOnce, Math.max(1, Math.floor(pixelsAtOnce / resolution ** 2)));
+  return Number.isInteger(most) ? Math.min(most, fitting) : most; // what is no number is refused by what compiles
 }
 
 const batchesAhead = 2;

@@ -8,6 +8,7 @@ import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import {
   embedImages,
+  embeddedAtOnce,
   ownedEmbedder,
   teacherEmbedder,
   type Embedder,
@@ -21,6 +22,7 @@ export interface StudentFeaturesOptions {
   /** The student's, with its projection head, and its weights; the head's are passed over. */
   graph: GraphSpec;
   weights: Readonly<WeightRecord>;
+  /** Images at once at most; large ones are fewer at once. */
   batch: number;
   resolution: number;
   precision: Precision | undefined;
@@ -41,8 +43,18 @@ export class ImageFeatures implements Disposable {
   ) {}
 
   /** The student up to its pooled features, forward only. @throws LgdError BAD_MODEL, BAD_OPTION, OUT_OF_MEMORY */
-  static ofStudent({ device, graph, weights, mean, std, ...compiled }: StudentFeaturesOptions): ImageFeatures {
-    const encoder = new CompiledEncoder(device, featureGraph(graph), { ...compiled, training: false });
+  static ofStudent({
+    device,
+    graph,
+    weights,
+    mean,
+    std,
+    batch: most,
+    resolution,
+    precision,
+  }: StudentFeaturesOptions): ImageFeatures {
+    const batch = embeddedAtOnce(most, resolution);
+    const encoder = new CompiledEncoder(device, featureGraph(graph), { batch, resolution, precision, training: false });
     const embedder = ownedEmbedder(encoder);
     try {
       encoder.load(weightsOf(encoder.graph, weights));

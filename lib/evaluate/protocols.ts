@@ -195,15 +195,13 @@ interface Outcome {
   lists: ImageLists;
 }
 
-const featureBatch = 256;
-
 async function frozen(
   protocol: 'knn' | 'linear',
   { device, teacher, images, config, info, weights, signal, report }: Learning,
 ): Promise<Outcome> {
   const { resolution, mean, std } = info;
   const graph = graphOf(info);
-  const compiled = { batch: Math.min(featureBatch, images.train.length), precision: precisionOf(config) };
+  const compiled = { batch: images.train.length, precision: precisionOf(config) };
   using features = ImageFeatures.ofStudent({ device, graph, weights, resolution, mean, std, ...compiled });
   const options = { signal, onProgress: report('features'), onFit: report('linear probes') };
   const lists = new Map<string, string[]>();

@@ -17,6 +17,7 @@ import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent, studentOf, type StudentInfo } from '../runs/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
 import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
+import { embeddedAtOnce } from './embed.js';
 import type { ZeroShotScore } from './score.js';
 import { ZeroShotEvaluation, type EvaluateOptions } from './zeroshot.js';
 
@@ -75,7 +76,6 @@ export interface Predictions {
   teacherRanks: Int32Array | undefined;
 }
 
-const mostImagesAtOnce = 256;
 const unseen = -1; // what an image that cannot be decoded was taken for
 
 /**
@@ -132,7 +132,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
       onProgress: ({ done, total }) => report('evaluation images')(done, total),
     });
     const options = { device, images, bank, mapping };
-    const [batch, precision] = [Math.min(mostImagesAtOnce, images.length), precisionOf(config)];
+    const [batch, precision] = [images.length, precisionOf(config)]; // so many at once as fit
     const ofStudent = new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std });
     const [seen, seenByTeacher] = [makeAnswers(images.length), makeAnswers(images.length)];
     const record = ({ predicted, ranks }: Answers) => {
@@ -191,10 +191,12 @@ async function scoreStudent(
   device: Device,
   content: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
   evaluation: ZeroShotEvaluation,
-  { batch, precision, ...options }: EvaluateOptions & { batch: number; precision: Precision | undefined },
+  { batch: most, precision, ...options }: EvaluateOptions & { batch: number; precision: Precision | undefined },
 ): Promise<ZeroShotScore> {
   const student = studentOf(content, device);
-  using encoder = student.compile({ batch, resolution: content.info.resolution, precision, training: false });
+  const { resolution } = content.info;
+  const batch = embeddedAtOnce(most, resolution);
+  using encoder = student.compile({ batch, resolution, precision, training: false });
   return await evaluation.evaluateEncoder(encoder, options);
 }
 

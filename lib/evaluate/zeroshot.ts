@@ -120,6 +120,7 @@ export class ZeroShotEvaluation {
 
   /**
    * The teacher's score; undefined for precomputed embeddings, which know nothing of these images.
+   * @param teacherRun `batch`: images at once at most; large ones are fewer at once
    * @throws as {@link evaluateEncoder}
    */
   async evaluateTeacher(

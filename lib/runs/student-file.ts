@@ -73,7 +73,7 @@ async function isThere(file: string): Promise<boolean> {
     if (meansAbsent(cause) || ['ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
     throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause });
   });
-  return found?.isFile() === true;
+  return found !== undefined && !found.isDirectory(); // whoever reads it refuses what is no regular file
 }
 
 /** Reads a student's file and makes the student on a device. @throws as {@link readStudent} */

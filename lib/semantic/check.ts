@@ -144,7 +144,9 @@ function checkValues(
   needsDirection: boolean,
 ): void {
   if (values === undefined) return;
-  for (let row = 0; row < values.length / dimension; row++) {
+  // of a transferred array Node 20 may still tell the length, in optimised code that has seen resizable ones
+  const rows = values.byteLength / (4 * dimension);
+  for (let row = 0; row < rows; row++) {
     const [begin, end] = [row * dimension, (row + 1) * dimension];
     const sum = sumOfMagnitudes(values, begin, end);
     if (!(sum < Infinity)) {

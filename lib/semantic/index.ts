@@ -93,7 +93,7 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
     teacherTemperature,
     alpha,
   };
-  return compute('The semantic loss', options, {
+  return compute('The semantic loss', args, options, {
     checkValues: () => checkLossValues(args),
     inJs: () => js.bankLoss(withOwnArrays(args), signal),
     on: ({ addon, handle }) => addon.bankLoss(handle, { ...args, bfloat16: precision === 'bfloat16' }),
@@ -114,7 +114,7 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
   checkFeatureLoss(input);
   const { student, teacher, dimension } = input;
   const args = { student, teacher, dimension };
-  return compute('The feature loss', options, {
+  return compute('The feature loss', args, options, {
     checkValues: () => checkFeatureValues(args),
     inJs: () => js.featureLoss(withOwnArrays(args), signal),
     on: ({ addon, handle }) => addon.featureLoss(handle, args),
@@ -137,7 +137,7 @@ export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOp
   checkBankUpdate(input);
   const { teacher, textual, visual, seen, dimension, momentum } = input;
   const args = { teacher, textual, visual, seen, dimension, momentum };
-  return compute('The bank update', options, {
+  return compute('The bank update', args, options, {
     checkValues: () => checkUpdateValues(args),
     inJs: () => js.bankUpdate(withOwnArrays(args), signal),
     on: ({ addon, handle }) => addon.bankUpdate(handle, args),
@@ -153,6 +153,7 @@ interface Ways<Output> {
 
 async function compute<Output>(
   what: string,
+  args: object,
   { device, signal }: SemanticCallOptions,
   { checkValues, inJs, on }: Ways<Output>,
 ): Promise<Output> {
@@ -160,13 +161,32 @@ async function compute<Output>(
     checkValues();
     return await inJs();
   }
+  const sizes = sizesOf(args);
   const output = await on(device).catch((error: unknown) => {
     // the addon looks at values as fast as memory goes; which they are is looked up here
     if (isOfTheNumbers(error)) checkValues();
+    checkThere(sizes, sizesOf(args));
     throw error;
   });
   throwIfAborted(signal, what);
   return output;
+}
+
+/** Bytes of each array. */
+function sizesOf(args: object): [string, number][] {
+  return Object.entries(args).flatMap(([name, value]) =>
+    ArrayBuffer.isView(value) ? [[name, value.byteLength] satisfies [string, number]] : [],
+  );
+}
+
+/** @throws LgdError BAD_OPTION: an array that a call was given is gone, or a part of it */
+function checkThere(before: [string, number][], now: [string, number][]): void {
+  const gone = before.find(([, bytes], i) => now[i]![1] < bytes);
+  if (gone !== undefined)
+    throw new LgdError('BAD_OPTION', 'it was transferred or made smaller while it was read.', {
+      option: gone[0],
+      mend: 'Do so once the promise has settled',
+    });
 }
 
 /** What is read over several turns, in which the caller may change or transfer the arrays, is read from copies. */

@@ -106,9 +106,11 @@ async function readText(path: string, bytes: number): Promise<string> {
 
 function cannotRead(path: string, cause: unknown): LgdError {
   if (systemErrorCode(cause) === 'ERR_ENCODING_INVALID_ENCODED_DATA') return notText(path, cause);
-  return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${(cause as Error).message}.`, {
+  const { message } = cause as Error;
+  const why = cause instanceof LgdError ? message.split(` ${cause.mend}`)[0]! : message; // the advice is given below
+  return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${why}.`, {
     option: 'names',
-    mend: 'Check the file and its permissions',
+    mend: cause instanceof LgdError ? cause.mend : 'Check the file and its permissions',
     cause,
   });
 }

@@ -6,6 +6,7 @@ import { checkDistinctIds, eachId } from '../data/image-id.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
+import { leastStudentSide, mostStudentSide } from '../number-limits.js';
 
 /** Are there names for zero-shot? A run without needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
 export function hasNames(
@@ -42,6 +43,17 @@ export function hasNames(
     });
   }
   return false;
+}
+
+/** The teacher's side, where it stands in for that of the student's input. @throws LgdError BAD_OPTION */
+export function sideOf({ resolution }: AnyTeacher, { teacherResolution }: Config): number {
+  if (resolution >= leastStudentSide && resolution <= mostStudentSide) return resolution;
+  throw new LgdError('BAD_OPTION', "the student's input is as large as the teacher's, and this is no size for it.", {
+    option: teacherResolution === undefined ? 'teacher' : 'teacherResolution',
+    found: resolution,
+    allowed: `${leastStudentSide} to ${mostStudentSide} where the student has no size of its own`,
+    mend: "Give data.resolution, the side of the student's input in pixels",
+  });
 }
 
 /**

@@ -18,7 +18,7 @@ import type { Circumstances, ScoredOn } from './resume/continued.js';
 import type { RunImages } from './resume/image-list.js';
 import { markOf, type TeacherMark } from './resume/teacher-mark.js';
 import { makeSchedule, type Schedule } from './schedule.js';
-import type { StepTaker } from './steps.js';
+import type { StepTaker } from './step-taker.js';
 import { viewCachePath } from './view-cache.js';
 
 /** How {@link Distiller.run} goes about it. */

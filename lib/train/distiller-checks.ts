@@ -103,7 +103,7 @@ export function checkBank(
       { option: 'bank', found: tsb.encoderId, mend: "Build the bank with the teacher's own text tower" },
     );
   }
-  if (tsb !== undefined && tsb.data.length !== tsb.size * embeddingSize) {
+  if (tsb !== undefined && tsb.data.byteLength !== 4 * tsb.size * embeddingSize) {
     throw new LgdError('BAD_BANK', 'the rows of the text bank are gone: its array was transferred.', {
       option: 'bank',
       found: tsb.data,

@@ -1,6 +1,6 @@
 /** What a run's log says of the CUDA graph that its steps are run as. */
 import type { GraphWay, StepInfo } from '../addon/native.js';
-import type { StepTaker } from './steps.js';
+import type { StepTaker } from './step-taker.js';
 
 /** Asks the distiller for it, as seldom as it can: that waits for the device's thread. On a CPU there is none. */
 export class GraphLog {

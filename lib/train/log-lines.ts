@@ -1,6 +1,6 @@
 /** What a run's log says to people alone; runs/run-log.ts has the lines that are read back. */
 import { LgdError, messageOf } from '../errors.js';
-import type { OtherScores } from '../evaluate/score.js';
+import { otherProtocols } from '../evaluate/score.js';
 import type { EvaluationEvent } from './events.js';
 import type { MemoryUse } from './steps.js';
 
@@ -21,15 +21,12 @@ export function memoryAfterLine({ planned, used, peak }: MemoryUse): string {
   return `device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`;
 }
 
-export function evaluationLine(
-  { step, student, teacher, best }: Pick<EvaluationEvent, 'step' | 'student' | 'teacher' | 'best'>,
-  also: OtherScores,
-): string {
+export function evaluationLine({ step, student, teacher, best, ...also }: EvaluationEvent): string {
   const ofTeacher = teacher ? ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})` : '';
   const zeroShot = student
     ? [`zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${ofTeacher}`]
     : [];
-  const others = Object.entries(also).map(([name, { top1 }]) => `${name} ${percent(top1)}`);
+  const others = otherProtocols.flatMap((name) => (also[name] ? [`${name} ${percent(also[name].top1)}`] : []));
   return `step ${step}: ${[...zeroShot, ...others, ...(best ? ['the best so far'] : [])].join(', ')}`;
 }
 

@@ -13,7 +13,8 @@ import { RateMeter } from './rate.js';
 import { checkAsBegun, checkBeginning } from './resume/beginning.js';
 import { imagesOf, imagesOfContinued, writeImageList } from './resume/image-list.js';
 import { Run } from './run.js';
-import type { StepTaker, StepTicket } from './steps.js';
+import type { StepTaker } from './step-taker.js';
+import type { StepTicket } from './steps.js';
 import { TeacherViewCache } from './view-cache.js';
 
 /** A step in the device's queue. */

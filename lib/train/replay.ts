@@ -1,13 +1,14 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { RunConfig } from '../config/batch.js';
+import { LgdError } from '../errors.js';
 import { writeJson } from '../files/json.js';
 import { writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { version } from '../package.js';
 import { idsOf, type Batch } from './batch.js';
-import type { StepTaker } from './steps.js';
+import type { StepTaker } from './step-taker.js';
 
-export interface FaultyStep {
+interface FaultyStep {
   /** Which of the distiller's students. */
   student: number;
   /** The configuration of its run. */
@@ -21,12 +22,32 @@ export interface FaultyStep {
   checkpoint: string | null;
 }
 
+/** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
+export async function faultOf(
+  distiller: StepTaker,
+  runFolder: string,
+  faulty: FaultyStep,
+  cause: LgdError | undefined,
+): Promise<LgdError> {
+  const { student, step, reason } = faulty;
+  const { students } = distiller;
+  const where = await writeReplay(distiller, runFolder, faulty);
+  return new LgdError(
+    cause?.code ?? 'NON_FINITE',
+    `step ${step + 1}${students.length > 1 ? ` of ${students[student]!.name}` : ''} went wrong: ${reason}.`,
+    {
+      mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`,
+      cause,
+    },
+  );
+}
+
 /**
  * Writes `replay/` into a run folder: replay.json (step, images, draws, seed, configuration) and banks.safetensors, the
  * banks as they were when the fault was noticed, which may be one step later.
  * @returns a sentence that says where it is, or why it could not be written
  */
-export async function writeReplay(
+async function writeReplay(
   distiller: StepTaker,
   runFolder: string,
   { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep,

@@ -6,9 +6,8 @@ import type { SemanticMetrics } from '../addon/native.js';
 import { adviseBatch, type RunConfig } from '../config/batch.js';
 import type { Config } from '../config/config.js';
 import type { BatchPlanState } from '../data/loader.js';
-import { isOfTheNumbers, LgdError } from '../errors.js';
+import { isOfTheNumbers, type LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
-import type { OtherScores, ZeroShotScore } from '../evaluate/score.js';
 import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -20,7 +19,6 @@ import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import { watched, type WaitingEvent } from '../stall.js';
-import { BestScore, metricOf, valueOf } from './best.js';
 import { BrokenList } from './broken-list.js';
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
@@ -30,22 +28,21 @@ import { evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine } 
 import { anchorsOf } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
-import { writeReplay } from './replay.js';
+import { faultOf } from './replay.js';
 import { checkStart, hashStart } from './resume/beginning.js';
-import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './resume/continued.js';
+import { checkContinued, remarksOn, type Present, type Progress } from './resume/continued.js';
+import { RunScores } from './run-scores.js';
 
 export class Run {
   readonly config: RunConfig;
   readonly student: Student;
   readonly encoder: CompiledEncoder;
   readonly #monitor: LossMonitor;
-  readonly #score: BestScore;
+  readonly #scores: RunScores;
   readonly #started = performance.now();
   /** Steps done and judged. */
   #step = 0;
-  #evaluated = 0;
   #judged: PlannedStep | undefined;
-  #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
   readonly #graphLog: GraphLog;
@@ -66,20 +63,11 @@ export class Run {
     readonly folder: RunFolder,
     readonly store: CheckpointStore,
   ) {
-    const { train, evaluate } = course.config;
     this.config = course.configs[number]!;
     this.student = course.distiller.students[number]!;
     this.encoder = course.distiller.encoderOf(number);
-    this.#monitor = new LossMonitor(train.outlierFactor);
-    const { evaluation, frozen, online } = course.options;
-    const also = frozen?.options.config.evaluate.also ?? 'none';
-    const has = {
-      student: evaluation !== undefined,
-      knn: also === 'knn' || also === 'both',
-      linear: also === 'linear' || also === 'both',
-      online: online !== undefined && course.distiller.onlineOf(number) !== undefined,
-    };
-    this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
+    this.#monitor = new LossMonitor(course.config.train.outlierFactor);
+    this.#scores = new RunScores(course, number, this.#queueFullAfter);
     this.#graphLog = new GraphLog(course.distiller, (line) => folder.log(line), number === 0);
     this.#broken = new BrokenList(course, folder);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
@@ -196,7 +184,7 @@ export class Run {
   /** What falls due after a step: an evaluation, a checkpoint. */
   async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent | WaitingEvent, void, undefined> {
     let isBest = false;
-    if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
+    if (this.#evaluationDue(this.#step) && this.#scores.evaluated < this.#step) {
       let event: EvaluationEvent | undefined;
       try {
         event = yield* watched(
@@ -228,7 +216,7 @@ export class Run {
 
   get #unsaved(): boolean {
     const { step, evaluated } = this.#lastCheckpoint;
-    return step !== this.#step || evaluated !== this.#evaluated;
+    return step !== this.#step || evaluated !== this.#scores.evaluated;
   }
 
   /** By the plan, which is known only once the course's images are. */
@@ -247,38 +235,11 @@ export class Run {
   }
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
-    const { signal } = this.course.options;
-    const from = performance.now();
-    try {
-      this.#teacherScore ??= await this.course.teacherScore(options);
-      const { evaluation, frozen, online: judged } = this.course.options;
-      const student = await evaluation?.evaluateEncoder(this.encoder, options);
-      const probe = this.course.distiller.onlineOf(this.number);
-      const also: OtherScores = {
-        ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), options)),
-        ...(probe !== undefined &&
-          judged !== undefined && { online: await probe.evaluate(this.encoder, judged, options) }),
-      };
-      this.#evaluated = this.#step;
-      const value = valueOf(this.#score.metric, { student, ...also });
-      const best = value !== undefined && this.#score.improves(value, this.#step);
-      const event: EvaluationEvent = {
-        type: 'evaluation',
-        step: this.#step,
-        epoch: this.course.epochs(this.#step),
-        student,
-        teacher: this.#teacherScore,
-        ...also,
-        best,
-        seconds: (performance.now() - from) / 1000,
-      };
-      await this.folder.metrics(event);
-      await this.folder.log(evaluationLine(event, also));
-      return { ...event, ...this.#name };
-    } catch (error) {
-      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
-      throw error;
-    }
+    const event = await this.#scores.evaluate(this.#step, options);
+    if (event === undefined) return undefined;
+    await this.folder.metrics(event);
+    await this.folder.log(evaluationLine(event));
+    return { ...event, ...this.#name };
   }
 
   /** Steps after which a queue is full; 0 without one. */
@@ -294,16 +255,13 @@ export class Run {
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
     if (broken !== undefined && this.#judged !== undefined)
       throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
-    if (this.#score.metric === 'loss' && this.#due.comparison(this.#step))
-      isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
+    if (this.#due.comparison(this.#step)) isBest = this.#scores.improves(this.#monitor.smoothed, this.#step) ?? isBest;
     const progress: Progress = {
       plan: plan.state(),
       ...circumstances,
       startWeights: this.#startWeights,
       monitor: this.#monitor.state(),
-      best: this.#score.best,
-      evaluated: this.#evaluated,
-      teacherScore: this.#teacherScore ?? null,
+      ...this.#scores.state(),
     };
     await this.folder.sync();
     const folder = await this.store.write(
@@ -318,11 +276,11 @@ export class Run {
         online,
         progress,
       },
-      { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
+      { best: this.#scores.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
     await this.#graphLog.atCheckpoint();
-    this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
+    this.#lastCheckpoint = { step: this.#step, evaluated: this.#scores.evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
     return {
       type: 'checkpoint',
@@ -340,7 +298,7 @@ export class Run {
   }
 
   async finish(): Promise<InterruptedEvent | DoneEvent> {
-    const evaluationMissing = this.#evaluationDue(this.#step) && this.#evaluated < this.#step;
+    const evaluationMissing = this.#evaluationDue(this.#step) && this.#scores.evaluated < this.#step;
     const done = this.#step >= this.course.lastStep && !evaluationMissing;
     const where = {
       ...this.#name,
@@ -353,7 +311,7 @@ export class Run {
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
-    return { type: 'done', ...where, best: this.#score.best, seconds: (performance.now() - this.#started) / 1000 };
+    return { type: 'done', ...where, best: this.#scores.best, seconds: (performance.now() - this.#started) / 1000 };
   }
 
   /** Writes down what ended the run, what to do about it, and what there is to go on from. */
@@ -372,25 +330,21 @@ export class Run {
     return this.#fault(planned, error.message.replace(/\.$/u, ''), error);
   }
 
-  /** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
-  async #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
+  #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
     const { folder } = this.#lastCheckpoint;
-    const where = await writeReplay(this.course.distiller, this.folder.path, {
-      student: this.number,
-      config: this.config,
-      step,
-      learningRate,
-      batches,
-      reason,
-      checkpoint: folder === '' ? null : folder,
-    });
-    return new LgdError(
-      cause?.code ?? 'NON_FINITE',
-      `step ${step + 1}${this.course.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`,
+    return faultOf(
+      this.course.distiller,
+      this.folder.path,
       {
-        mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`,
-        cause,
+        student: this.number,
+        config: this.config,
+        step,
+        learningRate,
+        batches,
+        reason,
+        checkpoint: folder === '' ? null : folder,
       },
+      cause,
     );
   }
 
@@ -439,15 +393,9 @@ export class Run {
     this.#monitor.restore(progress.monitor);
     this.course.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
-    [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [
-      info.step,
-      progress.evaluated,
-      progress.best,
-      progress.teacherScore ?? undefined,
-      progress.startWeights,
-    ];
-    if (progress.scoredOn?.judged !== this.course.scoredOn?.judged) this.#teacherScore = undefined;
-    if (areOthersScored(progress, this.course) && this.#score.metric !== 'loss') this.#score.best = null;
+    this.#step = info.step;
+    this.#startWeights = progress.startWeights;
+    this.#scores.restore(progress);
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     this.tell(`resumed from ${folder}`);

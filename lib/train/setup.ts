@@ -20,7 +20,7 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
-import { checkEmbeddings, checkUsed, required } from './checks.js';
+import { checkEmbeddings, checkUsed, required, sideOf } from './checks.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { absolutePaths, placesOf } from './paths.js';
@@ -125,7 +125,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const teacher = await openTeacher(teacherSource, device, given, options);
   cleanup.push(() => teacher.dispose());
   await checkEmbeddings(teacher, source, signal);
-  const resolution = given.data.resolution ?? teacher.resolution;
+  const resolution = given.data.resolution ?? sideOf(teacher, given);
   const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
   const cache = await chooseMode(source, given.data.cache, {
     resolution: side,

@@ -1,19 +1,5 @@
-/**
- * Steps of distillation, as those who have them taken know them: what a {@link Distiller} takes and gives, without the
- * run around it.
- */
-import type { SemanticMetrics, StepInfo } from '../addon/native.js';
-import type { TextualSemanticsBank } from '../banks/textual.js';
-import type { BatchChoice, RunConfig } from '../config/batch.js';
-import type { ChosenMethod } from '../config/config.js';
-import type { Device } from '../device.js';
-import type { OnlineProbe } from '../evaluate/online.js';
-import type { CompiledEncoder } from '../models/compiled.js';
-import type { AnyTeacher } from '../models/index.js';
-import type { Student } from '../models/student.js';
-import type { Batch } from './batch.js';
-import type { DistillerState } from './student-trainer.js';
-import type { TeacherViewCache } from './view-cache.js';
+/** What a step takes and gives: what {@link Distiller.queueStep} is asked, and what it answers. */
+import type { OptionTable } from '../arguments.js';
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
 export interface StepTicket {
@@ -64,26 +50,10 @@ export interface QueueOptions {
   after?: ((stage: Stage) => Promise<void>) | undefined;
 }
 
-/** What a run asks of its {@link Distiller}, whose class says what each does. */
-export interface StepTaker {
-  readonly device: Device;
-  readonly teacher: AnyTeacher;
-  readonly students: readonly Student[];
-  readonly tsb: TextualSemanticsBank | undefined;
-  readonly config: RunConfig;
-  readonly batchChoice: BatchChoice;
-  readonly method: ChosenMethod;
-  readonly methodChoice: string | undefined;
-  readonly encoder: CompiledEncoder;
-  readonly memory: MemoryUse;
-  readonly disposed: boolean;
-  encoderOf(student: number): CompiledEncoder;
-  onlineOf(student: number): OnlineProbe | undefined;
-  stepsOf(student: number): number;
-  useViewCache(cache: TeacherViewCache | undefined): void;
-  queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket>;
-  readMetrics(ticket: StepTicket, student: number): Promise<SemanticMetrics>;
-  stepInfo(): Promise<StepInfo>;
-  state(student: number): Promise<DistillerState>;
-  restore(state: DistillerState, student: number): void;
-}
+export const queueOptions = {
+  step: 'needed',
+  learningRate: 'needed',
+  students: 'optional',
+  signal: 'optional',
+  after: 'optional',
+} satisfies OptionTable<QueueOptions>;

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,7 +12,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
  * folder.
  */
 export async function ensureBuilt(): Promise<string> {
-  const lock = join(tmpdir(), 'lgdistill-build.lock');
+  // of this checkout: others build beside it
+  const lock = join(tmpdir(), `lgdistill-build-${createHash('sha256').update(root).digest('hex').slice(0, 16)}.lock`);
   while (!take(lock)) await new Promise((resolve) => setTimeout(resolve, 200));
   try {
     if (isStale()) {

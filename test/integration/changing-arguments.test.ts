@@ -71,9 +71,21 @@ describe.each(['js', 'native'] as const)('arrays of the semantic functions: %s',
     else
       await expect(found).rejects.toMatchObject({
         code: 'BAD_OPTION',
+        option: name === 'bankUpdate' ? 'teacher' : 'student',
         message: expect.stringMatching(/^(student|teacher): it was transferred/u) as string,
       });
     expect(kept).toHaveLength(200 * size);
+  });
+
+  it.each(Object.keys(calls) as (keyof typeof calls)[])('%s names an array that was wrong, too', async (name) => {
+    const array = rows(200, 1);
+    array[70 * size] = NaN;
+    const found = calls[name](array);
+    transfer(array);
+    await expect(found).rejects.toMatchObject({
+      code: where === 'js' ? 'NON_FINITE' : 'BAD_OPTION',
+      option: name === 'bankUpdate' ? 'teacher' : 'student',
+    });
   });
 });
 

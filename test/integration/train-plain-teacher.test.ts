@@ -111,6 +111,16 @@ describe('teacherResolution', () => {
     expect(await failureOf(teacher)).toMatchObject({ ...wrong, mend: 'Leave it out' });
   });
 
+  it('is what is refused where it is no size for a student, which takes it over', async () => {
+    const sizes = (teacherResolution?: number) => {
+      const config = plainConfig({ teacherResolution, method: 'seed' });
+      return { ...config, data: { ...config.data, resolution: undefined } };
+    };
+    const mend = "Give data.resolution, the side of the student's input in pixels";
+    expect(await failure(sizes(28))).toMatchObject({ ...wrong, found: 28, mend });
+    expect(await failure(sizes())).toMatchObject({ code: 'BAD_OPTION', option: 'teacher', found: 21, mend });
+  });
+
   it('is what benchmark and evaluate take, too', async () => {
     const { output: run, ...config } = plainConfig({ method: 'seed', train: { maxSteps: 1 } });
     await train({ ...config, output: run! });

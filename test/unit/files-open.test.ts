@@ -11,13 +11,24 @@ import { LineFile } from '../../lib/files/line-file.js';
 import { openToRead } from '../../lib/files/open.js';
 import { openSafetensors } from '../../lib/files/safetensors.js';
 import { hashModel } from '../../lib/models/teachers/fingerprint.js';
+import { readStudent } from '../../lib/runs/student-file.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { allRuns } from '../fixtures/runs.js';
 
 const folder = temporaryFolder();
 const at = (name: string) => join(folder, name);
-const pipes = ['a.txt', 'b.json', 'c.tar', 'd.safetensors', 'e.parquet', 'f.txt', 'g.pack.journal', 'h.onnx'].map(at);
+const pipes = [
+  'a.txt',
+  'b.json',
+  'c.tar',
+  'd.safetensors',
+  'e.parquet',
+  'f.txt',
+  'g.pack.journal',
+  'h.onnx',
+  'i.safetensors',
+].map(at);
 execFileSync('mkfifo', pipes);
 afterEach(() => {
   vi.useRealTimers();
@@ -25,7 +36,8 @@ afterEach(() => {
 
 test('a pipe that nothing writes to is told of, and no thread is left waiting', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
-  const [names, config, tar, weights, parquet, , journal, onnx] = pipes as [
+  const [names, config, tar, weights, parquet, , journal, onnx, student] = pipes as [
+    string,
     string,
     string,
     string,
@@ -43,6 +55,7 @@ test('a pipe that nothing writes to is told of, and no thread is left waiting', 
     [parquet, openImages(parquet)],
     [journal, readJournal(journal, 'task', () => 0)],
     [onnx, hashModel(onnx)],
+    [student, readStudent(student)],
   ]);
   let settled = false;
   const found = Promise.allSettled(opened.values()).then((results) => {
@@ -56,6 +69,7 @@ test('a pipe that nothing writes to is told of, and no thread is left waiting', 
   const reasons = (await found).map((result) =>
     result.status === 'rejected' ? (result.reason as Error).message : 'opened',
   );
+  expect(reasons[0]).toMatch(/ writes to\. Give a file, or start what writes to it first\.$/u); // and no other advice
   for (const [i, path] of [...opened.keys()].entries())
     expect(reasons[i]).toContain(
       `${path} is ${path === parquet ? 'no regular file' : 'a pipe that nothing writes to'}`,

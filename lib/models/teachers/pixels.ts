@@ -21,11 +21,11 @@ export function checkPixels(pixels: Float32Array, count: number, resolution: num
 /**
  * Some of the images that {@link checkPixels} has looked at.
  * @param image values of one
- * @throws LgdError BAD_SHAPE where they are no longer there: the array was transferred to another thread, or made
- *   smaller
+ * @throws LgdError BAD_SHAPE where they are no longer there: the array was transferred to another thread (of which its
+ *   `length` may not tell, see semantic/check.ts), or made smaller
  */
 export function imagesOf(pixels: Float32Array, image: number, from: number, to: number): Float32Array {
-  if (pixels.length >= to * image) return pixels.subarray(from * image, to * image);
+  if (pixels.byteLength >= 4 * to * image) return pixels.subarray(from * image, to * image);
   throw new LgdError('BAD_SHAPE', 'these pixels were transferred or made smaller while they were read.', {
     option: 'pixels',
     found: pixels,

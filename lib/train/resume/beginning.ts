@@ -7,7 +7,7 @@ import { hasCheckpoint } from '../../files/checkpoint-folders.js';
 import type { Student } from '../../models/student.js';
 import { hashWeights } from '../../models/teachers/fingerprint.js';
 import { readBatchNumbers, readStart } from '../../runs/run-folder.js';
-import type { StepTaker } from '../steps.js';
+import type { StepTaker } from '../step-taker.js';
 
 /**
  * What tells the student that a run begins with from any other: SHA-256 of its graph and its weights.
