@@ -4,6 +4,9 @@
  *
  * x = scale (q - zero). Activations: uint8, one scale and zero a tensor. Weights: int8, zero 0, one scale for each
  * output channel. Biases: int32, of the scale of input times weight.
+ *
+ * What reads the input stays in float32: of three channels, runtimes take longer for integers (onnxruntime 1.30 twice as
+ * long, beside rounding the pixels).
  */
 import type { OnnxGraph, OnnxNode, OnnxTensorData } from '../onnx/format.js';
 import { OnnxBuilder } from './onnx-builder.js';
@@ -50,6 +53,8 @@ class Plan {
   readonly #outputs: ReadonlySet<string>;
   /** The names of values that become integers. */
   readonly values: ReadonlySet<string>;
+  /** Those of them whose range is to be measured. */
+  readonly measured: readonly string[];
 
   constructor(graph: OnnxGraph) {
     this.#outputs = new Set(graph.output.map(({ name }) => name));
@@ -57,18 +62,22 @@ class Plan {
       for (const name of node.input) this.#readers.set(name, [...this.readersOf(name), node]);
       this.#makers.set(node.output[0]!, node);
     }
-    const candidates = [graph.input[0]!.name, ...this.#makers.keys()];
     this.values = new Set(
-      candidates.filter(
+      [...this.#makers.keys()].filter(
         (name) =>
           !this.#outputs.has(name) &&
           this.readersOf(name).some(({ opType, output }) => integerOps.has(opType) && !this.#outputs.has(output[0]!)),
       ),
     );
+    this.measured = [...this.values].filter((name) => !this.#isSigmoid(name));
   }
 
   readersOf(name: string): readonly OnnxNode[] {
     return this.#readers.get(name) ?? [];
+  }
+
+  #isSigmoid(name: string): boolean {
+    return this.#makers.get(name)?.opType === 'Sigmoid';
   }
 
   /** A ReLU whose work the integers' range does: negative values, and those above 6, are out of it. */
@@ -102,9 +111,9 @@ class Plan {
   }
 }
 
-/** The names of values whose {@link Range} {@link quantizeGraph} needs. */
-export function valuesToMeasure(graph: OnnxGraph): string[] {
-  return [...new Plan(graph).values];
+/** The names of values whose {@link Range} {@link quantizeGraph} needs: all but sigmoids, which are 0 to 1. */
+export function valuesToMeasure(graph: OnnxGraph): readonly string[] {
+  return new Plan(graph).measured;
 }
 
 /** An activation as integers. */
@@ -134,12 +143,11 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
   };
   const quantize = (name: string): void => {
     if (!plan.values.has(name)) return;
-    const { scale, zero } = scaleOf(ranges.get(name)!, plan.gateOf(name));
+    const { scale, zero } = scaleOf(ranges.get(name) ?? { min: 0, max: 1 }, plan.gateOf(name));
     const uint8 = builder.node('QuantizeLinear', `${name}/uint8`, [name, ...scaleAndZero(builder, name, scale, zero)]);
     integers.set(name, dequantized(builder, name, { uint8, scale, zero }));
   };
 
-  quantize(graph.input[0]!.name);
   for (const node of graph.node) {
     if (plan.isAbsorbed(node)) continue;
     const name = plan.resultOf(node);
@@ -178,7 +186,7 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
 }
 
 /** The names of a graph's values and tensors. */
-export const namesOf = ({ input, node, initializer }: OnnxGraph): string[] => [
+const namesOf = ({ input, node, initializer }: OnnxGraph): string[] => [
   ...[...input, ...initializer].map(({ name }) => name),
   ...node.flatMap(({ output }) => output),
 ];
@@ -206,6 +214,11 @@ function scaleOf({ min, max }: Range, gate: Gate | undefined): { scale: number; 
     const zero = Math.max(1, Math.floor((3 * 255) / (most + 3)));
     return { scale: Math.fround(3 / zero), zero };
   }
+  return stepOf({ min, max });
+}
+
+/** Scale and zero of a range's 256 integers: 0 is one of them. */
+export function stepOf({ min, max }: Range): { scale: number; zero: number } {
   const [least, most] = [Math.min(0, min), Math.max(0, max)];
   const scale = positive(Math.fround((most - least) / 255));
   return { scale, zero: Math.min(255, Math.round(-least / scale)) };

@@ -9,10 +9,10 @@ import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { StudentInfo } from '../models/student-info.js';
 import type { OnnxModel } from '../onnx/format.js';
+import { RangeSearch } from './activation-ranges.js';
 import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison, type ImagesToUse } from './compare.js';
-import { OnnxBuilder } from './onnx-builder.js';
 import { onnxModel, openWritten, outputName, writeOnnx, type OnnxOptions, type OnnxRunner } from './onnx.js';
-import { namesOf, quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
+import { quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
 import type { ExportSource } from './source.js';
 import type { Written } from './written.js';
 
@@ -31,7 +31,6 @@ export interface Quantization {
 
 /** Images taken of a folder. Four of five are calibrated on, the fifth is compared. */
 const mostImages = 320;
-const batch = 8;
 
 /** The least mean of the cosines that passes. */
 const leastMeanCosine = 0.9;
@@ -93,21 +92,17 @@ export async function writeQuantized(
 ): Promise<{ written: Written; quantization: Quantization }> {
   const { info } = source;
   const model = onnxModel(source, options);
-  const measured = measuring(model);
   const { encodeOnnx } = await import('../onnx/format.js');
   using device = await openDevice('cpu');
   using images = await decodeEvenly(from, mostImages, { device, info, signal });
-  const run = await openWritten(file, info.resolution, encodeOnnx(measured.model));
+  const run = await openWritten(file, info.resolution, encodeOnnx(measuring(model)));
   const { calibration, comparison } = split(images.length);
-  const ranges = new Map<string, Range>(measured.ends.map(({ name }) => [name, { min: Infinity, max: -Infinity }]));
-  for await (const views of batches(images, calibration, { device, info, signal })) {
-    const outputs = await run(views.pixels, views.count);
-    for (const { name, min, max } of measured.ends) {
-      const range = ranges.get(name)!;
-      range.min = Math.min(range.min, outputs[min]![0]!);
-      range.max = Math.max(range.max, outputs[max]![0]!);
-    }
-  }
+  const calibrating = () => batches(images, calibration, { device, info, signal }, 1);
+  await checkDiffer(calibrating(), path, calibration.length);
+  const seen = await leastAndLargest(run, valuesToMeasure(model.graph), calibrating());
+  const search = new RangeSearch(model.graph, seen);
+  for await (const { pixels } of calibrating()) search.add(await run(pixels, 1));
+  const ranges = search.best();
   const quantization = { weights: 'int8', activations: 'uint8', calibrationImages: calibration.length };
   const written = await writeOnnx(file, {
     ...model,
@@ -115,7 +110,7 @@ export async function writeQuantized(
     metadataProps: [...model.metadataProps, { key: 'quantization', value: JSON.stringify(quantization) }],
   });
   const runs: [OnnxRunner, OnnxRunner] = [run, await openWritten(file, info.resolution)];
-  const views = batches(images, comparison, { device, info, signal });
+  const views = batches(images, comparison, { device, info, signal }, 8);
   return {
     written,
     quantization: {
@@ -125,32 +120,53 @@ export async function writeQuantized(
   };
 }
 
-/** The names of the outputs that are a value's least and largest. */
-interface Ends {
-  name: string;
-  min: string;
-  max: string;
+/** A network whose values to measure are further outputs. */
+function measuring(model: OnnxModel): OnnxModel {
+  const { graph } = model;
+  const type = { tensorType: { elemType: 1 } };
+  const output = valuesToMeasure(graph).map((name) => ({ name, docString: '', type }));
+  return { ...model, graph: { ...graph, output: [...graph.output, ...output] } };
 }
 
-/**
- * A network with the ends of values to measure as further outputs. The last value's come first: onnxruntime computes
- * what outputs need from the last to the first, and so frees each value before the next ones.
- */
-function measuring(model: OnnxModel): { model: OnnxModel; ends: Ends[] } {
-  const { graph } = model;
-  const builder = new OnnxBuilder(namesOf(graph));
-  const integers = { keepdims: 0 };
-  const ends = valuesToMeasure(graph)
-    .reverse()
-    .map((name) => ({
-      name,
-      min: builder.node('ReduceMin', `${name}/min`, [name], { integers }),
-      max: builder.node('ReduceMax', `${name}/max`, [name], { integers }),
-    }));
-  const type = { tensorType: { elemType: 1, shape: { dim: [] } } };
-  const outputs = ends.flatMap(({ min, max }) => [min, max]).map((name) => ({ name, docString: '', type }));
-  const node = [...graph.node, ...builder.nodes];
-  return { model: { ...model, graph: { ...graph, node, output: [...graph.output, ...outputs] } }, ends };
+/** Root of the mean square of differences of normalised pixels up to which images are alike: about 3 of 255. */
+const alike = 0.05;
+
+/** @throws LgdError BAD_DATASET where all images are alike: ranges of one fit no other */
+async function checkDiffer(views: AsyncIterable<Views>, path: string, count: number): Promise<void> {
+  let first: Float32Array | undefined;
+  for await (const { pixels } of views) {
+    first ??= pixels;
+    const squares = pixels.reduce((sum, value, i) => sum + (value - first![i]!) ** 2, 0);
+    if (Math.sqrt(squares / pixels.length) > alike) return;
+  }
+  throw new LgdError(
+    'BAD_DATASET',
+    count === 1
+      ? `there is one image in ${path} to measure on which values the student computes with; integers need several.`
+      : `the ${count} images of ${path} to measure on which values the student computes with are all alike.`,
+    {
+      option: 'images',
+      allowed: 'a few hundred images like those that the student will see',
+      mend: 'Name others: --images photos',
+    },
+  );
+}
+
+async function leastAndLargest(
+  run: OnnxRunner,
+  names: readonly string[],
+  views: AsyncIterable<Views>,
+): Promise<Map<string, Range>> {
+  const ranges = new Map<string, Range>(names.map((name) => [name, { min: Infinity, max: -Infinity }]));
+  for await (const { pixels } of views) {
+    const outputs = await run(pixels, 1);
+    for (const [name, range] of ranges)
+      for (const value of outputs[name]!) {
+        if (value < range.min) range.min = value;
+        if (value > range.max) range.max = value;
+      }
+  }
+  return ranges;
 }
 
 /** Places of the images to calibrate on, and of those to compare: the same ones, where there are too few. */
@@ -169,6 +185,7 @@ async function* batches(
   images: ImageCache,
   chosen: Int32Array,
   { device, info, signal }: { device: Device; info: StudentInfo; signal: AbortSignal | undefined },
+  batch: number,
 ): AsyncGenerator<Views, void, undefined> {
   for (let i = 0; i < chosen.length; i += batch) {
     throwIfAborted(signal, 'the export');

@@ -200,8 +200,8 @@ export interface ExportResult {
 /**
  * Writes a student for another program, loads what was written and compares it: the same embeddings on images (cosine
  * 0.9999 or more), no key missing, none too many. Only then does it take its name.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE,
- *   DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_DATASET, BAD_OPTION,
+ *   NOT_WRITABLE, DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
   checkOptions(options, 'exportStudent()', exportOptions);

@@ -57,10 +57,11 @@ export interface OnnxTensorData {
   rawData: Uint8Array;
 }
 
+/** Without a shape, the runtime infers it. */
 export interface OnnxValueInfo {
   name: string;
   docString: string;
-  type: { tensorType: { elemType: number; shape: { dim: { dimValue?: bigint; dimParam?: string }[] } } };
+  type: { tensorType: { elemType: number; shape?: { dim: { dimValue?: bigint; dimParam?: string }[] } } };
 }
 
 type Field = readonly [

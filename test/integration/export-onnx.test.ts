@@ -203,7 +203,7 @@ test('any batch size, one output, and what it is in the metadata', async () => {
     std: [0.27, 0.26, 0.28],
   });
   expect(
-    graph.input[0]!.type.tensorType.shape.dim.map(({ dimParam, dimValue }) => dimParam || Number(dimValue)),
+    graph.input[0]!.type.tensorType.shape!.dim.map(({ dimParam, dimValue }) => dimParam || Number(dimValue)),
   ).toEqual(['batch', 3, 64, 64]);
   expect(opsetImport).toMatchObject([{ version: 14n }]);
 });

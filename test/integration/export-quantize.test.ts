@@ -1,7 +1,8 @@
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { rm, truncate } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AutoProcessor, CLIPVisionModelWithProjection, env, RawImage } from '@xenova/transformers';
+import sharp from 'sharp';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { packImages } from '../../lib/data/pack/pack.js';
@@ -67,7 +68,7 @@ describe('the arithmetic', () => {
   const roundWeights = (graph: format.OnnxGraph): format.OnnxGraph => ({
     ...graph,
     initializer: graph.initializer.map((tensor) => {
-      if (tensor.dims.length < 2) return tensor;
+      if (tensor.dims.length < 2 || tensor.name === 'stem.weight') return tensor;
       const data = new Float32Array(tensor.rawData.slice().buffer);
       const size = data.length / Number(tensor.dims[0]);
       const rounded = data.map((value, i) => {
@@ -148,7 +149,7 @@ describe.each<[string, number]>([
   ['mobilenet_v2', 0.96],
   ['mobilenet_v3_small', 0.98],
   ['resnet18', 0.99],
-  ['efficientnet_b0', 0.92],
+  ['efficientnet_b0', 0.91],
   ['mobilenetv4_conv_small', 0.96],
 ])('%s', (name, least) => {
   test('keeps its embeddings at little more than a quarter of its size', async () => {
@@ -171,7 +172,10 @@ describe.each<[string, number]>([
       '{"weights":"int8","activations":"uint8","calibrationImages":32}',
     );
     const weights = graph.initializer.filter(({ dataType, dims }) => dataType === 3 && dims.length > 1);
-    expect(weights.length).toBe(graph.node.filter(({ opType }) => ['Conv', 'Gemm'].includes(opType)).length);
+    const products = graph.node.filter(({ opType }) => ['Conv', 'Gemm'].includes(opType));
+    // all in integers but the first
+    expect(products.filter(({ input }) => input[0] === 'pixel_values')).toHaveLength(1);
+    expect(weights.length).toBe(products.length - 1);
     const most = (data: Uint8Array) =>
       new Int8Array(data.buffer, data.byteOffset, data.length).reduce((a, b) => Math.max(a, Math.abs(b)), 0);
     // two products with uint8 fit into 16 bits
@@ -227,6 +231,27 @@ test('few images are calibrated on and compared', async () => {
   await drawShapes(at('few'), { count: 1 });
   const { quantization } = await quantized({ to: at('few.onnx'), images: at('few') });
   expect(quantization).toMatchObject({ calibrationImages: 4, comparison: { images: 4 } });
+});
+
+test.each<[string, number, string]>([
+  ['all alike', 6, 'the 5 images of'],
+  ['a single one', 1, 'there is one image in'],
+])('images that are %s are refused', async (what, count, message) => {
+  const own = at(what);
+  mkdirSync(own);
+  const [pixels, size] = [Buffer.alloc(3 * 64 * 64), { width: 64, height: 64, channels: 3 }] as const;
+  for (let i = 0; i < count; i++) {
+    pixels.fill(100 + (i % 2)); // nearly
+    await sharp(pixels, { raw: size })
+      .png()
+      .toFile(join(own, `${i}.png`));
+  }
+  await expect(quantized({ to: at('alike.onnx'), images: own })).rejects.toMatchObject({
+    code: 'BAD_DATASET',
+    option: 'images',
+    message: expect.stringContaining(message) as string,
+  });
+  expect(existsSync(at('alike.onnx'))).toBe(false);
 });
 
 test('@xenova/transformers loads it from its folder, which has the network in float32 too', async () => {
