@@ -3,8 +3,7 @@ import { checkArgument, checkOptions, checkText, type OptionTable } from '../arg
 import { LgdError } from '../errors.js';
 
 /**
- * Activation functions, by torchvision's names. The last three work in forward-only graphs: u Phi(u), its tanh form,
- * and u sigmoid(1.702 u).
+ * Activation functions, by torchvision's names. The last three are u Phi(u), its tanh form, and u sigmoid(1.702 u).
  */
 export type Activation =
   'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid' | 'gelu' | 'geluTanh' | 'quickGelu';
@@ -184,6 +183,14 @@ export class GraphBuilder {
     return this.#node('batchNorm', name, [x], x.channels, this.#norm, parameters);
   }
 
+  /** Layer norm over the channels of each position; on CUDA multiples of 8, in training at most 2048. */
+  layerNorm(x: Value, name: string, eps = 1e-5): Value {
+    return this.#node('layerNorm', name, [x], x.channels, { eps }, [
+      this.#parameter(`${name}.weight`, [x.channels], ones, false),
+      this.#parameter(`${name}.bias`, [x.channels], zeros, false),
+    ]);
+  }
+
   /** An activation function. */
   activation(x: Value, kind: Activation): Value {
     return this.#node('activation', `${x.name}.${kind}`, [x], x.channels, { kind });
@@ -311,14 +318,6 @@ export class GraphBuilder {
       this.#parameter(position, [positions, channels], { kind: 'normal', std: 0.01 }, true),
     ];
     return this.#node('words', word, [ids], channels, {}, parameters);
-  }
-
-  /** Layer norm over the channels. */
-  layerNorm(x: Value, name: string, eps = 1e-5): Value {
-    return this.#node('layerNorm', name, [x], x.channels, { eps }, [
-      this.#parameter(`${name}.weight`, [x.channels], ones, false),
-      this.#parameter(`${name}.bias`, [x.channels], zeros, false),
-    ]);
   }
 
   /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */

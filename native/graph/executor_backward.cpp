@@ -76,6 +76,13 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   const void* dy = gradient(step.output);
   void* dx = gradient(first);
   switch (step.op) {
+    case OpKind::layer_norm: {
+      const std::vector<int>& parameters = node_of(step).parameters;
+      return kernels_.layer_norm_backward(*device_, layer_norm_shape(step), shapes.type, x, dy,
+                                          parameters_.value(parameters[norm_weight]), dx, add,
+                                          parameters_.gradient(parameters[norm_weight]),
+                                          parameters_.gradient(parameters[norm_bias]));
+    }
     case OpKind::activation:
       return kernels_.act_backward(*device_, shapes.stored_elements(first), shapes.type, step.act, x, dy, dx, add);
     case OpKind::dropout:

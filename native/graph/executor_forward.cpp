@@ -157,9 +157,14 @@ void Executor::forward_step(const Step& step) {
     case OpKind::repeat:
     case OpKind::positions:
     case OpKind::words:
-    case OpKind::layer_norm:
     case OpKind::self_attention:
     case OpKind::end_token: return forward_sequence(step);
+    case OpKind::layer_norm: {
+      const std::vector<int>& parameters = node_of(step).parameters;
+      return kernels_.layer_norm_forward(*device_, layer_norm_shape(step), shapes.type, x,
+                                         parameters_.value(parameters[norm_weight]),
+                                         parameters_.value(parameters[norm_bias]), y);
+    }
     case OpKind::activation:
       return kernels_.act_forward(*device_, shapes.stored_elements(step.output), shapes.type, step.act, x, y);
     case OpKind::add:
@@ -221,6 +226,10 @@ void Executor::forward_norm(const Step& step) {
   kernels_.norm_act_forward(*device_, {rows, channels, node.eps, node.momentum, step.act}, program_.shapes.type,
                             {x, residual, parameter(norm_weight), parameter(norm_bias), parameter(norm_mean),
                              parameter(norm_var), numbers.mean, numbers.rstd, value(step.output)});
+}
+
+LayerNormShape Executor::layer_norm_shape(const Step& step) const {
+  return {program_.shapes.rows(step.output), program_.shapes.values[size_t(step.output)].stored, node_of(step).eps};
 }
 
 DropShape Executor::drop_shape(int node, int value) const {

@@ -13,7 +13,8 @@
 //   batchNorm        x       weight bias running_mean running_var
 //                                                             eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
 //   activation       x       -                                -; label kind: relu relu6 silu hardswish sigmoid
-//                            hardsigmoid; forward-only plans: gelu geluTanh quickGelu
+//                            hardsigmoid gelu geluTanh quickGelu
+//   layerNorm        x       weight bias                      eps (1e-5): over the channels of each position
 //   add              a b     -                                -
 //   channelScale     x s     -                                -: x times s [B,1,1,c]; in training s has no other use
 //   maxPool          x       -                                kernel, stride (kernel), padding (0)
@@ -29,11 +30,10 @@
 //   queryAttention   q k v   -                                heads: one query an image, [B,1,1,c]
 //   repeat           x       value [c]                        -: value for every image, [B,1,1,c]; of x only B counts
 //
-// Of these transformers (ops/layer_norm.h, self_attention.h, sequence.h):
+// Of these transformers (ops/self_attention.h, sequence.h):
 //   positions        x       position [T,c]                   first (0): [B,T,1,c], T = first + h*w; the first rows as
 //                            they are, then x + the others
 //   words            ids     word [V,c] position [>= T,c]     -: [B,T,1,c]; ids [B,T,1,3] are digits in base 256
-//   layerNorm        x       weight bias                      eps (1e-5)
 //   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
 //                            values side by side, [B,T,1,3c]
 //   endToken         x ids   -                                id: the token where it stands first in ids, or the last;
@@ -69,13 +69,13 @@ enum class OpKind : uint8_t {
   resize,
   dropout,
   stochastic_depth,
+  layer_norm,
   tokens,
   first_token,
   query_attention,
   repeat,
   positions,
   words,
-  layer_norm,
   self_attention,
   end_token
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/layer_norm.h"
 #include "ops/layout.h"
 
 namespace lgd {
@@ -285,12 +286,15 @@ class Inference {
   }
 
   void check_trainable(const Node& node) const {
-    LGD_CHECK(!is_forward_only(node.op) && !is_gelu(node.act), "BAD_MODEL", "node ", node.name,
+    LGD_CHECK(!is_forward_only(node.op), "BAD_MODEL", "node ", node.name,
               " has no backward: it works in forward-only plans.");
     LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && node.has_bias()), "BAD_MODEL", "node ", node.name,
               ": a depthwise convolution with a bias works in forward-only plans.");
     LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && parameter(node, conv_weight).shape.back() > 5),
               "BAD_MODEL", "node ", node.name, ": a depthwise convolution of 7x7 works in forward-only plans.");
+    LGD_CHECK(node.op != OpKind::layer_norm || kind_ == DeviceKind::cpu || input(node).c <= layer_norm_widest,
+              "BAD_SHAPE", "node ", node.name, ": layer norm trains at most ", layer_norm_widest,
+              " channels on this device, found ", input(node).c, ".");
     if (node.op == OpKind::batch_norm)
       LGD_CHECK(
           int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,

@@ -24,7 +24,7 @@ double act_of(Act act, double u) {
     case Act::hardsigmoid: return std::min(std::max(u + 3, 0.0), 6.0) / 6;
     case Act::gelu:
     case Act::gelu_tanh:
-    case Act::quick_gelu: break;  // forward-only plans, which have no layers
+    case Act::quick_gelu: break;  // no step has them behind a norm
   }
   return u;
 }

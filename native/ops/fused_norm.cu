@@ -268,7 +268,7 @@ void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const 
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual,
                        const DropShape* drop, Act act, void* out) {
-  const Join job{x, residual ? *residual : LazyInput{}, with_gradient(act), out, drop ? *drop : DropShape{}};
+  const Join job{x, residual ? *residual : LazyInput{}, no_gelu(act), out, drop ? *drop : DropShape{}};
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     LGD_LAUNCH(ctx, join_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
@@ -278,7 +278,7 @@ void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyI
 void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop,
                         const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
-  const Act act = with_gradient(target.act);
+  const Act act = no_gelu(target.act);
   const bool as_it_is = dy == target.g && act == Act::none && !drop,
              stored = target.activated && (act == Act::relu || act == Act::relu6);
   NormGradientJob job{dy, target, drop ? *drop : DropShape{}};

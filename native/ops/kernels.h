@@ -54,6 +54,7 @@
   X(query_attention_forward)    \
   X(absorbed_attention_forward) \
   X(layer_norm_forward)         \
+  X(layer_norm_backward)        \
   X(self_attention_forward)     \
   X(positions_forward)          \
   X(words_forward)              \
