@@ -47,7 +47,7 @@ export interface Value {
 
 /**
  * Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. A depthwise one has as many
- * channels as its input, a kernel of 3 or 5, stride 1 or 2, and in training no bias.
+ * channels as its input, a kernel of 3, 5 or 7, and stride 1 or 2.
  */
 export interface ConvOptions {
   channels: number;
@@ -163,7 +163,7 @@ export class GraphBuilder {
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
   }
 
-  /** A linear layer over the channels. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken) */
+  /** A linear layer over the channels of each position. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken) */
   linear(x: Value, name: string, options: LinearOptions): Value {
     checkOptions(options, 'linear()', linearOptions);
     const { features, bias = true, init = linearDefault(x.channels) } = options;
@@ -188,6 +188,16 @@ export class GraphBuilder {
     return this.#node('layerNorm', name, [x], x.channels, { eps }, [
       this.#parameter(`${name}.weight`, [x.channels], ones, false),
       this.#parameter(`${name}.bias`, [x.channels], zeros, false),
+    ]);
+  }
+
+  /**
+   * Each channel of x times a learnable factor (layer scale, Touvron et al. 2021): the parameter `name`, [C].
+   * @param start of the factors; default 1
+   */
+  layerScale(x: Value, name: string, start = 1): Value {
+    return this.#node('layerScale', name, [x], x.channels, {}, [
+      this.#parameter(name, [x.channels], { kind: 'constant', value: start }, false),
     ]);
   }
 

@@ -149,6 +149,7 @@ void Executor::forward_step(const Step& step) {
     case OpKind::conv:
     case OpKind::linear: return forward_conv(step);
     case OpKind::batch_norm: return forward_norm(step);
+    case OpKind::layer_scale: return forward_scale(step);
     case OpKind::dropout:
     case OpKind::stochastic_depth: return forward_drop(step);
     case OpKind::tokens:
@@ -239,6 +240,14 @@ DropShape Executor::drop_shape(int node, int value) const {
     return {count, count / program_.shapes.batch, drop.p, options_.seed, options_.step, node};
   const ValueShape& shape = program_.shapes.values[size_t(value)];
   return {count, 1, drop.p, options_.seed, options_.step, node, shape.c, shape.stored};
+}
+
+void Executor::forward_scale(const Step& step) {
+  const bool drops = step.drop >= 0 && options_.training;
+  const DropShape drop = drops ? drop_shape(step.drop, step.output) : DropShape{};
+  kernels_.layer_scale_forward(*device_, rows_shape(step.output), program_.shapes.type, value(step.inputs[0]),
+                               parameters_.value(node_of(step).parameters[0]), drops ? &drop : nullptr,
+                               step.residual >= 0 ? value(step.residual) : nullptr, value(step.output));
 }
 
 void Executor::forward_drop(const Step& step) {

@@ -54,7 +54,8 @@ class LayerFusion {
   bool suits(const Step& step) const {
     const Node& node = node_of(step);
     if (step.kind != StepKind::node || !node.is_conv() || node.has_bias()) return false;
-    return node.groups == 1 || node.dilation == 1;
+    if (node.groups == 1) return true;
+    return node.dilation == 1 && conv_shape(program_.graph, program_.shapes, step.node).r <= 5;
   }
 
   // Step `index` is a norm: if a suitable convolution feeds it alone, the two become conv_norm and join.

@@ -7,14 +7,14 @@
 //
 //   op               inputs  parameters                       attributes (default)
 //   conv             x       weight [K,C/groups,R,S] [bias K] stride (1) padding (0) dilation (1) groups (1): 1 or C,
-//                            then of 3x3 or 5x5 and stride 1 or 2, and without bias; in forward-only plans with one,
-//                            and of 7x7, too
-//   linear           x       weight [O,I] [bias O]            -: each position of a 1x1 image or of a sequence
+//                            then of 3x3, 5x5 or 7x7 and stride 1 or 2
+//   linear           x       weight [O,I] [bias O]            -: over the channels of each position
 //   batchNorm        x       weight bias running_mean running_var
 //                                                             eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
 //   activation       x       -                                -; label kind: relu relu6 silu hardswish sigmoid
 //                            hardsigmoid gelu geluTanh quickGelu
 //   layerNorm        x       weight bias                      eps (1e-5): over the channels of each position
+//   layerScale       x       weight [C]                       -: each channel of x times its weight
 //   add              a b     -                                -
 //   channelScale     x s     -                                -: x times s [B,1,1,c]; in training s has no other use
 //   maxPool          x       -                                kernel, stride (kernel), padding (0)
@@ -70,6 +70,7 @@ enum class OpKind : uint8_t {
   dropout,
   stochastic_depth,
   layer_norm,
+  layer_scale,
   tokens,
   first_token,
   query_attention,

@@ -171,7 +171,7 @@ void conv_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const 
 void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x,
                                  const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   const std::vector<float> gradient = raw_gradient(output_rows(s), type, dy);
-  depthwise_backward_weight_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), gradient.data(), dw);
+  depthwise_backward_weight_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), gradient.data(), dw, nullptr);
   if (!target) return;
   std::vector<float> dx(size_t(s.n) * s.h * s.w * s.c);
   depthwise_backward_data_cpu(ctx, s, type, gradient.data(), w, dx.data(), false);

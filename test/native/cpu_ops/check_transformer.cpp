@@ -56,6 +56,38 @@ static void check_layer_norm_backward(Check& check, int64_t rows, int channels, 
   }
 }
 
+static void check_layer_scale(Check& check, const RowsShape& s, bool drops) {
+  const int64_t count = s.rows() * s.channels;
+  const Floats x = check.normal(count), gamma = check.normal(s.channels), residual = check.normal(count),
+               dy = check.normal(count), sums = check.normal(s.channels);
+  const DropShape drop{count, count / s.images, 0.4f, 7, 3, 5};
+  Floats keep(count, 1.0f), ones(count, 1.0f);
+  if (drops) drop_forward_cpu(check.device, drop, F32, ones.data(), keep.data());
+  Doubles y(count), with_residual(count), dx(count), added(count), d_gamma(sums.begin(), sums.end());
+  for (int64_t i = 0; i < count; ++i) {
+    const int c = int(i % s.channels);
+    y[i] = double(keep[i]) * gamma[c] * x[i];
+    with_residual[i] = y[i] + residual[i];
+    dx[i] = double(keep[i]) * gamma[c] * dy[i];
+    added[i] = dx[i] + residual[i];
+    d_gamma[c] += double(keep[i]) * dy[i] * x[i];
+  }
+  const std::string name = "layer_scale " + std::to_string(s.rows()) + "x" + std::to_string(s.channels);
+  const DropShape* of = drops ? &drop : nullptr;
+  Floats found = Check::poisoned(count);
+  layer_scale_forward_cpu(check.device, s, F32, x.data(), gamma.data(), of, nullptr, found.data());
+  check.equal(name, found, y);
+  layer_scale_forward_cpu(check.device, s, F32, x.data(), gamma.data(), of, residual.data(), found.data());
+  check.equal(name + ", residual", found, with_residual);
+  for (const bool accumulate : {false, true}) {
+    Floats gradient = accumulate ? residual : Check::poisoned(count), of_gamma = sums;
+    layer_scale_backward_cpu(check.device, s, F32, x.data(), gamma.data(), of, dy.data(), gradient.data(), accumulate,
+                             of_gamma.data());
+    check.equal(name + " backward", gradient, accumulate ? added : dx);
+    check.equal(name + " backward, gamma", of_gamma, d_gamma);
+  }
+}
+
 static void check_self_attention(Check& check, const SelfAttentionShape& s) {
   const int width = s.channels / s.heads;
   const int64_t row = 3 * int64_t(s.channels);
@@ -177,6 +209,11 @@ void check_transformer(Check& check) {
                                             {100, 1001, 1e-5f}}) {
     check_layer_norm(check, rows, channels, eps);
     check_layer_norm_backward(check, rows, channels, eps);
+  }
+  for (const bool drops : {false, true}) {
+    check_layer_scale(check, {1, 1, 1}, drops);
+    check_layer_scale(check, {9, 35, 17}, drops);
+    check_layer_scale(check, {6, 900, 40}, drops);
   }
   for (const bool causal : {false, true})
     for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal},

@@ -69,6 +69,19 @@ void transformers() {
     t.ops.layer_norm_backward(*t.device, {1, 2056, 1e-5f}, t.type, t.input(2056), t.input(2056), t.input32(2056),
                               t.output(2056), false, sums, sums);
   });
+  for (const RowsShape& s : {RowsShape{1, 1, 8}, {3, 49, 24}, {9, 100, 40}, {70, 4, 320}, {5, 1, 768}})
+    for (const bool drops : {false, true})
+      check("layer_scale " + std::to_string(s.rows()) + "x" + std::to_string(s.channels), [=](Run& t) {
+        const size_t count = size_t(s.rows()) * s.channels;
+        const DropShape drop{int64_t(count), int64_t(count) / s.images, 0.4f, 7, 3, 5};
+        const void *x = t.input(count), *residual = t.input(count), *dy = t.input(count);
+        const float* gamma = t.input32(s.channels);
+        const DropShape* of = drops ? &drop : nullptr;
+        t.ops.layer_scale_forward(*t.device, s, t.type, x, gamma, of, nullptr, t.output(count));
+        t.ops.layer_scale_forward(*t.device, s, t.type, x, gamma, of, residual, t.output(count));
+        t.ops.layer_scale_backward(*t.device, s, t.type, x, gamma, of, dy, t.output(count), false, t.sum32(s.channels));
+        t.ops.layer_scale_backward(*t.device, s, t.type, x, gamma, of, dy, t.sum(count), true, t.sum32(s.channels));
+      });
   // Every width of the kernel, whole and ragged, with sequences of one tile of keys and of more.
   for (const bool causal : {false, true})
     for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal},
