@@ -286,8 +286,9 @@ void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type
     else if (s.r == 5) LGD_LAUNCH(ctx, (weight_kernel<T, 5>), grid, 256, 0, s, from, gradient, partial, of_bias);
     else LGD_LAUNCH(ctx, (weight_kernel<T, 7>), grid, 256, 0, s, from, gradient, partial, of_bias);
   });
-  partial_sums(ctx).add(ctx, {partial, dw, int64_t(taps) * s.c, splits});
-  if (d_bias) partial_sums(ctx).add(ctx, {of_bias, d_bias, s.c, splits});
+  const PartialSum weights{partial, dw, int64_t(taps) * s.c, splits};
+  if (d_bias) partial_sums(ctx).add(ctx, {weights, {of_bias, d_bias, s.c, splits}});
+  else partial_sums(ctx).add(ctx, {weights});
 }
 
 }  // namespace lgd

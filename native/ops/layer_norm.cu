@@ -163,8 +163,8 @@ void layer_norm_backward_cuda(Context& ctx, const LayerNormShape& s, DType type,
     else if (vectors <= 4) LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 4>), blocks, 256, 0, job, from, gradient, to);
     else LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 8>), blocks, 256, 0, job, from, gradient, to);
   });
-  partial_sums(ctx).add(ctx, {job.partial_weight, d_weight, s.channels, blocks});
-  partial_sums(ctx).add(ctx, {job.partial_bias, d_bias, s.channels, blocks});
+  partial_sums(ctx).add(
+      ctx, {{job.partial_weight, d_weight, s.channels, blocks}, {job.partial_bias, d_bias, s.channels, blocks}});
 }
 
 }  // namespace lgd

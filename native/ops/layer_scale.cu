@@ -61,7 +61,7 @@ void layer_scale_backward_cuda(Context& ctx, const RowsShape& s, DType type, con
                int(s.rows()), int(s.pixels), walk, static_cast<const T*>(x), gamma, static_cast<const T*>(dy),
                static_cast<T*>(dx), accumulate, partial);
   });
-  partial_sums(ctx).add(ctx, {partial, d_gamma, s.channels, walk.splits});
+  partial_sums(ctx).add(ctx, {{partial, d_gamma, s.channels, walk.splits}});
 }
 
 }  // namespace lgd

@@ -187,7 +187,7 @@ void sums_of_convolutions() {
 }
 
 // Gradients between defer_sums and finish_sums: more than wait at once, in number and (the depthwise ones, 7 MB each,
-// not among small shapes) in bytes, with few parts and many, and two of them added to twice.
+// not among small shapes) in bytes, with few parts and many, one at a time and two, and some of them added to twice.
 void deferred_sums() {
   check("deferred sums", [](Run& t) {
     std::vector<std::pair<ConvShape, float*>> all;
@@ -198,6 +198,9 @@ void deferred_sums() {
     }
     all.push_back(all[38]);
     all.push_back(all[39]);
+    std::vector<std::pair<float*, float*>> norms(all.size() - 3);
+    for (auto& [d_weight, d_bias] : norms) d_weight = t.sum32(24), d_bias = t.sum32(24);
+    size_t norm = 0;
     const ConvShape wide = conv(66, 4, 2, 2048, 2048, 5, 1, 2);
     std::vector<float*> wide_dw;
     for (int i = 0; i < (lgd::testing::small ? 0 : 3); ++i) wide_dw.push_back(t.sum32(size_t(25) * wide.c));
@@ -209,6 +212,10 @@ void deferred_sums() {
     for (const auto& [s, dw] : all) {
       const void *x = t.input(size_t(s.rows()) * s.c), *dy = t.input(size_t(s.rows()) * s.k);
       t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, dw, nullptr);
+      const auto& [d_weight, d_bias] = norms[norm++ % norms.size()];
+      const void *of = t.input(40 * 24), *gradient = t.input(40 * 24);
+      t.ops.layer_norm_backward(*t.device, {40, 24, 1e-5f}, t.type, of, gradient, t.input32(24), t.output(40 * 24),
+                                false, d_weight, d_bias);
     }
     t.ops.finish_sums(*t.device);
     const ConvShape& s = all[1].first;  // and one that waits for nothing
