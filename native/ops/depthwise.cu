@@ -118,9 +118,9 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 }
 
 // dw[r,q,c] = sum over output pixels of dy * x. Block: 8 warps; grid.x parts of the rows, grid.y groups of 64 channels.
-// partial [grid.x][R][R][C], of_bias [grid.x][C] or null.
+// partial [grid.x][R][R][C], of_bias [grid.x][C] or null. Blocks: of 5x5 left alone, ptxas spills to fit two.
 template <class T, int R>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, R == 3 ? 4 : 1)
     weight_kernel(const __grid_constant__ ConvShape s, const T* x, const T* dy, float* partial, float* of_bias) {
   wait_for_inputs();
   __shared__ float2 sums[8][32];
