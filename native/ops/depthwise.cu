@@ -2,8 +2,8 @@
 // (ops/fused_depthwise.cuh has the others, none of 7x7). Bytes at least: forward read x, write y; data read dy, write
 // dx; weights read both; the arithmetic is R*S multiply-adds an element each. Forward and data: a thread has 8 channels
 // of a pixel; of 7x7 kernels, whose 98 loads for each such vector would take five times as long as the memory, those of
-// four neighbours (30 loads each). Weights: a warp has 64 channels, two a lane, and rows of output pixels, of 7x7 kernels
-// for one row of taps; partial sums are added in a fixed order.
+// four neighbours (30 loads each). Weights: a warp has 64 channels, two a lane, and rows of output pixels (of 7x7
+// kernels, a thread has them for one row of taps); partial sums are added in a fixed order.
 #include "ops/depthwise.h"
 #include "ops/grids.cuh"
 #include "ops/partial_sums.h"
@@ -171,15 +171,18 @@ __global__ void __launch_bounds__(256, R == 3 ? 4 : 1)
   if (of_bias) write(bias, of_bias + int64_t(blockIdx.x) * s.c);
 }
 
-// The same for R x R kernels of stride and dilation 1, whose R * R sums would leave no registers for what they read: warp
-// r has one row of taps, and of each row of x that it walks the R pixels that an output meets, so that each is loaded
-// once. A block has rows that follow each other, and finds what it reads again in the first-level cache.
+constexpr int most_pairs = 64;  // of channels, in a block of tap_row_kernel
+// The same for R x R kernels of stride and dilation 1, whose R * R sums would leave no registers for what they read: a
+// thread has two channels and one row of taps, r, and of each row of x that it walks the R pixels that an output meets,
+// so that each is loaded once. A block has `pairs` of channels with all their taps, and rows that follow each other: it
+// finds what it reads again in the first-level cache.
 template <class T, int R>
-__global__ void __launch_bounds__(R * 32)
-    tap_row_kernel(const __grid_constant__ ConvShape s, const T* x, const T* dy, float* partial, float* of_bias) {
+__global__ void __launch_bounds__(R* most_pairs)
+    tap_row_kernel(const __grid_constant__ ConvShape s, int pairs, const T* x, const T* dy, float* partial,
+                   float* of_bias) {
   wait_for_inputs();
-  const int r = threadIdx.x / 32, channel = blockIdx.y * 64 + threadIdx.x % 32 * 2;
-  if (channel >= s.c) return;
+  const int r = int(threadIdx.x) / pairs, channel = (int(blockIdx.y) * pairs + int(threadIdx.x) % pairs) * 2;
+  if (r >= R || channel >= s.c) return;
   const float2 none = make_float2(0, 0);
   float2 acc[R], bias = none;
 #pragma unroll
@@ -272,16 +275,19 @@ void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type
   check_shape(s);
   LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5 || s.r == 7), "BAD_SHAPE",
             "depthwise kernels are 3x3, 5x5 or 7x7 on CUDA, found ", s.r, "x", s.s);
-  const int groups = (s.c + 63) / 64, taps = s.r * s.s;
-  const int64_t passes = (int64_t(s.n) * s.oh + 7) / 8;  // at least eight rows a block
-  const int blocks = ctx.card.multiprocessors * (has_strips(s) ? 3 : 8);
-  const int splits = int(std::max<int64_t>(1, std::min<int64_t>(passes, blocks / groups)));
+  const bool by_rows = has_strips(s);
+  const int taps = s.r * s.s, groups = by_rows ? (s.c / 2 + most_pairs - 1) / most_pairs : (s.c + 63) / 64;
+  const int pairs = (s.c / 2 + groups - 1) / groups, threads = by_rows ? (pairs * 7 + 31) / 32 * 32 : 256;
+  // Threads that fit a multiprocessor by their registers, some 80, or eight blocks; at least eight rows a block.
+  const int64_t passes = (int64_t(s.n) * s.oh + 7) / 8,
+                blocks = int64_t(ctx.card.multiprocessors) * (by_rows ? 672 : 2048) / (threads * groups);
+  const int splits = int(std::max<int64_t>(1, std::min<int64_t>(passes, blocks)));
   float* const partial = partial_sums(ctx).take(ctx, splits * (taps + (d_bias ? 1 : 0)), s.c);
   float* const of_bias = d_bias ? partial + int64_t(splits) * taps * s.c : nullptr;
   const dim3 grid(splits, groups);
   with_type(type, [&]<class T>(T) {
     const T *from = static_cast<const T*>(x), *gradient = static_cast<const T*>(dy);
-    if (has_strips(s)) LGD_LAUNCH(ctx, (tap_row_kernel<T, 7>), grid, 7 * 32, 0, s, from, gradient, partial, of_bias);
+    if (by_rows) LGD_LAUNCH(ctx, (tap_row_kernel<T, 7>), grid, threads, 0, s, pairs, from, gradient, partial, of_bias);
     else if (s.r == 3) LGD_LAUNCH(ctx, (weight_kernel<T, 3>), grid, 256, 0, s, from, gradient, partial, of_bias);
     else if (s.r == 5) LGD_LAUNCH(ctx, (weight_kernel<T, 5>), grid, 256, 0, s, from, gradient, partial, of_bias);
     else LGD_LAUNCH(ctx, (weight_kernel<T, 7>), grid, 256, 0, s, from, gradient, partial, of_bias);
