@@ -171,13 +171,14 @@ __global__ void __launch_bounds__(256, R == 3 ? 4 : 1)
   if (of_bias) write(bias, of_bias + int64_t(blockIdx.x) * s.c);
 }
 
-constexpr int most_pairs = 64;  // of channels, in a block of tap_row_kernel
+constexpr int most_pairs = 48;  // of channels, in a block of tap_row_kernel
+constexpr int threads_for(int pairs, int taps) { return (pairs * taps + 31) / 32 * 32; }
 // The same for R x R kernels of stride and dilation 1, whose R * R sums would leave no registers for what they read: a
 // thread has two channels and one row of taps, r, and of each row of x that it walks the R pixels that an output meets,
 // so that each is loaded once. A block has `pairs` of channels with all their taps, and rows that follow each other: it
 // finds what it reads again in the first-level cache.
 template <class T, int R>
-__global__ void __launch_bounds__(R* most_pairs)
+__global__ void __launch_bounds__(threads_for(most_pairs, R))
     tap_row_kernel(const __grid_constant__ ConvShape s, int pairs, const T* x, const T* dy, float* partial,
                    float* of_bias) {
   wait_for_inputs();
@@ -192,20 +193,16 @@ __global__ void __launch_bounds__(R* most_pairs)
   for (int64_t row = begin; row < end; ++row) {
     const int n = int(row / s.oh), iy = int(row % s.oh) - s.pad + r;
     const bool inside = unsigned(iy) < unsigned(s.h);
-    if (!inside && r > 0) continue;  // the first adds up dy, too
-    const T* const g_row = dy + row * s.ow * s.c + channel;
-    const T* const x_row = x + (int64_t(n) * s.h + iy) * s.w * s.c + channel;
-    const auto pixel = [&](int ix) {
-      return inside && unsigned(ix) < unsigned(s.w) ? load2(x_row + int64_t(ix) * s.c) : none;
-    };
-    float2 window[R];  // of output ox + j, tap q meets window[(j + q) % R]
+    if (inside || r == 0) {  // the first adds up dy, too
+      const T* const g_row = dy + row * s.ow * s.c + channel;
+      const T* const x_row = x + (int64_t(n) * s.h + iy) * s.w * s.c + channel;
+      const auto pixel = [&](int ix) {
+        return inside && unsigned(ix) < unsigned(s.w) ? load2(x_row + int64_t(ix) * s.c) : none;
+      };
+      float2 window[R];  // of output ox + j, tap q meets window[(j + q) % R]
 #pragma unroll
-    for (int q = 0; q < R - 1; ++q) window[q] = pixel(q - s.pad);
-    for (int ox = 0; ox < s.ow; ox += R) {
-#pragma unroll
-      for (int j = 0; j < R; ++j) {
-        window[(j + R - 1) % R] = pixel(ox + j + R - 1 - s.pad);
-        const float2 g = ox + j < s.ow ? load2(g_row + int64_t(ox + j) * s.c) : none;
+      for (int q = 0; q < R - 1; ++q) window[q] = pixel(q - s.pad);
+      const auto add = [&](int j, const float2& g) {
         if (r == 0) {
           bias.x += g.x;
           bias.y += g.y;
@@ -214,6 +211,23 @@ __global__ void __launch_bounds__(R* most_pairs)
         for (int q = 0; q < R; ++q) {
           acc[q].x = fmaf(g.x, window[(j + q) % R].x, acc[q].x);
           acc[q].y = fmaf(g.y, window[(j + q) % R].y, acc[q].y);
+        }
+      };
+      for (int ox = 0; ox < s.ow; ox += R) {
+        const int next = ox + R - 1 - s.pad;  // the first column that is not in the window
+        if (inside && next >= 0 && next + R <= s.w && ox + R <= s.ow) {
+          const T *from = x_row + int64_t(next) * s.c, *gradient = g_row + int64_t(ox) * s.c;
+#pragma unroll
+          for (int j = 0; j < R; ++j, from += s.c, gradient += s.c) {
+            window[(j + R - 1) % R] = load2(from);
+            add(j, load2(gradient));
+          }
+        } else {
+#pragma unroll
+          for (int j = 0; j < R; ++j) {
+            window[(j + R - 1) % R] = pixel(next + j);
+            add(j, ox + j < s.ow ? load2(g_row + int64_t(ox + j) * s.c) : none);
+          }
         }
       }
     }
@@ -277,7 +291,7 @@ void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type
             "depthwise kernels are 3x3, 5x5 or 7x7 on CUDA, found ", s.r, "x", s.s);
   const bool by_rows = has_strips(s);
   const int taps = s.r * s.s, groups = by_rows ? (s.c / 2 + most_pairs - 1) / most_pairs : (s.c + 63) / 64;
-  const int pairs = (s.c / 2 + groups - 1) / groups, threads = by_rows ? (pairs * 7 + 31) / 32 * 32 : 256;
+  const int pairs = (s.c / 2 + groups - 1) / groups, threads = by_rows ? threads_for(pairs, 7) : 256;
   // Threads that fit a multiprocessor by their registers, some 80, or eight blocks; at least eight rows a block.
   const int64_t passes = (int64_t(s.n) * s.oh + 7) / 8,
                 blocks = int64_t(ctx.card.multiprocessors) * (by_rows ? 672 : 2048) / (threads * groups);
