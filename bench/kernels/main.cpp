@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   lgd::bench::Table table(options, progress);
   lgd::bench::convolutions(table);
   lgd::bench::depthwise(table);
+  lgd::bench::convnext(table);
   lgd::bench::elements(table);
   lgd::bench::semantic(table);
   lgd::bench::augmentation(table);

@@ -71,6 +71,7 @@ class Table {
 // Groups of rows, a file each.
 void convolutions(Table&);
 void depthwise(Table&);
+void convnext(Table&);
 void elements(Table&);
 void semantic(Table&);
 void augmentation(Table&);

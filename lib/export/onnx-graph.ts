@@ -170,6 +170,16 @@ function translate(
       return builder.node('BatchNormalization', name, [first, ...parameters()], {
         floats: { epsilon: numberOf(node, 'eps') },
       });
+    case 'layerNorm':
+      return layerNorm(
+        builder,
+        name,
+        first,
+        names.map((parameter) => [parameter, weights[parameter]!.data]),
+        numberOf(node, 'eps'),
+      );
+    case 'layerScale':
+      return builder.node('Mul', name, [first, perChannel(builder, name, weights[names[0]!]!.data)]);
     case 'linear': {
       if (!flat) return pointwise(builder, name, first, names, weights);
       const row = builder.node('Flatten', `${first}.flat`, [first], { integers: { axis: 1 } });
@@ -213,6 +223,32 @@ function translate(
   }
 }
 
+/** A tensor [C,1,1], which meets the channels of a map. */
+function perChannel(builder: OnnxBuilder, name: string, data: Float32Array): string {
+  return builder.tensor(name, [data.length, 1, 1], data);
+}
+
+/** Over the channels of a map; operator set 17 is the first with such an operation, over the last axes. */
+function layerNorm(
+  builder: OnnxBuilder,
+  name: string,
+  x: string,
+  [weight, bias]: readonly [name: string, data: Float32Array][],
+  eps: number,
+): string {
+  const meanOf = (value: string, of: string) =>
+    builder.node('ReduceMean', `${name}.${of}`, [value], { integers: { axes: [1], keepdims: 1 } });
+  const centred = builder.node('Sub', `${name}.centred`, [x, meanOf(x, 'mean')]);
+  const variance = meanOf(builder.node('Mul', `${name}.squares`, [centred, centred]), 'variance');
+  const least = builder.tensor(`${name}.eps`, [], Float32Array.of(eps));
+  const deviation = builder.node('Sqrt', `${name}.deviation`, [
+    builder.node('Add', `${name}.variance_eps`, [variance, least]),
+  ]);
+  const normed = builder.node('Div', `${name}.normed`, [centred, deviation]);
+  const scaled = builder.node('Mul', `${name}.scaled`, [normed, perChannel(builder, ...weight!)]);
+  return builder.node('Add', name, [scaled, perChannel(builder, ...bias!)]);
+}
+
 /** A linear layer as a convolution of one position. */
 function pointwise(
   builder: OnnxBuilder,
@@ -246,6 +282,10 @@ function activation(builder: OnnxBuilder, kind: string, name: string, x: string)
       return builder.node('HardSwish', name, [x]);
     case 'sigmoid':
       return builder.node('Sigmoid', name, [x]);
+    case 'gelu':
+    case 'geluTanh':
+    case 'quickGelu':
+      return gelu(builder, kind, name, x);
     case 'hardsigmoid':
       return builder.node('HardSigmoid', name, [x], { floats: { alpha: 1 / 6, beta: 0.5 } });
     default:
@@ -253,6 +293,23 @@ function activation(builder: OnnxBuilder, kind: string, name: string, x: string)
         mend: 'Export another student',
       });
   }
+}
+
+/** x times Phi(x), which two of them take a sigmoid for. */
+function gelu(builder: OnnxBuilder, kind: 'gelu' | 'geluTanh' | 'quickGelu', name: string, x: string): string {
+  const node = (opType: string, of: string, ...input: string[]) => builder.node(opType, `${name}.${of}`, input);
+  const scalar = (value: number) => builder.tensor(`gelu.${value}`, [], Float32Array.of(value));
+  if (kind === 'gelu') {
+    const erf = node('Erf', 'erf', node('Div', 'by_root', x, scalar(Math.SQRT2)));
+    const twice = node('Mul', 'twice', x, node('Add', 'erf_1', erf, scalar(1)));
+    return builder.node('Mul', name, [twice, scalar(0.5)]);
+  }
+  if (kind === 'quickGelu')
+    return builder.node('Mul', name, [x, node('Sigmoid', 'gate', node('Mul', 'scaled', x, scalar(1.702)))]);
+  const cube = node('Mul', 'cube', node('Mul', 'square', x, x), x);
+  const bent = node('Add', 'bent', x, node('Mul', 'cubic', cube, scalar(0.044715)));
+  const gate = node('Sigmoid', 'gate', node('Mul', 'scaled', bent, scalar(2 * Math.sqrt(2 / Math.PI))));
+  return builder.node('Mul', name, [x, gate]);
 }
 
 /** logits = scale * bank * (embedding / length). */

@@ -1,4 +1,5 @@
 /** A student as this package's own file, which `evaluate`, `distill --weights` and `loadStudent` read. */
+import { isProjection } from '../models/students/definition.js';
 import type { WeightRecord } from '../models/weights.js';
 import { readStudent, writeStudent } from '../runs/student-file.js';
 import { drawnImages, engineEmbeddings, exportFailed, type Comparison } from './compare.js';
@@ -46,7 +47,7 @@ export async function compareOwn(
 function chosen(weights: WeightRecord, head: 'keep' | 'drop'): WeightRecord {
   return head === 'keep'
     ? weights
-    : Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('head.')));
+    : Object.fromEntries(Object.entries(weights).filter(([name]) => !isProjection(name)));
 }
 
 function sameBits(a: Float32Array, b: Float32Array): boolean {

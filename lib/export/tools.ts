@@ -10,6 +10,7 @@ import { writeFileAtomically } from '../files/write-file.js';
 import type { GraphSpec } from '../models/graph.js';
 import { exportedFormat, studentMetadata } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';
+import { isProjection } from '../models/students/definition.js';
 import { fromTool, toolNaming, toTool } from '../models/tools/convert.js';
 import type { Tool, ToolNaming } from '../models/tools/naming.js';
 import { version } from '../package.js';
@@ -121,7 +122,7 @@ export async function compareTool(
       throw exportFailed(`${name} has another shape or dtype`);
   }
   const { weights: found } = fromTool(file.tensors, graph, { ...naming, eps: undefined });
-  const own = head === 'keep' ? [] : Object.entries(weights).filter(([name]) => name.startsWith('head.'));
+  const own = head === 'keep' ? [] : Object.entries(weights).filter(([name]) => isProjection(name));
   // layers that the tool's architecture ends before
   const absent = Object.entries(weights).filter(([name]) => !naming.modules.has(name.slice(0, name.lastIndexOf('.'))));
   return compareEmbeddings(

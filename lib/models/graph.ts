@@ -3,8 +3,7 @@ import { checkArgument, checkOptions, checkText, type OptionTable } from '../arg
 import { LgdError } from '../errors.js';
 
 /**
- * Activation functions, by torchvision's names. The last three work in forward-only graphs: u Phi(u), its tanh form,
- * and u sigmoid(1.702 u).
+ * Activation functions, by torchvision's names. The last three are u Phi(u), its tanh form, and u sigmoid(1.702 u).
  */
 export type Activation =
   'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid' | 'gelu' | 'geluTanh' | 'quickGelu';
@@ -48,7 +47,7 @@ export interface Value {
 
 /**
  * Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. A depthwise one has as many
- * channels as its input, a kernel of 3 or 5, stride 1 or 2, and in training no bias.
+ * channels as its input, a kernel of 3, 5 or 7, and stride 1 or 2.
  */
 export interface ConvOptions {
   channels: number;
@@ -164,7 +163,7 @@ export class GraphBuilder {
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
   }
 
-  /** A linear layer over the channels. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken) */
+  /** A linear layer over the channels of each position. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken) */
   linear(x: Value, name: string, options: LinearOptions): Value {
     checkOptions(options, 'linear()', linearOptions);
     const { features, bias = true, init = linearDefault(x.channels) } = options;
@@ -182,6 +181,24 @@ export class GraphBuilder {
       this.#parameter(`${name}.running_var`, [x.channels], ones, false, false),
     ];
     return this.#node('batchNorm', name, [x], x.channels, this.#norm, parameters);
+  }
+
+  /** Layer norm over the channels of each position; on CUDA multiples of 8, in training at most 2048. */
+  layerNorm(x: Value, name: string, eps = 1e-5): Value {
+    return this.#node('layerNorm', name, [x], x.channels, { eps }, [
+      this.#parameter(`${name}.weight`, [x.channels], ones, false),
+      this.#parameter(`${name}.bias`, [x.channels], zeros, false),
+    ]);
+  }
+
+  /**
+   * Each channel of x times a learnable factor (layer scale, Touvron et al. 2021): the parameter `name`, [C].
+   * @param start of the factors; default 1
+   */
+  layerScale(x: Value, name: string, start = 1): Value {
+    return this.#node('layerScale', name, [x], x.channels, {}, [
+      this.#parameter(name, [x.channels], { kind: 'constant', value: start }, false),
+    ]);
   }
 
   /** An activation function. */
@@ -311,14 +328,6 @@ export class GraphBuilder {
       this.#parameter(position, [positions, channels], { kind: 'normal', std: 0.01 }, true),
     ];
     return this.#node('words', word, [ids], channels, {}, parameters);
-  }
-
-  /** Layer norm over the channels. */
-  layerNorm(x: Value, name: string, eps = 1e-5): Value {
-    return this.#node('layerNorm', name, [x], x.channels, { eps }, [
-      this.#parameter(`${name}.weight`, [x.channels], ones, false),
-      this.#parameter(`${name}.bias`, [x.channels], zeros, false),
-    ]);
   }
 
   /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */

@@ -70,7 +70,7 @@ export function lastMap(graph: GraphSpec): Value {
 
 /**
  * The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of
- * {@link mapGraph}, before {@link dilate}. Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` are
+ * {@link mapGraph}, before {@link dilate}. Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` and `stages.N` are
  * blocks or stages; of other names the first part is.
  */
 export function stagesOf(graph: GraphSpec): Stage[] {
@@ -78,7 +78,7 @@ export function stagesOf(graph: GraphSpec): Stage[] {
   const blocks = new Map<string, number>(); // name of a block -> its last value
   graph.nodes.forEach(({ name }, i) => {
     if (Number.isFinite(strides[i + 1]!))
-      blocks.set(/^(?:features\.\d+|layer\d+|blocks\.\d+)/u.exec(name)?.[0] ?? name.split('.')[0]!, i + 1);
+      blocks.set(/^(?:features\.\d+|layer\d+|blocks\.\d+|stages\.\d+)/u.exec(name)?.[0] ?? name.split('.')[0]!, i + 1);
   });
   const last = new Map<number, number>(); // stride -> value
   for (const value of blocks.values()) last.set(strides[value]!, value);
@@ -108,7 +108,10 @@ export function dilate(graph: GraphSpec, outputStride: number): GraphSpec {
     const kept = stride * step > outputStride && Number.isFinite(stride) ? 1 : step;
     strides.push(node.op === 'globalPool' ? Infinity : stride * kept);
     dilations.push((dilation * step) / kept);
-    if (node.op === 'conv' && (kept !== step || dilation > 1)) return withDilation(node, kept, dilation);
+    if (node.op === 'conv' && (kept !== step || dilation > 1)) {
+      checkCentre(graph, node, outputStride);
+      return withDilation(node, kept, dilation);
+    }
     const isPool = node.op === 'maxPool' || node.op === 'avgPool';
     if (isPool && (kept !== step || dilation > 1)) {
       throw new LgdError('BAD_OPTION', `${graph.name} pools at stride ${stride * step}, which cannot be dilated.`, {
@@ -120,6 +123,18 @@ export function dilate(graph: GraphSpec, outputStride: number): GraphSpec {
     return node;
   });
   return { ...graph, nodes };
+}
+
+/** An even kernel, as between ConvNeXt's stages, has no tap in its middle: with dilation the map would shrink. */
+function checkCentre(graph: GraphSpec, { parameters }: GraphNode, outputStride: number): void {
+  const kernel = graph.parameters.find(({ name }) => name === parameters![0])!.shape.at(-1)!;
+  if (kernel % 2 === 1) return;
+  const own = Math.max(...trace(graph).strides.filter(Number.isFinite));
+  throw new LgdError('BAD_OPTION', `${graph.name} has ${kernel}x${kernel} convolutions, which cannot be dilated.`, {
+    option: 'outputStride',
+    found: outputStride,
+    allowed: `${own}, its own`,
+  });
 }
 
 function withDilation(node: GraphNode, stride: number, dilation: number): GraphNode {

@@ -3,6 +3,7 @@ import { isFolder } from '../files/folders.js';
 import { readListed } from '../files/manifest.js';
 import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
+import { isProjection } from '../models/students/definition.js';
 import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
@@ -15,7 +16,7 @@ import { findStudentFile } from '../runs/student-file.js';
  * MobileNetV3 the convolution before one.
  */
 const classifier = new RegExp(
-  `^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`,
+  `^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|').replaceAll('.', '\\.')})\\.`,
   'u',
 );
 
@@ -63,16 +64,15 @@ function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): 
     { architecture: student.name, widthMultiplier: student.widthMultiplier, graph },
     tensors,
   );
-  const isHead = (name: string) => name.startsWith('head.');
   const hasHead = Object.entries(seeded).every(
-    ([name, { shape }]) => !isHead(name) || read.weights[name]?.shape.join() === shape.join(),
+    ([name, { shape }]) => !isProjection(name) || read.weights[name]?.shape.join() === shape.join(),
   );
   // else a layer that the tool's architecture ends before
   const isElsewhere = (name: string) => naming.modules.has(name.slice(0, name.lastIndexOf('.')));
-  const starts = Object.entries(seeded).filter(([name]) => (isHead(name) ? !hasHead : !isElsewhere(name)));
+  const starts = Object.entries(seeded).filter(([name]) => (isProjection(name) ? !hasHead : !isElsewhere(name)));
   const record: WeightRecord = Object.fromEntries([
     ...starts,
-    ...Object.entries(read.weights).filter(([name]) => hasHead || !isHead(name)),
+    ...Object.entries(read.weights).filter(([name]) => hasHead || !isProjection(name)),
     // named by the check
     ...read.others.filter((name) => !classifier.test(name)).map((name) => [name, tensors.get(name)!] as const),
   ]) as WeightRecord;

@@ -12,10 +12,9 @@ void with_type(DType type, Body&& body) {
   else body(float{});
 }
 
-// The activation, if it has a gradient: choose_act below knows no other.
-inline Act with_gradient(Act act) {
-  if (act == Act::gelu || act == Act::gelu_tanh || act == Act::quick_gelu)
-    throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
+// The activation, if choose_act below knows it.
+inline Act no_gelu(Act act) {
+  if (is_gelu(act)) throw_error("NATIVE_ERROR", {"a GELU was merged with a norm"});
   return act;
 }
 
@@ -27,15 +26,20 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
 // ---- activations (torch definitions; of a NaN they make a NaN) ------------------------------------------------------
 __device__ __forceinline__ float exp_of(float u) { return exp2_approximate(u * 1.44269504f); }
 __device__ __forceinline__ float sigmoid_of(float u) { return reciprocal_approximate(1.f + exp_of(-u)); }
-// u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff.
-__device__ __forceinline__ float gelu_of(float u) {
+// u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff. Its slope is Phi(u) + u phi(u).
+__device__ __forceinline__ float gelu_of(float u, float& slope) {
   const float x = fabsf(u) * 0.70710678f, t = reciprocal_approximate(fmaf(0.3275911f, x, 1.f));
   float p = fmaf(1.061405429f, t, -1.453152027f);
   p = fmaf(p, t, 1.421413741f);
   p = fmaf(p, t, -0.284496736f);
   p = fmaf(p, t, 0.254829592f);
-  const float tail = 0.5f * p * t * exp_of(-x * x);
-  return u * (u > 0.f ? 1.f - tail : tail);
+  const float e = exp_of(-x * x), tail = 0.5f * p * t * e, phi = u > 0.f ? 1.f - tail : tail;
+  slope = fmaf(0.39894228f * u, e, phi);
+  return u * phi;
+}
+// What its tanh form takes for Phi(u): (1 + tanh y) / 2 = sigmoid(2 y).
+__device__ __forceinline__ float tanh_phi_of(float u) {
+  return sigmoid_of(1.5957691216f * fmaf(0.044715f * u, u * u, u));
 }
 __device__ __forceinline__ float clamp_of(float u, float low, float high) {
   return min_or_nan(max_or_nan(u, low), high);
@@ -49,8 +53,10 @@ __device__ __forceinline__ float act_of(float u) {
   else if constexpr (act == Act::hardswish) return u * clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
   else if constexpr (act == Act::sigmoid) return sigmoid_of(u);
   else if constexpr (act == Act::hardsigmoid) return clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
-  else if constexpr (act == Act::gelu) return gelu_of(u);
-  else if constexpr (act == Act::gelu_tanh) return u * sigmoid_of(1.5957691216f * fmaf(0.044715f * u, u * u, u));
+  else if constexpr (act == Act::gelu) {
+    float slope;
+    return gelu_of(u, slope);
+  } else if constexpr (act == Act::gelu_tanh) return u * tanh_phi_of(u);
   else if constexpr (act == Act::quick_gelu) return u * sigmoid_of(1.702f * u);
   else return u;
 }
@@ -67,7 +73,17 @@ __device__ __forceinline__ float act_slope(float u) {
     const float s = sigmoid_of(u);
     return s * (1.f - s);
   } else if constexpr (act == Act::hardsigmoid) return u > -3.f && u < 3.f ? 1.f / 6.f : 0.f;
-  else return 1.f;
+  else if constexpr (act == Act::gelu) {
+    float slope;
+    gelu_of(u, slope);
+    return slope;
+  } else if constexpr (act == Act::gelu_tanh) {
+    const float s = tanh_phi_of(u);
+    return fmaf(u * s * (1.f - s), fmaf(0.21406934f * u, u, 1.5957691216f), s);
+  } else if constexpr (act == Act::quick_gelu) {
+    const float s = sigmoid_of(1.702f * u);
+    return fmaf(1.702f * u * s, 1.f - s, s);
+  } else return 1.f;
 }
 
 // Both, with one exponential.
@@ -112,6 +128,16 @@ __device__ __forceinline__ void choose_act(Act act, Body&& body) {
     case Act::silu: return body(ActFunction<Act::silu>{});
     case Act::hardswish: return body(ActFunction<Act::hardswish>{});
     default: return body(SigmoidFunction{act == Act::hardsigmoid});
+  }
+}
+// The GELUs, too, which stand behind no norm.
+template <class Body>
+__device__ __forceinline__ void choose_any_act(Act act, Body&& body) {
+  switch (act) {
+    case Act::gelu: return body(ActFunction<Act::gelu>{});
+    case Act::gelu_tanh: return body(ActFunction<Act::gelu_tanh>{});
+    case Act::quick_gelu: return body(ActFunction<Act::quick_gelu>{});
+    default: return choose_act(act, body);
   }
 }
 

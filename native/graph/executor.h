@@ -3,6 +3,7 @@
 #include "graph/parameters.h"
 #include "graph/program.h"
 #include "ops/fused.h"
+#include "ops/layer_norm.h"
 
 namespace lgd {
 
@@ -54,6 +55,9 @@ class Executor {
   void backward_conv(const Step& step, const StepGradient& writes);
   void backward_norm(const Step& step, const StepGradient& writes);
   void backward_add(const Step& step, const StepGradient& writes);
+  void forward_scale(const Step& step);
+  void backward_scale(const Step& step, const StepGradient& writes);
+  LayerNormShape layer_norm_shape(const Step& step) const;
   DropShape drop_shape(int node, int value) const;
 
   // executor_layers.cpp

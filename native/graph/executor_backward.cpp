@@ -69,6 +69,7 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   const ValueShape& in = shapes.values[size_t(first)];
   if (node_of(step).is_conv()) return backward_conv(step, writes);
   if (step.op == OpKind::batch_norm) return backward_norm(step, writes);
+  if (step.op == OpKind::layer_scale) return backward_scale(step, writes);
   if (step.op == OpKind::add) return backward_add(step, writes);
   if (!wanted(writes.inputs[0])) return;
   const bool add = adds(writes.inputs[0]);
@@ -76,6 +77,12 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   const void* dy = gradient(step.output);
   void* dx = gradient(first);
   switch (step.op) {
+    case OpKind::layer_norm: {
+      const std::vector<int>& parameters = node_of(step).parameters;
+      return kernels_.layer_norm_backward(
+          *device_, layer_norm_shape(step), shapes.type, x, dy, parameters_.value(parameters[norm_weight]), dx, add,
+          parameters_.gradient(parameters[norm_weight]), parameters_.gradient(parameters[norm_bias]));
+    }
     case OpKind::activation:
       return kernels_.act_backward(*device_, shapes.stored_elements(first), shapes.type, step.act, x, dy, dx, add);
     case OpKind::dropout:
@@ -106,10 +113,9 @@ void Executor::backward_conv(const Step& step, const StepGradient& writes) {
   const void* x = value(step.inputs[0]);
   const void* dy = gradient(step.output);
   const int weight = node.parameters[conv_weight];
-  if (node.groups > 1) kernels_.depthwise_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight));
-  else
-    kernels_.conv_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight),
-                                  node.has_bias() ? parameters_.gradient(node.parameters[conv_bias]) : nullptr);
+  const auto weights = node.groups > 1 ? kernels_.depthwise_backward_weight : kernels_.conv_backward_weight;
+  weights(*device_, shape, type, x, dy, parameters_.gradient(weight),
+          node.has_bias() ? parameters_.gradient(node.parameters[conv_bias]) : nullptr);
   if (!wanted(writes.inputs[0])) return;
   const auto run = node.groups > 1 ? kernels_.depthwise_backward_data : kernels_.conv_backward_data;
   run(*device_, shape, type, dy, parameters_.operand(weight), gradient(step.inputs[0]), adds(writes.inputs[0]));
@@ -137,6 +143,15 @@ void Executor::backward_norm(const Step& step, const StepGradient& writes) {
                              {program_.shapes.rows(step.output), program_.shapes.values[size_t(step.output)].stored,
                               node.eps, node.momentum, step.act},
                              program_.shapes.type, arguments);
+}
+
+void Executor::backward_scale(const Step& step, const StepGradient& writes) {
+  const DropShape drop = step.drop >= 0 ? drop_shape(step.drop, step.output) : DropShape{};
+  const int weight = node_of(step).parameters[0], input = step.inputs[0];
+  kernels_.layer_scale_backward(*device_, rows_shape(step.output), program_.shapes.type, value(input),
+                                parameters_.value(weight), step.drop >= 0 ? &drop : nullptr, gradient(step.output),
+                                gradient(input), adds(writes.inputs[0]), parameters_.gradient(weight));
+  if (step.residual >= 0) pass_on(step.output, step.residual, writes.residual);
 }
 
 void Executor::backward_add(const Step& step, const StepGradient& writes) {

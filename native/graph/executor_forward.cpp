@@ -149,6 +149,7 @@ void Executor::forward_step(const Step& step) {
     case OpKind::conv:
     case OpKind::linear: return forward_conv(step);
     case OpKind::batch_norm: return forward_norm(step);
+    case OpKind::layer_scale: return forward_scale(step);
     case OpKind::dropout:
     case OpKind::stochastic_depth: return forward_drop(step);
     case OpKind::tokens:
@@ -157,11 +158,16 @@ void Executor::forward_step(const Step& step) {
     case OpKind::repeat:
     case OpKind::positions:
     case OpKind::words:
-    case OpKind::layer_norm:
     case OpKind::self_attention:
     case OpKind::rotary:
     case OpKind::swiglu:
     case OpKind::end_token: return forward_sequence(step);
+    case OpKind::layer_norm: {
+      const std::vector<int>& parameters = node_of(step).parameters;
+      return kernels_.layer_norm_forward(*device_, layer_norm_shape(step), shapes.type, x,
+                                         parameters_.value(parameters[norm_weight]),
+                                         parameters_.value(parameters[norm_bias]), y);
+    }
     case OpKind::activation:
       return kernels_.act_forward(*device_, shapes.stored_elements(step.output), shapes.type, step.act, x, y);
     case OpKind::add:
@@ -225,6 +231,10 @@ void Executor::forward_norm(const Step& step) {
                              parameter(norm_var), numbers.mean, numbers.rstd, value(step.output)});
 }
 
+LayerNormShape Executor::layer_norm_shape(const Step& step) const {
+  return {program_.shapes.rows(step.output), program_.shapes.values[size_t(step.output)].stored, node_of(step).eps};
+}
+
 DropShape Executor::drop_shape(int node, int value) const {
   const Node& drop = program_.graph.nodes[size_t(node)];
   const int64_t count = program_.shapes.stored_elements(value);
@@ -232,6 +242,14 @@ DropShape Executor::drop_shape(int node, int value) const {
     return {count, count / program_.shapes.batch, drop.p, options_.seed, options_.step, node};
   const ValueShape& shape = program_.shapes.values[size_t(value)];
   return {count, 1, drop.p, options_.seed, options_.step, node, shape.c, shape.stored};
+}
+
+void Executor::forward_scale(const Step& step) {
+  const bool drops = step.drop >= 0 && options_.training;
+  const DropShape drop = drops ? drop_shape(step.drop, step.output) : DropShape{};
+  kernels_.layer_scale_forward(*device_, rows_shape(step.output), program_.shapes.type, value(step.inputs[0]),
+                               parameters_.value(node_of(step).parameters[0]), drops ? &drop : nullptr,
+                               step.residual >= 0 ? value(step.residual) : nullptr, value(step.output));
 }
 
 void Executor::forward_drop(const Step& step) {

@@ -37,9 +37,6 @@ void Executor::forward_sequence(const Step& step) {
       return kernels_.words_forward(*device_, {batch, out.h, out.stored}, shapes.type, in.stored,
                                     int(program_.graph.parameters[size_t(node.parameters[0])].shape[0]), x, table(0),
                                     table(1), y);
-    case OpKind::layer_norm:
-      return kernels_.layer_norm_forward(*device_, {shapes.rows(step.output), in.stored, node.eps}, shapes.type, x,
-                                         table(0), table(1), y);
     case OpKind::self_attention:
       return kernels_.self_attention_forward(*device_, {batch, in.h, out.stored, node.heads, node.causal != 0},
                                              shapes.type, x, y);

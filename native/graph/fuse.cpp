@@ -1,7 +1,7 @@
 // Which nodes become one step.
 //
-// A chain starts at a batchNorm (training), or at a convolution, linear layer or lone batchNorm (forward only), and
-// takes in, each only when nothing else reads the value between: a batchNorm behind a convolution without a bias
+// A layerScale takes in the stochastic depth and the add behind it. Another chain starts at a batchNorm (training), or
+// at a convolution, linear layer or lone batchNorm (forward only), and takes in, each only when nothing else reads the value between: a batchNorm behind a convolution without a bias
 // (forward only), then an add, whose other operand becomes the residual, then an activation (a GELU only behind a
 // convolution or linear layer). The step stands where the chain's last node stood, so the residual is there.
 #include "graph/program.h"
@@ -63,6 +63,7 @@ class StepFusion {
     for (const int input : node.inputs) step.inputs.push_back(resolved_[size_t(input)]);
     int last = index;
     const bool starts_chain = node.op == OpKind::batch_norm || (node.is_conv() && !program_.training);
+    if (node.op == OpKind::layer_scale && fused_) last = end_branch(step);
     if (starts_chain && fused_) last = extend(step, node);
     step.output = last + 1;
     ends_at_[size_t(last)] = int(chains_.size());
@@ -75,22 +76,33 @@ class StepFusion {
     if (node.is_conv() && !node.has_bias()) {
       if (const int norm = take(last, OpKind::batch_norm); norm >= 0) step.norm = last = norm;
     }
-    if (const int add = sole_reader(last + 1, OpKind::add); add >= 0) {
-      const auto& operands = graph_.nodes[size_t(add)].inputs;
-      const int first = resolved_[size_t(operands[0])], second = resolved_[size_t(operands[1])];
-      const int other = first == last + 1 ? second : first;
-      // else backward would write one gradient twice in one kernel
-      if (!program_.training || other != step.inputs[0]) {
-        step.residual = other;
-        last = take(last, OpKind::add);
-      }
-    }
+    last = take_sum(step, last);
     const int activation = sole_reader(last + 1, OpKind::activation);
     if (activation >= 0 && (node.is_conv() || !is_gelu(graph_.nodes[size_t(activation)].act))) {
       step.act = graph_.nodes[size_t(activation)].act;
       last = take(last, OpKind::activation);
     }
     return last;
+  }
+
+  // Stochastic depth and a sum behind a layerScale.
+  int end_branch(Step& step) {
+    const int drop = take(step.node, OpKind::stochastic_depth);
+    step.drop = drop;
+    return take_sum(step, drop >= 0 ? drop : step.node);
+  }
+
+  // Takes in an add, where there is one; returns the chain's last node.
+  int take_sum(Step& step, int last) {
+    const int add = sole_reader(last + 1, OpKind::add);
+    if (add < 0) return last;
+    const auto& operands = graph_.nodes[size_t(add)].inputs;
+    const int first = resolved_[size_t(operands[0])], second = resolved_[size_t(operands[1])];
+    const int other = first == last + 1 ? second : first;
+    // else backward would write one gradient twice in one kernel
+    if (program_.training && other == step.inputs[0]) return last;
+    step.residual = other;
+    return take(last, OpKind::add);
   }
 
   int take(int last, OpKind op) {

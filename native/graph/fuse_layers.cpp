@@ -54,7 +54,8 @@ class LayerFusion {
   bool suits(const Step& step) const {
     const Node& node = node_of(step);
     if (step.kind != StepKind::node || !node.is_conv() || node.has_bias()) return false;
-    return node.groups == 1 || node.dilation == 1;
+    if (node.groups == 1) return true;
+    return node.dilation == 1 && conv_shape(program_.graph, program_.shapes, step.node).r <= 5;
   }
 
   // Step `index` is a norm: if a suitable convolution feeds it alone, the two become conv_norm and join.
@@ -197,9 +198,9 @@ class LayerFusion {
   // The step that makes `value`, if step `reader` alone reads it; else -1.
   int only_above(int value, int reader) const { return sole_reader(value) == reader ? makers_[size_t(value)] : -1; }
 
-  // The layer with a bias, on single positions, that activation step `index` alone reads; else -1.
+  // The layer with a bias, on single positions, that activation step `index`, no GELU, alone reads; else -1.
   int layer_above(int index) const {
-    if (index < 0 || steps_[size_t(index)].op != OpKind::activation) return -1;
+    if (index < 0 || steps_[size_t(index)].op != OpKind::activation || is_gelu(steps_[size_t(index)].act)) return -1;
     const int maker = only_above(steps_[size_t(index)].inputs[0], index);
     if (maker < 0 || !node_of(steps_[size_t(maker)]).is_conv() || !node_of(steps_[size_t(maker)]).has_bias() ||
         node_of(steps_[size_t(maker)]).groups > 1)

@@ -25,7 +25,10 @@ std::vector<bool> wants_gradient(const Program& program) {
 }
 
 // Their kernels write every input's gradient, wanted or not.
-bool writes_all(const Step& step) { return step.op == OpKind::batch_norm || step.op == OpKind::channel_scale; }
+bool writes_all(const Step& step) {
+  return step.op == OpKind::batch_norm || step.op == OpKind::layer_norm || step.op == OpKind::layer_scale ||
+         step.op == OpKind::channel_scale;
+}
 
 class GradientPlanner {
  public:
@@ -157,6 +160,8 @@ bool backward_reads_inputs(const Step& step) {
     case OpKind::conv:
     case OpKind::linear:
     case OpKind::batch_norm:
+    case OpKind::layer_norm:
+    case OpKind::layer_scale:
     case OpKind::activation:
     case OpKind::channel_scale:
     case OpKind::max_pool: return true;

@@ -83,6 +83,7 @@ const std::vector<OpRule>& rules() {
       {"positions", OpKind::positions, 1, 1, 1, false, {{"first", 0, 0, most, &Node::first, nullptr}}},
       {"words", OpKind::words, 1, 2, 2, false, {}},
       {"layerNorm", OpKind::layer_norm, 1, 2, 2, false, {{"eps", 1e-5, 0, 1, nullptr, &Node::eps}}},
+      {"layerScale", OpKind::layer_scale, 1, 1, 1, false, {}},
       {"selfAttention",
        OpKind::self_attention,
        1,

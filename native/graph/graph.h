@@ -7,13 +7,14 @@
 //
 //   op               inputs  parameters                       attributes (default)
 //   conv             x       weight [K,C/groups,R,S] [bias K] stride (1) padding (0) dilation (1) groups (1): 1 or C,
-//                            then of 3x3 or 5x5 and stride 1 or 2, and without bias; in forward-only plans with one,
-//                            and of 7x7, too
-//   linear           x       weight [O,I] [bias O]            -: each position of a 1x1 image or of a sequence
+//                            then of 3x3, 5x5 or 7x7 and stride 1 or 2
+//   linear           x       weight [O,I] [bias O]            -: over the channels of each position
 //   batchNorm        x       weight bias running_mean running_var
 //                                                             eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
 //   activation       x       -                                -; label kind: relu relu6 silu hardswish sigmoid
-//                            hardsigmoid; forward-only plans: gelu geluTanh quickGelu
+//                            hardsigmoid gelu geluTanh quickGelu
+//   layerNorm        x       weight bias                      eps (1e-5): over the channels of each position
+//   layerScale       x       weight [C]                       -: each channel of x times its weight
 //   add              a b     -                                -
 //   channelScale     x s     -                                -: x times s [B,1,1,c]; in training s has no other use
 //   maxPool          x       -                                kernel, stride (kernel), padding (0)
@@ -29,11 +30,10 @@
 //   queryAttention   q k v   -                                heads: one query an image, [B,1,1,c]
 //   repeat           x       value [c]                        -: value for every image, [B,1,1,c]; of x only B counts
 //
-// Of these transformers (ops/layer_norm.h, self_attention.h, sequence.h, rotary.h, swiglu.h):
+// Of these transformers (ops/self_attention.h, sequence.h, rotary.h, swiglu.h):
 //   positions        x       position [T,c]                   first (0): [B,T,1,c], T = first + h*w; the first rows as
 //                            they are, then x + the others
 //   words            ids     word [V,c] position [>= T,c]     -: [B,T,1,c]; ids [B,T,1,3] are digits in base 256
-//   layerNorm        x       weight bias                      eps (1e-5)
 //   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
 //                            values side by side, [B,T,1,3c]
 //   rotary           qkv     angles [T-first,c/heads]         heads, first (0): [B,T,1,3c] with the queries and keys of
@@ -72,13 +72,14 @@ enum class OpKind : uint8_t {
   resize,
   dropout,
   stochastic_depth,
+  layer_norm,
+  layer_scale,
   tokens,
   first_token,
   query_attention,
   repeat,
   positions,
   words,
-  layer_norm,
   self_attention,
   rotary,
   swiglu,

@@ -21,6 +21,7 @@ enum class StepKind : uint8_t {
 
 // A node with what was fused into it.
 //   batch_norm: act(norm(x) + residual), in training with batch statistics
+//   layer_scale: residual + keep * weight * x, keep of the stochastic depth `drop`
 //   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the
 //     bias; with `mean` also the mean of 2x2 windows of that; with a second convolution
 //     act(scale * conv(x) + shift + scale2 * conv2(x2) + shift2)
@@ -32,6 +33,7 @@ struct Step {
   Act act = Act::none;
   std::vector<int> inputs;  // values, dropped nodes resolved
   int residual = -1;        // value, or -1
+  int drop = -1;            // layer_scale: node of the stochastic depth behind it, or -1
   int output = -1;          // value
   // conv in forward-only plans on CUDA: value of an avgPool of 2x2 windows behind it; the output where that alone is
   // stored

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/layer_norm.h"
 #include "ops/layout.h"
 
 namespace lgd {
@@ -89,6 +90,7 @@ class Inference {
         whole_vectors(node, x);
         for (size_t i = 0; i < 2; ++i) vector_parameter(node, i, x.c);
         return x;
+      case OpKind::layer_scale: vector_parameter(node, 0, x.c); return x;
       case OpKind::self_attention: return self_attention(node);
       case OpKind::rotary: return rotary(node);
       case OpKind::swiglu: return swiglu(node);
@@ -133,7 +135,7 @@ class Inference {
     if (depthwise)
       LGD_CHECK(r == s && (r == 3 || r == 5 || r == 7) && node.stride <= 2, "BAD_SHAPE", "node ", node.name,
                 ": a depthwise kernel is ", r, "x", s, " with stride ", node.stride,
-                ". Allowed: 3x3 or 5x5 (7x7 too in forward-only plans), stride 1 or 2.");
+                ". Allowed: 3x3, 5x5 or 7x7, stride 1 or 2.");
     expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
     const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
     check_side(node, std::max({x.h, x.w, y.h, y.w}) + int64_t(node.dilation) * (std::max(r, s) - 1) + node.padding);
@@ -150,14 +152,13 @@ class Inference {
 
   ValueShape linear(const Node& node) {
     const ValueShape& x = input(node);
-    LGD_CHECK(x.w == 1, "BAD_SHAPE", "node ", node.name, " (linear) has an input of ", text_of(x),
-              ". Allowed: 1x1 images or a sequence.");
     const auto& shape = parameter(node, conv_weight).shape;
     LGD_CHECK(shape.size() == 2, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ",
               text_of(shape), ". Allowed: 2 sizes, [O,I].");
     const int k = int(shape[0]);
     expect(node, conv_weight, {k, x.c});
-    const ValueShape y = value(x.h, 1, k);
+    check_side(node, std::max(x.h, x.w));
+    const ValueShape y = value(x.h, x.w, k);
     lay(node, conv_weight, {k, 1, x.c, y.stored, x.stored});
     if (node.has_bias()) vector_parameter(node, conv_bias, k);
     shapes_.macs_per_image += double(y.pixels()) * k * x.c;
@@ -308,12 +309,11 @@ class Inference {
   }
 
   void check_trainable(const Node& node) const {
-    LGD_CHECK(!is_forward_only(node.op) && !is_gelu(node.act), "BAD_MODEL", "node ", node.name,
+    LGD_CHECK(!is_forward_only(node.op), "BAD_MODEL", "node ", node.name,
               " has no backward: it works in forward-only plans.");
-    LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && node.has_bias()), "BAD_MODEL", "node ", node.name,
-              ": a depthwise convolution with a bias works in forward-only plans.");
-    LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && parameter(node, conv_weight).shape.back() > 5),
-              "BAD_MODEL", "node ", node.name, ": a depthwise convolution of 7x7 works in forward-only plans.");
+    LGD_CHECK(node.op != OpKind::layer_norm || kind_ == DeviceKind::cpu || input(node).c <= layer_norm_widest,
+              "BAD_SHAPE", "node ", node.name, ": layer norm trains at most ", layer_norm_widest,
+              " channels on this device, found ", input(node).c, ".");
     if (node.op == OpKind::batch_norm)
       LGD_CHECK(
           int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,
@@ -351,7 +351,7 @@ ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
   const ValueShape& x = shapes.values[size_t(node.inputs[0])];
   const ValueShape& y = shapes.values[size_t(index) + 1];
   const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
-  if (node.op == OpKind::linear) return linear_shape(shapes.batch * x.h, x.stored, y.stored);
+  if (node.op == OpKind::linear) return {shapes.batch, x.h, x.w, x.stored, y.stored, 1, 1, 1, 0, 1, y.h, y.w};
   const ConvShape shape{shapes.batch,   x.h,         x.w,          x.stored,      y.stored, int(weight[2]),
                         int(weight[3]), node.stride, node.padding, node.dilation, y.h,      y.w};
   return x.by_pairs() ? by_pairs(shape) : shape;

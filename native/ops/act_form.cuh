@@ -18,7 +18,7 @@ struct ActForm {
 inline ActForm form_of(Act act) {
   constexpr float infinity = std::numeric_limits<float>::infinity(), above_0 = std::numeric_limits<float>::min();
   const float below_6 = std::nextafter(6.f, 0.f);
-  switch (with_gradient(act)) {
+  switch (no_gelu(act)) {
     case Act::none: return {ActForm::clamp, -infinity, infinity};
     case Act::relu: return {ActForm::clamp, above_0, infinity};
     case Act::relu6: return {ActForm::clamp, above_0, below_6};

@@ -167,7 +167,7 @@ void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, con
     float* partial = partial_sums(ctx).take(ctx, walk.splits, s.k);
     LGD_LAUNCH(ctx, column_sum_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, static_cast<const T*>(dy), s.rows(),
                walk, partial);
-    partial_sums(ctx).add(ctx, {partial, d_bias, s.k, walk.splits});
+    partial_sums(ctx).add(ctx, {{partial, d_bias, s.k, walk.splits}});
   });
 }
 

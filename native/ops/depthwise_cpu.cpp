@@ -1,6 +1,7 @@
 #include "ops/depthwise.h"
 
 #include "ops/common_cpu.h"
+#include "ops/gemm_cpu.h"
 #include "ops/vector_cpu.h"
 
 #define LGD_ISA_FILE "ops/depthwise_cpu.inl"
@@ -10,7 +11,8 @@ namespace lgd {
 
 namespace {
 
-void require_kernel(const ConvShape& s, int largest = 5) {
+void require_kernel(const ConvShape& s) {
+  constexpr int largest = 7;
   LGD_CHECK(s.r == s.s && s.r >= 3 && s.r <= largest && s.r % 2 == 1 && (s.stride == 1 || s.stride == 2) && s.k == s.c,
             "BAD_SHAPE", "depthwise convolutions are 3x3 to ", largest, "x", largest, " with stride 1 or 2; found ",
             s.r, "x", s.s, ", stride ", s.stride);
@@ -31,7 +33,7 @@ void depthwise_forward_cpu(Context& ctx, const ConvShape& s, DType type, const v
                            const Epilogue& epilogue, void* y_) {
   const float *x = as_f32(type, x_), *w = as_f32(type, w_);
   float* y = as_f32(type, y_);
-  require_kernel(s, 7);
+  require_kernel(s);
   thread_local Workspace workspace;
   const float* zeros = zeros_of(workspace, s.c);
   const int64_t rows = int64_t(s.n) * s.oh, step = task_rows(int64_t(s.ow) * s.c);
@@ -62,7 +64,7 @@ void depthwise_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, c
 }
 
 void depthwise_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* dy_,
-                                   float* dw) {
+                                   float* dw, float* d_bias) {
   const float *x = as_f32(type, x_), *dy = as_f32(type, dy_);
   require_kernel(s);
   const int64_t weights = int64_t(s.r) * s.s * s.c, row = int64_t(s.ow) * s.c + int64_t(s.stride) * s.w * s.c;
@@ -79,6 +81,7 @@ void depthwise_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type,
   });
   for (int64_t part = 0; part < parts.parts; ++part)
     for (int64_t i = 0; i < weights; ++i) dw[i] += partial[part * weights + i];
+  if (d_bias) column_sums(ctx, s.rows(), s.c, dy, d_bias);
 }
 
 }  // namespace lgd

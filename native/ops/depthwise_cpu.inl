@@ -157,6 +157,7 @@ void depthwise_gradient_rows(const ConvShape& s, int64_t row, int64_t end, const
     }
     float* out = dx + row * s.w * s.c;
     if (s.s == 3) gather_row_of<3>(rows, s, true, zeros, out, accumulate);
+    else if (s.s == 7) gather_row_of<7>(rows, s, true, zeros, out, accumulate);
     else gather_row_of<5>(rows, s, true, zeros, out, accumulate);
   }
 }
@@ -175,9 +176,9 @@ __attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c
   const int finish = limit < begin ? begin : limit < s.ow ? limit : s.ow;
   const int64_t tap_step = s.dilation * channels, out_step = s.stride * channels;
   Vec sum[R][S];
-#pragma GCC unroll 5
+#pragma GCC unroll 7
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 5
+#pragma GCC unroll 7
     for (int q = 0; q < S; ++q) sum[r][q] = add ? get(dw + ((r0 + r) * S + q) * channels + c) : Vec{};
   for (; row < end; ++row) {
     const int64_t n = row / s.oh;
@@ -192,11 +193,11 @@ __attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c
     const float* g = dy + row * s.ow * channels + c;
     auto border = [&](int ox) {
       const Vec gradient = get(g + ox * channels);
-#pragma GCC unroll 5
+#pragma GCC unroll 7
       for (int q = 0; q < S; ++q) {
         const int ix = ox * s.stride - s.pad + q * s.dilation;
         if (ix < 0 || ix >= s.w) continue;
-#pragma GCC unroll 5
+#pragma GCC unroll 7
         for (int r = 0; r < R; ++r) sum[r][q] += gradient * get(valid[r] ? in[r] + ix * channels : zeros);
       }
     };
@@ -211,18 +212,18 @@ __attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c
       __builtin_prefetch(at[R - 1] + lanes);  // what the next vector of channels will read
       __builtin_prefetch(g + ox * channels + lanes);
       const Vec gradient = get(g + ox * channels);
-#pragma GCC unroll 5
+#pragma GCC unroll 7
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 5
+#pragma GCC unroll 7
         for (int q = 0; q < S; ++q) sum[r][q] += gradient * get(at[r] + q * tap_step);
         at[r] += step[r];
       }
     }
     for (int ox = finish; ox < s.ow; ++ox) border(ox);
   }
-#pragma GCC unroll 5
+#pragma GCC unroll 7
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 5
+#pragma GCC unroll 7
     for (int q = 0; q < S; ++q) {
       float* out = dw + ((r0 + r) * S + q) * channels + c;
       if (whole) store(out, sum[r][q]);
@@ -261,9 +262,9 @@ __attribute__((noinline)) void weight_sums_padded(const ConvShape& s, PaddedImag
                                                   bool add) {
   auto get = [&](const float* p) { return whole ? load(p) : load_n(p, width); };
   Vec sum[R][S];
-#pragma GCC unroll 5
+#pragma GCC unroll 7
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 5
+#pragma GCC unroll 7
     for (int q = 0; q < S; ++q) sum[r][q] = add ? get(dw + ((r0 + r) * S + q) * s.c + c) : Vec{};
   for (; n < end; ++n) {
     image.read<whole>(s, x + n * s.h * s.w * s.c + c, width);
@@ -273,16 +274,16 @@ __attribute__((noinline)) void weight_sums_padded(const ConvShape& s, PaddedImag
       for (int ox = 0; ox < s.ow; ++ox, g += s.c, at += s.stride) {
         __builtin_prefetch(g + lanes);
         const Vec gradient = get(g);
-#pragma GCC unroll 5
+#pragma GCC unroll 7
         for (int r = 0; r < R; ++r)
-#pragma GCC unroll 5
+#pragma GCC unroll 7
           for (int q = 0; q < S; ++q) sum[r][q] += gradient * at[(r * image.width + q) * s.dilation];
       }
     }
   }
-#pragma GCC unroll 5
+#pragma GCC unroll 7
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 5
+#pragma GCC unroll 7
     for (int q = 0; q < S; ++q) {
       float* out = dw + ((r0 + r) * S + q) * s.c + c;
       if (whole) store(out, sum[r][q]);
@@ -314,6 +315,14 @@ void depthwise_weight_rows(const ConvShape& s, int64_t row, int64_t end, int64_t
     const int64_t last = end - row < block ? end : row + block;
     if (s.s == 3) {
       weight_taps<3, 3>(s, 0, row, last, x, dy, zeros, dw, add);
+    } else if (s.s == 7) {
+      if constexpr (LGD_LANES == 16) {
+        weight_taps<4, 7>(s, 0, row, last, x, dy, zeros, dw, add);
+        weight_taps<3, 7>(s, 4, row, last, x, dy, zeros, dw, add);
+      } else {
+        for (int r = 0; r < 6; r += 2) weight_taps<2, 7>(s, r, row, last, x, dy, zeros, dw, add);
+        weight_taps<1, 7>(s, 6, row, last, x, dy, zeros, dw, add);
+      }
     } else if constexpr (LGD_LANES == 16) {  // 25 sums fit into 32 registers
       weight_taps<5, 5>(s, 0, row, last, x, dy, zeros, dw, add);
     } else {

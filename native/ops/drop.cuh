@@ -22,4 +22,33 @@ __device__ __forceinline__ float keep_of_unit(const DropShape& shape, int64_t un
   return keep_of(shape, unit % 4 < 2 ? low : high);
 }
 
+// Stochastic depth of the images that rows lie in, drawn once for rows of one image that follow each other.
+class Keep {
+ public:
+  __device__ __forceinline__ Keep(const DropShape& drop, int pixels) : drop_(drop), pixels_(pixels) {}
+  // Of rows [row, row + step, ...].
+  template <int n>
+  __device__ __forceinline__ void of(int row, int step, float (&kept)[n]) {
+#pragma unroll
+    for (int r = 0; r < n; ++r) kept[r] = 1;
+    if (drop_.p == 0.f) return;
+#pragma unroll 1  // the draw is a hundred instructions
+    for (int at = 0; at < n; ++at, row += step) {
+      if (row >= end_ || row < end_ - pixels_) {
+        const int image = row / pixels_;
+        end_ = (image + 1) * pixels_;
+        value_ = keep_of_unit(drop_, image);
+      }
+#pragma unroll
+      for (int r = 0; r < n; ++r) kept[r] = r == at ? value_ : kept[r];
+    }
+  }
+
+ private:
+  const DropShape& drop_;
+  const int pixels_;
+  int end_ = 0;
+  float value_ = 1;
+};
+
 }  // namespace lgd

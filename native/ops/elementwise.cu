@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(256)
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const F8 v = load8(x + e * 8);
     F8 g = load8(dy + e * 8);
-    choose_act(act, [&](auto f) {
+    choose_any_act(act, [&](auto f) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) g.v[i] *= f.slope(v.v[i]);
     });
@@ -117,7 +117,7 @@ void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const vo
 void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx,
                        bool accumulate) {
   with_type(type, [&]<class T>(T) {
-    LGD_LAUNCH(ctx, act_backward_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, with_gradient(act),
+    LGD_LAUNCH(ctx, act_backward_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, act,
                static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }

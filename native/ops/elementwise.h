@@ -5,7 +5,7 @@
 
 namespace lgd {
 
-// y = act(x); dx (+)= dy * act'(x). The GELUs have no backward: BAD_MODEL.
+// y = act(x); dx (+)= dy * act'(x).
 void act_forward_cpu(Context&, int64_t count, DType type, Act act, const void* x, void* y);
 void act_forward_cuda(Context&, int64_t count, DType type, Act act, const void* x, void* y);
 void act_backward_cpu(Context&, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx,

@@ -13,7 +13,7 @@ void act_forward_of(int64_t count, const float* x, float* y) {
 }
 
 void act_forward_range(Act act, int64_t count, const float* x, float* y) {
-  with_forward_act(act, [&](auto tag) { act_forward_of<tag.value>(count, x, y); });
+  with_any_act(act, [&](auto tag) { act_forward_of<tag.value>(count, x, y); });
 }
 
 template <Act act>
@@ -30,7 +30,7 @@ void act_backward_of(int64_t count, const float* x, const float* dy, float* dx, 
 }
 
 void act_backward_range(Act act, int64_t count, const float* x, const float* dy, float* dx, bool accumulate) {
-  with_act(act, [&](auto tag) { act_backward_of<tag.value>(count, x, dy, dx, accumulate); });
+  with_any_act(act, [&](auto tag) { act_backward_of<tag.value>(count, x, dy, dx, accumulate); });
 }
 
 void add_range(int64_t count, const float* a, const float* b, float* y) {

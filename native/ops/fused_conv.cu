@@ -139,7 +139,7 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
     };
     if (is_pointwise(s)) launch(Loader{where::Columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))}, activation});
     else launch(Loader{where::PatchColumns(s), activation});
-    if (parts > 1) partial_sums(ctx).add(ctx, {partial, dw, M * N, parts});
+    if (parts > 1) partial_sums(ctx).add(ctx, {{partial, dw, M * N, parts}});
   });
 }
 

@@ -24,7 +24,7 @@ double act_of(Act act, double u) {
     case Act::hardsigmoid: return std::min(std::max(u + 3, 0.0), 6.0) / 6;
     case Act::gelu:
     case Act::gelu_tanh:
-    case Act::quick_gelu: break;  // forward-only plans, which have no layers
+    case Act::quick_gelu: break;  // no step has them behind a norm
   }
   return u;
 }
@@ -171,7 +171,7 @@ void conv_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const 
 void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, const LazyInput& x,
                                  const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   const std::vector<float> gradient = raw_gradient(output_rows(s), type, dy);
-  depthwise_backward_weight_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), gradient.data(), dw);
+  depthwise_backward_weight_cpu(ctx, s, type, activation(input_rows(s), type, x).data(), gradient.data(), dw, nullptr);
   if (!target) return;
   std::vector<float> dx(size_t(s.n) * s.h * s.w * s.c);
   depthwise_backward_data_cpu(ctx, s, type, gradient.data(), w, dx.data(), false);

@@ -338,7 +338,7 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradien
   LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk,
              first_step(s.pad, B::phase, S), rows, out_source_of<R, S>(s, walk), in_source_of<R, S>(s, walk), in, dy,
              dy_form, w, d_x, partial_taps, partial_norm);
-  partial_sums(ctx).add(ctx, {partial_taps, dw, taps, walk.parts});
+  partial_sums(ctx).add(ctx, {{partial_taps, dw, taps, walk.parts}});
   if (normed) finish_gradient(ctx, partial_norm, walk.parts, s.c, int64_t(s.n) * s.h * s.w, target->norm);
 }
 

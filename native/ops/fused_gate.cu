@@ -226,7 +226,7 @@ void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const La
   with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(pooled);
     LGD_LAUNCH(ctx, squeeze_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0,
-               static_cast<const T*>(x.y), x.scale, x.shift, with_gradient(x.act), walk, s.images, partial, out);
+               static_cast<const T*>(x.y), x.scale, x.shift, no_gelu(x.act), walk, s.images, partial, out);
     if (partial)
       LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches,
                  vectors, 0, nullptr, out, 1.f / float(s.pixels));
@@ -241,7 +241,7 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
       walk.stretches > 1
           ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float)))
           : nullptr;
-  const GateInput in{x.y, g, x.scale, x.shift, mean, rstd, with_gradient(x.act)};
+  const GateInput in{x.y, g, x.scale, x.shift, mean, rstd, no_gelu(x.act)};
   with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(d_gate);
     LGD_LAUNCH(ctx, gate_backward_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk,

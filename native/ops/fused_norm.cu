@@ -59,35 +59,6 @@ __device__ __forceinline__ void load_rows(const void* from, int64_t at, int64_t 
     if (r < count) rows[r] = load_raw8(static_cast<const T*>(from) + at + r * step);
 }
 
-// Stochastic depth of the images that rows lie in, drawn once for rows of one image that follow each other.
-class Keep {
- public:
-  __device__ __forceinline__ Keep(const DropShape& drop, int pixels) : drop_(drop), pixels_(pixels) {}
-  // Of rows [row, row + step, ...].
-  template <int n>
-  __device__ __forceinline__ void of(int row, int step, float (&kept)[n]) {
-#pragma unroll
-    for (int r = 0; r < n; ++r) kept[r] = 1;
-    if (drop_.p == 0.f) return;
-#pragma unroll 1  // the draw is a hundred instructions
-    for (int at = 0; at < n; ++at, row += step) {
-      if (row >= end_ || row < end_ - pixels_) {
-        const int image = row / pixels_;
-        end_ = (image + 1) * pixels_;
-        value_ = keep_of_unit(drop_, image);
-      }
-#pragma unroll
-      for (int r = 0; r < n; ++r) kept[r] = r == at ? value_ : kept[r];
-    }
-  }
-
- private:
-  const DropShape& drop_;
-  const int pixels_;
-  int end_ = 0;
-  float value_ = 1;
-};
-
 struct Join {
   LazyInput x, residual;  // residual.y null: there is none
   Act act;                // of the sum
@@ -268,7 +239,7 @@ void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const 
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual,
                        const DropShape* drop, Act act, void* out) {
-  const Join job{x, residual ? *residual : LazyInput{}, with_gradient(act), out, drop ? *drop : DropShape{}};
+  const Join job{x, residual ? *residual : LazyInput{}, no_gelu(act), out, drop ? *drop : DropShape{}};
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     LGD_LAUNCH(ctx, join_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
@@ -278,7 +249,7 @@ void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyI
 void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop,
                         const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
-  const Act act = with_gradient(target.act);
+  const Act act = no_gelu(target.act);
   const bool as_it_is = dy == target.g && act == Act::none && !drop,
              stored = target.activated && (act == Act::relu || act == Act::relu6);
   NormGradientJob job{dy, target, drop ? *drop : DropShape{}};

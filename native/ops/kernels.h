@@ -10,6 +10,7 @@
 #include "ops/resize.h"
 #include "ops/attention.h"
 #include "ops/layer_norm.h"
+#include "ops/layer_scale.h"
 #include "ops/rotary.h"
 #include "ops/self_attention.h"
 #include "ops/sequence.h"
@@ -56,6 +57,9 @@
   X(query_attention_forward)    \
   X(absorbed_attention_forward) \
   X(layer_norm_forward)         \
+  X(layer_norm_backward)        \
+  X(layer_scale_forward)        \
+  X(layer_scale_backward)       \
   X(self_attention_forward)     \
   X(rotary_forward)             \
   X(swiglu_forward)             \

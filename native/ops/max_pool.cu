@@ -333,7 +333,7 @@ template <class Launch>
 void with_window(bool three, const LazyInput& x, Launch&& launch) {
   if (three && x.act == Act::none && !x.scale) launch(Size<3>{}, ActFunction<Act::none>{});
   else if (three && x.act == Act::relu) launch(Size<3>{}, ActFunction<Act::relu>{});
-  else launch(Size<0>{}, AnyAct{with_gradient(x.act)});
+  else launch(Size<0>{}, AnyAct{no_gelu(x.act)});
 }
 
 BackwardTiles backward_tiles(const Context& ctx, const PoolShape& s, size_t bytes) {

@@ -224,8 +224,8 @@ void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, 
   const int64_t vectors = rows * channels / 8;
   with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, (affine_kernel<T, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0,
-               static_cast<const T*>(x), static_cast<const T*>(residual), with_gradient(act), static_cast<T*>(y),
-               vectors, channels / 8, of);
+               static_cast<const T*>(x), static_cast<const T*>(residual), no_gelu(act), static_cast<T*>(y), vectors,
+               channels / 8, of);
   });
 }
 
@@ -250,7 +250,7 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
   float* partial = sums + 2 * shape.channels;
   const int64_t vectors = shape.rows * shape.channels / 8;
   with_type(type, [&]<class T>(T) {
-    const Act act = with_gradient(shape.act);
+    const Act act = no_gelu(shape.act);
     LGD_LAUNCH(ctx, backward_sums_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, b, act, shape.rows, walk, partial);
     LGD_LAUNCH(ctx, backward_finish_kernel, shape.channels / finish_channels, finish_threads, 0, partial, walk.splits,
                shape.channels, sums, b.d_gamma, b.d_beta);

@@ -79,7 +79,7 @@ PartialSums::~PartialSums() {
 
 float* PartialSums::take(Context& ctx, int splits, int64_t count) {
   const size_t bytes = (size_t(splits) * size_t(count) * sizeof(float) + 255) / 256 * 256;
-  if (used_ + bytes > bytes_ || waiting_.size() == most_waiting) flush(ctx);
+  if (used_ + bytes > bytes_ || waiting_.size() + most_at_once > most_waiting) flush(ctx);
   if (bytes > bytes_) {
     ctx.release(memory_, bytes_);
     memory_ = nullptr;
@@ -92,13 +92,17 @@ float* PartialSums::take(Context& ctx, int splits, int64_t count) {
   return partial;
 }
 
-void PartialSums::add(Context& ctx, const PartialSum& sum) {
+void PartialSums::add(Context& ctx, std::initializer_list<PartialSum> sums) {
+  LGD_CHECK(sums.size() <= most_at_once, "NATIVE_ERROR", "too many sums at once: ", sums.size());
   // Two sums for one gradient must not be under way in one launch.
-  const bool again = std::any_of(waiting_.begin(), waiting_.end(), [&](const PartialSum& other) {
-    return other.out < sum.out + sum.count && sum.out < other.out + other.count;
-  });
+  const auto waits = [&](const PartialSum& sum) {
+    return std::any_of(waiting_.begin(), waiting_.end(), [&](const PartialSum& other) {
+      return other.out < sum.out + sum.count && sum.out < other.out + other.count;
+    });
+  };
+  const bool again = std::any_of(sums.begin(), sums.end(), waits);
   if (again) flush(ctx);
-  waiting_.push_back(sum);
+  waiting_.insert(waiting_.end(), sums);
   if (again || !deferring_) flush(ctx);
 }
 

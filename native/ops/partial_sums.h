@@ -3,6 +3,7 @@
 // gradient are added in their order.
 #pragma once
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "core/context.h"
@@ -26,9 +27,10 @@ class PartialSums : public Kept {
   PartialSums(const PartialSums&) = delete;
   PartialSums& operator=(const PartialSums&) = delete;
 
-  // Memory for the parts of the next sum; add() it before the next take().
+  static constexpr int most_at_once = 2;
+  // Memory for the parts of the next sums, most_at_once of them; add() them together before the next take().
   float* take(Context& ctx, int splits, int64_t count);
-  void add(Context& ctx, const PartialSum& sum);
+  void add(Context& ctx, std::initializer_list<PartialSum> sums);
   void defer();  // forgets what an error left behind
   void finish(Context& ctx);
 

@@ -348,7 +348,7 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
   job.dw = partial_sums(ctx).take(ctx, blocks, int64_t(weights));
   if (target.y) job.out.partial = static_cast<float*>(ctx.scratch(size_t(blocks) * 2 * s.c * 4));
   LGD_LAUNCH(ctx, kernel, unsigned(blocks), threads, shared, job);
-  partial_sums(ctx).add(ctx, {job.dw, dw, int64_t(weights), blocks});
+  partial_sums(ctx).add(ctx, {{job.dw, dw, int64_t(weights), blocks}});
   if (target.y) finish_gradient(ctx, job.out.partial, blocks, s.c, s.rows(), target.norm);
 }
 

@@ -27,6 +27,7 @@ const at = (...parts: string[]) => join(folder, ...parts);
 const [from, images] = [at('student.safetensors'), at('images')];
 beforeAll(async () => {
   await writeMadeUpStudent(from, 'mobilenet_v3_small');
+  await writeMadeUpStudent(at('convnext_atto.safetensors'), 'convnext_atto');
   await madeUpBank().save(at('bank.safetensors'));
   await drawShapes(images, { count: 10 });
 });
@@ -321,6 +322,7 @@ test.each<[string, Partial<ExportOptions>, string]>([
   ['with norms of their own', { fold: false }, 'fold'],
   ['for another program', { format: 'torchvision', to: at('none.safetensors') }, 'quantize'],
   ['in other integers', { quantize: 'int4' as 'int8' }, 'quantize'],
+  ['of layer norms', { from: at('convnext_atto.safetensors') }, 'quantize'],
 ])('%s it is refused', async (_, options, option) => {
   await expect(quantized({ to: at('none.onnx'), ...options })).rejects.toMatchObject({ code: 'BAD_OPTION', option });
   expect(existsSync(at('none.onnx'))).toBe(false);

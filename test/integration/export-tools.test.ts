@@ -11,7 +11,7 @@ import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { featureGraph, weightsOf } from '../../lib/models/features.js';
 import { createStudent, listStudents, loadTeacher, studentGraph } from '../../lib/models/index.js';
-import type { StudentFamily } from '../../lib/models/students/definition.js';
+import { isProjection, type StudentFamily } from '../../lib/models/students/definition.js';
 import { findStudent } from '../../lib/models/students/registry.js';
 import { namings } from '../../lib/models/tools/families.js';
 import type { Tool } from '../../lib/models/tools/naming.js';
@@ -34,6 +34,7 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
   mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
+  convnext: { name: 'convnext_atto', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet_lite: { name: 'efficientnet_lite0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
 };
 const students = Object.values(ofFamilies).map(
@@ -77,7 +78,7 @@ describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) =>
       await loadStartWeights(student, join(to, 'model.safetensors'));
       for (const [parameter, { data }] of Object.entries(weights)) {
         const isThere =
-          !parameter.startsWith('head.') &&
+          !isProjection(parameter) &&
           !(tool === 'mmseg' && name === 'mobilenet_v2' && parameter.startsWith('features.18.'));
         const difference = relativeError(student.weights[parameter]!.data, data);
         if (isThere) expect(difference, parameter).toBeLessThan(1e-6);
@@ -207,30 +208,30 @@ describe('PyTorch', () => {
   });
 
   test.each([
-    ['mobilenetv4_conv_small', 'norm_head'],
-    ['mobilenetv4_conv_medium', 'norm_head'],
-    ['efficientnet_lite0', 'bn2'],
-  ])("a checkpoint of timm's %s is a start but for its classifier", async (name, norm) => {
+    ['mobilenetv4_conv_small', 'classifier', 1280, 'norm_head'],
+    ['mobilenetv4_conv_medium', 'classifier', 1280, 'norm_head'],
+    ['efficientnet_lite0', 'classifier', 1280, 'bn2'],
+    ['convnext_atto', 'head.fc', 320, undefined],
+  ])("a checkpoint of timm's %s is a start but for its %s", async (name, place, size, norm) => {
     using device = await openDevice('cpu');
     const { weights } = madeUpStudent(name);
     const classifier = {
-      'classifier.weight': { shape: [1000, 1280], data: new Float32Array(1_280_000) },
-      'classifier.bias': { shape: [1000], data: new Float32Array(1000) },
+      [`${place}.weight`]: { shape: [1000, size], data: new Float32Array(1000 * size) },
+      [`${place}.bias`]: { shape: [1000], data: new Float32Array(1000) },
     };
     const file = at('checkpoint-timm.safetensors');
+    const counters: Record<string, safetensors.TensorRecord> =
+      norm === undefined ? {} : { [`${norm}.num_batches_tracked`]: { shape: [], data: BigInt64Array.of(3n) } };
+    const backbone = Object.entries(weights).filter(([parameter]) => !isProjection(parameter));
     await safetensors.writeSafetensors(
       file,
-      [
-        ...Object.entries(weights).filter(([name]) => !name.startsWith('head.')),
-        ...Object.entries(classifier),
-        [`${norm}.num_batches_tracked`, { shape: [], data: BigInt64Array.of(3n) }],
-      ],
+      Object.entries({ ...Object.fromEntries(backbone), ...classifier, ...counters }),
       {},
     );
     const student = createStudent(name, { device, embeddingSize: 24, seed: 9 });
     await loadStartWeights(student, file);
     for (const [parameter, { data }] of Object.entries(weights))
-      if (!parameter.startsWith('head.'))
+      if (!isProjection(parameter))
         expect(bytesOf(student.weights[parameter]!.data).equals(bytesOf(data)), parameter).toBe(true);
   });
 

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
-import { createEncoder, Encoder } from '../../lib/models/encoder.js';
+import { Encoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { listStudents } from '../../lib/models/index.js';
 import { initialWeights } from '../../lib/models/initialise.js';
-import { leastError, takeStep, wholeError } from '../fixtures/encoder-step.js';
+import { createAwake, leastError, takeStep, wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 
@@ -34,7 +34,7 @@ async function withFusion<T>(fusion: string, make: () => T | Promise<T>): Promis
 }
 
 const build = (name: string, fusion: string, seed: number): Promise<Encoder> =>
-  withFusion(fusion, () => createEncoder(name, { device, outputs, batch, resolution, dropping: true, seed }));
+  withFusion(fusion, () => createAwake(name, { device, outputs, batch, resolution, dropping: true, seed }));
 
 describe('a training plan fused into layers', () => {
   it.each([...listStudents()])(
@@ -50,8 +50,10 @@ describe('a training plan fused into layers', () => {
         expect(relativeError(found.output, expected.output)).toBeLessThan(1e-4);
         expect(wholeError(found.buffers, expected.buffers)).toBeLessThan(1e-5);
         expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(1e-4);
-        // nothing of the expanded maps' size is stored twice: the plan needs well under the plain one's memory
-        expect(layers.compiled.info.arenaBytes).toBeLessThan(0.75 * plain.compiled.info.arenaBytes);
+        // nothing of the expanded maps' size is stored twice: the plan needs well under the plain one's memory, but of a
+        // ConvNeXt, which has no batch norms
+        const share = name.startsWith('convnext') ? 1 : 0.75;
+        expect(layers.compiled.info.arenaBytes).toBeLessThanOrEqual(share * plain.compiled.info.arenaBytes);
         return wholeError(found.gradients, expected.gradients);
       });
       expect(error, `gradients of ${name}, at the best of five seeds`).toBeLessThan(limit);

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import type { Device } from '../../lib/device.js';
 import { readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/files/safetensors.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
-import { GraphBuilder, loadTeacher, OnnxTeacher, type NativeTeacher, type Precision } from '../../lib/models/index.js';
+import { loadTeacher, OnnxTeacher, type NativeTeacher, type Precision } from '../../lib/models/index.js';
 import { readWeights } from '../../lib/models/teachers/naming.js';
 import { findTextTower } from '../../lib/models/teachers/towers.js';
 import { openWeights } from '../../lib/models/teachers/weight-files.js';
@@ -117,22 +117,6 @@ describe.each(devices)('on $name', ({ device }) => {
       }) as Error,
     );
     await teacher.dispose();
-  });
-
-  it.each([
-    ['of 7x7', { kernel: 7 }],
-    ['with a bias', { kernel: 3, bias: true }],
-  ])('refuses to train through a depthwise convolution %s, and says where', (what, options) => {
-    const g = new GraphBuilder('network');
-    const x = g.conv(g.conv(g.images, 'stem', { channels: 8 }), 'own', { channels: 8, groups: 8, ...options });
-    const graph = g.finish(g.globalPool(x));
-    new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training: false }).dispose();
-    expect(() => new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training: true })).toThrowError(
-      expect.objectContaining({
-        code: 'BAD_MODEL',
-        message: expect.stringMatching(`own.*depthwise convolution ${what} works in forward-only plans`) as string,
-      }) as Error,
-    );
   });
 });
 

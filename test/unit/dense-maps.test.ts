@@ -55,6 +55,15 @@ describe('stages', () => {
         [32, 960],
       ],
     ],
+    convnext: [
+      'convnext_atto',
+      [
+        [4, 40],
+        [8, 80],
+        [16, 160],
+        [32, 320],
+      ],
+    ],
     efficientnet: [
       'efficientnet_b0',
       [
@@ -84,13 +93,20 @@ describe('stages', () => {
 
   it.each(listStudents())('of %s are at every stride', (name) => {
     const strides = stagesOf(mapGraph(studentGraph(name, { embeddingSize: 8 }))).map(({ stride }) => stride);
-    expect(strides, `stagesOf in lib/models/stages.ts knows the blocks of ${name} by their names`).toEqual([
-      2, 4, 8, 16, 32,
-    ]);
+    expect(strides, `stagesOf in lib/models/stages.ts knows the blocks of ${name} by their names`).toEqual(
+      name.startsWith('convnext') ? [4, 8, 16, 32] : [2, 4, 8, 16, 32],
+    );
   });
 
-  it.each([8, 16, 32])('every student takes output stride %i', (outputStride) => {
-    for (const name of listStudents()) {
+  it.each([8, 16])('a ConvNeXt does not take output stride %i', (outputStride) => {
+    const graph = mapGraph(studentGraph('convnext_atto', { embeddingSize: 8 }));
+    expect(() => dilate(graph, outputStride)).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'outputStride', allowed: '32, its own' }),
+    );
+  });
+
+  it.each([8, 16, 32])('every other student takes output stride %i', (outputStride) => {
+    for (const name of listStudents().filter((one) => outputStride === 32 || !one.startsWith('convnext'))) {
       const graph = mapGraph(studentGraph(name, { embeddingSize: 8 }));
       const fine = dilate(graph, outputStride);
       const strides = fine.nodes

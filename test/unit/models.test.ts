@@ -45,11 +45,16 @@ describe('students', () => {
 
   it.each(rows)(
     '$name at width $widthMultiplier drops and norms as PyTorch does',
-    ({ name, widthMultiplier, norms, dropout, stochasticDepth }) => {
-      const { nodes } = studentGraph(name, { outputs: 100, widthMultiplier });
+    ({ name, widthMultiplier, norms, layerNorms, layerScale, dropout, stochasticDepth }) => {
+      const graph = studentGraph(name, { outputs: 100, widthMultiplier });
+      const { nodes } = graph;
       const attributesOf = (op: string) => nodes.filter((node) => node.op === op).map(({ attributes }) => attributes!);
       const used = attributesOf('batchNorm').map(({ eps, momentum }) => JSON.stringify([eps, momentum]));
       expect([...new Set(used)].map((text) => JSON.parse(text) as unknown)).toEqual(norms);
+      expect([...new Set(attributesOf('layerNorm').map(({ eps }) => eps))]).toEqual(layerNorms);
+      const scales = nodes.filter(({ op }) => op === 'layerScale').map((node) => node.parameters![0]!);
+      const starts = graph.parameters.flatMap(({ name: of, init }) => (scales.includes(of) ? [init] : []));
+      expect([...new Set(starts.map((init) => (init.kind === 'constant' ? init.value : NaN)))]).toEqual(layerScale);
       expect(attributesOf('dropout').map(({ p }) => p)).toEqual(dropout);
       if (dropout.length > 0) expect(nodes[nodes.at(-1)!.inputs[0]! - 1]!.op).toBe('dropout');
       expect(attributesOf('stochasticDepth').map(({ p }) => Number(Number(p).toFixed(6)))).toEqual(stochasticDepth);
@@ -102,9 +107,11 @@ describe('students', () => {
     ['efficientnet_b0', 1280],
     ['efficientnet_b3', 1536],
     ['efficientnet_lite0', 1280],
+    ['convnext_atto', 320],
+    ['convnext_tiny', 768],
   ])('%s takes the projection head on its %i pooled features', (name, pooled) => {
     const { parameters } = studentGraph(name, { embeddingSize: 40 });
-    const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));
+    const head = parameters.filter((parameter) => /^head\.\d/u.test(parameter.name));
     expect(head.map((parameter) => [parameter.name, parameter.shape])).toEqual([
       ['head.0.weight', [pooled, pooled]],
       ['head.0.bias', [pooled]],

@@ -278,6 +278,43 @@ describe('timm', () => {
       ),
     );
   });
+  test.each([
+    ['convnext_atto', [2, 2, 6, 2], [40, 80, 160, 320], true],
+    ['convnext_femto', [2, 2, 6, 2], [48, 96, 192, 384], true],
+    ['convnext_pico', [2, 2, 6, 2], [64, 128, 256, 512], true],
+    ['convnext_nano', [2, 2, 8, 2], [80, 160, 320, 640], true],
+    ['convnext_tiny', [3, 3, 9, 3], [96, 192, 384, 768], false],
+  ] as const)('%s', (name, depths, dims, convMlp) => {
+    const layerNorm = (at: string, channels: number): Keys => ({
+      [`${at}.weight`]: [channels],
+      [`${at}.bias`]: [channels],
+    });
+    const layer = (at: string, out: number, inputs: number): Keys => ({
+      [`${at}.weight`]: convMlp ? [out, inputs, 1, 1] : [out, inputs],
+      [`${at}.bias`]: [out],
+    });
+    const keys: Keys = { ...conv('stem.0', dims[0], 3, 4, true), ...layerNorm('stem.1', dims[0]) };
+    depths.forEach((blocks, stage) => {
+      const [channels, before] = [dims[stage]!, dims[stage - 1]];
+      const at = `stages.${stage}`;
+      if (before !== undefined)
+        Object.assign(
+          keys,
+          layerNorm(`${at}.downsample.0`, before),
+          conv(`${at}.downsample.1`, channels, before, 2, true),
+        );
+      for (let i = 0; i < blocks; i++)
+        Object.assign(
+          keys,
+          { [`${at}.blocks.${i}.gamma`]: [channels] },
+          conv(`${at}.blocks.${i}.conv_dw`, channels, 1, 7, true),
+          layerNorm(`${at}.blocks.${i}.norm`, channels),
+          layer(`${at}.blocks.${i}.mlp.fc1`, 4 * channels, channels),
+          layer(`${at}.blocks.${i}.mlp.fc2`, channels, 4 * channels),
+        );
+    });
+    expect(exported('timm', name)).toEqual({ ...keys, ...layerNorm('head.norm', dims[3]) });
+  });
   test('a head stands in the place of the classifier', () => {
     const keys = exported('timm', 'efficientnet_b0', { head: true });
     expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([
@@ -287,6 +324,7 @@ describe('timm', () => {
       ['classifier.2.bias', [8]],
     ]);
     expect(exported('timm', 'resnet18', { head: true })['fc.2.weight']).toEqual([8, 512]);
+    expect(exported('timm', 'convnext_atto', { head: true })['head.fc.2.weight']).toEqual([8, 320]);
     expect(exported('timm', 'mobilenetv4_conv_small', { head: true })['classifier.0.weight']).toEqual([1280, 1280]);
   });
 });

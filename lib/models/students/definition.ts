@@ -16,7 +16,7 @@ export interface StudentOptions {
 
 /** Students whose layers another tool names in one way: a row of the table in lib/models/tools/families.ts. */
 export type StudentFamily =
-  'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet' | 'efficientnet_lite';
+  'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet' | 'efficientnet_lite' | 'convnext';
 
 /**
  * One student, whose modules have torchvision's names, or timm's if torchvision lacks it; students/registry.ts lists
@@ -33,7 +33,7 @@ export interface StudentDefinition {
    * The module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a
    * classifier out of a file of weights.
    */
-  classifier: 'fc' | 'classifier';
+  classifier: 'fc' | 'classifier' | 'head.fc';
   /** Does it take a width multiplier? */
   scalable: boolean;
   build(options: StudentOptions): GraphSpec;
@@ -42,6 +42,11 @@ export interface StudentDefinition {
 /** A student as people read it: `mobilenet_v2 x 0.5`, and without the width where that is 1. */
 export function nameWithWidth(name: string, widthMultiplier: number): string {
   return widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`;
+}
+
+/** Is this a module, or a parameter, of the projection head? timm has layers below `head` that are none. */
+export function isProjection(name: string): boolean {
+  return /^head\.\d/u.test(name);
 }
 
 /** Features to the result: the projection head `head.0`, ReLU, `head.2`, or what `classifier` makes. */

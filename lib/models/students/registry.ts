@@ -1,5 +1,6 @@
 import { LgdError } from '../../errors.js';
 import { suggestion } from '../../text/spelling.js';
+import { convnextAtto, convnextFemto, convnextNano, convnextPico, convnextTiny } from './convnext.js';
 import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
 import { efficientnetLite0 } from './efficientnet_lite.js';
@@ -22,6 +23,11 @@ const definitions: StudentDefinition[] = [
   efficientnetB2,
   efficientnetB3,
   efficientnetLite0,
+  convnextAtto,
+  convnextFemto,
+  convnextPico,
+  convnextNano,
+  convnextTiny,
 ];
 
 /** Names of all students. */

@@ -2,6 +2,7 @@
 import { LgdError } from '../../errors.js';
 import type { TensorRecord } from '../../files/safetensors.js';
 import type { GraphSpec } from '../graph.js';
+import { isProjection } from '../students/definition.js';
 import { findStudent, listStudents } from '../students/registry.js';
 import type { WeightRecord } from '../weights.js';
 import { namings } from './families.js';
@@ -57,7 +58,7 @@ export function toTool(
   const result = new Map<string, TensorRecord>();
   for (const { op, name, parameters = [], attributes } of graph.nodes) {
     const theirs = modules.get(name);
-    if (theirs === undefined || (name.startsWith('head.') && !head)) continue;
+    if (theirs === undefined || (isProjection(name) && !head)) continue;
     for (const parameter of parameters) {
       const { shape, data } = weights[parameter]!;
       result.set(theirs + parameter.slice(name.length), {

@@ -47,6 +47,13 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     mmseg: undefined,
     detectron2: undefined,
   },
+  convnext: {
+    torchvision: undefined,
+    timm: timm.convnext,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
   efficientnet_lite: {
     torchvision: undefined,
     timm: timm.own,

@@ -1,7 +1,7 @@
 /** How another tool names a student's layers. */
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
-import { nameWithWidth, type StudentDefinition } from '../students/definition.js';
+import { isProjection, nameWithWidth, type StudentDefinition } from '../students/definition.js';
 
 /**
  * The tools whose names are known. This package's own names are torchvision's, or timm's of a student that torchvision
@@ -63,11 +63,7 @@ export function modulesOf({ nodes }: GraphSpec): string[] {
 export function ownNames(graph: GraphSpec, classifier: string | undefined): Map<string, string> {
   return new Map(
     modulesOf(graph).flatMap((name) =>
-      !name.startsWith('head.')
-        ? [[name, name]]
-        : classifier === undefined
-          ? []
-          : [[name, name.replace('head', classifier)]],
+      !isProjection(name) ? [[name, name]] : classifier === undefined ? [] : [[name, name.replace('head', classifier)]],
     ),
   );
 }

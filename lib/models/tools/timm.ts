@@ -79,7 +79,13 @@ const own: FamilyNaming = (student, { classifier }, refuse) => ({
   options: ofMobile,
 });
 
-export const timm = { own, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
+const convnext: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
+  model: architecture,
+  modules: ownNames(graph, classifier),
+  options: { first_conv: 'stem.0', classifier },
+});
+
+export const timm = { own, convnext, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
 
 /** @param last names of the last convolution and its norm */
 function mobileModules(

@@ -298,7 +298,7 @@ struct Step {
           if (dense)
             conv_backward_weight_cpu(device, s, F32, x, other.data(), t.dw.data(),
                                      layer.norm ? nullptr : t.bias.data());
-          else depthwise_backward_weight_cpu(device, s, F32, x, other.data(), t.dw.data());
+          else depthwise_backward_weight_cpu(device, s, F32, x, other.data(), t.dw.data(), nullptr);
         });
         if (first) return;
         timer.time(i, dense ? "conv backward data" : "depthwise backward data", work, !dense, [&] {

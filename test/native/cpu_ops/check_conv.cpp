@@ -170,7 +170,6 @@ static void check_one_depthwise(Check& check, const ConvShape& s, const Epilogue
   Floats y = Check::poisoned(dy.size());
   depthwise_forward_cpu(check.device, s, F32, x.data(), w.data(), epilogue, y.data());
   check.equal(name + " forward", y, with_epilogue(s, expected.y, epilogue));
-  if (s.r > 5) return;  // forward-only plans have those
 
   Floats dx = Check::poisoned(x.size());
   depthwise_backward_data_cpu(check.device, s, F32, dy.data(), w.data(), dx.data(), false);
@@ -181,8 +180,14 @@ static void check_one_depthwise(Check& check, const ConvShape& s, const Epilogue
 
   const Floats dw_before = check.normal(w.size());
   Floats dw = dw_before;
-  depthwise_backward_weight_cpu(check.device, s, F32, x.data(), dy.data(), dw.data());
+  depthwise_backward_weight_cpu(check.device, s, F32, x.data(), dy.data(), dw.data(), nullptr);
   check.equal(name + " weight", dw, plus(expected.dw, dw_before));
+  const Floats bias_before = check.normal(s.c);
+  Floats d_bias = bias_before;
+  Doubles sums(bias_before.begin(), bias_before.end());
+  for (size_t i = 0; i < dy.size(); ++i) sums[i % size_t(s.c)] += dy[i];
+  depthwise_backward_weight_cpu(check.device, s, F32, x.data(), dy.data(), dw.data(), d_bias.data());
+  check.equal(name + " bias", d_bias, sums);
 }
 
 void check_depthwise(Check& check) {

@@ -30,9 +30,15 @@ double reference_slope(Act act, double u) {
     case Act::hardswish: return u < -3 ? 0 : u > 3 ? 1 : u / 3 + 0.5;
     case Act::sigmoid: return s * (1 - s);
     case Act::hardsigmoid: return u > -3 && u < 3 ? 1.0 / 6 : 0;
-    case Act::gelu:
-    case Act::gelu_tanh:
-    case Act::quick_gelu: break;  // forward only
+    case Act::gelu: return std::erfc(-u / std::sqrt(2.0)) / 2 + u * std::exp(-u * u / 2) / std::sqrt(2 * M_PI);
+    case Act::gelu_tanh: {
+      const double scale = std::sqrt(2 / M_PI), t = std::tanh(scale * (u + 0.044715 * u * u * u));
+      return (1 + t) / 2 + u * (1 - t * t) / 2 * scale * (1 + 3 * 0.044715 * u * u);
+    }
+    case Act::quick_gelu: {
+      const double gate = 1 / (1 + std::exp(-1.702 * u));
+      return gate * (1 + 1.702 * u * (1 - gate));
+    }
   }
   return 1;
 }

@@ -30,7 +30,7 @@ static Floats reductions(int threads) {
   const Floats x = data.normal(int64_t(d.n) * d.h * d.w * d.c), dy = data.normal(d.rows() * d.c),
                gamma = data.normal(d.c);
   Floats dw(9 * d.c), dx(x.size()), y(x.size()), mean(d.c), rstd(d.c), running(d.c), d_gamma(d.c), d_beta(d.c);
-  depthwise_backward_weight_cpu(data.device, d, F32, x.data(), dy.data(), dw.data());
+  depthwise_backward_weight_cpu(data.device, d, F32, x.data(), dy.data(), dw.data(), nullptr);
   const NormShape shape{d.rows(), d.c, 1e-5f, 0.1f, Act::relu6};
   norm_act_forward_cpu(data.device, shape, F32,
                        {x.data(), nullptr, gamma.data(), gamma.data(), running.data(), running.data(), mean.data(),

@@ -187,7 +187,7 @@ void sums_of_convolutions() {
 }
 
 // Gradients between defer_sums and finish_sums: more than wait at once, in number and (the depthwise ones, 7 MB each,
-// not among small shapes) in bytes, with few parts and many, and two of them added to twice.
+// not among small shapes) in bytes, with few parts and many, one at a time and two, and some of them added to twice.
 void deferred_sums() {
   check("deferred sums", [](Run& t) {
     std::vector<std::pair<ConvShape, float*>> all;
@@ -198,17 +198,24 @@ void deferred_sums() {
     }
     all.push_back(all[38]);
     all.push_back(all[39]);
+    std::vector<std::pair<float*, float*>> norms(all.size() - 3);
+    for (auto& [d_weight, d_bias] : norms) d_weight = t.sum32(24), d_bias = t.sum32(24);
+    size_t norm = 0;
     const ConvShape wide = conv(66, 4, 2, 2048, 2048, 5, 1, 2);
     std::vector<float*> wide_dw;
     for (int i = 0; i < (lgd::testing::small ? 0 : 3); ++i) wide_dw.push_back(t.sum32(size_t(25) * wide.c));
     t.ops.defer_sums(*t.device);
     for (float* dw : wide_dw) {
       const void *x = t.input(size_t(wide.rows()) * wide.c), *dy = t.input(size_t(wide.rows()) * wide.c);
-      t.ops.depthwise_backward_weight(*t.device, wide, t.type, x, dy, dw);
+      t.ops.depthwise_backward_weight(*t.device, wide, t.type, x, dy, dw, nullptr);
     }
     for (const auto& [s, dw] : all) {
       const void *x = t.input(size_t(s.rows()) * s.c), *dy = t.input(size_t(s.rows()) * s.k);
       t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, dw, nullptr);
+      const auto& [d_weight, d_bias] = norms[norm++ % norms.size()];
+      const void *of = t.input(40 * 24), *gradient = t.input(40 * 24);
+      t.ops.layer_norm_backward(*t.device, {40, 24, 1e-5f}, t.type, of, gradient, t.input32(24), t.output(40 * 24),
+                                false, d_weight, d_bias);
     }
     t.ops.finish_sums(*t.device);
     const ConvShape& s = all[1].first;  // and one that waits for nothing
@@ -222,14 +229,14 @@ void depthwise() {
        {conv(2, 9, 7, 8, 8, 3, 1, 1), conv(3, 15, 13, 24, 24, 3, 2, 1), conv(2, 14, 14, 72, 72, 5, 1, 2),
         conv(2, 17, 19, 136, 136, 5, 2, 2), conv(4, 4, 4, 960, 960, 3, 1, 1), conv(2, 12, 12, 16, 16, 3, 1, 2, 2),
         conv(1, 2, 2, 8, 8, 5, 2, 2), conv(9, 28, 28, 192, 192, 3, 1, 1), conv(2, 13, 11, 40, 40, 7, 1, 3),
-        conv(1, 2, 1, 8, 8, 7, 1, 3), conv(3, 7, 16, 96, 96, 7, 1, 3), conv(2, 9, 14, 16, 16, 7, 2, 3)}) {
+        conv(1, 2, 1, 8, 8, 7, 1, 3), conv(3, 7, 16, 96, 96, 7, 1, 3), conv(2, 9, 14, 16, 16, 7, 2, 3),
+        conv(1, 9, 8, 72, 72, 7, 1, 0), conv(5, 15, 9, 8, 8, 7, 1, 6, 2)}) {
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.r) * s.s * s.c;
     check(describe("depthwise_forward", s), [=](Run& t) {
       void *a = t.input(x), *b = t.input(w, 0.3f);
       Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act::relu6};
       t.ops.depthwise_forward(*t.device, s, t.type, a, b, e, t.output(y));
     });
-    if (s.r == 7) continue;  // forward-only plans have those
     for (bool accumulate : {false, true})
       check(describe("depthwise_backward_data", s), [=](Run& t) {
         void *g = t.input(y), *b = t.input(w, 0.3f);
@@ -237,7 +244,8 @@ void depthwise() {
       });
     check(describe("depthwise_backward_weight", s), [=](Run& t) {
       void *a = t.input(x), *g = t.input(y);
-      t.ops.depthwise_backward_weight(*t.device, s, t.type, a, g, t.sum32(w));
+      t.ops.depthwise_backward_weight(*t.device, s, t.type, a, g, t.sum32(w), nullptr);
+      t.ops.depthwise_backward_weight(*t.device, s, t.type, a, g, t.sum32(w), t.sum32(s.c));
     });
   }
 }

@@ -62,13 +62,42 @@ void sequences(const SequenceShape& s) {
 }  // namespace
 
 void transformers() {
-  for (auto [rows, channels] : {std::pair<int64_t, int>{1, 8}, {7, 24}, {50, 768}, {333, 1664}})
+  for (auto [rows, channels] :
+       {std::pair<int64_t, int>{1, 8}, {7, 24}, {3000, 40}, {50, 320}, {50, 768}, {333, 1664}, {9, 2048}}) {
     check("layer_norm " + std::to_string(rows) + "x" + std::to_string(channels), [=](Run& t) {
       const void* x = t.stored(t.draw(size_t(rows) * channels, 2, 3));
       const float *weight = t.input32(channels, 0.3f, 1), *bias = t.input32(channels);
       t.ops.layer_norm_forward(*t.device, {rows, channels, rows % 2 ? 0.5f : 1e-5f}, t.type, x, weight, bias,
                                t.output(size_t(rows) * channels));
     });
+    for (const bool accumulate : {false, true})
+      check("layer_norm_backward " + std::to_string(rows) + "x" + std::to_string(channels), [=](Run& t) {
+        const size_t count = size_t(rows) * channels;
+        const void *x = t.stored(t.draw(count, 2, 3)), *dy = t.stored(t.draw(count, 1, 0.5f));
+        const float* weight = t.input32(channels, 0.3f, 1);
+        void* dx = accumulate ? t.sum(count) : t.output(count);
+        t.ops.layer_norm_backward(*t.device, {rows, channels, rows % 2 ? 0.5f : 1e-5f}, t.type, x, dy, weight, dx,
+                                  accumulate, t.sum32(channels), t.sum32(channels));
+      });
+  }
+  refuse("layer_norm_backward of too many channels", "up to 2048 channels", [](Run& t) {
+    float* sums = t.sum32(2056);
+    t.ops.layer_norm_backward(*t.device, {1, 2056, 1e-5f}, t.type, t.input(2056), t.input(2056), t.input32(2056),
+                              t.output(2056), false, sums, sums);
+  });
+  for (const RowsShape& s : {RowsShape{1, 1, 8}, {3, 49, 24}, {9, 100, 40}, {70, 4, 320}, {5, 1, 768}})
+    for (const bool drops : {false, true})
+      check("layer_scale " + std::to_string(s.rows()) + "x" + std::to_string(s.channels), [=](Run& t) {
+        const size_t count = size_t(s.rows()) * s.channels;
+        const DropShape drop{int64_t(count), int64_t(count) / s.images, 0.4f, 7, 3, 5};
+        const void *x = t.input(count), *residual = t.input(count), *dy = t.input(count);
+        const float* gamma = t.input32(s.channels);
+        const DropShape* of = drops ? &drop : nullptr;
+        t.ops.layer_scale_forward(*t.device, s, t.type, x, gamma, of, nullptr, t.output(count));
+        t.ops.layer_scale_forward(*t.device, s, t.type, x, gamma, of, residual, t.output(count));
+        t.ops.layer_scale_backward(*t.device, s, t.type, x, gamma, of, dy, t.output(count), false, t.sum32(s.channels));
+        t.ops.layer_scale_backward(*t.device, s, t.type, x, gamma, of, dy, t.sum(count), true, t.sum32(s.channels));
+      });
   // Every width of the kernel, whole and ragged, with sequences of one tile of keys and of more.
   for (const bool causal : {false, true})
     for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal},
@@ -93,8 +122,10 @@ void transformers() {
   const size_t count = 8 * 4321;
   for (Act act : {Act::gelu, Act::gelu_tanh, Act::quick_gelu}) {
     check("act " + std::to_string(int(act)), [=](Run& t) {
-      void* x = t.input(count, 3);
+      void *x = t.input(count, 3), *dy = t.input(count);
       t.ops.act_forward(*t.device, count, t.type, act, x, t.output(count));
+      t.ops.act_backward(*t.device, count, t.type, act, x, dy, t.output(count), false);
+      t.ops.act_backward(*t.device, count, t.type, act, x, dy, t.sum(count), true);
     });
     const ConvShape s = conv(70, 1, 1, 64, 256, 1, 1, 0);
     check("linear and act " + std::to_string(int(act)), [=](Run& t) {
