@@ -14,6 +14,7 @@ import {
   type Precision,
 } from '../../lib/models/index.js';
 import { allOperations } from '../fixtures/all-operations.js';
+import { createAwake } from '../fixtures/encoder-step.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 import { takeRandomStep } from '../fixtures/random-graph.js';
@@ -48,9 +49,9 @@ function casesOf({ small }: Report): Case[] {
   }));
 }
 
-/** One training step and an evaluation from the start weights. */
+/** One training step and an evaluation from the start weights, with layer scales as training makes them. */
 async function pass({ name, options, images, gradient }: Case, device: Device, precision: Precision): Promise<Pass> {
-  using encoder = await createEncoder(name, { device, precision, ...options });
+  using encoder = await createAwake(name, { device, precision, ...options });
   const output = await encoder.forward(images, { training: true });
   const gradients = await encoder.backward(gradient);
   return { output, gradients, evaluation: await encoder.forward(images, { training: false }) };

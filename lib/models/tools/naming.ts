@@ -43,7 +43,7 @@ export type FamilyNaming = (
   refuse: (allowed: string) => LgdError,
 ) => ToolNaming;
 
-/** The error for a student that a tool has no architecture for. */
+/** The error for a student that a tool has no architecture for, or one of which no names are known here. */
 export function unsupported(
   tool: Tool,
   { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>,
@@ -51,7 +51,12 @@ export function unsupported(
   mend: string,
 ): LgdError {
   const found = nameWithWidth(architecture, widthMultiplier);
-  return new LgdError('BAD_OPTION', `${tool} has no ${found}.`, { option: 'to', found, allowed, mend });
+  return new LgdError('BAD_OPTION', `${tool} has no ${found} under names known here.`, {
+    option: 'to',
+    found,
+    allowed,
+    mend,
+  });
 }
 
 /** Modules with parameters, in the graph's order. */
