@@ -70,6 +70,8 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   if (node_of(step).is_conv()) return backward_conv(step, writes);
   if (step.op == OpKind::batch_norm) return backward_norm(step, writes);
   if (step.op == OpKind::add) return backward_add(step, writes);
+  if (step.op == OpKind::positions || step.op == OpKind::self_attention || step.op == OpKind::first_token)
+    return backward_sequence(step, writes);
   if (!wanted(writes.inputs[0])) return;
   const bool add = adds(writes.inputs[0]);
   const void* x = value(first);
@@ -78,10 +80,9 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   switch (step.op) {
     case OpKind::layer_norm: {
       const std::vector<int>& parameters = node_of(step).parameters;
-      return kernels_.layer_norm_backward(*device_, layer_norm_shape(step), shapes.type, x, dy,
-                                          parameters_.value(parameters[norm_weight]), dx, add,
-                                          parameters_.gradient(parameters[norm_weight]),
-                                          parameters_.gradient(parameters[norm_bias]));
+      return kernels_.layer_norm_backward(
+          *device_, layer_norm_shape(step), shapes.type, x, dy, parameters_.value(parameters[norm_weight]), dx, add,
+          parameters_.gradient(parameters[norm_weight]), parameters_.gradient(parameters[norm_bias]));
     }
     case OpKind::activation:
       return kernels_.act_backward(*device_, shapes.stored_elements(first), shapes.type, step.act, x, dy, dx, add);

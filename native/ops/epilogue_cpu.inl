@@ -23,8 +23,7 @@ static void finish_rows_of(const Epilogue& e, const float* residual, int64_t cha
 // residual: at the place of `out`, or null.
 static void finish_rows(const Epilogue& e, const float* residual, int64_t channel, int64_t rows, int64_t columns,
                         int64_t stride, float* out) {
-  with_any_act(e.act,
-                   [&](auto tag) { finish_rows_of<tag.value>(e, residual, channel, rows, columns, stride, out); });
+  with_any_act(e.act, [&](auto tag) { finish_rows_of<tag.value>(e, residual, channel, rows, columns, stride, out); });
 }
 
 }  // namespace

@@ -51,12 +51,15 @@
   X(resize_backward)            \
   X(tokens_forward)             \
   X(first_token_forward)        \
+  X(first_token_backward)       \
   X(query_attention_forward)    \
   X(absorbed_attention_forward) \
   X(layer_norm_forward)         \
   X(layer_norm_backward)        \
   X(self_attention_forward)     \
+  X(self_attention_backward)    \
   X(positions_forward)          \
+  X(positions_backward)         \
   X(words_forward)              \
   X(end_token_forward)          \
   X(repeat_forward)             \

@@ -112,8 +112,7 @@ __global__ void __launch_bounds__(256, vectors == 1 ? 3 : 1)
       const F8 v = load8(from + c), w = load8(job.weight + c);
       F8 g = load8(gradient + c);
 #pragma unroll
-      for (int i = 0; i < 8; ++i)
-        g.v[i] = (fmaf(g.v[i], w.v[i], -of_g) - (v.v[i] - mean) * rstd * of_product) * rstd;
+      for (int i = 0; i < 8; ++i) g.v[i] = (fmaf(g.v[i], w.v[i], -of_g) - (v.v[i] - mean) * rstd * of_product) * rstd;
       put8(dx + row * channels + c, g, job.accumulate);
     });
   }
@@ -155,17 +154,13 @@ void layer_norm_backward_cuda(Context& ctx, const LayerNormShape& s, DType type,
   const int64_t passes = (s.rows + 256 / lanes - 1) / (256 / lanes);
   const int blocks = int(std::min<int64_t>(passes, int64_t(ctx.card.multiprocessors) * (vectors == 1 ? 3 : 2)));
   float* partial = partial_sums(ctx).take(ctx, 2 * blocks, s.channels);
-  const LayerNormBackward job{s,      lanes,   accumulate,
-                              weight, partial, partial + int64_t(blocks) * s.channels};
+  const LayerNormBackward job{s, lanes, accumulate, weight, partial, partial + int64_t(blocks) * s.channels};
   with_type(type, [&]<class T>(T) {
     const T *from = static_cast<const T*>(x), *gradient = static_cast<const T*>(dy);
     T* to = static_cast<T*>(dx);
-    if (vectors == 1)
-      LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 1>), blocks, 256, 0, job, from, gradient, to);
-    else if (vectors == 2)
-      LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 2>), blocks, 256, 0, job, from, gradient, to);
-    else if (vectors <= 4)
-      LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 4>), blocks, 256, 0, job, from, gradient, to);
+    if (vectors == 1) LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 1>), blocks, 256, 0, job, from, gradient, to);
+    else if (vectors == 2) LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 2>), blocks, 256, 0, job, from, gradient, to);
+    else if (vectors <= 4) LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 4>), blocks, 256, 0, job, from, gradient, to);
     else LGD_LAUNCH(ctx, (layer_norm_backward_kernel<T, 8>), blocks, 256, 0, job, from, gradient, to);
   });
   partial_sums(ctx).add(ctx, {job.partial_weight, d_weight, s.channels, blocks});

@@ -224,8 +224,8 @@ void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, 
   const int64_t vectors = rows * channels / 8;
   with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, (affine_kernel<T, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0,
-               static_cast<const T*>(x), static_cast<const T*>(residual), no_gelu(act), static_cast<T*>(y),
-               vectors, channels / 8, of);
+               static_cast<const T*>(x), static_cast<const T*>(residual), no_gelu(act), static_cast<T*>(y), vectors,
+               channels / 8, of);
   });
 }
 
