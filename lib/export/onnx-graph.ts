@@ -5,6 +5,7 @@ import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { OnnxGraph, OnnxValueInfo } from '../onnx/format.js';
 import { attributesOf, OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
+import { firstToken, positions, selfAttention } from './onnx-sequence.js';
 
 /** The operator set: the first with HardSwish. */
 export const opset = 14;
@@ -52,7 +53,7 @@ export function onnxGraph(
     else
       values.push(
         next === undefined
-          ? translate(builder, node, values, weights, isFlat(graph, i + 1))
+          ? translate(builder, graph, i, values, weights)
           : foldedConv(builder, node, next, values, weights),
       );
   });
@@ -149,14 +150,21 @@ function isFlat(graph: GraphSpec, value: number): boolean {
   return graph.nodes.every(({ op, inputs }, i) => !inputs.includes(value) || (ofRows.has(op) && isFlat(graph, i + 1)));
 }
 
-/** @param flat a linear layer may give [B,C] in place of [B,C,1,1] */
+/** Channels of a value, by the layer with weights that it comes from. */
+function channelsAt({ nodes }: GraphSpec, value: number, weights: Readonly<WeightRecord>): number {
+  let node = nodes[value - 1]!;
+  while (node.op !== 'conv' && node.op !== 'linear') node = nodes[node.inputs[0]! - 1]!;
+  return weights[node.parameters![0]!]!.shape[0]!;
+}
+
 function translate(
   builder: OnnxBuilder,
-  node: GraphNode,
+  graph: GraphSpec,
+  i: number,
   values: string[],
   weights: Readonly<WeightRecord>,
-  flat: boolean,
 ): string {
+  const node = graph.nodes[i]!;
   const { op, name, parameters: names = [] } = node;
   const [first, second] = node.inputs.map((index) => values[index]!) as [string, string];
   const parameters = () =>
@@ -170,8 +178,17 @@ function translate(
       return builder.node('BatchNormalization', name, [first, ...parameters()], {
         floats: { epsilon: numberOf(node, 'eps') },
       });
+    case 'layerNorm':
+      return layerNorm(
+        builder,
+        name,
+        first,
+        names.map((parameter) => [parameter, weights[parameter]!.data]),
+        numberOf(node, 'eps'),
+      );
     case 'linear': {
-      if (!flat) return pointwise(builder, name, first, names, weights);
+      // [B,C] in place of [B,C,1,1], where all readers take it
+      if (!isFlat(graph, i + 1)) return pointwise(builder, name, first, names, weights);
       const row = builder.node('Flatten', `${first}.flat`, [first], { integers: { axis: 1 } });
       return builder.node('Gemm', name, [row, ...parameters()], { integers: { transB: 1 } });
     }
@@ -204,6 +221,12 @@ function translate(
     case 'dropout':
     case 'stochasticDepth':
       return first; // of training alone
+    case 'positions':
+      return positions(builder, node, first, weights);
+    case 'firstToken':
+      return firstToken(builder, name, first);
+    case 'selfAttention':
+      return selfAttention(builder, node, first, channelsAt(graph, node.inputs[0]!, weights) / 3);
     case 'globalPool':
       return builder.node('GlobalAveragePool', name, [first]);
     default:
@@ -211,6 +234,32 @@ function translate(
         mend: 'Export another student',
       });
   }
+}
+
+/** A tensor [C,1,1], which meets the channels of a map. */
+function perChannel(builder: OnnxBuilder, name: string, data: Float32Array): string {
+  return builder.tensor(name, [data.length, 1, 1], data);
+}
+
+/** Over the channels of a map; operator set 17 is the first with such an operation, over the last axes. */
+function layerNorm(
+  builder: OnnxBuilder,
+  name: string,
+  x: string,
+  [weight, bias]: readonly [name: string, data: Float32Array][],
+  eps: number,
+): string {
+  const meanOf = (value: string, of: string) =>
+    builder.node('ReduceMean', `${name}.${of}`, [value], { integers: { axes: [1], keepdims: 1 } });
+  const centred = builder.node('Sub', `${name}.centred`, [x, meanOf(x, 'mean')]);
+  const variance = meanOf(builder.node('Mul', `${name}.squares`, [centred, centred]), 'variance');
+  const least = builder.tensor(`${name}.eps`, [], Float32Array.of(eps));
+  const deviation = builder.node('Sqrt', `${name}.deviation`, [
+    builder.node('Add', `${name}.variance_eps`, [variance, least]),
+  ]);
+  const normed = builder.node('Div', `${name}.normed`, [centred, deviation]);
+  const scaled = builder.node('Mul', `${name}.scaled`, [normed, perChannel(builder, ...weight!)]);
+  return builder.node('Add', name, [scaled, perChannel(builder, ...bias!)]);
 }
 
 /** A linear layer as a convolution of one position. */
@@ -246,6 +295,10 @@ function activation(builder: OnnxBuilder, kind: string, name: string, x: string)
       return builder.node('HardSwish', name, [x]);
     case 'sigmoid':
       return builder.node('Sigmoid', name, [x]);
+    case 'gelu':
+    case 'geluTanh':
+    case 'quickGelu':
+      return gelu(builder, kind, name, x);
     case 'hardsigmoid':
       return builder.node('HardSigmoid', name, [x], { floats: { alpha: 1 / 6, beta: 0.5 } });
     default:
@@ -253,6 +306,23 @@ function activation(builder: OnnxBuilder, kind: string, name: string, x: string)
         mend: 'Export another student',
       });
   }
+}
+
+/** x times Phi(x), which two of them take a sigmoid for. */
+function gelu(builder: OnnxBuilder, kind: 'gelu' | 'geluTanh' | 'quickGelu', name: string, x: string): string {
+  const node = (opType: string, of: string, ...input: string[]) => builder.node(opType, `${name}.${of}`, input);
+  const scalar = (value: number) => builder.tensor(`gelu.${value}`, [], Float32Array.of(value));
+  if (kind === 'gelu') {
+    const erf = node('Erf', 'erf', node('Div', 'by_root', x, scalar(Math.SQRT2)));
+    const twice = node('Mul', 'twice', x, node('Add', 'erf_1', erf, scalar(1)));
+    return builder.node('Mul', name, [twice, scalar(0.5)]);
+  }
+  if (kind === 'quickGelu')
+    return builder.node('Mul', name, [x, node('Sigmoid', 'gate', node('Mul', 'scaled', x, scalar(1.702)))]);
+  const cube = node('Mul', 'cube', node('Mul', 'square', x, x), x);
+  const bent = node('Add', 'bent', x, node('Mul', 'cubic', cube, scalar(0.044715)));
+  const gate = node('Sigmoid', 'gate', node('Mul', 'scaled', bent, scalar(2 * Math.sqrt(2 / Math.PI))));
+  return builder.node('Mul', name, [x, gate]);
 }
 
 /** logits = scale * bank * (embedding / length). */

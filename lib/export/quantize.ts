@@ -7,6 +7,7 @@ import { counted } from '../counted.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
+import type { GraphSpec } from '../models/graph.js';
 import type { StudentInfo } from '../models/student-info.js';
 import type { OnnxModel } from '../onnx/format.js';
 import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison, type ImagesToUse } from './compare.js';
@@ -40,7 +41,7 @@ const leastMeanCosine = 0.9;
  * Do the options go together with integers?
  * @throws LgdError BAD_OPTION
  */
-export function checkQuantize(quantize: string, format: string, fold: boolean): void {
+export function checkQuantize(quantize: string, format: string, fold: boolean, graph: GraphSpec): void {
   checkWord(quantize, 'quantize', ['int8']);
   if (format !== 'onnx' && format !== 'transformers')
     throw new LgdError('BAD_OPTION', `a student for ${format} is not written in integers.`, {
@@ -53,6 +54,13 @@ export function checkQuantize(quantize: string, format: string, fold: boolean): 
       option: 'fold',
       found: fold,
       mend: 'Leave out --no-fold (in TypeScript: fold: false), or --quantize',
+    });
+  if (graph.nodes.some(({ op }) => op === 'layerNorm'))
+    throw new LgdError('BAD_OPTION', `layer norm, which ${graph.name} has, has no form in integers here.`, {
+      option: 'quantize',
+      found: quantize,
+      allowed: 'with students whose norms are batch norms',
+      mend: 'Leave it out; in float32 it is exported',
     });
 }
 

@@ -293,7 +293,7 @@ async function targetOf(
       mend: 'Leave it out; bank writes the text bank beside the student',
     });
   const { quantize, images, signal } = options;
-  if (quantize !== undefined) checkQuantize(quantize, format, fold);
+  if (quantize !== undefined) checkQuantize(quantize, format, fold, graphOf(source.info));
   if (head === 'drop') featureGraph(graphOf(source.info)); // or there is no backbone to be told apart
   if (format === 'lgdistill')
     return {

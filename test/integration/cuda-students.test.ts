@@ -48,6 +48,7 @@ const halfLimits: Record<string, { output: number; evaluation: number; cosine?: 
   mobilenetv4_conv_small: { output: 0.84, evaluation: 0.22, cosine: 0.2 },
   efficientnet_b0: { output: 0.48, evaluation: 0.18, cosine: 0.7 },
   efficientnet_lite0: { output: 1.4, evaluation: 0.27 },
+  vit_tiny_patch16_224: { output: 0.028, evaluation: 0.028, cosine: 0.9998 },
   resnet18: { output: 0.12, evaluation: 0.03, cosine: 0.83 },
 };
 

@@ -7,6 +7,7 @@ import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
 import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
 import { resnet18, resnet34, resnet50 } from './resnet.js';
+import { vitSmallPatch16, vitSmallPatch32, vitTinyPatch16 } from './vit.js';
 
 const definitions: StudentDefinition[] = [
   resnet18,
@@ -22,6 +23,9 @@ const definitions: StudentDefinition[] = [
   efficientnetB2,
   efficientnetB3,
   efficientnetLite0,
+  vitTinyPatch16,
+  vitSmallPatch16,
+  vitSmallPatch32,
 ];
 
 /** Names of all students. */

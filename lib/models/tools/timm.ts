@@ -79,7 +79,14 @@ const own: FamilyNaming = (student, { classifier }, refuse) => ({
   options: ofMobile,
 });
 
-export const timm = { own, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
+/** timm gives a model of a fixed size the table of positions of its configuration's input_size. */
+const vit: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
+  model: architecture,
+  modules: ownNames(graph, classifier),
+  options: { fixed_input_size: true, first_conv: 'patch_embed.proj', classifier },
+});
+
+export const timm = { own, vit, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
 
 /** @param last names of the last convolution and its norm */
 function mobileModules(
