@@ -42,7 +42,11 @@ using images = await ImageCache.build(await openImageFolder(options.images), {
 });
 console.log(`${tsb.size} names, ${images.length} images, ${images.broken.length} broken`);
 
-const student = createStudent(options.student, { device, embeddingSize: teacher.embeddingSize });
+const student = createStudent(options.student, {
+  device,
+  embeddingSize: teacher.embeddingSize,
+  resolution: teacher.resolution,
+});
 using distiller = new Distiller({
   device,
   teacher,

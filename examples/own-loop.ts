@@ -45,7 +45,7 @@ await using teacher = await loadTeacher(options.clip, { device });
 const { resolution, mean, std, embeddingSize } = teacher;
 using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution });
 
-const student = createStudent(options.student, { device, embeddingSize });
+const student = createStudent(options.student, { device, embeddingSize, resolution });
 using distiller = new Distiller({
   device,
   teacher,

@@ -232,6 +232,40 @@ void attention(Table& table) {
                   });
 }
 
+// Of a ViT-S/16 at 224 px, a block of the student.
+void self_attention(Table& table) {
+  const int tokens = table.options.small ? 37 : 197, heads = table.options.small ? 2 : 6, channels = heads * 64;
+  const double token = 2.0 * table.batch() * tokens * channels, products = token * tokens;
+  table.operation("self_attention_forward 197 x 384, 6 heads", {4 * token, 2 * products, Unit::tensor, "qkv, out"},
+                  [=](Operands& t) -> Call {
+                    const size_t count = size_t(tokens) * channels;
+                    const void* qkv = t.images(3 * count);
+                    void* out = t.out_images(count);
+                    return [=, &t] {
+                      t.ops.self_attention_forward(*t.device, {t.n, tokens, channels, heads, false}, t.type, qkv, out);
+                    };
+                  });
+  table.operation("self_attention_backward 197 x 384, 6 heads",
+                  {8 * token, 5 * products, Unit::tensor, "qkv, out, d_out, d_qkv"}, [=](Operands& t) -> Call {
+                    const size_t count = size_t(tokens) * channels;
+                    const void *qkv = t.images(3 * count), *d_out = t.images(count);
+                    void *out = t.out_images(count), *d_qkv = t.out_images(3 * count);
+                    const SelfAttentionShape s{t.n, tokens, channels, heads, false};
+                    t.ops.self_attention_forward(*t.device, s, t.type, qkv, out);
+                    return
+                        [=, &t] { t.ops.self_attention_backward(*t.device, s, t.type, qkv, out, d_out, d_qkv, false); };
+                  });
+  table.operation("positions_backward 197 x 384", {2 * token, 0, Unit::cores, "dy, dx"}, [=](Operands& t) -> Call {
+    const size_t count = size_t(tokens) * channels;
+    const void* dy = t.images(count);
+    void* dx = t.out_images(count - size_t(channels));
+    float *d_position = t.unchecked32(count), *d_constant = t.unchecked32(size_t(channels));
+    return [=, &t] {
+      t.ops.positions_backward(*t.device, {t.n, tokens, channels}, t.type, 1, dy, dx, false, d_position, d_constant);
+    };
+  });
+}
+
 // A block of DINOv3 ViT-S+/16 at 256 px.
 void transformer(Table& table) {
   const int tokens = table.options.small ? 5 : 261, channels = table.options.small ? 64 : 384, heads = channels / 64;
@@ -303,6 +337,7 @@ void elements(Table& table) {
   average_pool(table);
   attention(table);
   transformer(table);
+  self_attention(table);
   sgd(table, "resnet18", 12'226'000);
   sgd(table, "mobilenet_v2", 5'176'000);
   adamw(table, "mobilenet_v2", 5'176'000);

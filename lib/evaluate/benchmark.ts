@@ -72,6 +72,7 @@ export async function* benchmark(
       embeddingSize,
       seed: config.seed,
       widthMultiplier: config.student.widthMultiplier,
+      resolution,
     });
     {
       using encoder = compileBatch('train.batchSize', batch, () =>

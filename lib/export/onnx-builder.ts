@@ -6,12 +6,13 @@ export interface OnnxAttributes {
   floats?: Readonly<Record<string, number>>;
 }
 
-type TensorValues = Float32Array | Uint8Array | Int8Array | Int32Array;
+type TensorValues = Float32Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
 
 /** onnx.proto's TensorProto.DataType. */
 const dataTypeOf = (values: TensorValues): number => {
   if (values instanceof Float32Array) return 1;
   if (values instanceof Uint8Array) return 2;
+  if (values instanceof BigInt64Array) return 7;
   return values instanceof Int8Array ? 3 : 6;
 };
 
@@ -57,6 +58,12 @@ export class OnnxBuilder {
     const own = this.free(name);
     this.tensors.set(own, { name: own, dims, dataType: dataTypeOf(values), rawData });
     return own;
+  }
+
+  /** A constant of whole numbers, such as sizes or places: a list, or one number of no axis. */
+  integers(name: string, values: number | readonly number[]): string {
+    const list = typeof values === 'number' ? [values] : values;
+    return this.tensor(name, typeof values === 'number' ? [] : [list.length], BigInt64Array.from(list.map(BigInt)));
   }
 
   /** The name, or one near to it that nothing has; it is taken from now on. */

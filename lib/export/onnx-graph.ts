@@ -5,6 +5,7 @@ import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { OnnxGraph, OnnxValueInfo } from '../onnx/format.js';
 import { attributesOf, OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
+import { firstToken, positions, selfAttention } from './onnx-sequence.js';
 
 /** The operator set: the first with HardSwish. */
 export const opset = 14;
@@ -52,7 +53,7 @@ export function onnxGraph(
     else
       values.push(
         next === undefined
-          ? translate(builder, node, values, weights, isFlat(graph, i + 1))
+          ? translate(builder, graph, i, values, weights)
           : foldedConv(builder, node, next, values, weights),
       );
   });
@@ -149,14 +150,21 @@ function isFlat(graph: GraphSpec, value: number): boolean {
   return graph.nodes.every(({ op, inputs }, i) => !inputs.includes(value) || (ofRows.has(op) && isFlat(graph, i + 1)));
 }
 
-/** @param flat a linear layer may give [B,C] in place of [B,C,1,1] */
+/** Channels of a value, by the layer with weights that it comes from. */
+function channelsAt({ nodes }: GraphSpec, value: number, weights: Readonly<WeightRecord>): number {
+  let node = nodes[value - 1]!;
+  while (node.op !== 'conv' && node.op !== 'linear') node = nodes[node.inputs[0]! - 1]!;
+  return weights[node.parameters![0]!]!.shape[0]!;
+}
+
 function translate(
   builder: OnnxBuilder,
-  node: GraphNode,
+  graph: GraphSpec,
+  i: number,
   values: string[],
   weights: Readonly<WeightRecord>,
-  flat: boolean,
 ): string {
+  const node = graph.nodes[i]!;
   const { op, name, parameters: names = [] } = node;
   const [first, second] = node.inputs.map((index) => values[index]!) as [string, string];
   const parameters = () =>
@@ -181,7 +189,8 @@ function translate(
     case 'layerScale':
       return builder.node('Mul', name, [first, perChannel(builder, name, weights[names[0]!]!.data)]);
     case 'linear': {
-      if (!flat) return pointwise(builder, name, first, names, weights);
+      // [B,C] in place of [B,C,1,1], where all readers take it
+      if (!isFlat(graph, i + 1)) return pointwise(builder, name, first, names, weights);
       const row = builder.node('Flatten', `${first}.flat`, [first], { integers: { axis: 1 } });
       return builder.node('Gemm', name, [row, ...parameters()], { integers: { transB: 1 } });
     }
@@ -214,6 +223,12 @@ function translate(
     case 'dropout':
     case 'stochasticDepth':
       return first; // of training alone
+    case 'positions':
+      return positions(builder, node, first, weights);
+    case 'firstToken':
+      return firstToken(builder, name, first);
+    case 'selfAttention':
+      return selfAttention(builder, node, first, channelsAt(graph, node.inputs[0]!, weights) / 3);
     case 'globalPool':
       return builder.node('GlobalAveragePool', name, [first]);
     default:

@@ -12,7 +12,7 @@ import { exportedFormat, studentMetadata } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';
 import { isProjection } from '../models/students/definition.js';
 import { fromTool, toolNaming, toTool } from '../models/tools/convert.js';
-import type { Tool, ToolNaming } from '../models/tools/naming.js';
+import { absentFrom, type Tool, type ToolNaming } from '../models/tools/naming.js';
 import { version } from '../package.js';
 import { compareEmbeddings, engineEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { preprocessing } from './onnx.js';
@@ -39,7 +39,7 @@ export function isFolderTool(tool: Tool): boolean {
 
 /** @throws LgdError BAD_OPTION for a student that the tool lacks, and for a head that it has no place for */
 export function prepareTool(tool: Tool, head: 'keep' | 'drop', { info, weights }: ExportSource): ToolExport {
-  const { architecture, widthMultiplier, embeddingSize } = info;
+  const { architecture, widthMultiplier, embeddingSize, resolution } = info;
   if (info.graph !== undefined)
     throw new LgdError('BAD_OPTION', `${tool} does not know ${architecture}, a network of your own.`, {
       option: 'format',
@@ -47,7 +47,7 @@ export function prepareTool(tool: Tool, head: 'keep' | 'drop', { info, weights }
       allowed: 'lgdistill, onnx, transformers',
       mend: 'Export it as ONNX',
     });
-  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
+  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false, resolution });
   const naming = toolNaming(tool, { architecture, widthMultiplier, graph });
   if (head === 'keep' && !naming.modules.has('head.0')) {
     throw new LgdError('BAD_OPTION', `the ${naming.model} of ${tool} has no place for the projection head.`, {
@@ -123,8 +123,8 @@ export async function compareTool(
   }
   const { weights: found } = fromTool(file.tensors, graph, { ...naming, eps: undefined });
   const own = head === 'keep' ? [] : Object.entries(weights).filter(([name]) => isProjection(name));
-  // layers that the tool's architecture ends before
-  const absent = Object.entries(weights).filter(([name]) => !naming.modules.has(name.slice(0, name.lastIndexOf('.'))));
+  const lacking = absentFrom(naming, graph); // layers that the tool's architecture ends before
+  const absent = Object.entries(weights).filter(([name]) => lacking.has(name));
   return compareEmbeddings(
     reference,
     await engineEmbeddings(

@@ -15,8 +15,6 @@ import type { WeightRecord } from './weights.js';
 /** What {@link createEncoder} makes. */
 export interface EncoderOptions extends GraphOptions {
   device: Device;
-  /** Side of the square input in pixels; default 224. */
-  resolution?: number | undefined;
   /** B, images a call: exactly so many in training, at most so many otherwise; default 1. */
   batch?: number | undefined;
   /** Default float32. */
@@ -33,7 +31,6 @@ export interface EncoderOptions extends GraphOptions {
 
 const encoderOptions = {
   device: 'needed',
-  resolution: 'optional',
   batch: 'optional',
   precision: 'optional',
   seed: 'optional',
@@ -269,7 +266,7 @@ export async function createEncoder(name: string, options: EncoderOptions): Prom
   } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;
   checkSeed(seed);
-  const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });
+  const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping, resolution });
   const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, optimizer });
   try {
     compiled.load(await initialWeightsInTurns(graph, seed));

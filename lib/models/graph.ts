@@ -271,6 +271,38 @@ export class GraphBuilder {
     return this.channelScale(x, this.activation(excited, gate));
   }
 
+  /** The first of a sequence, [B,1,1,C]. */
+  firstToken(x: Value): Value {
+    return this.#node('firstToken', `${x.name}.first`, [x], x.channels);
+  }
+
+  /**
+   * A sequence of `first` tokens that are the same for every image (default 0) and of all positions of x, each with its
+   * row of the table `position` added, of `count` rows. The constant tokens are rows of the table alone, [count, C]; or
+   * with `constant` a table of their own, [1, first, C], added to theirs of `position`, then [1, count, C], as in timm.
+   */
+  positions(
+    x: Value,
+    position: string,
+    { count, first = 0, constant }: { count: number; first?: number | undefined; constant?: string | undefined },
+  ): Value {
+    const table = (name: string, rows: number, std: number) => {
+      const shape = [rows, x.channels];
+      return this.#parameter(name, constant === undefined ? shape : [1, ...shape], { kind: 'normal', std }, false);
+    };
+    const parameters = [table(position, count, constant === undefined ? x.channels ** -0.5 : 0.02)];
+    if (constant !== undefined) parameters.push(table(constant, first, 1e-6));
+    return this.#node('positions', position, [x], x.channels, { first }, parameters);
+  }
+
+  /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */
+  selfAttention(qkv: Value, heads: number, { causal = false } = {}): Value {
+    return this.#node('selfAttention', `${qkv.name}.attention`, [qkv], qkv.channels / 3, {
+      heads,
+      causal: Number(causal),
+    });
+  }
+
   // What follows works in forward-only graphs: the engine has no backward of it.
 
   /** A sequence of the mean and all positions of x, each with its row of `position` [positions + 1, C] added. */
@@ -279,11 +311,6 @@ export class GraphBuilder {
       this.#parameter(position, [positions + 1, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true),
     ];
     return this.#node('tokens', position, [x], x.channels, {}, parameters);
-  }
-
-  /** The first of a sequence, [B,1,1,C]. */
-  firstToken(x: Value): Value {
-    return this.#node('firstToken', `${x.name}.first`, [x], x.channels);
   }
 
   /** Attention of one query an image, [B,1,1,C], over keys and values that are sequences. */
@@ -296,17 +323,6 @@ export class GraphBuilder {
     return this.#node('repeat', name, [this.images], channels, {}, [
       this.#parameter(name, [channels], { kind: 'normal', std: channels ** -0.5 }, true),
     ]);
-  }
-
-  /**
-   * A sequence of the first `first` rows of the table `position` [count, C], tokens that are the same for every image
-   * (default 0), and of all positions of x, each with its row of the others added.
-   */
-  positions(x: Value, position: string, { count, first = 0 }: { count: number; first?: number | undefined }): Value {
-    const parameters = [
-      this.#parameter(position, [count, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true),
-    ];
-    return this.#node('positions', position, [x], x.channels, { first }, parameters);
   }
 
   /**
@@ -328,14 +344,6 @@ export class GraphBuilder {
       this.#parameter(position, [positions, channels], { kind: 'normal', std: 0.01 }, true),
     ];
     return this.#node('words', word, [ids], channels, {}, parameters);
-  }
-
-  /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */
-  selfAttention(qkv: Value, heads: number, { causal = false } = {}): Value {
-    return this.#node('selfAttention', `${qkv.name}.attention`, [qkv], qkv.channels / 3, {
-      heads,
-      causal: Number(causal),
-    });
   }
 
   /**

@@ -3,6 +3,7 @@ import type { GraphNode } from '../addon/native.js';
 import { LgdError } from '../errors.js';
 import { featureGraph, upTo } from './features.js';
 import type { GraphSpec, Value } from './graph.js';
+import { findStudent, listStudents } from './students/registry.js';
 
 /** The last block at one stride. */
 export interface Stage {
@@ -38,9 +39,15 @@ function pooled(student: GraphSpec): { features: GraphSpec; pool: number; map: n
   while (pool > 0 && features.nodes[pool - 1]!.op !== 'globalPool') pool = features.nodes[pool - 1]!.inputs[0]!;
   if (pool === 0)
     throw new LgdError('BAD_MODEL', `${student.name} does not pool a map before its head.`, {
-      mend: 'Give a student of the registry',
+      allowed: withMaps().join(', '),
+      mend: 'Give one of these students',
     });
   return { features, pool, map: features.nodes[pool - 1]!.inputs[0]! };
+}
+
+/** Names of the students that pool a map: all but vision transformers. */
+function withMaps(): string[] {
+  return listStudents().filter((name) => findStudent(name).patch === undefined);
 }
 
 /**

@@ -4,8 +4,9 @@ import { LgdError } from '../errors.js';
 import { CompiledEncoder, type CompileOptions } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeights, initialWeightsInTurns } from './initialise.js';
-import { checkNumber, checkSeed, checkWhole } from '../number-limits.js';
+import { checkNumber, checkSeed, checkWhole, mostSide } from '../number-limits.js';
 import type { Head } from './students/definition.js';
+import { checkGrid } from './position-tables.js';
 import { findStudent, listStudents } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
@@ -21,9 +22,14 @@ export interface GraphOptions {
   widthMultiplier?: number | undefined;
   /** Dropout and stochastic depth, as the architecture has them; default true. */
   dropping?: boolean | undefined;
+  /**
+   * Side of the square input in pixels; default 224. Vision transformers have a table of positions for it, and take
+   * multiples of their patch; other students are the same at all.
+   */
+  resolution?: number | undefined;
 }
 
-const withoutHead = { widthMultiplier: 'optional', dropping: 'optional' } satisfies OptionTable<
+const withoutHead = { widthMultiplier: 'optional', dropping: 'optional', resolution: 'optional' } satisfies OptionTable<
   Omit<GraphOptions, 'outputs' | 'embeddingSize'>
 >;
 export const graphOptions = {
@@ -38,7 +44,7 @@ export const graphOptions = {
  */
 export function studentGraph(name: string, options: GraphOptions): GraphSpec {
   checkOptions(options, 'studentGraph()', graphOptions);
-  const { outputs, embeddingSize, widthMultiplier = 1, dropping = true } = options;
+  const { outputs, embeddingSize, widthMultiplier = 1, dropping = true, resolution = 224 } = options;
   const definition = findStudent(name);
   checkNumber('widthMultiplier', widthMultiplier, { least: 0.1, most: 4 });
   if (widthMultiplier !== 1 && !definition.scalable) {
@@ -48,7 +54,17 @@ export function studentGraph(name: string, options: GraphOptions): GraphSpec {
       allowed: '1',
     });
   }
-  return definition.build({ head: headOf(outputs, embeddingSize), widthMultiplier, dropping });
+  checkWhole('resolution', resolution, mostSide);
+  const { patch = 1 } = definition;
+  if (resolution % patch !== 0) {
+    throw new LgdError('BAD_OPTION', `${name} looks at patches of ${patch} px.`, {
+      option: 'resolution',
+      found: resolution,
+      allowed: `multiples of ${patch}`,
+      mend: `Set data.resolution to ${Math.max(1, Math.round(resolution / patch)) * patch}`,
+    });
+  }
+  return definition.build({ head: headOf(outputs, embeddingSize), widthMultiplier, dropping, resolution });
 }
 
 function headOf(outputs: number | undefined, embeddingSize: number | undefined): Head {
@@ -73,6 +89,8 @@ export interface StudentKind {
   widthMultiplier: number;
   /** D. */
   embeddingSize: number;
+  /** Side of the square input in pixels. */
+  resolution: number;
   /** Of a network that the package does not know. */
   graph?: GraphSpec | undefined;
 }
@@ -81,15 +99,15 @@ export interface StudentKind {
  * The graph of a student in a file.
  * @throws LgdError BAD_OPTION for an unknown name without a graph, or a width that it has not
  */
-export function graphOf({ architecture, widthMultiplier, embeddingSize, graph }: StudentKind): GraphSpec {
-  return graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier });
+export function graphOf({ architecture, widthMultiplier, embeddingSize, resolution, graph }: StudentKind): GraphSpec {
+  return graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier, resolution });
 }
 
-/** What a file must hold to give this student again: a graph, unless its name tells it. */
-export function kindOf({ name, widthMultiplier, embeddingSize, graph }: Student): StudentKind {
-  const kind = { architecture: name, widthMultiplier, embeddingSize };
+/** What a file must hold to give this student again at a resolution: a graph, unless its name tells it. */
+export function kindOf({ name, widthMultiplier, embeddingSize, graph }: Student, resolution: number): StudentKind {
+  const kind = { architecture: name, widthMultiplier, embeddingSize, resolution };
   const known = listStudents().includes(name)
-    ? [true, false].map((dropping) => studentGraph(name, { embeddingSize, widthMultiplier, dropping }))
+    ? [true, false].map((dropping) => studentGraph(name, { embeddingSize, widthMultiplier, dropping, resolution }))
     : [];
   return known.some((one) => JSON.stringify(one) === JSON.stringify(graph)) ? kind : { ...kind, graph };
 }
@@ -174,6 +192,7 @@ export class Student {
 
   /** A compiled copy with the student's weights. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
   compile(options: CompileOptions): CompiledEncoder {
+    checkGrid(this.graph, options.resolution);
     return compileEmbedder(this.device, this, options);
   }
 }

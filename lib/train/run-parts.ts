@@ -152,13 +152,13 @@ export async function openBanks(
   return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
 }
 
-/** The students with the weights that they begin with. */
+/** The students with the weights that they begin with, and what is to be said about these. */
 export async function makeStudents({
   config,
   device,
   teacher: { embeddingSize },
   options: { resume, signal },
-}: RunContext): Promise<Student[]> {
+}: RunContext): Promise<{ students: Student[]; remarks: string[] }> {
   const {
     student: { name, widthMultiplier, dropping, weights },
     seed,
@@ -170,16 +170,24 @@ export async function makeStudents({
       const own = resume === undefined ? undefined : await keptIn(outputOf(one), resume, graphIn);
       // of a graph that its checkpoint alone knows
       if (own !== undefined) return new Student(one, device, embeddingSize, widthMultiplier, own, seed);
-      return createStudent(one, { device, embeddingSize, widthMultiplier, dropping, seed });
+      return createStudent(one, {
+        device,
+        embeddingSize,
+        widthMultiplier,
+        dropping,
+        seed,
+        resolution: config.data.resolution,
+      });
     }),
   );
   const begins = resume === undefined || (resume === 'last' && !(await hasCheckpoint(config.output)));
-  if (weights !== undefined && begins) await loadStartWeights(students[0]!, weights); // a checkpoint has all weights
+  // a checkpoint has all weights
+  const remarks = weights !== undefined && begins ? await loadStartWeights(students[0]!, weights) : [];
   for (const one of students) {
     await one.drawWeights(signal);
     if (resume === 'last') await checkStart(outputOf(one.name), one, signal); // before images are decoded
   }
-  return students;
+  return { students, remarks };
 }
 
 interface Evaluations {

@@ -356,8 +356,7 @@ export class Run {
   #studentInfo(): StudentInfo {
     const { teacher, tsb, method } = this.course.distiller;
     return {
-      ...kindOf(this.student),
-      resolution: this.encoder.resolution,
+      ...kindOf(this.student, this.encoder.resolution),
       mean: teacher.mean,
       std: teacher.std,
       names: tsb?.names ?? [],

@@ -137,7 +137,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
 
   const banks = await openBanks(evaluationSource, context);
   const { tsb } = banks;
-  const students = await makeStudents(context);
+  const { students, remarks: startRemarks } = await makeStudents(context);
   if (tsb) await drawStartBank(tsb, config.seed, signal);
   const distiller = new Distiller({
     device,
@@ -165,6 +165,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     remarks: [
       ...remarks,
       ...banks.remarks,
+      ...startRemarks,
       ...pairRemark(teacher, tsb),
       ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? []),
       ...(config.evaluate.online && evaluationSource !== undefined

@@ -5,8 +5,9 @@ import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
 import { isProjection } from '../models/students/definition.js';
 import { findStudent, listStudents } from '../models/students/registry.js';
+import { fitPositions } from '../models/position-tables.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
-import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
+import { absentFrom, modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
 import { followed } from '../files/checkpoint-folders.js';
 import { findStudentFile } from '../runs/student-file.js';
@@ -23,21 +24,23 @@ const classifier = new RegExp(
 /**
  * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision,
  * timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection head may be missing (it then
- * keeps its seeded start), a classifier is left out.
+ * keeps its seeded start), a classifier is left out. A table of positions for another resolution is interpolated.
+ * @returns what to say about it
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_MODEL naming what does not
  *   fit
  */
-export async function loadStartWeights(student: Student, file: string): Promise<void> {
+export async function loadStartWeights(student: Student, file: string): Promise<string[]> {
   await checkNoFolder(file);
   const { tensors } = await readListed(await followed(file));
   try {
-    const start = startOf(student, tensors);
+    const { start, remarks } = startOf(student, tensors);
     const broken = notFinite(start); // the first step would blame the learning rate
     if (broken !== undefined)
       throw new LgdError('BAD_MODEL', `${broken} has a value that is no finite number.`, {
         mend: 'Give weights of a training that did not diverge',
       });
     student.load(start);
+    return remarks;
   } catch (cause) {
     throw new LgdError('BAD_MODEL', `${file} does not fit ${student.name}: ${(cause as Error).message}`, {
       option: 'student.weights',
@@ -58,7 +61,10 @@ async function checkNoFolder(path: string): Promise<void> {
   });
 }
 
-function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): WeightRecord {
+function startOf(
+  student: Student,
+  tensors: ReadonlyMap<string, TensorRecord>,
+): { start: WeightRecord; remarks: string[] } {
   const { graph, weights: seeded } = student;
   const { naming, read } = bestNaming(
     { architecture: student.name, widthMultiplier: student.widthMultiplier, graph },
@@ -67,17 +73,17 @@ function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): 
   const hasHead = Object.entries(seeded).every(
     ([name, { shape }]) => !isProjection(name) || read.weights[name]?.shape.join() === shape.join(),
   );
-  // else a layer that the tool's architecture ends before
-  const isElsewhere = (name: string) => naming.modules.has(name.slice(0, name.lastIndexOf('.')));
-  const starts = Object.entries(seeded).filter(([name]) => (isProjection(name) ? !hasHead : !isElsewhere(name)));
+  const absent = absentFrom(naming, graph); // layers that the tool's architecture ends before
+  const starts = Object.entries(seeded).filter(([name]) => (isProjection(name) ? !hasHead : absent.has(name)));
   const record: WeightRecord = Object.fromEntries([
     ...starts,
     ...Object.entries(read.weights).filter(([name]) => hasHead || !isProjection(name)),
     // named by the check
     ...read.others.filter((name) => !classifier.test(name)).map((name) => [name, tensors.get(name)!] as const),
   ]) as WeightRecord;
-  checkWeights(graph, record);
-  return record;
+  const { weights, remarks } = fitPositions(graph, record);
+  checkWeights(graph, weights);
+  return { start: weights, remarks };
 }
 
 /** The names, this package's or a tool's, by which most of the student is in the file. */

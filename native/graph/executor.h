@@ -50,7 +50,9 @@ class Executor {
   void forward_conv_sum(const Step& step);
   void forward_norm(const Step& step);
   void forward_drop(const Step& step);
-  void forward_sequence(const Step& step);  // executor_sequence.cpp
+  // executor_sequence.cpp
+  void forward_sequence(const Step& step);
+  void backward_sequence(const Step& step, const StepGradient& writes);
   void backward_step(const Step& step, const StepGradient& writes);
   void backward_conv(const Step& step, const StepGradient& writes);
   void backward_norm(const Step& step, const StepGradient& writes);

@@ -71,6 +71,8 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
   if (step.op == OpKind::batch_norm) return backward_norm(step, writes);
   if (step.op == OpKind::layer_scale) return backward_scale(step, writes);
   if (step.op == OpKind::add) return backward_add(step, writes);
+  if (step.op == OpKind::positions || step.op == OpKind::self_attention || step.op == OpKind::first_token)
+    return backward_sequence(step, writes);
   if (!wanted(writes.inputs[0])) return;
   const bool add = adds(writes.inputs[0]);
   const void* x = value(first);

@@ -3,7 +3,7 @@
 
 namespace lgd {
 
-// The operations of forward-only plans: attention pooling and transformers.
+// Attention pooling and transformers, most of it in forward-only plans.
 void Executor::forward_sequence(const Step& step) {
   const Node& node = node_of(step);
   const Shapes& shapes = program_.shapes;
@@ -32,7 +32,8 @@ void Executor::forward_sequence(const Step& step) {
     }
     case OpKind::repeat: return kernels_.repeat_forward(*device_, batch, out.stored, shapes.type, table(0), y);
     case OpKind::positions:
-      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, node.first, x, table(0), y);
+      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, node.first, x, table(0),
+                                        node.parameters.size() > 1 ? table(1) : nullptr, y);
     case OpKind::words:
       return kernels_.words_forward(*device_, {batch, out.h, out.stored}, shapes.type, in.stored,
                                     int(program_.graph.parameters[size_t(node.parameters[0])].shape[0]), x, table(0),
@@ -50,6 +51,25 @@ void Executor::forward_sequence(const Step& step) {
                                         shapes.values[size_t(step.inputs[1])].stored, node.id, x, operand(1), y);
     default: throw Error("NATIVE_ERROR", "unreachable operation");
   }
+}
+
+void Executor::backward_sequence(const Step& step, const StepGradient& writes) {
+  const Node& node = node_of(step);
+  const Shapes& shapes = program_.shapes;
+  const ValueShape &in = shapes.values[size_t(step.inputs[0])], &out = shapes.values[size_t(step.output)];
+  const int batch = shapes.batch;
+  const bool wanted = writes.inputs[0] != GradientWrite::none, add = writes.inputs[0] == GradientWrite::accumulate;
+  const void* dy = gradient(step.output);
+  void* dx = wanted ? gradient(step.inputs[0]) : nullptr;
+  if (step.op == OpKind::positions)
+    return kernels_.positions_backward(*device_, {batch, out.h, out.stored}, shapes.type, node.first, dy, dx, add,
+                                       parameters_.gradient(node.parameters[0]),
+                                       node.parameters.size() > 1 ? parameters_.gradient(node.parameters[1]) : nullptr);
+  if (!wanted) return;
+  if (step.op == OpKind::first_token)
+    return kernels_.first_token_backward(*device_, batch, int(in.pixels()), in.stored, shapes.type, dy, dx, add);
+  kernels_.self_attention_backward(*device_, {batch, in.h, out.stored, node.heads, node.causal != 0}, shapes.type,
+                                   value(step.inputs[0]), value(step.output), dy, dx, add);
 }
 
 }  // namespace lgd

@@ -164,6 +164,7 @@ bool backward_reads_inputs(const Step& step) {
     case OpKind::layer_scale:
     case OpKind::activation:
     case OpKind::channel_scale:
+    case OpKind::self_attention:
     case OpKind::max_pool: return true;
     default: return false;
   }

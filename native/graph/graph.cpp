@@ -80,7 +80,7 @@ const std::vector<OpRule>& rules() {
        false,
        {{"heads", required, 1, most, &Node::heads, nullptr}}},
       {"repeat", OpKind::repeat, 1, 1, 1, false, {}},
-      {"positions", OpKind::positions, 1, 1, 1, false, {{"first", 0, 0, most, &Node::first, nullptr}}},
+      {"positions", OpKind::positions, 1, 1, 2, false, {{"first", 0, 0, most, &Node::first, nullptr}}},
       {"words", OpKind::words, 1, 2, 2, false, {}},
       {"layerNorm", OpKind::layer_norm, 1, 2, 2, false, {{"eps", 1e-5, 0, 1, nullptr, &Node::eps}}},
       {"layerScale", OpKind::layer_scale, 1, 1, 1, false, {}},

@@ -23,19 +23,20 @@
 //   resize           x       -                                factor: bilinear, [B,factor h,factor w,c]
 //   dropout          x       -                                p: each element; nothing outside training
 //   stochasticDepth  x       -                                p: each image ("row" mode); nothing outside training
+//   positions        x       position [T,c] [constant [first,c]]
+//                                                             first (0): [B,T,1,c], T = first + h*w; the first rows,
+//                            plus the constants, then x + the others. Either shape may have a 1 in front
+//   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
+//                            values side by side, [B,T,1,3c]
+//   firstToken       x       -                                -: token 0 of a sequence, [B,1,1,c]
 //
 // In forward-only plans alone:
 //   tokens           x       position [h*w+1,c]               -: [mean; positions] + position
-//   firstToken       x       -                                -: token 0 of a sequence, [B,1,1,c]
 //   queryAttention   q k v   -                                heads: one query an image, [B,1,1,c]
 //   repeat           x       value [c]                        -: value for every image, [B,1,1,c]; of x only B counts
 //
-// Of these transformers (ops/self_attention.h, sequence.h, rotary.h, swiglu.h):
-//   positions        x       position [T,c]                   first (0): [B,T,1,c], T = first + h*w; the first rows as
-//                            they are, then x + the others
+// Of these transformers (ops/sequence.h, rotary.h, swiglu.h):
 //   words            ids     word [V,c] position [>= T,c]     -: [B,T,1,c]; ids [B,T,1,3] are digits in base 256
-//   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
-//                            values side by side, [B,T,1,3c]
 //   rotary           qkv     angles [T-first,c/heads]         heads, first (0): [B,T,1,3c] with the queries and keys of
 //                                                             the tokens behind the first ones turned
 //   swiglu           x       -                                -: silu of the first half of the channels times the other
@@ -74,13 +75,13 @@ enum class OpKind : uint8_t {
   stochastic_depth,
   layer_norm,
   layer_scale,
-  tokens,
+  positions,
+  self_attention,
   first_token,
+  tokens,
   query_attention,
   repeat,
-  positions,
   words,
-  self_attention,
   rotary,
   swiglu,
   end_token

@@ -106,6 +106,7 @@ class Lives {
     }
     if (step.kind == StepKind::excitation) touch_layers(step, time);
     if (gradient.finish_input) finishes(step.inputs[0], time);
+    if (backward_reads_output(step)) values[size_t(step.output)].touch(time);
     if (!backward_reads_inputs(step)) return;
     for (const int input : step.inputs) read(input, time);
     if (step.residual >= 0 && backward_reads_residual(step)) read(step.residual, time);

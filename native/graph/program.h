@@ -145,6 +145,7 @@ int gradient_source(const Program& program, const Step& step);
 int gate_of(const Program& program, int gated);
 // What backward reads of the forward pass.
 bool backward_reads_inputs(const Step& step);
+inline bool backward_reads_output(const Step& step) { return step.op == OpKind::self_attention; }
 inline bool backward_reads_residual(const Step& step) { return step.act != Act::none; }
 
 }  // namespace lgd

@@ -4,6 +4,7 @@
 
 #include "ops/layer_norm.h"
 #include "ops/layout.h"
+#include "ops/self_attention.h"
 
 namespace lgd {
 
@@ -209,6 +210,10 @@ class Inference {
     const ValueShape& x = input(node);
     const int64_t count = node.first + x.pixels();
     table(node, 0, count, x.c, x.stored);
+    if (node.parameters.size() > 1) {
+      LGD_CHECK(node.first > 0, "BAD_SHAPE", "node ", node.name, " has constant tokens, and first is 0.");
+      table(node, 1, node.first, x.c, x.stored);
+    }
     return value(int(count), 1, x.c);
   }
 
@@ -275,9 +280,10 @@ class Inference {
               " channels. Allowed on this device: multiples of 8.");
   }
 
-  // A table of `count` rows of channels.
+  // A table of `count` rows of channels; of positions, with the images' axis in front or without it.
   void table(const Node& node, size_t i, int64_t count, int channels, int stored) {
-    expect(node, i, {count, channels});
+    const bool has_axis = node.op == OpKind::positions && parameter(node, i).shape.size() == 3;
+    expect(node, i, has_axis ? std::vector<int64_t>{1, count, channels} : std::vector<int64_t>{count, channels});
     lay(node, i, {count, 1, channels, count, stored});
   }
 
@@ -311,6 +317,15 @@ class Inference {
   void check_trainable(const Node& node) const {
     LGD_CHECK(!is_forward_only(node.op), "BAD_MODEL", "node ", node.name,
               " has no backward: it works in forward-only plans.");
+    if (node.op == OpKind::self_attention && kind_ == DeviceKind::cuda) {
+      const int width = input(node).c / 3 / node.heads;
+      LGD_CHECK(width <= widest_trained_head, "BAD_SHAPE", "node ", node.name, ": a head is ", width,
+                " channels wide. Allowed in training on this device: ", widest_trained_head, " or fewer.");
+      LGD_CHECK(shapes_.type == DType::bf16 || input(node).h <= most_float32_tokens, "BAD_SHAPE", "node ", node.name,
+                ": a sequence of ", input(node).h,
+                " tokens. Allowed in training in float32 on this device: ", most_float32_tokens,
+                " or fewer. Use bfloat16, or smaller images.");
+    }
     LGD_CHECK(node.op != OpKind::layer_norm || kind_ == DeviceKind::cpu || input(node).c <= layer_norm_widest,
               "BAD_SHAPE", "node ", node.name, ": layer norm trains at most ", layer_norm_widest,
               " channels on this device, found ", input(node).c, ".");

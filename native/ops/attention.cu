@@ -40,6 +40,19 @@ __global__ void __launch_bounds__(256)
     store8(y + e * 8, load8(tokens + (e / chunks * count * chunks + e % chunks) * 8));
 }
 
+// Of all tokens where they are written, else of the first of each image.
+template <class T>
+__global__ void __launch_bounds__(256)
+    first_token_gradient_kernel(int64_t vectors, int count, int chunks, const T* dy, T* d_tokens, bool accumulate) {
+  wait_for_inputs();
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const int64_t row = e / chunks, image = accumulate ? row : row / count;
+    const bool is_first = accumulate || row % count == 0;
+    const F8 gradient = is_first ? load8(dy + (image * chunks + e % chunks) * 8) : zero8();
+    put8(d_tokens + ((accumulate ? image * count : row) * chunks + e % chunks) * 8, gradient, accumulate);
+  }
+}
+
 // Block: one head of one image. Warps share the tokens for the scores, then threads share the channels for the average.
 template <class T>
 __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const T* q, const T* k, const T* v, T* out) {
@@ -84,6 +97,15 @@ void first_token_forward_cuda(Context& ctx, int n, int tokens_count, int c, DTyp
   with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, first_token_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, tokens_count, c / 8,
                static_cast<const T*>(tokens), static_cast<T*>(y));
+  });
+}
+
+void first_token_backward_cuda(Context& ctx, int n, int tokens_count, int c, DType type, const void* dy, void* d_tokens,
+                               bool accumulate) {
+  const int64_t vectors = int64_t(n) * (accumulate ? 1 : tokens_count) * c / 8;
+  with_type(type, [&]<class T>(T) {
+    LGD_LAUNCH(ctx, first_token_gradient_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, tokens_count, c / 8,
+               static_cast<const T*>(dy), static_cast<T*>(d_tokens), accumulate);
   });
 }
 

@@ -1,4 +1,5 @@
-// CLIP's attention pooling (ModifiedResNet), forward only; the projections are convolutions (ops/conv.h).
+// CLIP's attention pooling (ModifiedResNet), forward only but for the choice of a token; the projections are convolutions
+// (ops/conv.h).
 #pragma once
 #include "core/context.h"
 
@@ -11,9 +12,14 @@ void tokens_forward_cpu(Context&, int n, int pixels, int c, DType type, const vo
 void tokens_forward_cuda(Context&, int n, int pixels, int c, DType type, const void* x, const float* position,
                          void* tokens);
 
-// y[n,:] = tokens[n,0,:], for the one query that is used. tokens [N,T,C], y [N,C].
+// y[n,:] = tokens[n,0,:], for the one query that is used. tokens [N,T,C], y [N,C]. d_tokens is written, zeros behind the
+// first, or only that is added to.
 void first_token_forward_cpu(Context&, int n, int tokens_count, int c, DType type, const void* tokens, void* y);
 void first_token_forward_cuda(Context&, int n, int tokens_count, int c, DType type, const void* tokens, void* y);
+void first_token_backward_cpu(Context&, int n, int tokens_count, int c, DType type, const void* dy, void* d_tokens,
+                              bool accumulate);
+void first_token_backward_cuda(Context&, int n, int tokens_count, int c, DType type, const void* dy, void* d_tokens,
+                               bool accumulate);
 
 // One query an image: out[n,h,:] = softmax_t(q[n,h,:] . k[n,t,h,:] / sqrt(C/heads)) v[n,t,h,:]. q [N,C], k and v
 // [N,T,C], out [N,C].

@@ -27,6 +27,20 @@ void first_token_forward_cpu(Context&, int n, int tokens_count, int c, DType typ
   for (int64_t i = 0; i < n; ++i) std::copy_n(tokens + i * tokens_count * c, c, y + i * c);
 }
 
+void first_token_backward_cpu(Context& ctx, int n, int tokens_count, int c, DType type, const void* dy_,
+                              void* d_tokens_, bool accumulate) {
+  const float* dy = as_f32(type, dy_);
+  float* d_tokens = as_f32(type, d_tokens_);
+  const int64_t image = int64_t(tokens_count) * c;
+  ctx.pool.for_range(n, ceil_div(16384, image), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* to = d_tokens + i * image;
+      if (!accumulate) std::fill_n(to, image, 0.0f);
+      for (int k = 0; k < c; ++k) to[k] += dy[i * c + k];
+    }
+  });
+}
+
 void query_attention_forward_cpu(Context& ctx, const AttentionShape& s, DType type, const void* q_, const void* k_,
                                  const void* v_, void* out_) {
   const float *q = as_f32(type, q_), *k = as_f32(type, k_), *v = as_f32(type, v_);

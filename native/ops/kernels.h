@@ -54,6 +54,7 @@
   X(resize_backward)            \
   X(tokens_forward)             \
   X(first_token_forward)        \
+  X(first_token_backward)       \
   X(query_attention_forward)    \
   X(absorbed_attention_forward) \
   X(layer_norm_forward)         \
@@ -61,9 +62,11 @@
   X(layer_scale_forward)        \
   X(layer_scale_backward)       \
   X(self_attention_forward)     \
+  X(self_attention_backward)    \
   X(rotary_forward)             \
   X(swiglu_forward)             \
   X(positions_forward)          \
+  X(positions_backward)         \
   X(words_forward)              \
   X(end_token_forward)          \
   X(repeat_forward)             \

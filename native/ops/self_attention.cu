@@ -4,36 +4,19 @@
 // and values come by cp.async, 64 tokens at a time and two such tiles deep. Scores, their running maximum and sum
 // (online softmax: when the maximum grows, what was summed before shrinks) and the output are accumulators of mma.sync;
 // the scores' fragments are, rounded, the operand of the second product, since both lie alike. At least 8 N T C bytes
-// move (3 in, 1 out, of 2 each) for 4 N T^2 C operations. A row of a tile has 8 elements more than a head is wide: then
-// the eight rows of an ldmatrix start in eight different banks. float32, for checking: a warp has one query, and its
-// scores lie in shared memory.
+// move (3 in, 1 out, of 2 each) for 4 N T^2 C operations. float32, for checking: a warp has one query, and its scores
+// lie in shared memory.
 #include "core/cuda_device.cuh"
 #include "ops/grids.cuh"
 #include "ops/self_attention.h"
+#include "ops/self_attention_tiles.cuh"
 
 namespace lgd {
 namespace {
 
 constexpr int queries = 64, keys = 64, threads = 128;
 template <int D>
-constexpr int pitch = D + 8;
-template <int D>
 constexpr size_t shared_bytes = size_t(2) * 2 * keys * pitch<D> * sizeof(bf16);
-
-// Keys and values of the tokens from `first` on into one stage; zeros past the sequence and past the head. D: its
-// width, rounded up.
-template <int D>
-__device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* head, int width, int first,
-                                      bf16* stage) {
-#pragma unroll
-  for (int i = threadIdx.x; i < keys * D / 8; i += threads) {
-    const int row = i / (D / 8), column = i % (D / 8) * 8;
-    const bool inside = first + row < s.tokens && column < width;
-    const bf16* from = head + (inside ? int64_t(first + row) * 3 * s.channels + column : 0);
-    cp_async16(stage + row * pitch<D> + column, from + s.channels, inside);
-    cp_async16(stage + (keys + row) * pitch<D> + column, from + 2 * s.channels, inside);
-  }
-}
 
 template <int D>
 __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80   ? 2
@@ -48,40 +31,31 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80   ? 2
   const bf16* head = qkv + int64_t(blockIdx.z) * s.tokens * 3 * s.channels + int64_t(blockIdx.y) * width;
   const float scale = rsqrtf(float(width));
 
+  const HeadRows queries_of{head, 3 * int64_t(s.channels)}, keys_of{head + s.channels, queries_of.stride},
+      values_of{head + 2 * s.channels, queries_of.stride};
+
   uint32_t q[D / 16][4];
-#pragma unroll
-  for (int k = 0; k < D / 16; ++k)
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const int row = row0 + part % 2 * 8, column = k * 16 + part / 2 * 8 + pair;
-      q[k][part] =
-          row < s.tokens && column < width ? load_as<uint32_t>(head + int64_t(row) * 3 * s.channels + column) : 0;
-    }
+  load_rows<D>(q, queries_of, s.tokens, width, row0);
 
   float o[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
   const int reach = s.causal ? min(s.tokens, first + queries) : s.tokens, tiles = (reach + keys - 1) / keys;
-  fetch<D>(s, head, width, 0, shared);
+  const auto fetch = [&](int tile) {
+    fetch_rows<D, keys, threads>(keys_of, values_of, s.tokens, width, tile * keys,
+                                 shared + tile % 2 * 2 * keys * pitch<D>);
+  };
+  fetch(0);
   cp_commit();
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     bf16* k_tile = shared + tile % 2 * 2 * keys * pitch<D>;
     bf16* v_tile = k_tile + keys * pitch<D>;
-    if (tile + 1 < tiles) fetch<D>(s, head, width, (tile + 1) * keys, shared + (tile + 1) % 2 * 2 * keys * pitch<D>);
+    if (tile + 1 < tiles) fetch(tile + 1);
     cp_commit();
     cp_wait<1>();
     __syncthreads();
 
     float score[keys / 8][4] = {};
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k)
-#pragma unroll
-      for (int j = 0; j < keys / 8; j += 2) {
-        uint32_t r[4];
-        ldmatrix_x4(r, k_tile + (j * 8 + lane / 16 * 8 + lane % 8) * pitch<D> + k * 16 + lane / 8 % 2 * 8);
-        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_bf16_16816(score[j], q[k], left);
-        mma_bf16_16816(score[j + 1], q[k], right);
-      }
+    multiply_by_rows<D>(score, q, k_tile);
 
     float largest[2] = {most[0], most[1]};
 #pragma unroll
@@ -112,20 +86,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80   ? 2
         score[j][e] = exp_of(score[j][e] - most[e / 2]);
         total[e / 2] += score[j][e];
       }
-#pragma unroll
-    for (int k = 0; k < keys / 16; ++k) {
-      const uint32_t weights[4] = {pack2(score[2 * k][0], score[2 * k][1]), pack2(score[2 * k][2], score[2 * k][3]),
-                                   pack2(score[2 * k + 1][0], score[2 * k + 1][1]),
-                                   pack2(score[2 * k + 1][2], score[2 * k + 1][3])};
-#pragma unroll
-      for (int j = 0; j < D / 8; j += 2) {
-        uint32_t r[4];
-        ldmatrix_x4_trans(r, v_tile + (k * 16 + lane % 16) * pitch<D> + j * 8 + lane / 16 * 8);
-        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_bf16_16816(o[j], weights, left);
-        mma_bf16_16816(o[j + 1], weights, right);
-      }
-    }
+    multiply_by_columns<D>(o, score, v_tile);
     __syncthreads();  // the stage is free
   }
   cp_wait<0>();

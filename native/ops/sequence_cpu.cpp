@@ -28,13 +28,33 @@ void for_positions(Context& ctx, const SequenceShape& s, Body&& body) {
 }  // namespace
 
 void positions_forward_cpu(Context& ctx, const SequenceShape& s, DType type, int first, const void* x_,
-                           const float* position, void* y_) {
+                           const float* position, const float* constant, void* y_) {
   const float* x = as_f32(type, x_);
   float* y = as_f32(type, y_);
   for_positions(ctx, s, [&](int64_t n, int64_t t, int64_t row) {
     const float* at = position + t * s.channels;
-    if (t < first) std::copy_n(at, s.channels, y + row * s.channels);
-    else add_rows(s.channels, x + (n * (s.tokens - first) + t - first) * s.channels, at, y + row * s.channels);
+    const float* other = t >= first ? x + (n * (s.tokens - first) + t - first) * s.channels
+                         : constant ? constant + t * s.channels
+                                    : nullptr;
+    if (other) add_rows(s.channels, other, at, y + row * s.channels);
+    else std::copy_n(at, s.channels, y + row * s.channels);
+  });
+}
+
+void positions_backward_cpu(Context& ctx, const SequenceShape& s, DType type, int first, const void* dy_, void* dx_,
+                            bool accumulate, float* d_position, float* d_constant) {
+  const float* dy = as_f32(type, dy_);
+  float* dx = as_f32(type, dx_);
+  const int64_t count = int64_t(s.tokens) * s.channels, behind = int64_t(first) * s.channels;
+  ctx.pool.for_range(count, ceil_div(16384, s.n), [&](int64_t begin, int64_t end) {
+    for (int64_t n = 0; n < s.n; ++n) {
+      const float* from = dy + n * count;
+      for (int64_t e = begin; e < end; ++e) d_position[e] += from[e];
+      if (d_constant)
+        for (int64_t e = begin; e < std::min(end, behind); ++e) d_constant[e] += from[e];
+      float* to = dx + n * (count - behind) - behind;
+      for (int64_t e = std::max(begin, behind); dx && e < end; ++e) to[e] = accumulate ? to[e] + from[e] : from[e];
+    }
   });
 }
 

@@ -49,7 +49,7 @@ if (name === 'views') {
   process.stdout.write(String(statSync(report).size));
   encoder.forwardTensor(images);
 } else {
-  const encoder = createStudent(name, { device, embeddingSize: 1024 }).compile({
+  const encoder = createStudent(name, { device, embeddingSize: 1024, resolution }).compile({
     batch,
     resolution,
     training: true,

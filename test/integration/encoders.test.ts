@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { createEncoder, Encoder } from '../../lib/models/encoder.js';
+import { visionTransformer } from '../../lib/models/students/vit.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { noteSkip, sharedPath } from '../shared.js';
@@ -76,6 +77,28 @@ describe.skipIf(files.length === 0)('students against torchvision in float64', (
       batch: 4,
     });
     check(await measureGoldenStep(encoder, vectors), tolerancesOf(name, vectors.metadata));
+  });
+});
+
+describe('a vision transformer of few channels against PyTorch in float64', () => {
+  it.each(fusions)('fused into %s', async (fusion) => {
+    process.env['LGDISTILL_FUSION'] = fusion;
+    process.env['LGDISTILL_ARENA'] = 'cleared';
+    try {
+      const sizes = { patch: 4, width: 16, heads: 2, depth: 2 };
+      const graph = visionTransformer('small_vit', sizes, {
+        head: { kind: 'classifier', outputs: 7 },
+        widthMultiplier: 1,
+        dropping: true,
+        resolution: 12,
+      });
+      using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 4, resolution: 12 }));
+      const golden = fileURLToPath(new URL('../fixtures/small-vit.safetensors', import.meta.url));
+      check(await measureGoldenStep(encoder, await readEncoderVectors(golden)), tolerances);
+    } finally {
+      delete process.env['LGDISTILL_FUSION'];
+      delete process.env['LGDISTILL_ARENA'];
+    }
   });
 });
 

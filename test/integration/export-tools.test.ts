@@ -36,6 +36,7 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
   convnext: { name: 'convnext_atto', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet_lite: { name: 'efficientnet_lite0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
+  vit: { name: 'vit_tiny_patch16_224', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
 };
 const students = Object.values(ofFamilies).map(
   ({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const,
@@ -74,7 +75,7 @@ describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) =>
       ]);
       const weights = written[name]!;
       using device = await openDevice('cpu');
-      const student = createStudent(name, { device, embeddingSize: 24, widthMultiplier, seed: 9 });
+      const student = createStudent(name, { device, embeddingSize: 24, widthMultiplier, seed: 9, resolution: 64 });
       await loadStartWeights(student, join(to, 'model.safetensors'));
       for (const [parameter, { data }] of Object.entries(weights)) {
         const isThere =
@@ -153,7 +154,7 @@ describe('PyTorch', () => {
     widthMultiplier: number,
   ): Promise<Float32Array> {
     using device = await openDevice('cpu');
-    const graph = featureGraph(studentGraph(name, { embeddingSize: 24, widthMultiplier }));
+    const graph = featureGraph(studentGraph(name, { embeddingSize: 24, widthMultiplier, resolution: 64 }));
     const compiled = new CompiledEncoder(device, graph, { batch: 2, resolution: 64, training: false });
     compiled.load(weightsOf(graph, weights));
     using encoder = new Encoder(compiled);

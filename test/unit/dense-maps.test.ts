@@ -6,15 +6,20 @@ import { drawView, putPixels, wholeView } from '../../lib/dense/pixels.js';
 import { denseRate } from '../../lib/dense/trainer.js';
 import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { listStudents } from '../../lib/models/index.js';
-import { dilate, lastMap, mapGraph, stagesOf } from '../../lib/models/stages.js';
+import { dilate, lastMap, mapGraph, stagesOf, unpooledGraph } from '../../lib/models/stages.js';
 import { studentGraph } from '../../lib/models/student.js';
 import type { StudentFamily } from '../../lib/models/students/definition.js';
+import { findStudent } from '../../lib/models/students/registry.js';
 import { readDense } from '../../lib/runs/network-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
 
 describe('stages', () => {
-  const ofFamilies: Record<StudentFamily, [student: string, stages: [stride: number, channels: number][]]> = {
+  const withMaps = listStudents().filter((name) => findStudent(name).patch === undefined);
+  const ofFamilies: Record<
+    Exclude<StudentFamily, 'vit'>,
+    [student: string, stages: [stride: number, channels: number][]]
+  > = {
     resnet: [
       'resnet18',
       [
@@ -91,7 +96,7 @@ describe('stages', () => {
     ).toEqual(expected);
   });
 
-  it.each(listStudents())('of %s are at every stride', (name) => {
+  it.each(withMaps)('of %s are at every stride', (name) => {
     const strides = stagesOf(mapGraph(studentGraph(name, { embeddingSize: 8 }))).map(({ stride }) => stride);
     expect(strides, `stagesOf in lib/models/stages.ts knows the blocks of ${name} by their names`).toEqual(
       name.startsWith('convnext') ? [4, 8, 16, 32] : [2, 4, 8, 16, 32],
@@ -106,7 +111,7 @@ describe('stages', () => {
   });
 
   it.each([8, 16, 32])('every other student takes output stride %i', (outputStride) => {
-    for (const name of listStudents().filter((one) => outputStride === 32 || !one.startsWith('convnext'))) {
+    for (const name of withMaps.filter((one) => outputStride === 32 || !one.startsWith('convnext'))) {
       const graph = mapGraph(studentGraph(name, { embeddingSize: 8 }));
       const fine = dilate(graph, outputStride);
       const strides = fine.nodes
@@ -118,6 +123,15 @@ describe('stages', () => {
       expect(fine.parameters).toEqual(graph.parameters);
     }
   });
+
+  it.each([mapGraph, unpooledGraph])(
+    'are missing of a vision transformer: %o names the students that have them',
+    (maps) => {
+      expect(() => maps(studentGraph('vit_tiny_patch16_224', { embeddingSize: 8 }))).toThrow(
+        expect.objectContaining({ code: 'BAD_MODEL', allowed: withMaps.join(', ') }),
+      );
+    },
+  );
 
   it('cannot dilate a pool', () => {
     expect(() => dilate(mapGraph(studentGraph('resnet18', { embeddingSize: 8 })), 2)).toThrow(

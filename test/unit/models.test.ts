@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import type { Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
-import { countParameters, GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
+import { countParameters, GraphBuilder, type GraphSpec, type Initialisation } from '../../lib/models/graph.js';
 import { initialWeights, initialWeightsInTurns } from '../../lib/models/initialise.js';
 import { Student, studentGraph } from '../../lib/models/student.js';
 import { findStudent, listStudents } from '../../lib/models/students/registry.js';
@@ -23,6 +23,11 @@ function refusal(call: () => unknown): LgdError {
     throw error;
   }
   throw new Error('nothing was thrown');
+}
+
+function deviationOf(init: Initialisation): number {
+  if (init.kind === 'normal') return init.std;
+  return init.kind === 'uniform' ? init.bound / Math.sqrt(3) : 0;
 }
 
 describe('students', () => {
@@ -88,7 +93,7 @@ describe('students', () => {
       const { nodes, parameters } = studentGraph(name, { outputs: 100, widthMultiplier });
       const weights = new Set(nodes.filter(({ op }) => op === 'conv').map((node) => node.parameters![0]!));
       const logarithms = parameters.flatMap(({ name: parameter, init }) =>
-        weights.has(parameter) ? [init.kind === 'normal' ? Math.log(init.std) : NaN] : [],
+        weights.has(parameter) ? [Math.log(deviationOf(init))] : [],
       );
       // PyTorch's are samples
       expect(Math.abs(logarithms.reduce((a, b) => a + b, 0) / logarithms.length - convolutions)).toBeLessThan(0.02);
@@ -109,6 +114,8 @@ describe('students', () => {
     ['efficientnet_lite0', 1280],
     ['convnext_atto', 320],
     ['convnext_tiny', 768],
+    ['vit_tiny_patch16_224', 192],
+    ['vit_small_patch32_224', 384],
   ])('%s takes the projection head on its %i pooled features', (name, pooled) => {
     const { parameters } = studentGraph(name, { embeddingSize: 40 });
     const head = parameters.filter((parameter) => /^head\.\d/u.test(parameter.name));
@@ -128,9 +135,30 @@ describe('students', () => {
     expect(still.nodes.some((node) => node.op === 'stochasticDepth' || node.op === 'dropout')).toBe(false);
   });
 
-  it('keep weight decay from norms and biases when asked to', () => {
-    const graph = studentGraph('mobilenet_v3_small', { outputs: 10 });
-    for (const { name, decay, shape } of graph.parameters) expect(decay, name).toBe(shape.length > 1);
+  it.each(['mobilenet_v3_small', 'vit_tiny_patch16_224'])(
+    '%s keeps weight decay from norms, biases and what is added to tokens when asked to',
+    (student) => {
+      const graph = studentGraph(student, { outputs: 10 });
+      for (const { name, decay, shape } of graph.parameters)
+        expect(decay, name).toBe(shape.length > 1 && name !== 'pos_embed' && name !== 'cls_token');
+    },
+  );
+
+  it('have positions for the patches of their resolution', () => {
+    const shapes = (resolution: number) =>
+      studentGraph('vit_tiny_patch16_224', { outputs: 10, resolution }).parameters.map(({ name, shape }) => [
+        name,
+        shape,
+      ]);
+    expect(shapes(64)).toContainEqual(['pos_embed', [1, 17, 192]]);
+    expect(shapes(224)).toContainEqual(['pos_embed', [1, 197, 192]]);
+    expect(refusal(() => shapes(100))).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'resolution',
+      found: 100,
+      allowed: 'multiples of 16',
+      mend: 'Set data.resolution to 96',
+    });
   });
 
   it('are plain data', () => {

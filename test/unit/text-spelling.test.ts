@@ -19,7 +19,9 @@ test.each([
   ['mobilnet_v2', ['mobilenet_v2']],
   ['resnet101', ['resnet18', 'resnet50']],
   ['efficientnet_b7', ['efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3']],
-  ['vit', []],
+  ['vit', ['vit_tiny_patch16_224', 'vit_small_patch16_224', 'vit_small_patch32_224']],
+  ['vit_tiny', ['vit_tiny_patch16_224']],
+  ['swin', []],
 ])('of students, %s is near to %j', (word, near) => {
   expect(nearestNames(word, listStudents())).toEqual(near);
 });
@@ -48,7 +50,7 @@ test('of equals several are named, of many four', () => {
   expect(suggestion('resnet', ['resnet1', 'resnet2', 'resnet3', 'resnet4', 'resnet5'])).toBe(
     'Did you mean resnet1, resnet2, resnet3 or resnet4?',
   );
-  expect(suggestion('vit', listStudents())).toBeUndefined();
+  expect(suggestion('swin', listStudents())).toBeUndefined();
   expect(suggestion('vit', [])).toBeUndefined();
 });
 

@@ -315,6 +315,33 @@ describe('timm', () => {
     });
     expect(exported('timm', name)).toEqual({ ...keys, ...layerNorm('head.norm', dims[3]) });
   });
+  test.each([
+    ['tiny_patch16', 192, 16],
+    ['small_patch16', 384, 16],
+    ['small_patch32', 384, 32],
+  ])('vision transformer %s', (variant, width, patch) => {
+    const linear = (name: string, out: number, inputs: number): Keys => ({
+      [`${name}.weight`]: [out, inputs],
+      [`${name}.bias`]: [out],
+    });
+    const layerNorm = (name: string): Keys => ({ [`${name}.weight`]: [width], [`${name}.bias`]: [width] });
+    const block = (i: number): Keys => ({
+      ...layerNorm(`blocks.${i}.norm1`),
+      ...linear(`blocks.${i}.attn.qkv`, 3 * width, width),
+      ...linear(`blocks.${i}.attn.proj`, width, width),
+      ...layerNorm(`blocks.${i}.norm2`),
+      ...linear(`blocks.${i}.mlp.fc1`, 4 * width, width),
+      ...linear(`blocks.${i}.mlp.fc2`, width, 4 * width),
+    });
+    expect(exported('timm', `vit_${variant}_224`)).toEqual({
+      cls_token: [1, 1, width],
+      pos_embed: [1, 1 + (224 / patch) ** 2, width],
+      ...conv('patch_embed.proj', width, 3, patch, true),
+      ...Object.assign({}, ...Array.from({ length: 12 }, (_, i) => block(i))),
+      ...layerNorm('norm'),
+    });
+    expect(exported('timm', `vit_${variant}_224`, { head: true })['head.2.weight']).toEqual([8, width]);
+  });
   test('a head stands in the place of the classifier', () => {
     const keys = exported('timm', 'efficientnet_b0', { head: true });
     expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([

@@ -12,11 +12,20 @@ export interface StudentOptions {
   widthMultiplier: number;
   /** Dropout and stochastic depth as the architecture has them; false leaves them out. */
   dropping: boolean;
+  /** Side of the square input in pixels, which a table of positions depends on. */
+  resolution: number;
 }
 
 /** Students whose layers another tool names in one way: a row of the table in lib/models/tools/families.ts. */
 export type StudentFamily =
-  'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet' | 'efficientnet_lite' | 'convnext';
+  | 'resnet'
+  | 'mobilenet_v2'
+  | 'mobilenet_v3'
+  | 'mobilenet_v4'
+  | 'efficientnet'
+  | 'efficientnet_lite'
+  | 'convnext'
+  | 'vit';
 
 /**
  * One student, whose modules have torchvision's names, or timm's if torchvision lacks it; students/registry.ts lists
@@ -33,9 +42,11 @@ export interface StudentDefinition {
    * The module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a
    * classifier out of a file of weights.
    */
-  classifier: 'fc' | 'classifier' | 'head.fc';
+  classifier: 'fc' | 'classifier' | 'head.fc' | 'head';
   /** Does it take a width multiplier? */
   scalable: boolean;
+  /** Of a vision transformer: the side of its patches in pixels, of which the resolution is a multiple. */
+  patch?: number | undefined;
   build(options: StudentOptions): GraphSpec;
 }
 

@@ -8,6 +8,7 @@ import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
 import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
 import { resnet18, resnet34, resnet50 } from './resnet.js';
+import { vitSmallPatch16, vitSmallPatch32, vitTinyPatch16 } from './vit.js';
 
 const definitions: StudentDefinition[] = [
   resnet18,
@@ -28,6 +29,9 @@ const definitions: StudentDefinition[] = [
   convnextPico,
   convnextNano,
   convnextTiny,
+  vitTinyPatch16,
+  vitSmallPatch16,
+  vitSmallPatch32,
 ];
 
 /** Names of all students. */

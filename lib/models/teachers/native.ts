@@ -7,6 +7,7 @@ import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
 import { studentContent } from '../student-info.js';
+import { fitPositions } from '../position-tables.js';
 import { compileEmbedder, hasHead, studentGraph } from '../student.js';
 import { checkWeights, few, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
@@ -170,14 +171,17 @@ export class NativeTeacher implements Teacher {
     checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
     checkPreprocessing(options);
     const { device, batch = 32, precision } = options;
-    const { info, weights } = studentContent(await readListed(file), file);
-    const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
-    const graph = info.graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
-    if (!hasHead(info, weights))
+    const { info, weights: found } = studentContent(await readListed(file), file);
+    const { architecture, embeddingSize, widthMultiplier, mean, std } = info;
+    const { resolution = info.resolution } = options;
+    const graph =
+      info.graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false, resolution });
+    if (!hasHead(info, found))
       throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, {
         option: 'teacher',
         mend: 'Export the student with its head',
       });
+    const { weights } = fitPositions(graph, found); // of another teacherResolution
     checkWeights(graph, weights);
     return new NativeTeacher({
       id,
@@ -185,7 +189,7 @@ export class NativeTeacher implements Teacher {
       architecture,
       graph,
       embeddingSize,
-      resolution: options.resolution ?? resolution,
+      resolution,
       weights,
       mean: options.mean ?? mean,
       std: options.std ?? std,

@@ -6,7 +6,7 @@ import { isProjection } from '../students/definition.js';
 import { findStudent, listStudents } from '../students/registry.js';
 import type { WeightRecord } from '../weights.js';
 import { namings } from './families.js';
-import { tools, unsupported, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
+import { nameIn, tools, unsupported, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
 
 /** A student's names in a tool. @throws LgdError BAD_OPTION where the tool has no such student */
 export function toolNaming(tool: Tool, student: NamedStudent): ToolNaming {
@@ -56,12 +56,13 @@ export function toTool(
   { head, batches }: { head: boolean; batches: number },
 ): Map<string, TensorRecord> {
   const result = new Map<string, TensorRecord>();
-  for (const { op, name, parameters = [], attributes } of graph.nodes) {
+  for (const node of graph.nodes) {
+    const { op, name, parameters = [], attributes } = node;
     const theirs = modules.get(name);
     if (theirs === undefined || (isProjection(name) && !head)) continue;
     for (const parameter of parameters) {
       const { shape, data } = weights[parameter]!;
-      result.set(theirs + parameter.slice(name.length), {
+      result.set(nameIn(theirs, node, parameter), {
         shape: [...shape],
         data:
           op === 'batchNorm' && parameter === `${name}.weight`
@@ -85,11 +86,11 @@ export function fromTool(
 ): { weights: WeightRecord; others: string[] } {
   const weights: WeightRecord = {};
   const used = new Set<string>();
-  for (const { name, parameters = [] } of graph.nodes) {
-    const theirs = modules.get(name);
+  for (const node of graph.nodes) {
+    const theirs = modules.get(node.name);
     if (theirs === undefined) continue;
-    for (const parameter of parameters) {
-      const found = theirs + parameter.slice(name.length);
+    for (const parameter of node.parameters ?? []) {
+      const found = nameIn(theirs, node, parameter);
       const tensor = tensors.get(found);
       if (tensor === undefined) continue;
       // NumPy's own kind

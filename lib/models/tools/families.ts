@@ -61,4 +61,11 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     mmseg: undefined,
     detectron2: undefined,
   },
+  vit: {
+    torchvision: undefined, // its smallest is vit_b_16, with other names
+    timm: timm.vit,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
 };

@@ -1,4 +1,5 @@
 /** How another tool names a student's layers. */
+import type { GraphNode } from '../../addon/native.js';
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
 import { isProjection, nameWithWidth, type StudentDefinition } from '../students/definition.js';
@@ -57,6 +58,19 @@ export function unsupported(
     allowed,
     mend,
   });
+}
+
+/**
+ * What a tool calls a parameter of a node, whose module it calls `theirs`. Of parameters that are of no module, as
+ * class token and positions, the names are the same everywhere.
+ */
+export function nameIn(theirs: string, { name }: Pick<GraphNode, 'name'>, parameter: string): string {
+  return parameter.startsWith(`${name}.`) ? theirs + parameter.slice(name.length) : parameter;
+}
+
+/** Parameters of modules that a tool's architecture lacks. */
+export function absentFrom({ modules }: ToolNaming, { nodes }: GraphSpec): Set<string> {
+  return new Set(nodes.flatMap(({ name, parameters = [] }) => (modules.has(name) ? [] : parameters)));
 }
 
 /** Modules with parameters, in the graph's order. */

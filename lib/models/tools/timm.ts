@@ -85,7 +85,14 @@ const convnext: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
   options: { first_conv: 'stem.0', classifier },
 });
 
-export const timm = { own, convnext, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
+/** timm gives a model of a fixed size the table of positions of its configuration's input_size. */
+const vit: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
+  model: architecture,
+  modules: ownNames(graph, classifier),
+  options: { fixed_input_size: true, first_conv: 'patch_embed.proj', classifier },
+});
+
+export const timm = { own, convnext, vit, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
 
 /** @param last names of the last convolution and its norm */
 function mobileModules(

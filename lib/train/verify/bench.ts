@@ -173,6 +173,7 @@ export class Bench {
       embeddingSize: this.#teacher.embeddingSize,
       seed,
       widthMultiplier: student.widthMultiplier,
+      resolution: this.#resolution,
     });
   }
 

@@ -90,35 +90,51 @@ static void check_layer_scale(Check& check, const RowsShape& s, bool drops) {
   }
 }
 
+// Forward, and backward as written and as added to.
 static void check_self_attention(Check& check, const SelfAttentionShape& s) {
   const int width = s.channels / s.heads;
-  const int64_t row = 3 * int64_t(s.channels);
-  const Floats qkv = check.normal(s.n * s.tokens * row, 0, 1.5f);
-  Doubles expected(size_t(s.n) * s.tokens * s.channels);
+  const int64_t row = 3 * int64_t(s.channels), all = int64_t(s.n) * s.tokens;
+  const Floats qkv = check.normal(all * row, 0, 1.5f), d_out = check.normal(all * s.channels),
+               before = check.normal(all * row);
+  Doubles expected(all * s.channels), gradient(all * row);
+  const double scale = 1 / std::sqrt(double(width));
   for (int64_t n = 0; n < s.n; ++n)
     for (int h = 0; h < s.heads; ++h)
       for (int i = 0; i < s.tokens; ++i) {
-        const float* q = qkv.data() + (n * s.tokens + i) * row + h * width;
-        const auto other = [&](int which, int j) {
-          return qkv.data() + (n * s.tokens + j) * row + which * s.channels + h * width;
-        };
+        const auto place = [&](int which, int j) { return (n * s.tokens + j) * row + which * s.channels + h * width; };
+        const int64_t at = (n * s.tokens + i) * s.channels + h * width;
         const int reach = s.causal ? i + 1 : s.tokens;
-        Doubles score(reach);
-        double most = -1e300, total = 0;
+        Doubles weight(reach), slope(reach);
+        double most = -1e300, total = 0, mean = 0;
         for (int j = 0; j < reach; ++j) {
-          for (int c = 0; c < width; ++c) score[j] += double(q[c]) * other(1, j)[c] / std::sqrt(double(width));
-          most = std::max(most, score[j]);
+          for (int c = 0; c < width; ++c) {
+            weight[j] += double(qkv[place(0, i) + c]) * qkv[place(1, j) + c] * scale;
+            slope[j] += double(d_out[at + c]) * qkv[place(2, j) + c];
+          }
+          most = std::max(most, weight[j]);
         }
-        for (double& value : score) total += value = std::exp(value - most);
+        for (double& value : weight) total += value = std::exp(value - most);
+        for (int j = 0; j < reach; ++j) mean += (weight[j] /= total) * slope[j];
         for (int j = 0; j < reach; ++j)
-          for (int c = 0; c < width; ++c)
-            expected[(n * s.tokens + i) * s.channels + h * width + c] += score[j] / total * other(2, j)[c];
+          for (int c = 0; c < width; ++c) {
+            const double through = weight[j] * (slope[j] - mean) * scale;
+            expected[at + c] += weight[j] * qkv[place(2, j) + c];
+            gradient[place(0, i) + c] += through * qkv[place(1, j) + c];
+            gradient[place(1, j) + c] += through * qkv[place(0, i) + c];
+            gradient[place(2, j) + c] += weight[j] * d_out[at + c];
+          }
       }
-  Floats out = Check::poisoned(expected.size());
+  const std::string name = "self_attention " + std::to_string(s.n) + " of " + std::to_string(s.tokens) + "x" +
+                           std::to_string(s.channels) + " heads " + std::to_string(s.heads) +
+                           (s.causal ? " causal" : "");
+  Floats out = Check::poisoned(expected.size()), d_qkv = Check::poisoned(gradient.size()), sum = before;
   self_attention_forward_cpu(check.device, s, F32, qkv.data(), out.data());
-  check.equal("self_attention " + std::to_string(s.n) + " of " + std::to_string(s.tokens) + "x" +
-                  std::to_string(s.channels) + " heads " + std::to_string(s.heads) + (s.causal ? " causal" : ""),
-              out, expected);
+  check.equal(name, out, expected);
+  self_attention_backward_cpu(check.device, s, F32, qkv.data(), out.data(), d_out.data(), d_qkv.data(), false);
+  check.equal(name + " backward", d_qkv, gradient);
+  self_attention_backward_cpu(check.device, s, F32, qkv.data(), out.data(), d_out.data(), sum.data(), true);
+  for (size_t e = 0; e < gradient.size(); ++e) gradient[e] += before[e];
+  check.equal(name + " backward, added", sum, gradient);
 }
 
 static void check_rotary(Check& check, const RotaryShape& s) {
@@ -170,15 +186,47 @@ static void check_sequences(Check& check, int n, int tokens, int channels) {
     const int pixels = tokens - first;
     if (pixels < 1) continue;
     const Floats x = check.normal(int64_t(n) * pixels * channels);
-    Floats y = Check::poisoned(int64_t(n) * tokens * channels);
-    Doubles expected(y.size());
-    for (int64_t e = 0; e < int64_t(y.size()); ++e) {
-      const int64_t c = e % channels, t = e / channels % tokens, image = e / channels / tokens;
-      expected[e] =
-          double(position[t * channels + c]) + (t < first ? 0 : x[(image * pixels + t - first) * channels + c]);
+    const Floats constant = check.normal(int64_t(first) * channels + 1),
+                 dy = check.normal(int64_t(n) * tokens * channels);
+    for (const bool has_constant : {false, true}) {
+      Floats y = Check::poisoned(dy.size()), dx = Check::poisoned(x.size()), d_position = position,
+             d_constant = constant, sum = x;
+      Doubles expected(y.size()), to_x(x.size()), added(x.begin(), x.end()),
+          to_position(position.begin(), position.end()), to_constant(constant.begin(), constant.end());
+      for (int64_t e = 0; e < int64_t(y.size()); ++e) {
+        const int64_t c = e % channels, t = e / channels % tokens, image = e / channels / tokens,
+                      at = (image * pixels + t - first) * channels + c;
+        expected[e] = double(position[t * channels + c]);
+        if (t >= first) expected[e] += x[at], to_x[at] = dy[e], added[at] += dy[e];
+        else if (has_constant) expected[e] += constant[t * channels + c], to_constant[t * channels + c] += dy[e];
+        to_position[t * channels + c] += dy[e];
+      }
+      const std::string name = "positions behind " + std::to_string(first) + (has_constant ? " constant" : "");
+      positions_forward_cpu(check.device, s, F32, first, x.data(), position.data(),
+                            has_constant ? constant.data() : nullptr, y.data());
+      check.equal(name, y, expected, 1e-7);
+      positions_backward_cpu(check.device, s, F32, first, dy.data(), dx.data(), false, d_position.data(),
+                             has_constant ? d_constant.data() : nullptr);
+      check.equal(name + " dx", dx, to_x, 1e-9);
+      check.equal(name + " d_position", d_position, to_position);
+      check.equal(name + " d_constant", d_constant, to_constant);
+      positions_backward_cpu(check.device, s, F32, first, dy.data(), sum.data(), true, d_position.data(), nullptr);
+      check.equal(name + " dx, added", sum, added, 1e-7);
     }
-    positions_forward_cpu(check.device, s, F32, first, x.data(), position.data(), y.data());
-    check.equal("positions behind " + std::to_string(first), y, expected, 1e-7);
+  }
+  {
+    const Floats dy = check.normal(int64_t(n) * channels), before = check.normal(int64_t(n) * tokens * channels);
+    Floats d_tokens = Check::poisoned(before.size()), sum = before;
+    Doubles written(before.size()), added(before.begin(), before.end());
+    for (int64_t e = 0; e < int64_t(dy.size()); ++e) {
+      const int64_t at = e / channels * tokens * channels + e % channels;
+      written[at] = dy[e];
+      added[at] += dy[e];
+    }
+    first_token_backward_cpu(check.device, n, tokens, channels, F32, dy.data(), d_tokens.data(), false);
+    check.equal("first_token backward", d_tokens, written, 1e-9);
+    first_token_backward_cpu(check.device, n, tokens, channels, F32, dy.data(), sum.data(), true);
+    check.equal("first_token backward, added", sum, added, 1e-7);
   }
   Floats ids(int64_t(n) * tokens * 3), y = Check::poisoned(int64_t(n) * tokens * channels);
   Doubles expected(y.size());
@@ -264,7 +312,9 @@ void check_transformer(Check& check) {
                                         {1, 50, 128, 2, causal},
                                         {3, 33, 70, 2, causal},
                                         {1, 77, 144, 2, causal},
-                                        {1, 197, 16, 16, causal}})
+                                        {1, 197, 16, 16, causal},
+                                        {2, 197, 64, 1, causal},
+                                        {3, 17, 192, 3, causal}})
       check_self_attention(check, s);
   for (const RotaryShape& s : {RotaryShape{1, 1, 2, 1, 0}, {3, 7, 36, 3, 5}, {2, 40, 128, 2, 1}, {2, 9, 96, 2, 0}})
     check_rotary(check, s);

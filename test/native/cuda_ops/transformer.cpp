@@ -13,6 +13,18 @@ void self_attention(const SelfAttentionShape& s) {
     void* qkv = t.input(3 * out, 1.5f);
     t.ops.self_attention_forward(*t.device, s, t.type, qkv, t.output(out));
   });
+  if (s.channels / s.heads > widest_trained_head) return;
+  for (const bool accumulate : {false, true}) {
+    std::snprintf(name, sizeof name, "self_attention_backward %dx%dx%d heads %d%s%s", s.n, s.tokens, s.channels,
+                  s.heads, s.causal ? " causal" : "", accumulate ? " added" : "");
+    check(name, [=](Run& t) {
+      const size_t count = size_t(s.n) * s.tokens * s.channels;
+      void *qkv = t.input(3 * count, 1.5f), *out = t.output(count), *d_out = t.input(count);
+      t.ops.self_attention_forward(*t.device, s, t.type, qkv, out);
+      t.ops.self_attention_backward(*t.device, s, t.type, qkv, out, d_out,
+                                    accumulate ? t.sum(3 * count) : t.output(3 * count), accumulate);
+    });
+  }
 }
 
 // Into another place, where the first tokens and the values are copied, and in place.
@@ -40,7 +52,10 @@ void sequences(const SequenceShape& s) {
     for (const int first : {0, 1, 5, s.tokens})
       if (first <= s.tokens) {
         const size_t read = size_t(s.n) * (s.tokens - first) * row;
-        t.ops.positions_forward(*t.device, s, t.type, first, t.input(std::max(read, row)), position, t.output(all));
+        void* x = t.input(std::max(read, row));
+        const float* constant = t.input32(std::max(size_t(first), size_t(1)) * row);
+        t.ops.positions_forward(*t.device, s, t.type, first, x, position, nullptr, t.output(all));
+        if (first > 0) t.ops.positions_forward(*t.device, s, t.type, first, x, position, constant, t.output(all));
       }
     std::vector<float> digits(size_t(s.n) * s.tokens * 8);
     for (int n = 0; n < s.n; ++n)
@@ -56,6 +71,25 @@ void sequences(const SequenceShape& s) {
     t.ops.words_forward(*t.device, s, t.type, 8, 767, ids, t.input32(767 * row), position, t.output(all));
     t.ops.end_token_forward(*t.device, s, t.type, 8, 255 + 2 * 256, t.input(all), ids, t.output(s.n * row));
     t.ops.repeat_forward(*t.device, s.n, s.channels, t.type, value, t.output(s.n * row));
+  });
+}
+
+void sequence_gradients(const SequenceShape& s) {
+  const size_t row = size_t(s.channels), all = size_t(s.n) * s.tokens * row;
+  check("positions_backward, first_token_backward " + std::to_string(s.tokens), [=](Run& t) {
+    const void* dy = t.input(all);
+    for (const int first : {0, 1, s.tokens - 1}) {
+      const size_t behind = all - size_t(s.n) * first * row;
+      t.ops.positions_backward(*t.device, s, t.type, first, dy, t.output(behind), false, t.sum32(s.tokens * row),
+                               nullptr);
+      t.ops.positions_backward(*t.device, s, t.type, first, dy, t.sum(behind), true, t.sum32(s.tokens * row),
+                               first > 0 ? t.sum32(first * row) : nullptr);
+      t.ops.positions_backward(*t.device, s, t.type, first, dy, nullptr, false, t.sum32(s.tokens * row), nullptr);
+    }
+    const void* d_token = t.input(s.n * row);
+    for (const bool accumulate : {false, true})
+      t.ops.first_token_backward(*t.device, s.n, s.tokens, s.channels, t.type, d_token,
+                                 accumulate ? t.sum(all) : t.output(all), accumulate);
   });
 }
 
@@ -105,6 +139,9 @@ void transformers() {
                                         {2, 50, 128, 2, causal},
                                         {1, 65, 64, 2, causal},
                                         {1, 130, 72, 1, causal},
+                                        {1, 197, 192, 3, causal},
+                                        {3, 17, 64, 1, causal},
+                                        {2, 96, 80, 2, causal},
                                         {1, 64, 160, 2, causal},
                                         {1, 77, 96, 1, causal},
                                         {1, 197, 104, 1, causal},
@@ -119,6 +156,8 @@ void transformers() {
     });
   sequences({3, 7, 24});
   sequences({5, 2, 512});
+  sequence_gradients({3, 7, 24});
+  sequence_gradients({37, 2, 512});
   const size_t count = 8 * 4321;
   for (Act act : {Act::gelu, Act::gelu_tanh, Act::quick_gelu}) {
     check("act " + std::to_string(int(act)), [=](Run& t) {

@@ -513,10 +513,15 @@ void sequences() {
           t.ops.swiglu_forward(*t.device, t.n * int64_t(64), wide / 2, t.type, t.input(image), t.output(image / 2));
         },
         {.parts = image / 16 / 256.});
+  check("self-attention's gradient", [](Side& t) {
+    void *qkv = t.input(image), *out = t.input(image / 3), *d_out = t.input(image / 3);
+    t.ops.self_attention_backward(*t.device, {t.n, 128, 192, 3, false}, t.type, qkv, out, d_out, t.output(image),
+                                  false);
+  });
   check("positions",
         [](Side& t) {
           t.ops.positions_forward(*t.device, {t.n, 64, wide}, t.type, 1, t.input(63 * wide), t.shared32(64 * wide),
-                                  t.output(image));
+                                  nullptr, t.output(image));
         },
         {.parts = image / 8 / 256.});
   check("tokens", [](Side& t) {
@@ -524,6 +529,11 @@ void sequences() {
     t.ops.tokens_forward(*t.device, t.n, 63, wide, t.type, t.input(63 * wide), t.shared32(64 * wide), tokens);
     t.ops.first_token_forward(*t.device, t.n, 64, wide, t.type, tokens, t.output(wide));
   });
+  check("first token's gradient",
+        [](Side& t) {
+          t.ops.first_token_backward(*t.device, t.n, 64, wide, t.type, t.input(wide), t.output(image), false);
+        },
+        {.parts = image / 8 / 256.});
   check("query attention", [](Side& t) {
     void *q = t.input(wide), *k = t.input(image), *v = t.input(image);
     t.ops.query_attention_forward(*t.device, {t.n, 64, wide, 18}, t.type, q, k, v, t.output(wide));

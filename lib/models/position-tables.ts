@@ -1,0 +1,70 @@
+/** Tables of positions in a graph: which side of input they are for, and how one for another side becomes one. */
+import type { GraphNode } from '../addon/native.js';
+import { LgdError } from '../errors.js';
+import type { GraphSpec } from './graph.js';
+import { resamplePositions } from './teachers/position-grid.js';
+import type { WeightRecord } from './weights.js';
+
+/** A table: its node and name, its rows for tokens that are no patches, and the side of its square grid of patches. */
+interface Table {
+  node: GraphNode;
+  name: string;
+  first: number;
+  grid: number;
+}
+
+function tablesOf({ nodes, parameters }: GraphSpec): Table[] {
+  const shapes = new Map(parameters.map(({ name, shape }) => [name, shape]));
+  return nodes
+    .filter(({ op }) => op === 'positions')
+    .map((node) => {
+      const [name] = node.parameters as [string];
+      const first = Number(node.attributes!['first']);
+      return { node, name, first, grid: Math.sqrt(shapes.get(name)!.at(-2)! - first) };
+    });
+}
+
+/**
+ * Is a network for images of this side, as far as patches of them have positions?
+ * @throws LgdError BAD_OPTION
+ */
+export function checkGrid(graph: GraphSpec, resolution: number): void {
+  for (const { node, grid } of tablesOf(graph)) {
+    const patches = graph.nodes[node.inputs[0]! - 1];
+    const patch = Number(patches?.attributes?.['stride']);
+    if (patches?.op !== 'conv' || patches.inputs[0] !== 0 || Math.floor(resolution / patch) === grid) continue;
+    throw new LgdError('BAD_OPTION', `${graph.name} has positions for images of another size.`, {
+      option: 'resolution',
+      found: resolution,
+      allowed: String(grid * patch),
+      mend: `Create it for ${resolution} px: createStudent(name, { resolution }), or data.resolution`,
+    });
+  }
+}
+
+/**
+ * Weights with tables of other grids interpolated to a graph's, as timm does it (bicubic, with antialias); what fits or
+ * is no such table is left.
+ * @returns the weights, and what to say about each table that was
+ */
+export function fitPositions(
+  graph: GraphSpec,
+  weights: Readonly<WeightRecord>,
+): { weights: WeightRecord; remarks: string[] } {
+  const fitted = { ...weights };
+  const remarks: string[] = [];
+  for (const { name, first, grid } of tablesOf(graph)) {
+    const [rows = 0, width = 0] = weights[name]?.shape.slice(-2) ?? [];
+    const from = Math.sqrt(rows - first);
+    const wanted = graph.parameters.find((parameter) => parameter.name === name)!.shape;
+    if (!Number.isInteger(from) || from < 1 || from === grid || width !== wanted.at(-1)) continue;
+    const { data } = weights[name]!;
+    const patches = resamplePositions(data.subarray(first * width), { width, from, to: grid, antialias: true });
+    const table = new Float32Array(first * width + patches.length);
+    table.set(data.subarray(0, first * width));
+    table.set(patches, first * width);
+    fitted[name] = { shape: [...wanted], data: table };
+    remarks.push(`${name} was interpolated from ${from}x${from} to ${grid}x${grid} patches`);
+  }
+  return { weights: fitted, remarks };
+}

@@ -1,0 +1,134 @@
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openDevice, type Device } from '../../lib/device.js';
+import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
+import { CompiledEncoder, GraphBuilder } from '../../lib/models/index.js';
+import { createStudent } from '../../lib/models/student.js';
+import type { WeightRecord } from '../../lib/models/weights.js';
+import { NativeTeacher } from '../../lib/models/teachers/native.js';
+import { resamplePositions } from '../../lib/models/teachers/position-grid.js';
+import { studentOf } from '../../lib/runs/student-file.js';
+import { loadStartWeights } from '../../lib/train/start-weights.js';
+import { devicesUnderTest } from '../devices.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { randomNormal } from '../fixtures/random.js';
+import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
+
+const name = 'vit_tiny_patch16_224';
+const width = 192;
+const folder = temporaryFolder();
+let device: Device;
+beforeAll(async () => {
+  device = await openDevice('cpu');
+});
+afterAll(() => device.dispose());
+
+/** The table of a student of 64 px, interpolated to another grid: the class token's row stays. */
+function interpolated(table: Float32Array, grid: number): Float32Array {
+  const patches = resamplePositions(table.subarray(width), { width, from: 4, to: grid, antialias: true });
+  return Float32Array.from([...table.subarray(0, width), ...patches]);
+}
+
+/** By their bits: to compare millions of numbers by toEqual takes a minute. */
+function expectSame(found: WeightRecord, expected: WeightRecord): void {
+  expect(Object.keys(found).sort()).toEqual(Object.keys(expected).sort());
+  const bytesOf = ({ data }: { data: Float32Array }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+  for (const [parameter, { shape, data }] of Object.entries(expected)) {
+    expect(found[parameter]!.shape, parameter).toEqual(shape);
+    expect(bytesOf(found[parameter]!).equals(bytesOf({ data })), parameter).toBe(true);
+  }
+}
+
+describe('positions for another size of images', () => {
+  it('are interpolated where training starts from them, which is said', async () => {
+    const file = join(folder, 'start.safetensors');
+    const { weights } = await writeMadeUpStudent(file, name);
+    for (const [resolution, grid] of [
+      [96, 6],
+      [32, 2],
+    ] as const) {
+      const student = createStudent(name, { device, embeddingSize: 24, resolution });
+      expect(await loadStartWeights(student, file)).toEqual([
+        `pos_embed was interpolated from 4x4 to ${grid}x${grid} patches`,
+      ]);
+      const table = { shape: [1, 1 + grid * grid, width], data: interpolated(weights['pos_embed']!.data, grid) };
+      expectSame(student.weights, { ...weights, pos_embed: table });
+    }
+    const same = createStudent(name, { device, embeddingSize: 24, resolution: 64 });
+    expect(await loadStartWeights(same, file)).toEqual([]);
+    expectSame(same.weights, weights);
+  });
+
+  it("of timm's own weights too, whose classifier is left out", async () => {
+    const { weights } = madeUpStudent(name);
+    const file = join(folder, 'timm.safetensors');
+    const classifier = {
+      'head.weight': { shape: [1000, width], data: new Float32Array(1000 * width) },
+      'head.bias': { shape: [1000], data: new Float32Array(1000) },
+    };
+    const backbone = Object.entries(weights).filter(([parameter]) => !parameter.startsWith('head.'));
+    await writeSafetensors(file, [...backbone, ...Object.entries(classifier)], {});
+    const student = createStudent(name, { device, embeddingSize: 24, resolution: 96, seed: 5 });
+    const seeded = student.weights['head.0.weight']!;
+    expect(await loadStartWeights(student, file)).toHaveLength(1);
+    const parts = (record: WeightRecord) =>
+      Object.fromEntries(['blocks.3.attn.qkv.weight', 'head.0.weight'].map((part) => [part, record[part]!]));
+    expectSame(parts(student.weights), { ...parts(weights), 'head.0.weight': seeded });
+  });
+
+  it('are interpolated of a student as teacher at a resolution of its own', async () => {
+    const file = join(folder, 'teacher.safetensors');
+    const { info, weights } = await writeMadeUpStudent(file, name);
+    const teacher = await NativeTeacher.loadStudent('t', file, { device, resolution: 96, batch: 2 });
+    const pixels = randomNormal(2 * 3 * 96 * 96, 4);
+    const found = await teacher.embed(pixels, 2);
+    const table = { shape: [1, 37, width], data: interpolated(weights['pos_embed']!.data, 6) };
+    const fitted = studentOf({ info: { ...info, resolution: 96 }, weights: { ...weights, pos_embed: table } }, device);
+    using compiled = fitted.compile({ batch: 2, resolution: 96, training: false });
+    const images = compiled.makeImages();
+    device.addon.writeImages(images, pixels);
+    compiled.forwardTensor(images, {});
+    expect(found).toEqual(await device.addon.readTensor(compiled.output));
+    device.addon.release(images);
+    await teacher.dispose();
+    expect((await readSafetensors(file)).tensors.get('pos_embed')!.shape).toEqual([1, 17, width]);
+  });
+
+  it('are asked for where a student is compiled for such images', () => {
+    const student = createStudent(name, { device, embeddingSize: 24 });
+    expect(() => student.compile({ batch: 2, resolution: 64 })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'resolution', found: 64, allowed: '224' }),
+    );
+  });
+});
+
+it('constant tokens are at least one', () => {
+  const g = new GraphBuilder('own');
+  const patches = g.conv(g.images, 'conv', { channels: 8, kernel: 4, stride: 4, padding: 0 });
+  expect(() => g.positions(patches, 'pos', { count: 4, constant: 'token' })).toThrow(
+    expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('token') as string }),
+  );
+});
+
+const gpus = (await devicesUnderTest('limits of attention')).filter(({ name }) => name !== 'cpu');
+
+describe.each(gpus)('attention on $name', ({ device: gpu }) => {
+  /** Attention over the pixels of an image, by one head of so many channels. */
+  const attend = (channels: number, resolution: number, training: boolean) => {
+    const g = new GraphBuilder('own');
+    const tokens = g.positions(g.conv(g.images, 'conv', { channels }), 'positions', { count: resolution ** 2 });
+    const graph = g.finish(g.globalPool(g.selfAttention(g.linear(tokens, 'qkv', { features: 3 * channels }), 1)));
+    new CompiledEncoder(gpu, graph, { batch: 1, resolution, training, precision: 'float32' }).dispose();
+  };
+  it.each([
+    [72, 4, 'a head is 72 channels wide. Allowed in training on this device: 64 or fewer'],
+    [8, 57, 'a sequence of 3249 tokens. Allowed in training in float32 on this device: 3168 or fewer'],
+  ])('of %i channels and %i px trains only within its limits, said when the graph is compiled', (...of) => {
+    const [channels, resolution, message] = of;
+    attend(channels, resolution, false);
+    expect(() => attend(channels, resolution, true)).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE', message: expect.stringContaining(message) as string }),
+    );
+    attend(64, 56, true);
+  });
+});
