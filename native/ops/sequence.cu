@@ -113,7 +113,7 @@ void positions_backward_cuda(Context& ctx, const SequenceShape& s, DType type, i
       LGD_LAUNCH(ctx, positions_gradient_kernel<T>, dim3(columns, unsigned(parts)), 256, 0, s, vectors,
                  int64_t(first) * s.channels / 8, static_cast<const T*>(dy), static_cast<T*>(to), accumulate, partial);
     });
-    partial_sums(ctx).add(ctx, {partial, sums, vectors * 8, parts});
+    partial_sums(ctx).add(ctx, {{partial, sums, vectors * 8, parts}});
   };
   sum_images(s.tokens, dx, d_position);
   if (d_constant) sum_images(first, nullptr, d_constant);
