@@ -1,9 +1,10 @@
 // Which nodes become one step.
 //
 // A layerScale takes in the stochastic depth and the add behind it. Another chain starts at a batchNorm (training), or
-// at a convolution, linear layer or lone batchNorm (forward only), and takes in, each only when nothing else reads the value between: a batchNorm behind a convolution without a bias
-// (forward only), then an add, whose other operand becomes the residual, then an activation (a GELU only behind a
-// convolution or linear layer). The step stands where the chain's last node stood, so the residual is there.
+// at a convolution, linear layer or lone batchNorm (forward only), and takes in, each only when nothing else reads the
+// value between: a batchNorm behind a convolution without a bias (forward only), then an add, whose other operand
+// becomes the residual, then an activation (a GELU only behind a convolution or linear layer). The step stands where
+// the chain's last node stood, so the residual is there.
 #include "graph/program.h"
 
 namespace lgd {

@@ -1,6 +1,6 @@
 // Layer norm (ops/layer_norm.h). As many lanes of a warp as a row needs, up to all, have it, each 8 channels at a time.
-// Bytes at least, in bfloat16: forward x is read and y written, 4 a value; backward x and dy are read and
-// dx is written, 6 a value. All passes over a row but the first find it, some kilobytes, in the first-level cache. A lane
+// Bytes at least, in bfloat16: forward x is read and y written, 4 a value; backward x and dy are read and dx is
+// written, 6 a value. All passes over a row but the first find it, some kilobytes, in the first-level cache. A lane
 // keeps the gradients of weight and bias of its channels, which a block adds up and leaves as one part
 // (ops/partial_sums.h).
 #include "core/cuda_device.cuh"

@@ -1,6 +1,6 @@
-// Layer scale (ops/layer_scale.h). Bytes at least, in bfloat16: forward x and the residual are read and y is written, 6 a
-// value; backward x and dy are read and dx is written, 6 a value. Forward is a join's (ops/fused.h). Backward a thread
-// has 8 channels and rows of a strip, and leaves d_gamma in one part a block (ops/partial_sums.h).
+// Layer scale (ops/layer_scale.h). Bytes at least, in bfloat16: forward x and the residual are read and y is written, 6
+// a value; backward x and dy are read and dx is written, 6 a value. Forward is a join's (ops/fused.h). Backward a
+// thread has 8 channels and rows of a strip, and leaves d_gamma in one part a block (ops/partial_sums.h).
 #include "ops/layer_scale.h"
 
 #include "ops/drop.cuh"

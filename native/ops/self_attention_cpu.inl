@@ -2,8 +2,8 @@
 //
 // Four queries at a time. Scores: the head's keys are turned around once, so that a vector holds one channel of several
 // keys. Values lie right already: a vector holds several channels of one. Either product keeps 4 x 2 vectors of sums in
-// registers. Backward: the same products for scores and d_out . v, four queries at a time; what these give their keys and
-// values is added to where it goes.
+// registers. Backward: the same products for scores and d_out . v, four queries at a time; what these give their keys
+// and values is added to where it goes.
 #include "ops/vector_cpu.inl"
 
 namespace lgd::LGD_ISA {
