@@ -71,7 +71,7 @@ class Search {
    */
   add(values: Float32Array): void {
     const counts = new Uint32Array(bins);
-    const stride = Math.ceil(values.length / mostValues) | 1; // odd: of every row and column
+    const stride = Math.ceil(values.length / mostValues) | 1; // odd, as sides are even: of every row and column
     for (let i = 0; i < values.length; i += stride) {
       const bin = Math.floor((values[i]! - this.#least) / this.#width);
       counts[Math.min(bins - 1, Math.max(0, bin))]!++;

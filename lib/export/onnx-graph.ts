@@ -59,7 +59,9 @@ export function onnxGraph(
   });
   const flatten = { opType: 'Flatten', attribute: attributesOf({ integers: { axis: 1 } }) };
   builder.copy(flatten, output, [values[graph.output]!]);
-  const outputs = [value(output, ['batch', channelsOf(graph, weights)], 'not normalised; comparable by cosine')];
+  const outputs = [
+    value(output, ['batch', channelsAt(graph, graph.output, weights)], 'not normalised; comparable by cosine'),
+  ];
   if (classifier !== undefined) {
     classify(builder, output, logits, classifier);
     outputs.push(value(logits, ['batch', classifier.size], 'cosines with the text bank, scaled; one for each name'));
@@ -72,12 +74,6 @@ export function onnxGraph(
     input: [value(input, ['batch', 3, resolution, resolution], 'RGB, (pixel / 255 - mean) / std')],
     output: outputs,
   };
-}
-
-/** Channels of the result: those of the last layer with parameters. */
-function channelsOf(graph: GraphSpec, weights: Readonly<WeightRecord>): number {
-  const last = graph.nodes.slice(0, graph.output).findLast(({ parameters = [] }) => parameters.length > 0)!;
-  return weights[last.parameters![0]!]!.shape[0]!;
 }
 
 function value(name: string, shape: (number | string)[], docString: string): OnnxValueInfo {
@@ -151,10 +147,11 @@ function isFlat(graph: GraphSpec, value: number): boolean {
 }
 
 /** Channels of a value, by the layer with weights that it comes from. */
-function channelsAt({ nodes }: GraphSpec, value: number, weights: Readonly<WeightRecord>): number {
-  let node = nodes[value - 1]!;
-  while (node.op !== 'conv' && node.op !== 'linear') node = nodes[node.inputs[0]! - 1]!;
-  return weights[node.parameters![0]!]!.shape[0]!;
+function channelsAt(graph: GraphSpec, value: number, weights: Readonly<WeightRecord>): number {
+  if (value === 0) return 3; // the images
+  const { op, inputs, parameters } = graph.nodes[value - 1]!;
+  if (op === 'conv' || op === 'linear') return weights[parameters![0]!]!.shape[0]!;
+  return channelsAt(graph, inputs[0]!, weights) / (op === 'selfAttention' ? 3 : 1);
 }
 
 function translate(

@@ -59,7 +59,18 @@ export function selfAttention(
     builder.node('MatMul', `${name}.scores`, [turned('queries', q), k]),
     builder.tensor(`scale_of_${width}`, [], Float32Array.of(1 / Math.sqrt(width))),
   ]);
-  const shares = builder.node('Softmax', `${name}.softmax`, [scores], { integers: { axis: -1 } });
+  const seen = Number(attributes!['causal']) === 1 ? hideLater(builder, name, scores) : scores;
+  const shares = builder.node('Softmax', `${name}.softmax`, [seen], { integers: { axis: -1 } });
   const sums = builder.node('MatMul', `${name}.sums`, [v, turned('shares', shares)]);
   return builder.node('Reshape', name, [sums, builder.integers(`as_sequence_of_${channels}`, [0, channels, -1, 1])]);
+}
+
+/** Scores [B,heads,T,T] of causal attention: -Infinity for tokens behind the one that asks. */
+function hideLater(builder: OnnxBuilder, name: string, scores: string): string {
+  const hidden = builder.node('Expand', `${name}.hidden`, [
+    builder.tensor('hidden', [], Float32Array.of(-Infinity)),
+    builder.node('Shape', `${name}.shape`, [scores]),
+  ]);
+  const later = builder.node('Trilu', `${name}.later`, [hidden, builder.integers('above', 1)]); // others become 0
+  return builder.node('Add', `${name}.seen`, [scores, later]);
 }

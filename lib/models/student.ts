@@ -24,7 +24,7 @@ export interface GraphOptions {
   dropping?: boolean | undefined;
   /**
    * Side of the square input in pixels; default 224. Vision transformers have a table of positions for it, and take
-   * multiples of their patch; other students are the same at all.
+   * multiples of their patch; other students are the same at every one.
    */
   resolution?: number | undefined;
 }

@@ -100,6 +100,24 @@ describe("a network of one's own", () => {
     });
   });
 
+  test('with causal attention agrees with the engine', async () => {
+    const g = new GraphBuilder('causal');
+    const patches = g.conv(g.images, 'patches', { channels: 24, kernel: 16, stride: 16, padding: 0 });
+    const tokens = g.positions(patches, 'positions', { count: 17, first: 1 });
+    const qkv = g.linear(tokens, 'qkv', { features: 72 });
+    const graph = g.finish(g.globalPool(g.selfAttention(qkv, 2, { causal: true })));
+    const { info } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.35 });
+    const weights = initialWeights(graph, 5);
+    weights['qkv.weight']!.data.set(weights['qkv.weight']!.data.map((value) => 4 * value)); // or all tokens count alike
+    const from = at('causal.safetensors');
+    await writeStudent(from, { ...info, architecture: 'causal', graph }, weights);
+    const to = at('causal.onnx');
+    const { comparison } = await exportStudent({ from, to, format: 'onnx', images: at('images') });
+    expect(comparison.cosine).toBeGreaterThan(0.999999);
+    const [output] = format.decodeOnnx(readFileSync(to)).graph.output;
+    expect(output!.type.tensorType.shape!.dim[1]).toMatchObject({ dimValue: 24n });
+  });
+
   test('is read by what takes students, and refused by name where tools must know it', async () => {
     const file = await write('own', 'head');
     await exportStudent({ from: file, to: at('own-again.safetensors') });

@@ -13,11 +13,11 @@ import { exportStudent, type ExportOptions } from '../../lib/export/student.js';
 import { GraphBuilder, initialWeights, loadTeacher } from '../../lib/models/index.js';
 import * as format from '../../lib/onnx/format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx/session.js';
-import { findStudentFile } from '../../lib/runs/student-file.js';
+import { findStudentFile, writeStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { evaluateOnnx, type Tensor } from '../fixtures/onnx-reference.js';
 import { randomNormal } from '../fixtures/random.js';
-import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
+import { madeUpBank, madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes, smallConfig, train } from '../fixtures/tiny.js';
 
 vi.mock('../../lib/onnx/format.js', { spy: true });
@@ -182,6 +182,17 @@ describe.each<[string, number]>([
     // two products with uint8 fit into 16 bits
     expect(Math.max(...weights.map(({ rawData }) => most(rawData)))).toBe(64);
   });
+});
+
+test('quickGelu, whose parts onnxruntime makes one of, is measured and keeps its embeddings', async () => {
+  const g = new GraphBuilder('own');
+  const first = g.activation(g.conv(g.images, 'first', { channels: 8, kernel: 3, stride: 2, bias: true }), 'quickGelu');
+  const second = g.activation(g.conv(first, 'second', { channels: 16, kernel: 3, stride: 2 }), 'quickGelu');
+  const graph = g.finish(g.linear(g.globalPool(second), 'last', { features: 24 }));
+  const { info } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.35 });
+  await writeStudent(at('own.safetensors'), { ...info, architecture: 'own', graph }, initialWeights(graph, 5));
+  const { quantization } = await quantized({ from: at('own.safetensors'), to: at('own.onnx') });
+  expect(quantization!.comparison.meanCosine).toBeGreaterThan(0.99);
 });
 
 test('the same images give the same bytes', async () => {

@@ -92,9 +92,9 @@ export class NativeTeacher implements Teacher {
 
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
-   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts and PE-Core under timm's; vision transformers under
-   * the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. And plain
-   * vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers, DINOv3) under timm's names or those of
+   * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts and PE-Core under timm's; vision
+   * transformers under the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under
+   * SiglipModel's. And plain vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers, DINOv3) under timm's names or those of
    * transformers' ViTModel, Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel, whose embedding is the class
    * token behind the last norm. And ConvNeXts under timm's names or those of transformers' DINOv3ConvNextModel, whose
    * embedding is the normed mean. Dtypes F32, F16, BF16. Sizes are read off the tensors.
