@@ -77,8 +77,8 @@ export function lastMap(graph: GraphSpec): Value {
 
 /**
  * The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of
- * {@link mapGraph}, before {@link dilate}. Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` and `stages.N` are
- * blocks or stages; of other names the first part is.
+ * {@link mapGraph}, before {@link dilate}. Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` and
+ * `stages.N` are blocks or stages; of other names the first part is.
  */
 export function stagesOf(graph: GraphSpec): Stage[] {
   const { channels, strides } = trace(graph);
