@@ -93,6 +93,10 @@ export interface LinearOptions {
 
 const linearOptions = { features: 'needed', bias: 'optional', init: 'optional' } satisfies OptionTable<LinearOptions>;
 
+const positionsOptions = { count: 'needed', first: 'optional', constant: 'optional' } as const;
+const selfAttentionOptions = { causal: 'optional' } as const;
+const rotaryOptions = { heads: 'needed', count: 'needed', first: 'optional' } as const;
+
 /** What all nodes of a graph share. */
 export interface BuilderOptions {
   /** Of every batch norm; torch.nn.BatchNorm2d's defaults. */
@@ -280,12 +284,15 @@ export class GraphBuilder {
    * A sequence of `first` tokens that are the same for every image (default 0) and of all positions of x, each with its
    * row of the table `position` added, of `count` rows. The constant tokens are rows of the table alone, [count, C]; or
    * with `constant` a table of their own, [1, first, C], added to theirs of `position`, then [1, count, C], as in timm.
+   * @throws LgdError BAD_OPTION, BAD_MODEL (a name is taken, or a table has no such size)
    */
   positions(
     x: Value,
     position: string,
-    { count, first = 0, constant }: { count: number; first?: number | undefined; constant?: string | undefined },
+    options: { count: number; first?: number | undefined; constant?: string | undefined },
   ): Value {
+    checkOptions(options, 'positions()', positionsOptions);
+    const { count, first = 0, constant } = options;
     const table = (name: string, rows: number, std: number) => {
       const shape = [rows, x.channels];
       return this.#parameter(name, constant === undefined ? shape : [1, ...shape], { kind: 'normal', std }, false);
@@ -295,8 +302,14 @@ export class GraphBuilder {
     return this.#node('positions', position, [x], x.channels, { first }, parameters);
   }
 
-  /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */
-  selfAttention(qkv: Value, heads: number, { causal = false } = {}): Value {
+  /**
+   * Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each.
+   * @param options `causal`: over earlier tokens and the own one alone; default false
+   * @throws LgdError BAD_OPTION
+   */
+  selfAttention(qkv: Value, heads: number, options: { causal?: boolean | undefined } = {}): Value {
+    checkOptions(options, 'selfAttention()', selfAttentionOptions);
+    const { causal = false } = options;
     return this.#node('selfAttention', `${qkv.name}.attention`, [qkv], qkv.channels / 3, {
       heads,
       causal: Number(causal),
@@ -350,12 +363,11 @@ export class GraphBuilder {
    * Rotary positions in front of {@link selfAttention}: queries and keys of the tokens behind the `first` ones (default
    * 0) turned by the table `angles`, [count, W], with W the channels of a head: W / 2 cosines a token, then as many
    * sines. Channel c of a head turns against c + W / 2. Later calls of the same name share the table.
+   * @throws LgdError BAD_OPTION, BAD_MODEL (the table has another size)
    */
-  rotary(
-    qkv: Value,
-    angles: string,
-    { heads, count, first = 0 }: { heads: number; count: number; first?: number | undefined },
-  ): Value {
+  rotary(qkv: Value, angles: string, options: { heads: number; count: number; first?: number | undefined }): Value {
+    checkOptions(options, 'rotary()', rotaryOptions);
+    const { heads, count, first = 0 } = options;
     const shape = [count, qkv.channels / 3 / heads];
     const table = this.#parameters.some(({ name }) => name === angles)
       ? this.#known(angles, shape)

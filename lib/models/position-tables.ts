@@ -37,7 +37,7 @@ export function checkGrid(graph: GraphSpec, resolution: number): void {
       option: 'resolution',
       found: resolution,
       allowed: String(grid * patch),
-      mend: `Create it for ${resolution} px: createStudent(name, { resolution }), or data.resolution`,
+      mend: `Give it images of ${grid * patch} px, or create it for ${resolution}: createStudent(name, { resolution })`,
     });
   }
 }

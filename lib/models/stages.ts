@@ -104,7 +104,7 @@ function valueOf(graph: GraphSpec, index: number, channels: readonly number[]): 
  * computes the same value (Chen et al. 2017, "atrous convolution"); only gates of squeeze and excitation take their
  * mean over more positions. Value numbers stay.
  * @param outputStride a power of two
- * @throws LgdError BAD_OPTION where a pool would have to be dilated
+ * @throws LgdError BAD_OPTION where a pool or an even kernel would have to be dilated
  */
 export function dilate(graph: GraphSpec, outputStride: number): GraphSpec {
   const strides = [1];
@@ -141,6 +141,7 @@ function checkCentre(graph: GraphSpec, { parameters }: GraphNode, outputStride: 
     option: 'outputStride',
     found: outputStride,
     allowed: `${own}, its own`,
+    mend: `Set it to ${own} (dense.outputStride), or take a student without such convolutions`,
   });
 }
 

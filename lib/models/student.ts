@@ -61,7 +61,7 @@ export function studentGraph(name: string, options: GraphOptions): GraphSpec {
       option: 'resolution',
       found: resolution,
       allowed: `multiples of ${patch}`,
-      mend: `Set data.resolution to ${Math.max(1, Math.round(resolution / patch)) * patch}`,
+      mend: `Set it to ${Math.max(1, Math.round(resolution / patch)) * patch}`,
     });
   }
   return definition.build({ head: headOf(outputs, embeddingSize), widthMultiplier, dropping, resolution });

@@ -3,11 +3,12 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { CompiledEncoder, GraphBuilder } from '../../lib/models/index.js';
+import { initialWeights } from '../../lib/models/initialise.js';
 import { createStudent } from '../../lib/models/student.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import { NativeTeacher } from '../../lib/models/teachers/native.js';
 import { resamplePositions } from '../../lib/models/teachers/position-grid.js';
-import { studentOf } from '../../lib/runs/student-file.js';
+import { studentOf, writeStudent } from '../../lib/runs/student-file.js';
 import { loadStartWeights } from '../../lib/train/start-weights.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -92,6 +93,24 @@ describe('positions for another size of images', () => {
     device.addon.release(images);
     await teacher.dispose();
     expect((await readSafetensors(file)).tensors.get('pos_embed')!.shape).toEqual([1, 17, width]);
+  });
+
+  it("are refused another size where a network of one's own, which has them for one, is the teacher", async () => {
+    const g = new GraphBuilder('own');
+    const patches = g.conv(g.images, 'conv', { channels: 8, kernel: 16, stride: 16, padding: 0 });
+    const first = g.firstToken(g.positions(patches, 'pos', { count: 17, first: 1 }));
+    const graph = g.finish(g.linear(first, 'embedding', { features: 24 }));
+    const file = join(folder, 'own.safetensors');
+    const { info } = madeUpStudent(name);
+    await writeStudent(file, { ...info, architecture: 'own', graph }, initialWeights(graph, 3));
+    const options = { device, batch: 1 };
+    await (await NativeTeacher.loadStudent('own', file, options)).dispose();
+    await expect(NativeTeacher.loadStudent('own', file, { ...options, resolution: 96 })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'resolution',
+      found: 96,
+      allowed: '64',
+    });
   });
 
   it('are asked for where a student is compiled for such images', () => {

@@ -106,7 +106,12 @@ describe('stages', () => {
   it.each([8, 16])('a ConvNeXt does not take output stride %i', (outputStride) => {
     const graph = mapGraph(studentGraph('convnext_atto', { embeddingSize: 8 }));
     expect(() => dilate(graph, outputStride)).toThrow(
-      expect.objectContaining({ code: 'BAD_OPTION', option: 'outputStride', allowed: '32, its own' }),
+      expect.objectContaining({
+        code: 'BAD_OPTION',
+        option: 'outputStride',
+        allowed: '32, its own',
+        mend: expect.stringContaining('32 (dense.outputStride)') as string,
+      }),
     );
   });
 

@@ -157,7 +157,7 @@ describe('students', () => {
       option: 'resolution',
       found: 100,
       allowed: 'multiples of 16',
-      mend: 'Set data.resolution to 96',
+      mend: 'Set it to 96', // also of a teacher or an encoder
     });
   });
 

@@ -7,7 +7,7 @@ import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
 import { studentContent } from '../student-info.js';
-import { fitPositions } from '../position-tables.js';
+import { checkGrid, fitPositions } from '../position-tables.js';
 import { compileEmbedder, hasHead, studentGraph } from '../student.js';
 import { checkWeights, few, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
@@ -94,10 +94,10 @@ export class NativeTeacher implements Teacher {
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names
    * (open_clip's too), with the prefix `visual.` or none; open_clip's ConvNeXts and PE-Core under timm's; vision
    * transformers under the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under
-   * SiglipModel's. And plain vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers, DINOv3) under timm's names or those of
-   * transformers' ViTModel, Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel, whose embedding is the class
-   * token behind the last norm. And ConvNeXts under timm's names or those of transformers' DINOv3ConvNextModel, whose
-   * embedding is the normed mean. Dtypes F32, F16, BF16. Sizes are read off the tensors.
+   * SiglipModel's. And plain vision transformers (ViT, DeiT, DINO, DINOv2 with or without registers, DINOv3) under
+   * timm's names or those of transformers' ViTModel, Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel, whose
+   * embedding is the class token behind the last norm. And ConvNeXts under timm's names or those of transformers'
+   * DINOv3ConvNextModel, whose embedding is the normed mean. Dtypes F32, F16, BF16. Sizes are read off the tensors.
    * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size;
    *   without one as OpenAI's models have them, but transformers' and timm's names need it) and preprocessor_config.json
    *   or processor_config.json (mean and std, without one CLIP's, SigLIP's or DINOv2's)
@@ -181,6 +181,7 @@ export class NativeTeacher implements Teacher {
         option: 'teacher',
         mend: 'Export the student with its head',
       });
+    checkGrid(graph, resolution); // a network of one's own is for one
     const { weights } = fitPositions(graph, found); // of another teacherResolution
     checkWeights(graph, weights);
     return new NativeTeacher({
