@@ -56,36 +56,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80   ? 2
 
     float score[keys / 8][4] = {};
     multiply_by_rows<D>(score, q, k_tile);
-
-    float largest[2] = {most[0], most[1]};
-#pragma unroll
-    for (int j = 0; j < keys / 8; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = tile * keys + j * 8 + pair + e % 2, row = row0 + e / 2 * 8;
-        score[j][e] = column < s.tokens && (!s.causal || column <= row) ? score[j][e] * scale : -INFINITY;
-        largest[e / 2] = fmaxf(largest[e / 2], score[j][e]);
-      }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {  // every row has a key in the first tile, so its maximum is finite from then on
-      largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 1));
-      largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 2));
-      const float shrink = exp_of(most[h] - largest[h]);
-      most[h] = largest[h];
-      total[h] *= shrink;
-#pragma unroll
-      for (int j = 0; j < D / 8; ++j) {
-        o[j][h * 2] *= shrink;
-        o[j][h * 2 + 1] *= shrink;
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < keys / 8; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        score[j][e] = exp_of(score[j][e] - most[e / 2]);
-        total[e / 2] += score[j][e];
-      }
+    soften<D>(score, s, scale, row0, tile * keys + pair, most, total, o,
+              [&](int j, int e, float numerator) { score[j][e] = numerator; });
     multiply_by_columns<D>(o, score, v_tile);
     __syncthreads();  // the stage is free
   }

@@ -130,36 +130,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(3))
     float score[keys / 8][4] = {}, slope[keys / 8][4] = {};
     multiply_by_rows<D>(score, q, k_tile);
     multiply_by_rows<D>(slope, g, k_tile + keys * pitch<D>);
-    float largest[2] = {most[0], most[1]};
-#pragma unroll
-    for (int j = 0; j < keys / 8; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = tile * keys + j * 8 + pair + e % 2, row = row0 + e / 2 * 8;
-        score[j][e] = column < s.tokens && (!s.causal || column <= row) ? score[j][e] * scale : -INFINITY;
-        largest[e / 2] = fmaxf(largest[e / 2], score[j][e]);
-      }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {  // every row has a key in the first tile, so its maximum is finite from then on
-      largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 1));
-      largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 2));
-      const float shrink = exp_of(most[h] - largest[h]);
-      most[h] = largest[h];
-      total[h] *= shrink;
-#pragma unroll
-      for (int j = 0; j < D / 8; ++j) {
-        sum[j][h * 2] *= shrink;
-        sum[j][h * 2 + 1] *= shrink;
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < keys / 8; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float weight = exp_of(score[j][e] - most[e / 2]);
-        total[e / 2] += weight;
-        slope[j][e] = weight * (slope[j][e] - mean[e / 2]);
-      }
+    soften<D>(score, s, scale, row0, tile * keys + pair, most, total, sum,
+              [&](int j, int e, float numerator) { slope[j][e] = numerator * (slope[j][e] - mean[e / 2]); });
     multiply_by_columns<D>(sum, slope, k_tile);
     __syncthreads();  // the stage is free
   }

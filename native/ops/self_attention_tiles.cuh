@@ -1,9 +1,10 @@
-// What self-attention's kernels on tensor cores share, forward and backward: a warp has 16 rows, whose fragments stay in
-// registers, and multiplies them with tiles of other rows in shared memory. A row of a tile has 8 elements more than a
-// head is wide: then the eight rows of an ldmatrix start in eight different banks. D: a head's width, rounded up; a lane
-// has rows lane / 4 and lane / 4 + 8 of the warp's, and columns 8 j + lane % 4 * 2 and the next.
+// What self-attention's kernels on tensor cores share, forward and backward: a warp has 16 rows, whose fragments stay
+// in registers, and multiplies them with tiles of other rows in shared memory. A row of a tile has 8 elements more than
+// a head is wide: then the eight rows of an ldmatrix start in eight different banks. D: a head's width, rounded up; a
+// lane has rows lane / 4 and lane / 4 + 8 of the warp's, and columns 8 j + lane % 4 * 2 and the next.
 #pragma once
 #include "core/cuda_device.cuh"
+#include "ops/self_attention.h"
 
 namespace lgd {
 
@@ -80,6 +81,46 @@ __device__ __forceinline__ void multiply_by_columns(float (&sum)[D / 8][4], cons
       mma_bf16_16816(sum[j + 1], a, right);
     }
   }
+}
+
+// A tile's step of the online softmax: of q . k of 16 rows with 8 J keys, this lane's from `key0` on, put(j, e,
+// numerator) gets the numerators, 0 for keys past the sequence and, if causal, behind the row. Where the maximum of a
+// row grows, what was summed before shrinks: `total`, of the numerators that this lane has, and `sum`, of what they
+// were multiplied with.
+template <int D, int J, class Put>
+__device__ __forceinline__ void soften(float (&score)[J][4], const SelfAttentionShape& s, float scale, int row0,
+                                       int key0, float (&most)[2], float (&total)[2], float (&sum)[D / 8][4],
+                                       Put&& put) {
+  float largest[2] = {most[0], most[1]};
+#pragma unroll
+  for (int j = 0; j < J; ++j)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int key = key0 + j * 8 + e % 2, row = row0 + e / 2 * 8;
+      score[j][e] = key < s.tokens && (!s.causal || key <= row) ? score[j][e] * scale : -INFINITY;
+      largest[e / 2] = fmaxf(largest[e / 2], score[j][e]);
+    }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {  // every row has a key in the first tile, so its maximum is finite from then on
+    largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 1));
+    largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 2));
+    const float shrink = exp_of(most[h] - largest[h]);
+    most[h] = largest[h];
+    total[h] *= shrink;
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j) {
+      sum[j][h * 2] *= shrink;
+      sum[j][h * 2 + 1] *= shrink;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < J; ++j)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float numerator = exp_of(score[j][e] - most[e / 2]);
+      total[e / 2] += numerator;
+      put(j, e, numerator);
+    }
 }
 
 }  // namespace lgd
