@@ -47,7 +47,7 @@ export interface CompileOptions {
   optimizer?: Optimizer | undefined;
 }
 
-const compileOptions = {
+export const compileOptions = {
   batch: 'needed',
   resolution: 'needed',
   width: 'optional',

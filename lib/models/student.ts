@@ -1,7 +1,7 @@
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import { CompiledEncoder, type CompileOptions } from './compiled.js';
+import { CompiledEncoder, compileOptions, type CompileOptions } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeights, initialWeightsInTurns } from './initialise.js';
 import { checkNumber, checkSeed, checkWhole, mostSide } from '../number-limits.js';
@@ -192,6 +192,7 @@ export class Student {
 
   /** A compiled copy with the student's weights. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
   compile(options: CompileOptions): CompiledEncoder {
+    checkOptions(options, 'compile()', compileOptions);
     checkGrid(this.graph, options.resolution);
     return compileEmbedder(this.device, this, options);
   }
