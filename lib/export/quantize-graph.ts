@@ -6,7 +6,8 @@
  * output channel. Biases: int32, of the scale of input times weight.
  *
  * What reads the input stays in float32: of three channels, runtimes take longer for integers (onnxruntime 1.30 twice as
- * long, beside rounding the pixels).
+ * long, beside rounding the pixels). Not so where there is a MaxPool: behind a convolution of floats, onnxruntime 1.14
+ * gives other numbers from the second image on (unless its enableMemPattern is off).
  */
 import type { OnnxGraph, OnnxNode, OnnxTensorData } from '../onnx/format.js';
 import { OnnxBuilder } from './onnx-builder.js';
@@ -63,8 +64,9 @@ class Plan {
       this.#makers.set(node.output[0]!, node);
     }
     const constants = new Set(graph.initializer.map(({ name }) => name));
+    const image = graph.node.some(({ opType }) => opType === 'MaxPool') ? [graph.input[0]!.name] : [];
     this.values = new Set(
-      [...this.#makers.keys()].filter(
+      [...image, ...this.#makers.keys()].filter(
         (name) =>
           !this.#outputs.has(name) &&
           !this.#isScaledForSigmoid(name, constants) &&
@@ -83,7 +85,7 @@ class Plan {
    * be measured: it makes one operation of all three, whoever else reads them.
    */
   #isScaledForSigmoid(name: string, constants: ReadonlySet<string>): boolean {
-    const { opType, input } = this.#makers.get(name)!;
+    const { opType, input = [] }: Partial<OnnxNode> = this.#makers.get(name) ?? {}; // the image has none
     return (
       opType === 'Mul' &&
       input.some((of) => constants.has(of)) &&
@@ -163,6 +165,7 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
     integers.set(name, dequantized(builder, name, { uint8, scale, zero }));
   };
 
+  quantize(graph.input[0]!.name);
   for (const node of graph.node) {
     if (plan.isAbsorbed(node)) continue;
     const name = plan.resultOf(node);

@@ -105,11 +105,11 @@ export async function writeQuantized(
   using images = await decodeEvenly(from, mostImages, { device, info, signal });
   const run = await openWritten(file, info.resolution, encodeOnnx(measuring(model)));
   const { calibration, comparison } = split(images.length);
-  const calibrating = () => batches(images, calibration, { device, info, signal }, 1);
+  const calibrating = () => oneByOne(images, calibration, { device, info, signal });
   await checkDiffer(calibrating(), path, calibration.length);
   const seen = await leastAndLargest(run, valuesToMeasure(model.graph), calibrating());
   const search = new RangeSearch(model.graph, seen);
-  for await (const { pixels } of calibrating()) search.add(await run(pixels, 1));
+  for await (const pixels of calibrating()) search.add(await run(pixels, 1));
   const ranges = search.best();
   const quantization = { weights: 'int8', activations: 'uint8', calibrationImages: calibration.length };
   const written = await writeOnnx(file, {
@@ -118,7 +118,7 @@ export async function writeQuantized(
     metadataProps: [...model.metadataProps, { key: 'quantization', value: JSON.stringify(quantization) }],
   });
   const runs: [OnnxRunner, OnnxRunner] = [run, await openWritten(file, info.resolution)];
-  const views = batches(images, comparison, { device, info, signal }, 8);
+  const views = oneByOne(images, comparison, { device, info, signal });
   return {
     written,
     quantization: {
@@ -140,9 +140,9 @@ function measuring(model: OnnxModel): OnnxModel {
 const alike = 0.05;
 
 /** @throws LgdError BAD_DATASET where all images are alike: ranges of one fit no other */
-async function checkDiffer(views: AsyncIterable<Views>, path: string, count: number): Promise<void> {
+async function checkDiffer(views: AsyncIterable<Float32Array>, path: string, count: number): Promise<void> {
   let first: Float32Array | undefined;
-  for await (const { pixels } of views) {
+  for await (const pixels of views) {
     first ??= pixels;
     const squares = pixels.reduce((sum, value, i) => sum + (value - first![i]!) ** 2, 0);
     if (Math.sqrt(squares / pixels.length) > alike) return;
@@ -163,10 +163,10 @@ async function checkDiffer(views: AsyncIterable<Views>, path: string, count: num
 async function leastAndLargest(
   run: OnnxRunner,
   names: readonly string[],
-  views: AsyncIterable<Views>,
+  views: AsyncIterable<Float32Array>,
 ): Promise<Map<string, Range>> {
   const ranges = new Map<string, Range>(names.map((name) => [name, { min: Infinity, max: -Infinity }]));
-  for await (const { pixels } of views) {
+  for await (const pixels of views) {
     const outputs = await run(pixels, 1);
     for (const [name, range] of ranges)
       for (const value of outputs[name]!) {
@@ -184,42 +184,30 @@ function split(count: number): { calibration: Int32Array; comparison: Int32Array
   return { calibration: all.filter((i) => i % 5 !== 4), comparison: all.filter((i) => i % 5 === 4) };
 }
 
-interface Views {
-  pixels: Float32Array;
-  count: number;
-}
-
-async function* batches(
+/** Pixels of each image chosen, [1,3,R,R]. */
+async function* oneByOne(
   images: ImageCache,
   chosen: Int32Array,
   { device, info, signal }: { device: Device; info: StudentInfo; signal: AbortSignal | undefined },
-  batch: number,
-): AsyncGenerator<Views, void, undefined> {
-  for (let i = 0; i < chosen.length; i += batch) {
+): AsyncGenerator<Float32Array, void, undefined> {
+  for (const image of chosen) {
     throwIfAborted(signal, 'the export');
-    const some = chosen.slice(i, i + batch);
-    yield { pixels: await pixelsOf(images, some, { device, info }), count: some.length };
+    yield pixelsOf(images, Int32Array.of(image), { device, info });
   }
 }
 
 /** @throws LgdError EXPORT_FAILED */
 async function compareRuns(
   [floats, integers]: [OnnxRunner, OnnxRunner],
-  views: AsyncIterable<Views>,
+  views: AsyncIterable<Float32Array>,
   { head, classifier }: OnnxOptions,
 ): Promise<Omit<Quantization['comparison'], 'folder'>> {
   const cosines: number[] = [];
   let same = 0;
-  for await (const { pixels, count } of views) {
-    const [wanted, found] = [await floats(pixels, count), await integers(pixels, count)];
-    for (let i = 0; i < count; i++) {
-      const row = (outputs: Record<string, Float32Array>, name: string) => {
-        const size = outputs[name]!.length / count;
-        return outputs[name]!.subarray(i * size, (i + 1) * size);
-      };
-      cosines.push(cosineOf(row(wanted, outputName[head]), row(found, outputName[head])));
-      if (classifier !== undefined && largest(row(wanted, 'logits')) === largest(row(found, 'logits'))) same++;
-    }
+  for await (const pixels of views) {
+    const [wanted, found] = [await floats(pixels, 1), await integers(pixels, 1)];
+    cosines.push(cosineOf(wanted[outputName[head]]!, found[outputName[head]]!));
+    if (classifier !== undefined && largest(wanted['logits']!) === largest(found['logits']!)) same++;
   }
   const meanCosine = cosines.reduce((sum, cosine) => sum + cosine, 0) / cosines.length;
   if (!(meanCosine >= leastMeanCosine))

@@ -86,12 +86,14 @@ describe.each(Object.entries(networks))('%s', (name, make) => {
     const { quantization } = await exportStudent({ from, to, format: 'onnx', quantize: 'int8', images: at('images') });
     expect(quantization!.comparison.cosine).toBeGreaterThan(0.99);
     const { graph } = decodeOnnx(readFileSync(to));
-    const layers = graph.node.filter(({ opType }) => ['Conv', 'Gemm'].includes(opType));
+    const image = graph.input[0]!.name; // the layers that read it stay in float32
+    const layers = graph.node.filter(({ opType, input }) => ['Conv', 'Gemm'].includes(opType) && input[0] !== image);
+    expect(layers.length).toBeGreaterThan(0);
     expect(layers.every(({ input }) => graph.node.some((node) => node.opType === 'DequantizeLinear' && node.output[0] === input[1]))).toBe(true); // prettier-ignore
   });
 });
 
-test('ranges are measured without keeping every value', async () => {
+test('ranges of many layers are measured in little memory', async () => {
   const [from, layers, side] = [at('deep.safetensors'), 30, 160];
   const g = new GraphBuilder('own');
   let x = g.relu(conv(g, g.images, 'first'));
@@ -104,6 +106,6 @@ test('ranges are measured without keeping every value', async () => {
   const timer = setInterval(() => (most = Math.max(most, process.memoryUsage.rss())), 5);
   await exportStudent({ from, to: at('deep.onnx'), format: 'onnx', quantize: 'int8', images: at('images') });
   clearInterval(timer);
-  const bytes = 4 * 8 * 8 * side ** 2; // of a layer for 8 images; of all layers they are twice as many
-  expect(most - before).toBeLessThan(20 * bytes);
+  const bytes = layers * 4 * 8 * side ** 2; // of an image, in all layers; what is not freed yet comes on top
+  expect(most - before).toBeLessThan(6 * bytes);
 });
