@@ -30,7 +30,7 @@ test('bank build says of a teacher without texts that it has none, and how to go
 
 test('bank build and inspect', async () => {
   const file = at('bank.safetensors');
-  const built = await lgdistill([
+  const build = [
     'bank',
     'build',
     '--to',
@@ -41,8 +41,8 @@ test('bank build and inspect', async () => {
     'none',
     '--text-encoder',
     tinyClip,
-    '--json',
-  ]);
+  ];
+  const built = await lgdistill([...build, '--json']);
   expect(built.code).toBe(0);
   const bank = await TextualSemanticsBank.load(file);
   expect(built.documents()).toEqual([
@@ -51,21 +51,7 @@ test('bank build and inspect', async () => {
   const { code, stdout } = await lgdistill(['bank', 'inspect', file]);
   expect(code).toBe(0);
   for (const fact of ['circle, square, triangle, cross', 'tiny-clip', bank.hash]) expect(stdout).toContain(fact);
-  const [rebuilt, kept] = [
-    await lgdistill([
-      'bank',
-      'build',
-      '--to',
-      file,
-      '--names',
-      JSON.stringify(shapeNames),
-      '--templates',
-      'none',
-      '--text-encoder',
-      tinyClip,
-    ]),
-    at('kept.txt'),
-  ];
+  const [rebuilt, kept] = [await lgdistill(build), at('kept.txt')];
   expect(rebuilt.code).toBe(0);
   writeFileSync(kept, 'names by hand');
   const refused = await lgdistill([
