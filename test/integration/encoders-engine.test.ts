@@ -10,18 +10,13 @@ import type { WeightRecord } from '../../lib/models/weights.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { pytorchStudents } from '../fixtures/pytorch-students.js';
-import { randomNumbers } from '../fixtures/random.js';
+import { randomUniform } from '../fixtures/random.js';
 
 let device: Device;
 beforeAll(async () => {
   device = await openDevice('cpu');
 });
 afterAll(() => device.dispose());
-
-function noise(length: number, seed: number): Float32Array {
-  const random = randomNumbers(seed);
-  return Float32Array.from({ length }, () => 2 * random() - 1);
-}
 
 function build(graph: GraphSpec, options: Partial<CompileOptions> = {}): Encoder {
   const encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 4, resolution: 24, ...options }));
@@ -38,8 +33,8 @@ function expectSameBits(found: WeightRecord, expected: WeightRecord): void {
   }
 }
 
-const images = noise(4 * 3 * 24 * 24, 1);
-const dOutput = noise(4 * 7, 2);
+const images = randomUniform(4 * 3 * 24 * 24, 1);
+const dOutput = randomUniform(4 * 7, 2);
 
 /** Without norms, images do not see one another. */
 function withoutNorms(): GraphSpec {
@@ -136,7 +131,7 @@ describe('dropping', () => {
     const g = new GraphBuilder('depth');
     const spec = g.finish(g.globalPool(g.stochasticDepth(g.conv(g.images, 'a', { channels: 8 }), 0.5)));
     using encoder = build(spec, { batch: 64, resolution: 4 });
-    const output = await encoder.forward(noise(64 * 48, 3), { training: true, seed: 5 });
+    const output = await encoder.forward(randomUniform(64 * 48, 3), { training: true, seed: 5 });
     const kept = Array.from(
       { length: 64 },
       (_, n) => output.slice(n * 8, n * 8 + 8).filter((value) => value !== 0).length,
@@ -214,7 +209,7 @@ describe('SGD', () => {
       resolution: 32,
       batch: 8,
     });
-    const input = noise(8 * 3 * 32 * 32, 4);
+    const input = randomUniform(8 * 3 * 32 * 32, 4);
     const losses: number[] = [];
     for (let step = 0; step < 12; step++) {
       const output = await encoder.forward(input, { training: true });
@@ -234,7 +229,7 @@ describe('plans', () => {
       const own = findStudent(name).scalable ? options : { ...options, widthMultiplier: 1 };
       using full = await createEncoder(name, own);
       using lean = await createEncoder(name, { ...own, training: false });
-      const input = noise(3 * 3 * 40 * 40, 6);
+      const input = randomUniform(3 * 3 * 40 * 40, 6);
       await full.forward(input, { training: true });
       lean.load(await full.state());
       const expected = await full.forward(input);
@@ -274,7 +269,7 @@ describe('plans', () => {
       g.linear(g.globalPool(g.relu(g.conv(g.images, 'conv', { channels: 8, kernel: 3 }))), 'fc', { features: 3 }),
     );
     const weights = initialWeights(graph, 1);
-    const [wide, tall] = [noise(3 * 4 * 10, 1), new Float32Array(3 * 10 * 4)];
+    const [wide, tall] = [randomUniform(3 * 4 * 10, 1), new Float32Array(3 * 10 * 4)];
     for (let c = 0; c < 3; c++)
       for (let y = 0; y < 4; y++) for (let x = 0; x < 10; x++) tall[(c * 10 + x) * 4 + y] = wide[(c * 4 + y) * 10 + x]!;
     const turned = {

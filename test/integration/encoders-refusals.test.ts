@@ -5,7 +5,7 @@ import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { createEncoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { allOperations } from '../fixtures/all-operations.js';
-import { randomNumbers } from '../fixtures/random.js';
+import { randomUniform } from '../fixtures/random.js';
 
 let device: Device;
 beforeAll(async () => {
@@ -13,14 +13,9 @@ beforeAll(async () => {
 });
 afterAll(() => device.dispose());
 
-function noise(length: number, seed: number): Float32Array {
-  const random = randomNumbers(seed);
-  return Float32Array.from({ length }, () => 2 * random() - 1);
-}
-
 describe('wrong use', () => {
   const small = { outputs: 4, widthMultiplier: 0.1, resolution: 32, batch: 2 };
-  const pixels = noise(2 * 3 * 32 * 32, 8);
+  const pixels = randomUniform(2 * 3 * 32 * 32, 8);
 
   it('of the order of calls', async () => {
     using encoder = await createEncoder('mobilenet_v2', { device, ...small });

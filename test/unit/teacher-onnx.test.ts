@@ -12,7 +12,7 @@ import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';
 import type { TinyTower } from '../fixtures/onnx.js';
-import { randomNumbers } from '../fixtures/random.js';
+import { randomUniform } from '../fixtures/random.js';
 import { tinyClip } from '../fixtures/tiny.js';
 import { noteSkip, sharedPath } from '../shared.js';
 
@@ -32,8 +32,7 @@ function tower(options: Partial<TinyTower> = {}): string {
 }
 
 function images(batch: number, resolution: number): Float32Array {
-  const random = randomNumbers(batch);
-  return Float32Array.from({ length: batch * 3 * resolution * resolution }, () => 2 * random() - 1);
+  return randomUniform(batch * 3 * resolution ** 2, batch);
 }
 
 /** The tower of test/fixtures/onnx.ts written out: channel means times weights. */
