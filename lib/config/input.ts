@@ -162,8 +162,8 @@ export interface ConfigInput {
         accumulate?: number | undefined;
         /**
          * Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few
-         * images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.002.
-         * Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`.
+         * images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.002,
+         * of a vision transformer 0.0005. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`.
          */
         learningRate?: 'auto' | number | undefined;
         /**

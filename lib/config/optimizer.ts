@@ -36,7 +36,9 @@ export function settleOptimizer({ student, train }: Config, isGiven: (option: st
 /** What to say of a student that was published with AdamW and is to train by SGD; nothing of others. */
 export function remarksOnOptimizer(student: string, { optimizer }: Config['train']): string[] {
   if (optimizer === 'adamw' || thoseOfAdamw([student]).length === 0) return [];
-  return [`${student} was published with AdamW, and learns less by SGD: --optimizer adamw (docs/tuning.md, Optimiser)`];
+  return [
+    `${student} was published with AdamW, and here it trains by SGD: --optimizer adamw changes that (docs/tuning.md, Optimiser)`,
+  ];
 }
 
 /** A run's config.json has the rate and the decay, too, which are no error with another optimiser. */
