@@ -77,20 +77,24 @@ describe('the range of an activation', () => {
   test.each([
     [4, 30],
     [6, 40],
-  ])('is that with the least error of the integers written before a hard-swish, of %d and one of %d', (factor, most) => {
-    const values = withOne(normal(5, factor, 2 ** 16), most);
-    const swish = (x: number) => (x * Math.min(6, Math.max(0, x + 3))) / 6;
-    const errorOf = (max: number) => {
-      const zero = Math.floor((3 * 255) / (max + 3)); // from -3, where hard-swish is one of integers
-      const rounded = (x: number) => (Math.min(255, Math.max(0, Math.round((x * zero) / 3) + zero)) - zero) * (3 / zero);
-      return values.reduce((sum, x) => sum + (swish(rounded(x)) - swish(x)) ** 2, 0);
-    };
-    const tried = [1, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2].map((share) => most * share);
-    const best = tried.reduce((least, max) => (errorOf(max) < errorOf(least) ? max : least));
-    expect(search(hardSwish, [values]).max).toBe(best);
-    expect(best / most).toBe(factor === 4 ? 1 : 0.85);
-    expect(search(alone, [values]).max / most).toBe(0.85);
-  });
+  ])(
+    'is that with the least error of the integers written before a hard-swish, of %d and one of %d',
+    (factor, most) => {
+      const values = withOne(normal(5, factor, 2 ** 16), most);
+      const swish = (x: number) => (x * Math.min(6, Math.max(0, x + 3))) / 6;
+      const errorOf = (max: number) => {
+        const zero = Math.floor((3 * 255) / (max + 3)); // from -3, where hard-swish is one of integers
+        const rounded = (x: number) =>
+          (Math.min(255, Math.max(0, Math.round((x * zero) / 3) + zero)) - zero) * (3 / zero);
+        return values.reduce((sum, x) => sum + (swish(rounded(x)) - swish(x)) ** 2, 0);
+      };
+      const tried = [1, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2].map((share) => most * share);
+      const best = tried.reduce((least, max) => (errorOf(max) < errorOf(least) ? max : least));
+      expect(search(hardSwish, [values]).max).toBe(best);
+      expect(best / most).toBe(factor === 4 ? 1 : 0.85);
+      expect(search(alone, [values]).max / most).toBe(0.85);
+    },
+  );
 
   test('holds 0 and no nonsense, where there is only that', () => {
     const { min, max } = search(alone, [new Float32Array(8), new Float32Array(8)]);
