@@ -144,6 +144,11 @@ describe('loading plain vision transformers', () => {
     ['timm-vit', 'visual.trunk.attn_pool.q.weight', "timm's names within open_clip's"],
     ['timm-vit', 'norm_pre.weight', "parts of CLIP's"],
     ['timm-vit', 'rope.freqs', 'rotary positions of another kind'],
+    [
+      'transformers-vit',
+      'convnext.encoder.stages.0.layers.0.dwconv.weight',
+      "the names of transformers' ConvNextModel",
+    ],
     ['timm-dinov3-gated', 'storage_tokens', "the names of DINOv3's own repository"],
   ])('says what %s has otherwise by %s', async (from, tensor, what) => {
     await refused(await changed(from, (tensors) => tensors.set(tensor, zeros(1))), `has ${what}`, 'ONNX');
