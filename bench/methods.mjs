@@ -1,7 +1,7 @@
 // Compares methods and their settings where there are few names and where there are many.
 //   node bench/methods.mjs [--tasks cifar10,emoji] [--variants lgd,seed,...] [--seeds 1,2,3] [--rows FILE] [--student
-//     mobilenet_v3_small] [--width 1] [--resolution 64] [--images N] [--views N] [--kept N] [--batch 64] [--rate 0.12]
-//     [--threads N]
+//     mobilenet_v3_small] [--width 1] [--resolution 64] [--images N] [--views N] [--kept N] [--batch 64] [--optimizer sgd]
+//     [--rate 0.12] [--threads N]
 //   node bench/methods.mjs --table FILE
 // cifar10: 10 names, photos from $LGDISTILL_CIFAR10 (train/ and test/ with class folders); emoji: all names of the
 // demo, judged on the vendor that neither teacher nor student has seen; emoji:food-drink+objects: those of some of
@@ -66,6 +66,7 @@ const { values: options } = parseArgs({
     views: { type: 'string', default: '150000' },
     kept: { type: 'string' },
     batch: { type: 'string', default: '64' },
+    optimizer: { type: 'string', default: 'sgd' },
     rate: { type: 'string', default: '0.12' },
     threads: { type: 'string' },
     table: { type: 'string' },
@@ -149,6 +150,7 @@ async function measure(lgd, device, teacher, task, { train, test, bank, longBank
     device,
     embeddingSize: teacher.embeddingSize,
     widthMultiplier: numbers.width,
+    resolution: numbers.resolution,
     seed,
   });
   const epochs = Math.max(2, Math.round(numbers.views / train.length));
@@ -163,6 +165,7 @@ async function measure(lgd, device, teacher, task, { train, test, bank, longBank
     train: {
       epochs,
       batchSize: numbers.batch,
+      optimizer: options.optimizer,
       learningRate: numbers.rate * rate,
       warmupEpochs: epochs / 20,
       outlierFactor: 0,
@@ -185,6 +188,7 @@ async function measure(lgd, device, teacher, task, { train, test, bank, longBank
     epochs,
     kept: numbers.kept ?? epochs,
     batch: numbers.batch,
+    optimizer: options.optimizer,
     rate: numbers.rate * rate,
   };
   try {
@@ -210,8 +214,8 @@ async function measure(lgd, device, teacher, task, { train, test, bank, longBank
 }
 
 function printTable(rows) {
-  const settings = ({ task, student, width, resolution, images, epochs, batch }) =>
-    JSON.stringify([task, student, width, resolution, images, epochs, batch]);
+  const settings = ({ task, student, width, resolution, images, epochs, batch, optimizer = 'sgd' }) =>
+    JSON.stringify([task, student, width, resolution, images, epochs, batch, optimizer]);
   for (const key of new Set(rows.map(settings))) {
     const of = rows.filter((row) => settings(row) === key);
     console.log(

@@ -76,7 +76,7 @@ const make = (students) =>
   new Distiller({
     device,
     teacher,
-    student: students.map((name) => createStudent(name, { device, embeddingSize })),
+    student: students.map((name) => createStudent(name, { device, embeddingSize, resolution })),
     tsb,
     config,
   });

@@ -7,7 +7,7 @@ import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openDrawn, openPacked, prepare } from './demo/data.mjs';
-import { presets } from './demo/presets.mjs';
+import { presets, resolution } from './demo/presets.mjs';
 import { measure, printTable, score, summarise } from './demo/report.mjs';
 import { heldOutVendor } from './demo/vendors.mjs';
 
@@ -131,6 +131,7 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
     device,
     embeddingSize: teacher.embeddingSize,
     widthMultiplier,
+    resolution,
     seed: options.seed,
   });
   const judge = (vendor) =>

@@ -82,7 +82,7 @@ function startLines(terminal: Terminal, label: string, unit: string | undefined)
       const left = clock.left(done, total); // the first update starts the clock, printed or not
       if (now - printed < secondsBetweenLines * 1000) return;
       printed = now;
-      terminal.warn(`${label} ${done}/${total} | ${details}${left}`);
+      terminal.warn(`${label} ${done}/${total} | ${details}${left}`.replace(/ \| $/u, ''));
     },
     line: (text) => terminal.warn(text),
     stop: () => undefined,

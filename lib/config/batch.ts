@@ -2,10 +2,11 @@
  * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a
  * hundred thousand images; a few hundred make one or two of its steps an epoch, which train nothing (docs/tuning.md has
  * the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients
- * are, has one scaled rate in all of them.
+ * are, has one scaled rate in all of them, which is the student's.
  */
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
+import { thoseOfAdamw } from '../models/students/registry.js';
 import {
   adamwPeak,
   few,
@@ -13,6 +14,7 @@ import {
   leastStepsAnEpoch,
   manyImages,
   recipe,
+  studentNames,
   type ChosenMethod,
   type Config,
 } from './schema.js';
@@ -37,7 +39,8 @@ export interface BatchNumbers {
  * are. With fewer the batch is the largest power of two from 16 to 64 that makes 3,200 steps (16 where none does, and
  * no more than there are images), and the rate is 0.3. A number that is given stays, and the other is chosen as if it
  * were not, but that the rate for few images is less where a step has more than 128 of them: the scaled rate stays that
- * of 128. Of AdamW the batch is the same, and the rate such that the scaled one is 0.002, whatever a step has.
+ * of 128. Of AdamW the batch is the same, and the rate such that the scaled one is 0.002, of vision transformers 0.0005,
+ * whatever a step has.
  */
 export interface BatchChoice extends BatchNumbers {
   /** Those that `auto` chose. */
@@ -53,9 +56,14 @@ type Training = Pick<Config['train'], 'batchSize' | 'learningRate' | 'epochs' | 
 /**
  * Puts numbers in the place of `auto`, as {@link BatchChoice} tells. The rate of SGD is never less than the recipe's.
  * @param images how many there are to train on
+ * @param students their names, of which AdamW's rate is the least
  * @throws LgdError BAD_OPTION (not a number of images)
  */
-export function chooseBatch(train: Training, images: number | undefined): BatchChoice {
+export function chooseBatch(
+  train: Training,
+  images: number | undefined,
+  students: readonly string[] = [],
+): BatchChoice {
   if (images !== undefined && !(Number.isSafeInteger(images) && images >= 1)) {
     throw new LgdError('BAD_OPTION', 'not a number of images.', {
       option: 'images',
@@ -68,7 +76,9 @@ export function chooseBatch(train: Training, images: number | undefined): BatchC
   const isFew = images !== undefined && !isMany(train, images);
   const batchSize = train.batchSize !== 'auto' ? train.batchSize : isFew ? fewBatch(train, images) : recipe.batchSize;
   const learningRate =
-    train.learningRate !== 'auto' ? train.learningRate : rateOf(train, batchSize * train.accumulate, isFew);
+    train.learningRate !== 'auto'
+      ? train.learningRate
+      : rateOf(train, batchSize * train.accumulate, { isFew, students });
   return {
     batchSize,
     learningRate,
@@ -104,9 +114,15 @@ function powerOfTwo(most: number): number {
 }
 
 /** @param step images an optimiser step */
-function rateOf({ optimizer }: Training, step: number, isFew: boolean): number {
-  // makeSchedule() scales it by the step
-  if (optimizer === 'adamw') return Number(((256 * adamwPeak) / step).toPrecision(3));
+function rateOf(
+  { optimizer }: Training,
+  step: number,
+  { isFew, students }: { isFew: boolean; students: readonly string[] },
+): number {
+  if (optimizer === 'adamw') {
+    const peak = Math.min(adamwPeak, ...thoseOfAdamw(students).map((one) => one.adamwPeak));
+    return Number(((256 * peak) / step).toPrecision(3)); // makeSchedule() scales it by the step
+  }
   return isFew ? fewRate(step) : recipe.learningRate;
 }
 
@@ -120,7 +136,10 @@ function describeChoice(
   train: Training,
   isFew: boolean,
 ): string {
-  const parts = { batchSize: `batches of ${batchSize}`, learningRate: `a learning rate of ${learningRate}` };
+  const parts = {
+    batchSize: `batches of ${batchSize}`,
+    learningRate: `a learning rate of ${learningRate}${train.optimizer === 'adamw' ? ' for AdamW' : ''}`,
+  };
   const what = byAuto.map((option) => parts[option]).join(' at ');
   const asPublished =
     train.optimizer === 'sgd' ? ' as published' : byAuto.includes('batchSize') ? ' with the published batches' : '';
@@ -150,22 +169,24 @@ export function checkFilled({ byAuto, batchSize, images: told }: BatchChoice, im
 /**
  * What to say of a run when it begins, where its numbers were chosen without the number of images and would be others
  * with it, or where its steps are few; undefined where all is well.
- * @param train with its numbers
+ * @param config with its numbers
  * @param choice how they came about
  * @param images how many there are
  * @param steps of the whole schedule
  */
 export function adviseBatch(
-  train: RunConfig['train'],
+  { train, student }: Pick<RunConfig, 'train' | 'student'>,
   { byAuto, images: told }: BatchChoice,
   images: number,
   steps: number,
 ): string | undefined {
-  const known = chooseBatch({ ...train, ...Object.fromEntries(byAuto.map((option) => [option, 'auto'])) }, images);
+  const students = studentNames(student.name);
+  const left = Object.fromEntries(byAuto.map((option) => [option, 'auto']));
+  const known = chooseBatch({ ...train, ...left }, images, students);
   if (told === undefined && byAuto.some((option) => known[option] !== train[option]))
     return `with images: ${images} in the options of Distiller it would be ${known.words}`;
   if (steps >= leastSteps) return undefined;
-  const best = chooseBatch({ ...train, batchSize: 'auto', learningRate: 'auto' }, images);
+  const best = chooseBatch({ ...train, batchSize: 'auto', learningRate: 'auto' }, images, students);
   const more = stepsOf(train, best.batchSize, images);
   const flags = [
     ...(byAuto.includes('batchSize') ? [] : ['--batch-size auto']),

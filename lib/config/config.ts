@@ -35,7 +35,7 @@ export function parseConfig(raw: unknown): Config {
   const isGiven = (option: string) => isObject(raw) && isObject(raw['train']) && raw['train'][option] !== undefined;
   if (!isGiven('warmupEpochs'))
     config.train.warmupEpochs = Math.min(config.train.warmupEpochs, config.train.epochs / 10);
-  settleOptimizer(config.train, isGiven);
+  settleOptimizer(config, isGiven);
   checkTogether(config);
   return config;
 }

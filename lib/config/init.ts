@@ -94,8 +94,8 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
     }
     case 'images': {
       const count = (await openImages(answer)).ids.length;
-      const { batchSize, learningRate } = chooseBatch(parseConfig({}).train, count);
-      return `${counted(count, 'image')}: batches of ${batchSize} at a learning rate of ${learningRate}`;
+      const { batchSize } = chooseBatch(parseConfig({}).train, count); // the rate is the optimiser's, and so the student's
+      return `${counted(count, 'image')}: batches of ${batchSize}`;
     }
     case 'teacher':
       return describeTeacher(answer);
@@ -118,9 +118,10 @@ const emptyMend: Readonly<Record<keyof InitAnswers, string>> = {
 };
 
 function describeStudents(answer: string): string {
-  const names = studentNames(parseConfig({ student: { name: answer } }).student.name);
+  const { student, train } = parseConfig({ student: { name: answer } });
+  const names = studentNames(student.name);
   const sizes = names.map((name) => `${(countParameters(studentGraph(name, { outputs: 1000 })) / 1e6).toFixed(1)} M`);
-  return `${sizes.join(' and ')} parameters with a classifier of 1,000 classes${names.length > 1 ? ', trained side by side' : ''}`;
+  return `${sizes.join(' and ')} parameters with a classifier of 1,000 classes${names.length > 1 ? ', trained side by side' : ''}${train.optimizer === 'adamw' ? ', by AdamW' : ''}`;
 }
 
 async function describeTeacher(answer: string): Promise<string> {

@@ -111,7 +111,7 @@ export interface ConfigInput {
          * Scales the channels of students that have such a multiplier. Allowed: a number from 0.1 to 4. Default: `1`.
          */
         widthMultiplier?: number | undefined;
-        /** Stochastic depth, where the architecture has it: EfficientNets. Default: `true`. */
+        /** Stochastic depth, where the architecture has it: EfficientNets, ConvNeXts. Default: `true`. */
         dropping?: boolean | undefined;
         /**
          * Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes
@@ -162,8 +162,8 @@ export interface ConfigInput {
         accumulate?: number | undefined;
         /**
          * Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few
-         * images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.002.
-         * Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`.
+         * images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.002,
+         * of a vision transformer 0.0005. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`.
          */
         learningRate?: 'auto' | number | undefined;
         /**
@@ -171,7 +171,10 @@ export interface ConfigInput {
          * where that is less than 5). Allowed: a number from 0. Default: `5`.
          */
         warmupEpochs?: number | undefined;
-        /** What moves the weights: sgd with momentum, as published, or adamw. Default: `sgd`. */
+        /**
+         * What moves the weights: sgd with momentum, as published, or adamw (not given, with ConvNeXts and vision
+         * transformers: adamw). Default: `sgd`.
+         */
         optimizer?: 'sgd' | 'adamw' | undefined;
         /** Momentum of SGD. Allowed: a number from 0 to 0.999999. Default: `0.9`. */
         sgdMomentum?: number | undefined;

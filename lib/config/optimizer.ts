@@ -1,15 +1,19 @@
 /** Options that follow `train.optimizer`: each optimiser has numbers of its own, and only those. */
 import { LgdError } from '../errors.js';
-import { optimizerDefaults, type Config } from './schema.js';
+import { thoseOfAdamw } from '../models/students/registry.js';
+import { optimizerDefaults, studentNames, type Config } from './schema.js';
 
 const ownOptions = { sgd: ['sgdMomentum'], adamw: ['adamwBeta1', 'adamwBeta2', 'adamwEpsilon'] } as const;
 
 /**
- * Fills in the numbers of the optimiser, and leaves out those of the other.
+ * Chooses an optimiser if none is given, nor a number of SGD: AdamW where one of the students was published with it.
+ * Fills in its numbers, and leaves out those of the other.
  * @param isGiven whether an option of `train` was given, or has its default
  * @throws LgdError BAD_CONFIG (numbers of the other)
  */
-export function settleOptimizer(train: Config['train'], isGiven: (option: string) => boolean): void {
+export function settleOptimizer({ student, train }: Config, isGiven: (option: string) => boolean): void {
+  const isChosen = ['optimizer', ...ownOptions.sgd].some(isGiven);
+  if (!isChosen && thoseOfAdamw(studentNames(student.name)).length > 0) train.optimizer = 'adamw';
   const { optimizer } = train;
   const other = optimizer === 'sgd' ? 'adamw' : 'sgd';
   const wrong = ownOptions[other].filter(isGiven);
@@ -27,6 +31,14 @@ export function settleOptimizer(train: Config['train'], isGiven: (option: string
     train.adamwEpsilon ??= adamw.epsilon;
   }
   if (!isGiven('weightDecay')) train.weightDecay = (optimizer === 'adamw' ? adamw : sgd).weightDecay;
+}
+
+/** What to say of a student that was published with AdamW and is to train by SGD; nothing of others. */
+export function remarksOnOptimizer(student: string, { optimizer }: Config['train']): string[] {
+  if (optimizer === 'adamw' || thoseOfAdamw([student]).length === 0) return [];
+  return [
+    `${student} was published with AdamW, and here it trains by SGD: --optimizer adamw changes that (docs/tuning.md, Optimiser)`,
+  ];
 }
 
 /** A run's config.json has the rate and the decay, too, which are no error with another optimiser. */

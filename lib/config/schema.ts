@@ -12,6 +12,7 @@ import {
   mostThreads,
 } from '../number-limits.js';
 
+const fromZero = () => z.number().min(0);
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().min(leastPositive).max(mostPositive);
 const factor = () => z.number().min(0.01).max(100);
@@ -141,11 +142,7 @@ export const schema = z.strictObject({
       .describe(
         'Images are kept with their short side at margin times the larger input (student or teacher), so that crops stay sharp',
       ),
-    cacheMemory: z
-      .number()
-      .min(0)
-      .default(2048)
-      .describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
+    cacheMemory: fromZero().default(2048).describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
     cache: z
       .enum(['auto', 'all', 'stream'])
       .default('auto')
@@ -185,7 +182,10 @@ export const schema = z.strictObject({
       .max(4)
       .default(1)
       .describe('Scales the channels of students that have such a multiplier'),
-    dropping: z.boolean().default(true).describe('Stochastic depth, where the architecture has it: EfficientNets'),
+    dropping: z
+      .boolean()
+      .default(true)
+      .describe('Stochastic depth, where the architecture has it: EfficientNets, ConvNeXts'),
     weights: text()
       .optional()
       .describe(
@@ -220,11 +220,9 @@ export const schema = z.strictObject({
     learningRate: orAuto(positive())
       .default('auto')
       .describe(
-        `Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestStep} of them; with adamw what makes steps of ${adamwPeak}`,
+        `Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestStep} of them; with adamw what makes steps of ${adamwPeak}, of a vision transformer 0.0005`,
       ),
-    warmupEpochs: z
-      .number()
-      .min(0)
+    warmupEpochs: fromZero()
       .default(5)
       .describe(
         'Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5)',
@@ -232,7 +230,9 @@ export const schema = z.strictObject({
     optimizer: z
       .enum(['sgd', 'adamw'])
       .default('sgd')
-      .describe('What moves the weights: sgd with momentum, as published, or adamw'),
+      .describe(
+        'What moves the weights: sgd with momentum, as published, or adamw (not given, with ConvNeXts and vision transformers: adamw)',
+      ),
     sgdMomentum: momentum().optional().prefault(optimizerDefaults.sgd.momentum).describe('Momentum of SGD'),
     adamwBeta1: momentum()
       .optional()
@@ -264,9 +264,7 @@ export const schema = z.strictObject({
     maxSteps: count()
       .optional()
       .describe('Stop after this many optimiser steps; the schedule still follows the epochs'),
-    outlierFactor: z
-      .number()
-      .min(0)
+    outlierFactor: fromZero()
       .default(10)
       .describe('Stop when a loss exceeds this many times the running median; 0 turns it off'),
   }),
@@ -427,25 +425,19 @@ export const schema = z.strictObject({
   checkpoint: group({
     everyEpochs: z.int().min(0).default(1).describe('Epochs between checkpoints; 0 turns this off'),
     everySteps: z.int().min(0).default(0).describe('Steps between checkpoints; 0 turns this off'),
-    everyMinutes: z
-      .number()
-      .min(0)
+    everyMinutes: fromZero()
       .default(30)
       .describe('Minutes after which there is a checkpoint in any case, where an epoch takes longer; 0 turns this off'),
     keep: count().default(2).describe('How many of the latest checkpoints are kept, besides the best one'),
   }),
   log: group({
     everySteps: count().default(10).describe('Steps between lines of metrics'),
-    stallMinutes: z
-      .number()
-      .min(0)
+    stallMinutes: fromZero()
       .default(5)
       .describe(
         'Minutes that a step waits for its images, a teacher outside the device or the device, or that nothing moves in an evaluation or before the first step, before the run says so; again when they have doubled; 0: never',
       ),
-    maxFileSize: z
-      .number()
-      .min(0)
+    maxFileSize: fromZero()
       .default(64)
       .describe('Size in MiB past which metrics.jsonl and log.txt go on in a new part; 0: never'),
   }),

@@ -8,6 +8,7 @@ import { parseConfig, type ConfigInput } from '../config/config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { withBank } from '../evaluate/student.js';
 import { precisionOf } from '../models/compiled.js';
+import { denseProjectionGraph } from '../models/heads/dense-projection.js';
 import { graphOf } from '../models/student.js';
 import { readStudent } from '../runs/student-file.js';
 import type { SegmentationScore } from './intersection.js';
@@ -45,6 +46,7 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
   const { dense } = config;
   checkDense(dense);
   const { file, info, weights } = await readStudent(path);
+  denseProjectionGraph(graphOf(info), dense.outputStride); // a student without maps, before texts are asked for
   const set = await openEvaluation(config, { signal: options.signal });
   const known = await withBank({ ...config, names: undefined }, file, info);
   const banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, {

@@ -3,33 +3,32 @@
  * and networks with swish have few values that are large: it is often better to cut those off.
  */
 import type { OnnxGraph } from '../onnx/format.js';
-import { stepOf, type Range } from './quantize-graph.js';
+import { stepsOf, type Range, type Step } from './quantize-graph.js';
 
 /** What is tried: shares of the largest and of the least value. */
 const ends = [1, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
 const starts = [1, 0.7, 0.5, 0.3, 0.15];
 const bins = 2048;
 
-/** Values of an activation that are looked at in an image: of more, evenly spread ones. */
-const mostValues = 2 ** 17;
-
 /** 1 would serve the mean of the images and large ones the worst: an image unlike the others must not be spoilt. */
 const power = 1.5;
 
 type Func = (x: number) => number;
 const sigmoid: Func = (x) => 1 / (1 + Math.exp(-x));
-const swish: Func = (x) => x * sigmoid(x);
+const hardSigmoid: Func = (x) => Math.min(1, Math.max(0, x / 6 + 0.5));
 
-/** The function that a value is read by, if it is read by one alone: its errors are those that count. */
+/** What a value is read by, where that is one function alone: its errors are those that count. */
 function readBy({ node }: OnnxGraph, name: string): Func {
   const readers = node.filter(({ input }) => input.includes(name));
+  const all = (op: string) => readers.every(({ opType }) => opType === op);
+  if (all('Sigmoid')) return sigmoid;
+  if (all('HardSigmoid')) return hardSigmoid;
+  if (all('HardSwish')) return (x) => x * hardSigmoid(x);
   const gates = readers.filter(({ opType }) => opType === 'Sigmoid').map(({ output }) => output[0]!);
-  const others = readers.filter(({ opType }) => opType !== 'Sigmoid');
-  if (gates.length === 0) return (x) => x;
-  if (others.length === 0) return sigmoid;
-  return others.every(({ opType, input }) => opType === 'Mul' && input.some((x) => gates.includes(x)))
-    ? swish
-    : (x) => x;
+  const isSwish = readers.every(
+    ({ opType, input }) => opType === 'Sigmoid' || (opType === 'Mul' && input.some((of) => gates.includes(of))),
+  );
+  return isSwish ? (x) => x * sigmoid(x) : (x) => x;
 }
 
 /** One activation: how often its values fall into each bin, and what each range that is tried makes of a bin. */
@@ -44,14 +43,19 @@ class Search {
   /** [tried]: errors of the images so far, each to the {@link power}. */
   readonly #sums: Float64Array;
 
-  constructor({ min, max }: Range, read: Func) {
+  /** @param stepIn what is written for a range */
+  constructor({ min, max }: Range, read: Func, stepIn: (range: Range) => Step) {
     const [least, most] = [Math.min(0, min), Math.max(0, max)];
     this.#least = least;
     this.#width = (most - least) / bins || 1;
-    this.#tried = ends.flatMap((end) =>
-      (least < 0 ? starts : [1]).map((start) => ({ min: start * least, max: end * most })),
-    );
-    const steps = this.#tried.map((range) => stepOf(range));
+    const ranges = ends.flatMap((end) => starts.map((start) => ({ min: start * least, max: end * most })));
+    const steps: Step[] = [];
+    this.#tried = ranges.filter((range) => {
+      const step = stepIn(range);
+      const isNew = !steps.some(({ scale, zero }) => scale === step.scale && zero === step.zero);
+      if (isNew) steps.push(step);
+      return isNew;
+    });
     const middles = Float64Array.from({ length: bins }, (_, i) => least + (i + 0.5) * this.#width);
     const exact = middles.map(read);
     this.#squares = exact.map((value) => value ** 2);
@@ -71,9 +75,8 @@ class Search {
    */
   add(values: Float32Array): void {
     const counts = new Uint32Array(bins);
-    const stride = Math.ceil(values.length / mostValues) | 1; // odd, as sides are even: of every row and column
-    for (let i = 0; i < values.length; i += stride) {
-      const bin = Math.floor((values[i]! - this.#least) / this.#width);
+    for (const value of values) {
+      const bin = Math.floor((value - this.#least) / this.#width);
       counts[Math.min(bins - 1, Math.max(0, bin))]!++;
     }
     const tried = this.#sums.length;
@@ -100,12 +103,15 @@ export class RangeSearch {
 
   /** @param ranges of the least and the largest values, which the ranges found lie in */
   constructor(graph: OnnxGraph, ranges: ReadonlyMap<string, Range>) {
-    this.#searches = new Map([...ranges].map(([name, range]) => [name, new Search(range, readBy(graph, name))]));
+    const steps = stepsOf(graph);
+    this.#searches = new Map(
+      [...ranges].map(([name, range]) => [name, new Search(range, readBy(graph, name), steps.get(name)!)]),
+    );
   }
 
-  /** @param values by name, of one image */
-  add(values: Readonly<Record<string, Float32Array>>): void {
-    for (const [name, search] of this.#searches) search.add(values[name]!);
+  /** @param valuesOf a name, of one image */
+  add(valuesOf: (name: string) => Float32Array): void {
+    for (const [name, search] of this.#searches) search.add(valuesOf(name));
   }
 
   best(): Map<string, Range> {

@@ -73,7 +73,7 @@ class Plan {
           this.readersOf(name).some(({ opType, output }) => integerOps.has(opType) && !this.#outputs.has(output[0]!)),
       ),
     );
-    this.measured = [...this.values].filter((name) => !this.#isSigmoid(name));
+    this.measured = [...this.values].filter((name) => !this.#isSigmoid(name) && this.gateOf(name) !== 'HardSigmoid');
   }
 
   readersOf(name: string): readonly OnnxNode[] {
@@ -128,19 +128,32 @@ class Plan {
   }
 }
 
-/** The names of values whose {@link Range} {@link quantizeGraph} needs: all but sigmoids, which are 0 to 1. */
+/**
+ * The names of values whose {@link Range} {@link quantizeGraph} needs: all but sigmoids, which are 0 to 1, and what
+ * hard-sigmoid reads.
+ */
 export function valuesToMeasure(graph: OnnxGraph): readonly string[] {
   return new Plan(graph).measured;
 }
 
+/** Scale and zero of a value's 256 integers, x = scale (q - zero). */
+export interface Step {
+  scale: number;
+  zero: number;
+}
+
+/** For each of {@link valuesToMeasure}: what integers {@link quantizeGraph} makes of it in a range. */
+export function stepsOf(graph: OnnxGraph): Map<string, (range: Range) => Step> {
+  const plan = new Plan(graph);
+  return new Map(plan.measured.map((name) => [name, (range) => stepOf(range, plan.gateOf(name))]));
+}
+
 /** An activation as integers. */
-interface Integers {
+interface Integers extends Step {
   /** The name of the tensor of integers. */
   uint8: string;
   /** The name of the tensor of floats that they stand for. */
   float: string;
-  scale: number;
-  zero: number;
 }
 
 /**
@@ -160,7 +173,7 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
   };
   const quantize = (name: string): void => {
     if (!plan.values.has(name)) return;
-    const { scale, zero } = scaleOf(ranges.get(name) ?? { min: 0, max: 1 }, plan.gateOf(name));
+    const { scale, zero } = stepOf(ranges.get(name) ?? { min: 0, max: 1 }, plan.gateOf(name));
     const uint8 = builder.node('QuantizeLinear', `${name}/uint8`, [name, ...scaleAndZero(builder, name, scale, zero)]);
     integers.set(name, dequantized(builder, name, { uint8, scale, zero }));
   };
@@ -204,7 +217,7 @@ export function quantizeGraph(graph: OnnxGraph, ranges: ReadonlyMap<string, Rang
 }
 
 /** The names of a graph's values and tensors. */
-const namesOf = ({ input, node, initializer }: OnnxGraph): string[] => [
+export const namesOf = ({ input, node, initializer }: OnnxGraph): string[] => [
   ...[...input, ...initializer].map(({ name }) => name),
   ...node.flatMap(({ output }) => output),
 ];
@@ -223,20 +236,15 @@ function dequantized(builder: OnnxBuilder, name: string, integers: Omit<Integers
 }
 
 /**
- * Scale and zero of a range, which is made to hold 0.
+ * The integers of a range, which is made to hold 0.
  * @param gate the range is [-3, max] instead, and 3 / scale is whole
  */
-function scaleOf({ min, max }: Range, gate: Gate | undefined): { scale: number; zero: number } {
+function stepOf({ min, max }: Range, gate: Gate | undefined): Step {
   if (gate !== undefined) {
     const most = gate === 'HardSigmoid' ? 3 : Math.max(0, max);
     const zero = Math.max(1, Math.floor((3 * 255) / (most + 3)));
     return { scale: Math.fround(3 / zero), zero };
   }
-  return stepOf({ min, max });
-}
-
-/** Scale and zero of a range's 256 integers: 0 is one of them. */
-export function stepOf({ min, max }: Range): { scale: number; zero: number } {
   const [least, most] = [Math.min(0, min), Math.max(0, max)];
   const scale = positive(Math.fround((most - least) / 255));
   return { scale, zero: Math.min(255, Math.round(-least / scale)) };

@@ -12,6 +12,7 @@ import type { StudentInfo } from '../models/student-info.js';
 import type { OnnxModel } from '../onnx/format.js';
 import { RangeSearch } from './activation-ranges.js';
 import { cosineOf, decodeEvenly, imagesToUse, pixelsOf, type Comparison, type ImagesToUse } from './compare.js';
+import { measuringEnds, measuringSamples } from './measuring.js';
 import { onnxModel, openWritten, outputName, writeOnnx, type OnnxOptions, type OnnxRunner } from './onnx.js';
 import { quantizeGraph, valuesToMeasure, type Range } from './quantize-graph.js';
 import type { ExportSource } from './source.js';
@@ -103,13 +104,18 @@ export async function writeQuantized(
   const { encodeOnnx } = await import('../onnx/format.js');
   using device = await openDevice('cpu');
   using images = await decodeEvenly(from, mostImages, { device, info, signal });
-  const run = await openWritten(file, info.resolution, encodeOnnx(measuring(model)));
   const { calibration, comparison } = split(images.length);
   const calibrating = () => oneByOne(images, calibration, { device, info, signal });
   await checkDiffer(calibrating(), path, calibration.length);
-  const seen = await leastAndLargest(run, valuesToMeasure(model.graph), calibrating());
+  const open = (of: OnnxModel) => openWritten(file, info.resolution, encodeOnnx(of));
+  const { seen, sizes } = await leastAndLargest(model, open, calibrating());
   const search = new RangeSearch(model.graph, seen);
-  for await (const pixels of calibrating()) search.add(await run(pixels, 1));
+  const samples = measuringSamples(model, sizes);
+  const sample = await open(samples.model);
+  for await (const pixels of calibrating()) {
+    const outputs = await sample(pixels, 1);
+    search.add((name) => outputs[samples.outputs.get(name)!.sample]!);
+  }
   const ranges = search.best();
   const quantization = { weights: 'int8', activations: 'uint8', calibrationImages: calibration.length };
   const written = await writeOnnx(file, {
@@ -117,7 +123,7 @@ export async function writeQuantized(
     graph: quantizeGraph(model.graph, ranges),
     metadataProps: [...model.metadataProps, { key: 'quantization', value: JSON.stringify(quantization) }],
   });
-  const runs: [OnnxRunner, OnnxRunner] = [run, await openWritten(file, info.resolution)];
+  const runs: [OnnxRunner, OnnxRunner] = [await open(model), await openWritten(file, info.resolution)];
   const views = oneByOne(images, comparison, { device, info, signal });
   return {
     written,
@@ -126,14 +132,6 @@ export async function writeQuantized(
       comparison: { folder: path, ...(await compareRuns(runs, views, options)) },
     },
   };
-}
-
-/** A network whose values to measure are further outputs. */
-function measuring(model: OnnxModel): OnnxModel {
-  const { graph } = model;
-  const type = { tensorType: { elemType: 1 } };
-  const output = valuesToMeasure(graph).map((name) => ({ name, docString: '', type }));
-  return { ...model, graph: { ...graph, output: [...graph.output, ...output] } };
 }
 
 /** Root of the mean square of differences of normalised pixels up to which images are alike: about 3 of 255. */
@@ -160,21 +158,25 @@ async function checkDiffer(views: AsyncIterable<Float32Array>, path: string, cou
   );
 }
 
+/** @returns the ranges of all values to measure, and how many values an image has of each */
 async function leastAndLargest(
-  run: OnnxRunner,
-  names: readonly string[],
+  network: OnnxModel,
+  open: (model: OnnxModel) => Promise<OnnxRunner>,
   views: AsyncIterable<Float32Array>,
-): Promise<Map<string, Range>> {
-  const ranges = new Map<string, Range>(names.map((name) => [name, { min: Infinity, max: -Infinity }]));
+): Promise<{ seen: Map<string, Range>; sizes: Map<string, number> }> {
+  const { model, outputs } = measuringEnds(network, valuesToMeasure(network.graph));
+  const run = await open(model);
+  const seen = new Map<string, Range>();
+  const sizes = new Map<string, number>();
   for await (const pixels of views) {
-    const outputs = await run(pixels, 1);
-    for (const [name, range] of ranges)
-      for (const value of outputs[name]!) {
-        if (value < range.min) range.min = value;
-        if (value > range.max) range.max = value;
-      }
+    const values = await run(pixels, 1);
+    for (const [name, of] of outputs) {
+      const { min = Infinity, max = -Infinity } = seen.get(name) ?? {};
+      seen.set(name, { min: Math.min(min, values[of.min]![0]!), max: Math.max(max, values[of.max]![0]!) });
+      sizes.set(name, values[of.size]![0]!);
+    }
   }
-  return ranges;
+  return { seen, sizes };
 }
 
 /** Places of the images to calibrate on, and of those to compare: the same ones, where there are too few. */

@@ -2,6 +2,7 @@
 import type { GraphNode } from '../addon/native.js';
 import { LgdError } from '../errors.js';
 import type { GraphSpec } from './graph.js';
+import { listStudents } from './students/registry.js';
 import { resamplePositions } from './teachers/position-grid.js';
 import type { WeightRecord } from './weights.js';
 
@@ -24,20 +25,32 @@ function tablesOf({ nodes, parameters }: GraphSpec): Table[] {
     });
 }
 
+/** How many positions a side a convolution makes of images of one side, and the least side with as many as `grid`. */
+function sizesOf({ parameters }: GraphSpec, conv: GraphNode, resolution: number, grid: number) {
+  const { stride = 1, padding = 0, dilation = 1 } = conv.attributes as Record<string, number>;
+  const kernel = parameters.find(({ name }) => name === conv.parameters![0])!.shape.at(-1)!;
+  const reach = dilation * (kernel - 1) + 1 - 2 * padding;
+  return { positions: Math.floor((resolution - reach) / stride) + 1, side: (grid - 1) * stride + reach };
+}
+
 /**
- * Is a network for images of this side, as far as patches of them have positions?
+ * Is a network for images of this side, as far as patches of them have positions? One of the registry sees all of an
+ * image, one of a caller's own may leave out what is behind its last whole patch.
  * @throws LgdError BAD_OPTION
  */
 export function checkGrid(graph: GraphSpec, resolution: number): void {
+  const seesAll = listStudents().includes(graph.name);
   for (const { node, grid } of tablesOf(graph)) {
     const patches = graph.nodes[node.inputs[0]! - 1];
-    const patch = Number(patches?.attributes?.['stride']);
-    if (patches?.op !== 'conv' || patches.inputs[0] !== 0 || Math.floor(resolution / patch) === grid) continue;
+    // what the engine refuses by itself: there is no square of so many
+    if (patches?.op !== 'conv' || patches.inputs[0] !== 0 || !Number.isInteger(grid)) continue;
+    const { positions, side } = sizesOf(graph, patches, resolution, grid);
+    if (positions === grid && (resolution === side || !seesAll)) continue;
     throw new LgdError('BAD_OPTION', `${graph.name} has positions for images of another size.`, {
       option: 'resolution',
       found: resolution,
-      allowed: String(grid * patch),
-      mend: `Give it images of ${grid * patch} px, or create it for ${resolution}: createStudent(name, { resolution })`,
+      allowed: String(side),
+      mend: `Give it images of ${side} px, or create it for another size: createStudent(name, { resolution })`,
     });
   }
 }

@@ -106,7 +106,8 @@ export function graphOf({ architecture, widthMultiplier, embeddingSize, resoluti
 /** What a file must hold to give this student again at a resolution: a graph, unless its name tells it. */
 export function kindOf({ name, widthMultiplier, embeddingSize, graph }: Student, resolution: number): StudentKind {
   const kind = { architecture: name, widthMultiplier, embeddingSize, resolution };
-  const known = listStudents().includes(name)
+  const isPossible = listStudents().includes(name) && resolution % (findStudent(name).patch ?? 1) === 0;
+  const known = isPossible
     ? [true, false].map((dropping) => studentGraph(name, { embeddingSize, widthMultiplier, dropping, resolution }))
     : [];
   return known.some((one) => JSON.stringify(one) === JSON.stringify(graph)) ? kind : { ...kind, graph };

@@ -1,12 +1,20 @@
 /** Whether the parts that a distiller is made of fit each other: looked at before anything is allocated. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { BatchChoice, RunConfig } from '../config/batch.js';
-import { worksWithoutNames, type ChosenMethod, type Config } from '../config/config.js';
+import { parseConfig, worksWithoutNames, type ChosenMethod, type Config, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
+import { thoseOfAdamw } from '../models/students/registry.js';
 import { checkNormalisation } from '../models/teachers/preprocessor.js';
+
+/** The optimiser, where none is given, is that of the students that there are, whatever the configuration calls them. */
+export function parseFor(students: readonly Student[], input: ConfigInput): Config {
+  const parsed = parseConfig(input);
+  const [one] = thoseOfAdamw(students.map(({ name }) => name));
+  return one === undefined ? parsed : parseConfig({ ...input, student: { ...input.student, name: one.name } });
+}
 
 /**
  * The run folder tells of the students that there are, whatever the configuration says, and of what `auto` chose in its

@@ -5,6 +5,7 @@
 import type { SemanticMetrics } from '../addon/native.js';
 import { adviseBatch, type RunConfig } from '../config/batch.js';
 import type { Config } from '../config/config.js';
+import { remarksOnOptimizer } from '../config/optimizer.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, type LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
@@ -115,8 +116,12 @@ export class Run {
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await hashIfReadable(weights);
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken, device: device.info, version }));
     const advice =
-      this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
-    const remarks = [...(this.course.options.remarks ?? []), ...this.#remarks];
+      this.#step === 0 ? adviseBatch(this.course.config, batchChoice, images, schedule.totalSteps) : undefined;
+    const remarks = [
+      ...(this.course.options.remarks ?? []),
+      ...this.#remarks,
+      ...(this.#step === 0 ? remarksOnOptimizer(this.student.name, this.config.train) : []),
+    ];
     const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
       ...(methodChoice !== undefined && { choice: methodChoice }),
       ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),

@@ -4,7 +4,7 @@ import { checkArgument, checkOptions, checkTeacherKind, type OptionTable } from 
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config/batch.js';
-import { parseConfig, type ChosenMethod, type ConfigInput } from '../config/config.js';
+import type { ChosenMethod, ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { checkSignal, LgdError } from '../errors.js';
 import type { OnlineProbe } from '../evaluate/online.js';
@@ -12,7 +12,14 @@ import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 import { checkBatch, checkBatches, type Batch } from './batch.js';
-import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './distiller-checks.js';
+import {
+  checkBank,
+  checkDevices,
+  checkStudents,
+  checkTeacherNumbers,
+  configFor,
+  parseFor,
+} from './distiller-checks.js';
 import { chooseMethod, describeChoice } from './method.js';
 import { TrainingStep } from './step.js';
 import { queueOptions, type MemoryUse, type QueueOptions, type StepTicket } from './steps.js';
@@ -86,8 +93,12 @@ export class StepTaker implements Disposable {
     const students = [student].flat() as Student[];
     for (const one of students) checkArgument('student', one);
     if (tsb !== undefined) checkArgument('tsb', tsb);
-    const parsed = parseConfig(input);
-    this.batchChoice = chooseBatch(parsed.train, images);
+    const parsed = parseFor(students, input);
+    this.batchChoice = chooseBatch(
+      parsed.train,
+      images,
+      students.map(({ name }) => name),
+    );
     const method = (this.method = chooseMethod(parsed.method, tsb?.size ?? 0));
     const config = configFor(students, parsed, this.batchChoice, method);
     checkDevices(device, teacher, students);

@@ -39,7 +39,7 @@ const all = () => [
 test('options answer, and the file is one that distill takes', async () => {
   const { code, stdout } = await lgdistill(['init', ...all()]);
   expect(code).toBe(0);
-  expect(stdout).toContain('20 images: batches of 16 at a learning rate of 0.3');
+  expect(stdout).toContain('20 images: batches of 16)');
   expect(stdout.trimEnd().split('\n').at(-1)).toBe(`next: npx lgdistill distill --config ${join(here, 'first.json')}`);
   const config = mergeConfig(await loadConfigFile(join(here, 'first.json')), {});
   expect(config).toMatchObject({

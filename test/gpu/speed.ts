@@ -92,7 +92,7 @@ export async function openSteps(
 ) {
   const teacher = (await loadTeacher(teacherFolder, { device, localFilesOnly: true })) as NativeTeacher;
   const { embeddingSize } = teacher;
-  const student = createStudent(name, { device, embeddingSize, widthMultiplier });
+  const student = createStudent(name, { device, embeddingSize, widthMultiplier, resolution });
   const dataset = madeUpImages(device, images, stored);
   const config = parseConfig({ method: 'lgd', data: { resolution }, train: { batchSize: batch } });
   const distiller = new Distiller({ device, teacher, student, tsb: madeUpBank(categories, embeddingSize), config });

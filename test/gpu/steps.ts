@@ -37,7 +37,7 @@ async function make(
 ) {
   const teacher = await loadTeacher(folder, { device, localFilesOnly: true });
   const { embeddingSize } = teacher;
-  const student = createStudent(name, { device, embeddingSize, widthMultiplier, seed: 4 });
+  const student = createStudent(name, { device, embeddingSize, widthMultiplier, resolution, seed: 4 });
   const config = parseConfig({
     seed: 3,
     method: 'lgd',

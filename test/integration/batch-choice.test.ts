@@ -80,6 +80,19 @@ describe('a run from a configuration', () => {
     });
   });
 
+  it('of a vision transformer is by AdamW, and says so where it is by SGD', async () => {
+    const path = output();
+    const student = { name: 'vit_tiny_patch16_224', widthMultiplier: 1 };
+    const { events } = await train(auto(path, { student }));
+    expect(events[0]).toMatchObject({ batchChoice: expect.stringMatching(/^batches of 32 at .* for AdamW, by auto/u) });
+    expect(events[0]).not.toHaveProperty('remarks');
+    const { events: others } = await train(auto(output(), { student, train: { optimizer: 'sgd' } }));
+    expect(others[0]).toMatchObject({
+      batchChoice: chosen,
+      remarks: [expect.stringMatching(/^vit_tiny_patch16_224 was published with AdamW, .*--optimizer adamw/u)],
+    });
+  });
+
   it('of several students has them in each folder', async () => {
     const path = output();
     await train(auto(path, { student: { name: 'mobilenet_v2,mobilenet_v3_small', widthMultiplier: 0.35 } }));
@@ -182,11 +195,16 @@ describe("a distiller of one's own", () => {
       embeddingSize: teacher.embeddingSize,
       widthMultiplier: 0.25,
     });
-    const make = (count: number | undefined, config: ConfigInput) =>
+    const transformer = createStudent('vit_tiny_patch16_224', {
+      device,
+      embeddingSize: teacher.embeddingSize,
+      resolution: 32,
+    });
+    const make = (count: number | undefined, config: ConfigInput, students = [student]) =>
       new Distiller({
         device,
         teacher,
-        student,
+        student: students,
         tsb: undefined,
         images: count,
         config: { method: 'feature', data: { resolution: 32 }, ...config },
@@ -194,6 +212,7 @@ describe("a distiller of one's own", () => {
     return {
       images,
       make,
+      students: [student, transformer],
       [Symbol.dispose]: () => [images, teacher, device].forEach((object) => object[Symbol.dispose]()),
     };
   }
@@ -216,6 +235,18 @@ describe("a distiller of one's own", () => {
       [8, 0.03, 8],
     ]);
     expect(() => made.make(0, {})).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'images' }));
+  });
+
+  it('takes the optimiser of the students that it is given, whatever the configuration names', async () => {
+    using made = await parts();
+    const optimizerOf = (students: typeof made.students, config: ConfigInput = {}) => {
+      using distiller = made.make(32, config, students);
+      return [distiller.config.train.optimizer, distiller.config.train.weightDecay];
+    };
+    const named = { student: { name: 'mobilenet_v2', widthMultiplier: 0.5 } };
+    expect(optimizerOf(made.students.slice(0, 1), named)).toEqual(['sgd', 1e-4]);
+    expect(optimizerOf(made.students, named)).toEqual(['adamw', 0.05]);
+    expect(optimizerOf(made.students.slice(1), { train: { optimizer: 'sgd' } })).toEqual(['sgd', 1e-4]);
   });
 
   it('tells a plan and a step what they need, and a run what it would have been told', async () => {

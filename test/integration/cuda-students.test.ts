@@ -49,6 +49,7 @@ const halfLimits: Record<string, { output: number; evaluation: number; cosine?: 
   efficientnet_b0: { output: 0.48, evaluation: 0.18, cosine: 0.7 },
   efficientnet_lite0: { output: 1.4, evaluation: 0.27 },
   convnext_atto: { output: 0.017, evaluation: 0.018, cosine: 0.9999 },
+  convnext_femto: { output: 0.017, evaluation: 0.017, cosine: 0.9999 },
   vit_tiny_patch16_224: { output: 0.028, evaluation: 0.028, cosine: 0.9998 },
   resnet18: { output: 0.12, evaluation: 0.03, cosine: 0.83 },
 };

@@ -8,6 +8,7 @@ import { openImages } from '../../lib/data/open-images.js';
 import { packImages } from '../../lib/data/pack/pack.js';
 import { openDevice } from '../../lib/device.js';
 import { onnxGraph } from '../../lib/export/onnx-graph.js';
+import { measuringEnds, measuringSamples } from '../../lib/export/measuring.js';
 import { openWritten } from '../../lib/export/onnx.js';
 import { quantizeGraph, valuesToMeasure } from '../../lib/export/quantize-graph.js';
 import { exportStudent, type ExportOptions } from '../../lib/export/student.js';
@@ -203,6 +204,50 @@ test('quickGelu, whose parts onnxruntime makes one of, is measured and keeps its
   await writeStudent(at('own.safetensors'), { ...info, architecture: 'own', graph }, initialWeights(graph, 5));
   const { quantization } = await quantized({ from: at('own.safetensors'), to: at('own.onnx') });
   expect(quantization!.comparison.meanCosine).toBeGreaterThan(0.99);
+});
+
+test('values are measured by their ends, and many of them by evenly spread ones', async () => {
+  const [side, channels] = [160, 6];
+  const g = new GraphBuilder('own');
+  const stem = g.relu(g.conv(g.images, 'stem', { channels, kernel: 3, stride: 1, bias: true }));
+  const own = g.finish(g.globalPool(stem));
+  const graph = onnxGraph(own, initialWeights(own, 5), { resolution: side, output: 'features', fold: true });
+  const model = { irVersion: 7n, producerName: '', producerVersion: '', docString: '', graph, opsetImport: [{ domain: '', version: 14n }], metadataProps: [] }; // prettier-ignore
+  const names = ['stem.relu', 'stem.relu.pool'];
+  const run = async (of: format.OnnxModel) =>
+    (await openWritten('made up', side, format.encodeOnnx(of)))(randomNormal(3 * side ** 2, 3), 1);
+  const ends = measuringEnds(model, names);
+  const told = await run(ends.model);
+  const samples = measuringSamples(
+    model,
+    new Map(names.map((name) => [name, told[ends.outputs.get(name)!.size]![0]!])),
+  );
+  const taken = await run(samples.model);
+  const all = evaluateOnnx(graph, {
+    shape: [1, 3, side, side],
+    data: Float64Array.from(randomNormal(3 * side ** 2, 3)),
+  });
+  for (const [name, step] of [
+    ['stem.relu', 3],
+    ['stem.relu.pool', 1],
+  ] as const) {
+    // prettier-ignore
+    const { data } = all.get(name)!;
+    const { min, max, size } = ends.outputs.get(name)!;
+    expect(told[size]![0], name).toBe(data.length);
+    expect(told[min]![0], name).toBeCloseTo(
+      data.reduce((a, b) => Math.min(a, b)),
+      5,
+    );
+    expect(told[max]![0], name).toBeCloseTo(
+      data.reduce((a, b) => Math.max(a, b)),
+      5,
+    );
+    const wanted = data.filter((_, i) => i % step === 0);
+    const sample = taken[samples.outputs.get(name)!.sample]!;
+    expect(sample, name).toHaveLength(wanted.length);
+    expect(Math.max(...sample.map((value, i) => Math.abs(value - wanted[i]!))), name).toBeLessThan(1e-5);
+  }
 });
 
 test('the same images give the same bytes', async () => {

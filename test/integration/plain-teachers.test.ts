@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/files/safetensors.js';
 import { loadTeacher, type NativeTeacher, type TeacherOptions } from '../../lib/models/index.js';
+import { readPlainConfig } from '../../lib/models/teachers/plain-config.js';
 import { devicesUnderTest } from '../devices.js';
 import { agree, refusedTeacher } from '../fixtures/embeddings.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
@@ -143,6 +144,11 @@ describe('loading plain vision transformers', () => {
     ['timm-vit', 'visual.trunk.attn_pool.q.weight', "timm's names within open_clip's"],
     ['timm-vit', 'norm_pre.weight', "parts of CLIP's"],
     ['timm-vit', 'rope.freqs', 'rotary positions of another kind'],
+    [
+      'transformers-vit',
+      'convnext.encoder.stages.0.layers.0.dwconv.weight',
+      "the names of transformers' ConvNextModel",
+    ],
     ['timm-dinov3-gated', 'storage_tokens', "the names of DINOv3's own repository"],
   ])('says what %s has otherwise by %s', async (from, tensor, what) => {
     await refused(await changed(from, (tensors) => tensors.set(tensor, zeros(1))), `has ${what}`, 'ONNX');
@@ -320,7 +326,7 @@ describe('loading plain vision transformers', () => {
   });
 
   it("takes timm's ConvNeXts for transformers', without their classifier", async () => {
-    const named = (architecture: string) =>
+    const named = (architecture: string, others: object = {}) =>
       renamed(
         'transformers-dinov3-convnext',
         [
@@ -333,7 +339,7 @@ describe('loading plain vision transformers', () => {
           [/pointwise_conv/u, 'mlp.fc'],
         ],
         {
-          configure: () => ({ architecture, pretrained_cfg: { ...statistics, input_size: [3, 40, 40] } }),
+          configure: () => ({ architecture, pretrained_cfg: { ...statistics, input_size: [3, 40, 40] }, ...others }),
           change: (tensors) => tensors.set('head.fc.weight', zeros(5, 24)),
         },
       );
@@ -342,6 +348,14 @@ describe('loading plain vision transformers', () => {
     expect(teacher).toMatchObject({ architecture: 'plain ConvNeXt', resolution: 40, embeddingSize: 24 });
     await expectSame(path, 'transformers-dinov3-convnext');
     await refused(await named('test_convnext'), 'architecture', 'test_convnext');
+    await expectSame(await named('convnext_tiny', { model_args: { norm_eps: 1e-6 } }), 'transformers-dinov3-convnext');
+    const created = (args: object) => named('convnext_tiny', { model_args: args });
+    await refused(await created({ act_layer: 'gelu_tanh' }), 'model_args.act_layer', 'gelu_tanh');
+    await refused(await created({ output_stride: 16 }), 'model_args.output_stride', '16');
+    await refused(await created({ norm_eps: 2 }), 'another eps');
+    const bare = await changed('transformers-dinov3-convnext', unchanged);
+    rmSync(join(bare, 'config.json'));
+    await refused(bare, 'has no config.json');
     const copy = await changed('transformers-dinov3-convnext', unchanged);
     await refused(copy, 'tells the mean and std'); // not those of CLIP's ConvNeXts
     const other = await changed('transformers-dinov3-convnext', unchanged, (config) => ({
@@ -349,6 +363,15 @@ describe('loading plain vision transformers', () => {
       hidden_act: 'relu',
     }));
     await refused(other, 'hidden_act', 'relu');
+  });
+
+  it.each([
+    ['timm', 'vit_tiny_patch16_224', 192, 3],
+    ['timmDinov3', 'vit_tiny_patch16_dinov3_qkvb', 192, 3],
+    ['timmDinov3', 'vit_huge_plus_patch16_dinov3', 1280, 20],
+  ] as const)("tells the heads of %s's %s by its width", async (spelling, architecture, width, heads) => {
+    const folder = await changed('timm-vit', unchanged, () => ({ architecture }));
+    expect(await readPlainConfig(folder, { spelling, width, gated: false })).toMatchObject({ heads });
   });
 
   it('refuses rotary positions that its files tell nothing of, and heads that have none', async () => {

@@ -4,7 +4,7 @@ import { openDevice, type Device } from '../../lib/device.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { CompiledEncoder, GraphBuilder } from '../../lib/models/index.js';
 import { initialWeights } from '../../lib/models/initialise.js';
-import { createStudent } from '../../lib/models/student.js';
+import { createStudent, kindOf, Student } from '../../lib/models/student.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import { NativeTeacher } from '../../lib/models/teachers/native.js';
 import { resamplePositions } from '../../lib/models/teachers/position-grid.js';
@@ -113,11 +113,30 @@ describe('positions for another size of images', () => {
     });
   });
 
-  it('are asked for where a student is compiled for such images', () => {
+  it.each([64, 230])('are asked for where a student is compiled for images of %i px', (resolution) => {
     const student = createStudent(name, { device, embeddingSize: 24 });
-    expect(() => student.compile({ batch: 2, resolution: 64 })).toThrow(
-      expect.objectContaining({ code: 'BAD_OPTION', option: 'resolution', found: 64, allowed: '224' }),
+    expect(() => student.compile({ batch: 2, resolution })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'resolution', found: resolution, allowed: '224' }),
     );
+  });
+
+  it("are counted as the convolution of a network of one's own makes them", () => {
+    const g = new GraphBuilder('own');
+    const overlapping = g.conv(g.images, 'conv', { channels: 8, kernel: 16, stride: 8, padding: 0 });
+    const sum = g.globalPool(g.positions(overlapping, 'pos', { count: 9 }));
+    const student = new Student('own', device, 24, 1, g.finish(g.linear(sum, 'embedding', { features: 24 })), 0);
+    for (const resolution of [32, 39]) student.compile({ batch: 1, resolution, training: false }).dispose();
+    for (const resolution of [31, 40])
+      expect(() => student.compile({ batch: 1, resolution })).toThrow(
+        expect.objectContaining({ code: 'BAD_OPTION', found: resolution, allowed: '32' }),
+      );
+  });
+
+  it("do not keep a network of one's own from a file under the name of a known one", () => {
+    const { graph } = createStudent(name, { device, embeddingSize: 24, resolution: 32 });
+    const own = { ...graph, nodes: graph.nodes.map((node) => ({ ...node })) };
+    own.nodes[0]!.attributes = { ...own.nodes[0]!.attributes, padding: 4 };
+    expect(kindOf(new Student(name, device, 24, 1, own, 0), 24)).toMatchObject({ resolution: 24, graph: own });
   });
 });
 

@@ -68,9 +68,9 @@ describe.each(devices.filter(({ device }) => device.kind !== 'cpu'))(
   'random graphs in bfloat16 on $name',
   ({ device }) => {
     // Operation by operation only sums in another order turn a rounding. Layers store less than the CPU's plan, and so
-    // round less: gradients are up to 0.06 off (190 seeds), as far as either is from float32. Each fourth seed: the
-    // emulated GPU needs seconds for some.
-    it.each(seeds.filter((seed) => seed % 4 === 3))('take the step that the CPU simulates: seed %i', async (seed) => {
+    // round less: gradients are up to 0.06 off (190 seeds), as far as either is from float32. Each fourth seed, and
+    // not those of which the emulated GPU needs half a minute.
+    it.each(seeds.filter((seed) => seed % 4 === 1))('take the step that the CPU simulates: seed %i', async (seed) => {
       for (const [plan, fusion, limit] of [
         ['nodes', 'nodes', 3e-2],
         ['steps', 'layers', 0.12],

@@ -18,7 +18,7 @@ import { readDense } from '../../lib/runs/network-file.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { encodePng } from '../fixtures/png.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
-import { madeUpStudent, untrainedStudent } from '../fixtures/student.js';
+import { madeUpStudent, untrainedStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawScenes, sceneClasses } from '../fixtures/scenes.js';
 
 let folder: string;
@@ -187,6 +187,14 @@ describe('segmentation', () => {
       option: 'textEncoder',
       message: expect.stringContaining(`the bank lacks ${sceneClasses.map((name) => `"${name}"`).join(', ')}`),
     });
+    const vit = join(folder, 'vit.safetensors');
+    await writeMadeUpStudent(vit, 'vit_tiny_patch16_224', { resolution: 32 });
+    await expect(
+      evaluateZeroShotSegmentation({
+        student: vit,
+        config: { device: 'cpu', bank: other, dense: { data: scenes, resolution: 64 } },
+      }),
+    ).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('does not pool a map') });
   }, 60_000);
 
   it.each([

@@ -17,22 +17,25 @@ const graphOf = (...nodes: OnnxNode[]): OnnxGraph => ({
   docString: '',
   node: nodes,
   initializer: [],
-  input: [{ name: 'x', docString: '', type: { tensorType: { elemType: 1 } } }],
+  input: [{ name: 'pixels', docString: '', type: { tensorType: { elemType: 1 } } }],
   output: [],
 });
 
-const alone = graphOf(node('Conv', ['x', 'weight'], 'y'));
+const made = node('Conv', ['pixels', 'kernel'], 'x');
+const alone = graphOf(made, node('Conv', ['x', 'weight'], 'y'));
 const silu = graphOf(
+  made,
   node('Sigmoid', ['x'], 'gate'),
   node('Mul', ['x', 'gate'], 'y'),
   node('Conv', ['y', 'weight'], 'z'),
 );
+const hardSwish = graphOf(made, node('HardSwish', ['x'], 'y'), node('Conv', ['y', 'weight'], 'z'));
 
 function search(graph: OnnxGraph, images: readonly Float32Array[]) {
   const end = (pick: (...values: number[]) => number) =>
     pick(...images.map((image) => image.reduce((a, b) => pick(a, b))));
   const found = new RangeSearch(graph, new Map([['x', { min: end(Math.min), max: end(Math.max) }]]));
-  for (const x of images) found.add({ x });
+  for (const x of images) found.add(() => x);
   return found.best().get('x')!;
 }
 
@@ -71,13 +74,36 @@ describe('the range of an activation', () => {
     expect(max).toBeGreaterThan(0.8 * wide.max);
   });
 
+  test.each([
+    [4, 30],
+    [6, 40],
+  ])(
+    'is that with the least error of the integers written before a hard-swish, of %d and one of %d',
+    (factor, most) => {
+      const values = withOne(normal(5, factor, 2 ** 16), most);
+      const swish = (x: number) => (x * Math.min(6, Math.max(0, x + 3))) / 6;
+      const errorOf = (max: number) => {
+        const zero = Math.floor((3 * 255) / (max + 3)); // from -3, where hard-swish is one of integers
+        const rounded = (x: number) =>
+          (Math.min(255, Math.max(0, Math.round((x * zero) / 3) + zero)) - zero) * (3 / zero);
+        return values.reduce((sum, x) => sum + (swish(rounded(x)) - swish(x)) ** 2, 0);
+      };
+      const tried = [1, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2].map((share) => most * share);
+      const best = tried.reduce((least, max) => (errorOf(max) < errorOf(least) ? max : least));
+      expect(search(hardSwish, [values]).max).toBe(best);
+      expect(best / most).toBe(factor === 4 ? 1 : 0.85);
+      expect(search(alone, [values]).max / most).toBe(0.85);
+    },
+  );
+
   test('holds 0 and no nonsense, where there is only that', () => {
     const { min, max } = search(alone, [new Float32Array(8), new Float32Array(8)]);
     expect(Math.abs(min) + Math.abs(max)).toBe(0);
   });
 });
 
-test('a sigmoid is not measured: its range is known', () => {
-  const behind = graphOf(node('Conv', ['pixels', 'kernel'], 'x'), ...silu.node);
-  expect(valuesToMeasure(behind)).toEqual(['x', 'y']);
+test('sigmoids and what hard-sigmoids read are not measured: their ranges are known', () => {
+  expect(valuesToMeasure(silu)).toEqual(['x', 'y']);
+  const gate = [made, node('HardSigmoid', ['x'], 'gate'), node('Conv', ['gate', 'weight'], 'z')];
+  expect(valuesToMeasure(graphOf(...gate))).toEqual(['gate']);
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it, test } from 'vitest';
-import { adviseBatch, chooseBatch, type RunConfig } from '../../lib/config/batch.js';
+import { adviseBatch, chooseBatch } from '../../lib/config/batch.js';
 import { configOptions, mergeConfig, parseConfig, type ConfigInput } from '../../lib/config/config.js';
 import { makeSchedule } from '../../lib/train/schedule.js';
 
@@ -127,15 +127,37 @@ describe('by AdamW', () => {
     expect(numbers(294, { optimizer, learningRate: 0.5 })).toEqual([16, 0.5]);
   });
 
+  it("its rate is the student's, of several the least", () => {
+    const rateOf = (...students: string[]) =>
+      chooseBatch(train({ optimizer, batchSize: 64 }), 3000, students).learningRate;
+    expect(rateOf()).toBe(0.008);
+    expect(rateOf('resnet18', 'convnext_atto')).toBe(0.008);
+    expect(rateOf('vit_tiny_patch16_224')).toBe(0.002);
+    expect(rateOf('convnext_atto', 'vit_small_patch32_224', 'resnet18')).toBe(0.002);
+    expect(chooseBatch(train(), 3000, ['vit_tiny_patch16_224']).learningRate).toBe(0.3); // of SGD
+  });
+
+  it('a run is told no other rate than its student was given', () => {
+    const { student } = parseConfig({ student: { name: 'vit_tiny_patch16_224' } });
+    const choice = chooseBatch(train({ optimizer }), undefined, [student.name]);
+    const { batchSize, learningRate } = choice;
+    expect([batchSize, learningRate]).toEqual([256, 0.0005]);
+    const config = { train: { ...train({ optimizer }), batchSize, learningRate }, student };
+    expect(adviseBatch(config, choice, 100_000, 78_000)).toBeUndefined();
+    expect(adviseBatch(config, choice, 294, 3600)).toMatch(
+      /it would be batches of 16 at a learning rate of 0.008 for AdamW/u,
+    );
+  });
+
   it('nothing but the batch is said to be as published', () => {
     expect(chooseBatch(train({ optimizer }), 100_000).words).toBe(
-      'batches of 256 at a learning rate of 0.002, by auto for 100000 images and 200 epochs: with the published batches',
+      'batches of 256 at a learning rate of 0.002 for AdamW, by auto for 100000 images and 200 epochs: with the published batches',
     );
     expect(chooseBatch(train({ optimizer, batchSize: 512 }), 100_000).words).toBe(
-      'a learning rate of 0.001, by auto for 100000 images and 200 epochs',
+      'a learning rate of 0.001 for AdamW, by auto for 100000 images and 200 epochs',
     );
     expect(chooseBatch(train({ optimizer, batchSize: 512 }), undefined).words).toBe(
-      'a learning rate of 0.001, by auto: how many images there are was not told',
+      'a learning rate of 0.001 for AdamW, by auto: how many images there are was not told',
     );
   });
 });
@@ -189,12 +211,11 @@ describe('what is said at the start', () => {
   const adviseTold = (told: number | undefined) => (given: ConfigInput['train'], images: number, steps: number) => {
     const choice = chooseBatch(train(given), told);
     const { batchSize, learningRate } = choice;
-    return adviseBatch(
-      { ...train(given), batchSize, learningRate } satisfies RunConfig['train'],
-      choice,
-      images,
-      steps,
-    );
+    const config: Parameters<typeof adviseBatch>[0] = {
+      train: { ...train(given), batchSize, learningRate },
+      student: parseConfig({}).student,
+    };
+    return adviseBatch(config, choice, images, steps);
   };
   const advise = (given: ConfigInput['train'], images: number, steps: number) =>
     adviseTold(images)(given, images, steps);

@@ -207,6 +207,21 @@ describe('parseConfig', () => {
     expect(parseConfig(JSON.parse(JSON.stringify(config)))).toEqual(config);
   });
 
+  it('takes AdamW for students that were published with it, unless SGD or a number of it is given', () => {
+    const optimizerOf = (name: string, train: object = {}) => parseConfig({ student: { name }, train }).train.optimizer;
+    for (const name of ['convnext_atto', 'vit_small_patch32_224', 'resnet18,vit_tiny_patch16_224'])
+      expect(optimizerOf(name), name).toBe('adamw');
+    for (const name of ['resnet18', 'mobilenet_v2,efficientnet_b0', 'my_convnext_atto'])
+      expect(optimizerOf(name), name).toBe('sgd');
+    expect(optimizerOf('convnext_atto', { optimizer: 'sgd' })).toBe('sgd');
+    expect(optimizerOf('convnext_atto', { sgdMomentum: 0.9 })).toBe('sgd');
+    expect(optimizerOf('convnext_atto', { adamwBeta2: 0.98 })).toBe('adamw');
+    const config = parseConfig({ student: { name: 'vit_tiny_patch16_224' } });
+    expect(config.train).toMatchObject({ weightDecay: 0.05, learningRate: 'auto' });
+    expect(parseConfig(config)).toEqual(config);
+    expect(mergeConfig(config, { 'student.name': 'resnet18' }).train.optimizer).toBe('adamw'); // as it was written
+  });
+
   it.each([
     [
       { optimizer: 'adamw', sgdMomentum: 0.9 },

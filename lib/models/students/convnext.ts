@@ -37,6 +37,7 @@ function define(variant: string, sizes: Sizes): StudentDefinition {
     blocks: sizes.depths,
     classifier: 'head.fc',
     scalable: false,
+    adamwPeak: 0.002,
     build: (options) => build(name, sizes, options),
   };
 }

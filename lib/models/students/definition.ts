@@ -47,6 +47,11 @@ export interface StudentDefinition {
   scalable: boolean;
   /** Of a vision transformer: the side of its patches in pixels, of which the resolution is a multiple. */
   patch?: number | undefined;
+  /**
+   * Of one that was published with AdamW, by which it trains if nobody says otherwise: the rate at the end of the
+   * warm-up, whatever a step has (docs/tuning.md has the runs).
+   */
+  adamwPeak?: number | undefined;
   build(options: StudentOptions): GraphSpec;
 }
 

@@ -39,6 +39,13 @@ export function listStudents(): string[] {
   return definitions.map((definition) => definition.name);
 }
 
+/** Those of these students that were published with AdamW, and its rate for each; networks that are not listed were not. */
+export function thoseOfAdamw(names: readonly string[]): { name: string; adamwPeak: number }[] {
+  return definitions.flatMap(({ name, adamwPeak }) =>
+    adamwPeak !== undefined && names.includes(name) ? [{ name, adamwPeak }] : [],
+  );
+}
+
 /** @throws LgdError BAD_OPTION with the nearest name */
 export function findStudent(name: string): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);

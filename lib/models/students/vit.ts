@@ -34,6 +34,7 @@ function vit(size: string, sizes: Sizes): StudentDefinition {
     classifier: 'head',
     scalable: false,
     patch,
+    adamwPeak: 0.0005,
     build: (options) => visionTransformer(name, sizes, options),
   };
 }

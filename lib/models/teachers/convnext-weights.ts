@@ -12,6 +12,8 @@ import type { ChannelTriple } from './types.js';
 interface OwnFile {
   architecture?: string;
   pretrained_cfg?: { input_size?: number[]; mean?: ChannelTriple; std?: ChannelTriple };
+  /** What a model was created with besides its name. */
+  model_args?: { act_layer?: string; norm_layer?: string; norm_eps?: number; output_stride?: number };
   image_size?: number;
   hidden_act?: string;
   layer_norm_eps?: number;
@@ -22,6 +24,10 @@ const timmArchitectures = /^convnext_(?:tiny|small|base|large|xlarge)$/u;
 
 async function readOwnConfig(folder: string, isTimm: boolean): Promise<TowerConfig> {
   const file: OwnFile | undefined = await readJsonFile(join(folder, 'config.json'));
+  if (file === undefined)
+    throw new LgdError('BAD_MODEL', `${folder} has no config.json, so nothing tells the activation of its ConvNeXt.`, {
+      mend: "Fetch the model's config.json",
+    });
   const preprocessor = await readPreprocessor(folder);
   const refuse = (option: string, found: unknown, allowed: string) =>
     new LgdError('BAD_MODEL', `the ConvNeXt in ${folder} is not one known here.`, {
@@ -30,14 +36,17 @@ async function readOwnConfig(folder: string, isTimm: boolean): Promise<TowerConf
       allowed,
       mend: 'Fetch its config.json, or export it to ONNX with one output [B,D]',
     });
-  if (isTimm && !timmArchitectures.test(file?.architecture ?? ''))
-    throw refuse('architecture', file?.architecture, 'convnext_tiny, _small, _base, _large or _xlarge');
-  const activation = activationOf(file?.hidden_act ?? 'gelu');
-  if (activation !== 'gelu') throw refuse('hidden_act', file?.hidden_act, 'gelu');
-  const { input_size: size, mean, std } = file?.pretrained_cfg ?? {};
+  if (isTimm && !timmArchitectures.test(file.architecture ?? ''))
+    throw refuse('architecture', file.architecture, 'convnext_tiny, _small, _base, _large or _xlarge');
+  const args = file.model_args ?? {};
+  const changed = (['act_layer', 'norm_layer', 'output_stride'] as const).find((name) => args[name] !== undefined);
+  if (isTimm && changed !== undefined) throw refuse(`model_args.${changed}`, args[changed], 'to leave it out');
+  const activation = activationOf(file.hidden_act ?? 'gelu');
+  if (activation !== 'gelu') throw refuse('hidden_act', file.hidden_act, 'gelu');
+  const { input_size: size, mean, std } = file.pretrained_cfg ?? {};
   const stated: TowerConfig = {
-    eps: file?.layer_norm_eps,
-    imageSize: preprocessor?.resolution ?? (isTimm ? size?.[2] : (file?.image_size ?? 224)),
+    eps: isTimm ? args.norm_eps : file.layer_norm_eps,
+    imageSize: preprocessor?.resolution ?? (isTimm ? size?.[2] : (file.image_size ?? 224)),
     mean: preprocessor?.mean ?? mean,
     std: preprocessor?.std ?? std,
   };

@@ -114,7 +114,7 @@ const timmHeads: Readonly<Record<number, number>> = {
   1536: 24,
   1664: 16,
 };
-const timmDinov3Heads: Readonly<Record<number, number>> = { 384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32 };
+const timmDinov3Heads: Readonly<Record<number, number>> = { 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32 };
 
 function timmConfig(
   file: TimmFile,

@@ -13,6 +13,7 @@ const variants: readonly [has: RegExp, what: string][] = [
   [/^visual\.trunk\./u, "timm's names within open_clip's (of SigLIP, take the model under transformers' names)"],
   [/(?:^|\.)(?:distillation_token|dist_token)$/u, 'a distillation token beside the class token (DeiT distilled)'],
   [/(?:^|\.)storage_tokens$/u, "the names of DINOv3's own repository (take it under transformers' names or timm's)"],
+  [/(?:^|\.)encoder\.stages\.\d+\.layers\.\d+\.dwconv\./u, "the names of transformers' ConvNextModel (take timm's)"],
   [/\.mlp\.w12?\./u, "gated MLPs under other names than transformers' and timm's"],
   [/\.(?:q_norm|k_norm)\./u, 'norms of queries and keys'],
   [/relative_position|rel_pos/u, 'relative positions (as in BEiT)'],
