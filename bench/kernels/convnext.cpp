@@ -1,4 +1,4 @@
-// Rows of what ConvNeXt's blocks have between their dense products.
+// Rows of what ConvNeXt's blocks have beside plain products.
 #include "table.h"
 
 namespace lgd::bench {
@@ -70,20 +70,30 @@ void layer_norm(Table& table, const Map& map) {
       });
 }
 
-void gelu(Table& table, const Map& map) {
-  const size_t image = map.image(table);
-  table.operation(map.name("act_forward gelu"), {2 * map.bytes(table), 0, Unit::cores, "x, y"},
+// The two layers of a block with the GELU between them: the first one forward, the second one backward.
+void layers(Table& table, const Map& map) {
+  const size_t image = map.image(table), hidden = 4 * image;
+  const int side = table.side(map.side), c = table.channels(map.channels);
+  const size_t weights = size_t(4) * c * c;
+  const double bytes = map.bytes(table), operations = double(table.batch()) * double(image) * 8 * c;
+  table.operation(map.name("linear_act_forward gelu"),
+                  {9 * bytes + 2.0 * double(weights), operations, Unit::tensor, "x, w, slope, y"},
                   [=](Operands& t) -> Call {
-                    const void* x = t.images(image);
-                    void* y = t.out_images(image);
-                    return [=, &t] { t.ops.act_forward(*t.device, t.n * int64_t(image), t.type, Act::gelu, x, y); };
+                    const ConvShape s = testing::conv(t.n, side, side, c, 4 * c, 1, 1, 0);
+                    const void *x = t.images(image), *w = t.values(weights, 0.1f);
+                    const float* bias = t.values32(size_t(4) * c);
+                    void *slope = t.out_images(hidden), *y = t.out_images(hidden);
+                    return [=, &t] { t.ops.linear_act_forward(*t.device, s, t.type, x, w, bias, Act::gelu, slope, y); };
                   });
-  table.operation(
-      map.name("act_backward gelu"), {3 * map.bytes(table), 0, Unit::cores, "x, dy, dx"}, [=](Operands& t) -> Call {
-        const void *x = t.images(image), *dy = t.images(image);
-        void* dx = t.out_images(image);
-        return [=, &t] { t.ops.act_backward(*t.device, t.n * int64_t(image), t.type, Act::gelu, x, dy, dx, false); };
-      });
+  table.operation(map.name("linear_act_backward gelu"),
+                  {9 * bytes + 2.0 * double(weights), operations, Unit::tensor, "dy, w, slope, du"},
+                  [=](Operands& t) -> Call {
+                    const ConvShape s = testing::conv(t.n, side, side, 4 * c, c, 1, 1, 0);
+                    const void *dy = t.images(image), *w = t.values(weights, 0.1f), *slope = t.images(hidden);
+                    void* du = t.out_images(hidden);
+                    float* d_bias = t.out_sums(size_t(4) * c);
+                    return [=, &t] { t.ops.linear_act_backward(*t.device, s, t.type, dy, w, slope, du, d_bias); };
+                  });
 }
 
 void layer_scale(Table& table, const Map& map) {
@@ -108,7 +118,7 @@ void convnext(Table& table) {
   for (const Map& map : {Map{56, 40}, Map{28, 80}, Map{14, 160}, Map{7, 320}}) {
     depthwise_7x7(table, map);
     layer_norm(table, map);
-    gelu(table, {map.side, 4 * map.channels});
+    layers(table, map);
     layer_scale(table, map);
   }
 }

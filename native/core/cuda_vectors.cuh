@@ -26,8 +26,11 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
 // ---- activations (torch definitions; of a NaN they make a NaN) ------------------------------------------------------
 __device__ __forceinline__ float exp_of(float u) { return exp2_approximate(u * 1.44269504f); }
 __device__ __forceinline__ float sigmoid_of(float u) { return reciprocal_approximate(1.f + exp_of(-u)); }
+// Each GELU with its slope, which shares an exponential with it; nvcc drops what of them is not used, but does not join
+// two of them.
+//
 // u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff. Its slope is Phi(u) + u phi(u).
-__device__ __forceinline__ float gelu_of(float u, float& slope) {
+__device__ __forceinline__ float erf_gelu_of(float u, float& slope) {
   const float x = fabsf(u) * 0.70710678f, t = reciprocal_approximate(fmaf(0.3275911f, x, 1.f));
   float p = fmaf(1.061405429f, t, -1.453152027f);
   p = fmaf(p, t, 1.421413741f);
@@ -37,9 +40,22 @@ __device__ __forceinline__ float gelu_of(float u, float& slope) {
   slope = fmaf(0.39894228f * u, e, phi);
   return u * phi;
 }
-// What its tanh form takes for Phi(u): (1 + tanh y) / 2 = sigmoid(2 y).
-__device__ __forceinline__ float tanh_phi_of(float u) {
-  return sigmoid_of(1.5957691216f * fmaf(0.044715f * u, u * u, u));
+// Its tanh form takes for Phi(u): (1 + tanh y) / 2 = sigmoid(2 y).
+__device__ __forceinline__ float tanh_gelu_of(float u, float& slope) {
+  const float s = sigmoid_of(1.5957691216f * fmaf(0.044715f * u, u * u, u));
+  slope = fmaf(u * s * (1.f - s), fmaf(0.21406934f * u, u, 1.5957691216f), s);
+  return u * s;
+}
+__device__ __forceinline__ float quick_gelu_of(float u, float& slope) {
+  const float s = sigmoid_of(1.702f * u);
+  slope = fmaf(1.702f * u * s, 1.f - s, s);
+  return u * s;
+}
+template <Act act>
+__device__ __forceinline__ float gelu_of(float u, float& slope) {
+  if constexpr (act == Act::gelu) return erf_gelu_of(u, slope);
+  else if constexpr (act == Act::gelu_tanh) return tanh_gelu_of(u, slope);
+  else return quick_gelu_of(u, slope);
 }
 __device__ __forceinline__ float clamp_of(float u, float low, float high) {
   return min_or_nan(max_or_nan(u, low), high);
@@ -53,12 +69,10 @@ __device__ __forceinline__ float act_of(float u) {
   else if constexpr (act == Act::hardswish) return u * clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
   else if constexpr (act == Act::sigmoid) return sigmoid_of(u);
   else if constexpr (act == Act::hardsigmoid) return clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
-  else if constexpr (act == Act::gelu) {
+  else if constexpr (is_gelu(act)) {
     float slope;
-    return gelu_of(u, slope);
-  } else if constexpr (act == Act::gelu_tanh) return u * tanh_phi_of(u);
-  else if constexpr (act == Act::quick_gelu) return u * sigmoid_of(1.702f * u);
-  else return u;
+    return gelu_of<act>(u, slope);
+  } else return u;
 }
 
 template <Act act>
@@ -73,16 +87,10 @@ __device__ __forceinline__ float act_slope(float u) {
     const float s = sigmoid_of(u);
     return s * (1.f - s);
   } else if constexpr (act == Act::hardsigmoid) return u > -3.f && u < 3.f ? 1.f / 6.f : 0.f;
-  else if constexpr (act == Act::gelu) {
+  else if constexpr (is_gelu(act)) {
     float slope;
-    gelu_of(u, slope);
+    gelu_of<act>(u, slope);
     return slope;
-  } else if constexpr (act == Act::gelu_tanh) {
-    const float s = tanh_phi_of(u);
-    return fmaf(u * s * (1.f - s), fmaf(0.21406934f * u, u, 1.5957691216f), s);
-  } else if constexpr (act == Act::quick_gelu) {
-    const float s = sigmoid_of(1.702f * u);
-    return fmaf(1.702f * u * s, 1.f - s, s);
   } else return 1.f;
 }
 
@@ -93,6 +101,8 @@ __device__ __forceinline__ float act_with_slope(float u, float& slope) {
     const float s = sigmoid_of(u), value = u * s;
     slope = fmaf(s, u - value, s);
     return value;
+  } else if constexpr (is_gelu(act)) {
+    return gelu_of<act>(u, slope);
   } else {
     slope = act_slope<act>(u);
     return act_of<act>(u);

@@ -79,6 +79,8 @@ class Executor {
   void backward_join(const Step& step, const StepGradient& writes);
   void backward_squeeze(const Step& step, const StepGradient& writes);
   void backward_gate(const Step& step, const StepGradient& writes);
+  void forward_linear(const Step& step);
+  void backward_linear(const Step& step, const StepGradient& writes);
   Excitation excitation(const Step& step) const;
   void forward_excitation(const Step& step);
   void backward_excitation(const Step& step, const StepGradient& writes);

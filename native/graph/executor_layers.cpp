@@ -1,4 +1,4 @@
-// The steps of fuse_layers.cpp: which buffers and numbers each fused operation (ops/fused.h) gets.
+// The steps of fuse_layers.cpp and fuse_linear.cpp: which buffers and numbers each fused operation (ops/fused.h) gets.
 #include "graph/executor.h"
 #include "ops/kernels.h"
 
@@ -93,6 +93,7 @@ void Executor::forward_layer(const Step& step) {
     case StepKind::join: return forward_join(step);
     case StepKind::gate: return forward_gate(step);
     case StepKind::excitation: return forward_excitation(step);
+    case StepKind::linear: return forward_linear(step);
     case StepKind::squeeze:
       return kernels_.squeeze_forward(*device_, rows_shape(step.inputs[0]), program_.shapes.type,
                                       lazy_input(step.inputs[0]), value(step.output));
@@ -156,6 +157,7 @@ void Executor::backward_layer(const Step& step, const StepGradient& writes) {
     case StepKind::conv_norm: return backward_conv_norm(step, writes);
     case StepKind::join: return backward_join(step, writes);
     case StepKind::excitation: return backward_excitation(step, writes);
+    case StepKind::linear: return backward_linear(step, writes);
     case StepKind::squeeze: return backward_squeeze(step, writes);
     case StepKind::gate: return backward_gate(step, writes);
     case StepKind::lazy_max_pool:
@@ -216,6 +218,38 @@ void Executor::backward_gate(const Step& step, const StepGradient& writes) {
   kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output),
                          numbers.mean, numbers.rstd, gradient(step.output), gradient(step.inputs[1]),
                          gates_.as<float>());
+}
+
+void Executor::forward_linear(const Step& step) {
+  if (step.act == Act::none) return forward_conv(step);
+  const Node& node = node_of(step);
+  const int slope = program_.activations[size_t(step.output)].raw;
+  kernels_.linear_act_forward(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
+                              value(step.inputs[0]), parameters_.operand(node.parameters[conv_weight]),
+                              parameters_.value(node.parameters[conv_bias]), step.act, value(slope),
+                              value(step.output));
+  round_value(slope);
+}
+
+void Executor::backward_linear(const Step& step, const StepGradient& writes) {
+  const Node& node = node_of(step);
+  const ConvShape shape = conv_shape(program_.graph, program_.shapes, step.node);
+  const DType type = program_.shapes.type;
+  const int input = step.inputs[0], weight = node.parameters[conv_weight];
+  const void* dy = gradient(step.output);
+  // with a GELU behind this layer, the layer behind that has added up its bias's gradient
+  const bool bias = node.has_bias() && step.act == Act::none;
+  kernels_.conv_backward_weight(*device_, shape, type, value(input), dy, parameters_.gradient(weight),
+                                bias ? parameters_.gradient(node.parameters[conv_bias]) : nullptr);
+  if (writes.finish_input) {
+    const int slope = program_.activations[size_t(input)].raw;
+    kernels_.linear_act_backward(*device_, shape, type, dy, parameters_.operand(weight), value(slope), gradient(input),
+                                 parameters_.gradient(program_.graph.node_of(slope).parameters[conv_bias]));
+  } else if (writes.inputs[0] != GradientWrite::none) {
+    kernels_.conv_backward_data(*device_, shape, type, dy, parameters_.operand(weight), gradient(input),
+                                writes.inputs[0] == GradientWrite::accumulate);
+  }
+  if (step.residual >= 0) pass_on(step.output, step.residual, writes.residual);
 }
 
 Excitation Executor::excitation(const Step& step) const {

@@ -135,7 +135,10 @@ Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fus
   fuse_steps(program, fusion);
   if (!program.training && kind == DeviceKind::cuda && fusion != Fusion::nodes) fuse_folded(program);
   program.activations.resize(program.shapes.values.size());
-  if (program.training && fusion == Fusion::layers) fuse_layers(program);
+  if (program.training && fusion == Fusion::layers) {
+    fuse_layers(program);
+    fuse_linear(program);
+  }
   if (program.training) plan_gradients(program);
   plan_memory(program);
   return program;

@@ -120,6 +120,10 @@ class GradientPlanner {
     for (size_t v = 0; v < program_.activations.size(); ++v) {
       const Activation& activation = program_.activations[v];
       if (activation.raw < 0 || activation.gated || activation.gate >= 0 || plan_.storage[v] < 0) continue;
+      if (activation.norm < 0) {  // behind a linear layer: another one alone reads it
+        plan_.steps[size_t(ends_[v])].finish_input = true;
+        continue;
+      }
       const StepKind last = ends_[v] >= 0 ? program_.steps[size_t(ends_[v])].kind : StepKind::node;
       if ((last == StepKind::conv_norm || (last == StepKind::lazy_max_pool && activation.lazy())) &&
           activation.drop < 0) {

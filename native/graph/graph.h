@@ -46,7 +46,8 @@
 // From a spec to a running encoder, one file each:
 //   graph.cpp           this list, checked
 //   shape.cpp           sizes
-//   fuse.cpp            steps; on CUDA then fuse_folded.cpp (forward-only) or fuse_layers.cpp (training)
+//   fuse.cpp            steps; on CUDA then fuse_folded.cpp (forward-only), or fuse_layers.cpp and fuse_linear.cpp
+//                       (training)
 //   gradient.cpp        who writes which gradient
 //   memory_plan.cpp     one arena
 //   executor_*.cpp      kernels; parameters.cpp holds the tables

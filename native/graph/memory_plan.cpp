@@ -88,6 +88,8 @@ class Lives {
     if (step.kind != StepKind::gate || activation(step.output).stored) values[size_t(step.output)].touch(time);
     if (step.mean >= 0) values[size_t(step.mean)].touch(time);
     if (step.kind == StepKind::excitation) touch_layers(step, time);
+    if (const int raw = activation(step.output).raw; step.kind == StepKind::linear && raw >= 0)
+      values[size_t(raw)].touch(time);
   }
 
   void backward(const Step& step, const StepGradient& gradient, int time) {

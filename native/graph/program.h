@@ -16,6 +16,7 @@ enum class StepKind : uint8_t {
   // channel scale of a lazy activation: stored, or no work forward, and its only reader multiplies on the way
   gate,
   excitation,  // the two layers and activations between a squeeze and its gate (ops/excitation.h)
+  linear,      // a layer on single positions: with the GELU before or behind it (ops/linear.h), or with a residual
   lazy_max_pool
 };
 
@@ -51,7 +52,8 @@ struct Step {
 };
 
 // A value that is an activation over a norm behind a convolution: act(norm(raw)), of a join act(keep norm(raw) +
-// residual), of a gate act(norm(raw)) * gate. Lazy unless stored: readers make it from the raw value.
+// residual), of a gate act(norm(raw)) * gate. Lazy unless stored: readers make it from the raw value. Or a GELU behind a
+// linear layer: norm is -1, it is stored, and `raw` holds its slope.
 struct Activation {
   int raw = -1;   // value of the convolution; -1: this value is nothing of the kind
   int norm = -1;  // node
@@ -134,6 +136,8 @@ void fuse_steps(Program& program, Fusion fusion);
 void fuse_folded(Program& program);
 // fuse_layers.cpp: turns the steps of a training plan into layers; fills activations.
 void fuse_layers(Program& program);
+// fuse_linear.cpp: the same where there are no batch norms; after fuse_layers.
+void fuse_linear(Program& program);
 // gradient.cpp: fills gradients. Walks backward: the first write of a gradient stores, later ones add.
 void plan_gradients(Program& program);
 // memory_plan.cpp: fills memory.

@@ -15,7 +15,7 @@ namespace lgd {
 // y, and the sums of d and d^2 with d = y - running_mean.
 template <class T>
 struct StoreStatistics {
-  static constexpr bool sums = true;
+  static constexpr int sums = 2;
   static constexpr int tables = 1;
   T* y;
   int channels;
@@ -43,7 +43,8 @@ struct StoreStatistics {
 // where::WindowPatches.
 template <class T>
 struct StoreMean {
-  static constexpr bool sums = false, means = true;
+  static constexpr int sums = 0;
+  static constexpr bool means = true;
   T *out, *mean;  // out null: the mean alone, of no residual
   int channels;
   const float *scale, *shift;  // [channels] or null
@@ -111,7 +112,7 @@ struct PhaseRows {
 // GradientTarget: g = (dx [+ g]) [act'(u)], and the sums of g and of g xhat.
 template <class T>
 struct ReachTarget {
-  static constexpr bool sums = true;
+  static constexpr int sums = 2;
   static constexpr int tables = 3;
   T* g;
   int channels;
@@ -214,6 +215,64 @@ struct ReachTarget {
   __device__ __forceinline__ float finish(int which, int column, float total) const {
     return which == 0 ? total : total * rstd[column];
   }
+};
+
+// The GELU of value + shift, and its slope there, which costs next to nothing beside it.
+template <class T>
+struct StoreActivated {
+  static constexpr int sums = 0;
+  T *slope, *y;
+  int channels;
+  const float* shift;
+  Act act;
+  struct Fetched {};
+
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const {
+    load_affine(nullptr, shift, column, scales, shifts);
+  }
+  __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
+  __device__ __forceinline__ void store(int row, int column, F8 x, const Fetched&, const F8&, const F8& shifts) const {
+    const int64_t at = int64_t(row) * channels + column;
+    F8 slopes;
+    const auto each = [&](auto function) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] = function.with_slope(x.v[i] + shifts.v[i], slopes.v[i]);
+    };
+    if (act == Act::gelu) each(ActFunction<Act::gelu>{});
+    else if (act == Act::gelu_tanh) each(ActFunction<Act::gelu_tanh>{});
+    else each(ActFunction<Act::quick_gelu>{});
+    store8(slope + at, slopes);
+    store8(y + at, x);
+  }
+};
+
+// value slope, and the sums of that.
+template <class T>
+struct TimesSlope {
+  static constexpr int sums = 1, tables = 0;
+  T* out;
+  const T* slope;  // like out
+  int channels;
+  float* partial;
+  struct Fetched {
+    Raw8<T> slope;
+  };
+
+  __device__ __forceinline__ void fill(float*, int, int) const {}
+  __device__ __forceinline__ int64_t at(int row, int column) const { return int64_t(row) * channels + column; }
+  __device__ __forceinline__ void prefetch(int row, int column) const { prefetch_far(slope + at(row, column)); }
+  __device__ __forceinline__ Fetched fetch(int row, int column) const { return {load_raw8(slope + at(row, column))}; }
+  __device__ __forceinline__ void store(int row, int column, F8 x, const Fetched& f, const float*, int, F8& sum,
+                                        F8&) const {
+    const F8 factor = unpack8(f.slope);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] *= factor.v[i];
+    store8(out + at(row, column), x);
+    x = rounded8<T>(x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.v[i] += x.v[i];
+  }
+  __device__ __forceinline__ float finish(int, int, float total) const { return total; }
 };
 
 }  // namespace lgd

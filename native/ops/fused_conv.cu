@@ -45,7 +45,7 @@ struct PairEnds {
 // A part of the weights' gradient, or the whole of it, which is added to what is there; its columns go back to their
 // places.
 struct StorePartial {
-  static constexpr bool sums = false;
+  static constexpr int sums = 0;
   struct Fetched {};
   float* out;
   int64_t pitch, split_pitch;

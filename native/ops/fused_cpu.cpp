@@ -1,6 +1,6 @@
-// ops/fused.h in plain loops over the unfused operations: what the fused kernels are held to, and what runs on the CPU
-// when its graphs are compiled the fused way (LGDISTILL_FUSION=layers). Written to be read, not to be fast: on the CPU
-// the unfused operations are.
+// ops/fused.h and ops/linear.h in plain loops over the unfused operations: what the fused kernels are held to, and what
+// runs on the CPU when its graphs are compiled the fused way (LGDISTILL_FUSION=layers). Written to be read, not to be
+// fast: on the CPU the unfused operations are.
 #include <cmath>
 #include <vector>
 
@@ -176,6 +176,28 @@ void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, c
   std::vector<float> dx(size_t(s.n) * s.h * s.w * s.c);
   depthwise_backward_data_cpu(ctx, s, type, gradient.data(), w, dx.data(), false);
   reach_target(input_rows(s), type, dx, *target);
+}
+
+void linear_act_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w,
+                            const float* bias, Act act, void* slope, void* y) {
+  Epilogue epilogue;
+  epilogue.shift = bias;
+  const int64_t count = s.rows() * s.k;
+  std::vector<float> u(static_cast<size_t>(count));
+  conv_forward_cpu(ctx, s, type, x, w, epilogue, u.data());
+  act_forward_cpu(ctx, count, type, act, u.data(), y);
+  std::fill_n(as_f32(type, slope), count, 1.f);
+  act_backward_cpu(ctx, count, type, act, u.data(), slope, slope, false);
+}
+
+void linear_act_backward_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w,
+                             const void* slope_, void* du_, float* d_bias) {
+  conv_backward_data_cpu(ctx, s, type, dy, w, du_, false);
+  const float* slope = as_f32(type, slope_);
+  float* du = as_f32(type, du_);
+  std::vector<double> sums(static_cast<size_t>(s.c));
+  for_elements(input_rows(s), [&](int, int c, int64_t at) { sums[size_t(c)] += du[at] *= slope[at]; });
+  for (int c = 0; c < s.c; ++c) d_bias[c] += float(sums[size_t(c)]);
 }
 
 void join_forward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual_,

@@ -11,6 +11,7 @@
 #include "ops/attention.h"
 #include "ops/layer_norm.h"
 #include "ops/layer_scale.h"
+#include "ops/linear.h"
 #include "ops/rotary.h"
 #include "ops/self_attention.h"
 #include "ops/sequence.h"
@@ -61,6 +62,8 @@
   X(layer_norm_backward)        \
   X(layer_scale_forward)        \
   X(layer_scale_backward)       \
+  X(linear_act_forward)         \
+  X(linear_act_backward)        \
   X(self_attention_forward)     \
   X(self_attention_backward)    \
   X(rotary_forward)             \

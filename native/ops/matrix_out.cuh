@@ -5,12 +5,12 @@
 // sends for what store() will ask there. Of a block a lane stores the same eight columns in every row, and keeps two F8
 // for them from row to row; fetch(row, column) is called ahead of store() for several rows, row < M and column < N
 // given. The lane's two are
-//   - without sums: what prepare(column, first, second) made of them at the start; store(row, column, values, fetched,
-//     first, second);
+//   - without sums (`sums` 0): what prepare(column, first, second) made of them at the start; store(row, column, values,
+//     fetched, first, second);
 //   - with means (`means` there) the same, without fetch; store(row / 4, column, F8 (&rows)[4], first, second) gets
 //     four rows that stand together; M is a multiple of four;
-//   - with sums (`sums` true): sums of its columns, to which store(row, column, values, fetched, table, count, sum0,
-//     sum1) adds. `tables` numbers per column, fill(table, count, column), wait in shared memory, halved
+//   - with sums (`sums` of them, 1 or 2): sums of its columns, to which store(row, column, values, fetched, table, count,
+//     sum0, sum1) adds. `tables` numbers per column, fill(table, count, column), wait in shared memory, halved
 //     (core/cuda_vectors.cuh); finish(which, column, total) gives what is written to
 //     partial[blockIdx.x][which][column], unless partial is null.
 #pragma once
@@ -141,11 +141,12 @@ __device__ __forceinline__ void write_sums(const Out& out, F8 sum0, F8 sum1, flo
     store8(mine + Tile::BN, sum1);
   }
   __syncthreads();
-  for (int i = thread; i < 2 * Tile::BN; i += Tile::threads) {
+  for (int i = thread; i < Out::sums * Tile::BN; i += Tile::threads) {
     const int which = i / Tile::BN, column = n0 + i % Tile::BN;
     float total = 0;
     for (int row = 0; row < Tile::WM; ++row) total += shared[row * 2 * Tile::BN + i];
-    if (column < N) out.partial[(int64_t(blockIdx.x) * 2 + which) * N + column] = out.finish(which, column, total);
+    if (column < N)
+      out.partial[(int64_t(blockIdx.x) * Out::sums + which) * N + column] = out.finish(which, column, total);
   }
 }
 

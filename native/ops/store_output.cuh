@@ -44,7 +44,7 @@ struct OutputAct {
 
 template <class T>
 struct StoreOutput {
-  static constexpr bool sums = false;
+  static constexpr int sums = 0;
   struct Fetched {
     Raw8<T> residual;
   };

@@ -166,6 +166,64 @@ test('of two gates side by side one is fused, as the sums of one are kept', asyn
   await holdToPlainPlan(g.finish(g.linear(g.globalPool(x), 'fc', { features: outputs })));
 });
 
+describe('layers on single positions', () => {
+  type Body = (g: GraphBuilder, x: Value, layer: (x: Value, name: string, channels?: number) => Value) => Value;
+  const graphOf = (body: Body, bias = true): GraphSpec => {
+    const g = new GraphBuilder('linear');
+    const patches = g.conv(g.images, 'patches', { channels: 16, kernel: 8, stride: 8, padding: 0, bias: true });
+    const x = body(g, patches, (input, name, channels = 16) => g.conv(input, name, { channels, bias }));
+    return g.finish(g.linear(g.globalPool(g.layerNorm(x, 'norm')), 'fc', { features: outputs }));
+  };
+  // kernels forward, besides those of patches, norm, mean, fc and output
+  it.each<[string, number, GraphSpec]>([
+    [
+      'take in a GELU and a sum',
+      2,
+      graphOf((g, x, layer) => g.add(x, layer(g.activation(layer(x, 'fc1', 40), 'gelu'), 'fc2'))),
+    ],
+    [
+      'take in two GELUs one behind the other',
+      3,
+      graphOf((g, x, layer) =>
+        layer(g.activation(layer(g.activation(layer(x, 'fc1', 40), 'quickGelu'), 'fc2', 24), 'geluTanh'), 'fc3'),
+      ),
+    ],
+    [
+      'take in a sum with what comes later in the list',
+      3,
+      graphOf((g, x, layer) => {
+        const first = layer(x, 'first');
+        return g.add(first, g.relu(layer(x, 'second')));
+      }),
+    ],
+    [
+      'leave a GELU alone that is read twice',
+      4,
+      graphOf((g, x, layer) => {
+        const hidden = g.activation(layer(x, 'fc1'), 'gelu');
+        return g.add(g.relu(hidden), layer(hidden, 'fc2'));
+      }),
+    ],
+    [
+      'leave a GELU alone whose argument is read elsewhere',
+      4,
+      graphOf((g, x, layer) => {
+        const hidden = layer(x, 'fc1');
+        return g.add(g.relu(hidden), layer(g.activation(hidden, 'gelu'), 'fc2'));
+      }),
+    ],
+    [
+      'leave a GELU alone behind a layer without a bias',
+      3,
+      graphOf((g, x, layer) => layer(g.activation(layer(x, 'fc1', 40), 'gelu'), 'fc2'), false),
+    ],
+    ['leave a sum with their own input alone', 2, graphOf((g, x, layer) => g.add(layer(x, 'fc1'), x))],
+  ])('%s', async (_, steps, graph) => {
+    const { kernelsForward } = await holdToPlainPlan(graph);
+    expect(kernelsForward - 5).toBe(steps);
+  });
+});
+
 describe('a max-pool', () => {
   const pool = (g: GraphBuilder, x: Value) => g.maxPool(x, { kernel: 3, stride: 2, padding: 1 });
   const graphOf = (body: (g: GraphBuilder, stem: Value) => Value): GraphSpec => {

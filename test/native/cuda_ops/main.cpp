@@ -445,6 +445,7 @@ int main(int argc, char** argv) {
   fused_depthwise();
   fused_norms();
   transformers();
+  linear_layers();
   ++progress.checks;
   if (!is_model_right()) {
     ++progress.failures;

@@ -158,5 +158,6 @@ void fused_convolutions();
 void fused_depthwise();
 void fused_norms();
 void transformers();
+void linear_layers();
 
 }  // namespace lgd::testing
