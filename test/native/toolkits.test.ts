@@ -30,10 +30,11 @@ describe.skipIf(nvcc === undefined)('the calls of the CUDA runtime', () => {
       header,
       `#include <cuda_runtime.h>\n#undef CUDART_VERSION\n#define CUDART_VERSION ${version}\n${lacks.map((name) => `#undef ${name}\n#pragma GCC poison ${name}\n`).join('')}`,
     );
-    const flags = ['-std=c++20', '-arch=compute_80', '-Inative', '-DLGD_WITH_CUDA=1', '-DLGD_CUDA_ARCHITECTURES="90a"'];
+    const flags = ['-std=c++20', '--expt-relaxed-constexpr', '-arch=compute_80', '-Inative']; // as CMakeLists.txt has them
+    const defined = ['-DLGD_WITH_CUDA=1', '-DLGD_CUDA_ARCHITECTURES="90a"'];
     return spawnSync(
       nvcc!,
-      [...flags, '-include', header, '-c', '-o', join(folder, 'runtime.o'), 'native/core/cuda_runtime.cu'],
+      [...flags, ...defined, '-include', header, '-c', '-o', join(folder, 'runtime.o'), 'native/core/cuda_runtime.cu'],
       { cwd: root, encoding: 'utf8' },
     );
   }
