@@ -201,7 +201,8 @@ describe('layers on single positions', () => {
       4,
       graphOf((g, x, layer) => {
         const hidden = g.activation(layer(x, 'fc1'), 'gelu');
-        return g.add(g.relu(hidden), layer(hidden, 'fc2'));
+        const behind = layer(hidden, 'fc2'); // the first of the two to read it
+        return g.add(behind, g.relu(hidden));
       }),
     ],
     [
@@ -209,7 +210,8 @@ describe('layers on single positions', () => {
       4,
       graphOf((g, x, layer) => {
         const hidden = layer(x, 'fc1');
-        return g.add(g.relu(hidden), layer(g.activation(hidden, 'gelu'), 'fc2'));
+        const behind = layer(g.activation(hidden, 'gelu'), 'fc2');
+        return g.add(behind, g.relu(hidden));
       }),
     ],
     [
