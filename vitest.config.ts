@@ -41,7 +41,7 @@ class LongestFirst extends BaseSequencer {
 
 export default defineConfig({
   test: {
-    testTimeout: 300_000, // on a busy machine five times as long as else
+    testTimeout: 300_000, // a busy machine takes five times as long as an idle one
     hookTimeout: 300_000,
     pool: 'forks',
     maxWorkers: 2,
