@@ -185,15 +185,15 @@ esac`,
   }, 600_000);
 
   it('goes on behind a check that takes the GPU too long', async () => {
-    // two seconds and more in bfloat16, emulated
+    // a second and more of emulation, in float32 as well
     const { lines, starts, status } = await runToEnd(
       join(buildEmulatedPrograms(), 'cuda_ops'),
-      ['seconds=1', 'conv_forward 16x28x28x256'],
+      ['seconds=0.1', 'conv_forward 16x28x28x256'],
       100,
     );
     expect(lines).toEqual([
-      expect.stringMatching(/^LOST conv_forward .*: it takes longer than 1 s; go on with from=1 checks=[12] failed=1$/),
-      expect.stringMatching(/^cuda operations: [12] checks, 1 failed; /),
+      expect.stringMatching(/^LOST conv_forward .*: it takes longer than 0\.1 s; go on with from=1 checks=1 failed=1$/),
+      expect.stringMatching(/^cuda operations: 2 checks, 1 failed; /), // the model of tensor cores is one, too
     ]);
     expect({ starts, status }).toEqual({ starts: 2, status: 1 });
   }, 600_000);

@@ -3,8 +3,10 @@
 // 3, and whoever started it (test/gpu/programs.ts) starts it again with the arguments it named: behind that check,
 // counts as they were.
 #pragma once
+#include <sys/time.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -24,8 +26,8 @@ class Progress {
   // Takes from=N, checks=N and failed=N, where a run before got to; and seconds=N, which a check may take (as long as
   // it wants).
   bool reads(const char* word) {
-    const std::pair<const char*, int*> all[] = {
-        {"from=", &from_}, {"checks=", &checks}, {"failed=", &failures}, {"seconds=", &seconds_}};
+    if (std::strncmp(word, "seconds=", 8) == 0) return seconds_ = std::atof(word + 8), true;
+    const std::pair<const char*, int*> all[] = {{"from=", &from_}, {"checks=", &checks}, {"failed=", &failures}};
     for (const auto& [name, value] : all)
       if (std::strncmp(word, name, std::strlen(name)) == 0) return *value = std::atoi(word + std::strlen(name)), true;
     return false;
@@ -42,13 +44,16 @@ class Progress {
     if (seconds_ == 0) return;
     std::fflush(stdout);
     std::snprintf(farewell, sizeof farewell,
-                  "LOST %s: it takes longer than %d s; go on with from=%d checks=%d failed=%d\n", name.c_str(),
+                  "LOST %s: it takes longer than %g s; go on with from=%d checks=%d failed=%d\n", name.c_str(),
                   seconds_, next_, checks + 1, failures + 1);
     std::signal(SIGALRM, [](int) {
       [[maybe_unused]] const auto written = write(1, farewell, std::strlen(farewell));
       _exit(lost_status);
     });
-    alarm(unsigned(seconds_));
+    itimerval time{};
+    time.it_value.tv_sec = time_t(seconds_);
+    time.it_value.tv_usec = suseconds_t((seconds_ - std::floor(seconds_)) * 1e6);
+    setitimer(ITIMER_REAL, &time, nullptr);
   }
 
   // After an error, once it was counted: ends the program if the device answers no more.
@@ -70,7 +75,8 @@ class Progress {
  private:
   static constexpr int lost_status = 3;
   static inline char farewell[400];
-  int from_ = 0, next_ = 0, seconds_ = 0;
+  int from_ = 0, next_ = 0;
+  double seconds_ = 0;
 };
 
 }  // namespace lgd::testing
