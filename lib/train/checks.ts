@@ -2,6 +2,7 @@
 import type { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Config } from '../config/config.js';
+import { checkSide } from '../config/students.js';
 import { checkDistinctIds, eachId } from '../data/image-id.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError } from '../errors.js';
@@ -45,9 +46,18 @@ export function hasNames(
   return false;
 }
 
-/** The teacher's side, where it stands in for that of the student's input. @throws LgdError BAD_OPTION */
-export function sideOf({ resolution }: AnyTeacher, { teacherResolution }: Config): number {
-  if (resolution >= leastStudentSide && resolution <= mostStudentSide) return resolution;
+/**
+ * The side of the students' input in pixels: the teacher's, where the configuration has none.
+ * @param known students that the package builds
+ * @throws LgdError BAD_OPTION
+ */
+export function sideOf({ resolution }: AnyTeacher, config: Config, known: readonly string[]): number {
+  if (config.data.resolution !== undefined) return config.data.resolution; // looked at before the teacher was opened
+  const { teacherResolution } = config;
+  if (resolution >= leastStudentSide && resolution <= mostStudentSide) {
+    checkSide(config, resolution, known);
+    return resolution;
+  }
   throw new LgdError('BAD_OPTION', "the student's input is as large as the teacher's, and this is no size for it.", {
     option: teacherResolution === undefined ? 'teacher' : 'teacherResolution',
     found: resolution,

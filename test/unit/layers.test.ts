@@ -58,6 +58,7 @@ const cliOnly = new Set([
   'isAmong',
   'kebab',
   'checkFree',
+  'checkKnownStudents',
   'checkNamesFile',
   'checkReplaceable',
   'counted',

@@ -1,0 +1,129 @@
+/** What students cannot be is refused before anything is opened: all that is given besides it does not exist. */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config/config.js';
+import { openDevice, type Device } from '../../lib/device.js';
+import { benchmark } from '../../lib/evaluate/benchmark.js';
+import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { createStudent } from '../../lib/models/student.js';
+import { Distiller } from '../../lib/train/distiller.js';
+import { verifyDevice } from '../../lib/train/verify/verify.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, ownTeacher } from '../fixtures/tiny.js';
+import { failure } from './train-fixture.js';
+
+const vit = 'vit_tiny_patch16_224';
+const folder = temporaryFolder();
+const nowhere = join(folder, 'nowhere');
+let device: Device;
+beforeAll(async () => {
+  device = await openDevice('cpu');
+});
+afterAll(() => {
+  device.dispose();
+});
+
+const wrong: [string, ConfigInput, object][] = [
+  [
+    'a side that is no multiple of the patch',
+    { student: { name: vit }, data: { resolution: 70 } },
+    { option: 'data.resolution', found: 70, allowed: 'multiples of 16', mend: 'Set it to 64' },
+  ],
+  [
+    'one that the teacher is to have, for want of another',
+    { student: { name: vit }, teacherResolution: 70 },
+    {
+      option: 'teacherResolution',
+      found: 70,
+      mend: "Give data.resolution, the side of the student's input in pixels, such as 64",
+    },
+  ],
+  [
+    'a name with a slip',
+    { student: { name: 'resnet81' } },
+    { option: 'student.name', found: 'resnet81', mend: expect.stringContaining('Did you mean resnet18?') as string },
+  ],
+  [
+    'a width the student has not',
+    { student: { name: 'resnet18', widthMultiplier: 0.5 } },
+    {
+      option: 'student.widthMultiplier',
+      found: 0.5,
+      allowed: '1',
+      mend: expect.stringContaining('mobilenet_v2') as string,
+    },
+  ],
+];
+const several: typeof wrong = [
+  [
+    'a side for one of two students alone',
+    { student: { name: `resnet18,${vit},vit_small_patch32_224` }, data: { resolution: 48 } },
+    { option: 'data.resolution', found: 48, allowed: 'multiples of 32', mend: 'Set it to 64' },
+  ],
+  [
+    'one of two names with a slip',
+    { student: { name: `${vit},resnet81` } },
+    { option: 'student.name', found: 'resnet81' },
+  ],
+];
+
+async function firstOf(generator: AsyncGenerator<unknown>): Promise<void> {
+  await generator.next();
+}
+
+describe.each([...wrong, ...several])('%s', (name, input, expected) => {
+  const config: ConfigInput = { device: 'cpu', teacher: nowhere, names: nowhere, ...input };
+  const code = 'BAD_OPTION';
+
+  it('is refused by prepareRun, which leaves nothing behind', async () => {
+    const data = { ...config.data, train: nowhere };
+    expect(await failure({ ...config, data, output: join(folder, 'run') })).toMatchObject({ code, ...expected });
+    expect(await readdir(folder)).toEqual([]);
+  });
+
+  if (!several.some(([other]) => other === name))
+    it('and by benchmark and verifyDevice', async () => {
+      const sizes = { categories: 4, dimension: 8 };
+      await expect(firstOf(benchmark(config, { device, ...sizes }))).rejects.toMatchObject({ code, ...expected });
+      const other = Object.assign(Object.create(device) as Device, { kind: 'cuda' });
+      await expect(firstOf(verifyDevice(config, { device: other, ...sizes }))).rejects.toMatchObject({
+        code,
+        ...expected,
+      });
+    });
+});
+
+describe("the teacher's side, where the student has none of its own", () => {
+  it('is refused once the teacher tells it, before text bank and embeddings are looked at', async () => {
+    const teacher = join(folder, 'teacher.safetensors');
+    await PrecomputedTeacher.save(teacher, ['no/such.png'], new Float32Array(16).fill(1), { resolution: 40 });
+    const data = join(folder, 'images');
+    await drawShapes(data, { count: 1 });
+    const config: ConfigInput = { device: 'cpu', teacher, names: nowhere, student: { name: vit } };
+    expect(
+      await failure({ ...config, data: { train: data }, train: { batchSize: 2 }, output: join(folder, 'run') }),
+    ).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'teacher',
+      found: 40,
+      mend: "Give data.resolution, the side of the student's input in pixels, such as 48",
+    });
+    await expect(firstOf(benchmark(config, { device, categories: 4, dimension: 8 }))).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'teacher',
+      found: 40,
+    });
+  });
+
+  it('and where it is not that of a student with positions, by a Distiller under the name it was given', () => {
+    const teacher = ownTeacher({ resolution: 56 });
+    const student = createStudent(vit, { device, embeddingSize: 16 });
+    expect(
+      () => new Distiller({ device, teacher, student, config: { method: 'seed', data: { resolution: 64 } } }),
+    ).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'data.resolution', found: 64, allowed: '224' }));
+    expect(() => new Distiller({ device, teacher, student, config: { method: 'seed' } })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'teacher.resolution', found: 56, allowed: '224' }),
+    );
+  });
+});
