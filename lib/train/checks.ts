@@ -1,6 +1,4 @@
 /** What a run must have before it starts, told before images are decoded. */
-import type { BankSource } from '../banks/bank-source.js';
-import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Config } from '../config/config.js';
 import { checkSide } from '../config/students.js';
 import { checkDistinctIds, eachId } from '../data/image-id.js';
@@ -9,13 +7,9 @@ import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import { leastStudentSide, mostStudentSide } from '../number-limits.js';
 
-/** Are there names for zero-shot? A run without needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
-export function hasNames(
-  banks: BankSource,
-  tsb: TextualSemanticsBank | undefined,
-  { evaluate: { also, online, metric, mapping } }: Config,
-): boolean {
-  if (banks.hasEvaluationNames(tsb)) return true;
+/** A run without names for zero-shot needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
+export function checkNamed(hasNames: boolean, { evaluate: { also, online, metric, mapping } }: Config): void {
+  if (hasNames) return;
   const names = 'names, evaluate.names or evaluate.bank';
   if (also === 'none' && !online) {
     throw new LgdError(
@@ -43,7 +37,6 @@ export function hasNames(
       mend: `Leave it out, or give ${names}`,
     });
   }
-  return false;
 }
 
 /**

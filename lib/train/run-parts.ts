@@ -23,7 +23,7 @@ import { bankIn, graphIn } from '../runs/checkpoint.js';
 import { configuredTeacher } from '../runs/configured-teacher.js';
 import { runFolders } from '../runs/group-folder.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
-import { checkBatch, hasNames } from './checks.js';
+import { checkBatch, checkNamed } from './checks.js';
 import type { RunOptions } from './course.js';
 import type { Distiller } from './distiller.js';
 import { placesOf } from './paths.js';
@@ -126,8 +126,10 @@ export async function openBanks(
   cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
+  const hasNames = banks.hasEvaluationNames(tsb);
+  if (evaluationSource) checkNamed(hasNames, config);
   const evaluationBank =
-    evaluationSource && hasNames(banks, tsb, config)
+    evaluationSource && hasNames
       ? await banks.evaluation(tsb).catch(
           movedIf(isResumed, {
             'evaluate.names': evaluate.names,

@@ -25,6 +25,7 @@ import { checkEmbeddings, checkUsed, required, sideOf } from './checks.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { absolutePaths, placesOf } from './paths.js';
+import { checkInputs } from './input-checks.js';
 import { withNamesMoved } from './resume/moved.js';
 import {
   decode,
@@ -120,6 +121,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const { config: given, remarks } = resume === undefined ? { config: wanted, remarks: [] } : await asBegun(wanted);
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
+  if (resume === undefined) await checkInputs(given);
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;

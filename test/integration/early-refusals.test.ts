@@ -1,5 +1,5 @@
 /** What students cannot be is refused before anything is opened: all that is given besides it does not exist. */
-import { readdir } from 'node:fs/promises';
+import { access, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
@@ -94,13 +94,46 @@ describe.each([...wrong, ...several])('%s', (name, input, expected) => {
     });
 });
 
+describe('a file that a run needs besides images and teacher is looked at before these', () => {
+  const elsewhere = join(folder, 'elsewhere');
+  const names = ['a', 'b'];
+  const missing = (found: string) => ({ code: 'FILE_NOT_FOUND', message: expect.stringContaining(found) as string });
+  it.each<[string, ConfigInput, object]>([
+    ['names', { names: elsewhere }, missing(elsewhere)],
+    ['names twice', { names: ['a', 'a'] }, { code: 'BAD_NAMES' }],
+    ['templates', { names, templates: `${elsewhere}.txt` }, missing(elsewhere)],
+    ['a text bank', { bank: elsewhere }, missing(elsewhere)],
+    ['no names where the method needs them', { method: 'lgd' }, { code: 'BAD_CONFIG', option: 'names' }],
+    [
+      'no names for zero-shot, and nothing in its place',
+      { method: 'seed', evaluate: { data: elsewhere } },
+      { code: 'BAD_CONFIG', option: 'evaluate.also' },
+    ],
+    ['names to choose among', { names, evaluate: { data: elsewhere, names: `${elsewhere}.txt` } }, missing(elsewhere)],
+    ['a bank to choose among', { names, evaluate: { data: elsewhere, bank: elsewhere } }, missing(elsewhere)],
+    ['a mapping', { names, evaluate: { data: elsewhere, mapping: elsewhere } }, missing(elsewhere)],
+    ['weights to start from', { names, student: { weights: elsewhere } }, missing(elsewhere)],
+    ['a folder as weights', { names, student: { weights: folder } }, { code: 'BAD_FILE', option: 'student.weights' }],
+  ])('%s', async (_, given, expected) => {
+    const config = { device: 'cpu', teacher: nowhere, data: { train: nowhere }, output: join(folder, 'run'), ...given };
+    expect(await failure(config)).toMatchObject(expected);
+    await expect(access(join(folder, 'run'))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+});
+
 describe("the teacher's side, where the student has none of its own", () => {
   it('is refused once the teacher tells it, before text bank and embeddings are looked at', async () => {
     const teacher = join(folder, 'teacher.safetensors');
     await PrecomputedTeacher.save(teacher, ['no/such.png'], new Float32Array(16).fill(1), { resolution: 40 });
     const data = join(folder, 'images');
     await drawShapes(data, { count: 1 });
-    const config: ConfigInput = { device: 'cpu', teacher, names: nowhere, student: { name: vit } };
+    const config: ConfigInput = {
+      device: 'cpu',
+      teacher,
+      names: ['a', 'b'],
+      textEncoder: nowhere,
+      student: { name: vit },
+    };
     expect(
       await failure({ ...config, data: { train: data }, train: { batchSize: 2 }, output: join(folder, 'run') }),
     ).toMatchObject({
