@@ -5,11 +5,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { benchmark } from '../../lib/evaluate/benchmark.js';
+import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { createStudent } from '../../lib/models/student.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { verifyDevice } from '../../lib/train/verify/verify.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes, ownTeacher } from '../fixtures/tiny.js';
 import { failure } from './train-fixture.js';
 
@@ -159,4 +161,19 @@ describe("the teacher's side, where the student has none of its own", () => {
       expect.objectContaining({ code: 'BAD_OPTION', option: 'teacher.resolution', found: 56, allowed: '224' }),
     );
   });
+});
+
+it('an evaluation whose results cannot be written is refused before images are looked for', async () => {
+  const file = join(folder, 'student.safetensors');
+  await writeMadeUpStudent(file, 'resnet18');
+  const evaluated = (output: string, student = file) =>
+    evaluateProtocol({
+      student,
+      protocol: 'knn',
+      config: { device: 'cpu', evaluate: { data: nowhere, train: nowhere, output } },
+    });
+  await expect(evaluated(join(file, 'results'))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  const results = join(folder, 'results');
+  await expect(evaluated(results)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(access(results)).rejects.toMatchObject({ code: 'ENOENT' });
 });

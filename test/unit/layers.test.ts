@@ -63,12 +63,14 @@ const cliOnly = new Set([
   'checkReplaceable',
   'counted',
   'tellingOfWaits',
+  'tryFolder',
   'describeStandstill',
   'messageOf',
   'nameWithWidth',
   'noTowerBeside',
   'shellWord',
   'quoted',
+  'requireNames',
 ]);
 
 it('whatever a command does can be done from the API', async () => {
