@@ -116,6 +116,11 @@ describe('a file that a run needs besides images and teacher is looked at before
     ['a mapping', { names, evaluate: { data: elsewhere, mapping: elsewhere } }, missing(elsewhere)],
     ['weights to start from', { names, student: { weights: elsewhere } }, missing(elsewhere)],
     ['a folder as weights', { names, student: { weights: folder } }, { code: 'BAD_FILE', option: 'student.weights' }],
+    [
+      "the folder of the teacher's views",
+      { names, teacherCache: { views: 2, file: join(elsewhere, 'views') } },
+      { code: 'NOT_WRITABLE', message: expect.stringContaining(elsewhere) as string },
+    ],
   ])('%s', async (_, given, expected) => {
     const config = { device: 'cpu', teacher: nowhere, data: { train: nowhere }, output: join(folder, 'run'), ...given };
     expect(await failure(config)).toMatchObject(expected);
