@@ -76,7 +76,7 @@ zpty -d inner
     const { stdout, status } = spawnSync('zsh', ['-f', '-c', script], {
       cwd: folder,
       encoding: 'utf8',
-      timeout: 30_000,
+      timeout: 200_000,
     });
     expect(status, 'zsh completed in time').toBe(0);
     return lines(stdout);

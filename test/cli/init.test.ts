@@ -181,7 +181,7 @@ test('on a terminal, suggestions come from the folder, wrong answers are asked a
   const ended = new Promise<number | null>((resolve) => child.on('close', resolve));
   onTestFinished(() => void child.kill());
   const answer = async (prompt: string, text: string) => {
-    await vi.waitFor(() => expect(shown).toContain(prompt), { timeout: 30_000, interval: 20 });
+    await vi.waitFor(() => expect(shown).toContain(prompt), { timeout: 200_000, interval: 20 });
     shown = '';
     child.stdin.write(text);
   };

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { holdAt } from '../fixtures/hold.js';
 import { drawShapes } from '../fixtures/tiny.js';
 import { ensureBuilt } from './built.js';
 import { task } from './training-fixture.js';
@@ -30,15 +31,8 @@ describe('a run that is a process', () => {
       for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (text += part.toString()));
       child.on('close', (code) => resolve({ code, text }));
     });
-  /** Calls `then` once a run that prints JSON tells of its third step. */
-  function atStep3(child: Pick<ReturnType<typeof run>, 'stdout'>, then: () => void): void {
-    let called = false;
-    child.stdout.on('data', (part: Buffer) => {
-      if (called || !part.toString().includes('"step":3')) return;
-      called = true;
-      then();
-    });
-  }
+  /** The third step of a run that prints JSON. */
+  const atStep3 = () => holdAt('"step":3', folder);
 
   beforeAll(async () => {
     main = join(await ensureBuilt(), 'dist', 'cli', 'main.js');
@@ -46,12 +40,10 @@ describe('a run that is a process', () => {
   });
 
   test('ends with a checkpoint and 130 by Ctrl-C, or the warning of a batch system; resume ends it with the weights of an unbroken one', async () => {
-    const child = run(['distill', ...training, '--output', at('broken'), '--json']);
-    atStep3(child, () => {
-      child.kill('SIGUSR2'); // a batch system
-      setTimeout(() => child.kill('SIGUSR1'), 10);
-      setTimeout(() => child.kill('SIGINT'), 20); // as npx passes it on
-    });
+    const hold = atStep3();
+    const child = run(['distill', ...training, '--output', at('broken'), '--json'], hold.env);
+    // a batch system, and what comes right after is the same warning, as npx passes on what the terminal has sent
+    hold.watch(child, () => (['SIGUSR2', 'SIGUSR1', 'SIGINT'] as const).forEach((signal) => child.kill(signal)));
     const interrupted = await ended(child);
     expect(interrupted.code).toBe(130);
     expect(interrupted.text).not.toContain('Debugger');
@@ -65,8 +57,9 @@ describe('a run that is a process', () => {
   });
 
   test('goes on where nobody reads what it prints any more, and when a terminal that is not its own is closed', async () => {
-    const child = run(['distill', ...training, '--output', at('unread'), '--json']);
-    atStep3(child, () => {
+    const hold = atStep3();
+    const child = run(['distill', ...training, '--output', at('unread'), '--json'], hold.env);
+    hold.watch(child, () => {
       child.stdout.destroy();
       child.stderr.destroy();
       child.kill('SIGHUP');
@@ -91,11 +84,15 @@ describe('a run that is a process', () => {
     ]
       .map((part) => `'${part}'`)
       .join(' ');
-    const terminal = spawn('script', ['-qec', `exec ${command}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'ignore'] });
-    atStep3(terminal, () => terminal.kill('SIGKILL')); // the kernel tells what runs in it
+    const hold = atStep3();
+    const terminal = spawn('script', ['-qec', `exec ${command}`, '/dev/null'], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+      env: { ...process.env, ...hold.env },
+    });
+    hold.watch(terminal, () => terminal.kill('SIGKILL')); // the kernel tells what runs in it
     await vi.waitFor(
       () => expect(readFileSync(at('closed', 'log.txt'), 'utf8')).toMatch(/interrupted at step \d+\n$/u),
-      { timeout: 30_000, interval: 100 },
+      { timeout: 200_000, interval: 100 },
     );
     expect((await readStudent(at('closed', 'checkpoints', 'last'))).info.step).toBeGreaterThanOrEqual(3);
   });

@@ -37,7 +37,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the command verify'))('on the emulat
     expect(stderr).toContain('cuda-emulated computes what the CPU does');
     const [{ passed, rows } = {}] = documents();
     expect([code, passed, (rows as unknown[]).length]).toEqual([0, true, 8]);
-  }, 120_000);
+  });
 });
 
 test('a device that computes something else ends it with 1, and how to find the part at fault', async () => {

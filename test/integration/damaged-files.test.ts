@@ -75,6 +75,7 @@ describe('a damaged file is taken, or refused by an error with a code:', () => {
     const folder = await mkdtemp(join(root, 'reader-'));
     const path = join(folder, file);
     const place = { file: path, folder, device };
+    watchdog.postMessage(`${name}, made`);
     await make(place);
     const whole = await readFile(path);
     watchdog.postMessage(`${name}, whole`);
@@ -87,6 +88,6 @@ describe('a damaged file is taken, or refused by an error with a code:', () => {
       const fault = await faultOf(read(place));
       expect(fault && `${what}: ${fault}`).toBeUndefined();
     }
-    await expect.poll(() => leftOpen(folder), { timeout: 5000 }).toEqual([]); // streams close behind an error
+    await expect.poll(() => leftOpen(folder), { timeout: 60_000 }).toEqual([]); // streams close behind an error
   });
 });

@@ -7,6 +7,7 @@ import { addonPath } from '../../lib/addon/addon.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { holdAt } from '../fixtures/hold.js';
 
 interface Summary {
   preset: string;
@@ -27,30 +28,22 @@ beforeAll(async () => {
   root = await ensureBuilt();
 });
 
-/** Runs the demo, or another script, as a process of its own; sends it SIGINT once it prints `stopAt`. */
+/** Runs the demo, or another script, as a process of its own; stops it once it prints `stopAt`. */
 function run(
   script: string,
   args: string[],
   { stopAt, env = {} }: { stopAt?: string; env?: NodeJS.ProcessEnv } = {},
 ): Promise<{ code: number | null; text: string }> {
-  let stopped = false;
+  const hold = stopAt === undefined ? undefined : holdAt(stopAt, folder);
   const child = spawn(process.execPath, [script, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, ...env },
+    env: { ...process.env, ...env, ...hold?.env },
   });
   let text = '';
-  return new Promise((resolve) => {
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.on('data', (part: Buffer) => {
-        text += part.toString();
-        if (stopped || stopAt === undefined || !text.includes(stopAt)) return;
-        stopped = true;
-        child.kill('SIGINT');
-        setTimeout(() => child.kill('SIGINT'), 20); // as npm passes it on
-      });
-    }
-    child.on('close', (code) => resolve({ code, text }));
-  });
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (text += part.toString()));
+  // what comes right after is the same stop, as npm passes on what the terminal has sent
+  hold?.watch(child, () => (['SIGINT', 'SIGTERM'] as const).forEach((signal) => child.kill(signal)));
+  return new Promise((resolve) => child.on('close', (code) => resolve({ code, text })));
 }
 const demo = (args: string[], options?: Parameters<typeof run>[2]) =>
   run(join(root, 'scripts', 'demo.mjs'), ['--device', 'cpu', ...args], options);

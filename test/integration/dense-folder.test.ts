@@ -59,7 +59,7 @@ describe('the folder', () => {
     });
     await first.return();
     expect((await readdir(folder)).includes('two')).toBe(false); // nothing had come into it
-  }, 60_000);
+  });
 
   it('loses what an earlier run left, and nothing else', async () => {
     const output = join(folder, 'distilled');
@@ -92,7 +92,7 @@ describe('the folder', () => {
       'metrics.jsonl',
       'notes.md',
     ]);
-  }, 60_000);
+  });
 
   it('keeps the earlier network until there is a batch to train another on', async () => {
     const output = join(folder, 'kept');
@@ -113,7 +113,7 @@ describe('the folder', () => {
     stop.abort();
     await expect(stopped.next()).rejects.toMatchObject({ code: 'ABORTED' });
     expect(await contents(output)).toEqual(before);
-  }, 60_000);
+  });
 
   it('is not emptied of the student', async () => {
     const output = join(folder, 'own');
@@ -168,5 +168,5 @@ describe('the folder', () => {
       mend: 'Score that with lgdistill segment evaluate',
     });
     expect((await readdir(output)).includes('report.html')).toBe(false);
-  }, 60_000);
+  });
 });

@@ -122,63 +122,55 @@ describe('heads on students', () => {
     ['lraspp', () => segmentationGraph(student, { head: 'lraspp', classes: 5, outputStride: 16, enlarge: true }).graph],
     ['fcn', () => segmentationGraph(student, { head: 'fcn', classes: 5, outputStride: 8, enlarge: true }).graph],
     ['detection', () => detectionGraph(student, { classes: 3, channels: 16 })],
-  ])(
-    'train alike however the plan is fused: %s',
-    async (_, make) => {
-      const graph = make();
-      const images = randomNormal(2 * 3 * 64 * 64, 3);
-      const found = await Promise.all(
-        ['nodes', 'steps', 'layers'].map(async (fusion) => {
-          using encoder = build(graph, { resolution: 64, fusion });
-          const output = await encoder.forward(images, { training: true, seed: 1 });
-          const gradients = await encoder.backward(randomNormal(2 * encoder.outputs, 4));
-          return { output, gradients };
-        }),
-      );
-      const whole = (gradients: Record<string, Float32Array>) =>
-        Float32Array.from(Object.values(gradients).flatMap((values) => Array.from(values)));
-      for (const other of found.slice(1)) {
-        expect(relativeError(other.output, found[0]!.output)).toBeLessThan(1e-4);
-        // ReLU6's kinks, as in fusion.test.ts
-        expect(relativeError(whole(other.gradients), whole(found[0]!.gradients))).toBeLessThan(5e-2);
-      }
-    },
-    120_000,
-  );
+  ])('train alike however the plan is fused: %s', async (_, make) => {
+    const graph = make();
+    const images = randomNormal(2 * 3 * 64 * 64, 3);
+    const found = await Promise.all(
+      ['nodes', 'steps', 'layers'].map(async (fusion) => {
+        using encoder = build(graph, { resolution: 64, fusion });
+        const output = await encoder.forward(images, { training: true, seed: 1 });
+        const gradients = await encoder.backward(randomNormal(2 * encoder.outputs, 4));
+        return { output, gradients };
+      }),
+    );
+    const whole = (gradients: Record<string, Float32Array>) =>
+      Float32Array.from(Object.values(gradients).flatMap((values) => Array.from(values)));
+    for (const other of found.slice(1)) {
+      expect(relativeError(other.output, found[0]!.output)).toBeLessThan(1e-4);
+      // ReLU6's kinks, as in fusion.test.ts
+      expect(relativeError(whole(other.gradients), whole(found[0]!.gradients))).toBeLessThan(5e-2);
+    }
+  });
 
-  it.each(['resnet18', 'mobilenet_v2'])(
-    'dilated, compute the same where %s has a position',
-    async (name) => {
-      const coarse = mapGraph(studentGraph(name, { embeddingSize: 8, dropping: false }));
-      const images = randomNormal(3 * 64 * 64, 5);
-      const weights = weightsOf(coarse, initialWeights(coarse, 1));
-      const mapOf = async (graph: GraphSpec) => {
-        using encoder = build(graph, { batch: 1, resolution: 64, training: false });
-        encoder.load(weights);
-        return { map: await encoder.forward(images), shape: encoder.info.outputs[0]! };
-      };
-      const expected = await mapOf(coarse);
-      expect(expected.shape.slice(0, 2)).toEqual([2, 2]);
-      for (const outputStride of [8, 16]) {
-        const {
-          map,
-          shape: [rows, columns, channels],
-        } = await mapOf(dilate(coarse, outputStride));
-        const step = 32 / outputStride;
-        expect([rows, columns]).toEqual([2 * step, 2 * step]);
-        for (let y = 0; y < 2; y++) {
-          for (let x = 0; x < 2; x++) {
-            const at = (y * step * columns! + x * step) * channels!;
-            const coarseAt = (y * 2 + x) * channels!;
-            expect(
-              relativeError(map.subarray(at, at + channels!), expected.map.subarray(coarseAt, coarseAt + channels!)),
-            ).toBeLessThan(1e-4);
-          }
+  it.each(['resnet18', 'mobilenet_v2'])('dilated, compute the same where %s has a position', async (name) => {
+    const coarse = mapGraph(studentGraph(name, { embeddingSize: 8, dropping: false }));
+    const images = randomNormal(3 * 64 * 64, 5);
+    const weights = weightsOf(coarse, initialWeights(coarse, 1));
+    const mapOf = async (graph: GraphSpec) => {
+      using encoder = build(graph, { batch: 1, resolution: 64, training: false });
+      encoder.load(weights);
+      return { map: await encoder.forward(images), shape: encoder.info.outputs[0]! };
+    };
+    const expected = await mapOf(coarse);
+    expect(expected.shape.slice(0, 2)).toEqual([2, 2]);
+    for (const outputStride of [8, 16]) {
+      const {
+        map,
+        shape: [rows, columns, channels],
+      } = await mapOf(dilate(coarse, outputStride));
+      const step = 32 / outputStride;
+      expect([rows, columns]).toEqual([2 * step, 2 * step]);
+      for (let y = 0; y < 2; y++) {
+        for (let x = 0; x < 2; x++) {
+          const at = (y * step * columns! + x * step) * channels!;
+          const coarseAt = (y * 2 + x) * channels!;
+          expect(
+            relativeError(map.subarray(at, at + channels!), expected.map.subarray(coarseAt, coarseAt + channels!)),
+          ).toBeLessThan(1e-4);
         }
       }
-    },
-    60_000,
-  );
+    }
+  });
 
   it('are refused where they cannot be built', () => {
     expect(() => detectionGraph(studentGraph('mobilenet_v2', { outputs: 10 }), { classes: 3 })).toThrow(

@@ -78,7 +78,7 @@ describe('a network that diverges', () => {
         ).toBe(true);
       }
     }
-  }, 60_000);
+  });
 });
 
 type PlainTask = TrainedTask<{ pixels: Float32Array }, number, object, object>;
@@ -169,8 +169,8 @@ describe('a training that stands still', () => {
     ).toEqual(['start', 'images', 'device', 'step', 'evaluation', 'done']);
     const messages = events.flatMap((event) => (event.type === 'waiting' ? [event.message] : [])).join('\n');
     for (const message of [
-      /step 1 has waited 0 seconds for its images/u,
-      /step 1 has waited 0 seconds for the device/u,
+      /step 1 has waited \d+ seconds for its images/u,
+      /step 1 has waited \d+ seconds for the device/u,
       /evaluation after step 1 has stood still/u,
     ])
       expect(messages).toMatch(message);
@@ -182,7 +182,7 @@ describe('a training that stands still', () => {
     }))
       if (event.type === 'waiting' && event.for === 'evaluation') break;
     expect((await readDense(join(folder, 'left', 'last.safetensors'), 'segmentation')).info.step).toBe(1);
-  }, 60_000);
+  });
 
   it('can be stopped there', async () => {
     for (const [what, task] of [
@@ -201,7 +201,7 @@ describe('a training that stands still', () => {
       };
       await expect(run()).rejects.toMatchObject({ code: 'ABORTED' });
     }
-  }, 60_000);
+  });
 
   it('is told of on the terminal, as is an evaluation, and what is opened before', async () => {
     const output = join(folder, 'told');
@@ -221,12 +221,12 @@ describe('a training that stands still', () => {
       '1',
       ...shared,
     ]);
-    expect(trained.stderr).toMatch(/^opening the files has stood still for 0 seconds: /mu);
-    expect(trained.stderr).toMatch(/^step 1 has waited 0 seconds for its images: /mu);
+    expect(trained.stderr).toMatch(/^opening the files has stood still for \d+ seconds: /mu);
+    expect(trained.stderr).toMatch(/^step 1 has waited \d+ seconds for its images: /mu);
     const evaluated = await lgdistill(['segment', 'evaluate', '--model', output, ...shared]);
-    expect(evaluated.stderr).toMatch(/^opening the files has stood still for 0 seconds: /mu);
+    expect(evaluated.stderr).toMatch(/^opening the files has stood still for \d+ seconds: /mu);
     expect([trained.code, evaluated.code]).toEqual([0, 0]);
-  }, 60_000);
+  });
 });
 
 describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a step that fails on the GPU', () => {
@@ -265,7 +265,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a st
     };
     await expect(stopping()).rejects.toMatchObject({ code: 'ABORTED' });
     expect(await steps(stopped)).toEqual([2, 2]);
-  }, 240_000);
+  });
 });
 
 describe('the best network', () => {
@@ -286,7 +286,7 @@ describe('the best network', () => {
     ] as const)
       expect((await readDense(join(output, file), 'segmentation')).info.step).toBe(step);
     expect((await scored(join(folder, 'best-zero'), [0, 0])).at(-1)).toMatchObject({ score: 0, bestStep: 1 });
-  }, 60_000);
+  });
 
   it('is what the command prints, with its step', async () => {
     const output = join(folder, 'printed');
@@ -321,7 +321,7 @@ describe('the best network', () => {
     const percent = `${(100 * meanIou!).toFixed(1)} %`;
     expect(stdout).toContain(`\nbest mIoU ${percent} at step ${info.step}:\n`);
     expect(stdout.trimEnd().split('\n').at(-1)).toContain(`mIoU ${percent}, `);
-  }, 60_000);
+  });
 });
 
 it('a step whose loss cannot be queued moves nothing', async () => {

@@ -67,7 +67,7 @@ describe('a network that diverged', () => {
       code: 'NON_FINITE',
       message: expect.stringContaining('0.png') as unknown,
     });
-  }, 60_000);
+  });
 });
 
 describe('what callers without types give', () => {
@@ -121,7 +121,7 @@ describe('what callers without types give', () => {
     await refused(zeroShot({ resolution: 100 }), 'resolution');
     await refused(zeroShot({ resolution: NaN }), 'resolution');
     await refused(zeroShot({ outputStride: 12 }), 'outputStride');
-  }, 60_000);
+  });
 });
 
 describe('a detector', () => {
@@ -149,5 +149,5 @@ describe('a detector', () => {
         ).toEqual(Array(6).fill(true));
       }
     }
-  }, 60_000);
+  });
 });

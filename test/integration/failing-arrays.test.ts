@@ -191,7 +191,7 @@ describe.each(isWanted('cuda-emulated', 'failing calls of CUDA beneath arrays') 
       expect(device.info.allocatedBytes).toBeLessThanOrEqual(allocatedBytes);
       expect(differing(await attempt(), expected.result)).toEqual([]);
       await end();
-    }, 120_000);
+    });
   },
 );
 

@@ -123,7 +123,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of 
       }
     }
     expect(differing((await withFault(calls, undefined, trainBriefly)).result, expected), 'afterwards').toEqual([]);
-  }, 120_000);
+  });
 
   it('and ends the use of the GPU is what each later use says, and freeing hides nothing', async () => {
     const { error, calls: seen } = await withFault(
@@ -185,7 +185,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of 
     expect(log).toMatch(
       / 2 of \d+ steps ran as one CUDA graph each, .*; the GPU took none of others \(cudaGraphLaunch failed: /u,
     );
-  }, 60_000);
+  });
 
   it('in a run is written down with the checkpoint to go on from, which is whole', async () => {
     const images = await drawShapes(join(folder, 'images'), { count: 8 });
@@ -214,5 +214,5 @@ describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of 
     const resumed = await train(config('failed'), { resume: 'last' });
     expect(ofType(resumed.events, 'done')).toHaveLength(1);
     expect(differing(resumed.weights, whole.weights)).toEqual([]);
-  }, 60_000);
+  });
 });

@@ -7,10 +7,10 @@ export type LockMessage =
   /** Take the lock at a moment; answers whether it is held. */
   | { type: 'take'; file: string; at: number }
   /**
-   * Take it again and again until a moment, and give it back or leave it as a process that died would; answers how
-   * often it was held, and how often another held it, too.
+   * Take it so many times, and give it back or leave it as a process that died would; answers how often another held it,
+   * too.
    */
-  | { type: 'churn'; file: string; until: number };
+  | { type: 'churn'; file: string; times: number };
 
 process.on('message', (message: LockMessage) => {
   void (message.type === 'take' ? take(message) : churn(message)).then((answer) => process.send!(answer));
@@ -21,13 +21,13 @@ async function take({ file, at }: { file: string; at: number }): Promise<boolean
   return 'release' in (await takeLock(file));
 }
 
-async function churn({ file, until }: { file: string; until: number }): Promise<{ held: number; together: number }> {
+async function churn({ file, times }: { file: string; times: number }): Promise<number> {
   const [inside, copy] = [`${file}.inside`, `${file}.${process.pid}`];
-  const count = { held: 0, together: 0 };
-  while (Date.now() < until) {
+  let together = 0;
+  for (let held = 0; held < times;) {
     const lock = await takeLock(file);
     if (!('release' in lock)) continue;
-    count.held++;
+    held++;
     try {
       mkdirSync(inside);
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 2));
@@ -42,8 +42,8 @@ async function churn({ file, until }: { file: string; until: number }): Promise<
         renameSync(copy, file);
       }
     } catch {
-      count.together++; // another made the folder, removed it, or took the lock
+      together++; // another made the folder, removed it, or took the lock
     }
   }
-  return count;
+  return together;
 }

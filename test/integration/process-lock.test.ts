@@ -56,9 +56,7 @@ describe('processes that take a lock at the same moment', () => {
 
   it('again and again, some dying with it: no two hold it at once', async () => {
     rmSync(file, { force: true });
-    const counts = await ask<{ held: number; together: number }>({ type: 'churn', file, until: Date.now() + 3000 });
-    expect(counts.map(({ together }) => together)).toEqual([0, 0, 0]);
-    expect(Math.min(...counts.map(({ held }) => held))).toBeGreaterThan(10);
+    expect(await ask<number>({ type: 'churn', file, times: 100 })).toEqual([0, 0, 0]);
   });
 });
 

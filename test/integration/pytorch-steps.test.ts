@@ -38,26 +38,22 @@ describe('the comparison with PyTorch', () => {
     };
   }
 
-  it.skipIf(python === undefined)(
-    'measures what it can where torchvision is absent',
-    async () => {
-      const { status, lines, rows } = await compare('absent', 'raise ImportError("absent")', ['--small']);
-      expect(lines[0]).toBe('NOT MEASURED mobilenet_v2 32 px: whole step: ImportError: absent');
-      expect(rows[0]).toEqual({
-        part: 'pytorch',
-        name: 'mobilenet_v2 32 px: whole step',
-        value: 'NOT MEASURED: ImportError: absent',
-      });
-      expect(rows.at(-1)).toMatchObject({
-        part: 'steps',
-        framework: 'pytorch',
-        what: 'teacher alone',
-        student: 'teacher',
-      });
-      expect(status).toBe(0);
-    },
-    120_000,
-  );
+  it.skipIf(python === undefined)('measures what it can where torchvision is absent', async () => {
+    const { status, lines, rows } = await compare('absent', 'raise ImportError("absent")', ['--small']);
+    expect(lines[0]).toBe('NOT MEASURED mobilenet_v2 32 px: whole step: ImportError: absent');
+    expect(rows[0]).toEqual({
+      part: 'pytorch',
+      name: 'mobilenet_v2 32 px: whole step',
+      value: 'NOT MEASURED: ImportError: absent',
+    });
+    expect(rows.at(-1)).toMatchObject({
+      part: 'steps',
+      framework: 'pytorch',
+      what: 'teacher alone',
+      student: 'teacher',
+    });
+    expect(status).toBe(0);
+  });
 
   it.skipIf(python === undefined)(
     'begins nothing that would not end in time, the whole steps of large images first',
@@ -85,23 +81,18 @@ describe('the comparison with PyTorch', () => {
       ).toBe(true);
       expect(status).toBe(0);
     },
-    120_000,
   );
 
-  it.skipIf(python === undefined)(
-    'gives up what takes longer than all of its time',
-    async () => {
-      const { status, lines } = await compare('long', 'import time\ntime.sleep(60)', [
-        '--small',
-        '--seconds',
-        '2',
-        '--warm',
-        '0',
-      ]);
-      expect(lines[0]).toBe('SKIPPED mobilenet_v2 32 px: whole step: not done when 2 s were over');
-      expect(lines[1]).toMatch(/^SKIPPED mobilenet_v2 32 px: student alone: 0 of 2 s are left/u);
-      expect(status).toBe(0);
-    },
-    50_000,
-  );
+  it.skipIf(python === undefined)('gives up what takes longer than all of its time', async () => {
+    const { status, lines } = await compare('long', 'import time\ntime.sleep(60)', [
+      '--small',
+      '--seconds',
+      '2',
+      '--warm',
+      '0',
+    ]);
+    expect(lines[0]).toBe('SKIPPED mobilenet_v2 32 px: whole step: not done when 2 s were over');
+    expect(lines[1]).toMatch(/^SKIPPED mobilenet_v2 32 px: student alone: 0 of 2 s are left/u);
+    expect(status).toBe(0);
+  });
 });

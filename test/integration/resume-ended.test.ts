@@ -1,5 +1,5 @@
 /** Runs that a full disk or kill -9 ends go on from what is whole. */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -52,30 +52,17 @@ describe('a run that is ended', () => {
     });
   });
 
-  /** Runs the child; with `kill`, ends it some milliseconds after it printed so many lines. */
-  async function child(
+  /** Runs the child, which may kill itself some milliseconds after it printed so many lines. */
+  function child(
     args: string[],
     kill: { lines: number; delay: number } | undefined,
-  ): Promise<{ killed: boolean; lines: string[] }> {
-    const started = spawn(process.execPath, [bundle, ...args], {
-      env: { ...process.env, LGDISTILL_ADDON: addonPath() },
-      stdio: ['ignore', 'pipe', 'pipe'],
+  ): { killed: boolean; lines: string[] } {
+    const { status, signal, stdout, stderr } = spawnSync(process.execPath, [bundle, ...args], {
+      env: { ...process.env, LGDISTILL_ADDON: addonPath(), KILL_AT: kill && `${kill.lines},${kill.delay}` },
+      encoding: 'utf8',
     });
-    let [text, problems] = ['', ''];
-    let timer: NodeJS.Timeout | undefined;
-    const lines = () => text.split('\n').slice(0, -1);
-    started.stdout.on('data', (chunk: Buffer) => {
-      text += chunk.toString();
-      if (kill !== undefined && lines().length >= kill.lines)
-        timer ??= setTimeout(() => started.kill('SIGKILL'), kill.delay);
-    });
-    started.stderr.on('data', (chunk: Buffer) => (problems += chunk.toString()));
-    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) =>
-      started.on('close', (...result) => resolve(result)),
-    );
-    clearTimeout(timer);
-    expect([code, signal, problems]).toEqual(signal === 'SIGKILL' ? [null, 'SIGKILL', ''] : [0, null, '']);
-    return { killed: signal === 'SIGKILL', lines: lines() };
+    expect([status, signal, stderr]).toEqual(kill ? [null, 'SIGKILL', ''] : [0, null, '']);
+    return { killed: kill !== undefined, lines: stdout.split('\n').slice(0, -1) };
   }
 
   it('by kill -9 at random moments, again and again, ends as the unbroken one', async () => {
@@ -88,10 +75,10 @@ describe('a run that is ended', () => {
     const random = randomNumbers(Date.now());
     const kills: string[] = [];
     for (let resume: string[] = []; ; resume = ['last']) {
-      // a step and its checkpoint are two lines
+      // a step and its checkpoint are two lines: at most 20 of the 24 steps
       const kill =
         kills.length < 4 ? { lines: 1 + Math.floor(random() * 6), delay: Math.floor(random() * 120) } : undefined;
-      const { killed, lines } = await child([file, ...resume], kill);
+      const { killed, lines } = child([file, ...resume], kill);
       if (killed) kills.push(`${lines.at(-1)} + ${kill!.delay} ms`);
       else {
         expect(lines.at(-1)).toBe('done 24');
@@ -99,7 +86,7 @@ describe('a run that is ended', () => {
       }
     }
     console.log(`killed after: ${kills.join(', ')}`);
-    expect(kills.length).toBeGreaterThan(2);
+    expect(kills).toHaveLength(4);
     await expectSame(broken, whole);
     expect((await readdir(join(broken, 'checkpoints'))).filter((name) => name.startsWith('.'))).toEqual([]);
   });

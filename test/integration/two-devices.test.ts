@@ -68,5 +68,5 @@ describe.skipIf(!isWanted('cuda-emulated', 'two GPUs'))('two GPUs in one process
       code: 'DEVICE_UNAVAILABLE',
       message: expect.stringContaining('devices 0 to 1') as string,
     });
-  }, 120_000);
+  });
 });

@@ -132,7 +132,7 @@ describe.each(native)('$name', ({ device, precision, tolerance }) => {
   });
 });
 
-test('a worker that ends in the middle of a call takes nothing with it', { timeout: 120_000 }, async () => {
+test('a worker that ends in the middle of a call takes nothing with it', async () => {
   const code = `
     const { parentPort } = require('node:worker_threads');
     const { bankLoss, openDevice } = require(${JSON.stringify(testPath('..', 'dist', 'index.cjs'))});

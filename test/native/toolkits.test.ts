@@ -67,5 +67,5 @@ describe.skipIf(nvcc === undefined || !cmake)('the programs that travel to a GPU
     expect(status, stderr).toBe(0);
     const linked = (name: string) => readFileSync(join(folder, 'CMakeFiles', `${name}.dir`, 'link.txt'), 'utf8');
     for (const name of ['lgdistill', ...Object.keys(programs)]) expect(linked(name)).toContain(' -static-libstdc++ ');
-  }, 120_000);
+  });
 });

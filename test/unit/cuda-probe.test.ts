@@ -109,9 +109,10 @@ describe('a trial of products by warpgroups', () => {
   });
 
   test('is ended when it hangs', async () => {
-    expect(await probe(await fake('works', 'hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({
+    // the trial before it answers within that, on a busy machine too
+    expect(await probe(await fake('works', 'hangs'), { timeoutMilliseconds: 8000 })).toMatchObject({
       passed: true,
-      wgmma: { passed: false, reason: 'it gave no answer within 1.5 s' },
+      wgmma: { passed: false, reason: 'it gave no answer within 8 s' },
     });
   });
 

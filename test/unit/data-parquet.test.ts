@@ -118,7 +118,7 @@ describe('parquet files', () => {
       message: expect.stringContaining('it would take longer than 0.5 seconds to decode') as unknown,
     });
     clearInterval(ticking);
-    expect(turns).toBeGreaterThan(5);
+    expect(turns).toBeGreaterThan(1);
   });
 
   it('of many small row groups are read by one thread, which does not keep the process', async () => {
@@ -142,7 +142,7 @@ describe('parquet files', () => {
       console.log(next.threadId);
     `;
     const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
-      timeout: 30_000,
+      timeout: 200_000,
     });
     expect(stdout.trim()).toBe('2'); // so that there was one before it
   });
@@ -159,7 +159,7 @@ describe('parquet files', () => {
     const { stdout } = await promisify(execFile)(
       'bash',
       ['-c', 'ulimit -n 256; exec "$0" --input-type=module -e "$1"', process.execPath, program],
-      { timeout: 30_000 },
+      { timeout: 200_000 },
     );
     expect(stdout.trim()).toBe('600');
   });

@@ -137,7 +137,8 @@ describe('StreamedImages', () => {
     const batch = Int32Array.of(1);
     const prepared = await images.prepare(batch);
     const tensor = addon.makeImages(device.handle, 1, 512, 512, false);
-    for (let i = 0; i < 30; i++)
+    // half a second of work, so that some is left however late this thread comes to the release
+    for (let i = 0; i < 1000; i++)
       addon.augment(
         prepared.store,
         { train: true, mean: [0, 0, 0], std: [1, 1, 1] },

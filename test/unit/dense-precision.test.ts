@@ -56,12 +56,14 @@ describe('average precision', () => {
   });
 
   // grouped by copying, they took a quarter of a minute
-  it('of an image counts the 100 best of a class, of however many', { timeout: 5000 }, async () => {
+  it('of an image counts the 100 best of a class, of however many', async () => {
     const set = setOf([[annotation([0, 0, 40, 40]), annotation([100, 0, 40, 40])]]);
     const many = Array.from({ length: 40_000 }, (_, i) =>
       found(i === 99 ? [0, 0, 40, 40] : i === 100 ? [100, 0, 40, 40] : [300, 300, 40, 40], 1 - i / 40_000),
     );
+    const start = process.cpuUsage();
     const score = await averagePrecision(set, [many]);
+    expect(process.cpuUsage(start).user / 1e6).toBeLessThan(5); // other programs may keep this one waiting
     expect(score.ap).toBeCloseTo((51 * 0.01) / 101, 12);
     expect(score).toEqual(await averagePrecision(set, [many.slice(0, 100)]));
   });
