@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { readdirSync, readlinkSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -13,7 +13,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
  */
 export async function ensureBuilt(): Promise<string> {
   // of this checkout: others build beside it
-  const lock = join(tmpdir(), `lgdistill-build-${createHash('sha256').update(root).digest('hex').slice(0, 16)}.lock`);
+  const lock = join(tmpdir(), `lgdistill-build-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`);
   while (!take(lock)) await new Promise((resolve) => setTimeout(resolve, 200));
   try {
     if (isStale()) {
@@ -23,19 +23,22 @@ export async function ensureBuilt(): Promise<string> {
       if (status !== 0) throw new Error(`the build failed: ${stderr}`);
     }
   } finally {
-    rmSync(lock, { recursive: true });
+    rmSync(lock);
   }
   return root;
 }
 
-/** Takes the lock; one that a killed test left is taken over after two minutes. */
+/** Takes the lock, a link to the number of its process; one that a killed test left is taken over. */
 function take(lock: string): boolean {
   try {
-    mkdirSync(lock);
+    symlinkSync(String(process.pid), lock);
     return true;
   } catch {
-    const since = statSync(lock, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
-    if (Date.now() - since > 120_000) rmSync(lock, { recursive: true, force: true });
+    try {
+      process.kill(Number(readlinkSync(lock)), 0); // is it alive, however long it builds?
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ESRCH') rmSync(lock, { force: true });
+    }
     return false;
   }
 }

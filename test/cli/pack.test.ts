@@ -1,12 +1,17 @@
 import { readFile, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { create } from 'tar';
-import { beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes } from '../fixtures/tiny.js';
 import { lgdistill } from './program.js';
+
+// of a bench, which measures with all cores there are
+vi.stubEnv('UV_THREADPOOL_SIZE', String(availableParallelism()));
+afterAll(() => void vi.unstubAllEnvs());
 
 const folder = temporaryFolder();
 const data = join(folder, 'data');
