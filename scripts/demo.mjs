@@ -1,7 +1,7 @@
 // Distils a student from the tiny CLIP in test/models on real drawings of emoji, and says what teacher and student
 // score on a vendor neither has seen.
 //   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]|cuda-emulated] [--precision auto|float32|bfloat16]
-//     [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
+//     [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE [--stored] | --prepared FILE]
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -21,6 +21,7 @@ const usage = `npm run demo -- [options]
   --output <folder> for drawings, runs and summary.json [default runs/demo]
   --fresh           start anew where an interrupted run could be continued
   --prepare <file>  draw the data set and pack it with its text bank into one file, then stop
+  --stored          with --prepare: drawings uncompressed, for a file that is compressed as a whole
   --prepared <file> run from such a file: needs no sharp, no transformers and none of the drawings' packages`;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -41,6 +42,7 @@ function readOptions() {
         seed: { type: 'string', default: '0' },
         output: { type: 'string', default: join(root, 'runs', 'demo') },
         prepare: { type: 'string' },
+        stored: { type: 'boolean', default: false },
         prepared: { type: 'string' },
       },
     });
@@ -88,7 +90,8 @@ async function main(options, signal) {
   const preset = presets[options.name];
   const images = join(options.output, 'images', `${(preset.groups ?? ['all']).join('+')}-${preset.drawingSize}`);
   if (options.prepare !== undefined) {
-    await prepare(lgd, { preset, folder: images, file: options.prepare, teacher: teacherFolder, signal, say });
+    const { prepare: file, stored } = options;
+    await prepare(lgd, { preset, folder: images, file, stored, teacher: teacherFolder, signal, say });
     say(`written: ${options.prepare}`);
     return 0;
   }

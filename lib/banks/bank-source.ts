@@ -43,10 +43,7 @@ export class BankSource {
     }
     if (this.kept !== undefined) return this.#checked(this.kept, 'the checkpoint', 'teacher');
     if (worksWithoutNames(method)) return undefined;
-    throw new LgdError('BAD_CONFIG', `category names are needed for method ${method}.`, {
-      option: 'names',
-      mend: 'Give names or bank (--names, or --bank built before); methods seed and feature need none',
-    });
+    throw needsNames(method);
   }
 
   /** Are there names to choose among in an evaluation? @param training the bank to train with */
@@ -195,6 +192,14 @@ export class BankSource {
       },
     );
   }
+}
+
+/** Of a method that does not work without. */
+export function needsNames(method: Config['method']): LgdError {
+  return new LgdError('BAD_CONFIG', `category names are needed for method ${method}.`, {
+    option: 'names',
+    mend: 'Give names or bank (--names, or --bank built before); methods seed and feature need none',
+  });
 }
 
 /** For a teacher's place where no text tower is: a student as teacher has none, and a model may be kept without it. */

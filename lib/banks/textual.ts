@@ -262,7 +262,8 @@ export function namesOf(list: CategoryList | readonly string[]): readonly string
   });
 }
 
-function requireNames(names: readonly string[], allowDuplicates: boolean): void {
+/** Can a bank have these names? @throws LgdError BAD_NAMES */
+export function requireNames(names: readonly string[], allowDuplicates: boolean): void {
   if (names.length === 0)
     throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', {
       option: 'names',

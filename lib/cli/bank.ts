@@ -1,14 +1,16 @@
+import { dirname } from 'node:path';
 import { Command } from 'commander';
 import { noTowerBeside } from '../banks/bank-source.js';
 import { bankFromFile } from '../banks/embeddings-file.js';
-import { TextualSemanticsBank } from '../banks/textual.js';
+import { requireNames, TextualSemanticsBank } from '../banks/textual.js';
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
+import { tryFolder } from '../files/make-folder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { loadTemplates } from '../text/templates.js';
-import type { Bind } from './command.js';
+import type { Bind, Context } from './command.js';
 import { addConfigOptions, readConfig, readFlags } from './options.js';
 import { withProgress } from './progress.js';
 import { formatFacts } from './table.js';
@@ -31,37 +33,48 @@ function buildCommand(bind: Bind): Command {
     );
   addConfigOptions(command, ['names', 'templates', 'textEncoder', 'teacher', 'allowDuplicates', 'offline']);
   return command.action(
-    bind(async ({ terminal, signal }) => {
+    bind(async (context) => {
+      const { terminal } = context;
       const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
       await checkReplaceable(to, 'safetensors', 'to');
-      if (embeddings !== undefined) return convert(command, terminal, embeddings, to);
-      const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
-      if (names === undefined)
-        throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
-      const model = textEncoder ?? teacher;
-      if (model === undefined)
-        throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', {
-          option: 'textEncoder',
-          mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP',
-        });
-      const list = await CategoryList.load(names);
-      const loading = loadTextEncoder(model, { localFilesOnly: offline, signal });
-      await using encoder = await (textEncoder === undefined ? loading.catch(noTowerBeside(model)) : loading);
-      const bank = await withProgress(terminal, 'text bank', (progress) =>
-        TextualSemanticsBank.build(list, {
-          encoder,
-          templates,
-          allowDuplicates,
-          signal,
-          onProgress: (done, total) => progress.update(done, total),
-        }),
-      );
-      await bank.save(to);
-      terminal.emit({ file: to, ...summary(bank) });
-      terminal.say(
-        `${to}: ${counted(bank.size, 'name')}, ${counted(bank.templates.length, 'template')}, ${bank.embeddingSize} dimensions`,
-      );
+      const removeEmpty = await tryFolder(dirname(to));
+      try {
+        await (embeddings === undefined ? build(command, context, to) : convert(command, terminal, embeddings, to));
+      } finally {
+        await removeEmpty();
+      }
     }),
+  );
+}
+
+async function build(command: Command, { terminal, signal }: Context, to: string): Promise<void> {
+  const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
+  if (names === undefined)
+    throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
+  const model = textEncoder ?? teacher;
+  if (model === undefined)
+    throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', {
+      option: 'textEncoder',
+      mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP',
+    });
+  const list = await CategoryList.load(names);
+  requireNames(list.names, allowDuplicates); // before a model is fetched
+  await loadTemplates(templates);
+  const loading = loadTextEncoder(model, { localFilesOnly: offline, signal });
+  await using encoder = await (textEncoder === undefined ? loading.catch(noTowerBeside(model)) : loading);
+  const bank = await withProgress(terminal, 'text bank', (progress) =>
+    TextualSemanticsBank.build(list, {
+      encoder,
+      templates,
+      allowDuplicates,
+      signal,
+      onProgress: (done, total) => progress.update(done, total),
+    }),
+  );
+  await bank.save(to);
+  terminal.emit({ file: to, ...summary(bank) });
+  terminal.say(
+    `${to}: ${counted(bank.size, 'name')}, ${counted(bank.templates.length, 'template')}, ${bank.embeddingSize} dimensions`,
   );
 }
 

@@ -1,4 +1,6 @@
 import { Argument, Command } from 'commander';
+import type { Config } from '../config/config.js';
+import { checkKnownStudents } from '../config/students.js';
 import { counted } from '../counted.js';
 import { measureData, type DataRow } from '../data/measure.js';
 import { openDevice, type DeviceName } from '../device.js';
@@ -77,9 +79,16 @@ export function addStepOptions(command: Command, more: readonly string[], batchH
   );
 }
 
+/** The configuration of such a command, refused where its student is none. @throws LgdError BAD_CONFIG, BAD_OPTION */
+export async function readStepConfig(command: Command): Promise<Config> {
+  const config = await readConfig(command);
+  checkKnownStudents(config, [config.student.name]);
+  return config;
+}
+
 async function benchDevice(command: Command, { terminal, signal }: Context): Promise<void> {
   const { seconds, categories, dimension } = command.opts<BenchFlags>();
-  const config = await readConfig(command);
+  const config = await readStepConfig(command);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const rows: BenchmarkRow[] = [];
   await withProgress(terminal, 'bench', async (progress) => {

@@ -2,10 +2,9 @@ import { Command } from 'commander';
 import { openDevice, type DeviceName } from '../device.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import { verifyDevice, type Verification } from '../train/verify/verify.js';
-import { addStepOptions } from './bench.js';
+import { addStepOptions, readStepConfig } from './bench.js';
 import type { Bind, Context } from './command.js';
 import { exitCodes } from './failure.js';
-import { readConfig } from './options.js';
 import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import { parseCount } from './values.js';
@@ -35,7 +34,7 @@ export function verifyCommand(bind: Bind): Command {
 
 async function verify(command: Command, { terminal, signal }: Context): Promise<number> {
   const { steps, categories, dimension } = command.opts<VerifyFlags>();
-  const config = await readConfig(command);
+  const config = await readStepConfig(command);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const rows: Verification[] = [];
   await withProgress(terminal, 'verify', async (progress) => {

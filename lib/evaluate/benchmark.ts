@@ -1,6 +1,7 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { chooseBatch } from '../config/batch.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
+import { checkKnownStudents, checkSide } from '../config/students.js';
 import type { Device } from '../device.js';
 import { compileBatch, precisionOf } from '../models/compiled.js';
 import { optimizerOf } from '../models/optimizer.js';
@@ -58,6 +59,7 @@ export async function* benchmark(
   checkWhole('categories', categories, mostRows);
   checkWhole('dimension', dimension, mostEmbeddingSize);
   const config = parseConfig(input);
+  checkKnownStudents(config, [config.student.name]);
   const { batchSize: batch } = chooseBatch(config.train, undefined);
   const precision = precisionOf(config);
   const teacher =
@@ -67,6 +69,7 @@ export async function* benchmark(
   try {
     const embeddingSize = teacher?.embeddingSize ?? dimension;
     const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
+    checkSide(config, resolution, [config.student.name]);
     const student = createStudent(config.student.name, {
       device,
       embeddingSize,

@@ -6,6 +6,7 @@ import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
+import { tryFolder } from '../files/make-folder.js';
 import { precisionOf } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { StudentInfo } from '../models/student-info.js';
@@ -13,7 +14,7 @@ import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { configuredTeacher } from '../runs/configured-teacher.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
-import { readStudent } from '../runs/student-file.js';
+import { findStudentFile, readStudent } from '../runs/student-file.js';
 import { accuracyByClass, accuracyOf, targetsOf, type Answers } from './accuracy.js';
 import { ImageFeatures } from './features.js';
 import { finetune, judgeByLogits } from './finetune.js';
@@ -66,6 +67,11 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
   const started = performance.now();
   const config = parseConfig(input);
   checkProtocol(protocol);
+  await findStudentFile(student); // or there is no folder beside it
+  const folder = config.evaluate.output ?? (await defaultFolder(student));
+  await (
+    await tryFolder(folder)
+  )();
   const found =
     protocol === 'zeroshot'
       ? await zeroshot(student, config, signal, onProgress)
@@ -74,7 +80,7 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
   const evaluation = { ...rest, protocol, seconds: (performance.now() - started) / 1000, files: [] };
   return {
     ...evaluation,
-    files: await writeProtocol(config.evaluate.output ?? (await defaultFolder(student)), evaluation, lists),
+    files: await writeProtocol(folder, evaluation, lists),
   };
 }
 

@@ -1,7 +1,8 @@
-import { mkdir, rmdir, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { mkdir, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { systemErrorCode, writeError } from '../errors.js';
 import { isFolder } from './folders.js';
+import { uniqueMark } from './temporary-name.js';
 
 /**
  * Makes a folder and those above it. Unlike fs.mkdir's `recursive`, it ends where the file system says ENOENT about a
@@ -33,6 +34,26 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
     });
     if (!found.isDirectory()) throw writeError(path, cause);
   }
+}
+
+/**
+ * Sees, before anything takes long, that files can be written to a folder: makes it, writes a probe and removes that.
+ * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function tryFolder(path: string): Promise<() => Promise<void>> {
+  const made: string[] = [];
+  const probe = join(path, `.probe-${uniqueMark()}`);
+  try {
+    await makeFolder(path, made);
+    await writeFile(probe, 'x');
+    await rm(probe, { force: true }); // whoever locks a run folder clears probes away, too
+  } catch (cause) {
+    await rm(probe, { force: true }).catch(() => undefined);
+    await removeMade(made);
+    throw writeError(path, cause);
+  }
+  return () => removeMade(made);
 }
 
 /** Removes folders that {@link makeFolder} made, as far as nothing is in them. */

@@ -1,6 +1,7 @@
 import type { GraphNode } from '../addon/native.js';
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { checkNumber } from '../number-limits.js';
 
 /**
  * Activation functions, by torchvision's names. The last three are u Phi(u), its tanh form, and u sigmoid(1.702 u).
@@ -284,6 +285,7 @@ export class GraphBuilder {
    * A sequence of `first` tokens that are the same for every image (default 0) and of all positions of x, each with its
    * row of the table `position` added, of `count` rows. The constant tokens are rows of the table alone, [count, C]; or
    * with `constant` a table of their own, [1, first, C], added to theirs of `position`, then [1, count, C], as in timm.
+   * `first` is less than `count`: the others are for x.
    * @throws LgdError BAD_OPTION, BAD_MODEL (a name is taken, or a table has no such size)
    */
   positions(
@@ -299,6 +301,7 @@ export class GraphBuilder {
     };
     const parameters = [table(position, count, constant === undefined ? x.channels ** -0.5 : 0.02)];
     if (constant !== undefined) parameters.push(table(constant, first, 1e-6));
+    checkNumber('first', first, { whole: true, least: 0, most: count - 1 });
     return this.#node('positions', position, [x], x.channels, { first }, parameters);
   }
 

@@ -6,7 +6,10 @@ import { listStudents } from './students/registry.js';
 import { resamplePositions } from './teachers/position-grid.js';
 import type { WeightRecord } from './weights.js';
 
-/** A table: its node and name, its rows for tokens that are no patches, and the side of its square grid of patches. */
+/**
+ * A table: its node and name, its rows for tokens that are no patches, and the side of its square grid of patches. What
+ * has none, the engine refuses by itself: no square has so many.
+ */
 interface Table {
   node: GraphNode;
   name: string;
@@ -18,17 +21,18 @@ function tablesOf({ nodes, parameters }: GraphSpec): Table[] {
   const shapes = new Map(parameters.map(({ name, shape }) => [name, shape]));
   return nodes
     .filter(({ op }) => op === 'positions')
-    .map((node) => {
-      const [name] = node.parameters as [string];
-      const first = Number(node.attributes!['first']);
-      return { node, name, first, grid: Math.sqrt(shapes.get(name)!.at(-2)! - first) };
+    .flatMap((node) => {
+      const [name = ''] = node.parameters ?? [];
+      const first = Number(node.attributes?.['first'] ?? 0);
+      const grid = Math.sqrt((shapes.get(name)?.at(-2) ?? 0) - first);
+      return Number.isInteger(grid) && grid > 0 ? [{ node, name, first, grid }] : [];
     });
 }
 
 /** How many positions a side a convolution makes of images of one side, and the least side with as many as `grid`. */
 function sizesOf({ parameters }: GraphSpec, conv: GraphNode, resolution: number, grid: number) {
-  const { stride = 1, padding = 0, dilation = 1 } = conv.attributes as Record<string, number>;
-  const kernel = parameters.find(({ name }) => name === conv.parameters![0])!.shape.at(-1)!;
+  const { stride = 1, padding = 0, dilation = 1 } = (conv.attributes ?? {}) as Record<string, number>;
+  const kernel = parameters.find(({ name }) => name === conv.parameters?.[0])?.shape.at(-1) ?? 1;
   const reach = dilation * (kernel - 1) + 1 - 2 * padding;
   return { positions: Math.floor((resolution - reach) / stride) + 1, side: (grid - 1) * stride + reach };
 }
@@ -36,18 +40,18 @@ function sizesOf({ parameters }: GraphSpec, conv: GraphNode, resolution: number,
 /**
  * Is a network for images of this side, as far as patches of them have positions? One of the registry sees all of an
  * image, one of a caller's own may leave out what is behind its last whole patch.
+ * @param option what the caller knows the side by
  * @throws LgdError BAD_OPTION
  */
-export function checkGrid(graph: GraphSpec, resolution: number): void {
+export function checkGrid(graph: GraphSpec, resolution: number, option = 'resolution'): void {
   const seesAll = listStudents().includes(graph.name);
   for (const { node, grid } of tablesOf(graph)) {
     const patches = graph.nodes[node.inputs[0]! - 1];
-    // what the engine refuses by itself: there is no square of so many
-    if (patches?.op !== 'conv' || patches.inputs[0] !== 0 || !Number.isInteger(grid)) continue;
+    if (patches?.op !== 'conv' || patches.inputs[0] !== 0) continue;
     const { positions, side } = sizesOf(graph, patches, resolution, grid);
     if (positions === grid && (resolution === side || !seesAll)) continue;
     throw new LgdError('BAD_OPTION', `${graph.name} has positions for images of another size.`, {
-      option: 'resolution',
+      option,
       found: resolution,
       allowed: String(side),
       mend: `Give it images of ${side} px, or create it for another size: createStudent(name, { resolution })`,

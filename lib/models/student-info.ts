@@ -2,6 +2,7 @@
 import { LgdError } from '../errors.js';
 import { isObject, isTexts, isWritable, parsed } from '../files/json.js';
 import type { SafetensorsFile } from '../files/safetensors.js';
+import { checkGrid } from './position-tables.js';
 import { graphOf, type StudentKind } from './student.js';
 import { faultOf } from './teachers/preprocessor.js';
 import type { ChannelTriple } from './teachers/types.js';
@@ -59,9 +60,23 @@ export function studentContent(
     });
   if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
   const info = parseInfo(metadata, bad);
+  checkKind(info, file);
   if (metadata['format'] === exportedFormat)
     return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
   return { info, weights: weightsAmong(tensors, bad) };
+}
+
+/** A student that there is none of is a fault of its file, and not of what the caller said. @throws LgdError BAD_MODEL */
+function checkKind(info: StudentInfo, file: string): void {
+  try {
+    checkGrid(graphOf(info), info.resolution);
+  } catch (cause) {
+    if (!(cause instanceof LgdError) || cause.code !== 'BAD_OPTION') throw cause;
+    throw new LgdError('BAD_MODEL', `${file} is of no student that there is: ${cause.message}`, {
+      mend: 'Export it again from its run, or take the version of lgdistill that wrote it',
+      cause,
+    });
+  }
 }
 
 function exportedWeights(

@@ -7,7 +7,7 @@ import { initialWeights, initialWeightsInTurns } from './initialise.js';
 import { checkNumber, checkSeed, checkWhole, mostSide } from '../number-limits.js';
 import type { Head } from './students/definition.js';
 import { checkGrid } from './position-tables.js';
-import { findStudent, listStudents } from './students/registry.js';
+import { checkPatches, checkWidth, findStudent, listStudents } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
 export const mostEmbeddingSize = 65_536;
@@ -47,23 +47,9 @@ export function studentGraph(name: string, options: GraphOptions): GraphSpec {
   const { outputs, embeddingSize, widthMultiplier = 1, dropping = true, resolution = 224 } = options;
   const definition = findStudent(name);
   checkNumber('widthMultiplier', widthMultiplier, { least: 0.1, most: 4 });
-  if (widthMultiplier !== 1 && !definition.scalable) {
-    throw new LgdError('BAD_OPTION', `${name} has no width multiplier.`, {
-      option: 'widthMultiplier',
-      found: widthMultiplier,
-      allowed: '1',
-    });
-  }
+  checkWidth(definition, widthMultiplier, 'widthMultiplier');
   checkWhole('resolution', resolution, mostSide);
-  const { patch = 1 } = definition;
-  if (resolution % patch !== 0) {
-    throw new LgdError('BAD_OPTION', `${name} looks at patches of ${patch} px.`, {
-      option: 'resolution',
-      found: resolution,
-      allowed: `multiples of ${patch}`,
-      mend: `Set it to ${Math.max(1, Math.round(resolution / patch)) * patch}`,
-    });
-  }
+  checkPatches([name], resolution, { option: 'resolution' });
   return definition.build({ head: headOf(outputs, embeddingSize), widthMultiplier, dropping, resolution });
 }
 

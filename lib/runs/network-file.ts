@@ -12,6 +12,7 @@ import { openSafetensors, readSafetensors, writeSafetensors } from '../files/saf
 import type { GraphSpec } from '../models/graph.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
+import { listStudents } from '../models/students/registry.js';
 import { faultOf, isSide } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { type WeightRecord, weightsAmong } from '../models/weights.js';
@@ -102,7 +103,7 @@ function parseInfo(json: string | undefined, bad: (why: string) => LgdError): De
     found as Record<keyof DenseInfo, unknown>;
   const fits: Record<keyof DenseInfo, boolean> = {
     task: tasks.some((one) => one === task),
-    architecture: typeof architecture === 'string',
+    architecture: typeof architecture === 'string' && listStudents().includes(architecture),
     widthMultiplier: Number.isFinite(widthMultiplier),
     head: heads.some((one) => one === head),
     outputStride: [8, 16, 32].some((one) => one === outputStride),

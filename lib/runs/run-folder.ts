@@ -1,5 +1,5 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { readdir, rm, writeFile } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
 import { LgdError, meansAbsent, writeError } from '../errors.js';
@@ -7,10 +7,10 @@ import { isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { inOneLine, joinedLines } from '../files/lines.js';
-import { makeFolder, removeMade } from '../files/make-folder.js';
+import { tryFolder } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
-import { temporaryOf, uniqueMark } from '../files/temporary-name.js';
+import { temporaryOf } from '../files/temporary-name.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import { denseFiles, taskOf, type DenseTask } from './network-file.js';
 
@@ -50,8 +50,7 @@ const isLeft = (entry: string): boolean =>
 const ofNoRun = new Set([lockFile, startFile]);
 
 /**
- * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe, and
- * looks for an earlier run in it.
+ * Makes sure, before anything takes long, that a run can be written, and looks for an earlier run in its folder.
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither
  *   `overwrite` nor `resume` is asked for
@@ -60,18 +59,7 @@ export async function checkRunFolder(
   path: string,
   { overwrite, resume }: { overwrite: boolean; resume: boolean },
 ): Promise<() => Promise<void>> {
-  const made: string[] = [];
-  const removeEmpty = () => removeMade(made);
-  const probe = join(path, `.probe-${uniqueMark()}`);
-  try {
-    await makeFolder(path, made);
-    await writeFile(probe, 'x');
-    await rm(probe, { force: true }); // whoever locks the folder clears probes away, too
-  } catch (cause) {
-    await rm(probe, { force: true }).catch(() => undefined);
-    await removeEmpty();
-    throw writeError(path, cause);
-  }
+  const removeEmpty = await tryFolder(path);
   if (resume || overwrite) return removeEmpty;
   const all = await readdir(path).catch((cause: unknown) => {
     throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, {

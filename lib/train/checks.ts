@@ -1,20 +1,15 @@
 /** What a run must have before it starts, told before images are decoded. */
-import type { BankSource } from '../banks/bank-source.js';
-import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Config } from '../config/config.js';
+import { checkSide } from '../config/students.js';
 import { checkDistinctIds, eachId } from '../data/image-id.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import { leastStudentSide, mostStudentSide } from '../number-limits.js';
 
-/** Are there names for zero-shot? A run without needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
-export function hasNames(
-  banks: BankSource,
-  tsb: TextualSemanticsBank | undefined,
-  { evaluate: { also, online, metric, mapping } }: Config,
-): boolean {
-  if (banks.hasEvaluationNames(tsb)) return true;
+/** A run without names for zero-shot needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
+export function checkNamed(hasNames: boolean, { evaluate: { also, online, metric, mapping } }: Config): void {
+  if (hasNames) return;
   const names = 'names, evaluate.names or evaluate.bank';
   if (also === 'none' && !online) {
     throw new LgdError(
@@ -42,12 +37,20 @@ export function hasNames(
       mend: `Leave it out, or give ${names}`,
     });
   }
-  return false;
 }
 
-/** The teacher's side, where it stands in for that of the student's input. @throws LgdError BAD_OPTION */
-export function sideOf({ resolution }: AnyTeacher, { teacherResolution }: Config): number {
-  if (resolution >= leastStudentSide && resolution <= mostStudentSide) return resolution;
+/**
+ * The side of the students' input in pixels: the teacher's, where the configuration has none.
+ * @param known students that the package builds
+ * @throws LgdError BAD_OPTION
+ */
+export function sideOf({ resolution }: AnyTeacher, config: Config, known: readonly string[]): number {
+  if (config.data.resolution !== undefined) return config.data.resolution; // looked at before the teacher was opened
+  const { teacherResolution } = config;
+  if (resolution >= leastStudentSide && resolution <= mostStudentSide) {
+    checkSide(config, resolution, known);
+    return resolution;
+  }
   throw new LgdError('BAD_OPTION', "the student's input is as large as the teacher's, and this is no size for it.", {
     option: teacherResolution === undefined ? 'teacher' : 'teacherResolution',
     found: resolution,

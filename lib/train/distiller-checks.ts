@@ -5,6 +5,7 @@ import { parseConfig, worksWithoutNames, type ChosenMethod, type Config, type Co
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
+import { checkGrid } from '../models/position-tables.js';
 import type { Student } from '../models/student.js';
 import { thoseOfAdamw } from '../models/students/registry.js';
 import { checkNormalisation } from '../models/teachers/preprocessor.js';
@@ -90,6 +91,15 @@ export function checkStudents({ embeddingSize }: AnyTeacher, students: readonly 
       { option: 'student', mend: "Create the student with the teacher's embedding size" },
     );
   }
+}
+
+/**
+ * Looks whether the students are for images of this side, as far as they have positions for them.
+ * @throws LgdError BAD_OPTION
+ */
+export function checkSides(students: readonly Student[], resolution: number, { data }: Config): void {
+  for (const { graph } of students)
+    checkGrid(graph, resolution, data.resolution === undefined ? 'teacher.resolution' : 'data.resolution');
 }
 
 export function checkBank(

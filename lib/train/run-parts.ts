@@ -23,7 +23,7 @@ import { bankIn, graphIn } from '../runs/checkpoint.js';
 import { configuredTeacher } from '../runs/configured-teacher.js';
 import { runFolders } from '../runs/group-folder.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
-import { checkBatch, hasNames } from './checks.js';
+import { checkBatch, checkNamed } from './checks.js';
 import type { RunOptions } from './course.js';
 import type { Distiller } from './distiller.js';
 import { placesOf } from './paths.js';
@@ -126,8 +126,10 @@ export async function openBanks(
   cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
+  const hasNames = banks.hasEvaluationNames(tsb);
+  if (evaluationSource) checkNamed(hasNames, config);
   const evaluationBank =
-    evaluationSource && hasNames(banks, tsb, config)
+    evaluationSource && hasNames
       ? await banks.evaluation(tsb).catch(
           movedIf(isResumed, {
             'evaluate.names': evaluate.names,
@@ -152,6 +154,17 @@ export async function openBanks(
   return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
 }
 
+const outputOf = ({ output }: Config, names: readonly string[], student: string): string =>
+  names.length === 1 ? output : join(output, student);
+
+/** Names of the students that the package is to build: a checkpoint may have another network by the name of one. */
+export async function knownStudents(config: Config, resume: string | undefined): Promise<string[]> {
+  const names = studentNames(config.student.name);
+  if (resume === undefined) return names;
+  const own = await Promise.all(names.map(async (one) => keptIn(outputOf(config, names, one), resume, graphIn)));
+  return names.filter((_, i) => own[i] === undefined);
+}
+
 /** The students with the weights that they begin with, and what is to be said about these. */
 export async function makeStudents({
   config,
@@ -164,10 +177,9 @@ export async function makeStudents({
     seed,
   } = config;
   const names = studentNames(name);
-  const outputOf = (student: string) => (names.length === 1 ? config.output : join(config.output, student));
   const students = await Promise.all(
     names.map(async (one) => {
-      const own = resume === undefined ? undefined : await keptIn(outputOf(one), resume, graphIn);
+      const own = resume === undefined ? undefined : await keptIn(outputOf(config, names, one), resume, graphIn);
       // of a graph that its checkpoint alone knows
       if (own !== undefined) return new Student(one, device, embeddingSize, widthMultiplier, own, seed);
       return createStudent(one, {
@@ -185,7 +197,7 @@ export async function makeStudents({
   const remarks = weights !== undefined && begins ? await loadStartWeights(students[0]!, weights) : [];
   for (const one of students) {
     await one.drawWeights(signal);
-    if (resume === 'last') await checkStart(outputOf(one.name), one, signal); // before images are decoded
+    if (resume === 'last') await checkStart(outputOf(config, names, one.name), one, signal); // before images are decoded
   }
   return { students, remarks };
 }

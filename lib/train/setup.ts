@@ -8,6 +8,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { drawStartBank } from '../banks/visual.js';
 import type { RunConfig } from '../config/batch.js';
 import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config/config.js';
+import { checkKnownStudents } from '../config/students.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode } from '../data/open-dataset.js';
 import type { StreamedImages } from '../data/streamed.js';
@@ -24,9 +25,11 @@ import { checkEmbeddings, checkUsed, required, sideOf } from './checks.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { absolutePaths, placesOf } from './paths.js';
+import { checkInputs } from './input-checks.js';
 import { withNamesMoved } from './resume/moved.js';
 import {
   decode,
+  knownStudents,
   makeStudents,
   openBanks,
   openEvaluations,
@@ -112,10 +115,13 @@ type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose> &
 
 async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup): Promise<Parts> {
   const { signal, resume } = options;
+  const known = await knownStudents(wanted, resume);
+  checkKnownStudents(wanted, known);
   if (resume === undefined) checkUsed(wanted);
   const { config: given, remarks } = resume === undefined ? { config: wanted, remarks: [] } : await asBegun(wanted);
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
+  if (resume === undefined) await checkInputs(given);
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;
@@ -124,8 +130,8 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   cleanup.push(() => device.dispose());
   const teacher = await openTeacher(teacherSource, device, given, options);
   cleanup.push(() => teacher.dispose());
+  const resolution = sideOf(teacher, given, known);
   await checkEmbeddings(teacher, source, signal);
-  const resolution = given.data.resolution ?? sideOf(teacher, given);
   const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
   const cache = await chooseMode(source, given.data.cache, {
     resolution: side,

@@ -15,6 +15,7 @@ import { checkBatch, checkBatches, type Batch } from './batch.js';
 import {
   checkBank,
   checkDevices,
+  checkSides,
   checkStudents,
   checkTeacherNumbers,
   configFor,
@@ -104,6 +105,8 @@ export class StepTaker implements Disposable {
     checkDevices(device, teacher, students);
     checkTeacherNumbers(teacher);
     checkStudents(teacher, students);
+    const resolution = config.data.resolution ?? teacher.resolution;
+    checkSides(students, resolution, config);
     checkBank(teacher, tsb, parsed);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
     if (parsed.method === 'auto') this.methodChoice = describeChoice(method, tsb!.size);
@@ -111,7 +114,7 @@ export class StepTaker implements Disposable {
       device,
       teacher,
       students,
-      resolution: config.data.resolution ?? teacher.resolution,
+      resolution,
       tsb,
       vsb: tsb && takeStartBank(tsb, config.seed),
       config,

@@ -35,13 +35,13 @@ export async function openPacked(lgd, device, { preset, file }) {
   };
 }
 
-/** Draws a preset and writes it as one packed file. */
-export async function prepare(lgd, { preset, folder, file, teacher, signal, say }) {
+/** Draws a preset and writes it as one packed file; stored: its drawings uncompressed. */
+export async function prepare(lgd, { preset, folder, file, stored, teacher, signal, say }) {
   const drawn = await draw(preset, { folder, signal, say });
   const bank = await buildBank(lgd, drawn.names, { teacher, signal });
   const sources = { train: await lgd.openImageFolder(drawn.train) };
   for (const [vendor, path] of Object.entries(drawn.evaluate)) sources[vendor] = await lgd.openImageFolder(path);
-  await writePacked(lgd, { file, emoji: drawn.emoji, bank, sources });
+  await writePacked(lgd, { file, compressed: !stored, emoji: drawn.emoji, bank, sources });
 }
 
 async function draw({ groups, alsoEvaluate, drawingSize }, { folder, signal, say }) {

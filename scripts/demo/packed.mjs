@@ -12,11 +12,11 @@ const format = 'lgdistill-demo';
 /**
  * Writes drawn images and their text bank.
  * @param lgd the library
- * @param {{ file: string, emoji: { label: string, hexcode: string, group: string }[], bank: object, sources:
+ * @param {{ file: string, compressed?: boolean, emoji: { label: string, hexcode: string, group: string }[], bank: object, sources:
  *   Record<string, { root: string, ids: readonly string[] }> }} content emoji: in the order of the bank's names;
  *   sources by name; an image's file is called after its emoji's code points
  */
-export async function writePacked(lgd, { file, emoji, bank, sources }) {
+export async function writePacked(lgd, { file, compressed = true, emoji, bank, sources }) {
   const { default: sharp } = await import('sharp');
   const labels = new Map(emoji.map(({ hexcode }, index) => [hexcode, index]));
   const tensors = [['textual_bank', { shape: [bank.size, bank.embeddingSize], data: bank.data }]];
@@ -31,7 +31,7 @@ export async function writePacked(lgd, { file, emoji, bank, sources }) {
         .toBuffer({ resolveWithObject: true });
       if (info.width !== info.height || info.channels !== 3)
         throw new Error(`${join(root, id)} is not a square drawing in colour`);
-      const bytes = await deflate(data, { level: 9 });
+      const bytes = await deflate(data, { level: compressed ? 9 : 0 });
       const key = bytes.toString('latin1');
       if (!stored.has(key)) {
         tensors.push([`drawing.${stored.size}`, { shape: [bytes.length], data: new Uint8Array(bytes) }]);

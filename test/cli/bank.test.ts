@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
@@ -26,6 +26,16 @@ test('bank build says of a teacher without texts that it has none, and how to go
   expect(code).toBe(1);
   for (const part of ['no text tower to embed the names with', 'methods seed and feature', 'bank build --embeddings'])
     expect(stderr).toContain(part);
+});
+
+test('bank build looks at what it was given before a text tower is opened', async () => {
+  const build = async (to: string, ...names: string[]) =>
+    lgdistill(['bank', 'build', '--to', to, '--names', JSON.stringify(names), '--text-encoder', at('nowhere')]);
+  writeFileSync(at('file'), '');
+  expect((await build(at('file', 'bank.safetensors'), 'a')).stderr).toContain('NOT_WRITABLE');
+  expect((await build(at('made', 'bank.safetensors'), 'a', 'a')).stderr).toContain('given more than once: "a"');
+  expect((await build(at('made', 'bank.safetensors'), 'a', 'b')).stderr).toContain(at('nowhere'));
+  expect(existsSync(at('made'))).toBe(false);
 });
 
 test('bank build and inspect', async () => {

@@ -17,7 +17,7 @@ import { allOperations } from '../fixtures/all-operations.js';
 import { createAwake } from '../fixtures/encoder-step.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
-import { takeRandomStep } from '../fixtures/random-graph.js';
+import { takeRandomStep, type RandomStep } from '../fixtures/random-graph.js';
 import { residualGradients, residualGraphs } from '../fixtures/residual-graphs.js';
 import { noteSkip, sharedPath, testPath } from '../shared.js';
 import { digits, inOrder, withEnvironment, wholeError, type Report } from './report.js';
@@ -250,30 +250,37 @@ export async function checkResiduals(report: Report, cpu: Device, cuda: Device):
 
 /**
  * Graphs that nobody designed, fused, against the CPU: its plain plan, and its simulation of bfloat16
- * (random-graphs.test.ts).
+ * (random-graphs.test.ts). Layers round elsewhere than that does, and where a graph makes much of a rounding the two
+ * are as far apart as either is from float32: 0.107 at seed 60 on the emulated GPU, where both are 0.14 off. So that is
+ * what they are held to.
  */
 export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Device): Promise<void> {
   const count = report.small ? 3 : 100;
-  for (const [precision, plan, fusion, limit] of [
-    ['float32', 'nodes', 'layers', 1e-3],
-    ['bfloat16', 'nodes', 'nodes', 3e-2],
-    ['bfloat16', 'steps', 'layers', 0.12],
+  for (const { precision, plan, fusion, limit, ofRounding = 0 } of [
+    { precision: 'float32', plan: 'nodes', fusion: 'layers', limit: 1e-3 },
+    { precision: 'bfloat16', plan: 'nodes', fusion: 'nodes', limit: 3e-2 },
+    { precision: 'bfloat16', plan: 'steps', fusion: 'layers', limit: 3e-2, ofRounding: 1.5 },
   ] as const) {
-    const stepOn = (device: Device, seed: number, by: string) =>
-      withEnvironment({ LGDISTILL_FUSION: by }, () => takeRandomStep(device, seed, precision));
+    const stepOn = (device: Device, seed: number, by: string, as: Precision = precision) =>
+      withEnvironment({ LGDISTILL_FUSION: by }, () => takeRandomStep(device, seed, as));
+    const worstOf = (found: RandomStep, expected: RandomStep) =>
+      Math.max(...Object.values(errorsOf(found, expected)), wholeError([found.inference], [expected.inference]));
     const name = `${count} random graphs ${precision}, ${fusion}, as on the CPU`;
     await report.attempt('networks', name, async () => {
-      let worst = { seed: 0, error: 0 };
+      let worst = { seed: 0, error: 0, allowed: Number(limit) };
       for (let seed = 1; seed <= count; seed++) {
         const [found, expected] = [await stepOn(cuda, seed, fusion), await stepOn(cpu, seed, plan)];
-        const error = Math.max(
-          ...Object.values(errorsOf(found, expected)),
-          wholeError([found.inference], [expected.inference]),
-        );
-        if (Number.isNaN(error) || error > worst.error) worst = { seed, error };
+        const rounding = ofRounding > 0 ? worstOf(expected, await stepOn(cpu, seed, 'nodes', 'float32')) : 0;
+        const [error, allowed] = [worstOf(found, expected), Math.max(limit, ofRounding * rounding)];
+        if (Number.isNaN(error) || error / allowed > worst.error / worst.allowed) worst = { seed, error, allowed };
         if (Number.isNaN(error)) break;
       }
-      report.check('networks', name, `at most ${digits(worst.error)}, seed ${worst.seed}`, worst.error < limit);
+      report.check(
+        'networks',
+        name,
+        `at most ${digits(worst.error)} of ${digits(worst.allowed)} allowed, seed ${worst.seed}`,
+        worst.error < worst.allowed,
+      );
     });
   }
 }

@@ -93,6 +93,20 @@ describe('a run from a configuration', () => {
     });
   });
 
+  it.each<[string, ConfigInput['train'], string | undefined]>([
+    ['0.3 with batches of 4', { learningRate: 0.3, batchSize: 4 }, 'is 9.4 times .* steps of 4 images, 0.032, '],
+    ['0.3 with 8 of 4', { learningRate: 0.3, batchSize: 4, accumulate: 8 }, 'is 75 times .* 32 images, 0.004, '],
+    ['the same with AdamW named', { learningRate: 0.3, batchSize: 32, optimizer: 'adamw' }, 'is 75 times'],
+    ['four times the usual', { learningRate: 0.016, batchSize: 32 }, undefined],
+    ['the same with SGD named', { learningRate: 0.3, batchSize: 32, optimizer: 'sgd' }, '^vit_tiny'],
+  ])("a rate that is not AdamW's is warned of: %s", async (_, rates, words) => {
+    const student = { name: 'vit_tiny_patch16_224', widthMultiplier: 1 };
+    const input = auto(output(), { student, train: { ...rates, epochs: 1, warmupEpochs: 0 } });
+    const { events } = await train(input);
+    if (words === undefined) expect(events[0]).not.toHaveProperty('remarks');
+    else expect(events[0]).toMatchObject({ remarks: [expect.stringMatching(words)] });
+  });
+
   it('of several students has them in each folder', async () => {
     const path = output();
     await train(auto(path, { student: { name: 'mobilenet_v2,mobilenet_v3_small', widthMultiplier: 0.35 } }));

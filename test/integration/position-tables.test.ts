@@ -8,7 +8,7 @@ import { createStudent, kindOf, Student } from '../../lib/models/student.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import { NativeTeacher } from '../../lib/models/teachers/native.js';
 import { resamplePositions } from '../../lib/models/teachers/position-grid.js';
-import { studentOf, writeStudent } from '../../lib/runs/student-file.js';
+import { readStudent, studentOf, writeStudent, type StudentInfo } from '../../lib/runs/student-file.js';
 import { loadStartWeights } from '../../lib/train/start-weights.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -146,6 +146,52 @@ it('constant tokens are at least one', () => {
   expect(() => g.positions(patches, 'pos', { count: 4, constant: 'token' })).toThrow(
     expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('token') as string }),
   );
+});
+
+it.each([4, 5, -1, 0.5])('of %d tokens that are no patches a table of 4 rows is refused', (first) => {
+  const g = new GraphBuilder('own');
+  const patches = g.conv(g.images, 'conv', { channels: 8, kernel: 4, stride: 4, padding: 0 });
+  expect(() => g.positions(patches, 'pos', { count: 4, first })).toThrow(
+    expect.objectContaining({
+      code: 'BAD_OPTION',
+      option: 'first',
+      found: first,
+      allowed: 'a whole number from 0 to 3',
+    }),
+  );
+});
+
+describe("a student's file that contradicts itself is BAD_MODEL, and names the file", () => {
+  const own = (first: number) => {
+    const g = new GraphBuilder('own');
+    const patches = g.conv(g.images, 'conv', { channels: 8, kernel: 16, stride: 16, padding: 0 });
+    const graph = g.finish(
+      g.linear(g.firstToken(g.positions(patches, 'pos', { count: 17, first: 1 })), 'embedding', { features: 24 }),
+    );
+    graph.nodes.find(({ op }) => op === 'positions')!.attributes = { first };
+    return graph;
+  };
+  it.each<[string, Partial<StudentInfo>, string]>([
+    ['a side that is no multiple of the patch', { resolution: 70 }, 'multiples of 16'],
+    ['a side without positions', { architecture: 'own', graph: own(1), resolution: 96 }, 'Allowed: 64'],
+    ['an unknown student', { architecture: 'resnet81' }, 'resnet81'],
+    ['a width that it has not', { widthMultiplier: 0.5 }, 'no width multiplier'],
+  ])('%s', async (_, changed, words) => {
+    const file = join(folder, 'contradicting.safetensors');
+    const { info, weights } = madeUpStudent(name);
+    await writeStudent(file, { ...info, ...changed }, weights);
+    const message = expect.toSatisfy((text: string) => text.includes(file) && text.includes(words)) as string;
+    await expect(readStudent(file)).rejects.toMatchObject({ code: 'BAD_MODEL', message });
+    await expect(NativeTeacher.loadStudent('one', file, { device })).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  });
+
+  it('with more constant tokens than the table has rows, by the engine', () => {
+    const graph = own(18);
+    const student = new Student('own', device, 24, 1, graph, 0);
+    expect(() => student.compile({ batch: 1, resolution: 64 })).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE', message: expect.stringContaining('pos') as string }),
+    );
+  });
 });
 
 const gpus = (await devicesUnderTest('limits of attention')).filter(({ name }) => name !== 'cpu');

@@ -58,16 +58,19 @@ const cliOnly = new Set([
   'isAmong',
   'kebab',
   'checkFree',
+  'checkKnownStudents',
   'checkNamesFile',
   'checkReplaceable',
   'counted',
   'tellingOfWaits',
+  'tryFolder',
   'describeStandstill',
   'messageOf',
   'nameWithWidth',
   'noTowerBeside',
   'shellWord',
   'quoted',
+  'requireNames',
 ]);
 
 it('whatever a command does can be done from the API', async () => {

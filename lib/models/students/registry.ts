@@ -46,13 +46,16 @@ export function thoseOfAdamw(names: readonly string[]): { name: string; adamwPea
   );
 }
 
-/** @throws LgdError BAD_OPTION with the nearest name */
-export function findStudent(name: string): StudentDefinition {
+/**
+ * @param option what the caller knows the name by
+ * @throws LgdError BAD_OPTION with the nearest name
+ */
+export function findStudent(name: string, option = 'student'): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);
   if (found) return found;
   if (typeof name === 'string' && name.includes(',')) {
     throw new LgdError('BAD_OPTION', 'only distill takes several students.', {
-      option: 'student',
+      option,
       found: name,
       allowed: listStudents().join(', '),
       mend: 'Give one of them (student.name)',
@@ -61,9 +64,57 @@ export function findStudent(name: string): StudentDefinition {
   const nearest = typeof name === 'string' ? suggestion(name, listStudents()) : undefined;
   const own = 'A network of your own is known only to the program that builds it (new Student), and by its file';
   throw new LgdError('BAD_OPTION', 'there is no student of this name.', {
-    option: 'student',
+    option,
     found: name,
     allowed: listStudents().join(', '),
     mend: nearest === undefined ? own : `${nearest} ${own}`,
   });
+}
+
+/**
+ * Refuses a width multiplier where a family has none.
+ * @param option what the caller knows it by
+ * @throws LgdError BAD_OPTION
+ */
+export function checkWidth({ name, scalable }: StudentDefinition, widthMultiplier: number, option: string): void {
+  if (widthMultiplier === 1 || scalable) return;
+  throw new LgdError('BAD_OPTION', `${name} has no width multiplier.`, {
+    option,
+    found: widthMultiplier,
+    allowed: '1',
+    mend: `Leave ${option} out, or take a student that has one: ${definitions
+      .filter((one) => one.scalable)
+      .map((one) => one.name)
+      .join(', ')}`,
+  });
+}
+
+/**
+ * Refuses images that are no whole number of patches a side for one of these students.
+ * @param resolution side of the images in pixels
+ * @param by what the caller knows the side by, and what to say of the nearest that fits all of them
+ * @throws LgdError BAD_OPTION
+ */
+export function checkPatches(
+  names: readonly string[],
+  resolution: number,
+  by: { option: string; mend?: ((nearest: number) => string) | undefined },
+): void {
+  const { option, mend = (nearest) => `Set it to ${nearest}` } = by;
+  const patches = names.map((name) => ({ name, patch: findStudent(name).patch ?? 1 }));
+  const wrong = patches.find(({ patch }) => resolution % patch !== 0);
+  if (wrong === undefined) return;
+  const unit = patches.reduce((most, { patch }) => leastCommonMultiple(most, patch), 1);
+  throw new LgdError('BAD_OPTION', `${wrong.name} looks at patches of ${wrong.patch} px.`, {
+    option,
+    found: resolution,
+    allowed: `multiples of ${unit}`,
+    mend: mend(Math.max(1, Math.round(resolution / unit)) * unit),
+  });
+}
+
+function leastCommonMultiple(a: number, b: number): number {
+  let [divisor, rest] = [a, b];
+  while (rest > 0) [divisor, rest] = [rest, divisor % rest];
+  return (a / divisor) * b;
 }

@@ -1,6 +1,7 @@
 /** A device with all that steps on made-up images need: what {@link verifyDevice} compares with another's. */
 import type { TextualSemanticsBank } from '../../banks/textual.js';
 import type { Config, ConfigInput } from '../../config/config.js';
+import { checkSide } from '../../config/students.js';
 import { BatchPlan, type PlannedBatch } from '../../data/loader.js';
 import { readViews } from '../../data/views.js';
 import type { Device } from '../../device.js';
@@ -40,6 +41,7 @@ export class Bench {
     [this.#device, this.#config, this.#teacher] = [device, config, teacher];
     this.#batch = train.batchSize === 'auto' ? defaultBatch : train.batchSize;
     this.#resolution = data.resolution ?? teacher.resolution;
+    checkSide(config, this.#resolution, [config.student.name]);
     // before images are made for what does not fit
     compileBatch('train.batchSize', this.#batch, () =>
       this.#student().compile({

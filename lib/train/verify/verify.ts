@@ -1,6 +1,7 @@
 /** Whether a device computes what the CPU does: steps of a configuration on made-up images, on both. */
 import { checkArgument, checkOptions, type OptionTable } from '../../arguments.js';
 import { parseConfig, type ConfigInput } from '../../config/config.js';
+import { checkKnownStudents } from '../../config/students.js';
 import { openDevice, type Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { precisionOf, type Precision } from '../../models/compiled.js';
@@ -107,6 +108,7 @@ export async function* verifyDevice(
     });
   }
   const config = parseConfig(input);
+  checkKnownStudents(config, [config.student.name]);
   const half = precisionOf(config) !== 'float32';
   using cpu = await openDevice('cpu', { threads: config.threads });
   const benches: Bench[] = [];

@@ -1,0 +1,184 @@
+/** What students cannot be is refused before anything is opened: all that is given besides it does not exist. */
+import { access, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config/config.js';
+import { openDevice, type Device } from '../../lib/device.js';
+import { benchmark } from '../../lib/evaluate/benchmark.js';
+import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
+import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { createStudent } from '../../lib/models/student.js';
+import { Distiller } from '../../lib/train/distiller.js';
+import { verifyDevice } from '../../lib/train/verify/verify.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { writeMadeUpStudent } from '../fixtures/student.js';
+import { drawShapes, ownTeacher } from '../fixtures/tiny.js';
+import { failure } from './train-fixture.js';
+
+const vit = 'vit_tiny_patch16_224';
+const folder = temporaryFolder();
+const nowhere = join(folder, 'nowhere');
+let device: Device;
+beforeAll(async () => {
+  device = await openDevice('cpu');
+});
+afterAll(() => {
+  device.dispose();
+});
+
+const wrong: [string, ConfigInput, object][] = [
+  [
+    'a side that is no multiple of the patch',
+    { student: { name: vit }, data: { resolution: 70 } },
+    { option: 'data.resolution', found: 70, allowed: 'multiples of 16', mend: 'Set it to 64' },
+  ],
+  [
+    'one that the teacher is to have, for want of another',
+    { student: { name: vit }, teacherResolution: 70 },
+    {
+      option: 'teacherResolution',
+      found: 70,
+      mend: "Give data.resolution, the side of the student's input in pixels, such as 64",
+    },
+  ],
+  [
+    'a name with a slip',
+    { student: { name: 'resnet81' } },
+    { option: 'student.name', found: 'resnet81', mend: expect.stringContaining('Did you mean resnet18?') as string },
+  ],
+  [
+    'a width the student has not',
+    { student: { name: 'resnet18', widthMultiplier: 0.5 } },
+    {
+      option: 'student.widthMultiplier',
+      found: 0.5,
+      allowed: '1',
+      mend: expect.stringContaining('mobilenet_v2') as string,
+    },
+  ],
+];
+const several: typeof wrong = [
+  [
+    'a side for one of two students alone',
+    { student: { name: `resnet18,${vit},vit_small_patch32_224` }, data: { resolution: 48 } },
+    { option: 'data.resolution', found: 48, allowed: 'multiples of 32', mend: 'Set it to 64' },
+  ],
+  [
+    'one of two names with a slip',
+    { student: { name: `${vit},resnet81` } },
+    { option: 'student.name', found: 'resnet81' },
+  ],
+];
+
+async function firstOf(generator: AsyncGenerator<unknown>): Promise<void> {
+  await generator.next();
+}
+
+describe.each([...wrong, ...several])('%s', (name, input, expected) => {
+  const config: ConfigInput = { device: 'cpu', teacher: nowhere, names: nowhere, ...input };
+  const code = 'BAD_OPTION';
+
+  it('is refused by prepareRun, which leaves nothing behind', async () => {
+    const data = { ...config.data, train: nowhere };
+    expect(await failure({ ...config, data, output: join(folder, 'run') })).toMatchObject({ code, ...expected });
+    expect(await readdir(folder)).toEqual([]);
+  });
+
+  if (!several.some(([other]) => other === name))
+    it('and by benchmark and verifyDevice', async () => {
+      const sizes = { categories: 4, dimension: 8 };
+      await expect(firstOf(benchmark(config, { device, ...sizes }))).rejects.toMatchObject({ code, ...expected });
+      const other = Object.assign(Object.create(device) as Device, { kind: 'cuda' });
+      await expect(firstOf(verifyDevice(config, { device: other, ...sizes }))).rejects.toMatchObject({
+        code,
+        ...expected,
+      });
+    });
+});
+
+describe('a file that a run needs besides images and teacher is looked at before these', () => {
+  const elsewhere = join(folder, 'elsewhere');
+  const names = ['a', 'b'];
+  const missing = (found: string) => ({ code: 'FILE_NOT_FOUND', message: expect.stringContaining(found) as string });
+  it.each<[string, ConfigInput, object]>([
+    ['names', { names: elsewhere }, missing(elsewhere)],
+    ['names twice', { names: ['a', 'a'] }, { code: 'BAD_NAMES' }],
+    ['templates', { names, templates: `${elsewhere}.txt` }, missing(elsewhere)],
+    ['a text bank', { bank: elsewhere }, missing(elsewhere)],
+    ['no names where the method needs them', { method: 'lgd' }, { code: 'BAD_CONFIG', option: 'names' }],
+    [
+      'no names for zero-shot, and nothing in its place',
+      { method: 'seed', evaluate: { data: elsewhere } },
+      { code: 'BAD_CONFIG', option: 'evaluate.also' },
+    ],
+    ['names to choose among', { names, evaluate: { data: elsewhere, names: `${elsewhere}.txt` } }, missing(elsewhere)],
+    ['a bank to choose among', { names, evaluate: { data: elsewhere, bank: elsewhere } }, missing(elsewhere)],
+    ['a mapping', { names, evaluate: { data: elsewhere, mapping: elsewhere } }, missing(elsewhere)],
+    ['weights to start from', { names, student: { weights: elsewhere } }, missing(elsewhere)],
+    ['a folder as weights', { names, student: { weights: folder } }, { code: 'BAD_FILE', option: 'student.weights' }],
+    [
+      "the folder of the teacher's views",
+      { names, teacherCache: { views: 2, file: join(elsewhere, 'views') } },
+      { code: 'NOT_WRITABLE', message: expect.stringContaining(elsewhere) as string },
+    ],
+  ])('%s', async (_, given, expected) => {
+    const config = { device: 'cpu', teacher: nowhere, data: { train: nowhere }, output: join(folder, 'run'), ...given };
+    expect(await failure(config)).toMatchObject(expected);
+    await expect(access(join(folder, 'run'))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+});
+
+describe("the teacher's side, where the student has none of its own", () => {
+  it('is refused once the teacher tells it, before text bank and embeddings are looked at', async () => {
+    const teacher = join(folder, 'teacher.safetensors');
+    await PrecomputedTeacher.save(teacher, ['no/such.png'], new Float32Array(16).fill(1), { resolution: 40 });
+    const data = join(folder, 'images');
+    await drawShapes(data, { count: 1 });
+    const config: ConfigInput = {
+      device: 'cpu',
+      teacher,
+      names: ['a', 'b'],
+      textEncoder: nowhere,
+      student: { name: vit },
+    };
+    expect(
+      await failure({ ...config, data: { train: data }, train: { batchSize: 2 }, output: join(folder, 'run') }),
+    ).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'teacher',
+      found: 40,
+      mend: "Give data.resolution, the side of the student's input in pixels, such as 48",
+    });
+    await expect(firstOf(benchmark(config, { device, categories: 4, dimension: 8 }))).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'teacher',
+      found: 40,
+    });
+  });
+
+  it('and where it is not that of a student with positions, by a Distiller under the name it was given', () => {
+    const teacher = ownTeacher({ resolution: 56 });
+    const student = createStudent(vit, { device, embeddingSize: 16 });
+    expect(
+      () => new Distiller({ device, teacher, student, config: { method: 'seed', data: { resolution: 64 } } }),
+    ).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'data.resolution', found: 64, allowed: '224' }));
+    expect(() => new Distiller({ device, teacher, student, config: { method: 'seed' } })).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'teacher.resolution', found: 56, allowed: '224' }),
+    );
+  });
+});
+
+it('an evaluation whose results cannot be written is refused before images are looked for', async () => {
+  const file = join(folder, 'student.safetensors');
+  await writeMadeUpStudent(file, 'resnet18');
+  const evaluated = (output: string, student = file) =>
+    evaluateProtocol({
+      student,
+      protocol: 'knn',
+      config: { device: 'cpu', evaluate: { data: nowhere, train: nowhere, output } },
+    });
+  await expect(evaluated(join(file, 'results'))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  const results = join(folder, 'results');
+  await expect(evaluated(results)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(access(results)).rejects.toMatchObject({ code: 'ENOENT' });
+});
