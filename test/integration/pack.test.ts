@@ -187,7 +187,7 @@ describe('killing a process that packs', () => {
   }
 
   it('at any moment leaves nothing that opens as a pack; the next one ends with the file of a whole run', async () => {
-    const count = 360;
+    const count = 120;
     const source = await packNoise(count, 'killed-source.pack');
     for (const [round, as] of (['original', 'raw', 'jpeg'] as const).entries()) {
       const whole = join(folder, `whole-${as}.pack`);
@@ -199,6 +199,7 @@ describe('killing a process that packs', () => {
         [0, 0],
         [1, 0],
         [count / 3, 0],
+        [0, 0],
         [count / 2, 1 + 3 * round], // it may be quicker
         [count, 0],
         [count, 2],

@@ -43,6 +43,7 @@ async function churn({ file, times }: { file: string; times: number }): Promise<
       }
     } catch {
       together++; // another made the folder, removed it, or took the lock
+      await lock.release();
     }
   }
   return together;
