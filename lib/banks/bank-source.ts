@@ -73,7 +73,7 @@ export class BankSource {
     const places = placesOf(list.names, bank);
     const missing = list.names.filter((_, i) => places[i] === undefined);
     if (missing.length > 0) return this.#build(list).catch(forNames(missing));
-    return subset(bank, list.names, places as number[]);
+    return subset(bank, list.names, places as number[], this.config.allowDuplicates);
   }
 
   async dispose(): Promise<void> {
@@ -242,9 +242,18 @@ function placesOf(names: readonly string[], bank: TextualSemanticsBank): (number
 }
 
 /** Some rows of a bank, under these names. */
-function subset(bank: TextualSemanticsBank, names: readonly string[], rows: readonly number[]): TextualSemanticsBank {
+function subset(
+  bank: TextualSemanticsBank,
+  names: readonly string[],
+  rows: readonly number[],
+  allowDuplicates: boolean,
+): TextualSemanticsBank {
   const size = bank.embeddingSize;
   const data = new Float32Array(names.length * size);
   rows.forEach((row, i) => data.set(bank.data.subarray(row * size, (row + 1) * size), i * size));
-  return TextualSemanticsBank.fromEmbeddings(names, data, { encoderId: bank.encoderId, templates: bank.templates });
+  return TextualSemanticsBank.fromEmbeddings(names, data, {
+    encoderId: bank.encoderId,
+    templates: bank.templates,
+    allowDuplicates,
+  });
 }
