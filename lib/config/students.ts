@@ -1,6 +1,6 @@
 /** Whether the students that a configuration names can be what it asks of them: told before anything is opened. */
 import { checkPatches, checkWidth, findStudent } from '../models/students/registry.js';
-import { studentNames, type Config } from './schema.js';
+import type { Config } from './schema.js';
 
 type Asked = Pick<Config, 'student' | 'data' | 'teacherResolution'>;
 
@@ -10,7 +10,7 @@ type Asked = Pick<Config, 'student' | 'data' | 'teacherResolution'>;
  * @param names of the students that the package is to build
  * @throws LgdError BAD_OPTION
  */
-export function checkKnownStudents(config: Asked, names: readonly string[] = studentNames(config.student.name)): void {
+export function checkKnownStudents(config: Asked, names: readonly string[]): void {
   for (const name of names) checkWidth(findStudent(name, 'student.name'), config.student.widthMultiplier, widthOption);
   const side = config.data.resolution ?? config.teacherResolution;
   if (side !== undefined) checkSide(config, side, names);
@@ -23,11 +23,7 @@ const widthOption = 'student.widthMultiplier';
  * students' patches.
  * @throws LgdError BAD_OPTION
  */
-export function checkSide(
-  { student, data, teacherResolution }: Asked,
-  side: number,
-  names: readonly string[] = studentNames(student.name),
-): void {
+export function checkSide({ data, teacherResolution }: Asked, side: number, names: readonly string[]): void {
   if (data.resolution !== undefined) checkPatches(names, side, { option: 'data.resolution' });
   else
     checkPatches(names, side, {
