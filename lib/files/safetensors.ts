@@ -101,11 +101,8 @@ export async function readTensor(
   name: string,
   signal?: AbortSignal,
 ): Promise<TensorRecord> {
-  const {
-    dtype,
-    shape,
-    data_offsets: [from, to],
-  } = entries.get(name)!;
+  const { dtype, shape, data_offsets: offsets } = entries.get(name)!;
+  const [from, to] = offsets;
   const isHalf = halfTypes.has(dtype);
   const Values = isHalf ? Float32Array : arrays.get(dtype);
   if (Values === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);

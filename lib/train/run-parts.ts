@@ -172,10 +172,8 @@ export async function makeStudents({
   teacher: { embeddingSize },
   options: { resume, signal },
 }: RunContext): Promise<{ students: Student[]; remarks: string[] }> {
-  const {
-    student: { name, widthMultiplier, dropping, weights },
-    seed,
-  } = config;
+  const { name, widthMultiplier, dropping, weights } = config.student;
+  const { seed } = config;
   const names = studentNames(name);
   const students = await Promise.all(
     names.map(async (one) => {
@@ -222,12 +220,8 @@ export async function openEvaluations(
   context: RunContext,
 ): Promise<Evaluations> {
   if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
-  const {
-    config,
-    device,
-    teacher: { mean, std },
-    side,
-  } = context;
+  const { config, device, side } = context;
+  const { mean, std } = context.teacher;
   const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, context);
   const evaluation =
     evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
