@@ -15,7 +15,7 @@ import { TextualSemanticsBank } from './textual.js';
  * Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the
  * device given.
  */
-export class BankSource {
+export class BankSource implements AsyncDisposable {
   #encoder: TextEncoder | undefined;
   /** What was taken from the bank kept because its file is gone, a line each. */
   readonly remarks = new Set<string>();
@@ -76,7 +76,7 @@ export class BankSource {
     return subset(bank, list.names, places as number[], this.config.allowDuplicates);
   }
 
-  async dispose(): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     await this.#encoder?.dispose();
     this.#encoder = undefined;
   }

@@ -112,18 +112,17 @@ interface Banks {
 
 export async function openBanks(
   evaluationSource: ImageSource | undefined,
-  { config, device, teacher, options, cleanup }: RunContext,
+  { config, device, teacher, options }: RunContext,
 ): Promise<Banks> {
   const { signal, resume } = options;
   const isResumed = resume !== undefined;
   const kept = isResumed ? await keptBank(config.output, resume) : undefined;
-  const banks = new BankSource(
+  await using banks = new BankSource(
     config,
     teacher,
     { device, signal, onProgress: reporting(options.onProgress, 'text bank') },
     kept,
   );
-  cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
   const hasNames = banks.hasEvaluationNames(tsb);
@@ -150,7 +149,6 @@ export async function openBanks(
       mapping,
       await emptyClassFolders(evaluationSource),
     );
-  await banks.dispose();
   return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
 }
 
