@@ -1,7 +1,7 @@
 import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../addon/native.js';
 import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import { checkNumber, checkWhole, mostImages, mostSide } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
@@ -273,7 +273,7 @@ export function compileBatch(
   try {
     return compile();
   } catch (cause) {
-    if (batch > 1 || !(cause instanceof LgdError && cause.code === 'BAD_SHAPE')) throw cause;
+    if (batch > 1 || !hasCode(cause, 'BAD_SHAPE')) throw cause;
     throw new LgdError(
       'BAD_OPTION',
       'a single image of this size leaves a layer one value a channel, which has no variance to train with.',

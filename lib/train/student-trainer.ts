@@ -83,6 +83,7 @@ export class StudentTrainer {
   readonly encoder: CompiledEncoder;
   readonly #device: Device;
   readonly #config: RunConfig;
+  readonly #made = new Made();
   readonly #head: SemanticHeadHandle;
   readonly #dStudent: TensorHandle;
   readonly online: OnlineProbe | undefined;
@@ -98,9 +99,9 @@ export class StudentTrainer {
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     const anchors = anchorsOf(method, config.loss);
     checkQueueMemory(anchors.queueSize, embeddingSize, device);
-    const made = new Made();
+    const made = this.#made;
     try {
-      const encoder = made.add(
+      this.encoder = made.use(
         compileBatch('train.batchSize', batchSize, () =>
           student.compile({
             batch: batchSize,
@@ -110,16 +111,10 @@ export class StudentTrainer {
             optimizer: optimizerOf(config),
           }),
         ),
-        (compiled) => compiled.dispose(),
       );
-      this.encoder = encoder;
-      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) =>
-        addon.release(tensor),
-      );
+      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), addon.release);
       this.online =
-        onlineClasses === undefined
-          ? undefined
-          : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
+        onlineClasses === undefined ? undefined : made.use(new OnlineProbe(device, embeddingSize, onlineClasses));
       this.#head = made.add(
         addon.makeSemanticHead(handle, {
           dimension: embeddingSize,
@@ -130,7 +125,7 @@ export class StudentTrainer {
           momentum,
           bfloat16: device.kind !== 'cpu' && this.encoder.precision === 'bfloat16',
         }),
-        (head) => addon.release(head),
+        addon.release,
       );
       if (tsb !== undefined && vsb !== undefined)
         addon.writeSemanticState(this.#head, { textual: tsb.data, visual: vsb.data, seen: vsb.seen });
@@ -213,8 +208,6 @@ export class StudentTrainer {
   }
 
   dispose(): void {
-    for (const object of [this.#head, this.#dStudent]) this.#device.addon.release(object);
-    this.online?.[Symbol.dispose]();
-    this.encoder.dispose();
+    this.#made.free();
   }
 }

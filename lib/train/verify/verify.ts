@@ -3,7 +3,7 @@ import { checkArgument, checkOptions, type OptionTable } from '../../arguments.j
 import { parseConfig, type ConfigInput } from '../../config/config.js';
 import { checkKnownStudents } from '../../config/students.js';
 import { openDevice, type Device } from '../../device.js';
-import { LgdError, throwIfAborted } from '../../errors.js';
+import { isOfTheNumbers, LgdError, throwIfAborted } from '../../errors.js';
 import { precisionOf, type Precision } from '../../models/compiled.js';
 import { mostEmbeddingSize } from '../../models/student.js';
 import { checkWhole, mostRows } from '../../number-limits.js';
@@ -231,12 +231,12 @@ const noNumbers: Errors = { loss: Infinity, gradients: Infinity, update: Infinit
 
 /** Nothing for a step whose loss is no number: of the device in question that is a finding. */
 function whereNoNumbers(error: unknown): undefined {
-  if (!isNoNumbers(error)) throw error;
+  if (!isOfTheNumbers(error)) throw error;
 }
 
 /** Where the CPU itself has no numbers, there is nothing to hold the device against. */
 function onTheCpu(error: unknown): never {
-  if (!isNoNumbers(error)) throw error;
+  if (!isOfTheNumbers(error)) throw error;
   throw new LgdError(
     'NON_FINITE',
     `the CPU does not come through these steps either, so there is nothing to compare: ${error.message}`,
@@ -247,9 +247,6 @@ function onTheCpu(error: unknown): never {
     },
   );
 }
-
-const isNoNumbers = (error: unknown): error is LgdError =>
-  error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 
 /**
  * Keeps what a verdict is to be by; NaN stays.
