@@ -189,7 +189,7 @@ Napi::Value js_optimizer_step(const Napi::CallbackInfo& info) {
 Napi::Value js_read_gradient_norm(const Napi::CallbackInfo& info) {
   const EncoderPtr encoder = unwrap<Encoder>(info[0]);
   return run_async<double>(
-      info.Env(), device_of(encoder_output(encoder)), "gradient_norm",
+      info.Env(), device_of(encoder_output(encoder)), "gradient.norm",
       [norm = gradient_norm(encoder, integer(info[1], "slot"))](double& out) { out = norm(); },
       [](Napi::Env env, const double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
 }
