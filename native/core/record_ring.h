@@ -5,17 +5,16 @@
 #include <utility>
 
 #include "core/device.h"
-#include "engine.h"  // metric_slots
 
 namespace lgd {
 
-// Those of the last metric_slots steps. On CUDA the memory is pinned, and kernels write it themselves: a copy from the
+// Those of the last `count` steps. On CUDA the memory is pinned, and kernels write it themselves: a copy from the
 // device would stand between two kernels, and the second could not start before it had ended. Kernels only ever write
 // records, whole.
-template <class Record>
+template <class Record, int count>
 struct Records {
   explicit Records(const Context& device) : kind(device.kind), slots(allocate(device)) {
-    std::fill_n(slots, metric_slots, Record{});
+    std::fill_n(slots, count, Record{});
   }
   ~Records() {  // waits for those who write
     if (kind == DeviceKind::cpu) {
@@ -38,22 +37,22 @@ struct Records {
 
   const DeviceKind kind;
   Record* slots;
-  void* events[metric_slots] = {};  // of CUDA: behind the work that wrote a slot last; null until there was any
+  void* events[count] = {};  // of CUDA: behind the work that wrote a slot last; null until there was any
 
  private:
   static Record* allocate(const Context& device) {
-    if (device.kind == DeviceKind::cpu) return new Record[metric_slots];
+    if (device.kind == DeviceKind::cpu) return new Record[count];
     cuda::set_device(device.index);  // whose memory this becomes: the thread may have used another since
-    return static_cast<Record*>(cuda::allocate_pinned(sizeof(Record) * metric_slots));
+    return static_cast<Record*>(cuda::allocate_pinned(sizeof(Record) * count));
   }
 };
 
 // Reading a slot waits for that slot's work and for nothing queued after it.
-template <class Record>
+template <class Record, int count>
 class RecordRing {
  public:
   explicit RecordRing(const DevicePtr& device)
-      : device_(device), records_(std::make_shared<Records<Record>>(*device)) {}
+      : device_(device), records_(std::make_shared<Records<Record, count>>(*device)) {}
   // Any thread. Work that writes the records may be held back in a step that is open on the device's thread: they go
   // there, after all that was submitted.
   ~RecordRing() {
@@ -62,6 +61,10 @@ class RecordRing {
   RecordRing(const RecordRing&) = delete;
   RecordRing& operator=(const RecordRing&) = delete;
 
+  // Throws BAD_OPTION.
+  static void check(int slot) {
+    LGD_CHECK(slot >= 0 && slot < count, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", count - 1, " exist");
+  }
   Record* at(int slot) const { return records_->slots + slot; }
   // After the work that writes the slot was enqueued; device thread.
   void publish(int slot) {
@@ -80,13 +83,7 @@ class RecordRing {
 
  private:
   DevicePtr device_;
-  std::shared_ptr<Records<Record>> records_;
+  std::shared_ptr<Records<Record, count>> records_;
 };
-
-// @throws BAD_OPTION
-inline void check_slot(int slot) {
-  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1,
-            " exist");
-}
 
 }  // namespace lgd

@@ -20,7 +20,8 @@ struct Clip {
   explicit Clip(const DevicePtr& device) : factor(device, sizeof(float)), norms(device) {}
 
   Buffer factor;
-  RecordRing<double> norms;
+  using Norms = RecordRing<double, metric_slots>;
+  Norms norms;
 };
 
 using Written = std::pair<int, Slot>;  // a parameter, or none: all that an encoder starts with
@@ -234,7 +235,7 @@ void backward(const EncoderPtr& encoder, const TensorPtr& d_output, bool afresh)
 void optimizer_step(const EncoderPtr& encoder, const OptimizerStep& step) {
   require_training(*encoder, "optimiser");
   LGD_CHECK(step.count >= 1, "BAD_OPTION", "steps are counted from 1, found ", step.count, ".");
-  check_slot(step.slot);
+  Clip::Norms::check(step.slot);
   const bool clips = step.clip_norm > 0;
   if (clips && !encoder->clip) encoder->clip = std::make_shared<Clip>(encoder->device);
   encoder->device->submit(encoder->stage("optimiser"), [encoder, step, clip = clips ? encoder->clip : nullptr] {
@@ -246,7 +247,7 @@ void optimizer_step(const EncoderPtr& encoder, const OptimizerStep& step) {
 }
 
 std::function<double()> gradient_norm(const EncoderPtr& encoder, int slot) {
-  check_slot(slot);
+  Clip::Norms::check(slot);
   LGD_CHECK(encoder->clip, "BAD_OPTION", "no step of ", encoder->program.graph.name, " was clipped so far.");
   return [clip = encoder->clip, name = encoder->program.graph.name, slot] {
     const double norm = clip->norms.read(slot);

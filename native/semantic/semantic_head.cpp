@@ -17,7 +17,7 @@ void throw_faults(const char* who, const RowFaults& faults) {
 }
 
 SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
-  check_slot(slot);
+  head->records.check(slot);
   const StepRecord record = head->records.read(slot);
   throw_faults("student", record.loss.student);
   throw_faults("teacher", record.loss.teacher);
@@ -205,7 +205,7 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
   check_embeddings(*head, "student", *student, -1);
   check_embeddings(*head, "teacher", *teacher, student->shape[0]);
   check_embeddings(*head, "dStudent", *d_student, student->shape[0]);
-  check_slot(slot);
+  head->records.check(slot);
   head->device->submit("semantic.loss", [=] {
     const SemanticOptions& options = head->options;
     BankLossShape shape;
@@ -245,7 +245,7 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
 void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teacher_batches, int slot) {
   LGD_CHECK(!teacher_batches.empty(), "BAD_OPTION", "bank_update needs at least one batch of teacher embeddings");
   for (const TensorPtr& batch : teacher_batches) check_embeddings(*head, "teacher", *batch, -1);
-  check_slot(slot);
+  head->records.check(slot);
   head->device->submit("semantic.update", [=] {
     const SemanticOptions& options = head->options;
     std::vector<TeacherBatch> batches;

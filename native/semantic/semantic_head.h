@@ -49,7 +49,7 @@ struct SemanticHead {
   OperandLayout layout;
   Buffer operands;  // the anchors as float16 rows, kept with them; empty for float32 products
   TeacherMemory teachers;
-  RecordRing<StepRecord> records;
+  RecordRing<StepRecord, metric_slots> records;
   int64_t queue_position = 0, queue_filled = 0;  // device thread only
 
   SemanticHead(const DevicePtr& device_, const SemanticOptions& options_);
