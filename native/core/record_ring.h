@@ -51,7 +51,7 @@ struct Records {
 template <class Record, int count>
 class RecordRing {
  public:
-  explicit RecordRing(const DevicePtr& device)
+  explicit RecordRing(const std::shared_ptr<Device>& device)
       : device_(device), records_(std::make_shared<Records<Record, count>>(*device)) {}
   // Any thread. Work that writes the records may be held back in a step that is open on the device's thread: they go
   // there, after all that was submitted.
@@ -82,7 +82,7 @@ class RecordRing {
   }
 
  private:
-  DevicePtr device_;
+  std::shared_ptr<Device> device_;
   std::shared_ptr<Records<Record, count>> records_;
 };
 
