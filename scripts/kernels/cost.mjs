@@ -88,7 +88,15 @@ export function countLaunches(
     };
     const { status, stdout, stderr } = spawnSync(
       process.execPath,
-      [join(root, 'scripts/kernels/step.mjs'), report, student, String(resolution), String(batch), precision, clip ? '1' : '0'],
+      [
+        join(root, 'scripts/kernels/step.mjs'),
+        report,
+        student,
+        String(resolution),
+        String(batch),
+        precision,
+        clip ? '1' : '0',
+      ],
       { env, encoding: 'utf8' },
     );
     if (status !== 0) throw new Error(`the step failed: ${stdout}${stderr}`);
