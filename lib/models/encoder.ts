@@ -203,6 +203,16 @@ export class Encoder implements Disposable {
     await this.#moving(addon.synchronize(handle));
   }
 
+  /**
+   * The norm of the gradients that the last step with `clipNorm` had before it clipped them, times its `gradientScale`.
+   * @throws LgdError BAD_OPTION (no step had `clipNorm`), NON_FINITE (a gradient is not finite: that step did not clip),
+   *   DISPOSED
+   */
+  async gradientNorm(): Promise<number> {
+    this.#requireWhole();
+    return this.compiled.gradientNorm();
+  }
+
   /** Frees the device memory; later calls throw DISPOSED. */
   dispose(): void {
     this.#made.free();

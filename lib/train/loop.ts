@@ -2,7 +2,6 @@
  * The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller
  * go through it side by side.
  */
-import type { SemanticMetrics } from '../addon/native.js';
 import { hasCode } from '../errors.js';
 import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.js';
 import type { WaitingEvent } from '../stall.js';
@@ -14,7 +13,7 @@ import { checkAsBegun, checkBeginning } from './resume/beginning.js';
 import { imagesOf, imagesOfContinued, writeImageList } from './resume/image-list.js';
 import { Run } from './run.js';
 import type { StepTaker } from './step-taker.js';
-import type { StepTicket } from './steps.js';
+import type { StepMetrics, StepTicket } from './steps.js';
 import { TeacherViewCache } from './view-cache.js';
 
 /** A step in the device's queue. */
@@ -276,7 +275,7 @@ class TrainingLoop {
   async *#settle(pending: Pending): AsyncGenerator<StepEvent | WaitingEvent, void, undefined> {
     const { course } = this;
     const from = performance.now();
-    const metrics: SemanticMetrics[] = [];
+    const metrics: StepMetrics[] = [];
     for (const run of pending.runs) {
       try {
         metrics.push(

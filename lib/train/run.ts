@@ -2,7 +2,6 @@
  * One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written
  * to. The loop is in loop.ts.
  */
-import type { SemanticMetrics } from '../addon/native.js';
 import { adviseBatch, type RunConfig } from '../config/batch.js';
 import type { Config } from '../config/config.js';
 import { remarksOnOptimizer } from '../config/optimizer.js';
@@ -32,6 +31,7 @@ import { faultOf } from './replay.js';
 import { checkStart, hashStart } from './resume/beginning.js';
 import { checkContinued, remarksOn, type Progress } from './resume/continued.js';
 import { RunScores } from './run-scores.js';
+import type { StepMetrics } from './steps.js';
 
 export class Run {
   readonly config: RunConfig;
@@ -150,7 +150,7 @@ export class Run {
    */
   async judge(
     planned: PlannedStep,
-    metrics: SemanticMetrics,
+    metrics: StepMetrics,
     rates: Rates,
     decodeRate: number | undefined,
   ): Promise<StepEvent> {

@@ -189,7 +189,7 @@ export class TrainingStep {
       }
       for (const trainer of trainers) {
         this.#update(() => {
-          trainer.optimizerStep(learningRate, batches.length);
+          trainer.optimizerStep(learningRate, batches.length, slots.at(-1)!);
           trainer.online?.takeStep();
         });
         if (after) await after('optimiser');

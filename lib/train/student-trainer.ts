@@ -1,5 +1,5 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
-import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../addon/native.js';
+import type { SemanticHeadHandle, SemanticState, TensorHandle } from '../addon/native.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config/batch.js';
@@ -15,6 +15,7 @@ import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { OnlineState } from '../runs/checkpoint.js';
 import { anchorsOf, partMetrics } from './method.js';
+import type { StepMetrics } from './steps.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {
@@ -160,17 +161,26 @@ export class StudentTrainer {
     this.#device.addon.headUpdate(this.#head, embeddings, slot);
   }
 
-  /** One step of the optimiser with the mean of the gradients of so many batches. */
-  optimizerStep(learningRate: number, batches: number): void {
-    const { weightDecay, decayNormAndBias } = this.#config.train;
-    this.encoder.optimizerStep({ learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
+  /**
+   * One step of the optimiser with the mean of the gradients of so many batches. The norm of gradients that are clipped
+   * goes to a slot.
+   */
+  optimizerStep(learningRate: number, batches: number, slot: number): void {
+    const { weightDecay, decayNormAndBias, clipNorm } = this.#config.train;
+    this.encoder.optimizerStep(
+      { learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches, clipNorm },
+      slot,
+    );
   }
 
-  /** The numbers that stand in some slots: their mean. */
-  async metrics(slots: readonly number[]): Promise<SemanticMetrics> {
+  /** The numbers that stand in a step's slots: their mean; of the step as a whole they stand in the last. */
+  async metrics(slots: readonly number[]): Promise<StepMetrics> {
     const { addon, handle } = this.#device;
-    const all = await Promise.all(slots.map((slot) => addon.readMetrics(handle, this.#head, slot)));
-    const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
+    const [gradientNorm, ...all] = await Promise.all([
+      this.#config.train.clipNorm > 0 ? this.encoder.gradientNorm(slots.at(-1)) : undefined,
+      ...slots.map((slot) => addon.readMetrics(handle, this.#head, slot)),
+    ]);
+    const mean: StepMetrics = { ...all.at(-1)!, ...(gradientNorm !== undefined && { gradientNorm }) };
     for (const key of ['loss', ...partMetrics, 'agreement'] as const)
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
     return mean;

@@ -84,8 +84,8 @@ const floors = { teacher: 1e-2, loss: 0.1, gradients: 5e-2, update: 5e-3, infere
  * with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up, and so are
  * the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student,
  * method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer
- * with its numbers and train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32
- * was asked for.
+ * with its numbers, train.clipNorm and train.precision: float32 is always compared, being the sharper test, and bfloat16
+ * unless float32 was asked for.
  * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; NON_FINITE (the
  *   CPU's own steps end without numbers); OUT_OF_MEMORY, ABORTED
  */
