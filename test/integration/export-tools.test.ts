@@ -34,6 +34,7 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
   mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
+  efficientnet_v2: { name: 'efficientnet_v2_s', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   convnext: { name: 'convnext_atto', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet_lite: { name: 'efficientnet_lite0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   vit: { name: 'vit_tiny_patch16_224', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },

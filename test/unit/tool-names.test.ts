@@ -220,6 +220,23 @@ const efficient = [
   ['ir_r4_k5_s2_e6_c192_se0.25'],
   ['ir_r1_k3_s1_e6_c320_se0.25'],
 ];
+const efficientV2Small = [
+  ['cn_r2_k3_s1_e1_c24_skip'],
+  ['er_r4_k3_s2_e4_c48'],
+  ['er_r4_k3_s2_e4_c64'],
+  ['ir_r6_k3_s2_e4_c128_se0.25'],
+  ['ir_r9_k3_s1_e6_c160_se0.25'],
+  ['ir_r15_k3_s2_e6_c256_se0.25'],
+];
+const efficientV2Medium = [
+  ['cn_r3_k3_s1_e1_c24_skip'],
+  ['er_r5_k3_s2_e4_c48'],
+  ['er_r5_k3_s2_e4_c80'],
+  ['ir_r7_k3_s2_e4_c160_se0.25'],
+  ['ir_r14_k3_s1_e6_c176_se0.25'],
+  ['ir_r18_k3_s2_e6_c304_se0.25'],
+  ['ir_r5_k3_s1_e6_c512_se0.25'],
+];
 const scales: [name: string, width: number, depth: number][] = [
   ['efficientnet_b0', 1, 1],
   ['efficientnet_b1', 1, 1.1],
@@ -268,6 +285,14 @@ describe('timm', () => {
         roundSe: Math.round,
         headChannels: divisible(1280 * width),
       }),
+    );
+  });
+  test.each([
+    ['efficientnet_v2_s', efficientV2Small],
+    ['efficientnet_v2_m', efficientV2Medium],
+  ])('%s', (name, stages) => {
+    expect(exported('timm', name)).toEqual(
+      timmMobile(stages, { stem: 24, seFromExpanded: false, roundSe: Math.round, headChannels: 1280 }),
     );
   });
   test('EfficientNet-Lite0', () => {

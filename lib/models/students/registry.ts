@@ -4,6 +4,7 @@ import { convnextAtto, convnextFemto, convnextNano, convnextPico, convnextTiny }
 import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
 import { efficientnetLite0 } from './efficientnet_lite.js';
+import { efficientnetV2M, efficientnetV2S } from './efficientnet_v2.js';
 import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
 import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
@@ -23,6 +24,8 @@ const definitions: StudentDefinition[] = [
   efficientnetB1,
   efficientnetB2,
   efficientnetB3,
+  efficientnetV2S,
+  efficientnetV2M,
   efficientnetLite0,
   convnextAtto,
   convnextFemto,

@@ -47,6 +47,13 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     mmseg: undefined,
     detectron2: undefined,
   },
+  efficientnet_v2: {
+    torchvision: own,
+    timm: timm.efficientnetV2,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
   convnext: {
     torchvision: undefined,
     timm: timm.convnext,
