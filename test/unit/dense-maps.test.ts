@@ -89,6 +89,16 @@ describe('stages', () => {
         [32, 1280],
       ],
     ],
+    tf_efficientnetv2: [
+      'tf_efficientnetv2_b0',
+      [
+        [2, 16],
+        [4, 32],
+        [8, 48],
+        [16, 112],
+        [32, 1280],
+      ],
+    ],
     efficientnet_lite: [
       'efficientnet_lite0',
       [

@@ -24,6 +24,7 @@ export type StudentFamily =
   | 'mobilenet_v4'
   | 'efficientnet'
   | 'efficientnet_v2'
+  | 'tf_efficientnetv2'
   | 'efficientnet_lite'
   | 'convnext'
   | 'vit';

@@ -61,6 +61,13 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     mmseg: undefined,
     detectron2: undefined,
   },
+  tf_efficientnetv2: {
+    torchvision: undefined,
+    timm: timm.ownTf,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
   efficientnet_lite: {
     torchvision: undefined,
     timm: timm.own,

@@ -84,6 +84,9 @@ const own: FamilyNaming = (student, { classifier }, refuse) => ({
   options: ofMobile,
 });
 
+/** The same of those that timm builds with TensorFlow's eps, whatever it is asked for. */
+const ownTf: FamilyNaming = (student, definition, refuse) => ({ ...own(student, definition, refuse), eps: 1e-3 });
+
 const convnext: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
   model: architecture,
   modules: ownNames(graph, classifier),
@@ -99,6 +102,7 @@ const vit: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
 
 export const timm = {
   own,
+  ownTf,
   convnext,
   vit,
   resnet,
