@@ -2,6 +2,7 @@
 import type { GraphNode } from '../addon/native.js';
 import { LgdError } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
+import { paddingOf, sidesOf } from '../models/sides.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { OnnxGraph, OnnxValueInfo } from '../onnx/format.js';
 import { attributesOf, OnnxBuilder, type OnnxAttributes } from './onnx-builder.js';
@@ -45,6 +46,7 @@ export function onnxGraph(
   const builder = new OnnxBuilder([input, output, logits]);
   const values = [input];
   const folded = new Set<GraphNode>();
+  const sides = sidesOf(graph, resolution);
   graph.nodes.forEach((node, i) => {
     const next = fold && node.op === 'conv' ? normAfter(graph, i) : undefined;
     if (next !== undefined) folded.add(next);
@@ -53,8 +55,8 @@ export function onnxGraph(
     else
       values.push(
         next === undefined
-          ? translate(builder, graph, i, values, weights)
-          : foldedConv(builder, node, next, values, weights),
+          ? translate(builder, graph, i, values, sides, weights)
+          : foldedConv(builder, node, next, values, sides, weights),
       );
   });
   const flatten = { opType: 'Flatten', attribute: attributesOf({ integers: { axis: 1 } }) };
@@ -96,6 +98,7 @@ function foldedConv(
   conv: GraphNode,
   norm: GraphNode,
   values: string[],
+  sides: readonly number[],
   weights: Readonly<WeightRecord>,
 ): string {
   const [kernel, ownBias] = conv.parameters!;
@@ -120,19 +123,24 @@ function foldedConv(
     builder.tensor(`${conv.name}.weight`, shape, weight),
     builder.tensor(`${conv.name}.bias`, [channels], bias),
   ];
-  return builder.node('Conv', conv.name, inputs, { integers: convAttributes(conv, shape) });
+  return builder.node('Conv', conv.name, inputs, {
+    integers: convAttributes(conv, shape, sides[conv.inputs[0]!]!),
+  });
 }
 
 const numberOf = ({ attributes = {} }: GraphNode, name: string): number => attributes[name] as number;
 
-function convAttributes(node: GraphNode, [, , height, width]: number[]): OnnxAttributes['integers'] {
-  const [stride, padding, dilation, groups] = ['stride', 'padding', 'dilation', 'groups'].map((name) =>
-    numberOf(node, name),
-  ) as [number, number, number, number];
+function convAttributes(node: GraphNode, [, , height, width]: number[], side: number): OnnxAttributes['integers'] {
+  const [stride, dilation, groups] = ['stride', 'dilation', 'groups'].map((name) => numberOf(node, name)) as [
+    number,
+    number,
+    number,
+  ];
+  const [before, after] = paddingOf(node, height!, side);
   return {
     kernel_shape: [height!, width!],
     strides: [stride, stride],
-    pads: [padding, padding, padding, padding],
+    pads: [before, before, after, after],
     dilations: [dilation, dilation],
     group: groups,
   };
@@ -159,6 +167,7 @@ function translate(
   graph: GraphSpec,
   i: number,
   values: string[],
+  sides: readonly number[],
   weights: Readonly<WeightRecord>,
 ): string {
   const node = graph.nodes[i]!;
@@ -169,7 +178,7 @@ function translate(
   switch (op) {
     case 'conv':
       return builder.node('Conv', name, [first, ...parameters()], {
-        integers: convAttributes(node, weights[names[0]!]!.shape),
+        integers: convAttributes(node, weights[names[0]!]!.shape, sides[node.inputs[0]!]!),
       });
     case 'batchNorm':
       return builder.node('BatchNormalization', name, [first, ...parameters()], {

@@ -55,9 +55,11 @@ export interface ConvOptions {
   kernel?: number | undefined;
   stride?: number | undefined;
   /**
-   * Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1; an even kernel needs one to be given.
+   * Pixels on each side; default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1; an even kernel needs
+   * one to be given. `same` is TensorFlow's: side / stride positions, rounded up, with zeros only where they reach beyond
+   * the image, half of them before it and the odd one behind. The sides of an image must then be even or odd alike.
    */
-  padding?: number | undefined;
+  padding?: number | 'same' | undefined;
   dilation?: number | undefined;
   /** 1 (default), or the input's channels: a depthwise convolution. */
   groups?: number | undefined;
@@ -159,13 +161,14 @@ export class GraphBuilder {
   conv(x: Value, name: string, options: ConvOptions): Value {
     checkOptions(options, 'conv()', convOptions);
     const { channels, kernel = 1, stride = 1, dilation = 1, groups = 1, bias = false } = options;
-    const padding = options.padding ?? ((kernel - 1) / 2) * dilation;
+    const { padding = ((kernel - 1) / 2) * dilation } = options;
+    const padded: Record<string, number> = padding === 'same' ? { padding: 0, same: stride } : { padding };
     const shape = [channels, x.channels / groups, kernel, kernel];
     const parameter = (...[of, sizes, init, decay]: [string, number[], Initialisation, boolean]) =>
       options.shared === true ? this.#known(of, sizes) : this.#parameter(of, sizes, init, decay);
     const parameters = [parameter(`${name}.weight`, shape, options.init ?? kaimingFanOut(shape), true)];
     if (bias) parameters.push(parameter(`${name}.bias`, [channels], options.biasInit ?? zeros, false));
-    return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
+    return this.#node('conv', name, [x], channels, { stride, ...padded, dilation, groups }, parameters);
   }
 
   /** A linear layer over the channels of each position. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken) */

@@ -51,7 +51,7 @@ GradientTarget Executor::gradient_target(int number) const {
   const NormNumbers numbers = norm_numbers(activation.norm);
   GradientTarget target;
   target.y = value(activation.raw);
-  if (activation.joined && activation.act != Act::none) target.activated = value(number);
+  if (activation.joined && !activation.inside && activation.act != Act::none) target.activated = value(number);
   target.scale = numbers.scale;
   target.shift = numbers.shift;
   target.act = activation.act;
@@ -136,13 +136,13 @@ void Executor::forward_conv_norm(const Step& step) {
 void Executor::forward_join(const Step& step) {
   const Activation& activation = program_.activations[size_t(step.output)];
   LazyInput x = ingredients(step.output);
-  x.act = Act::none;  // which stands behind the residual
+  if (!activation.inside) x.act = Act::none;  // it stands behind the residual
   const bool drops = activation.drop >= 0 && options_.training;
   const DropShape drop = drops ? drop_shape(activation.drop, step.output) : DropShape{};
   const LazyInput residual = step.residual >= 0 ? lazy_input(step.residual) : LazyInput{};
   kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x,
-                        step.residual >= 0 ? &residual : nullptr, drops ? &drop : nullptr, activation.act,
-                        value(step.output));
+                        step.residual >= 0 ? &residual : nullptr, drops ? &drop : nullptr,
+                        activation.inside ? Act::none : activation.act, value(step.output));
 }
 
 void Executor::forward_gate(const Step& step) {
@@ -189,11 +189,11 @@ void Executor::backward_conv_norm(const Step& step, const StepGradient& writes) 
       wanted ? &target : nullptr);
 }
 
-// The gradient of the sum before the activation is the residual's, and, with stochastic depth behind it, the norm's.
+// The gradient of the sum before the activation is the residual's, and, with nothing between norm and sum, the norm's.
 void Executor::backward_join(const Step& step, const StepGradient& writes) {
   const Activation& activation = program_.activations[size_t(step.output)];
   void* dy = gradient(step.output);
-  if (writes.finish_own) finish_activation(step.output, dy, activation.drop >= 0 ? gradient(activation.raw) : dy);
+  if (writes.finish_own) finish_activation(step.output, dy, activation.apart() ? gradient(activation.raw) : dy);
   if (step.residual >= 0) pass_on(step.output, step.residual, writes.residual);
 }
 

@@ -9,7 +9,7 @@
 //                                  squeeze and excitation behind a depthwise convolution: gate, stored only where it is
 //                                  read often; the two layers in between become one step
 //   ... -> anything else           join: the activation is stored by a kernel of its own, with the residual where there
-//                                  is one, and with stochastic depth before it
+//                                  is one, behind the activation or before it, and with stochastic depth before it
 #include <algorithm>
 #include <utility>
 
@@ -68,37 +68,41 @@ class LayerFusion {
     Step& conv = steps_[size_t(maker)];
     conv.kind = StepKind::conv_norm;
     conv.norm = norm.node;
-    const int place = absorb_drop(index);
+    const int place = absorb_sum(index);
     Step& join = steps_[size_t(place)];
     join.kind = StepKind::join;
     conv.activation = join.output;
     Activation& activation = program_.activations[size_t(join.output)];
     activation.raw = conv.output;
     activation.norm = conv.norm;
-    activation.drop = place != index ? drop_ : -1;
+    activation.drop = drop_;
+    activation.inside = place != index && join.act != Act::none;
     activation.act = join.act;
     activation.stored = true;
     activation.joined = join.residual >= 0;
   }
 
-  // norm -> stochastic depth -> add, each read by the next alone: the norm moves to where the add stood. Returns the
-  // join's place.
-  int absorb_drop(int index) {
+  // norm with its activation [-> stochastic depth] -> add, each read by the next alone: the norm moves to where the add
+  // stood. Returns the join's place.
+  int absorb_sum(int index) {
     const Step norm = steps_[size_t(index)];
-    if (norm.residual >= 0 || norm.act != Act::none) return index;
-    const int drop = sole_reader(norm.output);
-    if (drop < 0 || steps_[size_t(drop)].op != OpKind::stochastic_depth) return index;
-    const int dropped = steps_[size_t(drop)].output, add = sole_reader(dropped);
+    drop_ = -1;
+    if (norm.residual >= 0) return index;
+    const int next = sole_reader(norm.output);
+    const bool drops = next >= 0 && steps_[size_t(next)].op == OpKind::stochastic_depth;
+    const int added = drops ? steps_[size_t(next)].output : norm.output, add = drops ? sole_reader(added) : next;
     if (add < 0 || steps_[size_t(add)].op != OpKind::add) return index;
     Step& join = steps_[size_t(add)];
-    const int other = join.inputs[0] == dropped ? join.inputs[1] : join.inputs[0];
-    if (other == dropped) return index;
-    drop_ = steps_[size_t(drop)].node;
+    const int other = join.inputs[0] == added ? join.inputs[1] : join.inputs[0];
+    if (other == added) return index;
+    if (drops) drop_ = steps_[size_t(next)].node;
     join.op = OpKind::batch_norm;
     join.node = join.norm = norm.node;
     join.inputs = norm.inputs;
     join.residual = other;
-    gone_[size_t(index)] = gone_[size_t(drop)] = true;
+    join.act = norm.act;
+    gone_[size_t(index)] = true;
+    if (drops) gone_[size_t(next)] = true;
     return add;
   }
 
@@ -215,7 +219,7 @@ class LayerFusion {
   std::vector<bool> gone_;
   std::vector<std::vector<int>> readers_;   // value -> steps, once for each operand
   std::vector<int> makers_;                 // value -> step, or -1
-  int drop_ = -1;                           // node that absorb_drop took in last
+  int drop_ = -1;                           // node that absorb_sum took in last, or -1
   std::vector<std::pair<int, int>> gates_;  // steps: of each the depthwise convolution before it, and the gate
 };
 

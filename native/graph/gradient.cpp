@@ -72,14 +72,14 @@ class GradientPlanner {
 
   // The convolution below reads the join's gradient later, as its own step, so the residual may share the memory only
   // when nothing else happens to the residual's gradient before that, and when that step adds nothing to it: in y = x +
-  // norm(conv(x)) its kernel still reads dL/dy of other tiles when it adds to dL/dx. With stochastic depth the
-  // convolution has a gradient of its own.
+  // norm(conv(x)) its kernel still reads dL/dy of other tiles when it adds to dL/dx. With stochastic depth or an
+  // activation before the sum the convolution has a gradient of its own.
   void plan_join(int i, int own) {
     const Step& step = program_.steps[size_t(i)];
     const Activation& activation = program_.activations[size_t(step.output)];
-    if (activation.drop >= 0) plan_.storage[size_t(activation.raw)] = activation.raw;
+    if (activation.apart()) plan_.storage[size_t(activation.raw)] = activation.raw;
     if (step.residual < 0) return;
-    bool shared = activation.drop < 0 && touched_from(step.residual, convolution_of(step), i);
+    bool shared = !activation.apart() && touched_from(step.residual, convolution_of(step), i);
     plan_.steps[size_t(i)].residual = reach(i, step.residual, false, true, own, shared);
   }
 
@@ -126,7 +126,7 @@ class GradientPlanner {
       }
       const StepKind last = ends_[v] >= 0 ? program_.steps[size_t(ends_[v])].kind : StepKind::node;
       if ((last == StepKind::conv_norm || (last == StepKind::lazy_max_pool && activation.lazy())) &&
-          activation.drop < 0) {
+          !activation.apart()) {
         plan_.steps[size_t(ends_[v])].finish_input = true;
         continue;
       }
@@ -150,7 +150,7 @@ class GradientPlanner {
 
 int gradient_source(const Program& program, const Step& step) {
   if (step.kind != StepKind::conv_norm) return step.output;
-  return program.activations[size_t(step.activation)].drop >= 0 ? step.output : step.activation;
+  return program.activations[size_t(step.activation)].apart() ? step.output : step.activation;
 }
 
 int gate_of(const Program& program, int gated) {

@@ -37,6 +37,7 @@ const std::vector<OpRule>& rules() {
        false,
        {{"stride", 1, 1, most, &Node::stride, nullptr},
         {"padding", 0, 0, most, &Node::padding, nullptr},
+        {"same", 0, 0, most, &Node::same, nullptr},
         {"dilation", 1, 1, most, &Node::dilation, nullptr},
         {"groups", 1, 1, most, &Node::groups, nullptr}}},
       {"linear", OpKind::linear, 1, 1, 2, false, {}},
@@ -146,6 +147,8 @@ void read_attributes(const GraphNode& from, const OpRule& rule, Node& node) {
     if (attribute.whole) node.*attribute.whole = int(value);
     else node.*attribute.real = float(value);
   }
+  LGD_CHECK(node.same == 0 || node.padding == 0, "BAD_MODEL", "node ", from.name, " (", from.op, "): padding is ",
+            node.padding, ". Allowed: 0 beside \"same\".");
   if (node.op == OpKind::max_pool || node.op == OpKind::avg_pool) {
     if (node.stride == 0) node.stride = node.kernel;
     LGD_CHECK(node.op == OpKind::max_pool || node.stride == node.kernel, "BAD_MODEL", "node ", from.name,

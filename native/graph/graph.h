@@ -7,7 +7,8 @@
 //
 //   op               inputs  parameters                       attributes (default)
 //   conv             x       weight [K,C/groups,R,S] [bias K] stride (1) padding (0) dilation (1) groups (1): 1 or C,
-//                            then of 3x3, 5x5 or 7x7 and stride 1 or 2
+//                            then of 3x3, 5x5 or 7x7 and stride 1 or 2. same (0): TensorFlow's padding `same` of this
+//                            stride in the place of padding (shape.cpp, padding_of)
 //   linear           x       weight [O,I] [bias O]            -: over the channels of each position
 //   batchNorm        x       weight bias running_mean running_var
 //                                                             eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
@@ -99,8 +100,8 @@ struct Node {
   std::string name;
   std::vector<int> inputs;      // value numbers
   std::vector<int> parameters;  // indices into Graph::parameters
-  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0, factor = 1,
-      first = 0;
+  int stride = 0, padding = 0, same = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0,
+      factor = 1, first = 0;
   float eps = 0, momentum = 0, p = 0;
   Act act = Act::none;
 

@@ -123,7 +123,7 @@ class Lives {
   void finishes(int value, int time) {
     const Activation& a = activation(value);
     values[size_t(a.raw)].touch(time);
-    if (a.joined && a.act != Act::none) values[size_t(value)].touch(time);
+    if (a.joined && !a.inside && a.act != Act::none) values[size_t(value)].touch(time);
   }
 };
 

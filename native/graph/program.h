@@ -52,17 +52,19 @@ struct Step {
 };
 
 // A value that is an activation over a norm behind a convolution: act(norm(raw)), of a join act(keep norm(raw) +
-// residual), of a gate act(norm(raw)) * gate. Lazy unless stored: readers make it from the raw value. Or a GELU behind a
+// residual) or, `inside`, keep act(norm(raw)) + residual, of a gate act(norm(raw)) * gate. Lazy unless stored: readers make it from the raw value. Or a GELU behind a
 // linear layer: norm is -1, it is stored, and `raw` holds its slope.
 struct Activation {
   int raw = -1;   // value of the convolution; -1: this value is nothing of the kind
   int norm = -1;  // node
   int drop = -1;  // node of the stochastic depth in a join
   int gate = -1;  // value that scales the channels of this one
-  bool stored = false, joined = false;
+  bool stored = false, joined = false, inside = false;
   bool gated = false;  // read by a gate (and its squeeze): its own gradient is never formed
   Act act = Act::none;
   bool lazy() const { return raw >= 0 && !stored; }
+  // Is the gradient of the join's sum another than that of what the norm gives? Then both are stored.
+  bool apart() const { return drop >= 0 || inside; }
 };
 
 // What backward does about the gradient of one value that a step reads.

@@ -21,6 +21,18 @@ static std::string text_of(const ValueShape& value) {
   return concat({value.h, "x", value.w, " with ", value.c, " channels"});
 }
 
+// Rows above the image that a convolution of `size` rows reads as zeros, or columns to its left.
+//
+// TensorFlow's `same` makes ceil(size / stride) positions and adds only as many zeros as their windows reach beyond the
+// image, half of them here, the odd one at the end: before a stride of 2, an image of even sides has none here.
+// models/stages.ts lowers a stride and spreads taps instead; Node::same stays the stride that it was, and the padding
+// that of the coarse image, so that a position that both have sees the same pixels.
+static int padding_of(const Node& node, int size, int kernel) {
+  if (node.same == 0) return node.padding;
+  const int coarse = (size - 1) / node.dilation + 1, positions = (coarse - 1) / node.same + 1;
+  return std::max((positions - 1) * node.same + kernel - coarse, 0) / 2 * node.dilation;
+}
+
 namespace {
 
 // Walks the nodes once, filling Shapes; one method an operation.
@@ -118,6 +130,7 @@ class Inference {
 
   // Positions of a window along one axis.
   int window(const Node& node, int size, int kernel) const {
+    if (node.same > 0) return (size - 1) / node.stride + 1;
     const int64_t reach = int64_t(node.dilation) * (kernel - 1) + 1;
     LGD_CHECK(size + 2 * node.padding >= reach, "BAD_SHAPE", "node ", node.name, ": its window of ", reach,
               " pixels does not fit into ", text_of(input(node)), " (padding ", node.padding, "). Use larger images.");
@@ -138,13 +151,16 @@ class Inference {
                 ": a depthwise kernel is ", r, "x", s, " with stride ", node.stride,
                 ". Allowed: 3x3, 5x5 or 7x7, stride 1 or 2.");
     expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
+    const int pad = padding_of(node, x.h, r);
+    LGD_CHECK(pad == padding_of(node, x.w, s), "BAD_SHAPE", "node ", node.name, " pads ", text_of(x),
+              " by other numbers of rows than of columns. Use images whose sides are even or odd alike.");
     const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
-    check_side(node, std::max({x.h, x.w, y.h, y.w}) + int64_t(node.dilation) * (std::max(r, s) - 1) + node.padding);
+    check_side(node, std::max({x.h, x.w, y.h, y.w}) + int64_t(node.dilation) * (std::max(r, s) - 1) + pad);
     LGD_CHECK(!depthwise || int64_t(shapes_.batch) * k < int64_t(1) << 31, "BAD_SHAPE", "node ", node.name,
               ": a batch of ", shapes_.batch, " images with ", k,
               " channels is too large for a depthwise convolution. Use a smaller batch.");
     if (depthwise) lay(node, conv_weight, {1, int64_t(r) * s, k, 1, y.stored});
-    else if (x.by_pairs()) lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, 8, s, node.padding % 2});
+    else if (x.by_pairs()) lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, 8, s, pad % 2});
     else lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, x.stored});
     if (node.has_bias()) vector_parameter(node, conv_bias, k);
     shapes_.macs_per_image += double(y.pixels()) * k * r * s * (depthwise ? 1 : x.c);
@@ -367,8 +383,10 @@ ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
   const ValueShape& y = shapes.values[size_t(index) + 1];
   const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
   if (node.op == OpKind::linear) return {shapes.batch, x.h, x.w, x.stored, y.stored, 1, 1, 1, 0, 1, y.h, y.w};
-  const ConvShape shape{shapes.batch,   x.h,         x.w,          x.stored,      y.stored, int(weight[2]),
-                        int(weight[3]), node.stride, node.padding, node.dilation, y.h,      y.w};
+  const int kernel = int(weight[2]);
+  const ConvShape shape{
+      shapes.batch,  x.h, x.w, x.stored, y.stored, kernel, int(weight[3]), node.stride, padding_of(node, x.h, kernel),
+      node.dilation, y.h, y.w};
   return x.by_pairs() ? by_pairs(shape) : shape;
 }
 

@@ -237,10 +237,14 @@ struct PaddedImage {
   Vec pixels[most];
   int width, height;
 
-  explicit PaddedImage(const ConvShape& s) : width(s.w + 2 * s.pad), height(s.h + 2 * s.pad) {
+  explicit PaddedImage(const ConvShape& s) : width(side(s, s.w, s.ow)), height(side(s, s.h, s.oh)) {
     for (int i = 0; i < width * height; ++i) pixels[i] = Vec{};
   }
-  static bool fits(const ConvShape& s) { return int64_t(s.w + 2 * s.pad) * (s.h + 2 * s.pad) <= most; }
+  static int side(const ConvShape& s, int in, int out) {
+    const int last = (out - 1) * s.stride + (s.s - 1) * s.dilation + 1;
+    return last > in + s.pad ? last : in + s.pad;
+  }
+  static bool fits(const ConvShape& s) { return int64_t(side(s, s.w, s.ow)) * side(s, s.h, s.oh) <= most; }
   Vec* row(int y) { return pixels + y * width; }
 
   template <bool whole>

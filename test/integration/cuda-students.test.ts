@@ -47,6 +47,8 @@ const halfLimits: Record<string, { output: number; evaluation: number; cosine?: 
   mobilenet_v3_large: { output: 0.22, evaluation: 0.16, cosine: 0.92 },
   mobilenetv4_conv_small: { output: 0.84, evaluation: 0.22, cosine: 0.2 },
   efficientnet_b0: { output: 0.48, evaluation: 0.18, cosine: 0.7 },
+  efficientnet_v2_s: { output: 0.36, evaluation: 0.38, cosine: 0.8 },
+  tf_efficientnetv2_b0: { output: 0.41, evaluation: 0.22, cosine: 0.6 },
   efficientnet_lite0: { output: 1.4, evaluation: 0.27 },
   convnext_atto: { output: 0.017, evaluation: 0.018, cosine: 0.9999 },
   convnext_femto: { output: 0.017, evaluation: 0.017, cosine: 0.9999 },

@@ -4,7 +4,7 @@ import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { weightsOf } from '../../lib/models/features.js';
-import { GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { detectionGraph } from '../../lib/models/heads/detection.js';
 import { segmentationGraph } from '../../lib/models/heads/segmentation.js';
 import { initialWeights } from '../../lib/models/initialise.js';
@@ -142,12 +142,37 @@ describe('heads on students', () => {
     }
   });
 
-  it.each(['resnet18', 'mobilenet_v2'])('dilated, compute the same where %s has a position', async (name) => {
-    const coarse = mapGraph(studentGraph(name, { embeddingSize: 8, dropping: false }));
-    const images = randomNormal(3 * 64 * 64, 5);
+  // without gates, which take their mean over more positions
+  const paddedAsTensorflow = (): GraphSpec => {
+    const g = new GraphBuilder('padded');
+    let x: Value = g.images;
+    for (const [i, kernel, groups] of [
+      [0, 3, 1],
+      [1, 5, 12],
+      [2, 3, 1],
+      [3, 3, 12],
+      [4, 5, 1],
+    ] as const) {
+      x = g.convNorm(x, `down${i}`, { channels: 12, kernel, groups, stride: 2, padding: 'same' }, 'relu');
+      x = g.convNorm(x, `keep${i}`, { channels: 12, kernel: 3, padding: 'same' }, 'relu');
+    }
+    return g.finish(x);
+  };
+  it.each<[string, number, () => GraphSpec]>([
+    ...['resnet18', 'mobilenet_v2'].map((name): [string, number, () => GraphSpec] => [
+      name,
+      64,
+      () => mapGraph(studentGraph(name, { embeddingSize: 8, dropping: false })),
+    ]),
+    ['a network padded as TensorFlow does', 64, paddedAsTensorflow],
+    ['it, of odd sides', 63, paddedAsTensorflow],
+    ['it, of sides that become odd', 36, paddedAsTensorflow],
+  ])('dilated, compute the same where %s has a position', async (_, resolution, make) => {
+    const coarse = make();
+    const images = randomNormal(3 * resolution * resolution, 5);
     const weights = weightsOf(coarse, initialWeights(coarse, 1));
     const mapOf = async (graph: GraphSpec) => {
-      using encoder = build(graph, { batch: 1, resolution: 64, training: false });
+      using encoder = build(graph, { batch: 1, resolution, training: false });
       encoder.load(weights);
       return { map: await encoder.forward(images), shape: encoder.info.outputs[0]! };
     };
@@ -159,7 +184,7 @@ describe('heads on students', () => {
         shape: [rows, columns, channels],
       } = await mapOf(dilate(coarse, outputStride));
       const step = 32 / outputStride;
-      expect([rows, columns]).toEqual([2 * step, 2 * step]);
+      expect([rows, columns]).toEqual(Array(2).fill(Math.ceil(resolution / outputStride)));
       for (let y = 0; y < 2; y++) {
         for (let x = 0; x < 2; x++) {
           const at = (y * step * columns! + x * step) * channels!;

@@ -103,6 +103,12 @@ describe('graphs that do not fit', () => {
       'BAD_MODEL',
       'wide (conv) has the unknown attribute "strides"',
     ],
+    [
+      'two kinds of padding',
+      (g) => (node(g, 'wide').attributes!['same'] = 1),
+      'BAD_MODEL',
+      'wide (conv): padding is 1. Allowed: 0 beside "same"',
+    ],
     ['half a stride', (g) => (node(g, 'wide').attributes!['stride'] = 1.5), 'BAD_MODEL', 'stride is 1.5'],
     [
       'a window wider than a max-pool takes',

@@ -153,6 +153,7 @@ describe.each<[string, number]>([
   ['mobilenet_v3_small', 0.98],
   ['resnet18', 0.99],
   ['efficientnet_b0', 0.91],
+  ['tf_efficientnetv2_b0', 0.9],
   ['mobilenetv4_conv_small', 0.96],
 ])('%s', (name, least) => {
   test('keeps its embeddings at little more than a quarter of its size', async () => {

@@ -34,6 +34,8 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
   mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
+  efficientnet_v2: { name: 'efficientnet_v2_s', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
+  tf_efficientnetv2: { name: 'tf_efficientnetv2_b0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   convnext: { name: 'convnext_atto', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet_lite: { name: 'efficientnet_lite0', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   vit: { name: 'vit_tiny_patch16_224', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
@@ -212,6 +214,7 @@ describe('PyTorch', () => {
     ['mobilenetv4_conv_small', 'classifier', 1280, 'norm_head'],
     ['mobilenetv4_conv_medium', 'classifier', 1280, 'norm_head'],
     ['efficientnet_lite0', 'classifier', 1280, 'bn2'],
+    ['tf_efficientnetv2_b0', 'classifier', 1280, 'bn2'],
     ['convnext_atto', 'head.fc', 320, undefined],
   ])("a checkpoint of timm's %s is a start but for its %s", async (name, place, size, norm) => {
     using device = await openDevice('cpu');

@@ -166,6 +166,54 @@ test('of two gates side by side one is fused, as the sums of one are kept', asyn
   await holdToPlainPlan(g.finish(g.linear(g.globalPool(x), 'fc', { features: outputs })));
 });
 
+describe('an activation before a residual sum', () => {
+  const graphOf = (body: (g: GraphBuilder, x: Value, norm: (x: Value, name: string) => Value) => Value): GraphSpec => {
+    const g = new GraphBuilder('fused');
+    const stem = g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 4 }, 'silu');
+    const norm = (x: Value, name: string) => g.convNorm(x, name, { channels: 16, kernel: 3 });
+    const last = g.convNorm(body(g, stem, norm), 'last', { channels: 8 }, 'relu');
+    return g.finish(g.linear(g.globalPool(last), 'fc', { features: outputs }));
+  };
+  // kernels forward, besides those of stem, its activation, last, mean, fc and output
+  it.each<[string, number, GraphSpec]>([
+    ['is stored with it', 2, graphOf((g, x, norm) => g.add(g.activation(norm(x, 'a'), 'silu'), x))],
+    [
+      'is stored with it and stochastic depth',
+      2,
+      graphOf((g, x, norm) => g.add(x, g.stochasticDepth(g.activation(norm(x, 'a'), 'relu6'), 0.4))),
+    ],
+    [
+      'is stored with it in one block behind another',
+      4,
+      graphOf((g, x, norm) => {
+        const first = g.add(g.activation(norm(x, 'a'), 'silu'), x);
+        return g.add(g.stochasticDepth(g.activation(norm(first, 'b'), 'hardswish'), 0.4), first);
+      }),
+    ],
+    [
+      'is stored for itself where the sum goes with the norm that is the other operand',
+      4,
+      graphOf((g, x, norm) => g.add(norm(x, 'a'), g.activation(norm(x, 'b'), 'silu'))),
+    ],
+    [
+      'leaves the one behind the sum alone',
+      3,
+      graphOf((g, x, norm) => g.relu(g.add(g.activation(norm(x, 'a'), 'silu'), x))),
+    ],
+    [
+      'is stored for itself where it is read twice',
+      4,
+      graphOf((g, x, norm) => {
+        const y = g.activation(norm(x, 'a'), 'silu');
+        return g.add(g.add(y, x), y);
+      }),
+    ],
+  ])('%s', async (_, steps, graph) => {
+    const { kernelsForward } = await holdToPlainPlan(graph);
+    expect(kernelsForward - 6).toBe(steps);
+  });
+});
+
 describe('layers on single positions', () => {
   type Body = (g: GraphBuilder, x: Value, layer: (x: Value, name: string, channels?: number) => Value) => Value;
   const graphOf = (body: Body, bias = true): GraphSpec => {

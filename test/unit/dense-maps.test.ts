@@ -79,6 +79,26 @@ describe('stages', () => {
         [32, 1280],
       ],
     ],
+    efficientnet_v2: [
+      'efficientnet_v2_s',
+      [
+        [2, 24],
+        [4, 48],
+        [8, 64],
+        [16, 160],
+        [32, 1280],
+      ],
+    ],
+    tf_efficientnetv2: [
+      'tf_efficientnetv2_b0',
+      [
+        [2, 16],
+        [4, 32],
+        [8, 48],
+        [16, 112],
+        [32, 1280],
+      ],
+    ],
     efficientnet_lite: [
       'efficientnet_lite0',
       [

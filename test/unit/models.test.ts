@@ -111,6 +111,8 @@ describe('students', () => {
     ['mobilenetv4_conv_medium', 1280],
     ['efficientnet_b0', 1280],
     ['efficientnet_b3', 1536],
+    ['efficientnet_v2_m', 1280],
+    ['tf_efficientnetv2_b2', 1408],
     ['efficientnet_lite0', 1280],
     ['convnext_atto', 320],
     ['convnext_tiny', 768],

@@ -55,6 +55,7 @@ function timmMobile(
     seFromExpanded,
     roundSe,
     headChannels,
+    rounded = divisible,
   }: {
     stem: number;
     width?: number;
@@ -62,9 +63,11 @@ function timmMobile(
     seFromExpanded: boolean;
     roundSe: (value: number) => number;
     headChannels?: number;
+    /** Of scaled widths. */
+    rounded?: (value: number) => number;
   },
 ): Keys {
-  let channels = divisible(stem * width);
+  let channels = rounded(stem * width);
   const keys: Keys = { ...conv('conv_stem', channels, 3, 3), ...norm('bn1', channels) };
   stages.forEach((blocks, stage) => {
     let place = 0;
@@ -76,7 +79,7 @@ function timmMobile(
         );
       const [kernel, out, expansion, se] = [
         value('k', 3),
-        divisible(value('c', 0) * width),
+        rounded(value('c', 0) * width),
         value('e', 1),
         value('se', 0),
       ];
@@ -220,6 +223,31 @@ const efficient = [
   ['ir_r4_k5_s2_e6_c192_se0.25'],
   ['ir_r1_k3_s1_e6_c320_se0.25'],
 ];
+const efficientV2Small = [
+  ['cn_r2_k3_s1_e1_c24_skip'],
+  ['er_r4_k3_s2_e4_c48'],
+  ['er_r4_k3_s2_e4_c64'],
+  ['ir_r6_k3_s2_e4_c128_se0.25'],
+  ['ir_r9_k3_s1_e6_c160_se0.25'],
+  ['ir_r15_k3_s2_e6_c256_se0.25'],
+];
+const efficientV2Medium = [
+  ['cn_r3_k3_s1_e1_c24_skip'],
+  ['er_r5_k3_s2_e4_c48'],
+  ['er_r5_k3_s2_e4_c80'],
+  ['ir_r7_k3_s2_e4_c160_se0.25'],
+  ['ir_r14_k3_s1_e6_c176_se0.25'],
+  ['ir_r18_k3_s2_e6_c304_se0.25'],
+  ['ir_r5_k3_s1_e6_c512_se0.25'],
+];
+const efficientV2Base = [
+  ['cn_r1_k3_s1_e1_c16_skip'],
+  ['er_r2_k3_s2_e4_c32'],
+  ['er_r2_k3_s2_e4_c48'],
+  ['ir_r3_k3_s2_e4_c96_se0.25'],
+  ['ir_r5_k3_s1_e6_c112_se0.25'],
+  ['ir_r8_k3_s2_e6_c192_se0.25'],
+];
 const scales: [name: string, width: number, depth: number][] = [
   ['efficientnet_b0', 1, 1],
   ['efficientnet_b1', 1, 1.1],
@@ -267,6 +295,28 @@ describe('timm', () => {
         seFromExpanded: false,
         roundSe: Math.round,
         headChannels: divisible(1280 * width),
+      }),
+    );
+  });
+  test.each([
+    ['efficientnet_v2_s', efficientV2Small],
+    ['efficientnet_v2_m', efficientV2Medium],
+  ])('%s', (name, stages) => {
+    expect(exported('timm', name)).toEqual(
+      timmMobile(stages, { stem: 24, seFromExpanded: false, roundSe: Math.round, headChannels: 1280 }),
+    );
+  });
+  test.each(scales)('tf_%s in its second version, whose widths are never raised', (name, width, depth) => {
+    const nearest = (value: number) => Math.floor((value + 4) / 8) * 8;
+    expect(exported('timm', name.replace('efficientnet', 'tf_efficientnetv2'))).toEqual(
+      timmMobile(efficientV2Base, {
+        stem: 32,
+        width,
+        depth,
+        seFromExpanded: false,
+        roundSe: Math.round,
+        headChannels: nearest(1280 * width),
+        rounded: nearest,
       }),
     );
   });

@@ -23,6 +23,8 @@ export type StudentFamily =
   | 'mobilenet_v3'
   | 'mobilenet_v4'
   | 'efficientnet'
+  | 'efficientnet_v2'
+  | 'tf_efficientnetv2'
   | 'efficientnet_lite'
   | 'convnext'
   | 'vit';

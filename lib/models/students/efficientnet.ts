@@ -82,7 +82,7 @@ function build(
   );
 }
 
-function mbconv(
+export function mbconv(
   g: GraphBuilder,
   x: Value,
   name: string,

@@ -4,10 +4,12 @@ import { convnextAtto, convnextFemto, convnextNano, convnextPico, convnextTiny }
 import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
 import { efficientnetLite0 } from './efficientnet_lite.js';
+import { efficientnetV2M, efficientnetV2S } from './efficientnet_v2.js';
 import { mobilenetV2 } from './mobilenet_v2.js';
 import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
 import { mobilenetV4ConvMedium, mobilenetV4ConvSmall } from './mobilenet_v4.js';
 import { resnet18, resnet34, resnet50 } from './resnet.js';
+import { tfEfficientnetV2B0, tfEfficientnetV2B1, tfEfficientnetV2B2, tfEfficientnetV2B3 } from './tf_efficientnetv2.js';
 import { vitSmallPatch16, vitSmallPatch32, vitTinyPatch16 } from './vit.js';
 
 const definitions: StudentDefinition[] = [
@@ -23,6 +25,12 @@ const definitions: StudentDefinition[] = [
   efficientnetB1,
   efficientnetB2,
   efficientnetB3,
+  efficientnetV2S,
+  efficientnetV2M,
+  tfEfficientnetV2B0,
+  tfEfficientnetV2B1,
+  tfEfficientnetV2B2,
+  tfEfficientnetV2B3,
   efficientnetLite0,
   convnextAtto,
   convnextFemto,

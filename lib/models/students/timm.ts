@@ -18,6 +18,13 @@ export function convNorm(
   return activation === undefined ? normed : g.activation(normed, activation);
 }
 
+/** Squeeze and excitation with SiLU and a sigmoid, by timm's names. */
+export function squeezeExcite(g: GraphBuilder, x: Value, at: string, squeezed: number): Value {
+  const hidden = g.conv(g.globalPool(x), `${at}.conv_reduce`, { channels: squeezed, bias: true });
+  const excited = g.conv(g.activation(hidden, 'silu'), `${at}.conv_expand`, { channels: x.channels, bias: true });
+  return g.channelScale(x, g.activation(excited, 'sigmoid'));
+}
+
 /** The linear layer that gives `outputs` classes, uniform within 1 / sqrt(outputs). */
 export function classifier(g: GraphBuilder, features: Value, outputs: number): Value {
   return g.linear(features, 'classifier', {

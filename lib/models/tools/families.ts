@@ -47,9 +47,23 @@ export const namings: Readonly<Record<StudentFamily, Readonly<Record<Tool, Famil
     mmseg: undefined,
     detectron2: undefined,
   },
+  efficientnet_v2: {
+    torchvision: own,
+    timm: timm.efficientnetV2,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
   convnext: {
     torchvision: undefined,
     timm: timm.convnext,
+    mmdet: undefined,
+    mmseg: undefined,
+    detectron2: undefined,
+  },
+  tf_efficientnetv2: {
+    torchvision: undefined,
+    timm: timm.ownTf,
     mmdet: undefined,
     mmseg: undefined,
     detectron2: undefined,

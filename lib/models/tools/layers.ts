@@ -1,8 +1,11 @@
 /** What each convolution of a student is there for: the other tools name layers by that. */
 import type { GraphSpec } from '../graph.js';
 
-/** Place of a convolution: the first one, one of an inverted residual block, or the one before pooling. */
-export type LayerRole = 'stem' | 'expand' | 'depthwise' | 'squeeze' | 'excite' | 'project' | 'last';
+/**
+ * Place of a convolution: the first one, one of an inverted residual block (`fused`: the dense one of several taps in
+ * the place of expand and depthwise), or the one before pooling.
+ */
+export type LayerRole = 'stem' | 'expand' | 'fused' | 'depthwise' | 'squeeze' | 'excite' | 'project' | 'last';
 
 /** A convolution of a student of the MobileNet kind, and the norm that follows it. */
 export interface StudentLayer {
@@ -20,8 +23,9 @@ const blockOf = /^(features\.\d+(?:\.\d+)?)\.(?:conv|block)\./u;
 export function mobileLayers(graph: GraphSpec): StudentLayer[] {
   const layers: StudentLayer[] = [];
   let [current, block] = ['', -1];
-  let expanded = false; // has the block's depthwise convolution come?
-  graph.nodes.forEach(({ op, name, attributes }, i) => {
+  let expanded = false; // has the block's depthwise or fused convolution come?
+  const shapes = new Map(graph.parameters.map(({ name, shape }) => [name, shape]));
+  graph.nodes.forEach(({ op, name, parameters, attributes }, i) => {
     if (op !== 'conv') return;
     const norm = graph.nodes.find((node) => node.op === 'batchNorm' && node.inputs[0] === i + 1)?.name;
     const [, own] = blockOf.exec(name) ?? [];
@@ -31,16 +35,19 @@ export function mobileLayers(graph: GraphSpec): StudentLayer[] {
     }
     if (own !== current) [current, block, expanded] = [own, block + 1, false];
     const isDepthwise = Number(attributes!['groups']) > 1;
+    const isFused = !isDepthwise && shapes.get(parameters![0]!)![2]! > 1;
     const role = name.endsWith('.fc1')
       ? 'squeeze'
       : name.endsWith('.fc2')
         ? 'excite'
         : isDepthwise
           ? 'depthwise'
-          : expanded
-            ? 'project'
-            : 'expand';
-    expanded ||= isDepthwise;
+          : isFused
+            ? 'fused'
+            : expanded
+              ? 'project'
+              : 'expand';
+    expanded ||= isDepthwise || isFused;
     layers.push({ conv: name, norm, role, block });
   });
   return layers;

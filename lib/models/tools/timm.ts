@@ -22,6 +22,11 @@ const withConvHead: FamilyNaming = ({ architecture, graph }, { blocks }) => {
   return { model: architecture, modules, eps, options: ofMobile };
 };
 
+const efficientnetV2: FamilyNaming = (student, definition, refuse) => ({
+  ...withConvHead(student, definition, refuse),
+  model: `efficientnetv2_${definition.variant}`,
+});
+
 /** The models of those students that timm has at more than one width, or under another name. */
 const models: Readonly<Record<string, Readonly<Record<number, string>>>> = {
   mobilenet_v2: {
@@ -79,6 +84,9 @@ const own: FamilyNaming = (student, { classifier }, refuse) => ({
   options: ofMobile,
 });
 
+/** The same of those that timm builds with TensorFlow's eps, whatever it is asked for. */
+const ownTf: FamilyNaming = (student, definition, refuse) => ({ ...own(student, definition, refuse), eps: 1e-3 });
+
 const convnext: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
   model: architecture,
   modules: ownNames(graph, classifier),
@@ -92,7 +100,17 @@ const vit: FamilyNaming = ({ architecture, graph }, { classifier }) => ({
   options: { fixed_input_size: true, first_conv: 'patch_embed.proj', classifier },
 });
 
-export const timm = { own, convnext, vit, resnet, mobilenetV2, mobilenetV3, efficientnet: withConvHead };
+export const timm = {
+  own,
+  ownTf,
+  convnext,
+  vit,
+  resnet,
+  mobilenetV2,
+  mobilenetV3,
+  efficientnet: withConvHead,
+  efficientnetV2,
+};
 
 /** @param last names of the last convolution and its norm */
 function mobileModules(
@@ -119,13 +137,17 @@ const expanding: Readonly<Partial<Record<LayerRole, readonly [conv: string, norm
   project: ['conv_pwl', 'bn3'],
 };
 const separable: typeof expanding = { ...expanding, depthwise: ['conv_dw', 'bn1'], project: ['conv_pw', 'bn2'] };
+const fused: typeof expanding = { fused: ['conv_exp', 'bn1'], project: ['conv_pwl', 'bn2'] };
+/** A fused block without an expansion. */
+const convolution: typeof expanding = { fused: ['conv', 'bn1'] };
 
 function inBlock(
   { role, block }: StudentLayer,
   layers: readonly StudentLayer[],
   stages: readonly { stage: number; place: number }[],
 ): string[] {
-  const expands = layers.some((other) => other.block === block && other.role === 'expand');
+  const has = (one: LayerRole) => layers.some((other) => other.block === block && other.role === one);
   const { stage, place } = stages[block]!;
-  return (expands ? expanding : separable)[role]!.map((name) => `blocks.${stage}.${place}.${name}`);
+  const names = has('fused') ? (has('project') ? fused : convolution) : has('expand') ? expanding : separable;
+  return names[role]!.map((name) => `blocks.${stage}.${place}.${name}`);
 }

@@ -19,6 +19,15 @@ ConvShape conv_shape(int n, int h, int w, int c, int k, int kernel, int stride, 
           (w + 2 * pad - reach) / stride + 1};
 }
 
+// With TensorFlow's padding `same`: windows may reach further beyond the end of the image than before its start.
+static ConvShape conv_same(int n, int h, int w, int c, int k, int kernel, int stride) {
+  const int missing = (h - 1) / stride * stride + kernel - h;
+  ConvShape s = conv_shape(n, h, w, c, k, kernel, stride, missing > 0 ? missing / 2 : 0);
+  s.oh = (h - 1) / stride + 1;
+  s.ow = (w - 1) / stride + 1;
+  return s;
+}
+
 std::string name_of(const ConvShape& s) {
   char text[128];
   std::snprintf(text, sizeof text, "n%d %dx%d c%d k%d %dx%d stride %d pad %d dilation %d", s.n, s.h, s.w, s.c, s.k, s.r,
@@ -138,6 +147,9 @@ void check_conv(Check& check) {
       {conv_shape(2, 33, 31, 4, 6, 3, 2, 1), none},
       {conv_shape(2, 4, 4, 256, 48, 3, 2, 1), none},
       {conv_shape(20, 3, 3, 33, 20, 3, 1, 1), none},
+      {conv_same(2, 8, 12, 3, 16, 3, 2), folded},
+      {conv_same(2, 14, 10, 24, 40, 3, 2), whole},
+      {conv_same(1, 16, 14, 17, 9, 5, 2), none},
       // So many rows that weight gradients are summed in parts.
       {conv_shape(1, 128, 130, 24, 16, 1, 1, 0), none},
       {conv_shape(4, 65, 64, 16, 24, 3, 1, 1), none},
@@ -209,6 +221,9 @@ void check_depthwise(Check& check) {
           conv_shape(1, 12, 14, 19, 19, kernel, stride, 2 * pad, 2),
           conv_shape(2, 9, 10, 21, 21, kernel, stride, 0),
           conv_shape(1, 5, 1, 16, 16, kernel, stride, pad),
+          conv_same(2, 2, 4, 40, 40, kernel, stride),
+          conv_same(3, 14, 16, 17, 17, kernel, stride),
+          conv_same(1, 64, 62, 8, 8, kernel, stride),
       };
       int index = 0;
       for (const ConvShape& shape : shapes) {

@@ -202,7 +202,8 @@ void fused_convolutions() {
        {conv(2, 9, 11, 40, 24, 3, 1, 1), conv(3, 8, 10, 136, 72, 1, 2, 0), conv(2, 21, 19, 8, 72, 7, 2, 3),
         conv(2, 10, 9, 24, 136, 3, 1, 2, 2), conv(1, 14, 11, 32, 24, 3, 2, 2, 2), conv(2, 13, 10, 16, 24, 3, 3, 1),
         conv(150, 1, 1, 200, 104, 1, 1, 0), conv(1, 1, 1, 8, 8, 1, 1, 0), conv(40, 21, 20, 40, 136, 1, 1, 0),
-        conv(29, 14, 14, 104, 24, 1, 1, 0), conv(6, 28, 28, 24, 72, 1, 1, 0), conv(4, 14, 15, 8, 264, 3, 1, 1)}) {
+        conv(29, 14, 14, 104, 24, 1, 1, 0), conv(6, 28, 28, 24, 72, 1, 1, 0), conv(4, 14, 15, 8, 264, 3, 1, 1),
+        conv_same(3, 14, 12, 24, 72, 3, 2)}) {
     if (small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
     forward(s, "plain", [s](Run& t) { return plain_input(t, s); });
     const auto lazy = [s](Run& t) { return lazy_input(t, s, Act::relu, false); };
@@ -216,7 +217,7 @@ void fused_convolutions() {
   const FewMultiprocessors few;
   for (const ConvShape& s :
        {conv(9, 15, 13, 40, 24, 1, 1, 0), conv(7, 15, 13, 24, 72, 1, 1, 0), conv(5, 15, 13, 40, 136, 1, 1, 0),
-        conv(2, 23, 19, 24, 40, 3, 1, 1), conv(3, 27, 25, 24, 72, 3, 2, 1)}) {
+        conv(2, 23, 19, 24, 40, 3, 1, 1), conv(3, 27, 25, 24, 72, 3, 2, 1), conv_same(3, 26, 24, 24, 72, 3, 2)}) {
     forward(s, with_act("walking, lazy", Act::hardswish),
             [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
     backward(s, "walking", [s](Run& t) { return lazy_input(t, s, Act::relu, false); }, true, &norm_sum, Act::hardswish);

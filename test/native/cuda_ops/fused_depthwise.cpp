@@ -117,6 +117,7 @@ void shapes() {
       // Padding that is not half the kernel.
       for (int pad = 0; pad < r; ++pad)
         if (pad != r / 2) check_both(image(2, 9, 8, 40, r, stride, pad), usual);
+      for (int side : {2, 14}) check_both(conv_same(3, side, side + 2, 40, 40, r, stride), usual);
     }
 }
 

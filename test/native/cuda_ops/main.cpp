@@ -141,7 +141,8 @@ void convolutions() {
                 conv(4, 17, 17, 8, 64, 7, 2, 3), conv(5, 14, 14, 96, 24, 1, 1, 0), conv(2, 28, 28, 144, 40, 1, 1, 0),
                 conv(6, 14, 14, 64, 128, 1, 2, 0), conv(70, 1, 1, 520, 264, 1, 1, 0), conv(1, 1, 1, 8, 8, 1, 1, 0),
                 conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0),
-                conv(130, 1, 1, 1280, 1000, 1, 1, 0)});
+                conv(130, 1, 1, 1280, 1000, 1, 1, 0), conv_same(3, 14, 12, 24, 40, 3, 2),
+                conv_same(2, 16, 18, 40, 24, 5, 2)});
   const FewMultiprocessors few;
   convolutions({conv(2, 15, 13, 24, 72, 3, 1, 1), conv(3, 11, 12, 104, 136, 1, 1, 0),
                 conv(1, 17, 16, 136, 200, 3, 2, 1), conv(300, 1, 1, 104, 264, 1, 1, 0)});
@@ -151,7 +152,7 @@ void convolutions() {
 void images_by_pairs() {
   for (const ConvShape& pixels :
        {conv(2, 16, 18, 4, 64, 7, 2, 3), conv(3, 9, 14, 4, 16, 3, 2, 1), conv(2, 12, 12, 4, 40, 4, 4, 0),
-        conv(1, 8, 10, 4, 8, 3, 2, 0), conv(1, 20, 20, 4, 24, 2, 2, 1)}) {
+        conv(1, 8, 10, 4, 8, 3, 2, 0), conv(1, 20, 20, 4, 24, 2, 2, 1), conv_same(2, 16, 18, 4, 40, 3, 2)}) {
     const ConvShape s = by_pairs(pixels);
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.k) * s.taps() * s.c;
     check(describe("images by pairs", pixels), [=](Run& t) {
@@ -231,7 +232,8 @@ void depthwise() {
         conv(2, 17, 19, 136, 136, 5, 2, 2), conv(4, 4, 4, 960, 960, 3, 1, 1), conv(2, 12, 12, 16, 16, 3, 1, 2, 2),
         conv(1, 2, 2, 8, 8, 5, 2, 2), conv(9, 28, 28, 192, 192, 3, 1, 1), conv(2, 13, 11, 40, 40, 7, 1, 3),
         conv(1, 2, 1, 8, 8, 7, 1, 3), conv(3, 7, 16, 96, 96, 7, 1, 3), conv(2, 9, 14, 16, 16, 7, 2, 3),
-        conv(1, 9, 8, 72, 72, 7, 1, 0), conv(5, 15, 9, 8, 8, 7, 1, 6, 2)}) {
+        conv(1, 9, 8, 72, 72, 7, 1, 0), conv(5, 15, 9, 8, 8, 7, 1, 6, 2), conv_same(3, 14, 12, 24, 24, 3, 2),
+        conv_same(2, 16, 18, 40, 40, 5, 2), conv_same(2, 12, 14, 16, 16, 7, 2)}) {
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.r) * s.s * s.c;
     check(describe("depthwise_forward", s), [=](Run& t) {
       void *a = t.input(x), *b = t.input(w, 0.3f);

@@ -146,6 +146,15 @@ inline ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int 
           (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
 }
 
+// With TensorFlow's padding `same`: windows may reach further beyond the end of the image than before its start.
+inline ConvShape conv_same(int n, int h, int w, int c, int k, int r, int stride) {
+  const int missing = (h - 1) / stride * stride + r - h;
+  ConvShape s = conv(n, h, w, c, k, r, stride, missing > 0 ? missing / 2 : 0);
+  s.oh = (h - 1) / stride + 1;
+  s.ow = (w - 1) / stride + 1;
+  return s;
+}
+
 inline std::string describe(const char* op, const ConvShape& s) {
   char text[160];
   std::snprintf(text, sizeof text, "%s %dx%dx%dx%d k%d r%d s%d p%d d%d", op, s.n, s.h, s.w, s.c, s.k, s.r, s.stride,
