@@ -18,6 +18,7 @@ import type { FrozenEvaluation } from '../evaluate/during-training.js';
 import { remarkIfSame } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import { tryFolder } from '../files/make-folder.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
@@ -121,7 +122,10 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const { config: given, remarks } = resume === undefined ? { config: wanted, remarks: [] } : await asBegun(wanted);
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
-  if (resume === undefined) await checkInputs(given);
+  const textEncoder = resume === undefined ? await checkInputs(given, teacherSource, known, signal) : undefined;
+  cleanup.push(() => textEncoder?.dispose());
+  const { spillFolder } = given.data;
+  if (spillFolder !== undefined) cleanup.push(await tryFolder(spillFolder)); // else images are streamed for want of it
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;
@@ -139,7 +143,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     ...placesOf(given),
   });
   const config: Config = { ...given, data: { ...given.data, resolution, cache } };
-  const context: RunContext = { config, device, teacher, side, options, cleanup };
+  const context: RunContext = { config, device, teacher, side, textEncoder, options, cleanup };
 
   const banks = await openBanks(evaluationSource, context);
   const { tsb } = banks;
