@@ -4,6 +4,7 @@ import { openImages } from '../data/open-images.js';
 import { packKinds, type PackKind } from '../data/pack/format.js';
 import { packImages, type PackOptions } from '../data/pack/pack.js';
 import { PackFile } from '../data/pack/reader.js';
+import { checkPackPlace } from '../data/pack/writer.js';
 import { LgdError } from '../errors.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
@@ -70,6 +71,7 @@ export function packCommand(bind: Bind): Command {
       const {
         data: { maxBrokenShare },
       } = await readConfig(command);
+      await checkPackPlace(output, overwrite === 'true');
       const images = await openImages(source as string, { labels, signal });
       const from = performance.now();
       const result = await withProgress(terminal, 'pack', (progress) =>

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
+import { tryFolder } from '../files/make-folder.js';
 import { reportDefaults, writeReport, type ReportResult } from '../report/report.js';
 import { writeTensorBoard } from '../report/tensorboard.js';
 import { shellWord } from '../shell.js';
@@ -41,6 +42,8 @@ export function reportCommand(bind: Bind): Command {
     bind(async ({ terminal, signal }, runs) => {
       const flags = command.opts<ReportFlags>();
       const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
+      const removeEmpty = flags.tensorboard === undefined ? undefined : await tryFolder(flags.tensorboard);
+      await removeEmpty?.();
       const phases = phaseReporter(terminal, log.stallMinutes);
       const result = await phases.during(
         writeReport({

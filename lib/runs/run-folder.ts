@@ -2,7 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
-import { LgdError, meansAbsent, writeError } from '../errors.js';
+import { LgdError, meansAbsent, readError, writeError } from '../errors.js';
 import { isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
@@ -62,11 +62,7 @@ export async function checkRunFolder(
   const removeEmpty = await tryFolder(path);
   if (resume || overwrite) return removeEmpty;
   const all = await readdir(path).catch((cause: unknown) => {
-    throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, {
-      option: 'output',
-      mend: 'Check its permissions',
-      cause,
-    });
+    throw readError(path, cause, { option: 'output', kind: 'the run folder ' });
   });
   const entries = all.filter((name) => !isHidden(name));
   if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;

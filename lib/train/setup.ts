@@ -21,6 +21,8 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { tryFolder } from '../files/make-folder.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
+import { locateCheckpoint } from '../runs/checkpoint-store.js';
+import { runFolders } from '../runs/group-folder.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { checkEmbeddings, checkUsed, required, sideOf } from './checks.js';
 import { Distiller } from './distiller.js';
@@ -119,6 +121,9 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const known = await knownStudents(wanted, resume);
   checkKnownStudents(wanted, known);
   if (resume === undefined) checkUsed(wanted);
+  // one that is named is there; without a last one a run begins anew
+  else if (resume !== 'last')
+    for (const output of await runFolders(wanted.output)) await locateCheckpoint(output, resume);
   const { config: given, remarks } = resume === undefined ? { config: wanted, remarks: [] } : await asBegun(wanted);
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');

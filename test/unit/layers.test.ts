@@ -60,6 +60,7 @@ const cliOnly = new Set([
   'checkFree',
   'checkKnownStudents',
   'checkNamesFile',
+  'checkPackPlace',
   'checkReplaceable',
   'counted',
   'tellingOfWaits',

@@ -1,7 +1,9 @@
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { beginsAsSafetensors, checkReplaceable, type FileKind } from '../../lib/files/file-kind.js';
+import { beginsAsSafetensors, type FileKind } from '../../lib/files/file-kind.js';
+import { checkReplaceable } from '../../lib/files/replaceable.js';
+import { manifestFile, manifestFormat } from '../../lib/files/manifest.js';
 import { encodeSafetensors } from '../../lib/files/safetensors.js';
 import { encodeOnnx } from '../../lib/onnx/format.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -36,12 +38,12 @@ describe.each<[FileKind, string]>([
   ['report', 'a report'],
 ])('%s', (kind, words) => {
   test.each([kind, 'empty', 'nowhere'])('may be written over: %s', async (name) => {
-    await checkReplaceable(join(folder, name), kind, 'to');
+    await checkReplaceable(join(folder, name), kind, { option: 'to' });
   });
 
   test.each(Object.keys(files).filter((name) => name !== kind))('may not be written over: %s', async (name) => {
     const path = join(folder, name);
-    await expect(checkReplaceable(path, kind, 'to')).rejects.toMatchObject({
+    await expect(checkReplaceable(path, kind, { option: 'to' })).rejects.toMatchObject({
       code: 'BAD_OPTION',
       option: 'to',
       found: path,
@@ -50,11 +52,11 @@ describe.each<[FileKind, string]>([
   });
 
   test('may not be written over: folder', async () => {
-    await expect(checkReplaceable(join(folder, 'folder'), kind, 'to')).rejects.toMatchObject({
+    await expect(checkReplaceable(join(folder, 'folder'), kind, { option: 'to' })).rejects.toMatchObject({
       code: 'BAD_OPTION',
       message: expect.stringContaining('is a folder') as string,
     });
-    await expect(checkReplaceable(ring, kind, 'to')).rejects.toMatchObject({
+    await expect(checkReplaceable(ring, kind, { option: 'to' })).rejects.toMatchObject({
       code: 'BAD_FILE',
       message: expect.stringContaining(`cannot read ${ring}`) as string,
     });
@@ -66,4 +68,43 @@ test('a header of millions of ids is one, too', () => {
   first.writeBigUInt64LE(400_000_000n);
   expect(beginsAsSafetensors(first)).toBe(true);
   expect(beginsAsSafetensors(Buffer.from('{"names":'))).toBe(false);
+});
+
+test('what a file is made from is not written over, by whatever name', async () => {
+  const from = join(folder, 'safetensors');
+  const [link, other] = [join(folder, 'link'), join(folder, 'other')];
+  symlinkSync(from, link);
+  linkSync(from, other);
+  for (const path of [from, link, other])
+    await expect(
+      checkReplaceable(path, 'safetensors', { option: 'to', inputs: [join(folder, 'nowhere'), from] }),
+    ).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', found: path });
+});
+
+test('nor is a file of a checkpoint, where one of the same kind may be', async () => {
+  const run = join(folder, 'run');
+  const checkpoint = join(run, 'step-1');
+  mkdirSync(checkpoint, { recursive: true });
+  symlinkSync('step-1', join(run, 'last'));
+  const mark = { bytes: files['safetensors']!.length, sha256: '' };
+  for (const name of ['model', 'another'])
+    writeFileSync(join(checkpoint, `${name}.safetensors`), files['safetensors']!);
+  writeFileSync(
+    join(checkpoint, manifestFile),
+    JSON.stringify({
+      format: manifestFormat,
+      version: '0.1.0',
+      step: 1,
+      epoch: 1,
+      best: null,
+      files: { 'model.safetensors': mark },
+    }),
+  );
+  const check = (name: string) => checkReplaceable(join(run, 'last', name), 'safetensors', { option: 'to' });
+  await check('another.safetensors');
+  await expect(check('model.safetensors')).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'to',
+    message: expect.stringContaining('a part of a checkpoint') as string,
+  });
 });
