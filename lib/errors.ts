@@ -204,7 +204,9 @@ export function readError(
   if (cause instanceof LgdError) {
     const { message, mend } = cause;
     // what it says, whose advice is given below
-    return code === cause.code ? cause : new LgdError(code, message.split(` ${mend}`)[0]!, { option, mend, cause });
+    return code === 'BAD_FILE' || cause.code !== 'BAD_FILE'
+      ? cause
+      : new LgdError(code, message.split(` ${mend}`)[0]!, { option, mend, cause });
   }
   const lost = 'Check the disk, or the mount';
   const reasons: Record<string, readonly [why: string, mend: string]> = {

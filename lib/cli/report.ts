@@ -3,9 +3,8 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import { tryFolder } from '../files/make-folder.js';
 import { reportDefaults, writeReport, type ReportResult } from '../report/report.js';
-import { writeTensorBoard } from '../report/tensorboard.js';
+import { checkTensorBoardFolder, writeTensorBoard } from '../report/tensorboard.js';
 import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
@@ -42,8 +41,7 @@ export function reportCommand(bind: Bind): Command {
     bind(async ({ terminal, signal }, runs) => {
       const flags = command.opts<ReportFlags>();
       const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
-      const removeEmpty = flags.tensorboard === undefined ? undefined : await tryFolder(flags.tensorboard);
-      await removeEmpty?.();
+      if (flags.tensorboard !== undefined) await checkTensorBoardFolder(flags.tensorboard); // before it takes long
       const phases = phaseReporter(terminal, log.stallMinutes);
       const result = await phases.during(
         writeReport({

@@ -1,4 +1,5 @@
 /** What a file that is to be written may take the place of. */
+import type { Stats } from 'node:fs';
 import { open, realpath } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
@@ -34,10 +35,8 @@ export async function checkReplaceable(
   kind: FileKind,
   { option, more = '', inputs = [] }: Place,
 ): Promise<void> {
-  const found = await statIfThere(path);
-  if (found?.isDirectory() === true)
-    throw new LgdError('BAD_OPTION', 'is a folder.', { option, found: path, mend: `Give the file to write${more}` });
-  if (found?.isFile() !== true) return;
+  const found = await fileInPlace(path, option, { more });
+  if (found === undefined) return;
   const bytes = await beginningOf(path);
   if (bytes.byteLength > 0 && !isOfKind(bytes, kind))
     throw new LgdError('BAD_OPTION', `there is a file already, which is not ${words[kind]}.`, {
@@ -58,6 +57,26 @@ export async function checkReplaceable(
       found: path,
       mend,
     });
+}
+
+/**
+ * The file whose place another is to take; undefined where there is none.
+ * @param option what names the place
+ * @param details more: what the mend says besides
+ * @throws LgdError BAD_OPTION or the code given: a folder, or a pipe or device, which would be lost; BAD_FILE
+ */
+export async function fileInPlace(
+  path: string,
+  option: string,
+  { code = 'BAD_OPTION', more = '' }: { code?: 'BAD_OPTION' | 'BAD_CONFIG'; more?: string } = {},
+): Promise<Stats | undefined> {
+  const found = await statIfThere(path);
+  if (found === undefined || found.isFile()) return found;
+  throw new LgdError(code, found.isDirectory() ? 'is a folder.' : 'is no regular file.', {
+    option,
+    found: path,
+    mend: `Give the file to write${more}`,
+  });
 }
 
 async function beginningOf(path: string): Promise<Uint8Array> {

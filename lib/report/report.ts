@@ -112,9 +112,23 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
   const removeEmpty = await tryFolder(dirname(output));
   try {
     await checkGiven(options);
+    return await write(output, { runs, summaries, curves, remarks }, options);
   } finally {
     await removeEmpty();
   }
+}
+
+/** Computes a report on runs that were read, and writes it. */
+async function write(
+  output: string,
+  {
+    runs,
+    summaries,
+    curves,
+    remarks,
+  }: { runs: readonly RunFacts[]; summaries: RunSummary[]; curves: readonly RunCurves[]; remarks: string[] },
+  options: ReportOptions,
+): Promise<ReportResult> {
   const assets = await readAssets();
   const sections = await computeSections(runs, options);
   const document = renderPage(

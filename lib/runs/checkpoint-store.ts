@@ -182,7 +182,8 @@ export async function locateCheckpoint(runFolder: string, which: string): Promis
     if (earlier.length > 0) return earlier.at(-1)!;
   } else {
     const folder = await followed(which);
-    if (await isFolder(folder)) return folder;
+    // of one that is not whole, reading it says so
+    if ((await isWhole(folder)) || (folderName.test(basename(folder)) && (await isFolder(folder)))) return folder;
     const words = ['last', 'previous', 'best'];
     throw new LgdError('FILE_NOT_FOUND', 'there is no checkpoint of this name.', {
       found: which,

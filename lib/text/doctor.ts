@@ -219,7 +219,13 @@ async function searchWith(
   const longestTemplate = templates.reduce((longest, template) =>
     length.get(template)! > length.get(longest)! ? template : longest,
   );
-  report.textSpace = { encoder: encoder.id, templates: [...templates], similarity, longestTemplate, maxTokens: encoder.maxTokens };
+  report.textSpace = {
+    encoder: encoder.id,
+    templates: [...templates],
+    similarity,
+    longestTemplate,
+    maxTokens: encoder.maxTokens,
+  };
   for (const [index, name] of names.entries()) {
     if (index % 256 === 0) await nextTurn(signal, 'the check of the names');
     const tokens = encoder.countTokens(fillTemplate(longestTemplate, name));

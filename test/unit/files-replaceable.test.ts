@@ -1,11 +1,16 @@
-import { linkSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { linkSync, lstatSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { checkFree } from '../../lib/config/init.js';
+import { checkPackPlace } from '../../lib/data/pack/writer.js';
 import { beginsAsSafetensors, type FileKind } from '../../lib/files/file-kind.js';
 import { checkReplaceable } from '../../lib/files/replaceable.js';
 import { manifestFile, manifestFormat } from '../../lib/files/manifest.js';
 import { encodeSafetensors } from '../../lib/files/safetensors.js';
+import { writeFileAtomically } from '../../lib/files/write-file.js';
 import { encodeOnnx } from '../../lib/onnx/format.js';
+import { checkNamesFile } from '../../lib/text/names-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();
@@ -106,5 +111,29 @@ test('nor is a file of a checkpoint, where one of the same kind may be', async (
     code: 'BAD_OPTION',
     option: 'to',
     message: expect.stringContaining('a part of a checkpoint') as string,
+  });
+});
+
+test('nor a pipe or a device', async () => {
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  for (const path of [pipe, '/dev/null']) {
+    await expect(checkReplaceable(path, 'report', { option: 'to' })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      found: path,
+      message: expect.stringContaining('is no regular file') as string,
+    });
+    await expect(checkPackPlace(path, true)).rejects.toMatchObject({ option: 'output', found: path });
+    await expect(checkNamesFile(path, { overwrite: true })).rejects.toMatchObject({ option: 'write', found: path });
+    await expect(checkFree(path, true)).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'to', found: path });
+  }
+  await expect(writeFileAtomically(pipe, 'x')).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  expect(lstatSync(pipe).isFIFO()).toBe(true);
+});
+
+test('a pack to be overwritten is no folder', async () => {
+  await expect(checkPackPlace(join(folder, 'folder'), true)).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'output',
   });
 });

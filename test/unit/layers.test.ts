@@ -61,6 +61,7 @@ const cliOnly = new Set([
   'checkKnownStudents',
   'checkNamesFile',
   'checkPackPlace',
+  'checkTensorBoardFolder',
   'checkReplaceable',
   'counted',
   'tellingOfWaits',

@@ -5,6 +5,7 @@ import { LgdError, writeError } from '../../errors.js';
 import { statIfThere } from '../../files/folders.js';
 import { tryFolder } from '../../files/make-folder.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
+import { fileInPlace } from '../../files/replaceable.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
 import { endedBy } from '../../lifetime.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
@@ -224,10 +225,7 @@ export async function checkPackPlace(path: string, overwrite: boolean): Promise<
 }
 
 async function checkReplaced(path: string, overwrite: boolean): Promise<void> {
-  const found = await statIfThere(path);
-  if (found?.isDirectory() === true)
-    throw new LgdError('BAD_OPTION', 'is a folder.', { option: 'output', found: path, mend: 'Give the file to write' });
-  if (found !== undefined && !overwrite)
+  if ((await fileInPlace(path, 'output')) !== undefined && !overwrite)
     throw new LgdError('BAD_OPTION', 'there is such a file already.', {
       option: 'output',
       found: path,
