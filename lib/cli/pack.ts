@@ -57,6 +57,12 @@ export function packCommand(bind: Bind): Command {
   return command.action(
     bind(async ({ terminal, signal }, source) => {
       const { verify, output, as, shortSide, quality, labels, overwrite } = command.opts<PackFlags>();
+      if (verify !== undefined && (source ?? output) !== undefined)
+        throw new LgdError('BAD_OPTION', 'a pack is verified, and nothing is packed.', {
+          option: 'verify',
+          found: verify,
+          mend: 'Pack first, and verify the pack then',
+        });
       if (verify !== undefined) return verifyPack(verify, terminal, signal);
       if (source === undefined)
         throw new LgdError('BAD_OPTION', 'there is nothing to pack.', {

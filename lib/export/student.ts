@@ -306,6 +306,7 @@ async function targetOf(
       option: 'classifier',
       mend: 'Leave it out; bank writes the text bank beside the student',
     });
+  checkTaken(format, options);
   const { quantize, images, signal } = options;
   if (quantize !== undefined) checkQuantize(quantize, format, fold, graphOf(source.info));
   if (head === 'drop') featureGraph(graphOf(source.info)); // or there is no backbone to be told apart
@@ -354,6 +355,23 @@ async function targetOf(
     write: (path) => writeOnnx(path, onnxModel(source, onnx)),
     compare: async (path) => compareOnnx(path, source, onnx, await reference()),
   };
+}
+
+/** What a format has no use for, nobody would miss. @throws LgdError BAD_OPTION */
+function checkTaken(format: ExportFormat, { temperature, fold, images, classifier = false }: ExportOptions): void {
+  const needless = (option: string, found: unknown, allowed: string) =>
+    new LgdError('BAD_OPTION', `has no use in an export for ${format}.`, {
+      option,
+      found,
+      allowed,
+      mend: 'Leave it out, or export for one of those',
+    });
+  if (temperature !== undefined && format !== 'transformers' && classifier === false)
+    throw needless('temperature', temperature, 'for transformers, or onnx with a classifier');
+  if (fold === false && format !== 'onnx' && format !== 'transformers')
+    throw needless('fold', fold, 'for onnx and transformers');
+  if (images !== undefined && format === 'lgdistill')
+    throw needless('images', images, 'for other programs, whose embeddings are compared');
 }
 
 /** Without its head a student has no embeddings to compare. */

@@ -183,3 +183,11 @@ test('with an encoder, says how far it is where that takes long', async () => {
   expect(code).toBe(0);
   expect(stderr).toMatch(/^names 32\/100$/mu);
 });
+
+test('a built-in list is printed alone', async () => {
+  for (const args of [
+    ['names', list, '--builtin', 'coco'],
+    ['names', '--list-builtin', '--write', join(folder, 'unwritten.txt')],
+  ])
+    expect(await lgdistill(args)).toMatchObject({ code: 2, stderr: expect.stringContaining('nothing else') as string });
+});

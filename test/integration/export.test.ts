@@ -125,6 +125,16 @@ test('what it is made from, and what a checkpoint is made of, stays', async () =
   await expect(exportStudent({ from: to, to, head: 'drop' })).rejects.toMatchObject({ option: 'to', found: to });
 });
 
+test.each<[string, Parameters<typeof exportStudent>[0]]>([
+  ['temperature', { from: run, to: join(folder, 'x.onnx'), format: 'onnx', temperature: 1 }],
+  ['temperature', { from: run, to: join(folder, 'x.safetensors'), temperature: 1 }],
+  ['fold', { from: run, to: join(folder, 'x.safetensors'), format: 'torchvision', fold: false }],
+  ['images', { from: run, to: join(folder, 'x.safetensors'), images: run }],
+])('an option that a format has no use for is refused: %s', async (option, options) => {
+  await expect(exportStudent(options)).rejects.toMatchObject({ code: 'BAD_OPTION', option });
+  expect(existsSync(options.to)).toBe(false);
+});
+
 test.each(['out/', '..', ' '])('a place without a name is not completed: %s', async (to) => {
   await expect(exportStudent({ from: run, to, format: 'onnx' })).rejects.toMatchObject({
     code: 'BAD_OPTION',
