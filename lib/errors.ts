@@ -193,11 +193,47 @@ export function meansAbsent(error: unknown): boolean {
 export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
   return (cause) => {
     if (meansAbsent(cause) || systemErrorCode(cause) === 'EINVAL') return value;
-    throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, {
-      mend: 'Check its permissions, and the disk',
-      cause,
-    });
+    throw readError(path, cause);
   };
+}
+
+/**
+ * Turns a failed read into an {@link LgdError} that says which path and why (a folder, no permission ...).
+ * @param details code: default BAD_FILE; option: what named the path; kind: what stands before the path, `the folder `
+ */
+export function readError(
+  path: string,
+  cause: unknown,
+  { code = 'BAD_FILE', option, kind = '' }: { code?: ErrorCode; option?: string; kind?: string } = {},
+): LgdError {
+  if (cause instanceof LgdError) {
+    const { message, mend } = cause;
+    // what it says, whose advice is given below
+    return code === 'BAD_FILE' || cause.code !== 'BAD_FILE'
+      ? cause
+      : new LgdError(code, message.split(` ${mend}`)[0]!, { option, mend, cause });
+  }
+  const lost = 'Check the disk, or the mount';
+  const reasons: Record<string, readonly [why: string, mend: string]> = {
+    ENOENT: ['it is not there', 'Check the path'],
+    ENOTDIR: ['a part of the path is not a folder', 'Check the path'],
+    EISDIR: ['it is a folder', 'Give the file to read'],
+    ELOOP: ['its symbolic links lead round in a circle', 'Mend those links, or give another path'],
+    ENAMETOOLONG: ['its path is too long', 'Check the path, or move it to a folder further up'],
+    EACCES: ['permission is denied', 'Check its permissions'],
+    EPERM: ['permission is denied', 'Check its permissions'],
+    EMFILE: ['this process has too many open files', 'Allow it more of them: ulimit -n 1024'],
+    ENFILE: ['the system has too many open files', 'Close what else opens files'],
+    EIO: ['the disk fails', lost],
+    ENOTCONN: ['the mount is gone', lost],
+    ESTALE: ['the mount is gone', lost],
+    ERR_ENCODING_INVALID_ENCODED_DATA: ['it is not UTF-8 text', 'Save it as UTF-8'],
+  };
+  const [why, mend] = reasons[systemErrorCode(cause) ?? ''] ?? [
+    messageOf(cause),
+    'Check its permissions, and the disk',
+  ];
+  return new LgdError(code, `cannot read ${kind}${path}: ${why}.`, { option, mend, cause });
 }
 
 /** What to do where this process may load no native addon. */
@@ -248,6 +284,7 @@ export function writeError(path: string, cause: unknown): LgdError {
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],
+    ENAMETOOLONG: ['a name in it is too long', 'Choose a shorter one'],
     ELOOP: ['its symbolic links lead round in a circle', 'Choose another path, or mend those links'],
   };
   const code = systemErrorCode(cause);

@@ -3,9 +3,8 @@ import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
 import { hasCode, LgdError } from '../errors.js';
 import { withoutTexts } from '../models/teachers/tower-sizes.js';
-import type { Teacher } from '../models/teachers/types.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
-import { loadTextEncoder } from '../text/load-encoder.js';
+import { loadTextEncoder, lookAtTextTower } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { normaliseName } from '../text/spelling.js';
 import { loadTemplates } from '../text/templates.js';
@@ -23,10 +22,42 @@ export class BankSource implements AsyncDisposable {
   /** @param kept the bank that a run to be continued was trained with */
   constructor(
     readonly config: Config,
-    readonly teacher: Pick<Teacher, 'embeddingSize'> & { architecture?: string },
-    readonly options: EncodeOptions & { device?: Device },
+    readonly teacher: { embeddingSize: number | undefined; architecture?: string | undefined },
+    readonly options: EncodeOptions & {
+      device?: Device;
+      /** The text tower of the configuration, where it is loaded by now; it is disposed of with the others. */
+      encoder?: TextEncoder | undefined;
+    },
     readonly kept?: TextualSemanticsBank,
-  ) {}
+  ) {
+    this.#encoder = options.encoder;
+  }
+
+  /**
+   * Looks at what {@link training} and {@link evaluation} would take, before the teacher's weights are read: the banks
+   * that were loaded and the text tower, if one is needed, fit the teacher as far as that is known.
+   * @returns the text tower, where it had to be loaded
+   * @throws as training
+   */
+  async look(
+    loaded: readonly { option: string; file: string; bank: TextualSemanticsBank }[],
+  ): Promise<TextEncoder | undefined> {
+    for (const { option, file, bank } of loaded) this.#checked(bank, file, option);
+    const { bank, names, evaluate, textEncoder, offline } = this.config;
+    const isForEvaluation = evaluate.data !== undefined && evaluate.names !== undefined && evaluate.bank === undefined;
+    if (bank !== undefined || (names === undefined && !isForEvaluation)) return undefined;
+    const source = this.#textTower();
+    const looking = lookAtTextTower(source, { localFilesOnly: offline, signal: this.options.signal });
+    const found = await (textEncoder === undefined ? looking.catch(noTowerBeside(source)) : looking);
+    if (found === undefined) return undefined;
+    try {
+      this.#checked({ encoderId: found.id, embeddingSize: found.embeddingSize }, found.id, 'textEncoder');
+    } catch (error) {
+      await found.encoder?.dispose();
+      throw error;
+    }
+    return found.encoder;
+  }
 
   /**
    * The bank to train with; undefined for methods seed and feature without names. The one kept is taken for the same
@@ -143,8 +174,9 @@ export class BankSource implements AsyncDisposable {
     );
   }
 
-  async #loadEncoder(): Promise<TextEncoder> {
-    const { textEncoder, teacher, offline } = this.config;
+  /** Where the text tower is. @throws LgdError BAD_CONFIG */
+  #textTower(): string {
+    const { textEncoder, teacher } = this.config;
     const isFile = teacher !== undefined && /\.(?:onnx|safetensors)$/u.test(teacher);
     const source = textEncoder ?? (isFile ? undefined : teacher);
     if (source === undefined && teacher === undefined) {
@@ -166,6 +198,12 @@ export class BankSource implements AsyncDisposable {
         found: this.config.names ?? this.config.evaluate.names,
         mend: withoutNames,
       });
+    return source;
+  }
+
+  async #loadEncoder(): Promise<TextEncoder> {
+    const { textEncoder, offline } = this.config;
+    const source = this.#textTower();
     const encoder = loadTextEncoder(source, {
       device: this.options.device ?? (this.config.device as DeviceName),
       localFilesOnly: offline,
@@ -174,8 +212,12 @@ export class BankSource implements AsyncDisposable {
     return textEncoder === undefined ? encoder.catch(noTowerBeside(source)) : encoder;
   }
 
-  #checked(bank: TextualSemanticsBank, where: string, option: string): TextualSemanticsBank {
-    if (bank.embeddingSize === this.teacher.embeddingSize) return bank;
+  #checked<Bank extends Pick<TextualSemanticsBank, 'encoderId' | 'embeddingSize'>>(
+    bank: Bank,
+    where: string,
+    option: string,
+  ): Bank {
+    if (this.teacher.embeddingSize === undefined || bank.embeddingSize === this.teacher.embeddingSize) return bank;
     throw new LgdError(
       'BAD_BANK',
       `the text embeddings of ${where} have ${bank.embeddingSize} values, the teacher's ${this.teacher.embeddingSize}.`,

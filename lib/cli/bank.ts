@@ -5,7 +5,7 @@ import { bankFromFile } from '../banks/embeddings-file.js';
 import { requireNames, TextualSemanticsBank } from '../banks/textual.js';
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
-import { checkReplaceable } from '../files/file-kind.js';
+import { checkReplaceable } from '../files/replaceable.js';
 import { tryFolder } from '../files/make-folder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
@@ -36,7 +36,7 @@ function buildCommand(bind: Bind): Command {
     bind(async (context) => {
       const { terminal } = context;
       const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
-      await checkReplaceable(to, 'safetensors', 'to');
+      await checkReplaceable(to, 'safetensors', { option: 'to', inputs: embeddings === undefined ? [] : [embeddings] });
       const removeEmpty = await tryFolder(dirname(to));
       try {
         await (embeddings === undefined ? build(command, context, to) : convert(command, terminal, embeddings, to));

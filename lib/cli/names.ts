@@ -57,6 +57,13 @@ export function namesCommand(bind: Bind): Command {
         builtin,
         listBuiltin,
       } = command.opts<NamesOptions>();
+      const other = (list as string | undefined) ?? write ?? model ?? file;
+      if ((listBuiltin === true || builtin !== undefined) && other !== undefined)
+        throw new LgdError('BAD_OPTION', 'a built-in list is printed, and nothing else is looked at.', {
+          option: listBuiltin === true ? 'listBuiltin' : 'builtin',
+          found: other,
+          mend: 'Leave that out; to check a built-in list, give its name in the place of a file',
+        });
       if (listBuiltin === true) return showLists(terminal);
       if (builtin !== undefined) return printList(terminal, builtin);
       if (list === undefined)

@@ -4,6 +4,7 @@ import { openImages } from '../data/open-images.js';
 import { packKinds, type PackKind } from '../data/pack/format.js';
 import { packImages, type PackOptions } from '../data/pack/pack.js';
 import { PackFile } from '../data/pack/reader.js';
+import { checkPackPlace } from '../data/pack/writer.js';
 import { LgdError } from '../errors.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
@@ -56,6 +57,12 @@ export function packCommand(bind: Bind): Command {
   return command.action(
     bind(async ({ terminal, signal }, source) => {
       const { verify, output, as, shortSide, quality, labels, overwrite } = command.opts<PackFlags>();
+      if (verify !== undefined && (source ?? output) !== undefined)
+        throw new LgdError('BAD_OPTION', 'a pack is verified, and nothing is packed.', {
+          option: 'verify',
+          found: verify,
+          mend: 'Pack first, and verify the pack then',
+        });
       if (verify !== undefined) return verifyPack(verify, terminal, signal);
       if (source === undefined)
         throw new LgdError('BAD_OPTION', 'there is nothing to pack.', {
@@ -70,6 +77,7 @@ export function packCommand(bind: Bind): Command {
       const {
         data: { maxBrokenShare },
       } = await readConfig(command);
+      await checkPackPlace(output, overwrite === 'true');
       const images = await openImages(source as string, { labels, signal });
       const from = performance.now();
       const result = await withProgress(terminal, 'pack', (progress) =>

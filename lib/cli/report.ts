@@ -4,7 +4,7 @@ import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { reportDefaults, writeReport, type ReportResult } from '../report/report.js';
-import { writeTensorBoard } from '../report/tensorboard.js';
+import { checkTensorBoardFolder, writeTensorBoard } from '../report/tensorboard.js';
 import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
@@ -41,6 +41,7 @@ export function reportCommand(bind: Bind): Command {
     bind(async ({ terminal, signal }, runs) => {
       const flags = command.opts<ReportFlags>();
       const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
+      if (flags.tensorboard !== undefined) await checkTensorBoardFolder(flags.tensorboard); // before it takes long
       const phases = phaseReporter(terminal, log.stallMinutes);
       const result = await phases.during(
         writeReport({

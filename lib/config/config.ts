@@ -1,7 +1,7 @@
 /** Configurations, read and checked against the schema: from files, from command lines, from calls. */
 import type { z } from 'zod';
 import { checkGiven, checkText, isPromise } from '../arguments.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, readError, systemErrorCode } from '../errors.js';
 import { withoutMark } from '../files/byte-order-mark.js';
 import { isObject, parsed } from '../files/json.js';
 import { readFile } from '../files/open.js';
@@ -196,11 +196,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
         mend: 'Check the path',
         cause,
       });
-    throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, {
-      option: 'config',
-      mend: 'Check its permissions',
-      cause,
-    });
+    throw readError(path, cause, { code: 'BAD_CONFIG', option: 'config' });
   }
   try {
     return JSON.parse(withoutMark(content)) as unknown;

@@ -6,9 +6,10 @@ import { counted } from '../counted.js';
 import { openImages } from '../data/open-images.js';
 import { LgdError, writeError } from '../errors.js';
 import { followed } from '../files/checkpoint-folders.js';
-import { firstWhere, isHidden, statIfThere } from '../files/folders.js';
+import { firstWhere, isHidden } from '../files/folders.js';
 import { writeJson } from '../files/json.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
+import { fileInPlace } from '../files/replaceable.js';
 import { countParameters, listStudents, studentGraph } from '../models/index.js';
 import { shellWord } from '../shell.js';
 import { builtinIds } from '../text/builtin.js';
@@ -185,9 +186,7 @@ export async function writeConfigFile(
  * @throws LgdError BAD_CONFIG, NOT_WRITABLE
  */
 export async function checkFree(file: string, force: boolean): Promise<void> {
-  const found = await statIfThere(file);
-  if (found?.isDirectory() === true)
-    throw new LgdError('BAD_CONFIG', 'is a folder.', { option: 'to', found: file, mend: 'Give the file to write' });
+  const found = await fileInPlace(file, 'to', { code: 'BAD_CONFIG' });
   if (found !== undefined && !force)
     throw new LgdError('BAD_CONFIG', 'the file is there already.', {
       option: 'to',

@@ -1,6 +1,6 @@
 /** Boxes in COCO's JSON format (cocodataset.org, "data format", object detection). */
 import { checkText } from '../arguments.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, readError, systemErrorCode } from '../errors.js';
 import { openToRead } from '../files/open.js';
 import { parseMembers } from './json-members.js';
 
@@ -82,11 +82,7 @@ export async function readCoco(path: string, option = 'dense.annotations'): Prom
     if (cause instanceof RangeError) throw bad(cause.message);
     if (systemErrorCode(cause) === 'ENOENT')
       throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { option, mend: 'Check the path', cause });
-    throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, {
-      option,
-      mend: 'Check its permissions',
-      cause,
-    });
+    throw readError(path, cause, { code: 'BAD_DATASET', option });
   });
   if (file === undefined || file.categories.length === 0) throw bad('it needs images, annotations and categories');
   const { names, categoryIds } = readCategories(file, bad);

@@ -2,7 +2,8 @@
 import { opendir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
-import { LgdError, meansAbsent, systemErrorCode, throwIfAborted } from '../errors.js';
+import { counted } from '../counted.js';
+import { LgdError, meansAbsent, readError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { isHidden } from '../files/folders.js';
 import { closeRead } from '../files/open.js';
 import { classesOf, imageExtensions, otherPictures, type ImageSource } from './sources.js';
@@ -72,8 +73,7 @@ async function checkFolder(root: string): Promise<void> {
   try {
     isFolder = (await stat(root)).isDirectory();
   } catch (cause) {
-    if (!meansAbsent(cause))
-      throw new LgdError('BAD_DATASET', `cannot open the folder ${root}.`, { mend: 'Check its permissions', cause });
+    if (!meansAbsent(cause)) throw readError(root, cause, { code: 'BAD_DATASET', kind: 'the folder ' });
     throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, {
       mend: isAbsolute(root) ? 'Check the path' : 'Check the path; it is relative to the current folder',
       cause,
@@ -105,7 +105,7 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
             : 'other';
       if (kind === 'folder') below.push(id);
       else if (kind === 'file' && imageExtensions.has(extname(entry.name).toLowerCase())) found.ids.push(id);
-      else count(found.others, kind === 'file' ? extname(entry.name).toLowerCase() || 'no ending' : kind);
+      else count(found.others, kind === 'file' ? extname(entry.name).toLowerCase() : kind);
     }
     // Sorted and taken from the end of the list, so that of two ways to one folder the same is taken on every file
     // system.
@@ -139,12 +139,9 @@ async function readFolder(path: string, visited: Set<string>) {
     visited.add(real);
     return await readdir(path, { withFileTypes: true });
   } catch (cause) {
-    const [why, mend] = isUnreadableName(path, cause)
-      ? [`: ${notUtf8}`, 'Rename it']
-      : systemErrorCode(cause) === 'ENAMETOOLONG'
-        ? [': its path is too long.', 'Move it to a folder further up']
-        : ['.', 'Check its permissions'];
-    throw new LgdError('BAD_DATASET', `cannot read the folder ${path}${why}`, { mend, cause });
+    if (isUnreadableName(path, cause))
+      throw new LgdError('BAD_DATASET', `cannot read the folder ${path}: ${notUtf8}`, { mend: 'Rename it', cause });
+    throw readError(path, cause, { code: 'BAD_DATASET', kind: 'the folder ' });
   }
 }
 
@@ -165,7 +162,7 @@ function noImages(root: string, others: ReadonlyMap<string, number>): LgdError {
   const list = [...others]
     .sort((a, b) => b[1] - a[1])
     .slice(0, 6)
-    .map(([kind, number]) => `${number} ${kind}`);
+    .map(([kind, number]) => (kind === '' ? `${counted(number, 'file')} without an ending` : `${number} ${kind}`));
   return new LgdError(
     'BAD_DATASET',
     `no images in ${root}: ${list.length === 0 ? 'it is empty' : `it holds ${list.join(', ')}`}.`,

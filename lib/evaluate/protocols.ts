@@ -72,10 +72,13 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
   await (
     await tryFolder(folder)
   )();
-  const found =
+  const { spillFolder } = config.data;
+  const removeEmpty = spillFolder === undefined ? undefined : await tryFolder(spillFolder);
+  const found = await (
     protocol === 'zeroshot'
-      ? await zeroshot(student, config, signal, onProgress)
-      : await learnt(student, protocol, config, signal, onProgress);
+      ? zeroshot(student, config, signal, onProgress)
+      : learnt(student, protocol, config, signal, onProgress)
+  ).finally(removeEmpty);
   const { lists, ...rest } = found;
   const evaluation = { ...rest, protocol, seconds: (performance.now() - started) / 1000, files: [] };
   return {

@@ -5,7 +5,7 @@ import { checkOptions, checkText, checkWord, type OptionTable } from '../argumen
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config/config.js';
 import { hasCode, LgdError, throwIfAborted, writeError } from '../errors.js';
-import { checkReplaceable } from '../files/file-kind.js';
+import { checkReplaceable } from '../files/replaceable.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { removeLeft, temporaryPath } from '../files/temporary-name.js';
 import { featureGraph } from '../models/features.js';
@@ -101,9 +101,10 @@ const endings: Readonly<Partial<Record<ExportFormat, string>>> = {
 
 /**
  * The place of a file: it ends as its format does, and what is there already is of the same kind.
+ * @param inputs what it is made from, which it must not replace
  * @throws LgdError BAD_OPTION
  */
-async function checkFile(path: string, format: ExportFormat): Promise<void> {
+async function checkFile(path: string, format: ExportFormat, inputs: readonly string[]): Promise<void> {
   const ending = endings[format];
   if (ending === undefined) return;
   const flag = format === 'lgdistill' ? '' : ` ${placeFlag}`;
@@ -112,9 +113,11 @@ async function checkFile(path: string, format: ExportFormat): Promise<void> {
       option: 'to',
       found: path,
       allowed: `a ${ending} file`,
-      mend: `Write ${path.slice(0, path.length - extname(path).length)}${ending}${flag}`,
+      mend: /(?:^|[/\\])[.\s]*$/u.test(path)
+        ? `Name a file with ${ending} at its end${flag}`
+        : `Write ${path.slice(0, path.length - extname(path).length)}${ending}${flag}`,
     });
-  await checkReplaceable(path, format === 'onnx' ? 'onnx' : 'safetensors', 'to', flag);
+  await checkReplaceable(path, format === 'onnx' ? 'onnx' : 'safetensors', { option: 'to', more: flag, inputs });
 }
 
 /** What {@link exportStudent} writes, and where. */
@@ -206,12 +209,23 @@ export interface ExportResult {
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
   checkOptions(options, 'exportStudent()', exportOptions);
   checkText(options.to, 'to', 'a path to write to');
+  if (typeof options.classifier === 'string') checkText(options.classifier, 'classifier', 'a text bank');
+  if (options.bank !== undefined) checkText(options.bank, 'bank', 'a path to write to');
   checkFormat(options.format ?? 'lgdistill');
   const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
-  await checkFile(to, format);
-  if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', 'bank');
+  await checkFile(to, format, []);
+  if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
+  if (options.bank !== undefined && resolve(options.bank) === resolve(to))
+    throw new LgdError('BAD_OPTION', 'student and bank would be one file.', {
+      option: 'bank',
+      found: options.bank,
+      mend: 'Give each a file of its own',
+    });
   const source = await readExportSource(from);
+  const inputs = [source.file, ...(typeof options.classifier === 'string' ? [options.classifier] : [])];
+  await checkFile(to, format, inputs);
+  if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });
   const partial = temporaryPath(to);
@@ -290,6 +304,7 @@ async function targetOf(
       option: 'classifier',
       mend: 'Leave it out; bank writes the text bank beside the student',
     });
+  checkTaken(format, options);
   const { quantize, images, signal } = options;
   if (quantize !== undefined) checkQuantize(quantize, format, fold, graphOf(source.info));
   if (head === 'drop') featureGraph(graphOf(source.info)); // or there is no backbone to be told apart
@@ -338,6 +353,23 @@ async function targetOf(
     write: (path) => writeOnnx(path, onnxModel(source, onnx)),
     compare: async (path) => compareOnnx(path, source, onnx, await reference()),
   };
+}
+
+/** What a format has no use for, nobody would miss. @throws LgdError BAD_OPTION */
+function checkTaken(format: ExportFormat, { temperature, fold, images, classifier = false }: ExportOptions): void {
+  const needless = (option: string, found: unknown, allowed: string) =>
+    new LgdError('BAD_OPTION', `has no use in an export for ${format}.`, {
+      option,
+      found,
+      allowed,
+      mend: 'Leave it out, or export for one of those',
+    });
+  if (temperature !== undefined && format !== 'transformers' && classifier === false)
+    throw needless('temperature', temperature, 'for transformers, or onnx with a classifier');
+  if (fold === false && format !== 'onnx' && format !== 'transformers')
+    throw needless('fold', fold, 'for onnx and transformers');
+  if (images !== undefined && format === 'lgdistill')
+    throw needless('images', images, 'for other programs, whose embeddings are compared');
 }
 
 /** Without its head a student has no embeddings to compare. */

@@ -1,6 +1,6 @@
 /**
  * Files opened to be read as node:fs opens them, but for a named pipe that nothing writes to: node waits for its writer
- * for ever, in one of four threads that the end of the program waits for, too.
+ * for ever, in one of four threads that the end of the program waits for, too. And no device, which may have no end.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { open, stat, type FileHandle } from 'node:fs/promises';
@@ -9,13 +9,14 @@ import { LgdError, systemErrorCode } from '../errors.js';
 const secondsToWait = 5;
 let earlier: Promise<unknown> = Promise.resolve();
 
-/** @throws LgdError BAD_FILE (a pipe that nothing has written to for five seconds), and what fs.open does */
+/** @throws LgdError BAD_FILE (a device; a pipe that nothing has written to for five seconds), and what fs.open does */
 export async function openToRead(path: string): Promise<FileHandle> {
-  const isPipe = await stat(path).then(
-    (found) => found.isFIFO(),
-    () => false,
-  );
-  if (!isPipe) return open(path, 'r');
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isCharacterDevice() === true || found?.isBlockDevice() === true)
+    throw new LgdError('BAD_FILE', `${path} is no regular file.`, {
+      mend: 'Write what it gives into a file, and give that',
+    });
+  if (found?.isFIFO() !== true) return open(path, 'r');
   const opened = earlier.then(() => openPipe(path)); // one after the other: several would take all threads
   earlier = opened.catch(() => undefined);
   return opened;

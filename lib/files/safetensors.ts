@@ -1,6 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
 import { checkText } from '../arguments.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, readError, systemErrorCode } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { beginsAsSafetensors } from './file-kind.js';
 import { closeRead, openToRead } from './open.js';
@@ -60,12 +60,17 @@ export async function openSafetensors(path: string): Promise<OpenSafetensors> {
   const handle = await openToRead(path).catch((cause: unknown) => {
     if (systemErrorCode(cause) === 'ENOENT')
       throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
-    throw cannotRead(path, cause);
+    throw readError(path, cause);
   });
   try {
     const found = await handle.stat().catch((cause: unknown) => {
-      throw cannotRead(path, cause);
+      throw readError(path, cause);
     });
+    if (found.isDirectory())
+      throw new LgdError('BAD_FILE', `${path} is a folder.`, {
+        allowed: 'a safetensors file',
+        mend: 'Give the file itself',
+      });
     if (!found.isFile())
       throw new LgdError('BAD_FILE', `${path} is no regular file.`, {
         mend: 'Write what it gives into a file, and give that',
@@ -122,19 +127,11 @@ async function readFully(handle: FileHandle, into: Uint8Array, position: number,
     const { bytesRead } = await handle
       .read(into, done, into.byteLength - done, position + done)
       .catch((cause: unknown) => {
-        throw cannotRead(path, cause);
+        throw readError(path, cause);
       });
     if (bytesRead === 0) throw damaged(path, 'it became shorter while it was read');
     done += bytesRead;
   }
-}
-
-function cannotRead(path: string, cause: unknown): LgdError {
-  if (cause instanceof LgdError) return cause;
-  return new LgdError('BAD_FILE', `cannot read ${path}.`, {
-    mend: 'Check that it is a file this user may read',
-    cause,
-  });
 }
 
 /**

@@ -1,6 +1,6 @@
-import { open, rename, rm } from 'node:fs/promises';
+import { open, rename, rm, stat } from 'node:fs/promises';
 import { types } from 'node:util';
-import { writeError } from '../errors.js';
+import { LgdError, writeError } from '../errors.js';
 import { syncFile } from './sync.js';
 import { removeLeft, temporaryPath } from './temporary-name.js';
 
@@ -30,7 +30,7 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
 
 /**
  * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the
- * new one, never a part. What a crash left beside it goes with a later write.
+ * new one, never a part. No device or pipe is replaced. What a crash left beside it goes with a later write.
  * @param content whole, or in pieces that are written one after the other
  * @throws LgdError NOT_WRITABLE
  */
@@ -38,6 +38,12 @@ export async function writeFileAtomically(
   path: string,
   content: Uint8Array | string | Iterable<Uint8Array | string>,
 ): Promise<void> {
+  const found = await stat(path).catch(() => undefined);
+  // a rename would put a file in the place of a device or pipe
+  if (found !== undefined && !found.isFile() && !found.isDirectory())
+    throw new LgdError('NOT_WRITABLE', `cannot write ${path}: it is no regular file.`, {
+      mend: 'Give another file to write',
+    });
   await removeLeft(path);
   const temporary = temporaryPath(path);
   try {

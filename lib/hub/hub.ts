@@ -32,6 +32,8 @@ export interface WantedFiles {
   optional?: readonly string[];
 }
 
+const hubId = /^[\w.-]+\/[\w.-]+$/u;
+
 /** A model on this machine. */
 export interface ResolvedModel {
   /** The hub id, or the folder's own name: what banks and student files record. */
@@ -59,7 +61,7 @@ export async function resolveModel(
     });
   }
   if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
-  if (!/^[\w.-]+\/[\w.-]+$/u.test(idOrDir)) {
+  if (!hubId.test(idOrDir)) {
     throw new LgdError('FILE_NOT_FOUND', 'there is no model folder of this name.', {
       found: idOrDir,
       allowed: "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')",
@@ -85,6 +87,22 @@ export async function resolveModel(
   }
   const folder = await download(idOrDir, root, wanted, options);
   return { id: idOrDir, folder, files: (await present(folder, wanted)).files };
+}
+
+/**
+ * Looks at a model that is on this machine, and at none that would have to be fetched first: undefined then.
+ * @param look takes the options to resolve the model with
+ * @throws as `look` does, of a model that cannot be fetched: a path, or any where downloads are off
+ */
+export async function lookLocally<Found>(
+  idOrDir: string,
+  { localFilesOnly = false, signal }: ResolveOptions,
+  look: (options: ResolveOptions) => Promise<Found>,
+): Promise<Found | undefined> {
+  const isFetched = hubId.test(idOrDir) && !isPath(idOrDir) && !(await isFolder(idOrDir)) && !(await isFile(idOrDir));
+  const found = look({ localFilesOnly: localFilesOnly || isFetched, signal });
+  // what is kept of it may be a part, and the rest is fetched
+  return isFetched && !localFilesOnly && !isOffline() ? found.catch(() => undefined) : found;
 }
 
 function isPath(idOrDir: string): boolean {

@@ -54,16 +54,27 @@ export function studentContent(
   { tensors, metadata }: SafetensorsFile,
   file: string,
 ): { info: StudentInfo; weights: WeightRecord } {
-  const bad = (why: string) =>
-    new LgdError('BAD_MODEL', `${file} is not a student: ${why}.`, {
-      mend: 'Give the model.safetensors of a checkpoint, or the run folder',
-    });
-  if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
-  const info = parseInfo(metadata, bad);
-  checkKind(info, file);
+  const bad = notStudent(file);
+  const info = studentInfoIn(metadata, file);
   if (metadata['format'] === exportedFormat)
     return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
   return { info, weights: weightsAmong(tensors, bad) };
+}
+
+/** What the metadata of a student's file, or of one that it was exported to, say of it. @throws LgdError BAD_MODEL */
+export function studentInfoIn(metadata: Readonly<Record<string, string>>, file: string): StudentInfo {
+  const bad = notStudent(file);
+  if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
+  const info = parseInfo(metadata, bad);
+  checkKind(info, file);
+  return info;
+}
+
+function notStudent(file: string): (why: string) => LgdError {
+  return (why) =>
+    new LgdError('BAD_MODEL', `${file} is not a student: ${why}.`, {
+      mend: 'Give the model.safetensors of a checkpoint, or the run folder',
+    });
 }
 
 /** A student that there is none of is a fault of its file, and not of what the caller said. @throws LgdError BAD_MODEL */
@@ -91,7 +102,7 @@ function exportedWeights(
   return fromTool(tensors, graph, toolNaming(tool as Tool, { architecture, widthMultiplier, graph })).weights;
 }
 
-function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdError): StudentInfo {
+function parseInfo(metadata: Readonly<Record<string, string>>, bad: (why: string) => LgdError): StudentInfo {
   const text = (key: keyof StudentInfo): string => {
     const value = metadata[key];
     if (value === undefined) throw bad(`its metadata have no ${key}`);

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { checkTexts } from '../arguments.js';
 import { isDenseFolder } from '../dense/folder.js';
-import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
+import { LgdError, meansAbsent, readError, systemErrorCode } from '../errors.js';
 import { otherProtocols, type OtherScores, type ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
 import { isObject, isWritable, membersOf, parsed } from '../files/json.js';
@@ -206,18 +206,14 @@ async function readStudentFacts(path: string): Promise<Pick<RunRecord, 'student'
 /** The bytes of a file's parts, the oldest first, each ended by a line end. */
 async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array, void, undefined> {
   const parts = await linePaths(path, name).catch((cause: unknown) => {
-    throw new LgdError('BAD_FILE', `cannot read the folder ${path}.`, { mend: 'Check its permissions', cause });
+    throw readError(path, cause, { kind: 'the folder ' });
   });
   for (const part of parts) {
     try {
       yield* (await openToRead(part)).createReadStream({ highWaterMark: 2 ** 18 }) as AsyncIterable<Uint8Array>;
     } catch (cause) {
-      if (cause instanceof LgdError) throw cause;
       if (systemErrorCode(cause) === 'ENOENT') continue;
-      throw new LgdError('BAD_FILE', `cannot read ${part}: ${(cause as Error).message}.`, {
-        mend: 'Check its permissions',
-        cause,
-      });
+      throw readError(part, cause);
     }
     yield lineEnd;
   }

@@ -1,14 +1,18 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import type { ConfigInput } from '../config/config.js';
 import { optionOf } from '../config/option-paths.js';
+import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { checkReplaceable } from '../files/file-kind.js';
+import { tryFolder } from '../files/make-folder.js';
+import { checkReplaceable } from '../files/replaceable.js';
 import { writeFileAtomically } from '../files/write-file.js';
+import { lookAtTeacher } from '../models/teachers/load.js';
 import { version } from '../package.js';
 import type { PhaseProgress } from '../runs/phase.js';
+import { CategoryList } from '../text/names.js';
 import { anchorGallery } from './anchors.js';
 import { readAssets } from './assets.js';
 import { readBanks } from './banks.js';
@@ -88,9 +92,9 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
 
 /**
  * Writes a report. Of several paths those that are no run folders are passed over. A section whose teacher, images or
- * checkpoint are not there any more says so in its place.
+ * checkpoint are not there any more says so in its place; those that the options name must be there.
  * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (no run
- *   folder; a path that is not there), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
+ *   folder; a path that is not there), BAD_DATASET, BAD_MODEL, BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   checkOptions(options, 'writeReport()', reportOptions);
@@ -104,7 +108,27 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
     curves.push(curvesOf({ steps, ...facts }));
   }
   const output = resolve(options.output ?? join(folders[0]!, 'report.html'));
-  await checkReplaceable(output, 'report', 'output');
+  await checkReplaceable(output, 'report', { option: 'output' });
+  const removeEmpty = await tryFolder(dirname(output));
+  try {
+    await checkGiven(options);
+    return await write(output, { runs, summaries, curves, remarks }, options);
+  } finally {
+    await removeEmpty();
+  }
+}
+
+/** Computes a report on runs that were read, and writes it. */
+async function write(
+  output: string,
+  {
+    runs,
+    summaries,
+    curves,
+    remarks,
+  }: { runs: readonly RunFacts[]; summaries: RunSummary[]; curves: readonly RunCurves[]; remarks: string[] },
+  options: ReportOptions,
+): Promise<ReportResult> {
   const assets = await readAssets();
   const sections = await computeSections(runs, options);
   const document = renderPage(
@@ -133,6 +157,29 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
       }),
     ),
   };
+}
+
+/**
+ * Whoever names a teacher or images means them: what is wrong with these is no missing section.
+ * @throws LgdError of what is not there or is something else; BAD_OPTION where no model is to look at it
+ */
+async function checkGiven(options: ReportOptions): Promise<void> {
+  const { models = true, images, teacher, evaluate, evaluateNames, localFilesOnly, signal } = options;
+  if (!models) {
+    const needless = (['images', 'teacher', 'evaluate', 'evaluateNames', 'mostImages'] as const).find(
+      (option) => options[option] !== undefined,
+    );
+    if (needless === undefined) return;
+    throw new LgdError('BAD_OPTION', 'has no use in a report without models.', {
+      option: needless,
+      found: options[needless],
+      mend: 'Leave it out, or allow models (on the command line: without --no-models)',
+    });
+  }
+  if (teacher !== undefined) await lookAtTeacher(teacher, { localFilesOnly, signal });
+  if (evaluateNames !== undefined) await CategoryList.load(evaluateNames);
+  if (images !== undefined) await openImages(images, { labels: 'none', signal });
+  if (evaluate !== undefined) await openImages(evaluate, { labels: 'folders', signal });
 }
 
 async function computeSections(runs: readonly RunFacts[], options: ReportOptions): Promise<RunSections[]> {

@@ -1,7 +1,8 @@
 /** Runs as TensorBoard event files. */
 import { join, resolve } from 'node:path';
+import { checkText } from '../arguments.js';
 import { writeError } from '../errors.js';
-import { makeFolder } from '../files/make-folder.js';
+import { makeFolder, tryFolder } from '../files/make-folder.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import { chooseRuns, readRuns } from './read-run.js';
 
@@ -12,6 +13,13 @@ export interface TensorBoardFile {
   scalars: number;
 }
 
+/** Can files be written to that folder? @throws LgdError BAD_OPTION, NOT_WRITABLE */
+export async function checkTensorBoardFolder(folder: string): Promise<void> {
+  checkText(folder, 'tensorboard', 'a folder to write to');
+  const removeEmpty = await tryFolder(folder);
+  await removeEmpty();
+}
+
 /**
  * Writes each run's metrics to `folder/<run>/events.out.tfevents.*.lgdistill`; an earlier file of the same run is
  * replaced.
@@ -19,6 +27,7 @@ export interface TensorBoardFile {
  * @throws LgdError as readRuns; NOT_WRITABLE
  */
 export async function writeTensorBoard(runs: readonly string[], folder: string): Promise<TensorBoardFile[]> {
+  checkText(folder, 'folder', 'a folder to write to');
   const { encodeEvents, startOf } = await import('./event-file.js');
   const written: TensorBoardFile[] = [];
   for await (const run of readRuns((await chooseRuns(runs)).folders)) {

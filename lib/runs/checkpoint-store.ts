@@ -18,12 +18,13 @@ import {
   stepOf,
 } from '../files/checkpoint-folders.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
-import { statIfThere } from '../files/folders.js';
+import { isFolder, statIfThere } from '../files/folders.js';
 import { makeFolder } from '../files/make-folder.js';
 import { manifestFile, type Manifest } from '../files/manifest.js';
 import { readFile } from '../files/open.js';
 import { syncFolder } from '../files/sync.js';
 import { uniqueMark } from '../files/temporary-name.js';
+import { suggestion } from '../text/spelling.js';
 import { bytesOf, isSound, readCheckpoint, writeContent, type CheckpointContent } from './checkpoint.js';
 
 interface WriteOptions {
@@ -179,7 +180,17 @@ export async function locateCheckpoint(runFolder: string, which: string): Promis
       (folder) => last === undefined || byAge(basename(folder), basename(last)) < 0,
     );
     if (earlier.length > 0) return earlier.at(-1)!;
-  } else return followed(which);
+  } else {
+    const folder = await followed(which);
+    // of one that is not whole, reading it says so
+    if ((await isWhole(folder)) || (folderName.test(basename(folder)) && (await isFolder(folder)))) return folder;
+    const words = ['last', 'previous', 'best'];
+    throw new LgdError('FILE_NOT_FOUND', 'there is no checkpoint of this name.', {
+      found: which,
+      allowed: `${words.join(', ')}, or a checkpoint's folder`,
+      mend: suggestion(which, words) ?? 'Check the path; it is relative to the current folder',
+    });
+  }
   throw new LgdError('FILE_NOT_FOUND', `there is no ${which} checkpoint in ${checkpointsOf(runFolder)}.`, {
     mend: which === 'last' ? 'Check the run folder, or start the run anew' : 'Resume from last',
   });

@@ -2,8 +2,8 @@
 import { readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
-import { hasCode, LgdError, meansAbsent, writeError } from '../errors.js';
-import { isHidden } from '../files/folders.js';
+import { hasCode, LgdError, meansAbsent, readError, writeError } from '../errors.js';
+import { isFile, isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { inOneLine, joinedLines } from '../files/lines.js';
@@ -12,7 +12,7 @@ import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
 import { temporaryOf } from '../files/temporary-name.js';
 import { writeFileAtomically } from '../files/write-file.js';
-import { denseFiles, taskOf, type DenseTask } from './network-file.js';
+import { denseFile, denseFiles, taskOf, type DenseTask } from './network-file.js';
 
 export const configFile = 'config.json';
 /** Lines for machines, and for people; {@link linePaths} finds the parts of each. */
@@ -53,20 +53,17 @@ const ofNoRun = new Set([lockFile, startFile]);
  * Makes sure, before anything takes long, that a run can be written, and looks for an earlier run in its folder.
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither
- *   `overwrite` nor `resume` is asked for
+ *   `overwrite` nor `resume` is asked for, or holds something else that overwriting would damage
  */
 export async function checkRunFolder(
   path: string,
   { overwrite, resume }: { overwrite: boolean; resume: boolean },
 ): Promise<() => Promise<void>> {
   const removeEmpty = await tryFolder(path);
+  if (overwrite && !resume) await checkOverwritten(path);
   if (resume || overwrite) return removeEmpty;
   const all = await readdir(path).catch((cause: unknown) => {
-    throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, {
-      option: 'output',
-      mend: 'Check its permissions',
-      cause,
-    });
+    throw readError(path, cause, { option: 'output', kind: 'the run folder ' });
   });
   const entries = all.filter((name) => !isHidden(name));
   if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;
@@ -77,6 +74,22 @@ export async function checkRunFolder(
       ? 'Resume that run, choose another folder, or set overwrite'
       : 'Choose another folder, or set overwrite',
   });
+}
+
+/** A model's folder has a config.json, too, and with it the weights that a network would replace. */
+async function checkOverwritten(path: string): Promise<void> {
+  const text = await readFile(join(path, configFile), 'utf8').catch(() => undefined);
+  const config = text === undefined ? undefined : parsed(text); // of a run that was killed it may be a part
+  const isOther =
+    config === undefined
+      ? text === undefined && (await isFile(join(path, denseFile)))
+      : !['student', 'method'].some((key) => Object.hasOwn(membersOf(config), key));
+  if (isOther)
+    throw new LgdError('BAD_CONFIG', 'this is the folder of a model, or of something else than a run.', {
+      option: 'output',
+      found: path,
+      mend: 'Choose another folder',
+    });
 }
 
 /**

@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
+import { LgdError, meansAbsent, readError, systemErrorCode } from '../errors.js';
 import { checkpointsOf, findCheckpoint, followed } from '../files/checkpoint-folders.js';
 import { isFolder } from '../files/folders.js';
 import { readListed } from '../files/manifest.js';
@@ -71,7 +71,7 @@ export async function findStudentFile(path: string): Promise<string> {
 async function isThere(file: string): Promise<boolean> {
   const found = await stat(file).catch((cause: unknown) => {
     if (meansAbsent(cause) || ['ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
-    throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause });
+    throw readError(file, cause);
   });
   return found !== undefined && !found.isDirectory(); // whoever reads it refuses what is no regular file
 }

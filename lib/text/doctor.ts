@@ -106,6 +106,7 @@ export async function checkNames(names: readonly string[], options: CheckOptions
       mend: 'Give one of them',
     });
   checkSimilarity(similarity);
+  const templates = await loadTemplates(options.templates ?? 'default');
   const where = (test: (name: string) => boolean): NameAt[] =>
     names.flatMap((name, index) => (test(name) ? [{ index, name }] : []));
   const report: NameReport = {
@@ -125,7 +126,7 @@ export async function checkNames(names: readonly string[], options: CheckOptions
     clean: false,
   };
   const distinct = distinctNames(names);
-  if (encoder !== undefined) await searchWith(encoder, names, distinct, report, similarity, options);
+  if (encoder !== undefined) await searchWith(encoder, templates, names, distinct, report, similarity, options);
   if (bank !== undefined) await searchBank(bank, distinct, report, similarity, options);
   report.clean = faults(report).every(({ found }) => found === 0);
   return report;
@@ -206,6 +207,7 @@ function distinctNames(names: readonly string[]): NameAt[] {
 
 async function searchWith(
   encoder: TextEncoder,
+  templates: readonly string[],
   names: readonly string[],
   distinct: readonly NameAt[],
   report: NameReport,
@@ -213,12 +215,17 @@ async function searchWith(
   options: CheckOptions,
 ): Promise<void> {
   const { signal, onProgress } = options;
-  const templates = await loadTemplates(options.templates ?? 'default');
   const length = new Map(templates.map((template) => [template, encoder.countTokens(fillTemplate(template, ''))]));
   const longestTemplate = templates.reduce((longest, template) =>
     length.get(template)! > length.get(longest)! ? template : longest,
   );
-  report.textSpace = { encoder: encoder.id, templates, similarity, longestTemplate, maxTokens: encoder.maxTokens };
+  report.textSpace = {
+    encoder: encoder.id,
+    templates: [...templates],
+    similarity,
+    longestTemplate,
+    maxTokens: encoder.maxTokens,
+  };
   for (const [index, name] of names.entries()) {
     if (index % 256 === 0) await nextTurn(signal, 'the check of the names');
     const tokens = encoder.countTokens(fillTemplate(longestTemplate, name));

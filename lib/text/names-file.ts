@@ -1,10 +1,11 @@
 /** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
 import { realpath } from 'node:fs/promises';
-import { extname, format, parse } from 'node:path';
+import { dirname, extname, format, parse } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { statIfThere } from '../files/folders.js';
+import { makeFolder, tryFolder } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
+import { fileInPlace } from '../files/replaceable.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import { namesIn } from './sources.js';
 
@@ -22,7 +23,7 @@ export interface WriteNamesOptions {
 const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies OptionTable<WriteNamesOptions>;
 
 /**
- * Writes names, one a line.
+ * Writes names, one a line. Folders that are missing on the way are made.
  * @param file ends in .txt or has no ending
  * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), BAD_NAMES (one that would not be
  *   read back), NOT_WRITABLE
@@ -52,6 +53,7 @@ export async function writeNames(
       { option: 'write', found: unreadable, mend: 'Word it in another way, or keep the list as JSON' },
     );
   }
+  await makeFolder(dirname(file));
   await writeFileAtomically(file, `${names.join('\n')}\n`);
 }
 
@@ -66,11 +68,11 @@ export async function checkNamesFile(file: string, { list, overwrite = false }: 
       mend: `Write ${format({ dir, name, ext: '.txt' })}`,
     });
   }
-  const found = await statIfThere(file);
-  if (found === undefined) return;
-  if (found.isDirectory())
-    throw new LgdError('BAD_OPTION', 'is a folder.', { option: 'write', found: file, mend: 'Give the file to write' });
-  if (overwrite) return;
+  if ((await fileInPlace(file, 'write')) === undefined || overwrite) {
+    const removeEmpty = await tryFolder(dirname(file));
+    await removeEmpty();
+    return;
+  }
   const mend = 'Choose another file, or give --overwrite';
   if (list === undefined || (await realpath(list).catch(() => undefined)) !== (await realpath(file))) {
     throw new LgdError('BAD_OPTION', 'there is such a file already.', {

@@ -2,12 +2,13 @@ import type { TensorHandle } from '../addon/native.js';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import { resolveModel } from '../hub/hub.js';
+import type { SafetensorsReader } from '../files/safetensors-reader.js';
+import { resolveModel, type ResolveOptions } from '../hub/hub.js';
 import { held } from '../lifetime.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import { readWeights } from '../models/teachers/naming.js';
-import { findTextTower } from '../models/teachers/towers.js';
+import { findTextTower, type TextTower } from '../models/teachers/towers.js';
 import { openWeights, sideFiles, weightFiles, weightFilesOf } from '../models/teachers/weight-files.js';
 import { few, type WeightRecord } from '../models/weights.js';
 import {
@@ -56,6 +57,54 @@ interface Parts {
   precision: Precision;
 }
 
+/** A model's files that {@link NativeTextEncoder.load} reads. */
+async function locateTower(
+  idOrDir: string,
+  options: ResolveOptions,
+): Promise<{ id: string; folder: string; files: string[] }> {
+  const model = await resolveModel(
+    idOrDir,
+    { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles },
+    options,
+  );
+  return { id: model.id, ...(await weightFilesOf(idOrDir, model, options, tokenizerFiles)) };
+}
+
+/** The text tower in files of weights, by their headers, and the tokenizer beside them. */
+async function towerIn(
+  { shapes }: SafetensorsReader,
+  folder: string,
+  files: readonly string[],
+): Promise<{ tower: TextTower; tokenizer: TextTokenizer }> {
+  const tower = await findTextTower(shapes, folder);
+  if (tower === undefined) {
+    throw new LgdError(
+      'BAD_MODEL',
+      `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP or SigLIP.`,
+      {
+        found: few([...shapes.keys()]),
+        allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
+        mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
+      },
+    );
+  }
+  return { tower, tokenizer: await TextTokenizer.load(folder, { siglip: tower.siglip }) };
+}
+
+/**
+ * What {@link NativeTextEncoder.load} would load, its weights unread.
+ * @throws as that does
+ */
+export async function lookAtNativeTower(
+  idOrDir: string,
+  options: ResolveOptions,
+): Promise<Pick<TextEncoder, 'id' | 'embeddingSize'>> {
+  const { id, folder, files } = await locateTower(idOrDir, options);
+  await using reader = await openWeights(files);
+  const { tower } = await towerIn(reader, folder, files);
+  return { id, embeddingSize: tower.embeddingSize };
+}
+
 /**
  * CLIP's or SigLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's,
  * open_clip's or transformers' names; SigLIP's under SiglipModel's), with tokenizer.json and tokenizer_config.json
@@ -83,26 +132,9 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   static async load(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<NativeTextEncoder> {
     checkOptions(options, 'NativeTextEncoder.load()', nativeTextEncoderOptions);
     checkLoading(idOrDir, options);
-    const model = await resolveModel(
-      idOrDir,
-      { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles },
-      options,
-    );
-    const { folder, files } = await weightFilesOf(idOrDir, model, options, tokenizerFiles);
+    const { id, folder, files } = await locateTower(idOrDir, options);
     await using reader = await openWeights(files);
-    const tower = await findTextTower(reader.shapes, folder);
-    if (tower === undefined) {
-      throw new LgdError(
-        'BAD_MODEL',
-        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP or SigLIP.`,
-        {
-          found: few([...reader.shapes.keys()]),
-          allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
-          mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
-        },
-      );
-    }
-    const tokenizer = await TextTokenizer.load(folder, { siglip: tower.siglip });
+    const { tower, tokenizer } = await towerIn(reader, folder, files);
     const graph = tower.graph(tokenizer.endId);
     const weights = await readWeights(reader, graph, tower.naming, files.join(', '), options.signal);
     const { device: given = 'auto', batchSize: batch = 32, precision = 'float32' } = options;
@@ -111,7 +143,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     const device = ownsDevice ? await openDevice(given) : given;
     const maxTokens = Math.min(tower.maxTokens, tokenizer.maxTokens ?? tower.maxTokens);
     return new NativeTextEncoder({
-      id: model.id,
+      id,
       embeddingSize,
       maxTokens,
       tokenizer,

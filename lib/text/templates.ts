@@ -1,5 +1,5 @@
 import { checkText } from '../arguments.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, readError, systemErrorCode } from '../errors.js';
 import { withoutMark } from '../files/byte-order-mark.js';
 import { readFile } from '../files/open.js';
 import { suggestion } from './spelling.js';
@@ -49,11 +49,7 @@ export async function loadTemplates(source: string | readonly string[]): Promise
       });
     }
     if (systemErrorCode(cause) !== 'ENOENT') {
-      throw new LgdError('BAD_OPTION', `cannot read the templates in ${source}: ${(cause as Error).message}.`, {
-        option: 'templates',
-        mend: 'Give a readable text file',
-        cause,
-      });
+      throw readError(source, cause, { code: 'BAD_OPTION', option: 'templates', kind: 'the templates in ' });
     }
     throw new LgdError('FILE_NOT_FOUND', 'there is no set of templates and no file of this name.', {
       option: 'templates',

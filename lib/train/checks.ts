@@ -44,7 +44,7 @@ export function checkNamed(hasNames: boolean, { evaluate: { also, online, metric
  * @param known students that the package builds
  * @throws LgdError BAD_OPTION
  */
-export function sideOf({ resolution }: AnyTeacher, config: Config, known: readonly string[]): number {
+export function sideOf({ resolution }: { resolution: number }, config: Config, known: readonly string[]): number {
   if (config.data.resolution !== undefined) return config.data.resolution; // looked at before the teacher was opened
   const { teacherResolution } = config;
   if (resolution >= leastStudentSide && resolution <= mostStudentSide) {

@@ -23,6 +23,7 @@ import { bankIn, graphIn } from '../runs/checkpoint.js';
 import { configuredTeacher } from '../runs/configured-teacher.js';
 import { runFolders } from '../runs/group-folder.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
+import type { TextEncoder } from '../text/encoder.js';
 import { checkBatch, checkNamed } from './checks.js';
 import type { RunOptions } from './course.js';
 import type { Distiller } from './distiller.js';
@@ -51,6 +52,8 @@ export interface RunContext {
   teacher: AnyTeacher;
   /** Of decoded images: sharp enough for the larger of the two inputs. */
   side: number;
+  /** Loaded by now, where it had to be. */
+  textEncoder: TextEncoder | undefined;
   options: PrepareOptions;
   cleanup: Cleanup;
 }
@@ -112,7 +115,7 @@ interface Banks {
 
 export async function openBanks(
   evaluationSource: ImageSource | undefined,
-  { config, device, teacher, options }: RunContext,
+  { config, device, teacher, textEncoder: encoder, options }: RunContext,
 ): Promise<Banks> {
   const { signal, resume } = options;
   const isResumed = resume !== undefined;
@@ -120,7 +123,7 @@ export async function openBanks(
   await using banks = new BankSource(
     config,
     teacher,
-    { device, signal, onProgress: reporting(options.onProgress, 'text bank') },
+    { device, encoder, signal, onProgress: reporting(options.onProgress, 'text bank') },
     kept,
   );
   const { names, bank, templates, textEncoder, evaluate } = config;

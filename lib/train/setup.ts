@@ -18,8 +18,11 @@ import type { FrozenEvaluation } from '../evaluate/during-training.js';
 import { remarkIfSame } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import { tryFolder } from '../files/make-folder.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { Student } from '../models/student.js';
+import { locateCheckpoint } from '../runs/checkpoint-store.js';
+import { runFolders } from '../runs/group-folder.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { checkEmbeddings, checkUsed, required, sideOf } from './checks.js';
 import { Distiller } from './distiller.js';
@@ -118,10 +121,16 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const known = await knownStudents(wanted, resume);
   checkKnownStudents(wanted, known);
   if (resume === undefined) checkUsed(wanted);
+  // one that is named is there; without a last one a run begins anew
+  else if (resume !== 'last')
+    for (const output of await runFolders(wanted.output)) await locateCheckpoint(output, resume);
   const { config: given, remarks } = resume === undefined ? { config: wanted, remarks: [] } : await asBegun(wanted);
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
-  if (resume === undefined) await checkInputs(given);
+  const textEncoder = resume === undefined ? await checkInputs(given, teacherSource, known, signal) : undefined;
+  cleanup.push(() => textEncoder?.dispose());
+  const { spillFolder } = given.data;
+  if (spillFolder !== undefined) cleanup.push(await tryFolder(spillFolder)); // else images are streamed for want of it
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;
@@ -139,7 +148,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     ...placesOf(given),
   });
   const config: Config = { ...given, data: { ...given.data, resolution, cache } };
-  const context: RunContext = { config, device, teacher, side, options, cleanup };
+  const context: RunContext = { config, device, teacher, side, textEncoder, options, cleanup };
 
   const banks = await openBanks(evaluationSource, context);
   const { tsb } = banks;

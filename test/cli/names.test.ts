@@ -120,10 +120,10 @@ test('with an encoder, says of a list that it writes how many prompts are cut of
 });
 
 test('a list that cannot be written is said so', async () => {
-  const { code, stderr } = await lgdistill(['names', list, '--write', join(folder, 'no', 'where.txt')]);
+  const { code, stderr } = await lgdistill(['names', list, '--write', join(list, 'where.txt')]);
   expect(code).toBe(1);
   expect(stderr).toMatch(/^error NOT_WRITABLE\n/u);
-  expect(stderr).toContain(`-> Make the folder ${join(folder, 'no')}`);
+  expect(stderr).toContain(`cannot write ${list}: there is a file in its place`);
 });
 
 test('prints a built-in list with where it comes from, in the form of a names file', async () => {
@@ -182,4 +182,12 @@ test('with an encoder, says how far it is where that takes long', async () => {
   ]).finally(() => clock.mockRestore());
   expect(code).toBe(0);
   expect(stderr).toMatch(/^names 32\/100$/mu);
+});
+
+test('a built-in list is printed alone', async () => {
+  for (const args of [
+    ['names', list, '--builtin', 'coco'],
+    ['names', '--list-builtin', '--write', join(folder, 'unwritten.txt')],
+  ])
+    expect(await lgdistill(args)).toMatchObject({ code: 2, stderr: expect.stringContaining('nothing else') as string });
 });

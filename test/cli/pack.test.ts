@@ -75,6 +75,9 @@ it('says what is missing or wrong on its command line', async () => {
     [['pack', data, '--output', file, '--as', 'tiff'], 'original, jpeg, raw'],
     [['pack', data, '--output', file, '--short-side', 'x'], 'whole number'],
     [['pack', data, '--output', join(folder, 'x.pack'), '--quality', '300', '--as', 'jpeg'], '1 to 100'],
+    [['pack', data, '--output', join(folder, 'x.pack'), '--quality', '50'], 'only what is kept as JPEG'],
+    [['pack', join(folder, 'nowhere'), '--output', folder, '--overwrite'], 'output: is a folder'], // told first
+    [['pack', data, '--output', file, '--verify', file], 'nothing is packed'],
     [['bench', 'data'], 'nothing to measure'],
   ] as const)
     expect(await lgdistill(args), args.join(' ')).toMatchObject({

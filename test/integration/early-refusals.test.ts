@@ -1,18 +1,21 @@
 /** What students cannot be is refused before anything is opened: all that is given besides it does not exist. */
-import { access, readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { access, mkdir, readdir, symlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config/config.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { benchmark } from '../../lib/evaluate/benchmark.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { createStudent } from '../../lib/models/student.js';
+import { mostRows } from '../../lib/number-limits.js';
 import { Distiller } from '../../lib/train/distiller.js';
+import { prepareRun } from '../../lib/train/setup.js';
 import { verifyDevice } from '../../lib/train/verify/verify.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes, ownTeacher } from '../fixtures/tiny.js';
+import { drawShapes, madeUpTeacher, ownTeacher, tinyClip } from '../fixtures/tiny.js';
 import { failure } from './train-fixture.js';
 
 const vit = 'vit_tiny_patch16_224';
@@ -126,6 +129,105 @@ describe('a file that a run needs besides images and teacher is looked at before
     expect(await failure(config)).toMatchObject(expected);
     await expect(access(join(folder, 'run'))).rejects.toMatchObject({ code: 'ENOENT' });
   });
+});
+
+describe('what does not fit the teacher is refused before images are looked for and the teacher is opened', () => {
+  const teacher = join(folder, 'embeddings.safetensors');
+  const wide = join(folder, 'wide.safetensors');
+  const notOne = join(folder, 'not-a-tower');
+  const noTokenizer = join(folder, 'no-tokenizer');
+  const names = ['a', 'b'];
+  const bank = join(folder, 'bank.safetensors');
+  beforeAll(async () => {
+    await PrecomputedTeacher.save(teacher, ['a.png'], new Float32Array(8).fill(1), { resolution: 32 });
+    // a queue of which takes 12 TB
+    await PrecomputedTeacher.save(wide, ['a.png'], new Float32Array(65536).fill(1), { resolution: 32 });
+    await TextualSemanticsBank.fromEmbeddings(names, new Float32Array(8).fill(1), { encoderId: 'own' }).save(bank);
+    for (const path of [notOne, noTokenizer]) await mkdir(path);
+    await writeMadeUpStudent(join(notOne, 'model.safetensors'), 'resnet18');
+    for (const file of ['tokenizer.json', 'tokenizer_config.json'])
+      await symlink(join(tinyClip, file), join(notOne, file));
+    for (const file of ['config.json', 'onnx']) await symlink(join(tinyClip, file), join(noTokenizer, file));
+  });
+
+  it.each<[string, ConfigInput, object]>([
+    [
+      'a text tower that is not there',
+      { names, textEncoder: `${nowhere}-tower` },
+      { code: 'FILE_NOT_FOUND', message: expect.stringContaining('nowhere-tower') as string },
+    ],
+    [
+      'a text tower without its tokenizer',
+      { names, textEncoder: noTokenizer },
+      { code: 'BAD_MODEL', message: expect.stringContaining('lacks tokenizer.json') as string },
+    ],
+    [
+      'a model that is no text tower',
+      { names, textEncoder: notOne },
+      { code: 'BAD_MODEL', message: expect.stringContaining('no text tower') as string },
+    ],
+    [
+      'a text tower of another length',
+      { names, textEncoder: tinyClip },
+      { code: 'BAD_BANK', option: 'textEncoder', message: expect.stringContaining("the teacher's 8.") as string },
+    ],
+    [
+      'one that only the evaluation needs',
+      { method: 'seed', evaluate: { data: nowhere, names }, textEncoder: tinyClip },
+      { code: 'BAD_BANK', option: 'textEncoder' },
+    ],
+    ['no text tower', { names }, { code: 'BAD_CONFIG', option: 'textEncoder' }],
+    ['a text bank of another length', { bank }, { code: 'BAD_BANK', option: 'bank', found: 'own' }],
+    [
+      'a queue that no memory holds',
+      { method: 'seed', teacher: wide, loss: { queueSize: mostRows } },
+      { code: 'OUT_OF_MEMORY', option: 'loss.queueSize', found: mostRows },
+    ],
+    [
+      'one by the method that few names have',
+      { bank, teacher: wide, loss: { queueSize: mostRows } },
+      { code: 'OUT_OF_MEMORY', option: 'loss.queueSize', found: mostRows },
+    ],
+    [
+      'a teacher that is not there',
+      { method: 'seed', teacher: `${nowhere}-teacher` },
+      { code: 'FILE_NOT_FOUND', message: expect.stringContaining('nowhere-teacher') as string },
+    ],
+    [
+      'a resolution that the teacher does not work at',
+      { method: 'seed', teacher: tinyClip, teacherResolution: 96 },
+      { code: 'BAD_OPTION', option: 'teacherResolution', found: 96 },
+    ],
+    [
+      'a place for decoded images that cannot be written to',
+      { method: 'seed', data: { spillFolder: join(teacher, 'spilled') } },
+      { code: 'NOT_WRITABLE', message: expect.stringContaining(join(teacher, 'spilled')) as string },
+    ],
+  ])('%s', async (_, given, expected) => {
+    const data = { ...given.data, train: nowhere };
+    expect(await failure({ device: 'cpu', teacher, output: join(folder, 'run'), ...given, data })).toMatchObject(
+      expected,
+    );
+    await expect(access(join(folder, 'run'))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+});
+
+it('a folder for decoded images is made for a run, and goes with it where nothing is in it', async () => {
+  const images = join(folder, 'few');
+  const spillFolder = join(folder, 'new', 'spilled');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(join(folder, 'few'));
+  const run = await prepareRun({
+    device: 'cpu',
+    teacher,
+    method: 'seed',
+    data: { train: images, spillFolder },
+    train: { batchSize: 2 },
+    output: join(folder, 'run'),
+  });
+  await access(spillFolder);
+  await run.dispose();
+  await expect(access(dirname(spillFolder))).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
 describe("the teacher's side, where the student has none of its own", () => {

@@ -103,6 +103,45 @@ test('the text bank goes beside it, and must be there', async () => {
   ).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'bank' });
 });
 
+test('what it is made from, and what a checkpoint is made of, stays', async () => {
+  const own = join(run, 'checkpoints', 'last', 'model.safetensors');
+  const before = readFileSync(own);
+  for (const format of ['lgdistill', 'torchvision'] as const)
+    await expect(exportStudent({ from: run, to: own, format })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+      found: own,
+    });
+  const to = join(folder, 'copy.safetensors');
+  await expect(exportStudent({ from: run, to, bank: own })).rejects.toMatchObject({ option: 'bank', found: own });
+  await expect(exportStudent({ from: run, to, bank: to })).rejects.toMatchObject({ option: 'bank', found: to });
+  await expect(exportStudent({ from: run, to, bank: '' })).rejects.toMatchObject({ option: 'bank', found: '' });
+  await expect(
+    exportStudent({ from: run, to: join(folder, 'copy.onnx'), format: 'onnx', classifier: '' }),
+  ).rejects.toMatchObject({ option: 'classifier', found: '' });
+  expect(existsSync(to)).toBe(false);
+  expect(readFileSync(own).equals(before)).toBe(true);
+  await exportStudent({ from: run, to });
+  await expect(exportStudent({ from: to, to, head: 'drop' })).rejects.toMatchObject({ option: 'to', found: to });
+});
+
+test.each<[string, Parameters<typeof exportStudent>[0]]>([
+  ['temperature', { from: run, to: join(folder, 'x.onnx'), format: 'onnx', temperature: 1 }],
+  ['temperature', { from: run, to: join(folder, 'x.safetensors'), temperature: 1 }],
+  ['fold', { from: run, to: join(folder, 'x.safetensors'), format: 'torchvision', fold: false }],
+  ['images', { from: run, to: join(folder, 'x.safetensors'), images: run }],
+])('an option that a format has no use for is refused: %s', async (option, options) => {
+  await expect(exportStudent(options)).rejects.toMatchObject({ code: 'BAD_OPTION', option });
+  expect(existsSync(options.to)).toBe(false);
+});
+
+test.each(['out/', '..', ' '])('a place without a name is not completed: %s', async (to) => {
+  await expect(exportStudent({ from: run, to, format: 'onnx' })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    mend: expect.stringMatching(/^Name a file with \.onnx at its end/u) as string,
+  });
+});
+
 const damage: [string, (weights: Parameters<typeof files.writeStudent>[2]) => void][] = [
   [
     'a number that changed',

@@ -1,6 +1,7 @@
-import { appendFile, cp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { access, appendFile, cp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { writeReport } from '../../lib/index.js';
 import type { BankMap } from '../../lib/report/map.js';
 import type { Gallery } from '../../lib/report/anchors.js';
@@ -78,12 +79,11 @@ describe('a report on one run', () => {
     const copy = join(folder, 'moved');
     await cp(runs.hostile, copy, { recursive: true, verbatimSymlinks: true });
     await appendFile(join(copy, 'metrics.jsonl'), '{"type":"step","st');
-    const gone = await writeReport({
-      runs: [copy],
-      device: 'cpu',
-      images: join(folder, 'nowhere'),
-      teacher: join(folder, 'no-teacher'),
-    });
+    const file = join(copy, 'config.json');
+    const config = JSON.parse(await readFile(file, 'utf8')) as ConfigInput;
+    const moved = { ...config, teacher: join(folder, 'no-teacher'), data: { train: join(folder, 'nowhere') } };
+    await writeFile(file, JSON.stringify(moved));
+    const gone = await writeReport({ runs: [copy], device: 'cpu' });
     expect(gone.runs[0]!.badLines).toBe(1);
     expect(gone.missing).toMatchObject([{ section: 'gallery', reason: expect.stringContaining('nowhere') as unknown }]);
     expect((await dataOf(gone.file)).text).toContain('Without the teacher: ');
@@ -91,6 +91,45 @@ describe('a report on one run', () => {
     const bare = await writeReport({ runs: [copy], device: 'cpu' });
     expect(bare.missing.map(({ section }) => section)).toEqual(['map', 'gallery', 'confusion']);
     expect((await dataOf(bare.file)).data.charts.runs[0]!.steps.x.step).toHaveLength(9);
+  });
+
+  it('refuses what is asked for and is not there, before anything is computed', async () => {
+    const nowhere = join(folder, 'nowhere');
+    const [one] = [runs.plain];
+    const refused = (options: object) =>
+      expect(writeReport({ runs: [one], device: 'cpu', output: join(folder, 'refused', 'r.html'), ...options }))
+        .rejects;
+    await refused({ images: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ teacher: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ evaluate: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ evaluateNames: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ models: false, images: runs.images }).toMatchObject({ code: 'BAD_OPTION', option: 'images' });
+    await refused({ images: nowhere, output: join(one, 'config.json', 'r.html') }).toMatchObject({
+      code: 'NOT_WRITABLE',
+    });
+    await expect(access(join(folder, 'refused'))).rejects.toMatchObject({ code: 'ENOENT' });
+    for (const [place, code] of [
+      [join(one, 'config.json'), 'NOT_WRITABLE'],
+      ['', 'BAD_OPTION'],
+    ] as const)
+      expect(
+        await lgdistill([
+          'report',
+          one,
+          '--no-models',
+          '--output',
+          join(folder, 'refused.html'),
+          '--tensorboard',
+          place,
+        ]),
+      ).toMatchObject({ stderr: expect.stringContaining(`error ${code}`) as string });
+    await expect(access(join(folder, 'refused.html'))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('makes the folders on its way', async () => {
+    const output = join(folder, 'new', 'deep', 'report.html');
+    await writeReport({ runs: [runs.plain], models: false, output });
+    await access(output);
   });
 
   it('keeps within the bytes and images it may take', async () => {

@@ -233,6 +233,29 @@ describe('a checkpoint that a kill left without its links', () => {
   });
 });
 
+describe('a checkpoint that is named', () => {
+  it('and is not there is refused before images are looked for', async () => {
+    const path = output();
+    await train(quick(path, { train: { maxSteps: 4 } }));
+    const config = await resumeConfig(path, { 'data.train': join(path, 'nowhere') });
+    for (const [resume, mend] of [
+      ['lst', 'Did you mean last?'],
+      [path, 'Check the path'],
+      [join(path, 'checkpoints', 'step-00000999'), 'Check the path'],
+    ] as const)
+      await expect(train(config, { resume })).rejects.toMatchObject({
+        code: 'FILE_NOT_FOUND',
+        found: resume,
+        allowed: "last, previous, best, or a checkpoint's folder",
+        mend: expect.stringContaining(mend) as string,
+      });
+    await expect(train(config, { resume: 'previous' })).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      message: expect.stringContaining('there is no previous checkpoint') as string,
+    });
+  });
+});
+
 describe('a damaged checkpoint', () => {
   it('is refused, and the one before it serves when it is asked for', async () => {
     const [whole, broken] = [await unbrokenRun(), output()];

@@ -186,6 +186,8 @@ it('a COCO file keeps boxes, whatever the order of its lists, and says what is w
   });
   await expect(readCoco(folder)).rejects.toMatchObject({
     code: 'BAD_DATASET',
-    message: expect.stringContaining('cannot read') as string,
+    option: 'dense.annotations',
+    message: expect.stringContaining('it is a folder') as string,
+    mend: 'Give the file to read',
   });
 });

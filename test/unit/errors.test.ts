@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
 import { importSharp } from '../../lib/data/sharp.js';
-import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/errors.js';
+import { errorCodes, LgdError, readError, writeError, type ErrorCode } from '../../lib/errors.js';
 import { importOnnxRuntime } from '../../lib/onnx/session.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -196,4 +196,29 @@ it('sharp that is there says why it does not load, and is not to be installed', 
 
 it('sharp is its CommonJS half, which Node 20.9 loads and no Node warns of', async () => {
   expect(await importSharp()).toBe(createRequire(import.meta.url)('sharp'));
+});
+
+describe('readError', () => {
+  const failed = (code: string) => Object.assign(new Error(`${code}: failed`), { code });
+
+  it.each([
+    ['EISDIR', 'cannot read x: it is a folder.', 'Give the file to read'],
+    ['EACCES', 'cannot read x: permission is denied.', 'Check its permissions'],
+    ['ELOOP', 'cannot read x: its symbolic links lead round in a circle.', 'Mend those links, or give another path'],
+    ['EWHAT', 'cannot read x: EWHAT: failed.', 'Check its permissions, and the disk'],
+  ])('%s is said in words', (code, message, mend) => {
+    expect(readError('x', failed(code))).toMatchObject({
+      code: 'BAD_FILE',
+      message: expect.stringContaining(message) as string,
+      mend,
+    });
+  });
+
+  it('keeps an error of this package, or what it says under the code that is asked for', () => {
+    const pipe = new LgdError('BAD_FILE', 'x is a pipe.', { mend: 'Give a file' });
+    expect(readError('x', pipe)).toBe(pipe);
+    const other = readError('x', pipe, { code: 'BAD_DATASET', option: 'dense.annotations' });
+    expect(other).toMatchObject({ code: 'BAD_DATASET', option: 'dense.annotations', mend: 'Give a file' });
+    expect(other.message).toBe('dense.annotations: x is a pipe. Give a file.');
+  });
 });

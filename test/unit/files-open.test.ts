@@ -12,6 +12,7 @@ import { openToRead } from '../../lib/files/open.js';
 import { openSafetensors } from '../../lib/files/safetensors.js';
 import { hashModel } from '../../lib/models/teachers/fingerprint.js';
 import { readStudent } from '../../lib/runs/student-file.js';
+import { readCoco } from '../../lib/data/coco.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { allRuns } from '../fixtures/runs.js';
@@ -149,4 +150,12 @@ test('a pipe with a writer is read, also one that comes a little later', async (
   const pipe = pipes[5]!;
   spawn('sh', ['-c', `sleep 0.05; echo cat > '${pipe}'`]);
   expect((await CategoryList.load(pipe)).names).toEqual(['cat']);
+});
+
+test('a device, which may have no end, is not read', async () => {
+  for (const read of [CategoryList.load, loadConfigFile, readCoco])
+    await expect(read('/dev/zero')).rejects.toMatchObject({
+      message: expect.stringContaining('/dev/zero is no regular file') as string,
+      mend: 'Write what it gives into a file, and give that',
+    });
 });

@@ -60,6 +60,8 @@ const cliOnly = new Set([
   'checkFree',
   'checkKnownStudents',
   'checkNamesFile',
+  'checkPackPlace',
+  'checkTensorBoardFolder',
   'checkReplaceable',
   'counted',
   'tellingOfWaits',

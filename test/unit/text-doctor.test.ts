@@ -234,3 +234,9 @@ test('refuses a threshold that is no cosine, and stops when told to', async () =
   });
   await expect(list.check({ encoder, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
 });
+
+test('templates that are not there are told of, also where nothing is embedded', async () => {
+  await expect((await CategoryList.load(['a', 'b'])).check({ templates: './no/such.txt' })).rejects.toMatchObject({
+    code: 'FILE_NOT_FOUND',
+  });
+});

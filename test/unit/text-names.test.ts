@@ -1,4 +1,5 @@
 import {
+  existsSync,
   appendFileSync,
   chmodSync,
   cpSync,
@@ -13,7 +14,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it, test } from 'vitest';
 import { builtinIds, builtinLists, describeBuiltin, readBuiltin } from '../../lib/text/builtin.js';
 import { CategoryList } from '../../lib/text/names.js';
-import { writeNames } from '../../lib/text/names-file.js';
+import { checkNamesFile, writeNames } from '../../lib/text/names-file.js';
 import { normaliseName } from '../../lib/text/spelling.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 
@@ -338,4 +339,13 @@ test('what is written is read back, and a name that would not be is refused', as
     });
   }
   expect(await load(path)).toHaveLength(3);
+});
+
+test('a place that cannot be written to is told of before names are checked; folders on the way are made', async () => {
+  const path = join(folder, 'new', 'deep', 'written.txt');
+  await checkNamesFile(path, {});
+  expect(existsSync(join(folder, 'new'))).toBe(false);
+  await writeNames(path, ['cat']);
+  expect(await load(path)).toEqual(['cat']);
+  await expect(checkNamesFile(join(path, 'below.txt'), {})).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
 });

@@ -124,6 +124,20 @@ describe('checkRunFolder', () => {
     });
   });
 
+  it("is not overwritten where it is a model's", async () => {
+    await mkdir(path);
+    const overwrite = () => checkRunFolder(path, { overwrite: true, resume: false });
+    const refused = { code: 'BAD_CONFIG', option: 'output', found: path };
+    await writeFile(join(path, 'model.safetensors'), 'weights');
+    await expect(overwrite()).rejects.toMatchObject(refused);
+    await writeFile(join(path, 'config.json'), '{"model_type":"clip"}');
+    await expect(overwrite()).rejects.toMatchObject(refused);
+    await writeFile(join(path, 'config.json'), '{"student":{"na'); // a run's, of a disk that was full
+    await overwrite();
+    await writeFile(join(path, 'config.json'), '{"student":{"name":"resnet18"}}');
+    await overwrite();
+  });
+
   it('refuses a file system that takes no files', async () => {
     await expect(checkRunFolder('/proc/self/run', neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   });

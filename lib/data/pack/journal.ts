@@ -5,7 +5,7 @@
  */
 import { open, rm, type FileHandle } from 'node:fs/promises';
 import type { NativeAddon } from '../../addon/native.js';
-import { LgdError, systemErrorCode } from '../../errors.js';
+import { LgdError, readError, systemErrorCode } from '../../errors.js';
 import { wholeLines } from '../../files/lines.js';
 import { openToRead } from '../../files/open.js';
 import { syncFile } from '../../files/sync.js';
@@ -100,9 +100,8 @@ export async function readJournal(
       state.bytes += bytes;
     }
   } catch (cause) {
-    if (cause instanceof LgdError) throw cause;
     if (systemErrorCode(cause) === 'ENOENT') return undefined;
-    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
+    throw readError(path, cause);
   }
   return state.next === 0 ? undefined : state;
 }

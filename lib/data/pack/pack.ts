@@ -181,11 +181,19 @@ async function packAll(
 function recipeOf({
   as = 'original',
   shortSide = defaultShortSide[as],
-  quality = 90,
+  quality: wanted,
   maxBrokenShare = 0,
 }: PackOptions): PackRecipe {
   checkWord(as, 'as', packKinds);
+  const quality = wanted ?? 90;
   checkWhole('quality', quality, 100);
+  if (wanted !== undefined && as !== 'jpeg')
+    throw new LgdError('BAD_OPTION', 'only what is kept as JPEG has a quality.', {
+      option: 'quality',
+      found: wanted,
+      allowed: `none for ${as}`,
+      mend: 'Leave it out, or keep the images as jpeg (as)',
+    });
   checkNumber('maxBrokenShare', maxBrokenShare, { least: 0, most: 1 });
   if (as !== 'original') {
     checkNumber('shortSide', shortSide, { whole: true, least: 16, most: 4096 });
@@ -196,6 +204,7 @@ function recipeOf({
       option: 'shortSide',
       found: shortSide,
       allowed: 'none for original',
+      mend: 'Leave it out, or keep the images as jpeg or raw (as)',
     });
   return { kind: as, shortSide: 0, quality: 0 };
 }

@@ -4,7 +4,7 @@ import { promisify } from 'node:util';
 import { loadAddon } from '../../addon/addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../../addon/native.js';
 import { checkText } from '../../arguments.js';
-import { LgdError, meansAbsent, throwIfAborted } from '../../errors.js';
+import { LgdError, meansAbsent, readError, throwIfAborted } from '../../errors.js';
 import type { BrokenImage } from '../decode.js';
 import { importSharp } from '../sharp.js';
 import {
@@ -45,10 +45,7 @@ export class PackFile {
     const { checksum } = loadAddon();
     const { size } = await statFile(path);
     const descriptor = await openFile(path, 'r').catch((cause: unknown) => {
-      throw new LgdError('BAD_FILE', `cannot read ${path}.`, {
-        mend: 'Check that it is a file this user may read',
-        cause,
-      });
+      throw readError(path, cause);
     });
     try {
       const header = await readFully(descriptor, path, 0, Math.min(size, headerBytes));
@@ -134,7 +131,7 @@ async function statFile(path: string): Promise<Stats> {
   } catch (cause) {
     if (meansAbsent(cause))
       throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
-    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
+    throw readError(path, cause);
   }
   throw new LgdError('BAD_FILE', `${path} is ${found.isDirectory() ? 'a folder' : 'no regular file'}.`, {
     allowed: 'a pack',

@@ -3,7 +3,9 @@ import { dirname } from 'node:path';
 import type { NativeAddon } from '../../addon/native.js';
 import { LgdError, writeError } from '../../errors.js';
 import { statIfThere } from '../../files/folders.js';
+import { tryFolder } from '../../files/make-folder.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
+import { fileInPlace } from '../../files/replaceable.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
 import { endedBy } from '../../lifetime.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
@@ -65,17 +67,12 @@ export class PackWriter {
     const { task, overwrite, checksum } = options;
     const unlock = await lockPack(path);
     try {
-      const isThere = (await statIfThere(path)) !== undefined;
       const hasPart = (await statIfThere(partOf(path))) !== undefined;
-      if (isThere && !overwrite) {
+      await checkReplaced(path, overwrite).catch(async (error: unknown) => {
         // of this very file, by a kill between its last two steps
         if (!hasPart) await rm(journalOf(path), { force: true });
-        throw new LgdError('BAD_OPTION', 'there is such a file already.', {
-          option: 'output',
-          found: path,
-          mend: 'Choose another file, or give --overwrite',
-        });
-      }
+        throw error;
+      });
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task, checksum);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(
@@ -215,6 +212,25 @@ export class PackWriter {
       throw writeError(this.path, cause);
     }
   }
+}
+
+/**
+ * May a pack be written there? Said before images are looked for.
+ * @throws LgdError BAD_OPTION (a folder; a file that is not to be overwritten), NOT_WRITABLE
+ */
+export async function checkPackPlace(path: string, overwrite: boolean): Promise<void> {
+  await checkReplaced(path, overwrite);
+  const removeEmpty = await tryFolder(dirname(path));
+  await removeEmpty();
+}
+
+async function checkReplaced(path: string, overwrite: boolean): Promise<void> {
+  if ((await fileInPlace(path, 'output')) !== undefined && !overwrite)
+    throw new LgdError('BAD_OPTION', 'there is such a file already.', {
+      option: 'output',
+      found: path,
+      mend: 'Choose another file, or give --overwrite',
+    });
 }
 
 const partOf = (path: string) => `${path}.part`;

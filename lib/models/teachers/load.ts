@@ -5,13 +5,13 @@ import { LgdError } from '../../errors.js';
 import { checkpointsOf, findCheckpoint, followed } from '../../files/checkpoint-folders.js';
 import { firstWhere, foldersIn, isFile, isFolder } from '../../files/folders.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
-import { resolveModel } from '../../hub/hub.js';
+import { lookLocally, resolveModel } from '../../hub/hub.js';
 import { checkWhole, mostImages } from '../../number-limits.js';
 import type { Precision } from '../compiled.js';
-import { holdsStudent } from '../student-info.js';
-import { NativeTeacher, nativeTeacherOptions } from './native.js';
+import { holdsStudent, studentInfoIn } from '../student-info.js';
+import { lookAtNativeTeacher, NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
-import { PrecomputedTeacher } from './precomputed.js';
+import { PrecomputedTeacher, statedResolution } from './precomputed.js';
 import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 import { sideFiles, weightFiles, weightFilesOf } from './weight-files.js';
 
@@ -48,47 +48,112 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   checkArgument('device', options.device);
   if (options.batch !== undefined) checkWhole('batch', options.batch, mostImages);
   const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
+  const found = await locateTeacher(source, options);
+  switch (found.kind) {
+    case 'student':
+      return NativeTeacher.loadStudent(found.id, found.file, native);
+    case 'embeddings':
+      return PrecomputedTeacher.load(found.file, options.signal);
+    case 'onnx':
+      return OnnxTeacher.load(source, onnx);
+    case 'tower':
+      return NativeTeacher.load(found.id, found.folder, found.files, native);
+  }
+}
+
+/** What a teacher is before its weights are read; of an ONNX file nothing is known. */
+export interface TeacherLook {
+  embeddingSize: number | undefined;
+  /** Side of its input in pixels. */
+  resolution: number | undefined;
+  /** Of a native one. */
+  architecture: string | undefined;
+}
+
+/**
+ * Looks at what {@link loadTeacher} would load, as far as files' headers tell.
+ * @returns undefined where it would have to be fetched first
+ * @throws as loadTeacher does
+ */
+export async function lookAtTeacher(
+  source: string,
+  { resolution, ...options }: Pick<TeacherOptions, 'resolution' | 'localFilesOnly' | 'signal'>,
+): Promise<TeacherLook | undefined> {
+  return lookLocally(source, options, async (local) => {
+    const found = await locateTeacher(source, { ...local, resolution });
+    switch (found.kind) {
+      case 'student': {
+        await using reader = await SafetensorsReader.open([found.file]);
+        const { architecture, embeddingSize, ...info } = studentInfoIn(reader.metadata, found.file);
+        return { architecture, embeddingSize, resolution: resolution ?? info.resolution };
+      }
+      case 'embeddings': {
+        await using reader = await SafetensorsReader.open([found.file]);
+        return {
+          architecture: undefined,
+          embeddingSize: reader.shapes.get('embeddings')?.[1],
+          resolution: statedResolution(reader.metadata),
+        };
+      }
+      case 'onnx':
+        return { architecture: undefined, embeddingSize: undefined, resolution: undefined };
+      case 'tower':
+        return lookAtNativeTeacher(found, resolution);
+    }
+  });
+}
+
+/** Where a teacher lies, and of which kind it is. */
+type Located =
+  | { kind: 'student'; id: string; file: string }
+  | { kind: 'embeddings'; file: string }
+  | { kind: 'onnx' }
+  | { kind: 'tower'; id: string; folder: string; files: string[] };
+
+async function locateTeacher(
+  source: string,
+  options: Pick<TeacherOptions, 'resolution' | 'localFilesOnly' | 'cacheDir' | 'signal' | 'onProgress'>,
+): Promise<Located> {
   const place = await placeOf(source);
   const inFolder = await isFolder(place);
   if (place.endsWith('.safetensors') && !inFolder) {
     const { student, embeddings } = await contentOf(place);
-    if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), place, native);
+    if (student) return { kind: 'student', id: basename(source, '.safetensors'), file: place };
     if (embeddings && options.resolution !== undefined)
       throw new LgdError('BAD_OPTION', 'embeddings that were computed before are of no resolution to choose.', {
         option: 'resolution',
         found: options.resolution,
         mend: 'Leave it out',
       });
-    if (embeddings) return PrecomputedTeacher.load(place, options.signal);
+    if (embeddings) return { kind: 'embeddings', file: place };
     throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, {
       option: 'teacher',
       mend: `If it is a model's, give the folder with its other files: ${dirname(source)}`,
     });
   }
-  if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
+  if (source.endsWith('.onnx') && !inFolder) return { kind: 'onnx' };
   const model = await resolveModel(
     place,
     { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles },
     options,
   ).catch(inFolder ? checkNoRuns(place) : undefined);
-  if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
+  if (model.files[0]!.endsWith('.onnx')) return { kind: 'onnx' };
   const weights = await weightFilesOf(place, model, options);
   if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student)
-    return NativeTeacher.loadStudent(
-      place === source ? model.id : basename(resolve(source)),
-      weights.files[0]!,
-      native,
-    );
+    return { kind: 'student', id: place === source ? model.id : basename(resolve(source)), file: weights.files[0]! };
   if (await NativeTeacher.recognises(weights.files, weights.folder, options.resolution))
-    return NativeTeacher.load(model.id, weights.folder, weights.files, native);
+    return { kind: 'tower', id: model.id, ...weights };
   // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have
   // the former alone.
   const others =
     basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
   const other = await resolveModel(source, { required: [others], optional: sideFiles }, options).catch(() => undefined);
-  if (other?.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
-  const { folder, files } = other === undefined ? weights : await weightFilesOf(source, other, options);
-  return NativeTeacher.load(model.id, folder, files, native);
+  if (other?.files[0]!.endsWith('.onnx')) return { kind: 'onnx' };
+  return {
+    kind: 'tower',
+    id: model.id,
+    ...(other === undefined ? weights : await weightFilesOf(source, other, options)),
+  };
 }
 
 /**

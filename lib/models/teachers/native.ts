@@ -2,6 +2,7 @@ import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readListed } from '../../files/manifest.js';
+import type { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { held } from '../../lifetime.js';
 import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
@@ -64,6 +65,65 @@ interface Parts
   precision: Precision | undefined;
 }
 
+/** A model's image tower, by the headers of its weights. */
+async function towerIn(
+  { shapes }: SafetensorsReader,
+  {
+    id,
+    folder,
+    files,
+    resolution,
+  }: { id: string; folder: string; files: readonly string[]; resolution?: number | undefined },
+): Promise<ImageTower> {
+  const tower = await findImageTower(shapes, folder, resolution);
+  if (tower === undefined) {
+    const other = otherThanPlain(shapes);
+    if (other !== undefined)
+      throw new LgdError('BAD_MODEL', `the tower in ${files.join(', ')} has ${other}, which is not known here.`, {
+        option: 'teacher',
+        mend: 'Export it to ONNX with one output [B,D], and give the .onnx file',
+      });
+    const names = [...shapes.keys()];
+    const [, prefix] =
+      /^(.+?\.)(?:visual\.conv1|stem\.0|(?:vision_model\.)?embeddings\.patch_embeddings?(?:\.projection)?|patch_embed\.proj)\.weight$/mu.exec(
+        names.join('\n'),
+      ) ?? [];
+    throw new LgdError(
+      'BAD_MODEL',
+      `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP and no plain vision transformer or ConvNeXt under names known here.`,
+      {
+        found: few(names),
+        allowed:
+          'visual.conv1.weight ..., vision_model.embeddings.patch_embedding.weight ..., embeddings.patch_embeddings.projection.weight ..., patch_embed.proj.weight ... or stem.0.weight ...',
+        mend:
+          prefix === undefined
+            ? 'Give a model of these, or an ONNX export of the tower (onnx/vision_model.onnx)'
+            : `Save the weights without '${prefix}' before their names`,
+      },
+    );
+  }
+  if (resolution !== undefined && resolution !== tower.resolution) {
+    throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, {
+      option: 'resolution',
+      found: resolution,
+      allowed: String(tower.resolution),
+    });
+  }
+  return tower;
+}
+
+/**
+ * What {@link NativeTeacher.load} would load, its weights unread.
+ * @throws as that does
+ */
+export async function lookAtNativeTeacher(
+  tower: { id: string; folder: string; files: readonly string[] },
+  resolution: number | undefined,
+): Promise<Pick<ImageTower, 'architecture' | 'embeddingSize' | 'resolution'>> {
+  await using reader = await openWeights(tower.files);
+  return towerIn(reader, { ...tower, resolution });
+}
+
 /** An image tower of CLIP or SigLIP, a plain vision transformer, or a student, on the same device as the student. */
 export class NativeTeacher implements Teacher {
   readonly kind = 'native';
@@ -118,40 +178,7 @@ export class NativeTeacher implements Teacher {
     const { device, batch = 32, precision, resolution, mean, std, signal } = options;
     const files = [weightFiles].flat();
     await using reader = await openWeights(files);
-    const tower = await findImageTower(reader.shapes, folder, resolution);
-    if (tower === undefined) {
-      const other = otherThanPlain(reader.shapes);
-      if (other !== undefined)
-        throw new LgdError('BAD_MODEL', `the tower in ${files.join(', ')} has ${other}, which is not known here.`, {
-          option: 'teacher',
-          mend: 'Export it to ONNX with one output [B,D], and give the .onnx file',
-        });
-      const names = [...reader.shapes.keys()];
-      const [, prefix] =
-        /^(.+?\.)(?:visual\.conv1|stem\.0|(?:vision_model\.)?embeddings\.patch_embeddings?(?:\.projection)?|patch_embed\.proj)\.weight$/mu.exec(
-          names.join('\n'),
-        ) ?? [];
-      throw new LgdError(
-        'BAD_MODEL',
-        `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP and no plain vision transformer or ConvNeXt under names known here.`,
-        {
-          found: few(names),
-          allowed:
-            'visual.conv1.weight ..., vision_model.embeddings.patch_embedding.weight ..., embeddings.patch_embeddings.projection.weight ..., patch_embed.proj.weight ... or stem.0.weight ...',
-          mend:
-            prefix === undefined
-              ? 'Give a model of these, or an ONNX export of the tower (onnx/vision_model.onnx)'
-              : `Save the weights without '${prefix}' before their names`,
-        },
-      );
-    }
-    if (resolution !== undefined && resolution !== tower.resolution) {
-      throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, {
-        option: 'resolution',
-        found: resolution,
-        allowed: String(tower.resolution),
-      });
-    }
+    const tower = await towerIn(reader, { id, folder, files, resolution });
     const weights = await readWeights(reader, tower.graph, tower.naming, files.join(', '), signal);
     const given = (await readPreprocessor(folder)) ?? usual[tower.architecture];
     const [inputMean, inputStd] = [mean ?? tower.mean ?? given.mean, std ?? tower.std ?? given.std];

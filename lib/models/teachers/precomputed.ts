@@ -83,7 +83,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
       if (wrong !== undefined) throw bad(`its ${name} is ${wrong}`);
       return value as ChannelTriple;
     };
-    const resolution = metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
+    const resolution = statedResolution(metadata);
     if (!isSide(resolution)) throw bad('its resolution is not a number of pixels');
     return new PrecomputedTeacher(metadata['teacher'] ?? basename(file, extname(file)), size, data, rows, {
       resolution,
@@ -208,6 +208,11 @@ async function indexRows(
     'reading the embeddings',
   );
   return rows;
+}
+
+/** Side of a student's input that a file of embeddings states, in pixels, as it is written there; default 224. */
+export function statedResolution(metadata: Readonly<Record<string, string>>): number {
+  return metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
 }
 
 /** Looks at the input that is to be recorded. @throws LgdError BAD_OPTION */
