@@ -91,13 +91,8 @@ export function checkArgument(kind: keyof typeof kinds, value: unknown, option: 
 /** Looks whether a teacher, which may be a caller's own, has what its kind needs. @throws LgdError BAD_OPTION */
 export function checkTeacherKind(teacher: { kind: string; id: string }): void {
   checkText(teacher.id, 'teacher.id', 'a name of the teacher');
-  const kind = typeof teacher.kind === 'string' ? `${teacher.kind} teacher` : teacher.kind;
-  if (!(
-    kind === 'native teacher' ||
-    kind === 'onnx teacher' ||
-    kind === 'custom teacher' ||
-    kind === 'precomputed teacher'
-  )) {
+  const kind = typeof teacher.kind === 'string' ? `${teacher.kind} teacher` : '';
+  if (!Object.hasOwn(kinds, kind)) {
     throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', {
       option: 'teacher.kind',
       found: teacher.kind,
@@ -105,7 +100,7 @@ export function checkTeacherKind(teacher: { kind: string; id: string }): void {
       mend: 'Call one of your own custom, if it embeds pixels, or precomputed',
     });
   }
-  checkArgument(kind, teacher, 'teacher');
+  checkArgument(kind as keyof typeof kinds, teacher, 'teacher');
 }
 
 /**

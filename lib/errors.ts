@@ -137,9 +137,14 @@ function shorten(value: unknown): string {
   }
 }
 
+/** Is it an error of this package, of one of these codes? */
+export function hasCode(error: unknown, ...codes: ErrorCode[]): error is LgdError {
+  return error instanceof LgdError && codes.includes(error.code);
+}
+
 /** Is it a fault of weights, embeddings or losses? */
 export function isOfTheNumbers(error: unknown): error is LgdError {
-  return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
+  return hasCode(error, 'NON_FINITE', 'ZERO_EMBEDDING');
 }
 
 /**

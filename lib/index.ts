@@ -120,7 +120,7 @@ export { readViews, type ViewBatch, type ViewOptions } from './data/views.js';
 // training
 export { Distiller, type DistillerOptions, type DistillerState } from './train/distiller.js';
 export type { StepTaker } from './train/step-taker.js';
-export type { MemoryUse, QueueOptions, Stage, StepTicket } from './train/steps.js';
+export type { MemoryUse, QueueOptions, Stage, StepMetrics, StepTicket } from './train/steps.js';
 export { makeSchedule, type Schedule, type ScheduleOptions } from './train/schedule.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';

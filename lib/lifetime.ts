@@ -61,10 +61,10 @@ export async function endedBy<Result>(end: () => Promise<void>, work: () => Prom
 }
 
 /**
- * The parts that something has been made of so far: where a later one fails they are freed at once, and not when they
- * are found to be garbage.
+ * The parts that something has been made of so far: freed with it, or, where a later one fails, at once, and not when
+ * they are found to be garbage.
  */
-export class Made {
+export class Made implements Disposable {
   readonly #frees: (() => void)[] = [];
 
   /** @returns the part */
@@ -73,8 +73,18 @@ export class Made {
     return part;
   }
 
+  /** The same of a part that frees itself. */
+  use<Part extends Disposable>(part: Part): Part {
+    return this.add(part, () => part[Symbol.dispose]());
+  }
+
   /** Frees them, the last one first. */
   free(): void {
     for (const free of this.#frees.splice(0).reverse()) free();
+  }
+
+  /** For `using`: {@link free}. */
+  [Symbol.dispose](): void {
+    this.free();
   }
 }

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { LgdError } from './errors.js';
 
 /** What to do where a bundler took this code away from the files that it needs. */
@@ -12,6 +13,11 @@ if (here === undefined)
 
 /** The folder of this package: of a checkout, an installation, or, in a bundle, whatever lies above the bundle's. */
 export const packageRoot = new URL('..', here);
+
+/** A folder of files that go with this code, which lies in `dist/` as a bundle, too. */
+export function shippedFolder(path: string): string {
+  return fileURLToPath(new URL(path, here));
+}
 
 const { name, version: found } = readManifest();
 

@@ -130,6 +130,7 @@ void join_branch(const DevicePtr& device);
 // ---- tensors --------------------------------------------------------------------------------------------------------
 TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape);  // float32, zeroed
 constexpr int most_images = 65535;  // of a batch: a grid of CUDA has no more blocks on its second and third side
+constexpr int metric_slots = 64;    // steps whose numbers are kept until they are read
 
 // A batch of images that encoders of this device and precision take as input: [B,H,W,3], channels padded as the device
 // likes.
@@ -211,9 +212,15 @@ struct OptimizerStep {
   double momentum = 0.9;                              // of SGD
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;  // of AdamW
   int64_t count = 1;                                  // of AdamW: which step it is since the moments were zero, from 1
+  double clip_norm = 0;  // the norm that gradients are clipped to (optimizer/clip_norm.h); 0: none
+  int slot = 0;          // in [0, metric_slots): where the norm of gradients that are clipped goes
 };
 // One step of the encoder's optimiser with its gradients (optimizer/sgd.h, optimizer/adamw.h).
 void optimizer_step(const EncoderPtr& encoder, const OptimizerStep& step);  // [queued]
+// Of the clipped step that wrote the slot last: the norm of the gradients, times |gradient_scale|, before they were
+// clipped. BAD_OPTION where no step was clipped so far. What it gives is to be called on the device's thread: it waits
+// for that step, not for work queued after it; a norm that is not finite throws NON_FINITE. [waits]
+std::function<double()> gradient_norm(const EncoderPtr& encoder, int slot);
 
 // ---- images and augmentation ----------------------------------------------------------------------------------------
 struct PixelStoreOptions {
@@ -318,7 +325,6 @@ void read_semantic_state(const SemanticHeadPtr& head, SemanticState& state);
 // scale * dL/d student. The visual part's softmax runs over [own teacher embedding | visual bank (use_visual) | filled
 // queue]; with neither textual nor visual bank this is SEED. A head keeps the metrics of the last metric_slots calls:
 // slot in [0, metric_slots). [queued]
-constexpr int metric_slots = 64;
 void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const TensorPtr& teacher,
                const TensorPtr& d_student, float scale, int slot);
 // LGKA (step 7) and the queue, from the teacher embeddings of the last bank_loss. Several batches (gradient

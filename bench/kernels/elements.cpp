@@ -316,6 +316,18 @@ void adamw(Table& table, const char* where, int64_t full) {
       });
 }
 
+// The gradients are read by the optimiser once more, from level-2 cache as far as they fit.
+void clip_norm(Table& table, const char* where, int64_t full) {
+  const int64_t count = table.options.small ? 4096 : full;
+  table.operation("norm of gradients " + std::to_string(full / 1000) + " thousand (" + where + ")",
+                  {4.0 * double(count), 0, Unit::cores, "g (float32)"}, [=](Operands& t) -> Call {
+                    const float* g = t.values32(size_t(count));
+                    float* factor = t.moving32(1);
+                    auto* norm = reinterpret_cast<double*>(t.values32(2));
+                    return [=, &t] { t.ops.clip_norm(*t.device, count, g, {1, 1}, factor, norm); };
+                  });
+}
+
 }  // namespace
 
 void elements(Table& table) {
@@ -341,6 +353,7 @@ void elements(Table& table) {
   sgd(table, "resnet18", 12'226'000);
   sgd(table, "mobilenet_v2", 5'176'000);
   adamw(table, "mobilenet_v2", 5'176'000);
+  clip_norm(table, "mobilenet_v2", 5'176'000);
 }
 
 }  // namespace lgd::bench

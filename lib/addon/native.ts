@@ -127,7 +127,8 @@ export interface NativeAddon {
   backward(encoder: EncoderHandle, dOutput: TensorHandle, afresh?: boolean): void;
   /**
    * One step of the optimiser that the encoder was made for: `momentum` is SGD's, betas, `epsilon` and `count`, the
-   * number of the step from 1, are AdamW's.
+   * number of the step from 1, are AdamW's. Gradients are clipped to a norm of `clipNorm`, where it is above 0; their
+   * norm before goes to `slot` in [0, 64).
    */
   optimizerStep(
     encoder: EncoderHandle,
@@ -141,8 +142,12 @@ export interface NativeAddon {
       beta2?: number;
       epsilon?: number;
       count?: number;
+      clipNorm?: number;
+      slot?: number;
     },
   ): void;
+  /** What the clipped step of this slot found. */
+  readGradientNorm(encoder: EncoderHandle, slot: number): Promise<number>;
 
   makePixelStore(options: { memoryLimitBytes: number; spillFolder: string }): PixelStoreHandle;
   /** `rgb`: width * height * 3 bytes; returns the image's index in the store. */
@@ -300,6 +305,7 @@ export const nativeFunctions = [
   'zeroGradients',
   'backward',
   'optimizerStep',
+  'readGradientNorm',
   'makePixelStore',
   'appendPixels',
   'placePixels',

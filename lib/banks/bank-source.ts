@@ -1,7 +1,7 @@
 /** The text banks a configuration asks for: for training, and for evaluation. */
 import { worksWithoutNames, type Config } from '../config/config.js';
 import type { Device, DeviceName } from '../device.js';
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { withoutTexts } from '../models/teachers/tower-sizes.js';
 import type { Teacher } from '../models/teachers/types.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
@@ -15,7 +15,7 @@ import { TextualSemanticsBank } from './textual.js';
  * Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the
  * device given.
  */
-export class BankSource {
+export class BankSource implements AsyncDisposable {
   #encoder: TextEncoder | undefined;
   /** What was taken from the bank kept because its file is gone, a line each. */
   readonly remarks = new Set<string>();
@@ -76,7 +76,7 @@ export class BankSource {
     return subset(bank, list.names, places as number[], this.config.allowDuplicates);
   }
 
-  async dispose(): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     await this.#encoder?.dispose();
     this.#encoder = undefined;
   }
@@ -107,8 +107,7 @@ export class BankSource {
   /** Takes the place of what fails to load because its file is gone, with a remark. */
   #ifGone<Value>(what: string, of: (kept: TextualSemanticsBank) => Value): (error: unknown) => NonNullable<Value> {
     return (error) => {
-      const value =
-        this.kept && error instanceof LgdError && error.code === 'FILE_NOT_FOUND' ? of(this.kept) : undefined;
+      const value = this.kept && hasCode(error, 'FILE_NOT_FOUND') ? of(this.kept) : undefined;
       if (value === undefined || value === null) throw error;
       this.remarks.add(`${what} is not there any more: the run goes on with what its checkpoint keeps of it`);
       return value;
@@ -127,10 +126,8 @@ export class BankSource {
   }
 
   async #build(list: CategoryList): Promise<TextualSemanticsBank> {
-    const {
-      config: { allowDuplicates },
-      options: { signal, onProgress },
-    } = this;
+    const { allowDuplicates } = this.config;
+    const { signal, onProgress } = this.options;
     const templates = await this.#templates();
     this.#encoder ??= await this.#loadEncoder();
     return this.#checked(
@@ -205,7 +202,7 @@ export function needsNames(method: Config['method']): LgdError {
 /** For a teacher's place where no text tower is: a student as teacher has none, and a model may be kept without it. */
 export function noTowerBeside(teacher: string): (error: unknown) => never {
   return (error) => {
-    if (!(error instanceof LgdError) || error.code !== 'BAD_MODEL') throw error;
+    if (!hasCode(error, 'BAD_MODEL')) throw error;
     throw new LgdError('BAD_MODEL', `the teacher has no text tower to embed the names with: ${error.message}`, {
       option: 'textEncoder',
       found: teacher,
@@ -221,7 +218,7 @@ const withoutNames =
 /** For names that no bank has, where no text tower is to be had for them either: which they are. */
 function forNames(missing: readonly string[]): (error: unknown) => never {
   return (error) => {
-    if (!(error instanceof LgdError) || error.code !== 'BAD_CONFIG') throw error;
+    if (!hasCode(error, 'BAD_CONFIG')) throw error;
     const { code, option, found } = error;
     if (option !== 'textEncoder' && option !== 'evaluate.names') throw error;
     const some = missing.slice(0, 3).map((name) => JSON.stringify(name));

@@ -1,5 +1,9 @@
+import type { Command } from 'commander';
+import type { Config } from '../config/config.js';
 import { counted } from '../counted.js';
 import type { DenseTrainingEvent } from '../dense/training.js';
+import type { Bind } from './command.js';
+import { readConfig } from './options.js';
 import { startProgress } from './progress.js';
 import { percent, phaseReporter } from './run-report.js';
 import { formatDuration } from './table.js';
@@ -50,20 +54,45 @@ async function* watchedFromTheStart<Event>(
   }
 }
 
-/** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
-export async function showTraining<Score>(
+/** The configuration of a command, which has short names for two of its options. */
+async function readDenseConfig(command: Command): Promise<Config> {
+  const { data, annotations } = command.opts<{ data?: string; annotations?: string }>();
+  return readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
+}
+
+type Report<Score> = (terminal: Terminal, score: Score) => void;
+type Events<Score> = AsyncGenerator<DenseTrainingEvent<Score, { layout?: string; remarks?: string[] }>, void>;
+
+/**
+ * Has a command run a training to its end and show it. `short` puts a score on a line, `report` prints the best one.
+ */
+export function trainBy<Score>(
+  command: Command,
+  bind: Bind,
+  train: (options: { student: string; output: string; config: Config; signal: AbortSignal }) => Events<Score>,
+  short: (score: Score) => string,
+  report: Report<Score>,
+): Command {
+  return command.action(
+    bind(async ({ terminal, signal }) => {
+      const { student, to: output } = command.opts<{ student: string; to: string }>();
+      const config = await readDenseConfig(command);
+      const events = train({ student, output, config, signal });
+      await showTraining(terminal, watchedFromTheStart(events, terminal, config.log.stallMinutes), short, report);
+    }),
+  );
+}
+
+async function showTraining<Score>(
   terminal: Terminal,
-  events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string; remarks?: string[] }>, void>,
-  {
-    stallMinutes,
-    short,
-    report,
-  }: { stallMinutes: number; short: (score: Score) => string; report: (score: Score) => void },
+  events: Events<Score>,
+  short: (score: Score) => string,
+  report: Report<Score>,
 ): Promise<void> {
   const progress = startProgress(terminal, 'training');
   let total = 0;
   try {
-    for await (const event of watchedFromTheStart(events, terminal, stallMinutes)) {
+    for await (const event of events) {
       terminal.emit(event);
       if (event.type === 'start') {
         total = event.totalSteps;
@@ -81,7 +110,7 @@ export async function showTraining<Score>(
         terminal.say(`done: ${counted(event.step, 'step')} in ${formatDuration(event.seconds)}; ${event.folder}`);
         if (event.score !== undefined) {
           terminal.say(`best ${short(event.score)} at step ${event.bestStep}:\n`);
-          report(event.score);
+          report(terminal, event.score);
         }
       }
     }
@@ -90,17 +119,27 @@ export async function showTraining<Score>(
   }
 }
 
-/** Waits for a score, telling of the images that it is taken on, and shows it. */
-export async function showScore<Score>(
-  terminal: Terminal,
-  stallMinutes: number,
-  evaluate: (onProgress: (done: number, total: number) => void) => Promise<Score>,
-  report: (terminal: Terminal, score: Score) => void,
-): Promise<void> {
-  const phases = phaseReporter(terminal, stallMinutes);
-  const score = await phases.during(evaluate((done, total) => phases.onProgress({ phase: 'images', done, total })));
-  terminal.emit(score);
-  report(terminal, score);
+/** Has a command wait for a score, telling of the images that it is taken on, and show it. */
+export function scoreBy<Score>(
+  command: Command,
+  bind: Bind,
+  evaluate: (options: {
+    config: Config;
+    signal: AbortSignal;
+    onProgress: (done: number, total: number) => void;
+  }) => Promise<Score>,
+  report: Report<Score>,
+): Command {
+  return command.action(
+    bind(async ({ terminal, signal }) => {
+      const config = await readDenseConfig(command);
+      const phases = phaseReporter(terminal, config.log.stallMinutes);
+      const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
+      const score = await phases.during(evaluate({ config, signal, onProgress }));
+      terminal.emit(score);
+      report(terminal, score);
+    }),
+  );
 }
 
 /** A share that may be of nothing. */

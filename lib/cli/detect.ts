@@ -3,8 +3,8 @@ import { counted } from '../counted.js';
 import type { DetectionScore } from '../dense/average-precision.js';
 import { evaluateDetection, trainDetection } from '../dense/detection.js';
 import type { Bind } from './command.js';
-import { scoringOptions, shareOf, showScore, showTraining, trainingHelp, trainingOptions } from './dense-report.js';
-import { addConfigOptions, readConfig } from './options.js';
+import { scoreBy, scoringOptions, shareOf, trainBy, trainingHelp, trainingOptions } from './dense-report.js';
+import { addConfigOptions } from './options.js';
 import { percent, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
@@ -28,22 +28,8 @@ function trainCommand(bind: Bind): Command {
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
   addConfigOptions(command, [...trainingOptions, ...ofBoxes], { help: trainingHelp });
-  return command.action(
-    bind(async ({ terminal, signal }) => {
-      const { student, to, data, annotations } = command.opts<{
-        student: string;
-        to: string;
-        data?: string;
-        annotations?: string;
-      }>();
-      const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-      await showTraining(terminal, trainDetection({ student, output: to, config, signal }), {
-        stallMinutes: config.log.stallMinutes,
-        short: ({ ap, ap50 }) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`,
-        report: (score) => report(terminal, score),
-      });
-    }),
-  );
+  const short = ({ ap, ap50 }: DetectionScore) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`;
+  return trainBy(command, bind, trainDetection, short, report);
 }
 
 function evaluateCommand(bind: Bind): Command {
@@ -58,18 +44,8 @@ function evaluateCommand(bind: Bind): Command {
       'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
     },
   });
-  return command.action(
-    bind(async ({ terminal, signal }) => {
-      const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
-      const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-      await showScore(
-        terminal,
-        config.log.stallMinutes,
-        (onProgress) => evaluateDetection({ model, config, signal, onProgress }),
-        report,
-      );
-    }),
-  );
+  const modelOf = () => command.opts<{ model: string }>().model;
+  return scoreBy(command, bind, (options) => evaluateDetection({ model: modelOf(), ...options }), report);
 }
 
 function report(

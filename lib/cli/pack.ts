@@ -100,12 +100,8 @@ export function packCommand(bind: Bind): Command {
 
 async function verifyPack(path: string, terminal: Terminal, signal: AbortSignal): Promise<number> {
   const pack = await PackFile.open(path);
-  const {
-    recipe: { kind, shortSide, quality },
-    classNames,
-    source,
-    refused,
-  } = pack.index;
+  const { recipe, classNames, source, refused } = pack.index;
+  const { kind, shortSide, quality } = recipe;
   const damaged = await withProgress(terminal, 'verify', (progress) =>
     pack.verify({ signal, onProgress: (done, total) => progress.update(done, total) }),
   );

@@ -4,8 +4,8 @@ import type { SegmentationScore } from '../dense/intersection.js';
 import { evaluateSegmentation, trainSegmentation } from '../dense/segmentation.js';
 import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
 import type { Bind } from './command.js';
-import { scoringOptions, shareOf, showScore, showTraining, trainingHelp, trainingOptions } from './dense-report.js';
-import { addConfigOptions, readConfig } from './options.js';
+import { scoreBy, scoringOptions, shareOf, trainBy, trainingHelp, trainingOptions } from './dense-report.js';
+import { addConfigOptions } from './options.js';
 import { stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
@@ -31,17 +31,7 @@ function trainCommand(bind: Bind): Command {
   addConfigOptions(command, [...trainingOptions, ...ofMasks, 'dense.split', 'dense.head', 'dense.outputStride'], {
     help: trainingHelp,
   });
-  return command.action(
-    bind(async ({ terminal, signal }) => {
-      const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
-      const config = await readConfig(command, { 'dense.data': data });
-      await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), {
-        stallMinutes: config.log.stallMinutes,
-        short: ({ meanIou }) => `mIoU ${shareOf(meanIou)}`,
-        report: (score) => report(terminal, score),
-      });
-    }),
-  );
+  return trainBy(command, bind, trainSegmentation, ({ meanIou }) => `mIoU ${shareOf(meanIou)}`, report);
 }
 
 function evaluateCommand(bind: Bind): Command {
@@ -50,18 +40,8 @@ function evaluateCommand(bind: Bind): Command {
     .requiredOption('--model <path>', 'the folder that segment train wrote, or its model.safetensors')
     .option('--data <folder>', dataHelp);
   addConfigOptions(command, evaluated, { help: stallHelp });
-  return command.action(
-    bind(async ({ terminal, signal }) => {
-      const { model, data } = command.opts<{ model: string; data?: string }>();
-      const config = await readConfig(command, { 'dense.data': data });
-      await showScore(
-        terminal,
-        config.log.stallMinutes,
-        (onProgress) => evaluateSegmentation({ model, config, signal, onProgress }),
-        report,
-      );
-    }),
-  );
+  const modelOf = () => command.opts<{ model: string }>().model;
+  return scoreBy(command, bind, (options) => evaluateSegmentation({ model: modelOf(), ...options }), report);
 }
 
 function zeroShotCommand(bind: Bind): Command {
@@ -85,17 +65,12 @@ function zeroShotCommand(bind: Bind): Command {
     ],
     { help: stallHelp },
   );
-  return command.action(
-    bind(async ({ terminal, signal }) => {
-      const { student, data } = command.opts<{ student: string; data?: string }>();
-      const config = await readConfig(command, { 'dense.data': data });
-      await showScore(
-        terminal,
-        config.log.stallMinutes,
-        (onProgress) => evaluateZeroShotSegmentation({ student, config, signal, onProgress }),
-        report,
-      );
-    }),
+  const studentOf = () => command.opts<{ student: string }>().student;
+  return scoreBy(
+    command,
+    bind,
+    (options) => evaluateZeroShotSegmentation({ student: studentOf(), ...options }),
+    report,
   );
 }
 

@@ -192,6 +192,11 @@ export interface ConfigInput {
         /** Apply weight decay to norm scales and biases too, as published. Default: `true`. */
         decayNormAndBias?: boolean | undefined;
         /**
+         * Norm that the gradients of all parameters together are clipped to, as PyTorch's clip_grad_norm_ does (1 is
+         * usual for vision transformers); 0 turns it off. Allowed: a number from 0 to 1e9. Default: `0`.
+         */
+        clipNorm?: number | undefined;
+        /**
          * Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU, which can only simulate the
          * roundings of bfloat16. Default: `auto`.
          */

@@ -255,6 +255,12 @@ export const schema = z.strictObject({
       .boolean()
       .default(true)
       .describe('Apply weight decay to norm scales and biases too, as published'),
+    clipNorm: fromZero()
+      .max(mostPositive)
+      .default(0)
+      .describe(
+        "Norm that the gradients of all parameters together are clipped to, as PyTorch's clip_grad_norm_ does (1 is usual for vision transformers); 0 turns it off",
+      ),
     precision: z
       .enum(['auto', 'float32', 'bfloat16'])
       .default('auto')

@@ -223,12 +223,8 @@ export class ImageCache implements Disposable {
       places,
     }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
   ): Promise<ImageCache> {
-    const {
-      device: { addon },
-      memoryLimitBytes,
-      spillFolder,
-      background,
-    } = options;
+    const { addon } = options.device;
+    const { memoryLimitBytes, spillFolder, background } = options;
     const store = addon.makePixelStore({ memoryLimitBytes, spillFolder });
     try {
       const decoded = await decodeAll(images, {
@@ -276,14 +272,10 @@ export function shortSideOf({ resolution, margin }: Pick<CacheSettings, 'resolut
 
 /** Fewer pixels than the input has make every view a blur. @throws LgdError BAD_DATASET */
 export function checkPackedSize(
-  {
-    path,
-    index: {
-      recipe: { kind, shortSide },
-    },
-  }: PackFile,
+  { path, index }: PackFile,
   { resolution }: Pick<ImageCacheOptions, 'resolution'>,
 ): void {
+  const { kind, shortSide } = index.recipe;
   if (kind === 'original' || shortSide >= resolution) return;
   throw new LgdError(
     'BAD_DATASET',

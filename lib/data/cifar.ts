@@ -66,10 +66,8 @@ export async function openCifar(path: string): Promise<ImageSource> {
       allowed: layouts.flatMap(({ files }) => files).join(', '),
       mend: 'Give the folder of the binary version',
     });
-  const {
-    layout: { labelBytes, names },
-    paths,
-  } = found;
+  const { layout, paths } = found;
+  const { labelBytes, names } = layout;
   const recordBytes = labelBytes + pixelBytes;
   const ids: string[] = [];
   const labels: number[] = [];

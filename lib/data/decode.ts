@@ -1,10 +1,10 @@
 import { loadAddon } from '../addon/addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
 import { withFixedBuffer } from '../arguments.js';
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
-import { checkSides, decodingError, importSharp, timeoutSeconds, type Sharp } from './sharp.js';
+import { checkSides, decodingError, importSharp, rgbOf, timeoutSeconds, type Sharp } from './sharp.js';
 
 /** A decoded image: `pixels` is RGB, 8 bits, row by row, height * width * 3 bytes. */
 export interface DecodedImage {
@@ -114,7 +114,7 @@ async function decodeFast<Result>(
   try {
     return await decode(targetSize(width, height, shortSide));
   } catch (error) {
-    if (error instanceof LgdError && error.code === 'BAD_IMAGE') return undefined;
+    if (hasCode(error, 'BAD_IMAGE')) return undefined;
     throw error;
   }
 }
@@ -129,21 +129,19 @@ async function decodeBySharp(
     if (header !== undefined && header.profile === undefined)
       return await decodePlain(sharp, bytes, targetSize(header.width, header.height, shortSide), header);
     const { width, height, density, isJpeg } = await sizeOf(sharp, bytes, shortSide);
-    const { data, info } = await sharp(bytes, { failOn: 'error', density })
-      .timeout({ seconds: timeoutSeconds })
-      .autoOrient()
-      .flatten({ background })
-      .resize({
-        ...targetSize(width, height, shortSide),
-        position: 'centre',
-        kernel: 'cubic',
-        fastShrinkOnLoad: !isJpeg,
-      })
-      .toColourspace('srgb')
-      .raw({ depth: 'uchar' })
-      .toBuffer({ resolveWithObject: true });
-    if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
-    return { width: info.width, height: info.height, pixels: data };
+    return await rgbOf(
+      sharp(bytes, { failOn: 'error', density })
+        .timeout({ seconds: timeoutSeconds })
+        .autoOrient()
+        .flatten({ background })
+        .resize({
+          ...targetSize(width, height, shortSide),
+          position: 'centre',
+          kernel: 'cubic',
+          fastShrinkOnLoad: !isJpeg,
+        })
+        .toColourspace('srgb'),
+    );
   } catch (cause) {
     throw bytes.length === 0 ? new LgdError('BAD_IMAGE', 'the file is empty.', { cause }) : decodingError(cause, bytes);
   }
@@ -162,9 +160,7 @@ async function decodePlain(
   const image = sharp(bytes, { failOn: 'error', ignoreIcc: true }).timeout({ seconds: timeoutSeconds });
   if (target.width !== size.width || target.height !== size.height)
     image.resize({ ...target, position: 'centre', kernel: 'cubic', fastShrinkOnLoad: false });
-  const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
-  if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
-  return { width: info.width, height: info.height, pixels: data };
+  return rgbOf(image);
 }
 
 /** Upright size in pixels, for a vector drawing at a density at which its short side has at least the pixels wanted. */
@@ -173,12 +169,8 @@ async function sizeOf(
   bytes: Uint8Array,
   shortSide: number,
 ): Promise<{ width: number; height: number; density: number | undefined; isJpeg: boolean }> {
-  const {
-    autoOrient: { width, height },
-    format,
-    depth,
-    density = 72,
-  } = await sharp(bytes, { failOn: 'error' }).metadata();
+  const { autoOrient, format, depth, density = 72 } = await sharp(bytes, { failOn: 'error' }).metadata();
+  const { width, height } = autoOrient;
   if (depth !== 'uchar' && depth !== 'ushort')
     throw new Error(
       `its pixels are of type ${depth}, of which nobody knows what is black and white; convert it to 8 or 16 bits`,

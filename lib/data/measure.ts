@@ -5,6 +5,7 @@ import { checkOptions, checkTexts, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
+import { Made } from '../lifetime.js';
 import { clipMean, clipStd } from '../models/teachers/preprocessor.js';
 import { ImageCache } from './cache.js';
 import { BatchPlan } from './loader.js';
@@ -133,41 +134,38 @@ async function timeBatches(
 ): Promise<{ images: number; elapsed: number; decode: number; augment: number }> {
   const { addon, handle } = device;
   const count = Math.min(batchSize, images.length);
-  const views = addon.makeImages(handle, count, resolution, resolution, false);
+  using made = new Made();
+  const views = made.add(addon.makeImages(handle, count, resolution, resolution, false), addon.release);
   const recipe = { ...config.augment, train: true, mean: clipMean, std: clipStd };
   const total = { images: 0, elapsed: 0, decode: 0, augment: 0 };
   const read = () => {
     const { user, system } = process.cpuUsage();
     return { clock: performance.now(), cpu: (user + system) / 1000 };
   };
-  try {
-    let isWarm = false;
-    let from = read();
-    // Nothing ahead: what comes next is decoded when this batch is done, and so never beside its augmentation.
-    for await (const batch of readAhead(
-      images,
-      new BatchPlan(images, { batchSize: count, seed: config.seed }),
-      0,
-      signal,
-    )) {
-      const decoded = read();
-      throwIfAborted(signal, 'the measurement');
-      addon.augment(batch.store, recipe, batch, views);
-      await device.synchronize();
-      batch.release();
-      const augmented = read();
-      if (isWarm) {
-        total.images += count;
-        total.elapsed += augmented.clock - from.clock;
-        total.decode += decoded.cpu - from.cpu;
-        total.augment += augmented.cpu - decoded.cpu;
-        if (total.elapsed >= 1000 * seconds) break;
-      } else onWarm();
-      isWarm = true;
-      from = read();
-    }
-    return total;
-  } finally {
-    addon.release(views);
+  let isWarm = false;
+  let from = read();
+  // Nothing ahead: what comes next is decoded when this batch is done, and so never beside its augmentation.
+  for await (const batch of readAhead(
+    images,
+    new BatchPlan(images, { batchSize: count, seed: config.seed }),
+    0,
+    signal,
+  )) {
+    const decoded = read();
+    throwIfAborted(signal, 'the measurement');
+    addon.augment(batch.store, recipe, batch, views);
+    await device.synchronize();
+    batch.release();
+    const augmented = read();
+    if (isWarm) {
+      total.images += count;
+      total.elapsed += augmented.clock - from.clock;
+      total.decode += decoded.cpu - from.cpu;
+      total.augment += augmented.cpu - decoded.cpu;
+      if (total.elapsed >= 1000 * seconds) break;
+    } else onWarm();
+    isWarm = true;
+    from = read();
   }
+  return total;
 }

@@ -2,11 +2,11 @@
  * Parquet files with a column of images, as the Hugging Face hub has them: a column of `{ bytes, path }` or of plain
  * bytes, and a column of whole numbers for the labels, whose names stand in the files' metadata.
  */
-import { readdir, stat } from 'node:fs/promises';
-import { basename, extname, join } from 'node:path';
+import { stat } from 'node:fs/promises';
+import { basename } from 'node:path';
 import type { FileMetaData, SchemaTree } from 'hyparquet';
 import { LgdError } from '../errors.js';
-import { statIfThere } from '../files/folders.js';
+import { filesAt } from '../files/folders.js';
 import { inOrder } from './in-order.js';
 import { readParquet } from './parquet-thread.js';
 import { readOfMany } from './read-patiently.js';
@@ -59,16 +59,8 @@ export async function openParquet(path: string, { labelled }: { labelled: boolea
 }
 
 async function openFiles(path: string): Promise<ParquetFile[]> {
-  const found = await statIfThere(path);
-  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
-  const paths = !found.isDirectory()
-    ? [path]
-    : (await readdir(path))
-        .filter((name) => extname(name) === '.parquet')
-        .sort()
-        .map((name) => join(path, name));
   const files: ParquetFile[] = [];
-  for await (const file of inOrder(paths, filesAtOnce, openFile)) files.push(file);
+  for await (const file of inOrder(await filesAt(path, '.parquet'), filesAtOnce, openFile)) files.push(file);
   return files;
 }
 

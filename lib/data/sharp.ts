@@ -28,6 +28,13 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
 /** A picture that takes longer than this is given up as broken. */
 export const timeoutSeconds = 60;
 
+/** What a pipeline makes of a picture, 8 bits a channel, row by row. @throws Error */
+export async function rgbOf(image: ReturnType<Sharp>): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+  const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
+  if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
+  return { width: info.width, height: info.height, pixels: data };
+}
+
 /** JPEG's, too. */
 const longestSide = 65_535;
 

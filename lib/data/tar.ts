@@ -9,11 +9,10 @@
  *
  * Only headers are read on opening; images are read where they lie.
  */
-import { readdir } from 'node:fs/promises';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import { counted } from '../counted.js';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { statIfThere } from '../files/folders.js';
+import { filesAt } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { closeRead, openToRead } from '../files/open.js';
 import { inOrder } from './in-order.js';
@@ -129,13 +128,7 @@ async function shardsOf(path: string): Promise<string[]> {
       (_, i) => `${before}${String(Number(first) + i).padStart(first.length, '0')}${after}`,
     );
   }
-  const found = await statIfThere(path);
-  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
-  if (!found.isDirectory()) return [path];
-  return (await readdir(path))
-    .filter((name) => extname(name) === '.tar')
-    .sort()
-    .map((name) => join(path, name));
+  return filesAt(path, '.tar');
 }
 
 async function scan(shard: string, signal: AbortSignal | undefined): Promise<Scanned> {

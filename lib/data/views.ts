@@ -2,6 +2,7 @@ import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../ar
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Made } from '../lifetime.js';
 import { checkNormalisation } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { checkWhole, mostSide } from '../number-limits.js';
@@ -79,13 +80,10 @@ export async function readViews(
     });
   const recipe =
     augment === false ? { train: false, resize: resolution } : { ...parseConfig({ augment }).augment, train: true };
-  const views = addon.makeImages(handle, batch.images.length, resolution, resolution, false);
-  try {
-    addon.augment(images.store, { ...recipe, mean, std }, draws, views);
-    return await addon.readImages(views);
-  } finally {
-    addon.release(views);
-  }
+  using made = new Made();
+  const views = made.add(addon.makeImages(handle, batch.images.length, resolution, resolution, false), addon.release);
+  addon.augment(images.store, { ...recipe, mean, std }, draws, views);
+  return await addon.readImages(views);
 }
 
 function isDrawn(batch: ViewBatch): batch is Drawn {

@@ -2,10 +2,9 @@
 import { join } from 'node:path';
 import { counted } from '../counted.js';
 import type { Annotation, BoxedImages } from '../data/coco.js';
-import { LgdError, unlessAbsent } from '../errors.js';
-import { readFile } from '../files/open.js';
+import { LgdError } from '../errors.js';
 import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
-import { imageSize, turnedFrom, type View } from './pixels.js';
+import { imageSize, readListedFile, turnedFrom, type View } from './pixels.js';
 import { type Drawing, drawViews } from './views.js';
 
 /** A batch of views. */
@@ -37,18 +36,13 @@ export async function readBoxed(
   { file, width, height }: BoxedImages['images'][number],
 ): Promise<{ image: Buffer; path: string }> {
   const path = join(folder, file);
-  const image = await readFile(path).catch(unlessAbsent(path, undefined));
-  if (image === undefined)
-    throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}: there is no such file.`, {
-      option: options.folder,
-      mend: 'Give the folder that the file names of the annotations start from',
-    });
+  const image = await readListedFile(path, {
+    option: options.folder,
+    mend: 'Give the folder that the file names of the annotations start from',
+  });
   const size = await imageSize(image, path);
   if (size.width === width && size.height === height) return { image, path };
-  const { remark, mend } = (await turnedFrom(image, { width, height })) ?? {
-    remark: '',
-    mend: 'Give the images that were annotated',
-  };
+  const { remark, mend } = await turnedFrom(image, { width, height }, 'Give the images that were annotated');
   throw new LgdError(
     'BAD_DATASET',
     `${path} has ${size.width} x ${size.height} pixels${remark}, the annotations say ${width} x ${height}.`,

@@ -2,9 +2,8 @@
 import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
 import { pngMaskSize, readPngMask } from '../data/png-mask.js';
-import { LgdError, throwIfAborted, unlessAbsent } from '../errors.js';
-import { readFile } from '../files/open.js';
-import { imageSize, turnedFrom, type View } from './pixels.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { imageSize, readListedFile, turnedFrom, type View } from './pixels.js';
 import { type Drawing, drawViews } from './views.js';
 
 /** A batch of views. */
@@ -27,23 +26,13 @@ export async function readPair(
 ): Promise<{ image: Buffer; path: string; classes: Int16Array; width: number; height: number }> {
   const pair = set.pairs[index]!;
   const [path, maskPath] = [join(set.root, pair.image), join(set.root, pair.mask)];
-  const read = async (file: string) => {
-    const bytes = await readFile(file).catch(unlessAbsent(file, undefined));
-    if (bytes === undefined)
-      throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}: there is no such file.`, {
-        mend: 'Check the data set',
-      });
-    return bytes;
-  };
+  const read = (file: string) => readListedFile(file, { mend: 'Check the data set' });
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
   const { width, height } = await imageSize(image, path);
   // before it is unpacked: a few hundred kilobytes may be gigabytes of labels
   const size = pngMaskSize(bytes, maskPath);
   if (size.width !== width || size.height !== height) {
-    const { remark, mend } = (await turnedFrom(image, size)) ?? {
-      remark: '',
-      mend: 'Give each image a mask of its own size',
-    };
+    const { remark, mend } = await turnedFrom(image, size, 'Give each image a mask of its own size');
     throw new LgdError(
       'BAD_DATASET',
       `${maskPath} has ${size.width} x ${size.height} pixels, its image ${width} x ${height}${remark}.`,

@@ -1,5 +1,7 @@
 /** Parts of images, decoded at the size wanted, and put as a network's input. */
-import { checkSides, decodingError, importSharp, timeoutSeconds } from '../data/sharp.js';
+import { checkSides, decodingError, importSharp, rgbOf, timeoutSeconds } from '../data/sharp.js';
+import { LgdError, unlessAbsent, type ErrorDetails } from '../errors.js';
+import { readFile } from '../files/open.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 
 /** A part of an image in whole pixels of it. */
@@ -25,16 +27,28 @@ export async function imageSize(bytes: Uint8Array, path: string): Promise<{ widt
   }
 }
 
+/** A file that a data set lists. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+export async function readListedFile(
+  path: string,
+  { option, mend }: Pick<ErrorDetails, 'option' | 'mend'>,
+): Promise<Buffer> {
+  const bytes = await readFile(path).catch(unlessAbsent(path, undefined));
+  if (bytes !== undefined) return bytes;
+  throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}: there is no such file.`, { option, mend });
+}
+
 /**
- * What to say of an image of another size than what was annotated, if it has that size as it is stored, before its EXIF
- * orientation turns it.
+ * What to say of an image of another size than what was annotated: it may have that size as it is stored, before its
+ * EXIF orientation turns it.
+ * @param mend what to do about it otherwise
  */
 export async function turnedFrom(
   bytes: Uint8Array,
   annotated: { width: number; height: number },
-): Promise<{ remark: string; mend: string } | undefined> {
+  mend: string,
+): Promise<{ remark: string; mend: string }> {
   const { width, height, orientation = 1 } = await (await importSharp())(bytes).metadata();
-  if (orientation === 1 || width !== annotated.width || height !== annotated.height) return undefined;
+  if (orientation === 1 || width !== annotated.width || height !== annotated.height) return { remark: '', mend };
   return {
     remark: `, as its EXIF orientation (${orientation}) turns it`,
     mend: 'Annotate the image as viewers show it, or take the orientation out of its EXIF',
@@ -53,17 +67,14 @@ export async function decodePart(
 ): Promise<Uint8Array> {
   const sharp = await importSharp();
   try {
-    const { data, info } = await sharp(bytes, { failOn: 'error' })
+    const image = sharp(bytes, { failOn: 'error' })
       .timeout({ seconds: timeoutSeconds })
       .autoOrient()
       .extract({ left: x, top: y, width, height })
       .resize({ ...size, fit: 'fill', kernel: 'cubic' })
       .flatten({ background: '#ffffff' })
-      .toColourspace('srgb')
-      .raw({ depth: 'uchar' })
-      .toBuffer({ resolveWithObject: true });
-    if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
-    return data;
+      .toColourspace('srgb');
+    return (await rgbOf(image)).pixels;
   } catch (cause) {
     throw decodingError(cause, bytes, path);
   }

@@ -60,7 +60,7 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
   const { train, evaluation } = await openSets(config, signal);
   const info = infoOf('segmentation', student, dense, train.names);
   const { mean, std } = info;
-  const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
+  const graph = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
   yield* trainDense(
     {
       info,
@@ -86,30 +86,23 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
 }
 
 async function openSets(config: Config, signal: AbortSignal | undefined): Promise<Sets> {
-  const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
+  const { data, layout, split, evaluationData } = config.dense;
   if (data === undefined)
     throw new LgdError('BAD_CONFIG', 'is needed to train on.', {
       option: 'dense.data',
       mend: 'Give a folder of images and masks',
     });
-  const names = config.names;
   const train = await openMasks(data, {
     layout,
     split,
-    names,
+    names: config.names,
     signal,
     option: 'dense.data',
     splitOption: 'dense.split',
   });
   await checkLabelled(train, 'dense.data', signal);
   if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
-  const evaluation = await openMasks(evaluationData ?? data, {
-    layout,
-    split: evaluationSplit,
-    names,
-    signal,
-    ...evaluationPlaces(config),
-  });
+  const evaluation = await openEvaluation(config, { signal });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
     throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', {
       option: 'dense.evaluationData',

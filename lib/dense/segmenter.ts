@@ -4,6 +4,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { Precision } from '../models/compiled.js';
+import { weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import { denseProjectionGraph, denseProjectionWeights } from '../models/heads/dense-projection.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
@@ -97,11 +98,8 @@ export class Segmenter implements Disposable {
   ): Segmenter {
     checkOptions(options, 'Segmenter.fromWeights()', placeOptions);
     const { device, precision } = options;
-    const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: info.names.length, enlarge: false });
-    const held = Object.fromEntries(
-      graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])),
-    );
-    return new Segmenter(device, { graph, weights: held, ...info }, precision);
+    const graph = segmentationGraph(backboneOf(info), { ...info, classes: info.names.length, enlarge: false });
+    return new Segmenter(device, { graph, weights: weightsOf(graph, weights), ...info }, precision);
   }
 
   /**

@@ -6,9 +6,7 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
 import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
-import { weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
-import { initialWeightsInTurns } from '../models/initialise.js';
 import type { WeightRecord } from '../models/weights.js';
 
 /** Options of a configuration's group `dense`. */
@@ -79,20 +77,11 @@ export function checkInput(
     });
 }
 
-/** Start values of a dense network: the student's where it has them, else drawn from the seed. */
-export async function startWeights(
-  graph: GraphSpec,
-  student: Readonly<WeightRecord>,
-  seed: number,
-  signal: AbortSignal | undefined,
-): Promise<WeightRecord> {
-  return { ...(await initialWeightsInTurns(graph, seed, signal)), ...weightsOf(graph, student) };
-}
-
 /** A compiled network with its input and its gradient. */
 export class DenseTrainer implements Disposable {
   readonly network: CompiledEncoder;
   readonly dOutput: TensorHandle;
+  readonly #made = new Made();
   readonly #images: TensorHandle;
   readonly #step: StepHandle;
 
@@ -109,13 +98,15 @@ export class DenseTrainer implements Disposable {
     }: { batch: number; resolution: number; precision: Precision | undefined; momentum: number },
   ) {
     const { addon, handle } = device;
-    this.network = compileBatch(
-      'dense.batchSize',
-      batch,
-      () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimizer: { name: 'sgd', momentum } }),
+    const made = this.#made;
+    const optimizer = { name: 'sgd', momentum } as const;
+    this.network = made.use(
+      compileBatch(
+        'dense.batchSize',
+        batch,
+        () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimizer }),
+      ),
     );
-    const made = new Made();
-    made.add(this.network, (network) => network.dispose());
     try {
       this.network.load(weights);
       this.#images = made.add(this.network.makeImages(), addon.release);
@@ -125,7 +116,7 @@ export class DenseTrainer implements Disposable {
           ? [batch * outputs[0]![0]! * outputs[0]![1]!, outputs[0]![2]!]
           : [1, batch * this.network.info.outputSize];
       this.dOutput = made.add(addon.makeTensor(handle, [rows, columns]), addon.release);
-      this.#step = addon.makeStep(handle);
+      this.#step = made.add(addon.makeStep(handle), addon.release);
     } catch (error) {
       made.free();
       throw error;
@@ -164,7 +155,6 @@ export class DenseTrainer implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const object of [this.dOutput, this.#images, this.#step]) this.device.addon.release(object);
-    this.network.dispose();
+    this.#made.free();
   }
 }

@@ -7,8 +7,9 @@ import type { OptionTable } from '../arguments.js';
 import type { Config, ConfigInput } from '../config/config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
-import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
+import { hasCode, isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
+import { startWeights } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { DenseInfo } from '../runs/network-file.js';
@@ -16,7 +17,7 @@ import { waitingEvents, watched, type WaitedFor, type WaitingEvent, type Watched
 import { orAborted } from '../turn.js';
 import { DenseFolder } from './folder.js';
 import type { StartStudent } from './start.js';
-import { DenseTrainer, denseRate, denseSteps, startWeights } from './trainer.js';
+import { DenseTrainer, denseRate, denseSteps } from './trainer.js';
 
 /** What trainings of dense networks are given. */
 export const trainingOptions = {
@@ -174,10 +175,9 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Score,
       yield await logged({ type: 'evaluation' as const, step, score, best: isBest });
     }
   } catch (error) {
-    const isAborted = error instanceof LgdError && error.code === 'ABORTED';
     if (whole === step && step > folder.savedStep && !isOfTheNumbers(error))
       await keep().catch((fault: unknown) => {
-        if (isAborted) throw fault;
+        if (hasCode(error, 'ABORTED')) throw fault;
       });
     throw error;
   } finally {

@@ -49,20 +49,16 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
   denseProjectionGraph(graphOf(info), dense.outputStride); // a student without maps, before texts are asked for
   const set = await openEvaluation(config, { signal: options.signal });
   const known = await withBank({ ...config, names: undefined }, file, info);
-  const banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, {
+  await using banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, {
     signal: options.signal,
   });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  try {
-    const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
-    using segmenter = Segmenter.zeroShot({ graph: graphOf(info), weights, info }, bank, {
-      device,
-      outputStride: dense.outputStride,
-      resolution: dense.resolution,
-      precision: precisionOf(config),
-    });
-    return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? dense.inference });
-  } finally {
-    await banks.dispose();
-  }
+  const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
+  using segmenter = Segmenter.zeroShot({ graph: graphOf(info), weights, info }, bank, {
+    device,
+    outputStride: dense.outputStride,
+    resolution: dense.resolution,
+    precision: precisionOf(config),
+  });
+  return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? dense.inference });
 }

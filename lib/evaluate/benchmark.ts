@@ -62,42 +62,38 @@ export async function* benchmark(
   checkKnownStudents(config, [config.student.name]);
   const { batchSize: batch } = chooseBatch(config.train, undefined);
   const precision = precisionOf(config);
-  const teacher =
+  await using teacher =
     config.teacher === undefined
       ? undefined
       : await configuredTeacher(config.teacher, config, { device, signal: options.signal });
-  try {
-    const embeddingSize = teacher?.embeddingSize ?? dimension;
-    const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
-    checkSide(config, resolution, [config.student.name]);
-    const student = createStudent(config.student.name, {
-      device,
-      embeddingSize,
-      seed: config.seed,
-      widthMultiplier: config.student.widthMultiplier,
-      resolution,
-    });
-    {
-      using encoder = compileBatch('train.batchSize', batch, () =>
-        student.compile({ batch, resolution, precision, training: true, optimizer: optimizerOf(config) }),
-      );
-      yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
-    }
-    {
-      using encoder = student.compile({ batch, resolution, precision, training: false });
-      yield { op: 'student, inference', resolution, ...(await measureInference(encoder, options)) };
-    }
-    if (teacher?.kind === 'native') {
-      using encoder = teacher.compile({ batch, precision });
-      yield { op: 'teacher, inference', resolution: teacher.resolution, ...(await measureInference(encoder, options)) };
-    }
-    const bfloat16 = device.kind !== 'cpu' && precision !== 'float32';
-    yield {
-      op: 'semantic loss and bank update',
-      resolution: undefined,
-      ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)),
-    };
-  } finally {
-    await teacher?.dispose();
+  const embeddingSize = teacher?.embeddingSize ?? dimension;
+  const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
+  checkSide(config, resolution, [config.student.name]);
+  const student = createStudent(config.student.name, {
+    device,
+    embeddingSize,
+    seed: config.seed,
+    widthMultiplier: config.student.widthMultiplier,
+    resolution,
+  });
+  {
+    using encoder = compileBatch('train.batchSize', batch, () =>
+      student.compile({ batch, resolution, precision, training: true, optimizer: optimizerOf(config) }),
+    );
+    yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
   }
+  {
+    using encoder = student.compile({ batch, resolution, precision, training: false });
+    yield { op: 'student, inference', resolution, ...(await measureInference(encoder, options)) };
+  }
+  if (teacher?.kind === 'native') {
+    using encoder = teacher.compile({ batch, precision });
+    yield { op: 'teacher, inference', resolution: teacher.resolution, ...(await measureInference(encoder, options)) };
+  }
+  const bfloat16 = device.kind !== 'cpu' && precision !== 'float32';
+  yield {
+    op: 'semantic loss and bank update',
+    resolution: undefined,
+    ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)),
+  };
 }

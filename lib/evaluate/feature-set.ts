@@ -5,6 +5,7 @@ import { types } from 'node:util';
 import type { TensorHandle } from '../addon/native.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Made } from '../lifetime.js';
 import type { OnlineState as HeadsState } from '../runs/checkpoint.js';
 import { nextTurn } from '../turn.js';
 import type { Answers } from './accuracy.js';
@@ -49,6 +50,7 @@ export class LinearHeads implements Disposable {
   readonly bias: TensorHandle;
   readonly dWeights: TensorHandle;
   readonly dBias: TensorHandle;
+  readonly #made = new Made();
   readonly #vWeights: TensorHandle;
   readonly #vBias: TensorHandle;
 
@@ -60,14 +62,18 @@ export class LinearHeads implements Disposable {
     readonly heads: number,
   ) {
     const { addon, handle } = device;
-    const make = (rows: number, columns: number) => addon.makeTensor(handle, [rows, columns]);
     const outputs = classes * heads;
-    [this.weights, this.dWeights, this.#vWeights] = [
-      make(outputs, dimension),
-      make(outputs, dimension),
-      make(outputs, dimension),
-    ];
-    [this.bias, this.dBias, this.#vBias] = [make(1, outputs), make(1, outputs), make(1, outputs)];
+    const make = (rows: number, columns: number) =>
+      this.#made.add(addon.makeTensor(handle, [rows, columns]), addon.release);
+    const three = (rows: number, columns: number) =>
+      [make(rows, columns), make(rows, columns), make(rows, columns)] as const;
+    try {
+      [this.weights, this.dWeights, this.#vWeights] = three(outputs, dimension);
+      [this.bias, this.dBias, this.#vBias] = three(1, outputs);
+    } catch (error) {
+      this.#made.free();
+      throw error;
+    }
   }
 
   /** Queues a step of SGD of each classifier at its own rate, with the gradients as they are. */
@@ -135,8 +141,7 @@ export class LinearHeads implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const tensor of [this.weights, this.bias, this.dWeights, this.dBias, this.#vWeights, this.#vBias])
-      this.device.addon.release(tensor);
+    this.#made.free();
   }
 }
 
@@ -217,23 +222,20 @@ export class FeatureSet implements Disposable {
     const { addon, handle } = this.device;
     const labels = rows?.map((row) => this.labels[row]!) ?? this.labels;
     const count = labels.length;
-    const results = addon.makeTensor(handle, [count, 3 * heads]);
-    try {
-      addon.classifierLoss({
-        features: this.features,
-        weights,
-        bias,
-        ...(gradient && { dWeights, dBias }),
-        results,
-        heads,
-        labels,
-        rows,
-        scale: 1 / count,
-      });
-      return readResults(await addon.readTensor(results), labels, heads);
-    } finally {
-      addon.release(results);
-    }
+    using made = new Made();
+    const results = made.add(addon.makeTensor(handle, [count, 3 * heads]), addon.release);
+    addon.classifierLoss({
+      features: this.features,
+      weights,
+      bias,
+      ...(gradient && { dWeights, dBias }),
+      results,
+      heads,
+      labels,
+      rows,
+      scale: 1 / count,
+    });
+    return readResults(await addon.readTensor(results), labels, heads);
   }
 
   [Symbol.dispose](): void {

@@ -7,10 +7,10 @@ import { readAhead } from '../data/read-ahead.js';
 import { shuffledOrder } from '../data/sampler.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
+import { Made } from '../lifetime.js';
 import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
-import { classifierGraph, weightsOf } from '../models/features.js';
+import { classifierGraph, startWeights } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
-import { initialWeightsInTurns } from '../models/initialise.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import { answerRows, makeAnswers, targetsOf } from './accuracy.js';
@@ -100,13 +100,12 @@ export async function finetune(
       }),
     isBatch ? {} : fewImages,
   );
-  const [pixels, dLogits, results] = [
-    encoder.makeImages(),
-    addon.makeTensor(device.handle, [batch, classes]),
-    addon.makeTensor(device.handle, [batch, 3]),
-  ];
+  using made = new Made();
   try {
-    encoder.load({ ...(await initialWeightsInTurns(whole, seed, signal)), ...weightsOf(whole, weights) });
+    const pixels = made.add(encoder.makeImages(), addon.release);
+    const dLogits = made.add(addon.makeTensor(device.handle, [batch, classes]), addon.release);
+    const results = made.add(addon.makeTensor(device.handle, [batch, 3]), addon.release);
+    encoder.load(await startWeights(whole, weights, seed, signal));
     const recipe: NativeAugmentRecipe = { ...crops, resize: resolution, mean, std };
     const steps = Math.floor(images.length / batch);
     for (let epoch = 0; epoch < epochs; epoch++) {
@@ -162,8 +161,6 @@ export async function finetune(
   } catch (error) {
     encoder.dispose();
     throw error;
-  } finally {
-    for (const tensor of [pixels, dLogits, results]) addon.release(tensor);
   }
 }
 

@@ -119,17 +119,14 @@ export async function judgeByProbes(
             seed,
           })
         : await fitLogistic(known, split, options);
-    try {
-      results.push({
-        setting: solver === 'sgd' ? `SGD, rate ${probe.chosen}` : `L-BFGS, C ${Number(probe.chosen.toPrecision(3))}`,
-        images,
-        answers: (await judged.loss(probe.heads)).answers(0),
-        sweep: probe.sweep,
-        learntFrom: labels.length,
-      });
-    } finally {
-      probe.heads[Symbol.dispose]();
-    }
+    using heads = probe.heads;
+    results.push({
+      setting: solver === 'sgd' ? `SGD, rate ${probe.chosen}` : `L-BFGS, C ${Number(probe.chosen.toPrecision(3))}`,
+      images,
+      answers: (await judged.loss(heads)).answers(0),
+      sweep: probe.sweep,
+      learntFrom: labels.length,
+    });
   }
   return results;
 }

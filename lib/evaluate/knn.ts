@@ -58,12 +58,9 @@ export class NearestNeighbours {
    * @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults
    */
   async add(block: Float32Array, labels: Int32Array): Promise<void> {
-    const {
-      device: { addon, handle },
-      dimension,
-      queries,
-      options: { neighbours, signal },
-    } = this;
+    const { dimension, queries } = this;
+    const { addon, handle } = this.device;
+    const { neighbours, signal } = this.options;
     const found = Math.min(neighbours, labels.length);
     const kept = Math.min(neighbours, this.#held + found);
     const [scores, classes] = [new Float32Array(neighbours), new Int32Array(neighbours)];

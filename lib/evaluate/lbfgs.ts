@@ -12,8 +12,6 @@ export interface MinimiseOptions {
   tolerance?: number;
   /** Default 1000. */
   maxIterations?: number;
-  /** Pairs of steps and gradient changes that are kept; default 10. */
-  memory?: number;
   /** Differences of the value below this share of it are rounding; default 1e-7, for objectives in float32. */
   rounding?: number;
   signal?: AbortSignal | undefined;
@@ -32,12 +30,13 @@ export interface Minimum {
 const sufficientDecrease = 1e-4;
 const curvature = 0.9;
 const mostTrials = 30;
+const mostPairs = 10; // of steps and gradient changes
 
 /** Minimises a smooth function from a start. @throws LgdError ABORTED, and what the objective throws */
 export async function minimise(
   objective: Objective,
   start: Float64Array,
-  { tolerance = 1e-5, maxIterations = 1000, memory = 10, rounding = 1e-7, signal }: MinimiseOptions = {},
+  { tolerance = 1e-5, maxIterations = 1000, rounding = 1e-7, signal }: MinimiseOptions,
 ): Promise<Minimum> {
   let point: Float64Array = start.slice();
   let { value, gradient } = await objective(point);
@@ -65,7 +64,7 @@ export async function minimise(
     const product = dot(step, change);
     if (product > 1e-12 * dot(change, change)) {
       pairs.push({ step, change, product });
-      if (pairs.length > memory) pairs.shift();
+      if (pairs.length > mostPairs) pairs.shift();
     }
     ({ point, value, gradient } = next);
   }

@@ -5,6 +5,7 @@
 import type { TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
+import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { OnlineState } from '../runs/checkpoint.js';
@@ -83,18 +84,13 @@ export class OnlineProbe implements Disposable {
       embedder,
       { device, images, mean, std, what: 'the evaluation' },
       async (rows, some) => {
-        const [features, results] = [
-          addon.makeTensor(device.handle, [some.length, dimension]),
-          addon.makeTensor(device.handle, [some.length, 3]),
-        ];
-        try {
-          addon.writeTensor(features, rows.slice());
-          const wanted = targetsOf({ labels }, some);
-          addon.classifierLoss({ features, weights, bias, results, labels: wanted, unit: true });
-          ranks.push(...readResults(await addon.readTensor(results), wanted, 1).answers(0).ranks);
-        } finally {
-          for (const tensor of [features, results]) addon.release(tensor);
-        }
+        using made = new Made();
+        const features = made.add(addon.makeTensor(device.handle, [some.length, dimension]), addon.release);
+        const results = made.add(addon.makeTensor(device.handle, [some.length, 3]), addon.release);
+        addon.writeTensor(features, rows.slice());
+        const wanted = targetsOf({ labels }, some);
+        addon.classifierLoss({ features, weights, bias, results, labels: wanted, unit: true });
+        ranks.push(...readResults(await addon.readTensor(results), wanted, 1).answers(0).ranks);
       },
       options,
     );

@@ -2,7 +2,7 @@
  * Linear probes of frozen features: SGD over a sweep of learning rates, and L-BFGS logistic regression over a sweep of
  * C. Settings are chosen on a held-out part of the training images.
  */
-import { LgdError } from '../errors.js';
+import { LgdError, throwIfAborted } from '../errors.js';
 import { shuffledOrder } from '../data/sampler.js';
 import { FeatureSet, LinearHeads, type LossResult } from './feature-set.js';
 import { minimise, type Minimum } from './lbfgs.js';
@@ -90,8 +90,7 @@ async function trainHeads(
         if (step % 64 === 63) await train.device.synchronize(); // the queue stays short, and signals are heard
       }
       await train.device.synchronize();
-      if (signal?.aborted)
-        throw new LgdError('ABORTED', 'the linear probe was stopped.', { cause: signal.reason as unknown });
+      throwIfAborted(signal, 'the linear probe');
       onEpoch();
     }
     return heads;
@@ -205,11 +204,8 @@ export async function fitLogistic(
       C: 10 ** exponent,
       start: near?.[1].parameters,
     });
-    const {
-      losses: [loss],
-      top1: [top1],
-    } = await train.loss(heads, { rows: judging(split) });
-    tried.set(exponent, { value: 10 ** exponent, loss: loss!, top1: top1!, parameters });
+    const { losses, top1 } = await train.loss(heads, { rows: judging(split) });
+    tried.set(exponent, { value: 10 ** exponent, loss: losses[0]!, top1: top1[0]!, parameters });
     onProgress?.(tried.size, total);
   };
   const peak = () => {

@@ -111,80 +111,76 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
     onProgress: report('text bank'),
   });
   matchClasses(source.classNames!, bank.names, mapping, await emptyClassFolders(source)); // before images are decoded
-  const teacher =
+  await using teacher =
     config.teacher === undefined ? undefined : await configuredTeacher(config.teacher, config, { device, signal });
-  try {
-    if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
-      throw new LgdError(
-        'BAD_SHAPE',
-        `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`,
-        { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` },
-      );
-    }
-    using images = await openDataset(source, config.data.cache, {
-      device,
-      resolution: Math.max(info.resolution, teacher?.resolution ?? 0),
-      margin: 1,
-      memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
-      spillFolder: config.data.spillFolder,
-      maxBrokenShare: config.data.maxBrokenShare,
-      signal,
-      onProgress: ({ done, total }) => report('evaluation images')(done, total),
-    });
-    const options = { device, images, bank, mapping };
-    const [batch, precision] = [images.length, precisionOf(config)]; // so many at once as fit
-    const ofStudent = new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std });
-    const [seen, seenByTeacher] = [makeAnswers(images.length), makeAnswers(images.length)];
-    const record = ({ predicted, ranks }: Answers) => {
-      predicted.fill(unseen);
-      return (nearest: Int32Array, topK: number, some: Int32Array) =>
-        some.forEach((image, i) => {
-          const row = nearest.subarray(i * topK, (i + 1) * topK);
-          const place = row.indexOf(ofStudent.targets[image]!);
-          predicted[image] = row[0]!;
-          ranks[image] = place === -1 ? topK : place;
-        });
-    };
-    const score = await scoreStudent(device, { info, weights }, ofStudent, {
+  if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
+    throw new LgdError(
+      'BAD_SHAPE',
+      `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`,
+      { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` },
+    );
+  }
+  using images = await openDataset(source, config.data.cache, {
+    device,
+    resolution: Math.max(info.resolution, teacher?.resolution ?? 0),
+    margin: 1,
+    memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
+    spillFolder: config.data.spillFolder,
+    maxBrokenShare: config.data.maxBrokenShare,
+    signal,
+    onProgress: ({ done, total }) => report('evaluation images')(done, total),
+  });
+  const common = { device, images, bank, mapping };
+  const [batch, precision] = [images.length, precisionOf(config)]; // so many at once as fit
+  const ofStudent = new ZeroShotEvaluation({ ...common, mean: info.mean, std: info.std });
+  const [seen, seenByTeacher] = [makeAnswers(images.length), makeAnswers(images.length)];
+  const record = ({ predicted, ranks }: Answers) => {
+    predicted.fill(unseen);
+    return (nearest: Int32Array, topK: number, some: Int32Array) =>
+      some.forEach((image, i) => {
+        const row = nearest.subarray(i * topK, (i + 1) * topK);
+        const place = row.indexOf(ofStudent.targets[image]!);
+        predicted[image] = row[0]!;
+        ranks[image] = place === -1 ? topK : place;
+      });
+  };
+  const score = await scoreStudent(device, { info, weights }, ofStudent, {
+    batch,
+    precision,
+    signal,
+    onProgress: report('student'),
+    onNearest: record(seen),
+  });
+  const teacherScore =
+    teacher &&
+    (await new ZeroShotEvaluation({ ...common, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, {
       batch,
       precision,
       signal,
-      onProgress: report('student'),
-      onNearest: record(seen),
-    });
-    const teacherScore =
-      teacher &&
-      (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, {
-        batch,
-        precision,
-        signal,
-        onProgress: report('teacher'),
-        onNearest: record(seenByTeacher),
-      }));
-    const whole = Int32Array.from(images.ids.keys()).filter((image) =>
-      [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen),
-    );
-    const listed = (values: Int32Array) => whole.map((image) => values[image]!);
-    return {
-      file,
-      info,
-      student: score,
-      teacher: teacherScore,
-      bankHash: bank.hash,
-      remarks: source.remarks ?? [],
-      predictions: {
-        names: bank.names,
-        images: Array.from(whole, (image) => images.ids[image]!),
-        targets: listed(ofStudent.targets),
-        student: listed(seen.predicted),
-        studentRanks: listed(seen.ranks),
-        teacher: teacherScore && listed(seenByTeacher.predicted),
-        teacherRanks: teacherScore && listed(seenByTeacher.ranks),
-      },
-    };
-  } finally {
-    await teacher?.dispose();
-  }
+      onProgress: report('teacher'),
+      onNearest: record(seenByTeacher),
+    }));
+  const whole = Int32Array.from(images.ids.keys()).filter((image) =>
+    [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen),
+  );
+  const listed = (values: Int32Array) => whole.map((image) => values[image]!);
+  return {
+    file,
+    info,
+    student: score,
+    teacher: teacherScore,
+    bankHash: bank.hash,
+    remarks: source.remarks ?? [],
+    predictions: {
+      names: bank.names,
+      images: Array.from(whole, (image) => images.ids[image]!),
+      targets: listed(ofStudent.targets),
+      student: listed(seen.predicted),
+      studentRanks: listed(seen.ranks),
+      teacher: teacherScore && listed(seenByTeacher.predicted),
+      teacherRanks: teacherScore && listed(seenByTeacher.ranks),
+    },
+  };
 }
 
 async function scoreStudent(
@@ -232,13 +228,9 @@ async function evaluationBank(
   info: StudentInfo,
   options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void },
 ): Promise<TextualSemanticsBank> {
-  const banks = new BankSource(config, info, options);
+  await using banks = new BankSource(config, info, options);
   const { bank, names, evaluate } = config;
   // a student trained without names has none, and is judged by those of evaluate alone
   const hasOwn = bank !== undefined || names !== undefined;
-  try {
-    return await banks.evaluation(hasOwn && evaluate.bank === undefined ? await banks.training() : undefined);
-  } finally {
-    await banks.dispose();
-  }
+  return await banks.evaluation(hasOwn && evaluate.bank === undefined ? await banks.training() : undefined);
 }

@@ -3,6 +3,7 @@ import type { TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
+import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 
 /** How long to measure. */
@@ -36,17 +37,10 @@ const sampleSeconds = 0.05; // long enough that waiting for the device counts li
 export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureInference()', measureOptions);
   checkArgument('compiled', encoder, 'encoder');
-  const images = encoder.makeImages();
-  try {
-    return await sample(
-      encoder.device,
-      encoder.batch,
-      () => encoder.forwardTensor(images, { training: false }),
-      options,
-    );
-  } finally {
-    encoder.device.addon.release(images);
-  }
+  const { device, batch } = encoder;
+  using made = new Made();
+  const images = made.add(encoder.makeImages(), device.addon.release);
+  return await sample(device, batch, () => encoder.forwardTensor(images, { training: false }), options);
 }
 
 /**
@@ -58,24 +52,22 @@ export async function measureTraining(encoder: CompiledEncoder, options: Measure
   checkOptions(options, 'measureTraining()', measureOptions);
   checkArgument('compiled', encoder, 'encoder');
   const { device, batch, info } = encoder;
-  const images = encoder.makeImages();
-  const dOutput = device.addon.makeTensor(device.handle, [batch, info.outputSize]);
-  device.addon.writeTensor(dOutput, noise(batch * info.outputSize, 1e-3));
-  device.addon.writeImages(images, noise(batch * 3 * encoder.resolution ** 2, 1));
-  const step = device.addon.makeStep(device.handle);
+  const { addon, handle } = device;
+  using made = new Made();
+  const images = made.add(encoder.makeImages(), addon.release);
+  const dOutput = made.add(addon.makeTensor(handle, [batch, info.outputSize]), addon.release);
+  addon.writeTensor(dOutput, noise(batch * info.outputSize, 1e-3));
+  addon.writeImages(images, noise(batch * 3 * encoder.resolution ** 2, 1));
+  const step = made.add(addon.makeStep(handle), addon.release);
   const queue = () => {
-    device.addon.beginStep(step);
+    addon.beginStep(step);
     encoder.zeroGradients();
     encoder.forwardTensor(images, { training: true });
     encoder.backwardTensor(dOutput);
     encoder.optimizerStep({ learningRate: 1e-6 });
-    device.addon.endStep(step);
+    addon.endStep(step);
   };
-  try {
-    return await sample(device, batch, queue, options, async () => (await device.addon.stepInfo(step)).tuning);
-  } finally {
-    for (const object of [images, dOutput, step]) device.addon.release(object);
-  }
+  return await sample(device, batch, queue, options, async () => (await addon.stepInfo(step)).tuning);
 }
 
 /** Sizes of the loss that {@link measureSemantic} measures. */
@@ -111,9 +103,10 @@ export async function measureSemantic(
   checkArgument('device', device);
   const { batch, categories, dimension, bfloat16 = false } = shape;
   const { addon, handle } = device;
-  const head = addon.makeSemanticHead(handle, { dimension, categories, bfloat16 });
+  using made = new Made();
+  const head = made.add(addon.makeSemanticHead(handle, { dimension, categories, bfloat16 }), addon.release);
   const [student, teacher, dStudent] = [0, 1, 2].map((seed): TensorHandle => {
-    const tensor = addon.makeTensor(handle, [batch, dimension]);
+    const tensor = made.add(addon.makeTensor(handle, [batch, dimension]), addon.release);
     addon.writeTensor(tensor, noise(batch * dimension, 1, seed));
     return tensor;
   }) as [TensorHandle, TensorHandle, TensorHandle];
@@ -126,11 +119,7 @@ export async function measureSemantic(
     addon.headLoss(head, student, teacher, dStudent, 1, 0);
     addon.headUpdate(head, [teacher], 0);
   };
-  try {
-    return await sample(device, batch, step, options);
-  } finally {
-    for (const object of [head, student, teacher, dStudent]) addon.release(object);
-  }
+  return await sample(device, batch, step, options);
 }
 
 /**

@@ -100,11 +100,8 @@ export class ZeroShotEvaluation {
    * @throws LgdError ABORTED
    */
   async mark(signal?: AbortSignal): Promise<string> {
-    const {
-      bank,
-      images: { ids },
-    } = this.#options;
-    const plain = Array.from(this.#targets, (_, image) => plainId(ids?.[image] ?? ''));
+    const { bank, images } = this.#options;
+    const plain = Array.from(this.#targets, (_, image) => plainId(images.ids?.[image] ?? ''));
     return `${bank.hash} ${await hashImages(plain, this.#targets, signal)}`;
   }
 

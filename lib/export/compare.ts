@@ -4,7 +4,7 @@ import { openImages } from '../data/open-images.js';
 import { sampleSource, type ImageSource } from '../data/sources.js';
 import { readViews } from '../data/views.js';
 import { openDevice, type Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { CompiledEncoder } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -76,8 +76,7 @@ export async function imagesToUse(
     return { path, source: await openImages(path, { signal }) };
   } catch (error) {
     // an export can do without those of a run: they may be gone, or damaged
-    const isUnusable = error instanceof LgdError && ['FILE_NOT_FOUND', 'BAD_DATASET', 'BAD_FILE'].includes(error.code);
-    if (given === undefined && isUnusable) return undefined;
+    if (given === undefined && hasCode(error, 'FILE_NOT_FOUND', 'BAD_DATASET', 'BAD_FILE')) return undefined;
     throw error;
   }
 }

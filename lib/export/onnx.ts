@@ -3,9 +3,9 @@
  * text bank is its last layer.
  */
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { writeFileAtomically } from '../files/write-file.js';
-import type { GraphSpec } from '../models/graph.js';
+import { featureGraph } from '../models/features.js';
 import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf } from '../models/student.js';
 import type { OnnxModel } from '../onnx/format.js';
@@ -39,7 +39,7 @@ export const outputName = { keep: 'image_embeds', drop: 'features' } as const;
 export function onnxModel({ info, weights }: ExportSource, { head, fold, classifier }: OnnxOptions): OnnxModel {
   const whole = graphOf(info);
   if (classifier !== undefined) checkClassifier(classifier.bank, info);
-  const graph = onnxGraph(head === 'keep' ? whole : backboneOf(whole), weights, {
+  const graph = onnxGraph(head === 'keep' ? whole : featureGraph(whole), weights, {
     resolution: info.resolution,
     output: outputName[head],
     fold,
@@ -91,12 +91,6 @@ export function preprocessing({ resolution, mean, std }: StudentInfo): Record<st
   };
 }
 
-/** The graph as far as the pooled features. */
-function backboneOf(graph: GraphSpec): GraphSpec {
-  const head = graph.nodes.findIndex(({ name }) => name === 'head.0');
-  return { ...graph, nodes: graph.nodes.slice(0, head), output: graph.nodes[head]!.inputs[0]! };
-}
-
 function checkClassifier(bank: TextualSemanticsBank, { embeddingSize }: StudentInfo): void {
   if (bank.embeddingSize === embeddingSize) return;
   throw new LgdError(
@@ -118,7 +112,7 @@ export type OnnxRunner = (pixels: Float32Array, count: number) => Promise<Record
 export async function openWritten(file: string, resolution: number, bytes?: Uint8Array): Promise<OnnxRunner> {
   const runtime = await importOnnxRuntime();
   const session = await openOnnxSession(file, undefined, bytes).catch((cause: unknown) => {
-    if (cause instanceof LgdError && cause.code === 'DEPENDENCY_MISSING') throw cause;
+    if (hasCode(cause, 'DEPENDENCY_MISSING')) throw cause;
     throw exportFailed('onnxruntime cannot open it', cause);
   });
   return async (pixels, count) => {
@@ -160,10 +154,8 @@ export async function compareOnnx(
 /** The projection head over pooled features [N,H]. */
 function projected(features: Float32Array, weights: ExportSource['weights']): Float32Array {
   const linear = (x: Float32Array, name: string) => {
-    const {
-      shape: [out = 0, inputs = 0],
-      data,
-    } = weights[`${name}.weight`]!;
+    const { shape, data } = weights[`${name}.weight`]!;
+    const [out = 0, inputs = 0] = shape;
     const bias = weights[`${name}.bias`]!.data;
     return Float32Array.from({ length: (x.length / inputs) * out }, (_, i) => {
       const [row, column] = [Math.floor(i / out), i % out];

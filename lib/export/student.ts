@@ -4,7 +4,7 @@ import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config/config.js';
-import { LgdError, throwIfAborted, writeError } from '../errors.js';
+import { hasCode, LgdError, throwIfAborted, writeError } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { removeLeft, temporaryPath } from '../files/temporary-name.js';
@@ -232,9 +232,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     await removeMade(made);
     // by the name that was given
-    throw error instanceof LgdError && error.code === 'NOT_WRITABLE' && error.message.includes(partial)
-      ? writeError(to, error.cause)
-      : error;
+    throw hasCode(error, 'NOT_WRITABLE') && error.message.includes(partial) ? writeError(to, error.cause) : error;
   }
   await bank?.save(options.bank!);
   return {

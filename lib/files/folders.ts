@@ -1,7 +1,7 @@
 import type { Stats } from 'node:fs';
 import { lstat, readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
-import { unlessAbsent } from '../errors.js';
+import { extname, join } from 'node:path';
+import { LgdError, unlessAbsent } from '../errors.js';
 
 /** Is there a folder, or a link to one? */
 export async function isFolder(path: string): Promise<boolean> {
@@ -57,6 +57,15 @@ export function isHidden(name: string): boolean {
  */
 export async function statIfThere(path: string): Promise<Stats | undefined> {
   return stat(path).catch(unlessAbsent(path, undefined));
+}
+
+/** A file; or of a folder the files with this ending, sorted. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+export async function filesAt(path: string, ending: string): Promise<string[]> {
+  const found = await statIfThere(path);
+  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
+  if (!found.isDirectory()) return [path];
+  const names = (await readdir(path)).filter((name) => extname(name) === ending);
+  return names.sort().map((name) => join(path, name));
 }
 
 /**

@@ -7,7 +7,7 @@ import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { hashFile } from './hash-file.js';
 import { isObject, membersOf } from './json.js';
-import { closeRead, readFile } from './open.js';
+import { readFile } from './open.js';
 import { openSafetensors, readTensors, type SafetensorsFile } from './safetensors.js';
 
 export interface Manifest {
@@ -96,12 +96,8 @@ export function badCheckpoint(path: string, why: string, cause?: unknown): LgdEr
  */
 export async function readListed(path: string): Promise<SafetensorsFile> {
   const place = await realpath(path).catch(() => path); // what is wrong with it, opening it says
-  const file = await openSafetensors(place);
-  try {
-    const mark = (await manifestIn(dirname(place)))?.files[basename(place)];
-    if (mark !== undefined) await checkFile(place, mark, file.handle);
-    return await readTensors(file);
-  } finally {
-    await closeRead(file.handle);
-  }
+  await using file = await openSafetensors(place);
+  const mark = (await manifestIn(dirname(place)))?.files[basename(place)];
+  if (mark !== undefined) await checkFile(place, mark, file.handle);
+  return await readTensors(file);
 }

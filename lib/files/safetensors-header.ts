@@ -93,14 +93,10 @@ function checkEntry(name: string, entry: unknown, path: string): HeaderEntry {
  */
 function checkPlaces(entries: ReadonlyMap<string, HeaderEntry>, bytes: number, path: string): void {
   const places = [...entries]
-    .map(
-      ([
-        name,
-        {
-          data_offsets: [from, to],
-        },
-      ]) => ({ name, from, to }),
-    )
+    .map(([name, entry]) => {
+      const [from, to] = entry.data_offsets;
+      return { name, from, to };
+    })
     .sort((a, b) => a.from - b.from || a.to - b.to);
   let end = 0;
   for (const { name, from, to } of places) {

@@ -1,5 +1,4 @@
 import { LgdError } from '../errors.js';
-import { closeRead } from './open.js';
 import { openSafetensors, readTensor, type OpenSafetensors } from './safetensors.js';
 import { damaged } from './safetensors-header.js';
 
@@ -54,7 +53,7 @@ export class SafetensorsReader implements AsyncDisposable {
 
   /** Closes the files. */
   async close(): Promise<void> {
-    await Promise.all(this.#files.splice(0).map(({ handle }) => closeRead(handle)));
+    await Promise.all(this.#files.splice(0).map((file) => file[Symbol.asyncDispose]()));
     this.#places.clear();
   }
 

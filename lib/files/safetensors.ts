@@ -27,8 +27,8 @@ export interface SafetensorsFile {
   metadata: Record<string, string>;
 }
 
-/** A safetensors file that is open. */
-export interface OpenSafetensors {
+/** A safetensors file that is open, until it is disposed of. */
+export interface OpenSafetensors extends AsyncDisposable {
   path: string;
   handle: FileHandle;
   entries: Map<string, HeaderEntry>;
@@ -43,12 +43,8 @@ export interface OpenSafetensors {
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE
  */
 export async function readSafetensors(path: string): Promise<SafetensorsFile> {
-  const file = await openSafetensors(path);
-  try {
-    return await readTensors(file);
-  } finally {
-    await closeRead(file.handle);
-  }
+  await using file = await openSafetensors(path);
+  return await readTensors(file);
 }
 
 /** All of a file that is open, which it stays. @throws LgdError BAD_FILE */
@@ -81,7 +77,7 @@ export async function openSafetensors(path: string): Promise<OpenSafetensors> {
     const whole = size < 8 ? size : 8 + headerLength(prefix);
     const header = whole <= size ? new Uint8Array(whole) : prefix; // which is too short for what it announces
     await readFully(handle, header, 0, path);
-    return { path, handle, ...parseHeader(header, size, path) };
+    return { path, handle, ...parseHeader(header, size, path), [Symbol.asyncDispose]: () => closeRead(handle) };
   } catch (error) {
     await closeRead(handle);
     throw error;
@@ -101,11 +97,8 @@ export async function readTensor(
   name: string,
   signal?: AbortSignal,
 ): Promise<TensorRecord> {
-  const {
-    dtype,
-    shape,
-    data_offsets: [from, to],
-  } = entries.get(name)!;
+  const { dtype, shape, data_offsets: offsets } = entries.get(name)!;
+  const [from, to] = offsets;
   const isHalf = halfTypes.has(dtype);
   const Values = isHalf ? Float32Array : arrays.get(dtype);
   if (Values === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);

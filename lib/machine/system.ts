@@ -140,10 +140,8 @@ async function inspectCuda(
 ): Promise<{ index: number; probe: ProbeResult } | undefined> {
   if ('error' in addon || !cuda.available) return undefined;
   const tried = await probeInOrder({ addon: addon.path, build: addon, status: cuda, again: true });
-  for (const {
-    index,
-    result: { passed, reason },
-  } of tried) {
+  for (const { index, result } of tried) {
+    const { passed, reason } = result;
     if (!passed)
       problems.push({
         what: `cuda:${index} is not used: ${reason}`,

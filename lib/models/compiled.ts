@@ -1,12 +1,13 @@
 import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../addon/native.js';
 import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import { checkNumber, checkWhole, mostImages, mostSide } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import {
   checkOptimizerState,
+  metricSlots,
   stepOptions,
   wholeOptimizer,
   type Optimizer,
@@ -174,13 +175,19 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.zeroGradients(this.#handle);
   }
 
-  /** Queues a step of its {@link optimizer} with the gradients. @throws LgdError BAD_OPTION, DISPOSED */
-  optimizerStep(options: OptimizerStep): void {
+  /**
+   * Queues a step of its {@link optimizer} with the gradients, which stay as they are, also where it clips them.
+   * @param slot from 0 to 63: what {@link gradientNorm} asks for a step with `clipNorm` by
+   * @throws LgdError BAD_OPTION, DISPOSED, OUT_OF_MEMORY
+   */
+  optimizerStep(options: OptimizerStep, slot = 0): void {
     checkOptions(options, 'optimizerStep()', stepOptions);
-    const { learningRate, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
+    const { learningRate, weightDecay = 0, decayNormAndBias = true, gradientScale = 1, clipNorm = 0 } = options;
     checkRate(learningRate);
     checkNumber('weightDecay', weightDecay, { least: 0 });
     checkNumber('gradientScale', gradientScale, {});
+    checkNumber('clipNorm', clipNorm, { least: 0 });
+    checkNumber('slot', slot, { whole: true, least: 0, below: metricSlots });
     this.device.addon.optimizerStep(this.#handle, {
       learningRate,
       weightDecay,
@@ -188,8 +195,21 @@ export class CompiledEncoder implements Disposable {
       gradientScale,
       ...this.optimizer,
       count: this.#steps + 1,
+      clipNorm,
+      slot,
     });
     this.#steps++;
+  }
+
+  /**
+   * The norm of the gradients, all parameters together and times the step's `gradientScale`, before the last step with
+   * `clipNorm` and this slot clipped them. Waits for that step, not for what was queued after it.
+   * @throws LgdError BAD_OPTION (no step had `clipNorm`), NON_FINITE (a gradient is not finite: that step did not clip),
+   *   DISPOSED
+   */
+  async gradientNorm(slot = 0): Promise<number> {
+    checkNumber('slot', slot, { whole: true, least: 0, below: metricSlots });
+    return this.device.addon.readGradientNorm(this.#handle, slot);
   }
 
   /** Optimiser steps behind the weights. */
@@ -273,7 +293,7 @@ export function compileBatch(
   try {
     return compile();
   } catch (cause) {
-    if (batch > 1 || !(cause instanceof LgdError && cause.code === 'BAD_SHAPE')) throw cause;
+    if (batch > 1 || !hasCode(cause, 'BAD_SHAPE')) throw cause;
     throw new LgdError(
       'BAD_OPTION',
       'a single image of this size leaves a layer one value a channel, which has no variance to train with.',

@@ -2,7 +2,7 @@ import { types } from 'node:util';
 import type { EncoderInfo, TensorHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError, messageOf, throwIfAborted } from '../errors.js';
+import { hasCode, LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { Made } from '../lifetime.js';
 import { checkNumber, checkSeed } from '../number-limits.js';
 import { CompiledEncoder, type Precision } from './compiled.js';
@@ -71,6 +71,7 @@ export class Encoder implements Disposable {
   /** The same encoder for callers whose tensors stay on the device. */
   readonly compiled: CompiledEncoder;
   readonly #device: Device;
+  readonly #made = new Made();
   readonly #images: TensorHandle;
   readonly #dOutput: TensorHandle | undefined;
   /** Why its numbers may have moved in part. */
@@ -88,14 +89,14 @@ export class Encoder implements Disposable {
       width: this.width,
     } = compiled);
     this.outputs = compiled.info.outputSize;
-    const made = new Made();
-    made.add(compiled, () => compiled.dispose());
+    this.#made.use(compiled);
+    const { addon, handle } = this.#device;
     try {
-      this.#images = made.add(compiled.makeImages(), this.#device.addon.release);
+      this.#images = this.#made.add(compiled.makeImages(), addon.release);
       if (compiled.training)
-        this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
+        this.#dOutput = this.#made.add(addon.makeTensor(handle, [this.batch, this.outputs]), addon.release);
     } catch (error) {
-      made.free();
+      this.#made.free();
       throw error;
     }
   }
@@ -202,11 +203,19 @@ export class Encoder implements Disposable {
     await this.#moving(addon.synchronize(handle));
   }
 
+  /**
+   * The norm of the gradients that the last step with `clipNorm` had before it clipped them, times its `gradientScale`.
+   * @throws LgdError BAD_OPTION (no step had `clipNorm`), NON_FINITE (a gradient is not finite: that step did not clip),
+   *   DISPOSED
+   */
+  async gradientNorm(): Promise<number> {
+    this.#requireWhole();
+    return this.compiled.gradientNorm();
+  }
+
   /** Frees the device memory; later calls throw DISPOSED. */
   dispose(): void {
-    this.compiled.dispose();
-    this.#device.addon.release(this.#images);
-    if (this.#dOutput !== undefined) this.#device.addon.release(this.#dOutput);
+    this.#made.free();
   }
 
   /** For `using`: {@link dispose}. */
@@ -237,7 +246,7 @@ export class Encoder implements Disposable {
   #requireWhole(): void {
     if (this.#failure === undefined) return;
     throw new LgdError(
-      this.#failure instanceof LgdError && this.#failure.code === 'DEVICE_LOST' ? 'DEVICE_LOST' : 'DEVICE_ERROR',
+      hasCode(this.#failure, 'DEVICE_LOST') ? 'DEVICE_LOST' : 'DEVICE_ERROR',
       `a training pass or a step of ${this.graph.name} failed before (${messageOf(this.#failure)}), and may have moved a part of its statistics or weights.`,
       {
         mend: 'Dispose of it, create it again, and load the state of before',

@@ -2,6 +2,7 @@
 import { LgdError } from '../errors.js';
 import type { GraphParameter, GraphSpec } from './graph.js';
 import { zeros } from './graph.js';
+import { initialWeightsInTurns } from './initialise.js';
 import type { WeightRecord } from './weights.js';
 
 /** The linear layer that {@link classifierGraph} adds: `linear.weight` [K,C], `linear.bias` [K]. */
@@ -67,6 +68,19 @@ export function classifierGraph(graph: GraphSpec, classes: number): GraphSpec {
     parameters: [...backbone.parameters, ...parameters],
     output: backbone.nodes.length + 1,
   };
+}
+
+/**
+ * Start values of a network on a student's backbone: the student's where it has them, else drawn from the seed.
+ * @throws LgdError ABORTED
+ */
+export async function startWeights(
+  graph: GraphSpec,
+  student: Readonly<WeightRecord>,
+  seed: number,
+  signal: AbortSignal | undefined,
+): Promise<WeightRecord> {
+  return { ...(await initialWeightsInTurns(graph, seed, signal)), ...weightsOf(graph, student) };
 }
 
 /** The weights of a graph's parameters among those of a larger one. */

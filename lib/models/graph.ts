@@ -439,12 +439,10 @@ export class GraphBuilder {
   }
 }
 
-/**
- * torchvision's rounding of scaled channel counts: to a multiple of `divisor`, never more than a tenth below `value`.
- */
-export function makeDivisible(value: number, divisor = 8): number {
-  const rounded = Math.max(divisor, Math.floor((value + divisor / 2) / divisor) * divisor);
-  return rounded < 0.9 * value ? rounded + divisor : rounded;
+/** torchvision's rounding of scaled channel counts: to a multiple of 8, never more than a tenth below `value`. */
+export function makeDivisible(value: number): number {
+  const rounded = Math.max(8, 8 * Math.floor((value + 4) / 8));
+  return rounded < 0.9 * value ? rounded + 8 : rounded;
 }
 
 /** Parameters as torchvision counts them: trainable ones, without buffers. @throws LgdError BAD_OPTION */

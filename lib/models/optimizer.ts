@@ -48,13 +48,23 @@ export interface OptimizerStep {
   decayNormAndBias?: boolean | undefined;
   /** What gradients are multiplied by: 1 / accumulated batches; default 1. */
   gradientScale?: number | undefined;
+  /**
+   * The norm that gradients are clipped to, over all parameters together, as PyTorch's `clip_grad_norm_` does: times
+   * {@link OptimizerStep.gradientScale} they are multiplied by min(1, clipNorm / (norm + 1e-6)), before weight decay.
+   * From 0; default 0: they are not.
+   */
+  clipNorm?: number | undefined;
 }
+
+/** Steps whose numbers are kept until they are read (native/engine.h). */
+export const metricSlots = 64;
 
 export const stepOptions = {
   learningRate: 'needed',
   weightDecay: 'optional',
   decayNormAndBias: 'optional',
   gradientScale: 'optional',
+  clipNorm: 'optional',
 } satisfies OptionTable<OptimizerStep>;
 
 /** What an optimiser keeps from step to step. */

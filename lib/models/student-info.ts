@@ -1,5 +1,5 @@
 /** What a student's file, and any file that it is exported to, says in its metadata; and the student in such a file. */
-import { LgdError } from '../errors.js';
+import { hasCode, LgdError } from '../errors.js';
 import { isObject, isTexts, isWritable, parsed } from '../files/json.js';
 import type { SafetensorsFile } from '../files/safetensors.js';
 import { checkGrid } from './position-tables.js';
@@ -71,7 +71,7 @@ function checkKind(info: StudentInfo, file: string): void {
   try {
     checkGrid(graphOf(info), info.resolution);
   } catch (cause) {
-    if (!(cause instanceof LgdError) || cause.code !== 'BAD_OPTION') throw cause;
+    if (!hasCode(cause, 'BAD_OPTION')) throw cause;
     throw new LgdError('BAD_MODEL', `${file} is of no student that there is: ${cause.message}`, {
       mend: 'Export it again from its run, or take the version of lgdistill that wrote it',
       cause,

@@ -123,44 +123,40 @@ async function embedSource(
   size: number,
   { device, teacher: id, teacherResolution, localFilesOnly, signal, onProgress }: GalleryOptions,
 ): Promise<{ embeddings: Float32Array; kept: Int32Array }> {
-  const teacher = await configuredTeacher(id, { teacherResolution, offline: localFilesOnly }, { device, signal });
-  try {
-    if (teacher.embeddingSize !== size)
-      throw new LgdError(
-        'BAD_SHAPE',
-        `the teacher's embeddings have ${teacher.embeddingSize} values, the bank's ${size}.`,
-        { option: 'teacher', found: id, mend: "Give the run's own teacher" },
-      );
-    if (teacher.kind === 'precomputed') {
-      const known = Int32Array.from(source.ids.keys()).filter((i) => teacher.has(source.ids[i]!));
-      if (known.length === 0)
-        throw new LgdError('BAD_DATASET', `the teacher ${id} has no embedding of any of these images.`, {
-          option: 'data.train',
-          mend: 'Give the folder that the run trained on',
-        });
-      return { embeddings: unitRows(teacher.lookup(Array.from(known, (i) => source.ids[i]!)), size), kept: known };
-    }
-    using images = await ImageCache.build(source, {
-      device,
-      resolution: teacher.resolution,
-      margin: 1,
-      memoryLimitBytes: memoryLimit,
-      maxBrokenShare: 1,
-      signal,
-      onProgress: ({ done, total }) => reporting(onProgress, 'training images')(done, total),
-    });
-    const embeddings = new Float32Array(images.length * size);
-    using embedder = teacherEmbedder(device, teacher, { batch: Math.min(batch, images.length), signal });
-    await embedImages(
-      embedder,
-      { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' },
-      (rows, _, from) => embeddings.set(rows, from * size),
-      { signal, onProgress: reporting(onProgress, 'teacher') },
+  await using teacher = await configuredTeacher(id, { teacherResolution, offline: localFilesOnly }, { device, signal });
+  if (teacher.embeddingSize !== size)
+    throw new LgdError(
+      'BAD_SHAPE',
+      `the teacher's embeddings have ${teacher.embeddingSize} values, the bank's ${size}.`,
+      { option: 'teacher', found: id, mend: "Give the run's own teacher" },
     );
-    return { embeddings: unitRows(embeddings, size), kept: images.sourceIndex };
-  } finally {
-    await teacher.dispose();
+  if (teacher.kind === 'precomputed') {
+    const known = Int32Array.from(source.ids.keys()).filter((i) => teacher.has(source.ids[i]!));
+    if (known.length === 0)
+      throw new LgdError('BAD_DATASET', `the teacher ${id} has no embedding of any of these images.`, {
+        option: 'data.train',
+        mend: 'Give the folder that the run trained on',
+      });
+    return { embeddings: unitRows(teacher.lookup(Array.from(known, (i) => source.ids[i]!)), size), kept: known };
   }
+  using images = await ImageCache.build(source, {
+    device,
+    resolution: teacher.resolution,
+    margin: 1,
+    memoryLimitBytes: memoryLimit,
+    maxBrokenShare: 1,
+    signal,
+    onProgress: ({ done, total }) => reporting(onProgress, 'training images')(done, total),
+  });
+  const embeddings = new Float32Array(images.length * size);
+  using embedder = teacherEmbedder(device, teacher, { batch: Math.min(batch, images.length), signal });
+  await embedImages(
+    embedder,
+    { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' },
+    (rows, _, from) => embeddings.set(rows, from * size),
+    { signal, onProgress: reporting(onProgress, 'teacher') },
+  );
+  return { embeddings: unitRows(embeddings, size), kept: images.sourceIndex };
 }
 
 async function addThumbnail(

@@ -1,10 +1,9 @@
 /** The scripts and styles that a report carries, read when one is written. */
-import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { LgdError } from '../errors.js';
+import { shippedFolder } from '../package.js';
 
 export interface Assets {
   styles: string;
@@ -18,7 +17,7 @@ const clientScripts = ['theme.js', 'charts.js', 'map.js', 'gallery.js', 'page.js
 
 /** @throws LgdError DEPENDENCY_MISSING (uPlot is not installed) */
 export async function readAssets(): Promise<Assets> {
-  const client = clientFolder();
+  const client = shippedFolder('report/client');
   const charts = chartLibrary();
   const read = (file: string) => readFile(file, 'utf8');
   const [chartScript, chartStyle, licence, style, ...own] = await Promise.all([
@@ -40,10 +39,4 @@ function chartLibrary(): string {
       cause,
     });
   }
-}
-
-/** Beside this module, or, in the CommonJS bundle, in the folder that this module has there. */
-function clientFolder(): string {
-  const beside = fileURLToPath(new URL('./client/', import.meta.url));
-  return existsSync(beside) ? beside : fileURLToPath(new URL('./report/client/', import.meta.url));
 }

@@ -27,11 +27,8 @@ export async function readBanks(run: string): Promise<RunBanks> {
     throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', {
       mend: 'Wait for its first, or resume the run if it ended',
     });
-  const {
-    bank,
-    semantic: { visual, seen },
-    info,
-  } = await readCheckpoint(last);
+  const { bank, semantic, info } = await readCheckpoint(last);
+  const { visual, seen } = semantic;
   if (bank === undefined || visual === undefined || seen === undefined || visual.length !== bank.data.length) {
     throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`, {
       option: 'method',

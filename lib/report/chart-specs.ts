@@ -176,6 +176,14 @@ const otherSpecs: readonly ChartSpec[] = [
     lines: [{ key: 'learningRate', label: 'learning rate' }],
   },
   {
+    id: 'gradient',
+    title: 'Gradient norm',
+    unit: 'number',
+    source: 'steps',
+    hint: 'Of all parameters together, before clipping; above train.clipNorm a step is clipped.',
+    lines: [{ key: 'gradientNorm', label: 'norm' }],
+  },
+  {
     id: 'speed',
     title: 'Throughput',
     unit: 'count',

@@ -12,6 +12,7 @@ import { stepFields, type RunRecord } from './read-run.js';
 const tags: Readonly<Record<Exclude<(typeof stepFields)[number], 'step' | 'time'>, string>> = {
   epoch: 'train/epoch',
   learningRate: 'train/learning_rate',
+  gradientNorm: 'train/gradient_norm',
   loss: 'loss/total',
   lossVisual: 'loss/visual',
   lossTextual: 'loss/textual',

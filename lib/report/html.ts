@@ -30,7 +30,7 @@ export function renderPage(page: Page, { styles, scripts, licence }: Assets): st
     galleries: sections.map(({ gallery }) => ('data' in gallery ? gallery.data : null)),
   };
   const many = sections.length > 1;
-  const map = (one: RunSections, i: number) => html`<div>${mapSection(one, i, many, summaries[i]?.method)}</div>`;
+  const map = (one: RunSections, i: number) => html`<div>${mapSection(one, i, many, summaries[i]?.method ?? '')}</div>`;
   return html`<!doctype html>
 <html lang="en">
 <head>

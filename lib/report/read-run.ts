@@ -31,6 +31,7 @@ export const stepFields = [
   'categoriesHit',
   'categoriesSeen',
   'learningRate',
+  'gradientNorm',
   'imagesPerSecond',
   'dataWait',
   'teacherWait',

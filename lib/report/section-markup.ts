@@ -70,7 +70,7 @@ function runTitle({ name }: RunSections, many: boolean): Html | undefined {
 
 const missing = (why: string): Html => html`<p class="note">Not shown: ${why}</p>`;
 
-export function mapSection(run: RunSections, index: number, many: boolean, method = ''): Html {
+export function mapSection(run: RunSections, index: number, many: boolean, method: string): Html {
   const { map } = run;
   if ('missing' in map) return html`${runTitle(run, many)}${missing(map.missing)}`;
   const { step, names, seen, spread, meanCosine, pairCosine } = map.data;

@@ -2,7 +2,7 @@
 import { decodeImage } from '../data/decode.js';
 import { importSharp } from '../data/sharp.js';
 import type { ImageSource } from '../data/sources.js';
-import { LgdError } from '../errors.js';
+import { hasCode } from '../errors.js';
 
 const side = 96; // shown at half of that, so that they are sharp on a phone
 const quality = 60;
@@ -21,7 +21,7 @@ export async function thumbnail(source: ImageSource, index: number): Promise<str
       .toBuffer();
     return `data:image/webp;base64,${small.toString('base64')}`;
   } catch (error) {
-    if (error instanceof LgdError && error.code === 'DEPENDENCY_MISSING') throw error;
+    if (hasCode(error, 'DEPENDENCY_MISSING')) throw error;
     return undefined; // gone or broken since the run; the teacher's embedding was taken moments ago, so this is rare
   }
 }

@@ -8,7 +8,14 @@ import { studentNames } from '../config/config.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { endedBy } from '../lifetime.js';
-import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
+import {
+  checkRunFolder,
+  clearRunFolder,
+  lockRunFolder,
+  readRunConfig,
+  readRunConfigIfThere,
+  writeRunConfig,
+} from './run-folder.js';
 
 /**
  * Makes the folder, or empties it of an earlier run where `overwrite` allows that, and locks it; the students' own
@@ -84,12 +91,7 @@ function membersIn(config: unknown): string[] {
  * @throws LgdError BAD_FILE: a configuration that cannot be read
  */
 export async function runFolders(path: string): Promise<string[]> {
-  const members = membersIn(
-    await readRunConfig(path).catch((error: unknown) => {
-      if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
-      throw error; // not tried twice: a pipe is waited for
-    }),
-  );
+  const members = membersIn(await readRunConfigIfThere(path));
   return members.length === 0 ? [path] : members.map((name) => join(path, name));
 }
 

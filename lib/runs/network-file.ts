@@ -7,7 +7,6 @@ import { checkText } from '../arguments.js';
 import { describe, LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { isObject, isTexts, parsed } from '../files/json.js';
-import { closeRead } from '../files/open.js';
 import { openSafetensors, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
@@ -61,9 +60,8 @@ export async function denseFiles(folder: string): Promise<string[]> {
   const found = await Promise.all(
     files.map(async (file) => {
       try {
-        const { handle, metadata } = await openSafetensors(file);
-        await closeRead(handle);
-        return metadata['format'] === format;
+        await using opened = await openSafetensors(file);
+        return opened.metadata['format'] === format;
       } catch {
         return false; // not there, or nothing that this version wrote
       }

@@ -2,7 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
-import { LgdError, meansAbsent, writeError } from '../errors.js';
+import { hasCode, LgdError, meansAbsent, writeError } from '../errors.js';
 import { isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
@@ -104,6 +104,17 @@ export async function readRunConfig(path: string): Promise<unknown> {
   return config;
 }
 
+/**
+ * The same of a folder that may have none: undefined then.
+ * @throws LgdError BAD_FILE: not tried twice, as a pipe is waited for
+ */
+export async function readRunConfigIfThere(path: string): Promise<unknown> {
+  return readRunConfig(path).catch((error: unknown) => {
+    if (hasCode(error, 'FILE_NOT_FOUND')) return undefined;
+    throw error;
+  });
+}
+
 /** The error where the folder of a segmentation network or a detector is taken for a run's. */
 function notDistilled(path: string, task: DenseTask): LgdError {
   const command = { segmentation: 'segment', detection: 'detect' }[task];
@@ -119,11 +130,7 @@ function notDistilled(path: string, task: DenseTask): LgdError {
  * @throws LgdError BAD_FILE
  */
 export async function readBatchNumbers(path: string): Promise<Partial<BatchNumbers>> {
-  const config = (await readRunConfig(path).catch((error: unknown) => {
-    if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
-    throw error;
-  })) as { train?: Partial<Record<keyof BatchNumbers, unknown>> | null } | null | undefined;
-  const { batchSize, learningRate } = config?.train ?? {};
+  const { batchSize, learningRate } = membersOf(membersOf(await readRunConfigIfThere(path))['train']);
   return {
     ...(typeof batchSize === 'number' && { batchSize }),
     ...(typeof learningRate === 'number' && { learningRate }),

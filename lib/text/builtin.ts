@@ -3,11 +3,10 @@
  * indices, and what is to be known of each.
  */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { LgdError } from '../errors.js';
+import { shippedFolder } from '../package.js';
 import { suggestion } from './spelling.js';
 
 /** Where a built-in list comes from, and how the spelling here differs from the original. */
@@ -134,7 +133,7 @@ export const builtinIds: readonly string[] = Object.keys(builtinLists);
  * @throws LgdError BAD_OPTION (no such list), BAD_FILE (the installed file is missing, or is not the one that was
  *   shipped)
  */
-export async function readBuiltin(id: string, folder = listsFolder()): Promise<string[]> {
+export async function readBuiltin(id: string, folder = shippedFolder('text/lists')): Promise<string[]> {
   const list = builtinList(id);
   const file = join(folder, `${id}.txt`);
   const mend = 'Install lgdistill again';
@@ -181,10 +180,4 @@ export function describeBuiltin(id: string): string[] {
     `spelling: ${spelling}`,
     `licence: ${licence}`,
   ];
-}
-
-/** Beside this module, or, in the CommonJS bundle, in the folder that this module has there. */
-function listsFolder(): string {
-  const beside = fileURLToPath(new URL('./lists/', import.meta.url));
-  return existsSync(beside) ? beside : fileURLToPath(new URL('./text/lists/', import.meta.url));
 }

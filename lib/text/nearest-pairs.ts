@@ -97,11 +97,9 @@ class Search {
    * @param some ascending
    */
   async compare(some: Int32Array, from: number, asked: number): Promise<void> {
-    const {
-      device: { addon, handle },
-      rows,
-      options: { count, dimension, signal },
-    } = this;
+    const { addon, handle } = this.device;
+    const { rows } = this;
+    const { count, dimension, signal } = this.options;
     const k = Math.min(asked, count - from);
     await nextTurn(signal, task);
     const { indices, scores } = await addon.topSimilar(
@@ -131,10 +129,8 @@ class Search {
   }
 
   #gather(some: Int32Array): Float32Array {
-    const {
-      rows,
-      options: { dimension },
-    } = this;
+    const { rows } = this;
+    const { dimension } = this.options;
     const [first, last] = [some[0]!, some.at(-1)!];
     if (last - first + 1 === some.length) return rows.subarray(first * dimension, (last + 1) * dimension);
     const gathered = new Float32Array(some.length * dimension);

@@ -185,11 +185,8 @@ export class Course {
    * none.
    */
   async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
-    const {
-      distiller: { encoder, teacher },
-      options: { evaluation },
-    } = this;
-    this.#teacherScore ??= evaluation
+    const { encoder, teacher } = this.distiller;
+    this.#teacherScore ??= this.options.evaluation
       ?.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options })
       .catch((error: unknown) => {
         this.#teacherScore = undefined; // one that was stopped is made again

@@ -1,8 +1,8 @@
 /** What a run tells while it goes on. */
-import type { SemanticMetrics } from '../addon/native.js';
 import type { ChosenMethod } from '../config/config.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { WaitingEvent } from '../stall.js';
+import type { StepMetrics } from './steps.js';
 
 interface OfStudent {
   /** Which of several students it is about; absent where there is one. */
@@ -53,7 +53,7 @@ export interface StartEvent extends OfStudent {
  * After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`,
  * whichever is more.
  */
-export interface StepEvent extends SemanticMetrics, OfStudent {
+export interface StepEvent extends StepMetrics, OfStudent {
   type: 'step';
   /** Steps done. */
   step: number;

@@ -2,8 +2,7 @@
  * The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller
  * go through it side by side.
  */
-import type { SemanticMetrics } from '../addon/native.js';
-import { LgdError } from '../errors.js';
+import { hasCode } from '../errors.js';
 import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.js';
 import type { WaitingEvent } from '../stall.js';
 import { preparedBatches, type Batch, type Dataset } from './batch.js';
@@ -14,7 +13,7 @@ import { checkAsBegun, checkBeginning } from './resume/beginning.js';
 import { imagesOf, imagesOfContinued, writeImageList } from './resume/image-list.js';
 import { Run } from './run.js';
 import type { StepTaker } from './step-taker.js';
-import type { StepTicket } from './steps.js';
+import type { StepMetrics, StepTicket } from './steps.js';
 import { checkViewCache, TeacherViewCache } from './view-cache.js';
 
 /** A step in the device's queue. */
@@ -144,10 +143,8 @@ class TrainingLoop {
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {
     const { course } = this;
-    const {
-      lastStep,
-      options: { signal },
-    } = course;
+    const { lastStep } = course;
+    const { signal } = course.options;
     for (const run of this.#runs) yield await run.start();
     let start = this.#rate.pause();
     // an evaluation that a stop kept from being made
@@ -188,10 +185,8 @@ class TrainingLoop {
 
   /** Continues every student from its own checkpoint, and the batches from the earliest. */
   async #resume(): Promise<void> {
-    const {
-      options: { resume },
-      plan,
-    } = this.course;
+    const { plan } = this.course;
+    const { resume } = this.course.options;
     if (resume === undefined) return;
     const begin = plan.state();
     const plans = [];
@@ -202,18 +197,10 @@ class TrainingLoop {
 
   /** Opens the cache of teacher embeddings, if there is to be one. */
   async #openViews(): Promise<void> {
-    const {
-      config,
-      distiller,
-      dataset,
-      images,
-      options: { signal },
-    } = this.course;
-    const {
-      teacher,
-      device,
-      encoder: { precision },
-    } = distiller;
+    const { config, distiller, dataset, images } = this.course;
+    const { signal } = this.course.options;
+    const { teacher, device } = distiller;
+    const { precision } = distiller.encoder;
     if (config.teacherCache.views === 0) return;
     const views = await TeacherViewCache.open({ device, teacher, config, precision, dataset, images, signal });
     this.#views = views;
@@ -231,12 +218,8 @@ class TrainingLoop {
    * device computes.
    */
   async #queue(step: number, batches: Batch[]): Promise<Pending | undefined> {
-    const {
-      distiller,
-      plan,
-      schedule,
-      options: { signal },
-    } = this.course;
+    const { distiller, plan, schedule } = this.course;
+    const { signal } = this.course.options;
     const learningRate = schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
     try {
@@ -250,7 +233,7 @@ class TrainingLoop {
       for (let taken = 0; taken < batches.length; taken++) plan.next();
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
-      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
+      if (hasCode(error, 'ABORTED') && signal?.aborted) return undefined;
       throw await runs[0]!.explained({ step, learningRate, batches }, error); // a teacher outside the device
     }
   }
@@ -263,12 +246,7 @@ class TrainingLoop {
       while (batches.length < config.train.accumulate) batches.push(await this.#nextBatch());
     } catch (error) {
       this.#release(batches);
-      if (
-        error instanceof LgdError &&
-        (error.code === 'ABORTED' || error.code === 'BAD_FILE') &&
-        options.signal?.aborted
-      )
-        return undefined;
+      if (hasCode(error, 'ABORTED', 'BAD_FILE') && options.signal?.aborted) return undefined;
       throw error;
     }
     return batches;
@@ -305,7 +283,7 @@ class TrainingLoop {
   async *#settle(pending: Pending): AsyncGenerator<StepEvent | WaitingEvent, void, undefined> {
     const { course } = this;
     const from = performance.now();
-    const metrics: SemanticMetrics[] = [];
+    const metrics: StepMetrics[] = [];
     for (const run of pending.runs) {
       try {
         metrics.push(

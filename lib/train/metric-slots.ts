@@ -1,9 +1,10 @@
 /** Which of the heads' metric slots the batches of a step write, and whether its numbers are still there. */
 import { checkArgument } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { metricSlots } from '../models/optimizer.js';
 import type { StepTicket } from './steps.js';
 
-const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
+// Two steps of train.accumulate batches are unread at most.
 
 export class MetricSlots {
   #given = 0;

@@ -130,15 +130,12 @@ export async function preflight(
  * Steps that take as long as all do together: those whose embeddings are cached by then leave the teacher's share out.
  */
 function effectiveSteps(
-  {
-    config: {
-      teacherCache: { views },
-    },
-  }: Distiller,
+  { config }: Distiller,
   lastStep: number,
   stepsPerEpoch: number,
   parts: PreflightReport['stages'],
 ): number {
+  const { views } = config.teacherCache;
   if (views === 0) return lastStep;
   const fresh = Math.min(lastStep, views * stepsPerEpoch);
   const share = parts.find(({ stage }) => stage === 'teacher')!.share;

@@ -114,18 +114,17 @@ interface Banks {
 
 export async function openBanks(
   evaluationSource: ImageSource | undefined,
-  { config, device, teacher, options, cleanup }: RunContext,
+  { config, device, teacher, options }: RunContext,
 ): Promise<Banks> {
   const { signal, resume } = options;
   const isResumed = resume !== undefined;
   const kept = isResumed ? await keptBank(config.output, resume) : undefined;
-  const banks = new BankSource(
+  await using banks = new BankSource(
     config,
     teacher,
     { device, signal, onProgress: reporting(options.onProgress, 'text bank') },
     kept,
   );
-  cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
   const hasNames = banks.hasEvaluationNames(tsb);
@@ -152,7 +151,6 @@ export async function openBanks(
       mapping,
       await emptyClassFolders(evaluationSource),
     );
-  await banks.dispose();
   return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
 }
 
@@ -174,10 +172,8 @@ export async function makeStudents({
   teacher: { embeddingSize },
   options: { resume, signal },
 }: RunContext): Promise<{ students: Student[]; remarks: string[] }> {
-  const {
-    student: { name, widthMultiplier, dropping, weights },
-    seed,
-  } = config;
+  const { name, widthMultiplier, dropping, weights } = config.student;
+  const { seed } = config;
   const names = studentNames(name);
   const students = await Promise.all(
     names.map(async (one) => {
@@ -224,12 +220,8 @@ export async function openEvaluations(
   context: RunContext,
 ): Promise<Evaluations> {
   if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
-  const {
-    config,
-    device,
-    teacher: { mean, std },
-    side,
-  } = context;
+  const { config, device, side } = context;
+  const { mean, std } = context.teacher;
   const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, context);
   const evaluation =
     evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });

@@ -1,5 +1,5 @@
 /** What one student of a run scores: its evaluations, the teacher's beside them, and which checkpoint is the best. */
-import { LgdError } from '../errors.js';
+import { hasCode } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { OtherScores, ZeroShotScore } from '../evaluate/score.js';
 import type { Manifest } from '../files/manifest.js';
@@ -73,7 +73,7 @@ export class RunScores {
         seconds: (performance.now() - from) / 1000,
       };
     } catch (error) {
-      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
+      if (hasCode(error, 'ABORTED') && signal?.aborted) return undefined;
       throw error;
     }
   }

@@ -2,7 +2,6 @@
  * One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written
  * to. The loop is in loop.ts.
  */
-import type { SemanticMetrics } from '../addon/native.js';
 import { adviseBatch, type RunConfig } from '../config/batch.js';
 import type { Config } from '../config/config.js';
 import { remarksOnOptimizer } from '../config/optimizer.js';
@@ -11,7 +10,6 @@ import { isOfTheNumbers, type LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import { hasCheckpoint } from '../files/checkpoint-folders.js';
 import { hashIfReadable } from '../files/hash-file.js';
-import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
 import { version } from '../package.js';
@@ -31,13 +29,13 @@ import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { faultOf } from './replay.js';
 import { checkStart, hashStart } from './resume/beginning.js';
-import { checkContinued, remarksOn, type Present, type Progress } from './resume/continued.js';
+import { checkContinued, remarksOn, type Progress } from './resume/continued.js';
 import { RunScores } from './run-scores.js';
+import type { StepMetrics } from './steps.js';
 
 export class Run {
   readonly config: RunConfig;
   readonly student: Student;
-  readonly encoder: CompiledEncoder;
   readonly #monitor: LossMonitor;
   readonly #scores: RunScores;
   readonly #started = performance.now();
@@ -66,7 +64,6 @@ export class Run {
   ) {
     this.config = course.configs[number]!;
     this.student = course.distiller.students[number]!;
-    this.encoder = course.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(course.config.train.outlierFactor);
     this.#scores = new RunScores(course, number, this.#queueFullAfter);
     this.#graphLog = new GraphLog(course.distiller, (line) => folder.log(line), number === 0);
@@ -154,7 +151,7 @@ export class Run {
    */
   async judge(
     planned: PlannedStep,
-    metrics: SemanticMetrics,
+    metrics: StepMetrics,
     rates: Rates,
     decodeRate: number | undefined,
   ): Promise<StepEvent> {
@@ -177,20 +174,17 @@ export class Run {
       await this.#broken.update();
       await this.#graphLog.afterStep();
     }
-    if (!this.#memoryLogged) await this.#logMemory();
+    if (!this.#memoryLogged) {
+      this.#memoryLogged = true;
+      await this.folder.log(memoryAfterLine(this.course.distiller.memory));
+    }
     return { ...line, ...this.#name, logged };
-  }
-
-  /** What the first step turned out to need. */
-  async #logMemory(): Promise<void> {
-    this.#memoryLogged = true;
-    await this.folder.log(memoryAfterLine(this.course.distiller.memory));
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
   async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent | WaitingEvent, void, undefined> {
     let isBest = false;
-    if (this.#evaluationDue(this.#step) && this.#scores.evaluated < this.#step) {
+    if (this.#evaluationMissing) {
       let event: EvaluationEvent | undefined;
       try {
         event = yield* watched(
@@ -219,6 +213,11 @@ export class Run {
     }
     if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.course.lastStep)))
       yield await this.#checkpoint(isBest);
+  }
+
+  /** Is one due that was not made, as where a run was stopped meanwhile? */
+  get #evaluationMissing(): boolean {
+    return this.#evaluationDue(this.#step) && this.#scores.evaluated < this.#step;
   }
 
   /** Does something fall due after this step? */
@@ -294,14 +293,7 @@ export class Run {
     await this.#graphLog.atCheckpoint();
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#scores.evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
-    return {
-      type: 'checkpoint',
-      ...this.#name,
-      step: this.#step,
-      epoch: this.course.epochs(this.#step),
-      folder,
-      best: isBest,
-    };
+    return { type: 'checkpoint', ...this.#where, folder, best: isBest };
   }
 
   /** The checkpoint that a run ends with, where the last one is older. */
@@ -310,14 +302,8 @@ export class Run {
   }
 
   async finish(): Promise<InterruptedEvent | DoneEvent> {
-    const evaluationMissing = this.#evaluationDue(this.#step) && this.#scores.evaluated < this.#step;
-    const done = this.#step >= this.course.lastStep && !evaluationMissing;
-    const where = {
-      ...this.#name,
-      step: this.#step,
-      epoch: this.course.epochs(this.#step),
-      folder: this.#lastCheckpoint.folder,
-    };
+    const done = this.#step >= this.course.lastStep && !this.#evaluationMissing;
+    const where = { ...this.#where, folder: this.#lastCheckpoint.folder };
     await this.#broken.update();
     await this.#graphLog.atEnd();
     await this.folder.log(endLine(done, this.#step));
@@ -334,6 +320,11 @@ export class Run {
   /** Which of several students an event is about. */
   get #name(): { studentName?: string } {
     return this.course.configs.length > 1 ? { studentName: this.student.name } : {};
+  }
+
+  /** What the events after a step have in common. */
+  get #where(): { studentName?: string; step: number; epoch: number } {
+    return { ...this.#name, step: this.#step, epoch: this.course.epochs(this.#step) };
   }
 
   /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
@@ -360,15 +351,11 @@ export class Run {
     );
   }
 
-  get #present(): Present {
-    const { circumstances, distiller } = this.course;
-    return { info: this.#studentInfo(), config: this.config, teacher: distiller.teacher, circumstances };
-  }
-
   #studentInfo(): StudentInfo {
-    const { teacher, tsb, method } = this.course.distiller;
+    const { distiller } = this.course;
+    const { teacher, tsb, method } = distiller;
     return {
-      ...kindOf(this.student, this.encoder.resolution),
+      ...kindOf(this.student, distiller.encoderOf(this.number).resolution),
       mean: teacher.mean,
       std: teacher.std,
       names: tsb?.names ?? [],
@@ -399,10 +386,12 @@ export class Run {
     const checkpoint = await this.store.read(which);
     const { info, folder } = checkpoint;
     const progress = checkpoint.progress as Progress;
-    checkContinued(checkpoint, progress, this.#present);
+    const { circumstances, distiller } = this.course;
+    const present = { info: this.#studentInfo(), config: this.config, teacher: distiller.teacher, circumstances };
+    checkContinued(checkpoint, progress, present);
     this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);
-    this.course.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
+    distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
     this.#step = info.step;
     this.#startWeights = progress.startWeights;
@@ -411,7 +400,7 @@ export class Run {
     await this.folder.rewind(info.step, progress.evaluated);
     this.tell(`resumed from ${folder}`);
     const before = (await readRunConfig(this.folder.path).catch(() => undefined)) as Partial<Config> | null | undefined;
-    this.#remarks = await remarksOn(progress, before, this.#present);
+    this.#remarks = await remarksOn(progress, before, present);
     return progress.plan;
   }
 }

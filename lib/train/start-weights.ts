@@ -1,6 +1,5 @@
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
-import { closeRead } from '../files/open.js';
 import { openSafetensors } from '../files/safetensors.js';
 import { readListed } from '../files/manifest.js';
 import type { TensorRecord } from '../files/safetensors.js';
@@ -55,7 +54,7 @@ export async function loadStartWeights(student: Student, file: string): Promise<
 /** Is it a file of weights, as far as its header tells? @throws LgdError FILE_NOT_FOUND, BAD_FILE */
 export async function checkStartFile(file: string): Promise<void> {
   await checkNoFolder(file);
-  await closeRead((await openSafetensors(await followed(file))).handle);
+  await (await openSafetensors(await followed(file)))[Symbol.asyncDispose]();
 }
 
 /** Names the file that is meant where a folder has one: what was exported for a tool, a checkpoint, or a run. */

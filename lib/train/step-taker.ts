@@ -1,5 +1,5 @@
 /** What a {@link Distiller} is without the run around its steps: its parts and settings, and one step at a time. */
-import type { SemanticMetrics, StepInfo } from '../addon/native.js';
+import type { StepInfo } from '../addon/native.js';
 import { checkArgument, checkOptions, checkTeacherKind, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
@@ -23,7 +23,7 @@ import {
 } from './distiller-checks.js';
 import { chooseMethod, describeChoice } from './method.js';
 import { TrainingStep } from './step.js';
-import { queueOptions, type MemoryUse, type QueueOptions, type StepTicket } from './steps.js';
+import { queueOptions, type MemoryUse, type QueueOptions, type StepMetrics, type StepTicket } from './steps.js';
 import type { DistillerState } from './student-trainer.js';
 import { plannedBytes } from './teacher-feed.js';
 import { checkTeacherOfViews, type TeacherViewCache } from './view-cache.js';
@@ -203,7 +203,7 @@ export class StepTaker implements Disposable {
    * @throws LgdError BAD_OPTION, NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue, in this
    *   distiller's steps or, where others use the device, beside them
    */
-  async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
+  async readMetrics(ticket: StepTicket, student = 0): Promise<StepMetrics> {
     this.#step.slots.check(ticket);
     const { slots, students } = ticket;
     const trainer = this.#step.trainer(student);

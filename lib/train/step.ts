@@ -31,6 +31,7 @@ export class TrainingStep {
   readonly #teacher: AnyTeacher;
   /** Batches a step. */
   readonly #accumulate: number;
+  readonly #made = new Made();
   readonly #trainers: readonly StudentTrainer[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
@@ -50,22 +51,25 @@ export class TrainingStep {
     const { embeddingSize, mean, std } = teacher;
     [this.#device, this.#teacher, this.#accumulate] = [device, teacher, config.train.accumulate];
     this.#recipe = { ...config.augment, train: true, mean, std };
-    const made = new Made();
+    const made = this.#made;
     try {
       this.#trainers = students.map((student) =>
         made.add(new StudentTrainer(student, { ...options, embeddingSize }), (trainer) => trainer.dispose()),
       );
       const { encoder } = this.#trainers[0]!;
-      this.#step = made.add(addon.makeStep(handle), (step) => addon.release(step));
-      this.#images = made.add(encoder.makeImages(), (images) => addon.release(images));
-      this.#feed = makeTeacherFeed({
-        device,
-        teacher,
-        encoder,
-        images: this.#images,
-        recipe: this.#recipe,
-        places: this.#accumulate,
-      });
+      this.#step = made.add(addon.makeStep(handle), addon.release);
+      this.#images = made.add(encoder.makeImages(), addon.release);
+      this.#feed = made.add(
+        makeTeacherFeed({
+          device,
+          teacher,
+          encoder,
+          images: this.#images,
+          recipe: this.#recipe,
+          places: this.#accumulate,
+        }),
+        (feed) => feed.dispose(),
+      );
     } catch (error) {
       made.free();
       throw error;
@@ -185,7 +189,7 @@ export class TrainingStep {
       }
       for (const trainer of trainers) {
         this.#update(() => {
-          trainer.optimizerStep(learningRate, batches.length);
+          trainer.optimizerStep(learningRate, batches.length, slots.at(-1)!);
           trainer.online?.takeStep();
         });
         if (after) await after('optimiser');
@@ -259,10 +263,7 @@ export class TrainingStep {
   }
 
   #free(): void {
-    const { addon } = this.#device;
     this.#cachedFeed?.dispose();
-    this.#feed.dispose();
-    for (const object of [this.#step, this.#images]) addon.release(object);
-    for (const trainer of this.#trainers) trainer.dispose();
+    this.#made.free();
   }
 }

@@ -1,5 +1,15 @@
 /** What a step takes and gives: what {@link Distiller.queueStep} is asked, and what it answers. */
+import type { SemanticMetrics } from '../addon/native.js';
 import type { OptionTable } from '../arguments.js';
+
+/** One step's numbers. */
+export interface StepMetrics extends SemanticMetrics {
+  /**
+   * With `train.clipNorm`: norm of the gradient, of all parameters together, before it was clipped; the mean of
+   * `train.accumulate` batches is what has it.
+   */
+  gradientNorm?: number;
+}
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
 export interface StepTicket {

@@ -1,5 +1,5 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
-import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../addon/native.js';
+import type { SemanticHeadHandle, SemanticState, TensorHandle } from '../addon/native.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config/batch.js';
@@ -15,6 +15,7 @@ import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { OnlineState } from '../runs/checkpoint.js';
 import { anchorsOf, partMetrics } from './method.js';
+import type { StepMetrics } from './steps.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {
@@ -83,6 +84,7 @@ export class StudentTrainer {
   readonly encoder: CompiledEncoder;
   readonly #device: Device;
   readonly #config: RunConfig;
+  readonly #made = new Made();
   readonly #head: SemanticHeadHandle;
   readonly #dStudent: TensorHandle;
   readonly online: OnlineProbe | undefined;
@@ -98,9 +100,9 @@ export class StudentTrainer {
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     const anchors = anchorsOf(method, config.loss);
     checkQueueMemory(anchors.queueSize, embeddingSize, device);
-    const made = new Made();
+    const made = this.#made;
     try {
-      const encoder = made.add(
+      this.encoder = made.use(
         compileBatch('train.batchSize', batchSize, () =>
           student.compile({
             batch: batchSize,
@@ -110,16 +112,10 @@ export class StudentTrainer {
             optimizer: optimizerOf(config),
           }),
         ),
-        (compiled) => compiled.dispose(),
       );
-      this.encoder = encoder;
-      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) =>
-        addon.release(tensor),
-      );
+      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), addon.release);
       this.online =
-        onlineClasses === undefined
-          ? undefined
-          : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
+        onlineClasses === undefined ? undefined : made.use(new OnlineProbe(device, embeddingSize, onlineClasses));
       this.#head = made.add(
         addon.makeSemanticHead(handle, {
           dimension: embeddingSize,
@@ -130,7 +126,7 @@ export class StudentTrainer {
           momentum,
           bfloat16: device.kind !== 'cpu' && this.encoder.precision === 'bfloat16',
         }),
-        (head) => addon.release(head),
+        addon.release,
       );
       if (tsb !== undefined && vsb !== undefined)
         addon.writeSemanticState(this.#head, { textual: tsb.data, visual: vsb.data, seen: vsb.seen });
@@ -165,17 +161,26 @@ export class StudentTrainer {
     this.#device.addon.headUpdate(this.#head, embeddings, slot);
   }
 
-  /** One step of the optimiser with the mean of the gradients of so many batches. */
-  optimizerStep(learningRate: number, batches: number): void {
-    const { weightDecay, decayNormAndBias } = this.#config.train;
-    this.encoder.optimizerStep({ learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
+  /**
+   * One step of the optimiser with the mean of the gradients of so many batches. The norm of gradients that are clipped
+   * goes to a slot.
+   */
+  optimizerStep(learningRate: number, batches: number, slot: number): void {
+    const { weightDecay, decayNormAndBias, clipNorm } = this.#config.train;
+    this.encoder.optimizerStep(
+      { learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches, clipNorm },
+      slot,
+    );
   }
 
-  /** The numbers that stand in some slots: their mean. */
-  async metrics(slots: readonly number[]): Promise<SemanticMetrics> {
+  /** The numbers that stand in a step's slots: their mean; of the step as a whole they stand in the last. */
+  async metrics(slots: readonly number[]): Promise<StepMetrics> {
     const { addon, handle } = this.#device;
-    const all = await Promise.all(slots.map((slot) => addon.readMetrics(handle, this.#head, slot)));
-    const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
+    const [gradientNorm, ...all] = await Promise.all([
+      this.#config.train.clipNorm > 0 ? this.encoder.gradientNorm(slots.at(-1)) : undefined,
+      ...slots.map((slot) => addon.readMetrics(handle, this.#head, slot)),
+    ]);
+    const mean: StepMetrics = { ...all.at(-1)!, ...(gradientNorm !== undefined && { gradientNorm }) };
     for (const key of ['loss', ...partMetrics, 'agreement'] as const)
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
     return mean;
@@ -213,8 +218,6 @@ export class StudentTrainer {
   }
 
   dispose(): void {
-    for (const object of [this.#head, this.#dStudent]) this.#device.addon.release(object);
-    this.online?.[Symbol.dispose]();
-    this.encoder.dispose();
+    this.#made.free();
   }
 }

@@ -37,28 +37,29 @@ export interface FeedOptions {
 
 /** The feed of a teacher. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
 export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
-  const {
-    teacher,
-    encoder: { batch, precision },
-  } = options;
   const made = new Made();
   try {
-    switch (teacher.kind) {
-      case 'native':
-        return nativeFeed(
-          options,
-          made.add(teacher.compile({ batch, precision }), (compiled) => compiled.dispose()),
-          made,
-        );
-      case 'onnx':
-      case 'custom':
-        return outsideFeed(options, teacher, made);
-      case 'precomputed':
-        return precomputedFeed(options, teacher);
-    }
+    return { ...feedOf(options, made), dispose: () => made.free() };
   } catch (error) {
     made.free();
     throw error;
+  }
+}
+
+type Feed = Omit<TeacherFeed, 'dispose'>;
+
+function feedOf(options: FeedOptions, made: Made): Feed {
+  const { teacher } = options;
+  switch (teacher.kind) {
+    case 'native': {
+      const { batch, precision } = options.encoder;
+      return nativeFeed(options, made.use(teacher.compile({ batch, precision })), made);
+    }
+    case 'onnx':
+    case 'custom':
+      return outsideFeed(options, teacher, made);
+    case 'precomputed':
+      return precomputedFeed(options, teacher, made);
   }
 }
 
@@ -69,13 +70,13 @@ function nativeFeed(
   { device, encoder, images, recipe, places }: FeedOptions,
   compiled: CompiledEncoder,
   made: Made,
-): TeacherFeed {
+): Feed {
   const { addon } = device;
   const shared = compiled.resolution === encoder.resolution;
-  const own = shared ? images : made.add(compiled.makeImages(), (images) => addon.release(images));
+  const own = shared ? images : made.add(compiled.makeImages(), addon.release);
   // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of
   // its own.
-  const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
+  const results = places === 1 ? [] : makeResults(made, device, [encoder.batch, compiled.info.outputSize], places);
   return {
     plan: compiled,
     embed(batch, place) {
@@ -86,11 +87,6 @@ function nativeFeed(
       if (result !== undefined) addon.copyTensor(compiled.output, result);
       addon.endBranch(device.handle);
       return result ?? compiled.output;
-    },
-    dispose() {
-      for (const result of results) addon.release(result);
-      if (!shared) addon.release(own);
-      compiled.dispose();
     },
   };
 }
@@ -103,13 +99,13 @@ function outsideFeed(
   { device, encoder, recipe, places }: FeedOptions,
   teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>,
   made: Made,
-): TeacherFeed {
+): Feed {
   const { addon } = device;
   const views = made.add(
     addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false),
-    (images) => addon.release(images),
+    addon.release,
   );
-  const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
+  const results = makeResults(made, device, [encoder.batch, teacher.embeddingSize], places);
   return {
     plan: undefined,
     async embed(batch, place, signal) {
@@ -121,27 +117,21 @@ function outsideFeed(
       );
       return results[place]!;
     },
-    dispose() {
-      for (const result of results) addon.release(result);
-      addon.release(views);
-    },
   };
 }
 
 function precomputedFeed(
   { device, encoder, places }: FeedOptions,
   teacher: Extract<AnyTeacher, { kind: 'precomputed' }>,
-): TeacherFeed {
+  made: Made,
+): Feed {
   const { addon } = device;
-  const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
+  const results = makeResults(made, device, [encoder.batch, teacher.embeddingSize], places);
   return {
     plan: undefined,
     embed(batch, place) {
       addon.writeTensor(results[place]!, lookUp(teacher, idsOf(batch)));
       return results[place]!;
-    },
-    dispose() {
-      for (const result of results) addon.release(result);
     },
   };
 }
@@ -161,7 +151,8 @@ export function makeCachedFeed(
   { device, encoder, places }: Pick<FeedOptions, 'device' | 'encoder' | 'places'>,
 ): TeacherFeed {
   const { addon, handle } = device;
-  const loaded = makeResults(device, encoder.batch, cache.embeddingSize, places);
+  const made = new Made();
+  const loaded = makeResults(made, device, [encoder.batch, cache.embeddingSize], places);
   const keep = (rows: Float64Array, embeddings: TensorHandle) => {
     addon.joinBranch(handle);
     cache.keep(rows, embeddings);
@@ -178,9 +169,7 @@ export function makeCachedFeed(
       const embedded = feed.embed(batch, place, signal);
       return embedded instanceof Promise ? embedded.then((embeddings) => keep(rows, embeddings)) : keep(rows, embedded);
     },
-    dispose() {
-      for (const tensor of loaded) addon.release(tensor);
-    },
+    dispose: () => made.free(),
   };
 }
 
@@ -215,6 +204,11 @@ export function plannedBytes({ info }: CompiledEncoder): number {
   return info.parameterBytes + info.arenaBytes;
 }
 
-function makeResults({ addon, handle }: Device, batch: number, embeddingSize: number, places: number): TensorHandle[] {
-  return Array.from({ length: places }, () => addon.makeTensor(handle, [batch, embeddingSize]));
+function makeResults(
+  made: Made,
+  { addon, handle }: Device,
+  shape: [rows: number, columns: number],
+  places: number,
+): TensorHandle[] {
+  return Array.from({ length: places }, () => made.add(addon.makeTensor(handle, shape), addon.release));
 }

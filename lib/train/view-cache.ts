@@ -14,7 +14,7 @@ import type { NativeAddon, RowFileHandle, TensorHandle } from '../addon/native.j
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config/config.js';
 import type { Device } from '../device.js';
-import { LgdError, writeError } from '../errors.js';
+import { hasCode, LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { closeRead } from '../files/open.js';
@@ -210,7 +210,7 @@ async function openRows(
   try {
     return await addon.openRows(handle, { path, offset: headerBytes, rows, dimension });
   } catch (cause) {
-    if (!(cause instanceof LgdError) || cause.code !== 'NOT_WRITABLE') throw cause;
+    if (!hasCode(cause, 'NOT_WRITABLE')) throw cause;
     throw new LgdError('NOT_WRITABLE', `there is no room for ${rows} teacher embeddings: ${cause.message}`, {
       option: 'teacherCache.views',
       allowed: `what fits: ${Math.ceil(fileBytes(rows, dimension) / 2 ** 20)} MiB are needed for this many`,

@@ -180,8 +180,18 @@ Napi::Value js_optimizer_step(const Napi::CallbackInfo& info) {
   fields.read("beta2", step.beta2);
   fields.read("epsilon", step.epsilon);
   fields.read("count", step.count);
+  fields.read("clipNorm", step.clip_norm);
+  fields.read("slot", step.slot);
   optimizer_step(unwrap<Encoder>(info[0]), step);
   return info.Env().Undefined();
+}
+
+Napi::Value js_read_gradient_norm(const Napi::CallbackInfo& info) {
+  const EncoderPtr encoder = unwrap<Encoder>(info[0]);
+  return run_async<double>(
+      info.Env(), device_of(encoder_output(encoder)), "gradient.norm",
+      [norm = gradient_norm(encoder, integer(info[1], "slot"))](double& out) { out = norm(); },
+      [](Napi::Env env, const double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
 }
 
 }  // namespace lgd::binding

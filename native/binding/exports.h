@@ -43,6 +43,7 @@
   X(js_zero_gradients, "zeroGradients")                    \
   X(js_backward, "backward")                               \
   X(js_optimizer_step, "optimizerStep")                    \
+  X(js_read_gradient_norm, "readGradientNorm")             \
   /* images.cpp */                                         \
   X(js_make_pixel_store, "makePixelStore")                 \
   X(js_append_pixels, "appendPixels")                      \

@@ -1,5 +1,6 @@
 // engine.h: encoders. Checks arguments on the caller's thread, then queues the work with shared pointers to all that it
 // uses.
+#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <functional>
@@ -7,11 +8,21 @@
 #include <string>
 #include <utility>
 
+#include "core/record_ring.h"
 #include "core/tensor.h"
 #include "graph/executor.h"
 #include "ops/layout.h"
 
 namespace lgd {
+
+// What clipped steps need, from the first of them on.
+struct Clip {
+  explicit Clip(const DevicePtr& device) : factor(device, sizeof(float)), norms(device) {}
+
+  Buffer factor;
+  using Norms = RecordRing<double, metric_slots>;
+  Norms norms;
+};
 
 using Written = std::pair<int, Slot>;  // a parameter, or none: all that an encoder starts with
 
@@ -41,6 +52,7 @@ struct Encoder {
   ParameterTable parameters;
   Executor executor;
   TensorPtr output;
+  std::shared_ptr<Clip> clip;   // caller's side
   bool can_backward = false;    // caller's side: the last forward queued was a training one
   TensorPtr images;             // device's side: of the last training forward
   std::set<Written> unwritten;  // device's side: what was to be written last and is not
@@ -223,10 +235,25 @@ void backward(const EncoderPtr& encoder, const TensorPtr& d_output, bool afresh)
 void optimizer_step(const EncoderPtr& encoder, const OptimizerStep& step) {
   require_training(*encoder, "optimiser");
   LGD_CHECK(step.count >= 1, "BAD_OPTION", "steps are counted from 1, found ", step.count, ".");
-  encoder->device->submit(encoder->stage("optimiser"), [encoder, step] {
-    encoder->parameters.optimise(step);
+  Clip::Norms::check(step.slot);
+  const bool clips = step.clip_norm > 0;
+  if (clips && !encoder->clip) encoder->clip = std::make_shared<Clip>(encoder->device);
+  encoder->device->submit(encoder->stage("optimiser"), [encoder, step, clip = clips ? encoder->clip : nullptr] {
+    if (clip) encoder->parameters.clip(step, clip->factor.as<float>(), clip->norms.at(step.slot));
+    encoder->parameters.optimise(step, clip ? clip->factor.as<float>() : nullptr);
+    if (clip) clip->norms.publish(step.slot);
     encoder->executor.parameters_changed();
   });
+}
+
+std::function<double()> gradient_norm(const EncoderPtr& encoder, int slot) {
+  Clip::Norms::check(slot);
+  LGD_CHECK(encoder->clip, "BAD_OPTION", "no step of ", encoder->program.graph.name, " was clipped so far.");
+  return [clip = encoder->clip, name = encoder->program.graph.name, slot] {
+    const double norm = clip->norms.read(slot);
+    LGD_CHECK(std::isfinite(norm), "NON_FINITE", "the gradients of ", name, " have a value that is not finite");
+    return norm;
+  };
 }
 
 }  // namespace lgd

@@ -1,5 +1,7 @@
 #include "graph/parameters.h"
 
+#include <cmath>
+
 #include "ops/kernels.h"
 
 namespace lgd {
@@ -112,11 +114,17 @@ void* ParameterTable::shadow_from(int64_t place) const {
   return type_ == DType::bf16 ? shadow_table_.as<char>() + size_t(place) * size_of(type_) : nullptr;
 }
 
-void ParameterTable::sgd(const OptimizerStep& step) {
+// The padding of the table has no gradients.
+void ParameterTable::clip(const OptimizerStep& step, float* factor, double* norm) {
+  device_->kernels->clip_norm(*device_, values_, gradient_table_.as<float>(),
+                              {std::abs(step.gradient_scale), step.clip_norm}, factor, norm);
+}
+
+void ParameterTable::sgd(const OptimizerStep& step, const float* clip) {
   const auto range = [&](int64_t from, int64_t to, double weight_decay) {
     if (from == to) return;
     const SgdStep numbers{float(step.learning_rate), float(step.momentum), float(weight_decay),
-                          float(step.gradient_scale)};
+                          float(step.gradient_scale), clip};
     device_->kernels->sgd(*device_, to - from, numbers, gradient_table_.as<float>() + from,
                           momentum_table_.as<float>() + from, value_table_.as<float>() + from, shadow_from(from));
   };
@@ -128,15 +136,16 @@ void ParameterTable::sgd(const OptimizerStep& step) {
   }
 }
 
-void ParameterTable::adamw(const OptimizerStep& step) {
-  const AdamwStep numbers = adamw_step(step.learning_rate, step.beta1, step.beta2, step.epsilon, step.weight_decay,
-                                       step.gradient_scale, step.count, step.decay_norm_and_bias ? values_ : decayed_);
+void ParameterTable::adamw(const OptimizerStep& step, const float* clip) {
+  AdamwStep numbers = adamw_step(step.learning_rate, step.beta1, step.beta2, step.epsilon, step.weight_decay,
+                                 step.gradient_scale, step.count, step.decay_norm_and_bias ? values_ : decayed_);
+  numbers.clip = clip;
   device_->kernels->adamw(*device_, values_, numbers, gradient_table_.as<float>(), momentum_table_.as<float>(),
                           second_moment_table_.as<float>(), value_table_.as<float>(), shadow_from(0));
 }
 
-void ParameterTable::optimise(const OptimizerStep& step) {
-  optimizer_ == Optimizer::adamw ? adamw(step) : sgd(step);
+void ParameterTable::optimise(const OptimizerStep& step, const float* clip) {
+  optimizer_ == Optimizer::adamw ? adamw(step, clip) : sgd(step, clip);
   if (shadow_table_ && type_ == DType::f32)
     device_->kernels->cast(*device_, values_, DType::bf16, value_table_.as<float>(), shadow_table_.as<>());
 }

@@ -28,7 +28,10 @@ class ParameterTable {
   void zero_gradients();
   void zero_all();                                            // at the start
   const Buffer& statistics() const { return buffer_table_; }  // of the norms; all buffers are such
-  void optimise(const OptimizerStep& step);
+  // What gradients clipped by step.clip_norm (above 0) are multiplied by goes to `factor`, their norm to `norm`
+  // (optimizer/clip_norm.h).
+  void clip(const OptimizerStep& step, float* factor, double* norm);
+  void optimise(const OptimizerStep& step, const float* clip);  // null: not clipped
 
  private:
   struct Place {
@@ -37,8 +40,8 @@ class ParameterTable {
     bool trainable = true;
   };
   float* slot_of(const Place& place, Slot slot);
-  void sgd(const OptimizerStep& step);
-  void adamw(const OptimizerStep& step);
+  void sgd(const OptimizerStep& step, const float* clip);
+  void adamw(const OptimizerStep& step, const float* clip);
   void* shadow_from(int64_t place) const;
 
   DevicePtr device_;

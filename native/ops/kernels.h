@@ -20,6 +20,7 @@
 #include "ops/partial_sums.h"
 #include "ops/fused.h"
 #include "optimizer/adamw.h"
+#include "optimizer/clip_norm.h"
 #include "optimizer/sgd.h"
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
@@ -79,6 +80,7 @@
   X(defer_sums)                 \
   X(finish_sums)                \
   X(cast)                       \
+  X(clip_norm)                  \
   X(sgd)                        \
   X(adamw)
 

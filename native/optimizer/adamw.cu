@@ -11,8 +11,9 @@ static __global__ void __launch_bounds__(256)
     adamw_kernel(int64_t count, AdamwStep step, const float* gradient, float* first_moment, float* second_moment,
                  float* value, bf16* shadow) {
   wait_for_inputs();
+  const float scale = step.clip ? step.gradient_scale * *step.clip : step.gradient_scale;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) {
-    const float w = value[e], g = step.gradient_scale * gradient[e], m0 = first_moment[e], v0 = second_moment[e];
+    const float w = value[e], g = scale * gradient[e], m0 = first_moment[e], v0 = second_moment[e];
     const float m = fmaf(step.first_rate, g - m0, m0), v = fmaf(step.second_rate, fmaf(g, g, -v0), v0);
     const float moved = step.step_size * m / fmaf(step.root_scale, sqrtf(v), step.epsilon);
     const float next = w - fmaf(e < step.decayed ? step.decay : 0.f, w, moved);

@@ -5,7 +5,7 @@
 //   w <- w - learning_rate weight_decay w - learning_rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon).
 // float32 throughout. Both moments, m and v, start at zero, which the powers of beta make up for; they are formed on
 // the host in float64. A moment is moved by m + (1 - beta1) (g' - m), so that the weights of old and new sum to one
-// whatever float32 makes of beta. `shadow` as in optimizer/sgd.h.
+// whatever float32 makes of beta. `clip` and `shadow` as in optimizer/sgd.h.
 #pragma once
 #include "core/context.h"
 
@@ -20,6 +20,7 @@ struct AdamwStep {
   float epsilon;
   float decay;  // learning_rate * weight_decay, of the first `decayed` values; the others do not decay
   int64_t decayed;
+  const float* clip = nullptr;
 };
 AdamwStep adamw_step(double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
                      double gradient_scale, int64_t t, int64_t decayed);

@@ -4,8 +4,8 @@ namespace {
 
 void adamw_range(const AdamwStep& step, float decay, int64_t count, const float* __restrict gradient,
                  float* __restrict first_moment, float* __restrict second_moment, float* __restrict value) {
-  const float scale = step.gradient_scale, first_rate = step.first_rate, second_rate = step.second_rate,
-              size = step.step_size, root = step.root_scale, epsilon = step.epsilon;
+  const float scale = step.clip ? step.gradient_scale * *step.clip : step.gradient_scale, first_rate = step.first_rate,
+              second_rate = step.second_rate, size = step.step_size, root = step.root_scale, epsilon = step.epsilon;
   for (int64_t i = 0; i < count; ++i) {
     const float g = scale * gradient[i];
     const float m = first_moment[i] + first_rate * (g - first_moment[i]),

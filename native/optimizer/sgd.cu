@@ -8,8 +8,9 @@ namespace lgd {
 static __global__ void __launch_bounds__(256)
     sgd_kernel(int64_t count, SgdStep step, const float* gradient, float* velocity, float* value, bf16* shadow) {
   wait_for_inputs();
+  const float scale = step.clip ? step.gradient_scale * *step.clip : step.gradient_scale;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) {
-    const float w = value[e], g = fmaf(step.weight_decay, w, step.gradient_scale * gradient[e]);
+    const float w = value[e], g = fmaf(step.weight_decay, w, scale * gradient[e]);
     const float v = fmaf(step.momentum, velocity[e], g), next = w - step.learning_rate * v;
     velocity[e] = v;
     value[e] = next;

@@ -2,37 +2,10 @@
 // calls and gets the result of; and how rows are judged and written.
 #pragma once
 #include "core/cuda_device.cuh"
+#include "ops/block_sum.cuh"
 #include "semantic/bank_loss.h"
 
 namespace lgd {
-
-constexpr int reduce_threads = 256;  // of every block that uses these
-constexpr int reduce_warps = reduce_threads / 32;
-
-// values[i] <- its sum over the block, as float or double. One thread a value adds what the warps found: in every
-// thread that would be eight additions a value, of which many cards make 64 times fewer in float64 than in float32.
-template <class Value, int count>
-__device__ __forceinline__ void block_sum(Value (&values)[count]) {
-  static_assert(count <= 32);
-  __shared__ Value parts[reduce_warps][count], sums[count];
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2)
-#pragma unroll
-    for (int i = 0; i < count; ++i) values[i] += shfl_xor(values[i], mask);
-  if (threadIdx.x % 32 == 0)
-#pragma unroll
-    for (int i = 0; i < count; ++i) parts[threadIdx.x / 32][i] = values[i];
-  __syncthreads();  // the parts are there, and sums of an earlier call are read
-  if (threadIdx.x < count) {
-    Value sum = 0;
-#pragma unroll
-    for (int w = 0; w < reduce_warps; ++w) sum += parts[w][threadIdx.x];
-    sums[threadIdx.x] = sum;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < count; ++i) values[i] = sums[i];
-}
 
 // A score with its column. Larger scores come first, lower columns first among equals.
 struct Candidate {

@@ -7,55 +7,6 @@ namespace lgd {
 
 // ---- metrics --------------------------------------------------------------------------------------------------------
 
-static StepRecord* allocate_records(const Context& device) {
-  if (device.kind == DeviceKind::cpu) return new StepRecord[metric_slots];
-  cuda::set_device(device.index);  // whose memory this becomes: the thread may have used another since
-  return static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots));
-}
-
-Records::Records(const Context& device) : kind(device.kind), slots(allocate_records(device)) {
-  std::fill_n(slots, metric_slots, StepRecord{});
-}
-
-Records::~Records() {
-  if (kind == DeviceKind::cpu) {
-    delete[] slots;
-    return;
-  }
-  for (void* event : events) {
-    if (!event) continue;
-    try {
-      cuda::wait_event(event);
-    } catch (const Error&) {
-      // a device that failed has stopped writing
-    }
-    cuda::destroy_event(event);
-  }
-  cuda::release_pinned(slots);
-}
-
-RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(std::make_shared<Records>(*device)) {}
-
-// Work that writes the records may be held back in a step that is open on the device's thread: they go there, after all
-// that was submitted.
-RecordRing::~RecordRing() {
-  device_->submit("records.release", [records = std::move(records_)] {});
-}
-
-void RecordRing::publish(int slot) {
-  if (device_->kind != DeviceKind::cuda) return;
-  void*& event = records_->events[slot];
-  // Training waits here for most of a step, while another is on the device and decoders want the cores. Other waits of
-  // the host are short, or something is late when they are over: copies, and reads with nothing queued behind them.
-  if (!event) event = cuda::create_event(true);
-  device_->record_event(event);
-}
-
-const StepRecord& RecordRing::read(int slot) {
-  if (records_->events[slot]) cuda::wait_event(records_->events[slot]);
-  return *at(slot);
-}
-
 void throw_faults(const char* who, const RowFaults& faults) {
   if (faults.non_finite > 0)
     throw_error("NON_FINITE",
@@ -66,8 +17,7 @@ void throw_faults(const char* who, const RowFaults& faults) {
 }
 
 SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
-  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1,
-            " exist");
+  head->records.check(slot);
   const StepRecord record = head->records.read(slot);
   throw_faults("student", record.loss.student);
   throw_faults("teacher", record.loss.teacher);
@@ -243,11 +193,6 @@ static void check_embeddings(const SemanticHead& head, const char* name, const T
   LGD_CHECK(tensor.device == head.device, "BAD_OPTION", name, ": the tensor belongs to another device than the head");
 }
 
-static void check_slot(int slot) {
-  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1,
-            " exist");
-}
-
 static void run_feature_loss(Context& device, int64_t batch, int64_t dimension, float scale,
                              const BankLossArrays& arrays) {
   float* memory = static_cast<float*>(device.scratch(size_t(3 * batch) * sizeof(float)));
@@ -260,7 +205,7 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
   check_embeddings(*head, "student", *student, -1);
   check_embeddings(*head, "teacher", *teacher, student->shape[0]);
   check_embeddings(*head, "dStudent", *d_student, student->shape[0]);
-  check_slot(slot);
+  head->records.check(slot);
   head->device->submit("semantic.loss", [=] {
     const SemanticOptions& options = head->options;
     BankLossShape shape;
@@ -300,7 +245,7 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
 void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teacher_batches, int slot) {
   LGD_CHECK(!teacher_batches.empty(), "BAD_OPTION", "bank_update needs at least one batch of teacher embeddings");
   for (const TensorPtr& batch : teacher_batches) check_embeddings(*head, "teacher", *batch, -1);
-  check_slot(slot);
+  head->records.check(slot);
   head->device->submit("semantic.update", [=] {
     const SemanticOptions& options = head->options;
     std::vector<TeacherBatch> batches;

@@ -1,7 +1,8 @@
-// What the opaque handle of engine.h holds for the semantic head, and the ring of its metrics.
+// What the opaque handle of engine.h holds for the semantic head.
 #pragma once
 #include <vector>
 
+#include "core/record_ring.h"
 #include "core/tensor.h"
 #include "engine.h"
 #include "semantic/kernels.h"
@@ -12,37 +13,6 @@ namespace lgd {
 struct StepRecord {
   LossRecord loss;
   UpdateRecord update;
-};
-
-// The records of the last metric_slots steps, in the host's memory: on CUDA pinned, where kernels write them
-// themselves. A copy from the device would stand between two kernels, and the second could not start before it had
-// ended. Kernels only ever write them, whole.
-struct Records {
-  explicit Records(const Context& device);
-  ~Records();  // waits for those who write
-  Records(const Records&) = delete;
-  Records& operator=(const Records&) = delete;
-
-  const DeviceKind kind;
-  StepRecord* slots;
-  void* events[metric_slots] = {};  // of CUDA: behind the work that wrote a slot last; null until there was any
-};
-
-// Reading a slot waits for that slot's work and for nothing queued after it.
-class RecordRing {
- public:
-  explicit RecordRing(const DevicePtr& device);
-  ~RecordRing();  // any thread
-  RecordRing(const RecordRing&) = delete;
-  RecordRing& operator=(const RecordRing&) = delete;
-
-  StepRecord* at(int slot) const { return records_->slots + slot; }
-  void publish(int slot);            // after the work that writes the slot was enqueued; device thread
-  const StepRecord& read(int slot);  // waits; device thread
-
- private:
-  DevicePtr device_;
-  std::shared_ptr<Records> records_;
 };
 
 // What the losses since the last update left of their teachers' embeddings, so that the update need not form it again
@@ -79,7 +49,7 @@ struct SemanticHead {
   OperandLayout layout;
   Buffer operands;  // the anchors as float16 rows, kept with them; empty for float32 products
   TeacherMemory teachers;
-  RecordRing records;
+  RecordRing<StepRecord, metric_slots> records;
   int64_t queue_position = 0, queue_filled = 0;  // device thread only
 
   SemanticHead(const DevicePtr& device_, const SemanticOptions& options_);

@@ -2,12 +2,13 @@
 // model of an H100's multiprocessor, and what its warps wait for (test/native/emulation/ptx/clock.h). A guide to what
 // holds a kernel up where there is no GPU; docs/kernel-costs.md says how near it comes.
 //   node scripts/kernels/clock.mjs [student, clip_rn50 or views] [--resolution 224] [--batch 8 | --batch 256 --whole]
-//     [--fusion layers] [--tiles] [--lines <part of a kernel>] | --calibrate
+//     [--fusion layers] [--clip] [--tiles] [--lines <part of a kernel>] | --calibrate
 // Half a minute, and two of compiling the first time; needs g++, nvcc and ptxas. Grids are made as in cost.mjs. Kernels
 // over channels alone (the sums of norms, squeeze and excitation, folding) do not have fewer blocks with fewer images,
 // so their times come out too long here. --whole: grids for all of a card instead, a minute for 256 images of 64 px.
-// LGDISTILL_WGMMA=0|1: products by warps or by warpgroups. --tiles: products of different tiles apart. --lines: where
-// in the source warps wait. --calibrate: instead, the model beside times that were measured on an H100.
+// LGDISTILL_WGMMA=0|1: products by warps or by warpgroups. --clip: gradients are clipped. --tiles: products of different
+// tiles apart. --lines: where in the source warps wait. --calibrate: instead, the model beside times that were measured
+// on an H100.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -73,6 +74,7 @@ async function main() {
       fusion: { type: 'string', default: 'layers' },
       tiles: { type: 'boolean' },
       whole: { type: 'boolean', default: false },
+      clip: { type: 'boolean', default: false },
       lines: { type: 'string' },
       calibrate: { type: 'boolean' },
     },
@@ -97,6 +99,7 @@ async function main() {
     batch,
     fusion: values.fusion,
     whole: values.whole,
+    clip: values.clip,
     registers: await makeRegisters(ptx, '90a'),
   });
   const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);

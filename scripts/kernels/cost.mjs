@@ -2,11 +2,12 @@
 // counted where its PTX is executed on the host (test/native/emulation/ptx/counts.cpp), and the least time that an H100
 // needs for it.
 //   node scripts/kernels/cost.mjs [student, clip_rn50 or views] [--resolution 224] [--batch 4] [--fusion layers]
-//     [--precision bfloat16] [--lines <part of a kernel>]
+//     [--precision bfloat16] [--clip] [--lines <part of a kernel>]
 // About a minute, most of it compiling; needs g++ and nvcc. Weights and their gradients, which images share, weigh 64
 // times what they do with 256 images if they are 4, and 8 times if they are 32, which takes another minute. Grids are
-// made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave an H100's 132. --lines:
-// where in the source a kernel's slots of issue go, and which accesses take more waves than they must.
+// made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave an H100's 132. --clip:
+// gradients are clipped. --lines: where in the source a kernel's slots of issue go, and which accesses take more waves
+// than they must.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -20,7 +21,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
 /**
  * @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string, registers?:
- *   string, whole?: boolean }} Setting registers: a file of makeRegisters, for the clock; whole: grids for all of a
+ *   string, whole?: boolean, clip?: boolean }} Setting registers: a file of makeRegisters, for the clock; whole: grids for all of a
  *   card, whatever the images
  */
 /**
@@ -67,7 +68,7 @@ export function addTo(sum, numbers) {
 export function countLaunches(
   addon,
   ptx,
-  { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers, whole = false },
+  { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers, whole = false, clip = false },
 ) {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
   const report = join(folder, 'counts');
@@ -87,7 +88,15 @@ export function countLaunches(
     };
     const { status, stdout, stderr } = spawnSync(
       process.execPath,
-      [join(root, 'scripts/kernels/step.mjs'), report, student, String(resolution), String(batch), precision],
+      [
+        join(root, 'scripts/kernels/step.mjs'),
+        report,
+        student,
+        String(resolution),
+        String(batch),
+        precision,
+        clip ? '1' : '0',
+      ],
       { env, encoding: 'utf8' },
     );
     if (status !== 0) throw new Error(`the step failed: ${stdout}${stderr}`);
@@ -236,6 +245,7 @@ async function main() {
       batch: { type: 'string', default: '4' },
       fusion: { type: 'string', default: 'layers' },
       precision: { type: 'string', default: 'bfloat16' },
+      clip: { type: 'boolean', default: false },
       lines: { type: 'string' },
     },
   });
@@ -243,6 +253,7 @@ async function main() {
     student,
     fusion: values.fusion,
     precision: values.precision,
+    clip: values.clip,
     resolution: Number(values.resolution),
     batch: Number(values.batch),
   };

@@ -11,7 +11,7 @@ import {
 } from '../../dist/index.js';
 import { teachers } from './cost.mjs';
 
-const [report, name, sideArgument, batchArgument, precision] = process.argv.slice(2);
+const [report, name, sideArgument, batchArgument, precision, clipNorm] = process.argv.slice(2);
 const [resolution, batch, tower] = [Number(sideArgument), Number(batchArgument), teachers[name]];
 const device = await openDevice('cuda');
 const { addon, handle } = device;
@@ -62,7 +62,7 @@ if (name === 'views') {
   encoder.zeroGradients();
   encoder.forwardTensor(images, { training: true });
   encoder.backwardTensor(dOutput);
-  encoder.optimizerStep({ learningRate: 1e-6 });
+  encoder.optimizerStep({ learningRate: 1e-6, clipNorm: Number(clipNorm) });
 }
 await device.synchronize();
 process.exit(0); // nothing is left to lose, and the emulation's memory need not be taken apart

@@ -182,6 +182,26 @@ describe('a run on the emulated GPU', () => {
     await expectSame(a, b);
   }, 600_000);
 
+  it('gives the same bits where gradients are clipped, for which the graph has two kernels more', async () => {
+    const more: ConfigInput = { train: { optimizer: 'adamw', learningRate: 0.1, clipNorm: 0.01 } };
+    const never: ConfigInput = { train: { ...more.train, clipNorm: 1e9 } };
+    const none: ConfigInput = { train: { ...more.train, clipNorm: 0 } };
+    const [a, b, above] = [await run(config(more), eager), await run(config(more), {}), await run(config(never), {})];
+    const without = await run(config(none), {});
+    expect(b.steps).toMatchObject({
+      eager: 1,
+      launched: 5,
+      interrupted: 0,
+      instantiated: 1,
+      nodes: without.steps.nodes + 2,
+      changed: without.steps.changed + 1, // where the norm goes
+    });
+    await expectSame(a, b);
+    for (const [name, values] of Object.entries(without.weights))
+      expect(sameBits(values, above.weights[name]!), name).toBe(true);
+    expect(Object.entries(b.weights).every(([name, values]) => sameBits(values, without.weights[name]!))).toBe(false);
+  }, 600_000);
+
   it('gives the same bits with the teacher before the student, where more kernels come right behind another', async () => {
     const [beside, before] = [
       await run(config({}), { LGDISTILL_PDL: '1' }),

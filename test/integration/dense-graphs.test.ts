@@ -119,8 +119,8 @@ describe('heads on students', () => {
   const student = studentGraph('mobilenet_v2', { embeddingSize: 8, widthMultiplier: 0.35, dropping: false });
 
   it.each([
-    ['lraspp', () => segmentationGraph(student, { head: 'lraspp', classes: 5, outputStride: 16, enlarge: true }).graph],
-    ['fcn', () => segmentationGraph(student, { head: 'fcn', classes: 5, outputStride: 8, enlarge: true }).graph],
+    ['lraspp', () => segmentationGraph(student, { head: 'lraspp', classes: 5, outputStride: 16, enlarge: true })],
+    ['fcn', () => segmentationGraph(student, { head: 'fcn', classes: 5, outputStride: 8, enlarge: true })],
     ['detection', () => detectionGraph(student, { classes: 3, channels: 16 })],
   ])('train alike however the plan is fused: %s', async (_, make) => {
     const graph = make();

@@ -114,7 +114,7 @@ async function* plainTraining(
   yield* trainDense<{ pixels: Float32Array }, number, object, object>(
     {
       info,
-      graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph,
+      graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }),
       student: content,
       images: 2,
       evaluationImages: 2,

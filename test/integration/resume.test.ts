@@ -19,6 +19,14 @@ describe('a run that was stopped and resumed', () => {
   it.each<[string, ConfigInput, number[]]>([
     ['once, in the middle of an epoch', { evaluate: { data: '' } }, [3]],
     ['three times', { checkpoint: { everyEpochs: 0 } }, [1, 4, 6]],
+    [
+      'once, by AdamW with gradients clipped',
+      {
+        checkpoint: { everyEpochs: 0 },
+        train: { optimizer: 'adamw', learningRate: 0.01, clipNorm: 0.01, accumulate: 2, batchSize: 4 },
+      },
+      [3],
+    ],
     ['twice, by AdamW', { checkpoint: { everyEpochs: 0 }, train: { optimizer: 'adamw', learningRate: 0.01 } }, [2, 5]],
     [
       'with accumulation across epochs, a queue, dropout and stochastic depth',

@@ -41,11 +41,13 @@ interface Moved {
   weights: WeightRecord;
   momentum: WeightRecord;
   secondMoment?: WeightRecord;
+  /** Of the gradient, before it is clipped. */
+  gradientNorm: number;
 }
 
 /**
  * What a step of PyTorch's optimisers leaves, written out: of SGD v <- 0.9 v + g / accumulated + decay w; w <- w - lr
- * v.
+ * v. The gradient is first clipped to a norm, which 0 does not.
  */
 async function optimised(
   encoder: CompiledEncoder,
@@ -56,12 +58,16 @@ async function optimised(
     accumulated,
     decay,
     decayNorms,
-  }: { adamw: boolean; lr: number; accumulated: number; decay: number; decayNorms: boolean },
+    clipNorm,
+  }: { adamw: boolean; lr: number; accumulated: number; decay: number; decayNorms: boolean; clipNorm: number },
 ): Promise<Moved> {
   // running statistics have moved
   const [weights, momentum, secondMoment]: WeightRecord[] = [await encoder.state(), {}, {}];
   const t = before.steps! + 1;
-  for (const [name, { shape, data: gradient }] of Object.entries(await encoder.gradients())) {
+  const gradients = await encoder.gradients();
+  const gradientNorm = Math.hypot(...Object.values(gradients).map(({ data }) => norm(data))) / accumulated;
+  const scale = (clipNorm > 0 ? Math.min(1, clipNorm / (gradientNorm + 1e-6)) : 1) / accumulated;
+  for (const [name, { shape, data: gradient }] of Object.entries(gradients)) {
     const { decay: decays } = encoder.graph.parameters.find((parameter) => parameter.name === name)!;
     const [w, was, decayed] = [
       before.weights[name]!.data,
@@ -69,10 +75,8 @@ async function optimised(
       decays || decayNorms ? decay : 0,
     ];
     if (adamw) {
-      const m = was.map((value, i) => 0.8 * value + (0.2 * gradient[i]!) / accumulated);
-      const v = before.secondMoment![name]!.data.map(
-        (value, i) => 0.99 * value + 0.01 * (gradient[i]! / accumulated) ** 2,
-      );
+      const m = was.map((value, i) => 0.8 * value + 0.2 * scale * gradient[i]!);
+      const v = before.secondMoment![name]!.data.map((value, i) => 0.99 * value + 0.01 * (scale * gradient[i]!) ** 2);
       [momentum![name], secondMoment![name]] = [
         { shape, data: m },
         { shape, data: v },
@@ -82,29 +86,31 @@ async function optimised(
           value - lr * decayed * value - (lr * m[i]!) / (1 - 0.8 ** t) / (Math.sqrt(v[i]! / (1 - 0.99 ** t)) + 1e-3),
       );
     } else {
-      const v = was.map((value, i) => 0.9 * value + gradient[i]! / accumulated + decayed * w[i]!);
+      const v = was.map((value, i) => 0.9 * value + scale * gradient[i]! + decayed * w[i]!);
       momentum![name] = { shape, data: v };
       weights![name]!.data = w.map((value, i) => value - lr * v[i]!);
     }
   }
-  return { weights: weights!, momentum: momentum!, ...(adamw && { secondMoment: secondMoment! }) };
+  return { gradientNorm, weights: weights!, momentum: momentum!, ...(adamw && { secondMoment: secondMoment! }) };
 }
 
 // of an epsilon that keeps gradients that cancel, which are roundings, from being all that counts
 const adamwNumbers = { optimizer: 'adamw', adamwBeta1: 0.8, adamwBeta2: 0.99, adamwEpsilon: 1e-3 } as const;
 
 describe.each([
-  ['one batch a step', 1, true, false],
-  ['two batches a step, no decay of norms', 2, false, false],
-  ['one batch a step of AdamW', 1, true, true],
-  ['two batches a step of AdamW, no decay of norms', 2, false, true],
-])('%s', (_, accumulate, decayNormAndBias, adamw) => {
+  ['one batch a step', 1, true, false, 0],
+  ['two batches a step, no decay of norms', 2, false, false, 0],
+  ['two batches a step, clipped', 2, true, false, 0.02],
+  ['one batch a step of AdamW', 1, true, true, 0],
+  ['two batches a step of AdamW, no decay of norms', 2, false, true, 0],
+  ['two batches a step of AdamW, clipped', 2, true, true, 0.02],
+])('%s', (_, accumulate, decayNormAndBias, adamw, clipNorm) => {
   it('equals the step put together from its parts', async () => {
     const config = parseConfig({
       seed: 11,
       method: 'lgd',
       loss: { alpha: 0.3, momentum: 0.9 },
-      train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias, ...(adamw && adamwNumbers) },
+      train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias, clipNorm, ...(adamw && adamwNumbers) },
     });
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 4 });
     using distiller = new Distiller({ device, teacher, student, tsb, config });
@@ -158,13 +164,18 @@ describe.each([
         embeddings.push(...zT);
       }
       expect(metrics.loss).toBeCloseTo(losses.reduce((a, b) => a + b) / accumulate, 5);
-      const { momentum, secondMoment, weights } = await optimised(encoder, before, {
+      const { momentum, secondMoment, weights, gradientNorm } = await optimised(encoder, before, {
         adamw,
         lr,
         accumulated: accumulate,
         decay: 0.01,
         decayNorms: decayNormAndBias,
+        clipNorm,
       });
+      if (clipNorm > 0) {
+        expect(gradientNorm).toBeGreaterThan(2 * clipNorm);
+        expect(metrics.gradientNorm! / gradientNorm).toBeCloseTo(1, 4);
+      } else expect(metrics).not.toHaveProperty('gradientNorm');
       expect(distance(momentum, after.momentum)).toBeLessThan(1e-4);
       expect(Object.keys(after.secondMoment ?? {})).toEqual(Object.keys(secondMoment ?? {}));
       if (secondMoment !== undefined) expect(distance(secondMoment, after.secondMoment!)).toBeLessThan(1e-4);

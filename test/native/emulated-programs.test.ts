@@ -63,7 +63,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
 
   it.each([
     ['cuda_ops', ['small', shareOf(9)], {}],
-    ...['add', 'drop', 'unpack', 'adamw'].map(
+    ...['add', 'drop', 'unpack', 'adamw', 'clip'].map(
       (part) => ['cuda_ops', ['small', part], { LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }] as const,
     ), // blocks go around more than once
     ['cuda_ops', ['deferred'], {}],

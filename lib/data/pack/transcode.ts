@@ -44,11 +44,8 @@ async function sizeOf(file: Uint8Array): Promise<{ width: number; height: number
   if (file.length === 0) throw new LgdError('BAD_IMAGE', 'the file is empty.');
   const sharp = await importSharp();
   try {
-    const {
-      autoOrient: { width, height },
-      format,
-    } = await sharp(file, { failOn: 'error' }).metadata();
-    return { width, height, format };
+    const { autoOrient, format } = await sharp(file, { failOn: 'error' }).metadata();
+    return { ...autoOrient, format };
   } catch (cause) {
     throw decodingError(cause, file);
   }

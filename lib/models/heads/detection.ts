@@ -17,8 +17,6 @@ export interface DetectionGraphOptions {
   classes: number;
   /** Of the pyramid and the head; default 128. */
   channels?: number;
-  /** Convolutions of each branch of the head before its prediction; default 2. */
-  depth?: number;
 }
 
 const small: Initialisation = { kind: 'normal', std: 0.01 };
@@ -35,10 +33,7 @@ const prior = 0.01;
  * @param student with its projection head
  * @throws LgdError BAD_MODEL
  */
-export function detectionGraph(
-  student: GraphSpec,
-  { classes, channels = 128, depth = 2 }: DetectionGraphOptions,
-): GraphSpec {
+export function detectionGraph(student: GraphSpec, { classes, channels = 128 }: DetectionGraphOptions): GraphSpec {
   const backbone = mapGraph(student);
   const g = new GraphBuilder(`${student.name}_fcos`, { start: backbone, dropping: false });
   const stages = new Map(stagesOf(backbone).map(({ stride, value }) => [stride, value]));
@@ -56,7 +51,7 @@ export function detectionGraph(
     const shared = i > 0;
     const bias: Initialisation = { kind: 'constant', value: -Math.log((1 - prior) / prior) };
     return [
-      g.conv(branch(g, level, 'head.classes', name, channels, depth), 'head.classes.score', {
+      g.conv(branch(g, level, 'head.classes', name, channels), 'head.classes.score', {
         channels: classes,
         kernel: 3,
         bias: true,
@@ -64,7 +59,7 @@ export function detectionGraph(
         biasInit: bias,
         shared,
       }),
-      g.conv(branch(g, level, 'head.boxes', name, channels, depth), 'head.boxes.distances', {
+      g.conv(branch(g, level, 'head.boxes', name, channels), 'head.boxes.distances', {
         channels: 5,
         kernel: 3,
         bias: true,
@@ -95,10 +90,10 @@ function pyramid(g: GraphBuilder, c3: Value, c4: Value, c5: Value, channels: num
   return [p3, p4, p5, p6, down(p6, 'p7')];
 }
 
-/** 3x3 convolutions that all levels share, with norms of the level's own. */
-function branch(g: GraphBuilder, x: Value, name: string, level: string, channels: number, depth: number): Value {
+/** Two 3x3 convolutions that all levels share, with norms of the level's own. */
+function branch(g: GraphBuilder, x: Value, name: string, level: string, channels: number): Value {
   let y = x;
-  for (let i = 0; i < depth; i++) {
+  for (let i = 0; i < 2; i++) {
     y = g.relu(
       g.batchNorm(
         g.conv(y, `${name}.${i}`, { channels, kernel: 3, shared: level !== 'p3' }),

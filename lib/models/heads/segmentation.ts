@@ -19,13 +19,6 @@ export interface SegmentationGraphOptions {
   enlarge: boolean;
 }
 
-/** A segmentation network. */
-export interface SegmentationGraph {
-  graph: GraphSpec;
-  /** Image pixels a position of the scores before they are enlarged. */
-  stride: number;
-}
-
 const lowStride = 8;
 /** Start of the last layers: no class is likelier than another. */
 const small: Initialisation = { kind: 'normal', std: 0.01 };
@@ -38,16 +31,16 @@ const small: Initialisation = { kind: 'normal', std: 0.01 };
 export function segmentationGraph(
   student: GraphSpec,
   { head, classes, outputStride, enlarge }: SegmentationGraphOptions,
-): SegmentationGraph {
+): GraphSpec {
   const plain = mapGraph(student);
   const backbone = dilate(plain, outputStride);
   const g = new GraphBuilder(`${student.name}_${head}`, { start: backbone });
   const high = lastMap(backbone);
-  const { scores, stride } =
+  const [scores, stride] =
     head === 'fcn'
-      ? { scores: fcn(g, high, classes), stride: outputStride }
-      : lraspp(g, lowOf(plain), high, outputStride, classes);
-  return { graph: g.finish(enlarge ? g.resize(scores, stride) : scores), stride };
+      ? [fcn(g, high, classes), outputStride]
+      : [lraspp(g, lowOf(plain), high, outputStride, classes), lowStride];
+  return g.finish(enlarge ? g.resize(scores, stride) : scores);
 }
 
 function lowOf(graph: GraphSpec): Value {
@@ -74,21 +67,11 @@ function fcn(g: GraphBuilder, x: Value, classes: number): Value {
  * The last map squeezed to 128 channels and gated by its own mean, enlarged to stride 8, and there added to what the
  * finer map says.
  */
-function lraspp(
-  g: GraphBuilder,
-  low: Value,
-  high: Value,
-  outputStride: number,
-  classes: number,
-): { scores: Value; stride: number } {
+function lraspp(g: GraphBuilder, low: Value, high: Value, outputStride: number, classes: number): Value {
   const squeezed = g.convNorm(high, 'classifier.cbr', { channels: 128 }, 'relu');
   const gate = g.activation(g.conv(g.globalPool(high), 'classifier.scale.1', { channels: 128 }), 'sigmoid');
   const gated = g.channelScale(squeezed, gate);
   const fine = outputStride > lowStride ? g.resize(gated, outputStride / lowStride) : gated;
   const last = { channels: classes, bias: true, init: small };
-  const scores = g.add(
-    g.conv(fine, 'classifier.high_classifier', last),
-    g.conv(low, 'classifier.low_classifier', last),
-  );
-  return { scores, stride: lowStride };
+  return g.add(g.conv(fine, 'classifier.high_classifier', last), g.conv(low, 'classifier.low_classifier', last));
 }

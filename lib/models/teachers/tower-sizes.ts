@@ -59,10 +59,8 @@ export function countBlocks(shapes: Shapes, stack: string): number {
 /** Sizes of a graph's parameter, read off the file's tensor; those that a tower is recognised by must be there. */
 export function lookUp(shapes: Shapes, naming: Naming): (parameter: string, axis: number) => number {
   return (name, axis) => {
-    const {
-      tensors: [[tensor] = ['']],
-      transposed,
-    } = naming.source(name, []);
+    const { tensors, transposed } = naming.source(name, []);
+    const [tensor] = tensors[0] ?? [''];
     const shape = shapes.get(tensor);
     if (shape === undefined) {
       throw new LgdError('BAD_MODEL', `the weights lack ${tensor}, which tells a size of the tower.`, {

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import { configOptions, type Config } from '../../config/config.js';
-import { LgdError } from '../../errors.js';
+import { hasCode, LgdError } from '../../errors.js';
 
 const [images, names, bank] = [
   ['images', 'are', 'them', 'they are'],
@@ -39,7 +39,7 @@ export function movedIf(
 ): (error: unknown) => never {
   return (error) => {
     const [option, path] = Object.entries(sources).find(([, source]) => isGone(source)) ?? [];
-    if (!mayBe || option === undefined || !(error instanceof LgdError && error.code === 'FILE_NOT_FOUND')) throw error;
+    if (!mayBe || option === undefined || !hasCode(error, 'FILE_NOT_FOUND')) throw error;
     const { alias, flag } = configOptions().find((row) => row.path === option)!;
     const [what, are, them, they] = described[option]!;
     throw new LgdError('FILE_NOT_FOUND', `the ${what} of the run ${are} not there.`, {

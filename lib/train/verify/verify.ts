@@ -3,7 +3,7 @@ import { checkArgument, checkOptions, type OptionTable } from '../../arguments.j
 import { parseConfig, type ConfigInput } from '../../config/config.js';
 import { checkKnownStudents } from '../../config/students.js';
 import { openDevice, type Device } from '../../device.js';
-import { LgdError, throwIfAborted } from '../../errors.js';
+import { isOfTheNumbers, LgdError, throwIfAborted } from '../../errors.js';
 import { precisionOf, type Precision } from '../../models/compiled.js';
 import { mostEmbeddingSize } from '../../models/student.js';
 import { checkWhole, mostRows } from '../../number-limits.js';
@@ -84,8 +84,8 @@ const floors = { teacher: 1e-2, loss: 0.1, gradients: 5e-2, update: 5e-3, infere
  * with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up, and so are
  * the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student,
  * method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer
- * with its numbers and train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32
- * was asked for.
+ * with its numbers, train.clipNorm and train.precision: float32 is always compared, being the sharper test, and bfloat16
+ * unless float32 was asked for.
  * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; NON_FINITE (the
  *   CPU's own steps end without numbers); OUT_OF_MEMORY, ABORTED
  */
@@ -231,12 +231,12 @@ const noNumbers: Errors = { loss: Infinity, gradients: Infinity, update: Infinit
 
 /** Nothing for a step whose loss is no number: of the device in question that is a finding. */
 function whereNoNumbers(error: unknown): undefined {
-  if (!isNoNumbers(error)) throw error;
+  if (!isOfTheNumbers(error)) throw error;
 }
 
 /** Where the CPU itself has no numbers, there is nothing to hold the device against. */
 function onTheCpu(error: unknown): never {
-  if (!isNoNumbers(error)) throw error;
+  if (!isOfTheNumbers(error)) throw error;
   throw new LgdError(
     'NON_FINITE',
     `the CPU does not come through these steps either, so there is nothing to compare: ${error.message}`,
@@ -247,9 +247,6 @@ function onTheCpu(error: unknown): never {
     },
   );
 }
-
-const isNoNumbers = (error: unknown): error is LgdError =>
-  error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 
 /**
  * Keeps what a verdict is to be by; NaN stays.

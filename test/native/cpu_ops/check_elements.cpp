@@ -1,6 +1,8 @@
 // Element-wise operations, dropping, layout, attention pooling and the optimiser against plain loops in double.
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <limits>
 
 #include "check.h"
 #include "core/philox.h"
@@ -214,6 +216,51 @@ static void check_adamw(Check& check, int64_t count) {
   check.equal("adamw value", value, expected_w, 2e-7);
 }
 
+// The norm in an order of its own, and both optimisers with the factor: as without it of gradients that are so much
+// smaller.
+static void check_clip(Check& check, int64_t count) {
+  const double scale = 0.5;
+  for (const float size : {1.f, 1e30f}) {
+    Floats g = check.normal(count);
+    for (float& value : g) value *= size;
+    double squares = 0;
+    for (int64_t i = count; i-- > 0;) squares += double(g[i]) * g[i];
+    const double expected = scale * std::sqrt(squares);
+    for (const double most : {expected / 3, expected * 1.5}) {
+      float factor = 0;
+      double norm = 0;
+      clip_norm_cpu(check.device, count, g.data(), {scale, most}, &factor, &norm);
+      check.equal("norm", {float(norm / expected)}, {1.0}, 1e-7);
+      check.equal("clip factor", {factor}, {std::min(1.0, most / (expected + 1e-6))}, 1e-7);
+      if (size > 1) continue;
+      const Floats v = check.normal(count), w = check.normal(count);
+      Floats v1 = v, w1 = w, v2 = v, w2 = w;
+      sgd_cpu(check.device, count, {0.03f, 0.9f, 1e-2f, 0.5f, &factor}, g.data(), v1.data(), w1.data(), nullptr);
+      sgd_cpu(check.device, count, {0.03f, 0.9f, 1e-2f, 0.5f * factor}, g.data(), v2.data(), w2.data(), nullptr);
+      check.identical("clipped sgd velocity", v1, v2);
+      check.identical("clipped sgd value", w1, w2);
+      Floats m1 = v, m2 = v, s1(size_t(count), 0.1f), s2 = s1;
+      AdamwStep step = adamw_step(0.003, 0.8, 0.97, 0.01, 0.3, scale, 3, count / 3);
+      AdamwStep smaller = step;
+      step.clip = &factor;
+      smaller.gradient_scale *= factor;
+      adamw_cpu(check.device, count, step, g.data(), m1.data(), s1.data(), w1.data(), nullptr);
+      adamw_cpu(check.device, count, smaller, g.data(), m2.data(), s2.data(), w2.data(), nullptr);
+      check.identical("clipped adamw first moment", m1, m2);
+      check.identical("clipped adamw second moment", s1, s2);
+      check.identical("clipped adamw value", w1, w2);
+    }
+  }
+  for (const float wrong : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    Floats g = check.normal(count);
+    g[size_t(count / 2)] = wrong;
+    float factor = 0;
+    double norm = 0;
+    clip_norm_cpu(check.device, count, g.data(), {scale, 1}, &factor, &norm);
+    check.equal("gradients that are not finite are not clipped", {factor, std::isfinite(norm) ? 1.f : 0.f}, {1.0, 0.0});
+  }
+}
+
 static void check_refusal(Check& check) {
   float x = 0;
   bool refused = false;
@@ -225,7 +272,8 @@ static void check_refusal(Check& check) {
 
 void check_elements(Check& check) {
   for (int64_t count : {1, 5, 16, 1003, 70001})
-    check_act(check, count), check_add(check, count), check_sgd(check, count), check_adamw(check, count);
+    check_act(check, count), check_add(check, count), check_sgd(check, count), check_adamw(check, count),
+        check_clip(check, count);
   check_scale(check, 1, 1, 1);
   check_scale(check, 3, 7, 17);
   check_scale(check, 5, 64, 96);

@@ -5,6 +5,7 @@
 //   small leaves out the shapes that take an emulation long; every=N takes one check in N, of which none may take
 //   longer than so many seconds. progress.h says what else it takes, and how it ends where a check loses the GPU.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "progress.h"
@@ -420,6 +421,19 @@ void pools_and_borders() {
     t.ops.adamw(*t.device, count, adamw_step(0.01, 0.9, 0.97, 1e-3, 0.1, 0.5, 3, 3001), g, m, v, t.sum32(count),
                 nullptr);
   });
+  // Fewer than a vector has, ends within one, and blocks that go around; squares that float32 holds, and that it does
+  // not; norms above what they are clipped to, and one below.
+  for (const auto& [count, scale, most] :
+       {std::tuple{3, 1.f, 0.25}, {4999, 1.f, 7.}, {70001, 1e30f, 5.}, {262147, 1e-3f, 1e-3}, {6001, 1e-3f, 1.}})
+    check("clip to a norm " + std::to_string(count), [=](Run& t) {
+      const float* g = t.input32(count, scale);
+      float* factor = t.output32(1);
+      t.ops.clip_norm(*t.device, count, g, {0.5, most}, factor, reinterpret_cast<double*>(t.input32(2)));
+      t.ops.sgd(*t.device, count, {0.1f, 0.9f, 1e-4f, 0.5f, factor}, g, t.sum32(count), t.sum32(count), nullptr);
+      AdamwStep step = adamw_step(0.01, 0.9, 0.97, 1e-3, 0.1, 0.5, 3, count / 2);
+      step.clip = factor;
+      t.ops.adamw(*t.device, count, step, g, t.sum32(count), t.sum32(count, 0.1f, 1), t.sum32(count), nullptr);
+    });
 }
 
 }  // namespace
