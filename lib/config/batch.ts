@@ -167,6 +167,23 @@ export function checkFilled({ byAuto, batchSize, images: told }: BatchChoice, im
 }
 
 /**
+ * @param batches of an epoch
+ * @throws LgdError BAD_CONFIG: they make no step
+ */
+export function checkSteps(
+  { epochs, accumulate }: Pick<Config['train'], 'epochs' | 'accumulate'>,
+  batches: number,
+): void {
+  const all = batches * epochs;
+  if (all >= accumulate) return;
+  throw new LgdError('BAD_CONFIG', `the run has ${counted(all, 'batch', 'batches')}, fewer than one step takes.`, {
+    option: 'train.accumulate',
+    found: accumulate,
+    mend: 'Lower it, or train for more epochs',
+  });
+}
+
+/**
  * What to say of a run when it begins, where its numbers were chosen without the number of images and would be others
  * with it, or where its steps are few; undefined where all is well.
  * @param config with its numbers

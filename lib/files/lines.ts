@@ -1,4 +1,5 @@
 /** Lines of text by the million: more than one string holds, which is half a billion characters. */
+import { parsed } from './json.js';
 
 const linesAtOnce = 8192;
 
@@ -21,6 +22,13 @@ export function* joinedLines<Item>(
  */
 export function inOneLine(name: string): string {
   return /^"|\p{Cc}/u.test(name) ? JSON.stringify(name) : name;
+}
+
+/** The name that {@link inOneLine} wrote; undefined of what it did not write. */
+export function fromOneLine(written: string): string | undefined {
+  if (!written.startsWith('"')) return written;
+  const name = parsed(written);
+  return typeof name === 'string' ? name : undefined;
 }
 
 /**

@@ -6,7 +6,7 @@ import { hasCode, LgdError, meansAbsent, readError, writeError } from '../errors
 import { isFile, isHidden } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
-import { inOneLine, joinedLines } from '../files/lines.js';
+import { fromOneLine, inOneLine, joinedLines } from '../files/lines.js';
 import { tryFolder } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
@@ -295,6 +295,16 @@ export class RunFolder {
         file,
         joinedLines(broken, ({ id, reason }) => `${inOneLine(id)}\t${reason.replace(/[\r\n]+/gu, ' ')}`),
       );
+  }
+
+  /** What {@link listBroken} listed last; none where the list is gone or was changed by hand. */
+  async listedBroken(): Promise<{ id: string; reason: string }[]> {
+    const text = await readFile(join(this.path, brokenFile), 'utf8').catch(() => '');
+    return text.split('\n').flatMap((line) => {
+      const tab = line.indexOf('\t');
+      const id = tab < 0 ? undefined : fromOneLine(line.slice(0, tab));
+      return id === undefined ? [] : [{ id, reason: line.slice(tab + 1) }];
+    });
   }
 
   /** Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE */

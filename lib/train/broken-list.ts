@@ -3,11 +3,14 @@ import { counted } from '../counted.js';
 import type { BrokenImage } from '../data/decode.js';
 import type { RunFolder } from '../runs/run-folder.js';
 import type { Course } from './course.js';
+import { goneReason } from './resume/image-list.js';
 
 /** Keeps broken-images.txt up with images that could not be decoded, and with those that are gone. */
 export class BrokenList {
   /** How many the data set had when they were listed last. */
   #listed = 0;
+  /** Listed before the run was left. */
+  #before: readonly BrokenImage[] = [];
 
   constructor(
     private readonly course: Pick<Course, 'images' | 'dataset'>,
@@ -17,8 +20,17 @@ export class BrokenList {
   /** All images left out. */
   get images(): BrokenImage[] {
     const { gone } = this.course.images;
-    const ids = new Set(gone.map(({ id }) => id));
-    return [...(this.course.dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
+    const all = [...this.#before, ...(this.course.dataset.broken ?? []), ...gone];
+    return [...new Map(all.map((image) => [image.id, image])).values()];
+  }
+
+  /**
+   * Takes up the list of a run that goes on: images that are decoded while training goes on are known to be broken only
+   * once their turn has come again.
+   */
+  async recall(): Promise<void> {
+    if (this.course.dataset.decoded === undefined) return;
+    this.#before = (await this.folder.listedBroken()).filter(({ reason }) => reason !== goneReason);
   }
 
   /** Lists them as a run begins. */

@@ -1,8 +1,7 @@
 /** What all students of a training run share. */
 import { join } from 'node:path';
 import type { OptionTable } from '../arguments.js';
-import { checkFilled, type RunConfig } from '../config/batch.js';
-import { counted } from '../counted.js';
+import { checkFilled, checkSteps, type RunConfig } from '../config/batch.js';
 import { openJpegDecoder } from '../data/jpeg-decoder.js';
 import { BatchPlan } from '../data/loader.js';
 import { LgdError } from '../errors.js';
@@ -89,14 +88,7 @@ export class Course {
         : students.map((student) => configOf(config, student.name, student.widthMultiplier));
     checkFilled(distiller.batchChoice, dataset.length);
     this.#planFor(dataset);
-    const { epochs, accumulate } = config.train;
-    const batches = this.plan.stepsPerEpoch * epochs;
-    if (batches < accumulate)
-      throw new LgdError(
-        'BAD_CONFIG',
-        `the run has ${counted(batches, 'batch', 'batches')}, fewer than one step takes.`,
-        { option: 'train.accumulate', found: accumulate, mend: 'Lower it, or train for more epochs' },
-      );
+    checkSteps(config.train, this.plan.stepsPerEpoch);
   }
 
   #planFor(images: Pick<Dataset, 'length' | 'sourceIndex'>): void {

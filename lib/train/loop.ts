@@ -14,7 +14,7 @@ import { imagesOf, imagesOfContinued, writeImageList } from './resume/image-list
 import { Run } from './run.js';
 import type { StepTaker } from './step-taker.js';
 import type { StepMetrics, StepTicket } from './steps.js';
-import { TeacherViewCache } from './view-cache.js';
+import { checkViewCache, TeacherViewCache } from './view-cache.js';
 
 /** A step in the device's queue. */
 interface Pending extends PlannedStep {
@@ -70,6 +70,14 @@ class TrainingLoop {
     const { resume, signal } = options;
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     await course.mark(); // before anything is cleared: it may fail
+    if (resume === undefined)
+      await checkViewCache({
+        teacher: distiller.teacher,
+        config,
+        precision: distiller.encoder.precision,
+        dataset,
+        signal,
+      });
     const loop = new TrainingLoop(course);
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);

@@ -4,7 +4,7 @@
  */
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import { median } from '../averages.js';
-import { checkFilled } from '../config/batch.js';
+import { checkFilled, checkSteps } from '../config/batch.js';
 import { BatchPlan } from '../data/loader.js';
 import { throwIfAborted } from '../errors.js';
 import { freeMemory } from '../machine/memory.js';
@@ -86,10 +86,11 @@ export async function preflight(
   const { train, seed } = config;
   checkFilled(batchChoice, dataset.length);
   const plan = new BatchPlan(dataset, { batchSize: train.batchSize, seed });
+  checkSteps(train, plan.stepsPerEpoch);
   const schedule = makeSchedule({ ...train, batchesPerEpoch: plan.stepsPerEpoch });
   const before: DistillerState[] = [];
   for (const number of students.keys()) before.push(await distiller.state(number));
-  const trial = new Trial(distiller, dataset, plan, schedule.learningRate(0), signal);
+  const trial = new Trial(distiller, dataset, plan, signal);
   try {
     const first = await trial.staged();
     const inTurn = await repeat(seconds, first.total, () => trial.staged());
@@ -146,7 +147,7 @@ interface StepTiming {
   total: number;
 }
 
-/** Steps that nobody keeps. */
+/** Steps that nobody keeps. They learn nothing: at the run's rate, more of them than it has could go astray. */
 class Trial {
   #step = 0;
   readonly #batches: AsyncGenerator<Batch, void, undefined>;
@@ -155,7 +156,6 @@ class Trial {
     readonly distiller: Distiller,
     dataset: Dataset,
     plan: BatchPlan,
-    readonly learningRate: number,
     readonly signal: AbortSignal | undefined,
   ) {
     this.#batches = preparedBatches(dataset, plan, {
@@ -179,7 +179,7 @@ class Trial {
     took('data');
     const ticket = await this.distiller.queueStep(batches, {
       step: this.#step++,
-      learningRate: this.learningRate,
+      learningRate: 0,
       signal: this.signal,
       after: async (stage) => {
         await this.distiller.device.synchronize();
@@ -201,7 +201,7 @@ class Trial {
       const batches = await this.#next();
       const ticket = await this.distiller.queueStep(batches, {
         step: this.#step++,
-        learningRate: this.learningRate,
+        learningRate: 0,
         signal: this.signal,
       });
       if (pending !== undefined) await this.#read(pending.ticket, pending.batches);

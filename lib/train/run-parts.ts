@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { chooseBatch } from '../config/batch.js';
+import { checkSteps, chooseBatch } from '../config/batch.js';
 import { studentNames, type Config } from '../config/config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset, type CacheMode } from '../data/open-dataset.js';
@@ -78,7 +78,9 @@ export async function openSources(
   if (isResumed)
     for (const output of await runFolders(config.output))
       await checkStillThere({ ...config, output }, source.ids, signal);
-  checkBatch(chooseBatch(config.train, source.ids.length).batchSize, source);
+  const { batchSize } = chooseBatch(config.train, source.ids.length);
+  checkBatch(batchSize, source);
+  if (!isResumed) checkSteps(config.train, Math.floor(source.ids.length / batchSize));
   const labelled =
     config.evaluate.also === 'none'
       ? undefined

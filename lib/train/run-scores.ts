@@ -12,6 +12,8 @@ export class RunScores {
   readonly #best: BestScore;
   #evaluated = 0;
   #teacherScore: ZeroShotScore | undefined;
+  /** Had the last evaluation come to the student, past the teacher? */
+  ofStudent = false;
 
   /**
    * @param number which of the course's students
@@ -50,7 +52,9 @@ export class RunScores {
     const [encoder, probe] = [distiller.encoderOf(this.number), distiller.onlineOf(this.number)];
     const from = performance.now();
     try {
+      this.ofStudent = false;
       this.#teacherScore ??= await this.course.teacherScore(options);
+      this.ofStudent = true;
       const student = await evaluation?.evaluateEncoder(encoder, options);
       const also: OtherScores = {
         ...(await frozen?.evaluate(distiller.students[this.number]!.graph, await encoder.state(), options)),

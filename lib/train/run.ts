@@ -108,6 +108,7 @@ export class Run {
     const { device, method, methodChoice, batchChoice, memory } = this.course.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
+    if (this.#step > 0) await this.#broken.recall();
     const { length: broken } = this.#broken.images;
     const { weights } = this.config.student;
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await hashIfReadable(weights);
@@ -197,6 +198,12 @@ export class Run {
           const saved = await this.#checkpoint(false).catch(() => undefined);
           if (saved !== undefined) yield saved; // the evaluation is made up for by a resume
         }
+        if (isOfTheNumbers(error) && this.#scores.ofStudent && this.#judged !== undefined)
+          throw await this.#fault(
+            this.#judged,
+            `the student cannot be evaluated after it: ${withoutStop(error)}`,
+            error,
+          );
         throw error;
       }
       // stopped: the checkpoint that follows says that the evaluation is still to be made
@@ -323,7 +330,7 @@ export class Run {
   /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
   async explained(planned: PlannedStep, error: unknown): Promise<unknown> {
     if (!isOfTheNumbers(error)) return error;
-    return this.#fault(planned, error.message.replace(/\.$/u, ''), error);
+    return this.#fault(planned, withoutStop(error), error);
   }
 
   #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
@@ -397,3 +404,5 @@ export class Run {
     return progress.plan;
   }
 }
+
+const withoutStop = ({ message }: LgdError) => message.replace(/\.$/u, '');

@@ -42,6 +42,7 @@ import {
   type PrepareOptions,
   type RunContext,
 } from './run-parts.js';
+import { checkViewCache } from './view-cache.js';
 
 export type { PrepareOptions } from './run-parts.js';
 
@@ -167,6 +168,14 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   throwIfAborted(signal, 'preparing the run');
 
   const dataset = await decode(source, 'training images', { mode: cache, side, margin: config.data.margin }, context);
+  if (resume === undefined)
+    await checkViewCache({
+      teacher,
+      config: distiller.config,
+      precision: distiller.encoder.precision,
+      dataset,
+      signal,
+    });
   const evaluations = await openEvaluations({ ...sources, ...banks, mode: given.data.cache, distiller }, context);
   return {
     config: distiller.config,

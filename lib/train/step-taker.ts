@@ -26,7 +26,7 @@ import { TrainingStep } from './step.js';
 import { queueOptions, type MemoryUse, type QueueOptions, type StepMetrics, type StepTicket } from './steps.js';
 import type { DistillerState } from './student-trainer.js';
 import { plannedBytes } from './teacher-feed.js';
-import type { TeacherViewCache } from './view-cache.js';
+import { checkTeacherOfViews, type TeacherViewCache } from './view-cache.js';
 
 /** What a {@link Distiller} is made of. */
 export interface DistillerOptions {
@@ -104,6 +104,7 @@ export class StepTaker implements Disposable {
     const config = configFor(students, parsed, this.batchChoice, method);
     checkDevices(device, teacher, students);
     checkTeacherNumbers(teacher);
+    checkTeacherOfViews(teacher, config);
     checkStudents(teacher, students);
     const resolution = config.data.resolution ?? teacher.resolution;
     checkSides(students, resolution, config);

@@ -23,6 +23,7 @@ import type { AnyTeacher } from '../models/index.js';
 import { fingerprintOf } from '../models/teachers/ask.js';
 import { viewCacheFile } from '../runs/run-folder.js';
 import type { Batch, Dataset } from './batch.js';
+import { imagesOf } from './resume/image-list.js';
 
 /** What a cache is opened for. */
 export interface ViewCacheOptions {
@@ -97,41 +98,14 @@ export class TeacherViewCache {
    */
   static async open(options: ViewCacheOptions): Promise<TeacherViewCache> {
     checkOptions(options, 'TeacherViewCache.open()', viewCacheOptions);
-    const { device, teacher, config, precision, dataset, images, signal } = options;
+    const { device, teacher, config, dataset, images } = options;
     checkArgument('device', device);
     checkArgument('teacher', teacher);
     checkArgument('dataset', dataset);
-    if (teacher.kind === 'precomputed') {
-      throw new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', {
-        option: 'teacherCache.views',
-        found: config.teacherCache.views,
-        allowed: '0',
-        mend: 'Leave it out',
-      });
-    }
     const path = viewCachePath(config);
     const { views } = config.teacherCache;
-    const { embeddingSize, resolution, mean, std } = teacher;
-    const key: CacheKey = {
-      format: 'lgdistill-teacher-views',
-      version: 1,
-      teacher: await fingerprintOf(teacher, signal),
-      teacherName: teacher.id,
-      embeddingSize,
-      resolution,
-      precision: teacher.kind === 'native' ? precision : 'float32',
-      recipe: {
-        ...config.augment,
-        mean,
-        std,
-        margin: config.data.margin,
-        inputs: Math.max(config.data.resolution ?? resolution, resolution),
-      },
-      seed: config.seed,
-      images: { count: images.length, hash: images.hash },
-      fileBytes: hashBytes(dataset),
-    };
-    await begin(path, key);
+    const { embeddingSize } = teacher;
+    await begin(path, await keyOf(options));
     const found = await openRows(device, { path, rows: images.length * views, dimension: embeddingSize });
     return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, {
       device,
@@ -196,6 +170,35 @@ export class TeacherViewCache {
   }
 }
 
+/**
+ * Looks at the file that `teacherCache.file` names before there is a folder of the run, which {@link
+ * TeacherViewCache.open} needs. A file that is not there, or that overwriting the folder removes, is left to that.
+ * @throws LgdError as {@link TeacherViewCache.open} does of a file that holds other views
+ */
+export async function checkViewCache(
+  options: Pick<ViewCacheOptions, 'teacher' | 'config' | 'precision' | 'dataset' | 'signal'>,
+): Promise<void> {
+  const { config, dataset, signal } = options;
+  const { views, file } = config.teacherCache;
+  if (views === 0 || file === undefined || (await statIfThere(file)) === undefined) return;
+  if (config.overwrite && file === join(config.output, viewCacheFile)) return;
+  await compare(file, await keyOf({ ...options, images: await imagesOf(dataset, signal) }));
+}
+
+/** @throws LgdError BAD_CONFIG: a teacher of embeddings has no views to keep */
+export function checkTeacherOfViews(teacher: AnyTeacher, config: Config): void {
+  if (config.teacherCache.views > 0 && teacher.kind === 'precomputed') throw noViews(config);
+}
+
+function noViews({ teacherCache: { views } }: Config): LgdError {
+  return new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', {
+    option: 'teacherCache.views',
+    found: views,
+    allowed: '0',
+    mend: 'Leave it out',
+  });
+}
+
 function fileBytes(rows: number, embeddingSize: number): number {
   return headerBytes + rows * (4 + 4 * Math.ceil(embeddingSize / 2));
 }
@@ -232,6 +235,37 @@ interface CacheKey {
   fileBytes: string | null;
 }
 
+async function keyOf({
+  teacher,
+  config,
+  precision,
+  dataset,
+  images,
+  signal,
+}: Omit<ViewCacheOptions, 'device'>): Promise<CacheKey> {
+  if (teacher.kind === 'precomputed') throw noViews(config);
+  const { embeddingSize, resolution, mean, std } = teacher;
+  return {
+    format: 'lgdistill-teacher-views',
+    version: 1,
+    teacher: await fingerprintOf(teacher, signal),
+    teacherName: teacher.id,
+    embeddingSize,
+    resolution,
+    precision: teacher.kind === 'native' ? precision : 'float32',
+    recipe: {
+      ...config.augment,
+      mean,
+      std,
+      margin: config.data.margin,
+      inputs: Math.max(config.data.resolution ?? resolution, resolution),
+    },
+    seed: config.seed,
+    images: { count: images.length, hash: images.hash },
+    fileBytes: hashBytes(dataset),
+  };
+}
+
 /** Of the files' sizes, where the source tells them. */
 function hashBytes({ fileBytes }: Dataset): string | null {
   return fileBytes === undefined ? null : createHash('sha256').update(fileBytes).digest('hex');
@@ -250,6 +284,11 @@ async function begin(path: string, key: CacheKey): Promise<void> {
     await writeFileAtomically(path, text.padEnd(headerBytes));
     return;
   }
+  await compare(path, key);
+}
+
+/** @throws LgdError BAD_CONFIG naming the first thing in which the file's views are others, BAD_FILE */
+async function compare(path: string, key: CacheKey): Promise<void> {
   const before = await readKey(path);
   for (const [field, what, option] of [
     ['teacher', 'another teacher', 'teacher'],

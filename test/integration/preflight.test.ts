@@ -168,6 +168,30 @@ it.each(['all', 'stream'] as const)(
   },
 );
 
+it('is told of a run whose rate would lead more steps than it has astray', async () => {
+  const report = await withRun(
+    { train: { epochs: 1, warmupEpochs: 0, learningRate: 1e9, maxSteps: 1 } },
+    async ({ distiller, dataset }) => preflight(distiller, dataset, { seconds: 1 }),
+  );
+  expect(report).toMatchObject({ steps: 1 });
+});
+
+it('refuses what the run would', async () => {
+  await withRun({}, async ({ device, teacher, tsb, dataset, config: { train, data } }) => {
+    const { embeddingSize } = teacher;
+    using distiller = new Distiller({
+      device,
+      teacher,
+      student: createStudent('mobilenet_v3_small', { device, embeddingSize, widthMultiplier: 0.25 }),
+      tsb,
+      config: { method: 'lgd', data, train: { ...train, epochs: 1, warmupEpochs: 0, accumulate: 5 } },
+    });
+    const refusal = { code: 'BAD_CONFIG', option: 'train.accumulate', found: 5 };
+    await expect(preflight(distiller, dataset)).rejects.toMatchObject(refusal);
+    await expect(distiller.run(dataset).next()).rejects.toMatchObject(refusal);
+  });
+});
+
 it('stops when it is told to', async () => {
   await withRun({}, async ({ distiller, dataset }) => {
     await expect(preflight(distiller, dataset, { signal: AbortSignal.abort() })).rejects.toMatchObject({

@@ -12,7 +12,7 @@ import { loadTeacher } from '../../lib/models/index.js';
 import { readRunConfig } from '../../lib/runs/run-folder.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
 import { findStudentFile, loadStudent, readStudent } from '../../lib/runs/student-file.js';
-import { prepareRun } from '../../lib/train/setup.js';
+import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { allRuns } from '../fixtures/runs.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, train } from '../fixtures/tiny.js';
 import { failure, ShapeRuns } from './train-fixture.js';
@@ -323,6 +323,19 @@ describe('a run', () => {
     expect(events[0]).toMatchObject({ images: 24, broken: 1 });
     expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toMatch(/^circle\/bad\.jpg\t/u);
   });
+
+  it('keeps the list of those that it found as their turn came when it goes on', async () => {
+    const mixed = await drawShapes(join(folder, 'streamed'), { count: 6 });
+    await writeFile(join(mixed, 'circle', 'bad\n1.jpg'), 'no image');
+    const path = output();
+    const config = smallConfig(mixed, path, { data: { cache: 'stream' }, train: { epochs: 1, warmupEpochs: 0 } });
+    await train(config);
+    const listed = await readFile(join(path, 'broken-images.txt'), 'utf8');
+    expect(listed).toMatch(/^"circle\/bad\\n1\.jpg"\t.+\n$/u);
+    const { events } = await train(await resumeConfig(path), { resume: 'last' });
+    expect(events[0]).toMatchObject({ type: 'start', broken: 1 });
+    expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toBe(listed);
+  });
 });
 
 describe('a fault', () => {
@@ -373,6 +386,24 @@ describe('a fault', () => {
       expect((values as Float32Array).every(Number.isFinite), name).toBe(true);
     const last = await failure(smallConfig(data, output(), { train: { ...change.train, maxSteps: step } }));
     expect(last.message).toMatch(`step ${step} went wrong: the weights after it`); // a run that ends there is not done
+  });
+
+  it('that an evaluation comes upon is that of the step before', async () => {
+    const path = output();
+    const error = await failure(
+      smallConfig(data, path, {
+        student: { name: 'mobilenetv4_conv_small', widthMultiplier: 1 }, // ReLU6 would make numbers of what is none
+        train: { epochs: 5, warmupEpochs: 0, learningRate: 1e9 },
+        evaluate: { data: labelled, everySteps: 1 },
+      }),
+    );
+    expect(error).toMatchObject({
+      code: 'NON_FINITE',
+      message: expect.stringMatching(
+        /^step \d+ went wrong: the student cannot be evaluated after it: .*embeddings/u,
+      ) as unknown,
+    });
+    expect(await readdir(join(path, 'replay'))).toContain('replay.json');
   });
 
   it('is an outlier of the loss too', async () => {

@@ -1,9 +1,12 @@
+import { existsSync } from 'node:fs';
 import { cp, open, readFile, readlink, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
+import { createStudent } from '../../lib/models/index.js';
+import { Distiller } from '../../lib/train/distiller.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { openDevice } from '../../lib/device.js';
 import { TeacherViewCache } from '../../lib/train/view-cache.js';
@@ -214,15 +217,41 @@ describe('a cache of something else is refused', () => {
     ],
   ])('%s', async (_, change, option) => {
     const more = await change();
-    const error = await train(config(path(), { ...more, teacherCache: { file: cacheOf(first) } })).then(
-      () => undefined,
-      (caught: unknown) => caught as { code: string; option: string; message: string },
-    );
-    expect(error).toMatchObject({
+    const run = path();
+    await expect(prepareRun(config(run, { ...more, teacherCache: { file: cacheOf(first) } }))).rejects.toMatchObject({
       code: 'BAD_CONFIG',
       option: 'teacherCache.file',
       message: expect.stringContaining(`(${option})`) as unknown,
     });
+    expect(existsSync(run)).toBe(false);
+  });
+
+  it('before the folder of the run is made, or an earlier run in it overwritten', async () => {
+    const run = path();
+    await train(config(run, { train: { maxSteps: 1 } }));
+    const before = await readFile(join(run, 'metrics.jsonl'), 'utf8');
+    const file = join(folder, 'of-another-seed');
+    await train(config(path(), { seed: 4, teacherCache: { file }, train: { maxSteps: 1 } }));
+    await using prepared = await prepareRun(config(run, { overwrite: true }));
+    const { distiller, dataset, student, device, teacher, tsb } = prepared;
+    using other = new Distiller({
+      device,
+      teacher,
+      tsb,
+      student: createStudent(student.name, { device, embeddingSize: student.embeddingSize, widthMultiplier: 0.25 }),
+      config: { ...distiller.config, teacherCache: { views: 2, file } },
+    });
+    await expect(other.run(dataset).next()).rejects.toMatchObject({ option: 'teacherCache.file' });
+    expect(await readFile(join(run, 'metrics.jsonl'), 'utf8')).toBe(before);
+  });
+
+  it('but not where overwriting removes it', async () => {
+    const run = path();
+    await train(config(run, { train: { maxSteps: 1 } }));
+    const { events } = await train(
+      config(run, { seed: 4, overwrite: true, teacherCache: { file: cacheOf(run) }, train: { maxSteps: 1 } }),
+    );
+    expect(events.at(-1)).toMatchObject({ type: 'done' });
   });
 
   it('a file of another kind, another number of views for a run that continues, and a teacher of embeddings', async () => {
@@ -241,7 +270,7 @@ describe('a cache of something else is refused', () => {
     const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
     const known = await drawShapes(join(folder, 'known'), { count: 8, size: 32 });
     await expect(
-      train({ ...config(path(), { teacher, bank, data: { train: known } }), names: undefined }),
+      prepareRun({ ...config(path(), { teacher, bank, data: { train: known } }), names: undefined }),
     ).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'teacherCache.views' });
   });
 });

@@ -32,6 +32,9 @@ export interface RunImages {
   gone: readonly BrokenImage[];
 }
 
+/** Why an image is left out that is not there any more. */
+export const goneReason = 'it is gone since the run began';
+
 /** The images of a run that begins. */
 export async function imagesOf(
   { ids, sourceIndex, length }: Dataset,
@@ -192,7 +195,7 @@ export async function imagesOfContinued(
     sourceIndex,
     hash: await hashImages(list.names, sourceIndex, signal),
     standIns: gone.length === 0 ? undefined : standInsOf(found.places),
-    gone: gone.map((id) => ({ id, reason: reasons.get(id) ?? 'it is gone since the run began' })),
+    gone: gone.map((id) => ({ id, reason: reasons.get(id) ?? goneReason })),
   };
 }
 
