@@ -233,7 +233,9 @@ export function readError(
     messageOf(cause),
     'Check its permissions, and the disk',
   ];
-  return new LgdError(code, `cannot read ${kind}${path}: ${why}.`, { option, mend, cause });
+  const inside = (cause as NodeJS.ErrnoException | null)?.path; // a listing of folders at any depth fails in one of them
+  const place = inside?.startsWith(`${path}/`) === true ? inside : path;
+  return new LgdError(code, `cannot read ${kind}${place}: ${why}.`, { option, mend, cause });
 }
 
 /** What to do where this process may load no native addon. */

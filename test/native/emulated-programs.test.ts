@@ -284,7 +284,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
         expect(changes).toBeGreaterThan(0);
         const { status, output } = runProgram(
           join(found.source.includes('AddressSanitizer') ? watched : folder, 'cuda_ops'),
-          byWarpgroups ? ['small', 'every=100', 'conv'] : ['small', 'every=20'],
+          byWarpgroups ? ['small', 'every=50', 'conv'] : ['small', 'every=20'],
           { LGDISTILL_EMULATION_PTX: copy, LGDISTILL_WGMMA: byWarpgroups ? '1' : '0' },
         );
         expect(output).toMatch(found);

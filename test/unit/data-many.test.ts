@@ -9,6 +9,8 @@ const entry = (name: string, isFolder: boolean) => ({
   isDirectory: () => isFolder,
   isFile: () => !isFolder,
   isFIFO: () => false,
+  isCharacterDevice: () => false,
+  isBlockDevice: () => false,
   isSymbolicLink: () => false,
 });
 

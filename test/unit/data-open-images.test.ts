@@ -237,7 +237,7 @@ describe('tar shards', () => {
     await symlink('circle.tar', circle);
     await expect(openImages(circle)).rejects.toMatchObject({
       code: 'BAD_FILE',
-      message: expect.stringContaining('ELOOP') as string,
+      message: expect.stringContaining('circle.tar: its symbolic links lead round in a circle') as string,
     });
     await expect(openImages(join(folder, 'none.tar'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });

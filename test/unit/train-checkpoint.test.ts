@@ -245,7 +245,7 @@ describe('CheckpointStore', () => {
     await store.write(content(1), plain);
     await expect(store.read('previous')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
     await expect(store.read('best')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-    await expect(store.read(join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
+    await expect(store.read(join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
   it('refuses to write where it cannot, and leaves the earlier one whole', async () => {

@@ -188,7 +188,7 @@ static void check_sgd(Check& check, int64_t count) {
         double(step.momentum) * v[i] + double(step.gradient_scale) * g[i] + double(step.weight_decay) * w[i];
     expected_w[i] = w[i] - double(step.learning_rate) * expected_v[i];
   }
-  check.equal("sgd velocity", velocity, expected_v, 2e-7);
+  check.equal("sgd velocity", velocity, expected_v, 2e-6);  // where it is one value, its terms may cancel
   check.equal("sgd value", value, expected_w, 2e-7);
 }
 
