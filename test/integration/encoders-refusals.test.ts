@@ -203,6 +203,25 @@ describe('graphs that do not fit', () => {
     new CompiledEncoder(device, spec, { batch: 2, resolution: 7 }).dispose();
   });
 
+  it('images whose rows are padded in another way than their columns', () => {
+    const g = new GraphBuilder('padded');
+    const spec = g.finish(g.globalPool(g.conv(g.images, 'a', { channels: 4, kernel: 3, stride: 2, padding: 'same' })));
+    const sized = (resolution: number, width: number) =>
+      new CompiledEncoder(device, spec, { batch: 1, resolution, width, training: false });
+    for (const [height, width] of [
+      [8, 9],
+      [9, 8],
+    ] as const)
+      expect(() => sized(height, width)).toThrow(
+        expect.objectContaining({
+          code: 'BAD_SHAPE',
+          message: expect.stringContaining(`pads ${height}x${width} with 3 channels by other numbers of rows`) as string,
+        }),
+      );
+    sized(8, 10).dispose();
+    sized(9, 7).dispose();
+  });
+
   // What kernels would number in 32 bits, before there is memory for any of it.
   it.each<[string, (g: GraphBuilder) => Value, { batch: number; resolution: number }, string]>([
     [

@@ -1,5 +1,16 @@
 import { execFileSync } from 'node:child_process';
-import { linkSync, lstatSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { checkFree } from '../../lib/config/init.js';
@@ -117,6 +128,8 @@ test('nor is a file of a checkpoint, where one of the same kind may be', async (
 test('nor a pipe or a device', async () => {
   const pipe = join(folder, 'pipe');
   execFileSync('mkfifo', [pipe]);
+  const writer = openSync(pipe, constants.O_RDWR); // who reads the pipe after all waits for nothing
+  writeSync(writer, files['report']!);
   for (const path of [pipe, '/dev/null']) {
     await expect(checkReplaceable(path, 'report', { option: 'to' })).rejects.toMatchObject({
       code: 'BAD_OPTION',
@@ -129,6 +142,7 @@ test('nor a pipe or a device', async () => {
   }
   await expect(writeFileAtomically(pipe, 'x')).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   expect(lstatSync(pipe).isFIFO()).toBe(true);
+  closeSync(writer);
 });
 
 test('a pack to be overwritten is no folder', async () => {
@@ -136,4 +150,10 @@ test('a pack to be overwritten is no folder', async () => {
     code: 'BAD_OPTION',
     option: 'output',
   });
+});
+
+test('looking at the place of a pack leaves no folder behind', async () => {
+  await checkPackPlace(join(folder, 'new', 'deep', 'x.pack'), false);
+  expect(existsSync(join(folder, 'new'))).toBe(false);
+  await expect(checkPackPlace(join(folder, 'text', 'x.pack'), false)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
 });
