@@ -3,10 +3,11 @@
  * run.lock while a process writes there.
  */
 import { existsSync } from 'node:fs';
-import { appendFile, realpath } from 'node:fs/promises';
-import { isAbsolute, join, relative, resolve } from 'node:path';
+import { appendFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import type { Config } from '../config/config.js';
 import { LgdError, writeError } from '../errors.js';
+import { placeIn } from '../files/folders.js';
 import { parsed, writeJson } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
@@ -41,13 +42,7 @@ export class DenseFolder implements AsyncDisposable {
     { overwrite, student }: { overwrite: boolean; student: string },
   ): Promise<DenseFolder> {
     const removeEmpty = await checkRunFolder(path, { overwrite, resume: false });
-    const place = relative(
-      await realpath(path).catch((cause: unknown) => {
-        throw writeError(path, cause);
-      }),
-      student,
-    );
-    if (!/^\.\.(?:[/\\]|$)/u.test(place) && !isAbsolute(place)) {
+    if ((await placeIn(path, student)) !== undefined) {
       throw new LgdError('BAD_CONFIG', 'the student to train on lies in the folder that is to be emptied.', {
         option: 'output',
         found: path,

@@ -2,7 +2,7 @@
 import { readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
-import { statIfThere } from '../files/folders.js';
+import { placeIn, statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { yamlMark } from './tool-config.js';
@@ -12,10 +12,20 @@ export const placeFlag = '(on the command line: --output)';
 
 /**
  * A folder that an export may take: none yet, an empty one, or an earlier export.
+ * @param inputs what it is made from, which must not go with the earlier export
  * @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE
  */
-export async function checkFolder(folder: string): Promise<void> {
-  if ((await statIfThere(folder)) === undefined || (await isOurs(folder))) return;
+export async function checkFolder(folder: string, inputs: readonly string[]): Promise<void> {
+  if ((await statIfThere(folder)) === undefined) return;
+  for (const input of inputs) {
+    if ((await placeIn(folder, input)) !== undefined)
+      throw new LgdError('BAD_OPTION', `${input} is in this folder, which would be replaced.`, {
+        option: 'to',
+        found: folder,
+        mend: `Choose another place ${placeFlag}`,
+      });
+  }
+  if (await isOurs(folder)) return;
   await rmdir(folder).catch((cause: unknown) => {
     throw new LgdError('BAD_OPTION', 'there is something else already.', {
       option: 'to',

@@ -5,6 +5,7 @@ import { checkOptions, checkText, checkWord, type OptionTable } from '../argumen
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config/config.js';
 import { hasCode, LgdError, throwIfAborted, writeError } from '../errors.js';
+import { placeIn, statIfThere } from '../files/folders.js';
 import { checkReplaceable } from '../files/replaceable.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { removeLeft, temporaryPath } from '../files/temporary-name.js';
@@ -216,12 +217,8 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   checkWord(head, 'head', ['keep', 'drop']);
   await checkFile(to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
-  if (options.bank !== undefined && resolve(options.bank) === resolve(to))
-    throw new LgdError('BAD_OPTION', 'student and bank would be one file.', {
-      option: 'bank',
-      found: options.bank,
-      mend: 'Give each a file of its own',
-    });
+  const bankInside = options.bank === undefined ? undefined : await placeIn(to, options.bank);
+  if (bankInside === '') throw oneFile(options.bank!);
   const source = await readExportSource(from);
   const inputs = [source.file, ...(typeof options.classifier === 'string' ? [options.classifier] : [])];
   await checkFile(to, format, inputs);
@@ -237,6 +234,8 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
     await removeLeft(to);
     written = await target.write(partial);
+    if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
+      throw oneFile(options.bank!);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
     throwIfAborted(signal, 'the export');
@@ -261,6 +260,14 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     bank: options.bank,
     from: source.file,
   };
+}
+
+function oneFile(bank: string): LgdError {
+  return new LgdError('BAD_OPTION', 'this would be a file of the student, too.', {
+    option: 'bank',
+    found: bank,
+    mend: 'Give the text bank a file of its own',
+  });
 }
 
 /** How one format is written, proved and put in its place. */
@@ -328,7 +335,7 @@ async function targetOf(
         found: head,
         allowed: 'keep',
       });
-    await checkFolder(to);
+    await checkFolder(to, [source.file, ...(images === undefined ? [] : [images])]);
     const kept = { head, fold, classifier: undefined };
     return {
       ...asFolder,
@@ -339,7 +346,7 @@ async function targetOf(
   }
   if (format !== 'onnx') {
     const prepared = prepareTool(format, head, source);
-    if (isFolderTool(format)) await checkFolder(to);
+    if (isFolderTool(format)) await checkFolder(to, [source.file, ...(images === undefined ? [] : [images])]);
     return {
       ...(isFolderTool(format) ? asFolder : asFile),
       write: (path) => writeTool(path, prepared, source, to),

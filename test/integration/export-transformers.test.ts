@@ -1,7 +1,7 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CLIPVisionModelWithProjection, AutoProcessor, env, RawImage } from '@xenova/transformers';
-import { beforeAll, expect, test, vi } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { openDevice } from '../../lib/device.js';
 import { referenceEmbeddings } from '../../lib/export/compare.js';
@@ -96,6 +96,38 @@ test('an earlier export is replaced, anything else stays', async () => {
   await expect(exportStudent({ from, to, format: 'transformers', classifier: true })).rejects.toMatchObject({
     code: 'BAD_OPTION',
     option: 'classifier',
+  });
+});
+
+describe('files of the student that is exported', () => {
+  test('an input in an earlier export stays', async () => {
+    await exportStudent({ from, to: at('kept'), format: 'transformers' });
+    const inside = at('kept', 'student.safetensors');
+    await exportStudent({ from, to: inside });
+    mkdirSync(at('kept', 'images'));
+    for (const options of [{ from: inside }, { from, images: at('kept', 'images') }]) {
+      await expect(exportStudent({ ...options, to: at('kept'), format: 'transformers' })).rejects.toMatchObject({
+        code: 'BAD_OPTION',
+        option: 'to',
+        message: expect.stringContaining('is in this folder, which would be replaced') as string,
+      });
+    }
+    expect(existsSync(inside)).toBe(true);
+  });
+
+  test('no text bank takes their place, by whatever path', async () => {
+    symlinkSync(folder, at('linked'));
+    for (const options of [
+      { to: at('one.safetensors'), bank: at('linked', 'one.safetensors') },
+      { to: at('banked'), format: 'transformers', bank: at('banked', 'bank.safetensors') },
+      { to: at('banked'), format: 'transformers', bank: at('linked', 'banked', 'onnx', 'vision_model.onnx') },
+    ] as const) {
+      await expect(exportStudent({ from, ...options })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'bank' });
+      expect(existsSync(options.to)).toBe(false);
+    }
+    const bank = at('linked', 'banked', 'own.safetensors');
+    await exportStudent({ from, to: at('banked'), format: 'transformers', bank });
+    expect(readdirSync(at('banked'))).toContain('own.safetensors');
   });
 });
 
