@@ -286,7 +286,7 @@ export function writeError(path: string, cause: unknown): LgdError {
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],
-    ENAMETOOLONG: ['a name in it is too long', 'Choose a shorter one'],
+    ENAMETOOLONG: ['it, or a name in it, is too long', 'Choose a shorter one'],
     ELOOP: ['its symbolic links lead round in a circle', 'Choose another path, or mend those links'],
   };
   const code = systemErrorCode(cause);

@@ -14,6 +14,8 @@ import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 import { parseCount, parsePositive } from './values.js';
 
+const mostSeconds = 86_400;
+
 interface BenchFlags {
   seconds: number;
   categories: number;
@@ -34,12 +36,20 @@ export function benchCommand(bind: Bind): Command {
         .default('device'),
     )
     .argument('[sources...]', 'for data: folders, packs or tar shards')
-    .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2);
+    .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds', mostSeconds), 2);
   addStepOptions(command, ['data.margin', 'data.maxBrokenShare'], 'Images a batch; auto: as many as published');
   return command.action(
-    bind(async (context, what, sources) =>
-      what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context),
-    ),
+    bind(async (context, what, given) => {
+      const sources = given as string[];
+      if (what === 'data') return benchData(command, context, sources);
+      if (sources.length > 0)
+        throw new LgdError('BAD_OPTION', 'the steps of a student are measured without images.', {
+          option: 'sources',
+          found: sources[0],
+          mend: 'Leave it out, or measure sources: bench data',
+        });
+      return benchDevice(command, context);
+    }),
   );
 }
 
@@ -129,6 +139,14 @@ async function benchData(command: Command, { terminal, signal }: Context, source
       option: 'sources',
       mend: 'Give folders, packs or tar shards after `bench data`',
     });
+  for (const option of ['categories', 'dimension'] as const) {
+    if (command.getOptionValueSource(option) === 'cli')
+      throw new LgdError('BAD_OPTION', 'has no use where sources are measured.', {
+        option,
+        found: command.opts<BenchFlags>()[option],
+        mend: 'Leave it out',
+      });
+  }
   const config = await readConfig(command);
   const { seconds } = command.opts<BenchFlags>();
   const rows: DataRow[] = [];

@@ -75,7 +75,7 @@ export function trainBy<Score>(
 ): Command {
   return command.action(
     bind(async ({ terminal, signal }) => {
-      const { student, to: output } = command.opts<{ student: string; to: string }>();
+      const { student, output } = command.opts<{ student: string; output: string }>();
       const config = await readDenseConfig(command);
       const events = train({ student, output, config, signal });
       await showTraining(terminal, watchedFromTheStart(events, terminal, config.log.stallMinutes), short, report);

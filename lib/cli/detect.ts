@@ -24,7 +24,7 @@ function trainCommand(bind: Bind): Command {
   const command = new Command('train')
     .description("train a detector on a student's backbone")
     .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
-    .requiredOption('--to <folder>', 'folder for the network and its metrics')
+    .requiredOption('--to, --output <folder>', 'folder for the network and its metrics')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
   addConfigOptions(command, [...trainingOptions, ...ofBoxes], { help: trainingHelp });

@@ -17,12 +17,23 @@ const usageCodes: ReadonlySet<string> = new Set(['BAD_OPTION', 'BAD_CONFIG']);
 export function reportFailure(error: unknown, terminal: Terminal): number {
   if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done; // --help, --version
   const { code, message, mend, details } = describe(error);
-  const lines = [terminal.warnRed(`error ${code}`), ...message.split('\n').map((line) => `  ${line}`), `  -> ${mend}`];
+  const lines = [
+    terminal.warnRed(`error ${code}`),
+    ...shortened(message)
+      .split('\n')
+      .map((line) => `  ${line}`),
+    `  -> ${shortened(mend)}`,
+  ];
   if (terminal.debug) lines.push(...stacks(error));
   terminal.warn(lines.join('\n'));
   terminal.emit({ error: details });
   if (code === 'ABORTED') return exitCodes.interrupted;
   return usageCodes.has(code) ? exitCodes.usage : exitCodes.failed;
+}
+
+/** Without the middle of what is too long to be read, as a path may be; `--json` gives it whole. */
+function shortened(text: string): string {
+  return text.replace(/\S{400,}/gu, (word) => `${word.slice(0, 150)}[...]${word.slice(-150)}`);
 }
 
 function describe(error: unknown): { code: string; message: string; mend: string; details: Record<string, unknown> } {

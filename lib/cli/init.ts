@@ -33,7 +33,7 @@ export function initCommand(bind: Bind): Command {
     .description('ask four questions and write a configuration file')
     .option('--to <file>', 'the file to write', 'lgdistill.json')
     .option('--yes', 'ask nothing: take the options, and suggestions for the rest')
-    .option('--force', 'replace the file if it is there');
+    .option('--force', 'replace the configuration if it is there');
   addConfigOptions(
     command,
     questions.map(([, option]) => option),

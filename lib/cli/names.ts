@@ -57,7 +57,7 @@ export function namesCommand(bind: Bind): Command {
         builtin,
         listBuiltin,
       } = command.opts<NamesOptions>();
-      const other = (list as string | undefined) ?? write ?? model ?? file;
+      const other = (list as string | undefined) ?? write ?? model ?? file ?? similarity ?? (listBuiltin && builtin);
       if ((listBuiltin === true || builtin !== undefined) && other !== undefined)
         throw new LgdError('BAD_OPTION', 'a built-in list is printed, and nothing else is looked at.', {
           option: listBuiltin === true ? 'listBuiltin' : 'builtin',
@@ -70,6 +70,17 @@ export function namesCommand(bind: Bind): Command {
         throw new LgdError('BAD_OPTION', 'there is no list to check.', {
           option: 'names',
           mend: 'Give a file, a folder of class folders or a built-in list; --list-builtin says which there are',
+        });
+      if (similarity !== undefined && model === undefined && file === undefined)
+        throw new LgdError('BAD_OPTION', 'nothing tells how near names are.', {
+          option: 'similarity',
+          found: similarity,
+          mend: 'Give --encoder or --bank, or leave it out',
+        });
+      if (model === '')
+        throw new LgdError('BAD_OPTION', 'nothing is given.', {
+          option: 'encoder',
+          mend: 'Give a folder, or a hub id such as Xenova/clip-vit-base-patch32',
         });
       const config = await readConfig(command);
       const names = await CategoryList.load(list as string);

@@ -9,6 +9,7 @@ import {
 } from '../config/config.js';
 import { isAmong } from '../config/option-paths.js';
 import { kebab } from '../config/options.js';
+import { LgdError } from '../errors.js';
 
 /**
  * Which rows of the option table a command takes: their dotted paths, whole groups (`evaluate.*`), or all but those of
@@ -61,8 +62,17 @@ function describe({ help, allowed, type, default: value }: ConfigOption): string
 export async function readConfig(command: Command, overrides: Readonly<Record<string, unknown>> = {}): Promise<Config> {
   const file = command.opts<{ config?: string }>().config;
   const given = Object.entries(overrides).filter(([, value]) => value !== undefined);
+  const flags = readFlags(command);
+  for (const [option, value] of given) {
+    if (flags[option] !== undefined && flags[option] !== value)
+      throw new LgdError('BAD_OPTION', `is given by its short name, too, as ${JSON.stringify(value)}.`, {
+        option,
+        found: flags[option],
+        mend: 'Give one of them',
+      });
+  }
   return mergeConfig(file === undefined ? undefined : await loadConfigFile(file), {
-    ...readFlags(command),
+    ...flags,
     ...Object.fromEntries(given),
   });
 }

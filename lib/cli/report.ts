@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -41,14 +41,21 @@ export function reportCommand(bind: Bind): Command {
     bind(async ({ terminal, signal }, runs) => {
       const flags = command.opts<ReportFlags>();
       const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
-      if (flags.tensorboard !== undefined) await checkTensorBoardFolder(flags.tensorboard); // before it takes long
+      const { output, images, tensorboard } = flags;
+      if (output !== undefined && tensorboard !== undefined && resolve(output) === resolve(tensorboard))
+        throw new LgdError('BAD_OPTION', 'is the file of the report, too.', {
+          option: 'tensorboard',
+          found: tensorboard,
+          mend: 'Give another folder',
+        });
+      if (tensorboard !== undefined) await checkTensorBoardFolder(tensorboard); // before it takes long
       const phases = phaseReporter(terminal, log.stallMinutes);
       const result = await phases.during(
         writeReport({
           runs: runs as string[],
-          output: flags.output,
+          output,
           models: flags.models,
-          images: flags.images,
+          images,
           teacher,
           evaluate: evaluate.data,
           evaluateNames: evaluate.names,
@@ -60,8 +67,7 @@ export function reportCommand(bind: Bind): Command {
           onProgress: phases.onProgress,
         }),
       );
-      const events =
-        flags.tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], flags.tensorboard);
+      const events = tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], tensorboard);
       terminal.emit({ ...result, tensorboard: events });
       terminal.say(describeReport(result));
       for (const { file, scalars } of events ?? []) terminal.say(`${file}: ${scalars} scalars`);

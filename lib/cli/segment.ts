@@ -26,7 +26,7 @@ function trainCommand(bind: Bind): Command {
   const command = new Command('train')
     .description("train a segmentation network on a student's backbone")
     .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
-    .requiredOption('--to <folder>', 'folder for the network and its metrics')
+    .requiredOption('--to, --output <folder>', 'folder for the network and its metrics')
     .option('--data <folder>', dataHelp);
   addConfigOptions(command, [...trainingOptions, ...ofMasks, 'dense.split', 'dense.head', 'dense.outputStride'], {
     help: trainingHelp,

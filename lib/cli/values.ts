@@ -11,11 +11,13 @@ export function parseCount(name: string): (text: string) => number {
 }
 
 /** Reads a number above 0. */
-export function parsePositive(name: string): (text: string) => number {
+export function parsePositive(name: string, most = Number.MAX_VALUE): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() === '' || !(value > 0) || !Number.isFinite(value))
-      throw new InvalidArgumentError(`${name} takes a number above 0.`);
+    if (text.trim() === '' || !(value > 0 && value <= most))
+      throw new InvalidArgumentError(
+        `${name} takes a number above 0${most === Number.MAX_VALUE ? '' : ` and up to ${most}`}.`,
+      );
     return value;
   };
 }

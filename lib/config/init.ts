@@ -1,15 +1,15 @@
 /** A first configuration from four answers: names, images, teacher, student. `lgdistill init` asks them. */
 import { access, constants, readdir, stat } from 'node:fs/promises';
 import { dirname, extname, join } from 'node:path';
-import { checkOptions, checkWord } from '../arguments.js';
+import { checkOptions, checkText, checkWord } from '../arguments.js';
 import { counted } from '../counted.js';
 import { openImages } from '../data/open-images.js';
 import { LgdError, writeError } from '../errors.js';
 import { followed } from '../files/checkpoint-folders.js';
 import { firstWhere, isHidden } from '../files/folders.js';
-import { writeJson } from '../files/json.js';
+import { parsed, writeJson } from '../files/json.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
-import { fileInPlace } from '../files/replaceable.js';
+import { checkReplaceable, fileInPlace } from '../files/replaceable.js';
 import { countParameters, listStudents, studentGraph } from '../models/index.js';
 import { shellWord } from '../shell.js';
 import { builtinIds } from '../text/builtin.js';
@@ -19,7 +19,7 @@ import { configOptions, parseConfig, studentNames, type ConfigInput } from './co
 
 /** What has to be known before anything can be trained. */
 export interface InitAnswers {
-  /** Category names: a file, a folder of class folders, or a built-in list. */
+  /** Category names: a file, a folder of class folders, a built-in list, or a JSON list of the names themselves. */
   names: string;
   /** Folder of training images. */
   images: string;
@@ -89,9 +89,11 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
     throw new LgdError('BAD_OPTION', 'nothing is given.', { option: optionOf[question], mend: emptyMend[question] });
   switch (question) {
     case 'names': {
-      const list = await CategoryList.load(answer);
+      const names = namesOf(answer);
+      const list = await CategoryList.load(names);
       const { clean, mended } = await list.check();
-      return `${counted(list.names.length, 'name')}${clean ? '' : `, ${mended.length} once mended: lgdistill names ${shellWord(answer)}`}`;
+      const how = typeof names === 'string' ? `: lgdistill names ${shellWord(names)}` : '';
+      return `${counted(list.names.length, 'name')}${clean ? '' : `, ${mended.length} once mended${how}`}`;
     }
     case 'images': {
       const count = (await openImages(answer)).ids.length;
@@ -117,6 +119,12 @@ const emptyMend: Readonly<Record<keyof InitAnswers, string>> = {
   teacher: `Give a CLIP folder or hub id, such as ${knownTeachers[0]}`,
   student: 'Give an architecture, such as mobilenet_v2',
 };
+
+/** An answer that is a JSON list gives the names themselves. */
+function namesOf(answer: string): string | string[] {
+  const list = /^\s*\[/u.test(answer) ? parsed(answer) : undefined;
+  return Array.isArray(list) ? (list as string[]) : answer;
+}
 
 function describeStudents(answer: string): string {
   const { student, train } = parseConfig({ student: { name: answer } });
@@ -150,11 +158,11 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
   const remarks = {} as InitialConfig['remarks'];
   for (const question of Object.keys(optionOf) as (keyof InitAnswers)[])
     remarks[question] = await checkAnswer(question, answers[question]);
-  const { names, images, teacher } = answers;
+  const { images, teacher } = answers;
   const students = studentNames(answers.student);
   return {
     config: {
-      names,
+      names: namesOf(answers.names),
       teacher,
       data: { train: images },
       student: { name: students.join(',') },
@@ -166,7 +174,8 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
 
 /**
  * Writes a configuration file that `lgdistill distill --config` takes, and makes the folders on the way to it.
- * @throws LgdError BAD_CONFIG (the file exists and `force` is not set; options that do not fit), NOT_WRITABLE
+ * @throws LgdError BAD_CONFIG (the file exists and `force` is not set; options that do not fit), BAD_OPTION (it is no
+ *   configuration, or one of the files that `config` names), NOT_WRITABLE
  */
 export async function writeConfigFile(
   file: string,
@@ -174,8 +183,9 @@ export async function writeConfigFile(
   options: { force?: boolean | undefined } = {},
 ): Promise<void> {
   checkOptions(options, 'writeConfigFile()', { force: 'optional' });
-  parseConfig(config);
-  await checkFree(file, options.force ?? false);
+  const { names, teacher, data } = parseConfig(config);
+  const inputs = [names, teacher, data.train].filter((input) => typeof input === 'string');
+  await checkFree(file, options.force ?? false, inputs);
   await makeFolder(dirname(file));
   await writeJson(file, config);
 }
@@ -183,9 +193,11 @@ export async function writeConfigFile(
 /**
  * Can a configuration file of this name be written? Folders that are missing on the way are made to see that they can
  * be, and removed again.
- * @throws LgdError BAD_CONFIG, NOT_WRITABLE
+ * @param inputs files that it names
+ * @throws LgdError BAD_CONFIG, BAD_OPTION, NOT_WRITABLE
  */
-export async function checkFree(file: string, force: boolean): Promise<void> {
+export async function checkFree(file: string, force: boolean, inputs: readonly string[] = []): Promise<void> {
+  checkText(file, 'to', 'a file to write');
   const found = await fileInPlace(file, 'to', { code: 'BAD_CONFIG' });
   if (found !== undefined && !force)
     throw new LgdError('BAD_CONFIG', 'the file is there already.', {
@@ -193,6 +205,7 @@ export async function checkFree(file: string, force: boolean): Promise<void> {
       found: file,
       mend: 'Give another name with --to, or replace it with --force',
     });
+  await checkReplaceable(file, 'config', { option: 'to', inputs });
   const folder = dirname(file);
   const made: string[] = [];
   try {

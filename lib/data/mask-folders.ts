@@ -48,7 +48,7 @@ const ignored = 255;
 const cityscapesIds = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];
 const longSplits: Readonly<Record<string, string>> = { train: 'training', val: 'validation' };
 /** What the options say where nobody gave them: folders that are not divided do without. */
-const defaultSplits: readonly string[] = ['train', 'val'];
+export const defaultSplits: readonly string[] = ['train', 'val'];
 const likeSplit =
   /^(?:train(?:ing|val)?|(?:mini)?val(?:id|idation)?|test(?:ing)?|dev|eval(?:uation)?)[-_]?(?:dev|\d*)$/iu;
 const mostParts = 10;
@@ -111,11 +111,19 @@ function noSplit(place: string, parts: readonly string[], { split, splitOption }
   });
 }
 
-/** @throws LgdError FILE_NOT_FOUND, unless the part of a divided folder is there, or nothing is */
-async function checkSplit(place: string, folder: string, options: SplitOptions): Promise<void> {
+/** @throws LgdError FILE_NOT_FOUND, unless the part of a divided folder is there */
+async function checkSplit(
+  place: string,
+  folder: string,
+  options: SplitOptions & Pick<MaskFolderOptions, 'option'>,
+): Promise<void> {
   if (await isFolder(join(place, folder))) return;
   const parts = await foldersIn(place).catch(() => []);
   if (parts.length > 0) throw noSplit(place, parts, options);
+  throw new LgdError('FILE_NOT_FOUND', `there is no folder ${join(place, folder)}.`, {
+    option: options.option,
+    mend: 'Give the folder that holds it, or another layout',
+  });
 }
 
 /**

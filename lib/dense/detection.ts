@@ -68,6 +68,11 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
   const config = parseConfig(input);
   const { dense, seed } = config;
   checkDense(dense);
+  if (dense.evaluationData !== undefined && dense.evaluationAnnotations === undefined)
+    throw new LgdError('BAD_CONFIG', 'is needed: the boxes of the images to evaluate on.', {
+      option: 'dense.evaluationAnnotations',
+      mend: 'Give a COCO file like instances_val2017.json, or leave dense.evaluationData out',
+    });
   const student = await readStart(path);
   const train = await openBoxes(dense.data, dense.annotations, {
     options: { folder: 'dense.data', annotations: 'dense.annotations' },

@@ -2,6 +2,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { LgdError, meansAbsent, throwIfAborted } from '../errors.js';
+import { isFolder } from '../files/folders.js';
 
 /** Which list names the files, and the option that says where they lie. */
 export interface FileList {
@@ -19,7 +20,7 @@ export async function checkListed(
   files: readonly string[],
   { list, option, signal }: FileList,
 ): Promise<void> {
-  if (!(await isThere(folder)))
+  if (!(await isFolder(folder)))
     throw new LgdError('FILE_NOT_FOUND', `there is no folder ${folder}.`, {
       option,
       mend: 'Check the path; it is relative to the current folder',

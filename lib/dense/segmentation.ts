@@ -2,7 +2,7 @@
 import type { TensorHandle } from '../addon/native.js';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
-import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
+import { defaultSplits, openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
@@ -86,7 +86,7 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
 }
 
 async function openSets(config: Config, signal: AbortSignal | undefined): Promise<Sets> {
-  const { data, layout, split, evaluationData } = config.dense;
+  const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
   if (data === undefined)
     throw new LgdError('BAD_CONFIG', 'is needed to train on.', {
       option: 'dense.data',
@@ -101,7 +101,8 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
     splitOption: 'dense.split',
   });
   await checkLabelled(train, 'dense.data', signal);
-  if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
+  if (evaluationData === undefined && !train.divided && defaultSplits.includes(evaluationSplit))
+    return { train, evaluation: undefined };
   const evaluation = await openEvaluation(config, { signal });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
     throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', {

@@ -1,8 +1,8 @@
 /** What a file that is to be written may take the place of. */
 import type { Stats } from 'node:fs';
-import { open, realpath } from 'node:fs/promises';
+import { open, realpath, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import { LgdError, writeError } from '../errors.js';
+import { LgdError, meansAbsent, systemErrorCode, writeError } from '../errors.js';
 import { isOfKind, type FileKind } from './file-kind.js';
 import { statIfThere } from './folders.js';
 import { manifestIn } from './manifest.js';
@@ -12,6 +12,7 @@ const words: Readonly<Record<FileKind, string>> = {
   safetensors: 'a safetensors file',
   onnx: 'an ONNX file',
   report: 'a report',
+  config: 'a configuration',
 };
 const firstBytes = 4096;
 
@@ -63,14 +64,17 @@ export async function checkReplaceable(
  * The file whose place another is to take; undefined where there is none.
  * @param option what names the place
  * @param details more: what the mend says besides
- * @throws LgdError BAD_OPTION or the code given: a folder, or a pipe or device, which would be lost; BAD_FILE
+ * @throws LgdError BAD_OPTION or the code given: a folder, or a pipe or device, which would be lost; NOT_WRITABLE
  */
 export async function fileInPlace(
   path: string,
   option: string,
   { code = 'BAD_OPTION', more = '' }: { code?: 'BAD_OPTION' | 'BAD_CONFIG'; more?: string } = {},
 ): Promise<Stats | undefined> {
-  const found = await statIfThere(path);
+  const found = await stat(path).catch((cause: unknown) => {
+    if (!meansAbsent(cause) && systemErrorCode(cause) !== 'EINVAL') throw writeError(path, cause);
+    return undefined;
+  });
   if (found === undefined || found.isFile()) return found;
   throw new LgdError(code, found.isDirectory() ? 'is a folder.' : 'is no regular file.', {
     option,

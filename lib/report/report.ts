@@ -1,6 +1,6 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
 import { dirname, join, resolve } from 'node:path';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { ConfigInput } from '../config/config.js';
 import { optionOf } from '../config/option-paths.js';
 import { openImages } from '../data/open-images.js';
@@ -98,6 +98,7 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   checkOptions(options, 'writeReport()', reportOptions);
+  if (options.images !== undefined) checkText(options.images, 'images', 'a folder of images');
   const { folders, remarks } = await chooseRuns(options.runs);
   const runs: RunFacts[] = [];
   const summaries: RunSummary[] = [];

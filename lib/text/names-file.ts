@@ -34,7 +34,6 @@ export async function writeNames(
   options: WriteNamesOptions = {},
 ): Promise<void> {
   checkOptions(options, 'writeNames()', writeNamesOptions);
-  checkText(file, 'file', 'a path to write to');
   if (!Array.isArray(names))
     throw new LgdError('BAD_NAMES', 'these are no names.', {
       option: 'names',
@@ -59,6 +58,7 @@ export async function writeNames(
 
 /** May names be written there? Said before a check that takes long. @throws LgdError as {@link writeNames} */
 export async function checkNamesFile(file: string, { list, overwrite = false }: WriteNamesOptions): Promise<void> {
+  checkText(file, 'write', 'a path to write to');
   if (!['.txt', ''].includes(extname(file).toLowerCase())) {
     const { dir, name } = parse(file);
     throw new LgdError('BAD_OPTION', 'names are written one a line, which is another kind of file.', {

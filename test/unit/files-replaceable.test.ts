@@ -73,8 +73,8 @@ describe.each<[FileKind, string]>([
       message: expect.stringContaining('is a folder') as string,
     });
     await expect(checkReplaceable(ring, kind, { option: 'to' })).rejects.toMatchObject({
-      code: 'BAD_FILE',
-      message: expect.stringContaining(`cannot read ${ring}`) as string,
+      code: 'NOT_WRITABLE',
+      message: expect.stringContaining(`cannot write ${ring}`) as string,
     });
   });
 });
