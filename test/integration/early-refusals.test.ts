@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config/config.js';
+import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { benchmark } from '../../lib/evaluate/benchmark.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
@@ -230,6 +231,43 @@ it('a folder for decoded images is made for a run, and goes with it where nothin
   await expect(access(dirname(spillFolder))).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
+it('a folder for decoded images may lie in that of the run, of one student or of several', async () => {
+  const images = join(folder, 'within');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(images);
+  for (const name of ['mobilenet_v3_small', 'mobilenet_v3_small,mobilenet_v2']) {
+    const output = join(folder, `run of ${name}`);
+    const spillFolder = join(output, 'decoded', 'pixels');
+    const config: ConfigInput = {
+      device: 'cpu',
+      teacher,
+      student: { name, widthMultiplier: 0.35 },
+      method: 'seed',
+      data: { train: images, spillFolder, resolution: 32 },
+      train: { batchSize: 2, maxSteps: 1 },
+      output,
+    };
+    await (await prepareRun(config)).dispose();
+    await expect(access(output)).rejects.toMatchObject({ code: 'ENOENT' });
+    {
+      await using run = await prepareRun(config);
+      for await (const event of run.run()) if (event.type === 'step') expect(event.step).toBe(1);
+    }
+    expect(await readdir(output)).not.toContain('decoded');
+    expect(await failure(config)).toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+  }
+});
+
+it('a folder for decoded images is not looked at where none are kept', async () => {
+  const images = join(folder, 'streamed');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(images);
+  const data = { spillFolder: join(teacher, 'spilled'), cache: 'stream' as const };
+  const config: ConfigInput = { device: 'cpu', teacher, method: 'seed', output: join(folder, 'streamed run') };
+  await using run = await prepareRun({ ...config, data: { ...data, train: images }, train: { batchSize: 2 } });
+  expect(run.dataset).toBeInstanceOf(StreamedImages);
+});
+
 describe("the teacher's side, where the student has none of its own", () => {
   it('is refused once the teacher tells it, before text bank and embeddings are looked at', async () => {
     const teacher = join(folder, 'teacher.safetensors');
@@ -273,14 +311,17 @@ describe("the teacher's side, where the student has none of its own", () => {
 it('an evaluation whose results cannot be written is refused before images are looked for', async () => {
   const file = join(folder, 'student.safetensors');
   await writeMadeUpStudent(file, 'resnet18');
-  const evaluated = (output: string, student = file) =>
+  const evaluated = (output: string, data: ConfigInput['data'] = {}) =>
     evaluateProtocol({
-      student,
+      student: file,
       protocol: 'knn',
-      config: { device: 'cpu', evaluate: { data: nowhere, train: nowhere, output } },
+      config: { device: 'cpu', data, evaluate: { data: nowhere, train: nowhere, output } },
     });
   await expect(evaluated(join(file, 'results'))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   const results = join(folder, 'results');
+  const spillFolder = join(file, 'spilled');
   await expect(evaluated(results)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(evaluated(results, { spillFolder })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  await expect(evaluated(results, { spillFolder, cache: 'stream' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   await expect(access(results)).rejects.toMatchObject({ code: 'ENOENT' });
 });
