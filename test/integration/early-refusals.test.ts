@@ -8,6 +8,7 @@ import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { benchmark } from '../../lib/evaluate/benchmark.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
+import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { createStudent } from '../../lib/models/student.js';
 import { mostRows } from '../../lib/number-limits.js';
@@ -293,6 +294,17 @@ describe("the teacher's side, where the student has none of its own", () => {
       code: 'BAD_OPTION',
       option: 'teacher',
       found: 40,
+    });
+  });
+
+  it.each(['abc', '0', '32.5'])('is a fault of a file of embeddings that states "%s"', async (resolution) => {
+    const teacher = join(folder, `states ${resolution}.safetensors`);
+    const rows = { shape: [1, 16], data: new Float32Array(16).fill(1) };
+    await writeSafetensors(teacher, [['embeddings', rows]], { ids: '["a.png"]', resolution });
+    const config: ConfigInput = { device: 'cpu', teacher, method: 'seed', data: { train: nowhere } };
+    expect(await failure({ ...config, output: join(folder, 'run') })).toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('its resolution is not a number of pixels') as string,
     });
   });
 
