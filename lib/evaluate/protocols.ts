@@ -73,7 +73,8 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
     await tryFolder(folder)
   )();
   const { spillFolder, cache } = config.data;
-  const removeEmpty = spillFolder === undefined || cache === 'stream' ? undefined : await tryFolder(spillFolder);
+  const removeEmpty =
+    spillFolder === undefined || cache === 'stream' ? undefined : await tryFolder(spillFolder, { hold: true });
   const found = await (
     protocol === 'zeroshot'
       ? zeroshot(student, config, signal, onProgress)

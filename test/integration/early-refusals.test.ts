@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config/config.js';
+import type { ImageCache } from '../../lib/data/cache.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { benchmark } from '../../lib/evaluate/benchmark.js';
@@ -257,6 +258,30 @@ it('a folder for decoded images may lie in that of the run, of one student or of
     expect(await readdir(output)).not.toContain('decoded');
     expect(await failure(config)).toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
   }
+});
+
+it('a folder for decoded images stays for a run that is prepared while the one that made it ends', async () => {
+  const images = join(folder, 'sharing');
+  const spillFolder = join(folder, 'shared');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(images);
+  const config = (output: string): ConfigInput => ({
+    device: 'cpu',
+    teacher,
+    method: 'seed',
+    data: { train: images, spillFolder, cache: 'all', cacheMemory: 0 },
+    train: { batchSize: 2 },
+    output: join(folder, output),
+  });
+  const first = await prepareRun(config('first'));
+  let ending: Promise<void> | undefined;
+  await using second = await prepareRun(config('second'), {
+    onProgress: ({ phase }) => {
+      if (phase === 'teacher') ending ??= first.dispose();
+    },
+  });
+  await ending;
+  expect((second.dataset as ImageCache).spilledBytes).toBeGreaterThan(0);
 });
 
 it('a folder for decoded images is not looked at where none are kept', async () => {
