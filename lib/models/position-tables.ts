@@ -31,9 +31,10 @@ function tablesOf({ nodes, parameters }: GraphSpec): Table[] {
 
 /** How many positions a side a convolution makes of images of one side, and the least side with as many as `grid`. */
 function sizesOf({ parameters }: GraphSpec, conv: GraphNode, resolution: number, grid: number) {
-  const { stride = 1, padding = 0, dilation = 1 } = (conv.attributes ?? {}) as Record<string, number>;
+  const { stride = 1, padding = 0, dilation = 1, same = 0 } = (conv.attributes ?? {}) as Record<string, number>;
   const kernel = parameters.find(({ name }) => name === conv.parameters?.[0])?.shape.at(-1) ?? 1;
-  const reach = dilation * (kernel - 1) + 1 - 2 * padding;
+  // TensorFlow's padding follows the image: a window for each stride that begins in it, however far the last one reaches
+  const reach = same > 0 ? 1 : dilation * (kernel - 1) + 1 - 2 * padding;
   return { positions: Math.floor((resolution - reach) / stride) + 1, side: (grid - 1) * stride + reach };
 }
 

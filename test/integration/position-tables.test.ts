@@ -120,15 +120,19 @@ describe('positions for another size of images', () => {
     );
   });
 
-  it("are counted as the convolution of a network of one's own makes them", () => {
+  it.each([
+    { padding: 0, count: 9, fits: [32, 39], others: [31, 40], allowed: '32' },
+    { padding: 4, count: 16, fits: [32, 39], others: [31, 40], allowed: '32' },
+    { padding: 'same' as const, count: 16, fits: [25, 32], others: [24, 33], allowed: '25' },
+  ])("are counted as the convolution of a network of one's own makes them: %o", (own) => {
     const g = new GraphBuilder('own');
-    const overlapping = g.conv(g.images, 'conv', { channels: 8, kernel: 16, stride: 8, padding: 0 });
-    const sum = g.globalPool(g.positions(overlapping, 'pos', { count: 9 }));
+    const overlapping = g.conv(g.images, 'conv', { channels: 8, kernel: 16, stride: 8, padding: own.padding });
+    const sum = g.globalPool(g.positions(overlapping, 'pos', { count: own.count }));
     const student = new Student('own', device, 24, 1, g.finish(g.linear(sum, 'embedding', { features: 24 })), 0);
-    for (const resolution of [32, 39]) student.compile({ batch: 1, resolution, training: false }).dispose();
-    for (const resolution of [31, 40])
+    for (const resolution of own.fits) student.compile({ batch: 1, resolution, training: false }).dispose();
+    for (const resolution of own.others)
       expect(() => student.compile({ batch: 1, resolution })).toThrow(
-        expect.objectContaining({ code: 'BAD_OPTION', found: resolution, allowed: '32' }),
+        expect.objectContaining({ code: 'BAD_OPTION', found: resolution, allowed: own.allowed }),
       );
   });
 
