@@ -214,7 +214,7 @@ static void prefer_for_all(const void* kernel) {
   preferred.insert({device, kernel});
 }
 
-// Its mangled name; "" where nobody tells.
+// Its mangled name; "" where nobody tells, which a GPU that is lost may not.
 static std::string symbol_of(const void* kernel) {
   const char* symbol = nullptr;
 #if CUDART_VERSION >= 12030
@@ -313,11 +313,20 @@ struct ArgumentList {
   }
 };
 
-static void check_launch(cudaError_t status, const Launch& launch) {
+static void check_launch(cudaError_t status, const Launch& launch, std::string symbol = "") {
   if (status == cudaSuccess) return;
-  const std::string symbol = symbol_of(launch.kernel);
+  if (symbol.empty()) symbol = symbol_of(launch.kernel);
   fail(status,
        std::string("launching ") + launch.name + (symbol.empty() || symbol == launch.name ? "" : " = " + symbol));
+}
+
+// Does every launch wait for its kernel, so that a fault is the launch's own error?
+static bool waits_for_launches() {
+  static const bool waits = [] {
+    const char* const text = std::getenv("CUDA_LAUNCH_BLOCKING");
+    return text && *text && std::strcmp(text, "0") != 0;
+  }();
+  return waits;
 }
 
 void load(const Launch& launch) {
@@ -330,10 +339,11 @@ void run(const Work& work, void* stream) {
     case Work::Kind::kernel: {
       const Launch& launch = work.launch;
       prefer_for_all(launch.kernel);
+      const std::string symbol = waits_for_launches() ? symbol_of(launch.kernel) : "";
       ArgumentList arguments(launch);
       return check_launch(cudaLaunchKernel(launch.kernel, dim3_of(launch.grid), dim3_of(launch.block),
                                            arguments.pointers, launch.shared_bytes, as_stream(stream)),
-                          launch);
+                          launch, symbol);
     }
     case Work::Kind::copy:
       return LGD_CUDA(cudaMemcpyAsync(work.to, work.from, work.bytes, cudaMemcpyDefault, as_stream(stream)));

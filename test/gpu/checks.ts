@@ -35,7 +35,7 @@ const here =
     console.log(
       `lgdistill ${version}, ${cuda.info.name}, compute capability ${cuda.info.computeCapability}, build ${cuda.addon.buildInfo().buildId}`,
     );
-    for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
+    for (const body of bodies) await report.attemptWhole(part, () => body(cpu, cuda));
   };
 
 /**
@@ -99,10 +99,15 @@ async function main(): Promise<void> {
   const wanted = (process.env['GPU_CHECK_PARTS'] ?? Object.keys(parts).join(' '))
     .split(/\s+/)
     .filter((part) => part !== '');
+  // of `timeout`, which reaches none of the programs' own groups
+  process.once('SIGTERM', () => {
+    report.stop(wanted.join(' '));
+    process.exit(143);
+  });
   for (const part of wanted) {
     const body = parts[part];
     if (body === undefined) throw new Error(`no part ${part}; there are ${Object.keys(parts).join(', ')}`);
-    await report.attempt(part, 'the whole part', () => body(part));
+    await report.attemptWhole(part, () => body(part));
   }
   console.log(`gpu-check: ${report.checks} checks, ${report.failures} failed`);
   process.exitCode = report.failures > 0 ? 1 : 0;
@@ -110,4 +115,10 @@ async function main(): Promise<void> {
 
 const steps = process.env['GPU_CHECK_TAKE_STEPS'];
 if (steps === undefined) await main();
-else await takeSteps(name, JSON.parse(steps) as Parameters<typeof takeSteps>[1], report.small ? 3 : 12);
+else
+  await takeSteps(name, JSON.parse(steps) as Parameters<typeof takeSteps>[1], report.small ? 3 : 12).catch(
+    (error: unknown) => {
+      console.error((error as Error).message); // the last line, which is all that its parent shows
+      process.exit(1);
+    },
+  );

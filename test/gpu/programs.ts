@@ -21,7 +21,6 @@ function kill(group: number): void {
   }
 }
 process.on('exit', () => running.forEach(kill));
-process.once('SIGTERM', () => process.exit(143)); // of `timeout`, which does not reach other groups
 
 /**
  * Runs a program, at most so many seconds: then it is killed with all that it started in its group, since
@@ -33,9 +32,11 @@ export function run(
   args: readonly string[],
   limit: number,
   show: (text: string) => void = () => {},
+  variables: Readonly<Record<string, string>> = {},
 ): Promise<Result> {
   const from = performance.now();
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  const env = { ...process.env, ...variables };
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true, env });
   const streams = [child.stdout, child.stderr];
   let output = '';
   for (const stream of streams) {
@@ -82,6 +83,22 @@ const goOn = /^LOST .*; go on with (.+)$/u;
 const mostStarts = 20;
 
 /**
+ * After a fault, which is heard of when the host waits: the check that lost the GPU once more and alone, each launch
+ * waited for, so that CUDA's error is that of the kernel at fault. A line that says which.
+ */
+async function nameLaunch(command: string, args: readonly string[], from: number, limit: number): Promise<string> {
+  const rows = args.indexOf('--rows'); // they have this check already
+  const kept = rows < 0 ? args : [...args.slice(0, rows), ...args.slice(rows + 2)];
+  const { lines, late } = await run(command, [...kept, `only=${from - 1}`], limit, undefined, {
+    CUDA_LAUNCH_BLOCKING: '1',
+    LGDISTILL_GRAPHS: '0',
+  });
+  const launch = lines.map((line) => /launching .* failed: .*$/u.exec(line)?.[0]).find((text) => text !== undefined);
+  const [other] = lines.filter((line) => /^(FAIL|LOST|!) /u.test(line));
+  return `NAMED with each launch waited for: ${launch ?? other ?? (late ? 'it does not end' : 'alone it does not fail')}`;
+}
+
+/**
  * A program to its end, started again behind every check that lost the GPU, so that one fault costs one check. All of
  * it within the limit.
  */
@@ -99,6 +116,15 @@ export async function runToEnd(
     lines.push(...result.lines);
     seconds += result.seconds;
     const words = result.lines.map((line) => goOn.exec(line)?.[1]).find((text) => text !== undefined);
+    const fault = /^LOST (?!.*: it takes longer than ).*; go on with from=(\d+)/u;
+    const [, from] = (result.status === lost && result.lines.map((line) => fault.exec(line)).find(Boolean)) || [];
+    if (from !== undefined && limit - seconds > 1) {
+      const begun = performance.now();
+      const line = await nameLaunch(command, args, Number(from), Math.min(60, limit - seconds));
+      seconds += (performance.now() - begun) / 1000;
+      lines.push(line);
+      show?.(`${line}\n`);
+    }
     if (
       (result.status !== lost && result.status !== found) ||
       words === undefined ||
@@ -135,12 +161,29 @@ async function checkProgram(
 ): Promise<void> {
   const path = pathOf(report, part, program);
   if (path === undefined) return;
-  const { status, lines, seconds, late } = await runToEnd(path, args, report.small ? 5 * limit : limit);
-  for (const line of lines.slice(0, -1)) report.check(part, program, line, /^(SKIPPED|MEASURED) /.test(line));
+  // A row for each as it comes, so that one that is stopped leaves them; but the closing line gets more words.
+  let [rest, closing] = ['', ''];
+  const tell = (line: string) => report.check(part, program, line, /^(SKIPPED|MEASURED|NAMED) /u.test(line));
+  const take = (line: string) => {
+    if (closing !== '') tell(closing);
+    closing = line;
+    if (!/^(FAIL|LOST|NAMED|SKIPPED|MEASURED) /u.test(line)) return;
+    tell(line);
+    closing = '';
+  };
+  const show = (text: string) => {
+    const lines = `${rest}${text}`.split('\n');
+    rest = lines.pop()!;
+    lines.filter((line) => line !== '').forEach(take);
+  };
+  report.doing = program;
+  const { status, seconds, late } = await runToEnd(path, args, report.small ? 5 * limit : limit, show);
+  report.doing = '';
+  if (rest !== '') take(rest);
   report.check(
     part,
     program,
-    `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`,
+    `${closing === '' ? `ended with status ${status}` : closing} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`,
     status === 0 && !late,
   );
 }

@@ -257,7 +257,9 @@ export async function profile(report: Report): Promise<void> {
       });
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);
       if (child.status !== 0)
-        throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
+        throw new Error(
+          `the traced process ended with ${child.status ?? child.signal}: ${child.stderr.trim().split('\n').at(-1)}`,
+        );
       const recorded = await readFile(trace, 'utf8').catch((error: NodeJS.ErrnoException) => {
         if (error.code === 'ENOENT') return undefined;
         throw error;

@@ -9,6 +9,7 @@ import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
 import { runToEnd } from '../gpu/programs.js';
+import { withEnvironment } from '../gpu/report.js';
 import { buildEmulatedPrograms, ptxForSpeed, runProgram } from '../native/emulated.js';
 import { writeProgram, type Row } from './gpu-check-fixture.js';
 
@@ -198,10 +199,53 @@ esac`,
     expect({ starts, status }).toEqual({ starts: 2, status: 1 });
   }, 600_000);
 
+  it('names the kernel at fault, by a check that lost the GPU run again with each launch waited for', async () => {
+    const program = join(buildEmulatedPrograms(), 'cuda_ops');
+    const fault = { LGDISTILL_EMULATION_FAULT: 'cudaLaunchKernel:1:cudaErrorIllegalAddress' };
+    const { lines, starts } = await withEnvironment(fault, () => runToEnd(program, ['small', 'norm_fold'], 100));
+    const words = 'an illegal memory access was encountered (cudaErrorIllegalAddress)';
+    expect(lines).toEqual([
+      expect.stringMatching(/^FAIL norm_fold .*Synchronize failed: an illegal memory access/u),
+      expect.stringMatching(/^LOST norm_fold /u),
+      expect.stringContaining(
+        `NAMED with each launch waited for: launching fold_kernel = _Z11fold_kernel failed: ${words}`,
+      ),
+      expect.stringMatching(/^cuda operations: \d+ checks, \d+ failed/u),
+    ]);
+    expect(starts).toBe(2);
+  }, 600_000);
+
+  it('goes on in another process behind a check that takes the GPU from its own', async () => {
+    const { status, output, rows } = await dryRun('lost', 'semantic', {
+      LGDISTILL_EMULATION_FAULT: 'cudaLaunchKernel:20:cudaErrorIllegalAddress', // in every process anew
+    });
+    expect(status).toBe(1);
+    const names = rows.filter(({ part }) => part === 'semantic').map(({ name }) => name);
+    const failed = rows.filter(({ good }) => good === false);
+    expect(failed.length).toBeGreaterThan(1);
+    const again = ', each launch waited for';
+    for (const { name, value } of failed)
+      if (!name.endsWith(again)) {
+        expect(value).toContain('cudaErrorIllegalAddress');
+        expect(output).toContain(`this process has lost the GPU; another goes on behind ${name}\n`);
+      }
+    expect(new Set(names).size).toBe(names.length); // each once
+    const [named] = rows.filter(({ name }) => name.endsWith(again));
+    expect(named).toMatchObject({
+      name: `${failed[0]!.name}${again}`,
+      good: false,
+      value: expect.stringMatching(/launching kernel = _Z6kernel failed: an illegal memory access/u) as string,
+    });
+    expect(names.length).toBeGreaterThanOrEqual(22);
+  }, 600_000);
+
   it('stops a part that takes too long, with all it started, and runs the others', async () => {
     const programs = join(folder, 'slow');
     await mkdir(programs);
-    await writeProgram(join(programs, 'cuda_ops'), `sleep 900 &\necho $! >${join(programs, 'pid')}\nwait`);
+    await writeProgram(
+      join(programs, 'cuda_ops'),
+      `echo FAIL one of its checks\nsleep 900 &\necho $! >${join(programs, 'pid')}\nwait`,
+    );
     await writeProgram(join(programs, 'kernels'), 'echo 1 checks, 0 failed'); // at once, on any machine
     const { status, output, rows } = await dryRun('slow-results', 'ops kernels', {
       GPU_CHECK_PROGRAMS: programs,
@@ -210,6 +254,8 @@ esac`,
     expect(status).toBe(1);
     expect(output).toMatch(/FAILED: ops, the whole part: stopped: longer than 15 s\nops: \d+ s\n/);
     expect(rows.filter(({ good }) => good === false)).toMatchObject([
+      { part: 'ops', name: 'cuda_ops', value: 'FAIL one of its checks' },
+      { part: 'ops', name: 'cuda_ops', value: 'stopped in it' },
       { part: 'ops', name: 'the whole part', value: 'stopped: longer than 15 s' },
     ]);
     expect(rows.filter(({ part, good }) => part === 'kernels' && good)).toHaveLength(1);

@@ -55,7 +55,10 @@ describe('a program that loses the GPU', () => {
   // loses it at checks 1 and 3 of 5, and would at every check from which it is not started behind
   const text = `
 from=0; checks=0; failed=0
-for word; do case $word in from=*) from=\${word#*=};; checks=*) checks=\${word#*=};; failed=*) failed=\${word#*=};; esac; done
+for word; do case $word in
+  only=*) [ "$*" = "small $word" ] && echo "FAIL check: launching kernel_\${word#*=} = _Z failed: blocking $CUDA_LAUNCH_BLOCKING, graphs $LGDISTILL_GRAPHS"; exit 3;;
+  from=*) from=\${word#*=};; checks=*) checks=\${word#*=};; failed=*) failed=\${word#*=};;
+esac; done
 for check in 0 1 2 3 4; do
   [ $check -ge $from ] || continue
   checks=$((checks + 1))
@@ -67,12 +70,17 @@ done
 echo "$checks checks, $failed failed"
 [ $failed = 0 ]`;
 
-  it('is started again behind each check that did, and keeps count', async () => {
+  it('is started again behind each check that did, which names its kernel, and keeps count', async () => {
     let shown = '';
-    const result = await runToEnd(await program('faulty', text), ['small'], 60, (part) => (shown += part));
+    const args = ['small', '--rows', 'file'];
+    const result = await runToEnd(await program('faulty', text), args, 60, (part) => (shown += part));
+    const named = (kernel: string) =>
+      `NAMED with each launch waited for: launching ${kernel} = _Z failed: blocking 1, graphs 0`;
     expect(result.lines).toEqual([
       expect.stringContaining('LOST check 1 of small'),
+      named('kernel_1'),
       expect.stringContaining('LOST check 3 of small'),
+      named('kernel_3'),
       '5 checks, 2 failed',
     ]);
     expect(result).toMatchObject({ starts: 3, status: 1, late: false });
@@ -95,6 +103,30 @@ echo "$checks checks, $failed failed"
     vi.spyOn(performance, 'now').mockImplementation(() => now);
     const over = await runToEnd(always, [], 1000, () => (now = 1_000_000)).finally(() => vi.restoreAllMocks());
     expect(over).toMatchObject({ starts: 1, status: 3, late: false });
+  });
+
+  it('says of a check that fails with others alone that it does', async () => {
+    const path = await program(
+      'alone',
+      'case $1 in only=0) echo 1 checks, 0 failed;; from=1) echo 2 checks, 1 failed; exit 1;; *) echo "LOST all: gone; go on with from=1"; exit 3;; esac',
+    );
+    const { lines } = await runToEnd(path, [], 60);
+    expect(lines).toEqual([
+      'LOST all: gone; go on with from=1',
+      'NAMED with each launch waited for: alone it does not fail',
+      '2 checks, 1 failed',
+    ]);
+  });
+
+  it('is not asked which launch hangs, which would hang again', async () => {
+    const path = await program(
+      'hung',
+      'case $1 in only=*) echo asked;; from=1) echo 2 checks, 1 failed;; *) echo "LOST all: it takes longer than 60 s; go on with from=1"; exit 3;; esac',
+    );
+    expect((await runToEnd(path, [], 60)).lines).toEqual([
+      'LOST all: it takes longer than 60 s; go on with from=1',
+      '2 checks, 1 failed',
+    ]);
   });
 
   it('is one that fell otherwise where it does not say so', async () => {

@@ -23,11 +23,12 @@ class Progress {
  public:
   int checks = 0, failures = 0;
 
-  // Takes from=N, checks=N and failed=N, where a run before got to; and seconds=N, which a check may take (as long as
-  // it wants).
+  // Takes from=N, checks=N and failed=N, where a run before got to; only=N, that check alone; and seconds=N, which a
+  // check may take (as long as it wants).
   bool reads(const char* word) {
     if (std::strncmp(word, "seconds=", 8) == 0) return seconds_ = std::atof(word + 8), true;
-    const std::pair<const char*, int*> all[] = {{"from=", &from_}, {"checks=", &checks}, {"failed=", &failures}};
+    const std::pair<const char*, int*> all[] = {
+        {"from=", &from_}, {"only=", &only_}, {"checks=", &checks}, {"failed=", &failures}};
     for (const auto& [name, value] : all)
       if (std::strncmp(word, name, std::strlen(name)) == 0) return *value = std::atoi(word + std::strlen(name)), true;
     return false;
@@ -36,7 +37,7 @@ class Progress {
   // Whether the next check, one in `every`, is to be run.
   bool is_next(int every = 1) {
     const int number = next_++;
-    return number >= from_ && number % every == 0;
+    return number >= from_ && (only_ < 0 || number == only_) && number % every == 0;
   }
 
   // Starts the time of the check, or of a part of it.
@@ -75,7 +76,7 @@ class Progress {
  private:
   static constexpr int lost_status = 3;
   static inline char farewell[400];
-  int from_ = 0, next_ = 0;
+  int from_ = 0, only_ = -1, next_ = 0;
   double seconds_ = 0;
 };
 

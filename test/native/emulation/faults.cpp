@@ -116,6 +116,8 @@ cudaError_t begin(const char* function, bool asks_gpu, bool later) {
 
 }  // namespace
 
+bool is_lost() { return lost != cudaSuccess; }
+
 cudaError_t begin_call(const char* function) { return begin(function, true, false); }
 cudaError_t begin_question(const char* function) { return begin(function, false, false); }
 

@@ -18,6 +18,8 @@ cudaError_t begin_work(const char* function, Stream& stream);
 // The same of a call that asks nothing of the GPU, and works on one that is lost.
 cudaError_t begin_question(const char* function);
 
+bool is_lost();
+
 // Thrown where work runs that fails; from then on the GPU is lost.
 struct Fault {
   cudaError_t status;

@@ -122,6 +122,7 @@ void free_memory(void* pointer, bool pinned) noexcept {
 struct Kernel {
   const char* name;
   const Signature* signature;
+  std::string symbol;  // mangled, as far as that can be told, from its first launch
 };
 auto& kernels = *new std::map<const void*, Kernel>;
 
@@ -143,7 +144,10 @@ cudaError_t wait(Body&& body) {
 
 void know_kernel(const void* kernel, const char* name, const Signature* signature) {
   std::lock_guard lock(mutex);
-  kernels[kernel] = {name, signature};
+  auto& known = kernels[kernel];
+  known.name = name;
+  known.signature = signature;
+  if (known.symbol.empty()) known.symbol = "_Z" + std::to_string(std::strlen(name)) + name;
 }
 
 size_t most_shared_memory(const void* kernel) {
@@ -154,7 +158,7 @@ size_t most_shared_memory(const void* kernel) {
 }
 
 Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared) {
-  const auto& [name, signature] = kernels.at(kernel);
+  const auto& [name, signature, symbol] = kernels.at(kernel);
   const int count = int(block.x * block.y * block.z);
   LGD_CHECK(signature->bytes <= 4096, "DEVICE_ERROR", name, " has ", signature->bytes,
             " bytes of parameters; before CUDA 12.1 there may be 4096");
@@ -419,11 +423,13 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return begin_call(__func__); }
 
+// A GPU that is lost may tell no names: "may also return error codes from previous, asynchronous launches".
 cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   LGD_BEGIN(begin_question(__func__));
   const auto known = kernels.find(kernel);
   if (known == kernels.end()) return cudaErrorInvalidResourceHandle;  // nobody has launched it
-  *name = known->second.name;
+  if (is_lost()) return cudaErrorLaunchFailure;
+  *name = known->second.symbol.c_str();
   return cudaSuccess;
 }
 
@@ -440,7 +446,7 @@ cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** a
   LGD_BEGIN(begin_work(__func__, *stream));
   if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
   enqueue(*stream, kernel_operation(kernel, grid, block, arguments, shared));
-  return cudaSuccess;
+  return is_one("CUDA_LAUNCH_BLOCKING") ? wait_for(*stream) : cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   LGD_BEGIN(begin_work(__func__, *stream));
