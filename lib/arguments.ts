@@ -103,13 +103,31 @@ export function checkTeacherKind(teacher: { kind: string; id: string }): void {
   checkArgument(kind as keyof typeof kinds, teacher, 'teacher');
 }
 
-/**
- * The names of a call's options, and which of them have no default: written beside their type, which TypeScript holds
- * it to by `satisfies`. It is the one list that {@link checkOptions} and its messages go by.
- */
+/** The names of a call's options, and which of them have no default. {@link checkOptions} and its messages go by it. */
 export type OptionTable<Options> = {
   readonly [Name in keyof Options]-?: object extends Pick<Options, Name> ? 'optional' : 'needed';
 };
+
+/** The names of options as their type spells them: `name?` where they may be left out. */
+type Spelled<Options> = {
+  [Name in keyof Options & string]-?: object extends Pick<Options, Name> ? `${Name}?` : Name;
+}[keyof Options & string];
+type Words<Text extends string> = Text extends `${infer First} ${infer Rest}` ? First | Words<Rest> : Text;
+
+/** Text whose words are all of the options, and nothing else; any other does not compile, and the error names them. */
+type Listing<Options, Text extends string> = [Words<Text>, Spelled<Options>] extends [Spelled<Options>, Words<Text>]
+  ? Text
+  : { unknown: Exclude<Words<Text>, Spelled<Options>>; missing: Exclude<Spelled<Options>, Words<Text>> };
+
+/** The table of options that are listed once beside their type: `optionTable<SaveOptions>()('file overwrite?')`. */
+export function optionTable<Options>(): <Text extends string>(names: Listing<Options, Text>) => OptionTable<Options> {
+  return (names) =>
+    Object.fromEntries(
+      (names as string)
+        .split(' ')
+        .map((name) => (name.endsWith('?') ? [name.slice(0, -1), 'optional'] : [name, 'needed'])),
+    ) as OptionTable<Options>;
+}
 
 /**
  * Looks whether there are options, and none that the call does not know: one with a slip in its name would be as good

@@ -1,6 +1,6 @@
 import { types } from 'node:util';
 import type { EncoderInfo, TensorHandle } from '../addon/native.js';
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { hasCode, LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { Made } from '../lifetime.js';
@@ -50,12 +50,7 @@ export interface ForwardOptions {
   signal?: AbortSignal | undefined;
 }
 
-const forwardOptions = {
-  training: 'optional',
-  seed: 'optional',
-  step: 'optional',
-  signal: 'optional',
-} satisfies OptionTable<ForwardOptions>;
+const forwardOptions = optionTable<ForwardOptions>()('training? seed? step? signal?');
 
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
 export class Encoder implements Disposable {

@@ -1,5 +1,5 @@
 /** What maps texts to embeddings, and what those that this package has share: their options, and working in batches. */
-import { checkText, type OptionTable } from '../arguments.js';
+import { checkText, optionTable, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { resolveOptions, type ResolveOptions } from '../hub/hub.js';
 import { checkWhole } from '../number-limits.js';
@@ -12,7 +12,7 @@ export interface EncodeOptions {
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
-export const encodeOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EncodeOptions>;
+export const encodeOptions = optionTable<EncodeOptions>()('signal? onProgress?');
 
 /** Maps texts into the space the teacher's images are in. */
 export interface TextEncoder {
