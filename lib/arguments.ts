@@ -119,14 +119,20 @@ type Listing<Options, Text extends string> = [Words<Text>, Spelled<Options>] ext
   ? Text
   : { unknown: Exclude<Words<Text>, Spelled<Options>>; missing: Exclude<Spelled<Options>, Words<Text>> };
 
-/** The table of options that are listed once beside their type: `optionTable<SaveOptions>()('file overwrite?')`. */
-export function optionTable<Options>(): <Text extends string>(names: Listing<Options, Text>) => OptionTable<Options> {
-  return (names) =>
-    Object.fromEntries(
-      (names as string)
-        .split(' ')
-        .map((name) => (name.endsWith('?') ? [name.slice(0, -1), 'optional'] : [name, 'needed'])),
-    ) as OptionTable<Options>;
+/**
+ * The table of options that are listed once beside their type: `optionTable<SaveOptions>()('file overwrite?')`.
+ * @returns of the names of a call's own options, and the table of those that it shares with others, the table of both
+ */
+export function optionTable<Options>(): <Text extends string, Shared extends Partial<OptionTable<Options>> = object>(
+  names: Listing<Omit<Options, keyof Shared>, Text>,
+  shared?: Shared,
+) => OptionTable<Options> {
+  return (names, shared) => {
+    const entries = (names as string)
+      .split(' ')
+      .map((name) => (name.endsWith('?') ? [name.slice(0, -1), 'optional'] : [name, 'needed']));
+    return { ...Object.fromEntries(entries), ...shared } as OptionTable<Options>;
+  };
 }
 
 /**

@@ -1,6 +1,6 @@
 import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
-import { checkArgument, checkOptions, checkText, optionTable, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, optionTable } from '../arguments.js';
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
@@ -25,12 +25,7 @@ export interface BuildOptions extends EncodeOptions {
   allowDuplicates?: boolean | undefined;
 }
 
-const buildOptions = {
-  encoder: 'needed',
-  templates: 'optional',
-  allowDuplicates: 'optional',
-  ...encodeOptions,
-} satisfies OptionTable<BuildOptions>;
+const buildOptions = optionTable<BuildOptions>()('encoder templates? allowDuplicates?', encodeOptions);
 
 /** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
 export interface BankInfo {

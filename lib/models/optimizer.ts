@@ -2,7 +2,7 @@
  * What an optimiser is: its name and its numbers, which a network is compiled for training with, what a step of it
  * takes, and what it keeps from step to step.
  */
-import { checkOptions, checkWord, optionTable, type OptionTable } from '../arguments.js';
+import { checkOptions, checkWord, optionTable } from '../arguments.js';
 import { optimizerDefaults, type Config } from '../config/schema.js';
 import { LgdError } from '../errors.js';
 import { checkNumber, leastEpsilon, mostMomentum } from '../number-limits.js';
@@ -74,13 +74,8 @@ export interface OptimizerState {
 }
 
 const tables = {
-  sgd: { name: 'needed', momentum: 'optional' } satisfies OptionTable<SgdOptimizer>,
-  adamw: {
-    name: 'needed',
-    beta1: 'optional',
-    beta2: 'optional',
-    epsilon: 'optional',
-  } satisfies OptionTable<AdamwOptimizer>,
+  sgd: optionTable<SgdOptimizer>()('name momentum?'),
+  adamw: optionTable<AdamwOptimizer>()('name beta1? beta2? epsilon?'),
 };
 
 /** Of what was before. */

@@ -32,11 +32,7 @@ export interface GraphOptions {
 const withoutHead = optionTable<Omit<GraphOptions, 'outputs' | 'embeddingSize'>>()(
   'widthMultiplier? dropping? resolution?',
 );
-export const graphOptions = {
-  outputs: 'optional',
-  embeddingSize: 'optional',
-  ...withoutHead,
-} satisfies OptionTable<GraphOptions>;
+export const graphOptions = optionTable<GraphOptions>()('outputs? embeddingSize?', withoutHead);
 
 /**
  * The graph of a student.
