@@ -7,60 +7,39 @@ import { types } from 'node:util';
 import { LgdError } from './errors.js';
 import { suggestion } from './text/spelling.js';
 
-/** Of each kind of object that calls take: what gives one, and members that it has. */
+/** Of each kind of object that calls take: what gives one, and members that it has, `()` behind those that are called. */
 const kinds = {
-  device: ['the device that `await openDevice()` gives', ['addon', 'synchronize']],
-  teacher: [
-    'what `await loadTeacher()` gives, or a teacher of your own',
-    ['kind', 'embeddingSize', 'resolution', 'mean', 'std'],
-  ],
-  'native teacher': ['what `await loadTeacher()` gives', ['compile', 'fingerprint', 'device']],
-  'onnx teacher': ['what `await loadTeacher()` gives', ['embed', 'fingerprint']],
-  'custom teacher': ['of kind custom: with embed(pixels, batch) and fingerprint()', ['embed', 'fingerprint']],
-  'precomputed teacher': ['of kind precomputed: with lookup(ids) and has(id)', ['lookup', 'has']],
-  student: ['what createStudent() gives', ['graph', 'compile', 'embeddingSize']],
-  tsb: ['what `await TextualSemanticsBank.build()` gives', ['names', 'data', 'embeddingSize']],
+  device: ['the device that `await openDevice()` gives', 'addon synchronize()'],
+  teacher: ['what `await loadTeacher()` gives, or a teacher of your own', 'kind embeddingSize resolution mean std'],
+  'native teacher': ['what `await loadTeacher()` gives', 'compile() fingerprint() device'],
+  'onnx teacher': ['what `await loadTeacher()` gives', 'embed() fingerprint()'],
+  'custom teacher': ['of kind custom: with embed(pixels, batch) and fingerprint()', 'embed() fingerprint()'],
+  'precomputed teacher': ['of kind precomputed: with lookup(ids) and has(id)', 'lookup() has()'],
+  student: ['what createStudent() gives', 'graph compile() embeddingSize'],
+  tsb: ['what `await TextualSemanticsBank.build()` gives', 'names data embeddingSize'],
   encoder: [
     'what `await ClipTextEncoder.load()` gives, or a text encoder of your own',
-    ['encode', 'countTokens', 'embeddingSize'],
+    'encode() countTokens() embeddingSize',
   ],
-  source: ['what `await openImages()` or imagesFromBuffers() gives, or { root, ids, read }', ['ids', 'read']],
-  dataset: ['what `await ImageCache.build()` gives', ['length', 'ids', 'sourceIndex']],
-  images: ['what `await ImageCache.build()` gives', ['length', 'sourceIndex']],
-  compiled: ['what student.compile() gives', ['graph', 'makeImages', 'output']],
+  source: ['what `await openImages()` or imagesFromBuffers() gives, or { root, ids, read }', 'ids read'],
+  dataset: ['what `await ImageCache.build()` gives', 'length ids sourceIndex'],
+  images: ['what `await ImageCache.build()` gives', 'length sourceIndex'],
+  compiled: ['what student.compile() gives', 'graph makeImages() output'],
   batch: [
     '{ ...plan.next(), dataset }, with the plan a BatchPlan and the data set an ImageCache',
-    ['images', 'drawIds', 'dataset'],
+    'images drawIds dataset',
   ],
-  ticket: ['what `await distiller.queueStep()` gives', ['slots']],
-  state: ['what `await distiller.state()` gives', ['weights', 'momentum', 'semantic']],
-  evaluation: ['what `new ZeroShotEvaluation()` gives', ['mark', 'evaluateEncoder', 'evaluateTeacher']],
-  frozen: ['what `new FrozenEvaluation()` gives', ['mark', 'evaluate']],
-  set: ['what `await readCoco()` gives', ['images', 'names']],
-  distiller: ['what `new Distiller()` gives', ['config', 'students', 'queueStep']],
-  graph: ['what finish() of a GraphBuilder, or studentGraph(), gives', ['nodes', 'parameters']],
-  report: ['what `await list.check()` gives', ['exactDuplicates', 'nearDuplicates', 'mended']],
-  machine: ['what `await readMachine()` gives', ['cores', 'memory', 'vectors']],
-  online: ['{ images, labels, mean, std }', ['images', 'labels', 'mean', 'std']],
-} as const satisfies Record<string, readonly [string, readonly string[]]>;
-
-/** Members that are called. */
-const methods: ReadonlySet<string> = new Set([
-  'synchronize',
-  'embed',
-  'fingerprint',
-  'lookup',
-  'has',
-  'compile',
-  'encode',
-  'countTokens',
-  'makeImages',
-  'mark',
-  'evaluateEncoder',
-  'evaluateTeacher',
-  'evaluate',
-  'queueStep',
-]);
+  ticket: ['what `await distiller.queueStep()` gives', 'slots'],
+  state: ['what `await distiller.state()` gives', 'weights momentum semantic'],
+  evaluation: ['what `new ZeroShotEvaluation()` gives', 'mark() evaluateEncoder() evaluateTeacher()'],
+  frozen: ['what `new FrozenEvaluation()` gives', 'mark() evaluate()'],
+  set: ['what `await readCoco()` gives', 'images names'],
+  distiller: ['what `new Distiller()` gives', 'config students queueStep()'],
+  graph: ['what finish() of a GraphBuilder, or studentGraph(), gives', 'nodes parameters'],
+  report: ['what `await list.check()` gives', 'exactDuplicates nearDuplicates mended'],
+  machine: ['what `await readMachine()` gives', 'cores memory vectors'],
+  online: ['{ images, labels, mean, std }', 'images labels mean std'],
+} as const satisfies Record<string, readonly [what: string, members: string]>;
 
 /**
  * Looks whether an argument is of its kind, by its members; the values of those are another matter.
@@ -68,17 +47,19 @@ const methods: ReadonlySet<string> = new Set([
  * @throws LgdError BAD_OPTION
  */
 export function checkArgument(kind: keyof typeof kinds, value: unknown, option: string = kind): void {
-  const [allowed, members] = kinds[kind];
+  const [allowed, listed] = kinds[kind];
   if (typeof value === 'object' && value !== null) {
-    const missing = members.filter((member) => (value as Readonly<Record<string, unknown>>)[member] == null);
+    const members = listed.split(' ').map((member) => {
+      const name = member.replace('()', '');
+      return { name, isCalled: name !== member, found: (value as Readonly<Record<string, unknown>>)[name] };
+    });
+    const missing = members.flatMap(({ name, found }) => (found == null ? [name] : []));
     if (missing.length === 0) {
-      const [wrong] = members.filter(
-        (member) => methods.has(member) && typeof (value as Readonly<Record<string, unknown>>)[member] !== 'function',
-      );
+      const wrong = members.find(({ isCalled, found }) => isCalled && typeof found !== 'function');
       if (wrong === undefined) return;
       throw new LgdError('BAD_OPTION', 'not a function.', {
-        option: `${option}.${wrong}`,
-        found: (value as Readonly<Record<string, unknown>>)[wrong],
+        option: `${option}.${wrong.name}`,
+        found: wrong.found,
         allowed,
       });
     }
@@ -103,13 +84,37 @@ export function checkTeacherKind(teacher: { kind: string; id: string }): void {
   checkArgument(kind as keyof typeof kinds, teacher, 'teacher');
 }
 
-/**
- * The names of a call's options, and which of them have no default: written beside their type, which TypeScript holds
- * it to by `satisfies`. It is the one list that {@link checkOptions} and its messages go by.
- */
+/** The names of a call's options, and which of them have no default. {@link checkOptions} and its messages go by it. */
 export type OptionTable<Options> = {
   readonly [Name in keyof Options]-?: object extends Pick<Options, Name> ? 'optional' : 'needed';
 };
+
+/** The names of options as their type spells them: `name?` where they may be left out. */
+type Spelled<Options> = {
+  [Name in keyof Options & string]-?: object extends Pick<Options, Name> ? `${Name}?` : Name;
+}[keyof Options & string];
+type Words<Text extends string> = Text extends `${infer First} ${infer Rest}` ? First | Words<Rest> : Text;
+
+/** Text whose words are all of the options, and nothing else; any other does not compile, and the error names them. */
+type Listing<Options, Text extends string> = [Words<Text>, Spelled<Options>] extends [Spelled<Options>, Words<Text>]
+  ? Text
+  : { unknown: Exclude<Words<Text>, Spelled<Options>>; missing: Exclude<Spelled<Options>, Words<Text>> };
+
+/**
+ * The table of options that are listed once beside their type: `optionTable<SaveOptions>()('file overwrite?')`.
+ * @returns of the names of a call's own options, and the table of those that it shares with others, the table of both
+ */
+export function optionTable<Options>(): <Text extends string, Shared extends Partial<OptionTable<Options>> = object>(
+  names: Listing<Omit<Options, keyof Shared>, Text>,
+  shared?: Shared,
+) => OptionTable<Options> {
+  return (names, shared) => {
+    const entries = (names as string)
+      .split(' ')
+      .map((name) => (name.endsWith('?') ? [name.slice(0, -1), 'optional'] : [name, 'needed']));
+    return { ...Object.fromEntries(entries), ...shared } as OptionTable<Options>;
+  };
+}
 
 /**
  * Looks whether there are options, and none that the call does not know: one with a slip in its name would be as good

@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon/addon.js';
 import { askCuda, describeFailure, probeCuda, probeInOrder, type ProbeResult } from './addon/cuda-probe.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './addon/native.js';
-import { checkOptions, type OptionTable } from './arguments.js';
+import { checkOptions, optionTable } from './arguments.js';
 import { LgdError } from './errors.js';
 import { held } from './lifetime.js';
 import { checkWhole, mostThreads } from './number-limits.js';
@@ -20,7 +20,7 @@ export interface DeviceOptions {
   threads?: number | undefined;
 }
 
-const deviceOptions = { threads: 'optional' } satisfies OptionTable<DeviceOptions>;
+const deviceOptions = optionTable<DeviceOptions>()('threads?');
 
 /** What a device is, and its memory as it is now. */
 export interface DeviceInfo extends Omit<NativeDeviceInfo, 'kind'> {

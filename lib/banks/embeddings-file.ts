@@ -1,4 +1,4 @@
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, optionTable } from '../arguments.js';
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
@@ -11,12 +11,7 @@ export interface EmbeddingsFileOptions extends Partial<BankInfo> {
   names?: CategoryList | readonly string[] | undefined;
 }
 
-const embeddingsFileOptions = {
-  names: 'optional',
-  encoderId: 'optional',
-  templates: 'optional',
-  allowDuplicates: 'optional',
-} satisfies OptionTable<EmbeddingsFileOptions>;
+const embeddingsFileOptions = optionTable<EmbeddingsFileOptions>()('names? encoderId? templates? allowDuplicates?');
 
 export interface EmbeddedBank {
   bank: TextualSemanticsBank;

@@ -1,6 +1,6 @@
 import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
-import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, optionTable } from '../arguments.js';
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { isTexts, parsed } from '../files/json.js';
@@ -25,12 +25,7 @@ export interface BuildOptions extends EncodeOptions {
   allowDuplicates?: boolean | undefined;
 }
 
-const buildOptions = {
-  encoder: 'needed',
-  templates: 'optional',
-  allowDuplicates: 'optional',
-  ...encodeOptions,
-} satisfies OptionTable<BuildOptions>;
+const buildOptions = optionTable<BuildOptions>()('encoder templates? allowDuplicates?', encodeOptions);
 
 /** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
 export interface BankInfo {
@@ -39,11 +34,7 @@ export interface BankInfo {
   allowDuplicates?: boolean | undefined;
 }
 
-const bankInfo = {
-  encoderId: 'needed',
-  templates: 'optional',
-  allowDuplicates: 'optional',
-} satisfies OptionTable<BankInfo>;
+const bankInfo = optionTable<BankInfo>()('encoderId templates? allowDuplicates?');
 
 /** Which pairs {@link TextualSemanticsBank.nearestNames} looks for. */
 export interface NearestOptions {
@@ -54,11 +45,7 @@ export interface NearestOptions {
   signal?: AbortSignal | undefined;
 }
 
-const nearestOptions = {
-  similarity: 'optional',
-  limit: 'optional',
-  signal: 'optional',
-} satisfies OptionTable<NearestOptions>;
+const nearestOptions = optionTable<NearestOptions>()('similarity? limit? signal?');
 
 /** Two names and the cosine between their rows. */
 export interface NearestNames {

@@ -1,6 +1,6 @@
 import { tmpdir } from 'node:os';
 import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable, type OptionTable } from '../arguments.js';
 import { parseConfig } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -59,18 +59,9 @@ export interface ImageCacheOptions {
   onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
-export const cacheOptions = {
-  device: 'needed',
-  resolution: 'needed',
-  margin: 'optional',
-  memoryLimitBytes: 'optional',
-  spillFolder: 'optional',
-  maxBrokenShare: 'optional',
-  background: 'optional',
-  readPauses: 'optional',
-  signal: 'optional',
-  onProgress: 'optional',
-} satisfies OptionTable<ImageCacheOptions>;
+export const cacheOptions = optionTable<ImageCacheOptions>()(
+  'device resolution margin? memoryLimitBytes? spillFolder? maxBrokenShare? background? readPauses? signal? onProgress?',
+);
 
 type Defaulted = 'margin' | 'memoryLimitBytes' | 'spillFolder' | 'maxBrokenShare';
 

@@ -1,7 +1,7 @@
 /** The images of a folder, at any depth. */
 import { opendir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
-import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { counted } from '../counted.js';
 import { LgdError, meansAbsent, readError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { isHidden } from '../files/folders.js';
@@ -15,7 +15,7 @@ export interface ImageFolderOptions {
   signal?: AbortSignal | undefined;
 }
 
-const folderOptions = { labels: 'optional', signal: 'optional' } satisfies OptionTable<ImageFolderOptions>;
+const folderOptions = optionTable<ImageFolderOptions>()('labels? signal?');
 
 interface Found {
   ids: string[];

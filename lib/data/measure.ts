@@ -1,7 +1,7 @@
 /** How fast images come: from a source to augmented views, on a number of cores. */
 import { availableParallelism } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { checkOptions, checkTexts, type OptionTable } from '../arguments.js';
+import { checkOptions, checkTexts, optionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -21,7 +21,7 @@ export interface MeasureDataOptions {
   signal?: AbortSignal | undefined;
 }
 
-const measureOptions = { seconds: 'optional', signal: 'optional' } satisfies OptionTable<MeasureDataOptions>;
+const measureOptions = optionTable<MeasureDataOptions>()('seconds? signal?');
 
 /** One measurement. */
 export interface DataRow {

@@ -1,6 +1,6 @@
 import { open, readdir } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isFile, isHidden } from '../files/folders.js';
 import { closeRead } from '../files/open.js';
@@ -22,7 +22,7 @@ export interface OpenImagesOptions {
   signal?: AbortSignal | undefined;
 }
 
-const openOptions = { labels: 'optional', signal: 'optional' } satisfies OptionTable<OpenImagesOptions>;
+const openOptions = optionTable<OpenImagesOptions>()('labels? signal?');
 
 /**
  * Images wherever they are: a pack, a folder of images or of class folders, WebDataset's tar shards, CIFAR's binary

@@ -1,4 +1,4 @@
-import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, optionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -26,13 +26,7 @@ export interface ViewOptions {
   augment?: ConfigInput['augment'] | false | undefined;
 }
 
-const viewOptions = {
-  device: 'needed',
-  resolution: 'needed',
-  mean: 'needed',
-  std: 'needed',
-  augment: 'optional',
-} satisfies OptionTable<ViewOptions>;
+const viewOptions = optionTable<ViewOptions>()('device resolution mean std augment?');
 
 type Drawn = Pick<PlannedBatch, 'images' | 'drawIds' | 'seed' | 'epoch'>;
 

@@ -1,5 +1,5 @@
 /** From what a detector says of each location to boxes: the likely ones, and of those that overlap the best. */
-import type { OptionTable } from '../arguments.js';
+import { optionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { detectionStrides } from '../models/heads/detection.js';
 import { boxOverlap, type Detection } from './average-precision.js';
@@ -14,11 +14,7 @@ export interface DecodeOptions {
   maxDetections?: number | undefined;
 }
 
-export const decodeOptions = {
-  scoreThreshold: 'optional',
-  iouThreshold: 'optional',
-  maxDetections: 'optional',
-} satisfies OptionTable<DecodeOptions>;
+export const decodeOptions = optionTable<DecodeOptions>()('scoreThreshold? iouThreshold? maxDetections?');
 
 /** @throws LgdError BAD_OPTION */
 export function checkDecode({ scoreThreshold, iouThreshold, maxDetections }: DecodeOptions): void {

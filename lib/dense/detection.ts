@@ -1,6 +1,6 @@
 /** Trains and evaluates detectors. */
 import type { TensorHandle } from '../addon/native.js';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, optionTable, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { readCoco } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -255,11 +255,7 @@ export interface DetectionEvaluationOptions extends DetectionScoreOptions {
   config: ConfigInput;
 }
 
-const evaluationOptions = {
-  model: 'needed',
-  config: 'needed',
-  ...scoreOptions,
-} satisfies OptionTable<DetectionEvaluationOptions>;
+const evaluationOptions = optionTable<DetectionEvaluationOptions>()('model config', scoreOptions);
 
 /**
  * Scores a trained detector on images with boxes, as COCO does.

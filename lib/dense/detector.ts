@@ -1,5 +1,5 @@
 /** Detection of objects in images of any size by a trained network. */
-import { checkOptions, withFixedBuffer, type OptionTable } from '../arguments.js';
+import { checkOptions, withFixedBuffer, optionTable, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { Precision } from '../models/compiled.js';
@@ -22,9 +22,7 @@ export interface DetectOptions extends DecodeOptions {
 /** Those of them that are not about one image alone. */
 export const lookOptions = { ...decodeOptions, signal: 'optional' } satisfies OptionTable<Omit<DetectOptions, 'path'>>;
 const detectOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<DetectOptions>;
-const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<
-  Parameters<typeof Detector.load>[1]
->;
+const placeOptions = optionTable<Parameters<typeof Detector.load>[1]>()('device precision?');
 
 /** A network that finds boxes. Release it with {@link Detector.dispose}. */
 export class Detector implements Disposable {

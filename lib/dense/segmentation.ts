@@ -1,6 +1,6 @@
 /** Trains and evaluates segmentation networks. */
 import type { TensorHandle } from '../addon/native.js';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, optionTable, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { defaultSplits, openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -188,11 +188,7 @@ export interface SegmentationEvaluationOptions extends ScoreOptions {
   config: ConfigInput;
 }
 
-const evaluationOptions = {
-  model: 'needed',
-  config: 'needed',
-  ...scoreOptions,
-} satisfies OptionTable<SegmentationEvaluationOptions>;
+const evaluationOptions = optionTable<SegmentationEvaluationOptions>()('model config', scoreOptions);
 
 /**
  * Scores a trained network on images with masks.

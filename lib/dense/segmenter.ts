@@ -1,5 +1,12 @@
 /** Segmentation of images of any size: by a trained network, or without training by the text bank. */
-import { checkArgument, checkGiven, checkOptions, withFixedBuffer, type OptionTable } from '../arguments.js';
+import {
+  checkArgument,
+  checkGiven,
+  checkOptions,
+  withFixedBuffer,
+  optionTable,
+  type OptionTable,
+} from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -31,9 +38,7 @@ export interface SegmentOptions {
 }
 
 /** Those of them that are not about one image alone. */
-export const lookOptions = { inference: 'optional', signal: 'optional' } satisfies OptionTable<
-  Omit<SegmentOptions, 'path'>
->;
+export const lookOptions = optionTable<Omit<SegmentOptions, 'path'>>()('inference? signal?');
 const segmentOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<SegmentOptions>;
 
 /** @throws LgdError BAD_OPTION for a way to look that there is not, which would be taken for another */
@@ -46,9 +51,7 @@ export function checkLook({ inference }: Pick<SegmentOptions, 'inference'>): voi
   });
 }
 
-const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<
-  Parameters<typeof Segmenter.load>[1]
->;
+const placeOptions = optionTable<Parameters<typeof Segmenter.load>[1]>()('device precision?');
 
 /** The class of each pixel. */
 export interface Segmentation {

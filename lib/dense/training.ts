@@ -3,7 +3,7 @@
  * is the task's.
  */
 import type { TensorHandle } from '../addon/native.js';
-import type { OptionTable } from '../arguments.js';
+import { optionTable } from '../arguments.js';
 import type { Config, ConfigInput } from '../config/config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -20,12 +20,12 @@ import type { StartStudent } from './start.js';
 import { DenseTrainer, denseRate, denseSteps } from './trainer.js';
 
 /** What trainings of dense networks are given. */
-export const trainingOptions = {
-  student: 'needed',
-  output: 'needed',
-  config: 'needed',
-  signal: 'optional',
-} satisfies OptionTable<{ student: string; output: string; config: ConfigInput; signal?: AbortSignal | undefined }>;
+export const trainingOptions = optionTable<{
+  student: string;
+  output: string;
+  config: ConfigInput;
+  signal?: AbortSignal | undefined;
+}>()('student output config signal?');
 
 /** What is trained. `Start` and `Step` are what the start and each step tell besides, `Score` is of an evaluation. */
 export interface TrainedTask<Batch extends { pixels: Float32Array }, Score, Start, Step> {

@@ -2,7 +2,7 @@
  * Segmentation without training for it: each position of a student's last map through its projection head, and of the
  * text bank the nearest name.
  */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, optionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import { openDevice, type DeviceName } from '../device.js';
@@ -27,11 +27,7 @@ export interface ZeroShotSegmentationOptions extends ScoreOptions {
   config: ConfigInput;
 }
 
-const zeroShotOptions = {
-  student: 'needed',
-  config: 'needed',
-  ...scoreOptions,
-} satisfies OptionTable<ZeroShotSegmentationOptions>;
+const zeroShotOptions = optionTable<ZeroShotSegmentationOptions>()('student config', scoreOptions);
 
 /**
  * Scores a student that never saw a mask: a baseline for trained heads.

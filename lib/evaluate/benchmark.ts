@@ -1,4 +1,4 @@
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, optionTable } from '../arguments.js';
 import { chooseBatch } from '../config/batch.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import { checkKnownStudents, checkSide } from '../config/students.js';
@@ -26,12 +26,7 @@ export interface BenchmarkOptions extends MeasureOptions {
   dimension: number;
 }
 
-const benchmarkOptions = {
-  device: 'needed',
-  categories: 'needed',
-  dimension: 'needed',
-  ...measureOptions,
-} satisfies OptionTable<BenchmarkOptions>;
+const benchmarkOptions = optionTable<BenchmarkOptions>()('device categories dimension', measureOptions);
 
 /** One measurement. */
 export interface BenchmarkRow extends Timing {

@@ -1,5 +1,5 @@
 /** Protocols on frozen features while a student is trained: they see its weights as they are at that step. */
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import type { Config } from '../config/config.js';
 import { hashImages, plainId } from '../data/image-id.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -22,17 +22,9 @@ export interface FrozenEvaluationOptions extends Omit<StudentFeaturesOptions, 'g
   test: LabelledSet;
 }
 
-const frozenOptions = {
-  device: 'needed',
-  batch: 'needed',
-  resolution: 'needed',
-  precision: 'needed',
-  mean: 'needed',
-  std: 'needed',
-  config: 'needed',
-  train: 'needed',
-  test: 'needed',
-} satisfies OptionTable<FrozenEvaluationOptions>;
+const frozenOptions = optionTable<FrozenEvaluationOptions>()(
+  'device batch resolution precision mean std config train test',
+);
 
 /** Tells labelled images from any others. @throws LgdError ABORTED */
 export async function markLabelled({ ids, labels }: LabelledSet, signal?: AbortSignal): Promise<string> {

@@ -1,6 +1,6 @@
 /** Embeddings of the centre crops of cached images, batch by batch: what evaluations and reports look at. */
 import type { NativeAugmentRecipe, TensorHandle } from '../addon/native.js';
-import type { OptionTable } from '../arguments.js';
+import { optionTable } from '../arguments.js';
 import type { ImageCache } from '../data/cache.js';
 import { readAhead, type PreparableImages } from '../data/read-ahead.js';
 import { sequentialBatches } from '../data/sampler.js';
@@ -29,7 +29,7 @@ export interface EmbedOptions {
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
-export const embedOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EmbedOptions>;
+export const embedOptions = optionTable<EmbedOptions>()('signal? onProgress?');
 
 /**
  * An encoder compiled for training or for inference; training statistics are left alone.

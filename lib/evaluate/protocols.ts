@@ -1,6 +1,6 @@
 /** The classification protocols: what a student is good for, on labelled images. */
 import { dirname, join } from 'node:path';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, optionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
 import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -47,13 +47,7 @@ export interface ProtocolOptions {
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
-const protocolOptions = {
-  student: 'needed',
-  protocol: 'needed',
-  config: 'needed',
-  signal: 'optional',
-  onProgress: 'optional',
-} satisfies OptionTable<ProtocolOptions>;
+const protocolOptions = optionTable<ProtocolOptions>()('student protocol config signal? onProgress?');
 
 /**
  * Runs a protocol, and writes its results to `evaluate.output`: `<protocol>.json`, a table of predictions for each

@@ -1,6 +1,6 @@
 /** Zero-shot evaluation of a student from its file, apart from any run. */
 import { dirname, join } from 'node:path';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, optionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
@@ -39,13 +39,7 @@ export interface StudentEvaluationOptions {
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
-const evaluationOptions = {
-  student: 'needed',
-  config: 'needed',
-  mostImages: 'optional',
-  signal: 'optional',
-  onProgress: 'optional',
-} satisfies OptionTable<StudentEvaluationOptions>;
+const evaluationOptions = optionTable<StudentEvaluationOptions>()('student config mostImages? signal? onProgress?');
 
 /** What {@link evaluateStudent} found. */
 export interface StudentEvaluation {

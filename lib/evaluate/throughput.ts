@@ -1,6 +1,6 @@
 /** How fast encoders and the semantic loss run on a device. */
 import type { TensorHandle } from '../addon/native.js';
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import { Made } from '../lifetime.js';
@@ -16,7 +16,7 @@ export interface MeasureOptions {
   signal?: AbortSignal | undefined;
 }
 
-export const measureOptions = { seconds: 'optional', signal: 'optional' } satisfies OptionTable<MeasureOptions>;
+export const measureOptions = optionTable<MeasureOptions>()('seconds? signal?');
 
 /** Time of one call on a batch, in milliseconds: the 20th, 50th and 80th percentile. */
 export interface Timing {
@@ -82,12 +82,7 @@ export interface SemanticShape {
   bfloat16?: boolean | undefined;
 }
 
-const semanticShape = {
-  batch: 'needed',
-  categories: 'needed',
-  dimension: 'needed',
-  bfloat16: 'optional',
-} satisfies OptionTable<SemanticShape>;
+const semanticShape = optionTable<SemanticShape>()('batch categories dimension bfloat16?');
 
 /**
  * The loss over both banks with its gradient, and the bank update, on embeddings that are on the device already.

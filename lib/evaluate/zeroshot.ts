@@ -1,4 +1,4 @@
-import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, optionTable, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { concatenate } from '../concatenate.js';
 import type { ImageCache } from '../data/cache.js';
@@ -35,14 +35,7 @@ export interface ZeroShotOptions {
   std: ChannelTriple;
 }
 
-const zeroShotOptions = {
-  device: 'needed',
-  images: 'needed',
-  bank: 'needed',
-  mapping: 'optional',
-  mean: 'needed',
-  std: 'needed',
-} satisfies OptionTable<ZeroShotOptions>;
+const zeroShotOptions = optionTable<ZeroShotOptions>()('device images bank mapping? mean std');
 
 /** Options of an evaluation. */
 export interface EvaluateOptions extends EmbedOptions {

@@ -1,7 +1,7 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, join, resolve } from 'node:path';
-import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config/config.js';
 import { hasCode, LgdError, throwIfAborted, writeError } from '../errors.js';
@@ -167,19 +167,9 @@ export interface ExportOptions {
   signal?: AbortSignal | undefined;
 }
 
-const exportOptions = {
-  from: 'needed',
-  to: 'needed',
-  format: 'optional',
-  head: 'optional',
-  bank: 'optional',
-  classifier: 'optional',
-  temperature: 'optional',
-  fold: 'optional',
-  quantize: 'optional',
-  images: 'optional',
-  signal: 'optional',
-} satisfies OptionTable<ExportOptions>;
+const exportOptions = optionTable<ExportOptions>()(
+  'from to format? head? bank? classifier? temperature? fold? quantize? images? signal?',
+);
 
 /** What {@link exportStudent} wrote. */
 export interface ExportResult {

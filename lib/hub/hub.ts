@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
-import type { OptionTable } from '../arguments.js';
+import { optionTable } from '../arguments.js';
 import { LgdError, unlessAbsent } from '../errors.js';
 import { cacheFolder } from '../files/cache-folder.js';
 import { firstWhere, isDangling, isFile, isFolder } from '../files/folders.js';
@@ -19,12 +19,7 @@ export interface ResolveOptions {
   onProgress?: ((progress: { file: string; received: number; total: number | undefined }) => void) | undefined;
 }
 
-export const resolveOptions = {
-  localFilesOnly: 'optional',
-  cacheDir: 'optional',
-  signal: 'optional',
-  onProgress: 'optional',
-} satisfies OptionTable<ResolveOptions>;
+export const resolveOptions = optionTable<ResolveOptions>()('localFilesOnly? cacheDir? signal? onProgress?');
 
 /** What a loader needs of a model's folder; where an entry lists several files, the first that is there serves. */
 export interface WantedFiles {

@@ -1,5 +1,5 @@
 import type { EncoderHandle, EncoderInfo, ParameterSlot, StepHandle, TensorHandle } from '../addon/native.js';
-import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, optionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { hasCode, LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
@@ -48,14 +48,7 @@ export interface CompileOptions {
   optimizer?: Optimizer | undefined;
 }
 
-export const compileOptions = {
-  batch: 'needed',
-  resolution: 'needed',
-  width: 'optional',
-  precision: 'optional',
-  training: 'optional',
-  optimizer: 'optional',
-} satisfies OptionTable<CompileOptions>;
+export const compileOptions = optionTable<CompileOptions>()('batch resolution width? precision? training? optimizer?');
 
 /**
  * A graph compiled for a device, batch size and resolution, working on tensors that stay there. Its calls queue work

@@ -1,6 +1,6 @@
 import { types } from 'node:util';
 import type { EncoderInfo, TensorHandle } from '../addon/native.js';
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { hasCode, LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { Made } from '../lifetime.js';
@@ -29,15 +29,10 @@ export interface EncoderOptions extends GraphOptions {
   optimizer?: Optimizer | undefined;
 }
 
-const encoderOptions = {
-  device: 'needed',
-  batch: 'optional',
-  precision: 'optional',
-  seed: 'optional',
-  training: 'optional',
-  optimizer: 'optional',
-  ...graphOptions,
-} satisfies OptionTable<EncoderOptions>;
+const encoderOptions = optionTable<EncoderOptions>()(
+  'device batch? precision? seed? training? optimizer?',
+  graphOptions,
+);
 
 /** Options of {@link Encoder.forward}. */
 export interface ForwardOptions {
@@ -50,12 +45,7 @@ export interface ForwardOptions {
   signal?: AbortSignal | undefined;
 }
 
-const forwardOptions = {
-  training: 'optional',
-  seed: 'optional',
-  step: 'optional',
-  signal: 'optional',
-} satisfies OptionTable<ForwardOptions>;
+const forwardOptions = optionTable<ForwardOptions>()('training? seed? step? signal?');
 
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
 export class Encoder implements Disposable {

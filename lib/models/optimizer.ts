@@ -2,7 +2,7 @@
  * What an optimiser is: its name and its numbers, which a network is compiled for training with, what a step of it
  * takes, and what it keeps from step to step.
  */
-import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { checkOptions, checkWord, optionTable } from '../arguments.js';
 import { optimizerDefaults, type Config } from '../config/schema.js';
 import { LgdError } from '../errors.js';
 import { checkNumber, leastEpsilon, mostMomentum } from '../number-limits.js';
@@ -59,13 +59,9 @@ export interface OptimizerStep {
 /** Steps whose numbers are kept until they are read (native/engine.h). */
 export const metricSlots = 64;
 
-export const stepOptions = {
-  learningRate: 'needed',
-  weightDecay: 'optional',
-  decayNormAndBias: 'optional',
-  gradientScale: 'optional',
-  clipNorm: 'optional',
-} satisfies OptionTable<OptimizerStep>;
+export const stepOptions = optionTable<OptimizerStep>()(
+  'learningRate weightDecay? decayNormAndBias? gradientScale? clipNorm?',
+);
 
 /** What an optimiser keeps from step to step. */
 export interface OptimizerState {
@@ -78,13 +74,8 @@ export interface OptimizerState {
 }
 
 const tables = {
-  sgd: { name: 'needed', momentum: 'optional' } satisfies OptionTable<SgdOptimizer>,
-  adamw: {
-    name: 'needed',
-    beta1: 'optional',
-    beta2: 'optional',
-    epsilon: 'optional',
-  } satisfies OptionTable<AdamwOptimizer>,
+  sgd: optionTable<SgdOptimizer>()('name momentum?'),
+  adamw: optionTable<AdamwOptimizer>()('name beta1? beta2? epsilon?'),
 };
 
 /** Of what was before. */

@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, optionTable, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { CompiledEncoder, compileOptions, type CompileOptions } from './compiled.js';
@@ -29,14 +29,10 @@ export interface GraphOptions {
   resolution?: number | undefined;
 }
 
-const withoutHead = { widthMultiplier: 'optional', dropping: 'optional', resolution: 'optional' } satisfies OptionTable<
-  Omit<GraphOptions, 'outputs' | 'embeddingSize'>
->;
-export const graphOptions = {
-  outputs: 'optional',
-  embeddingSize: 'optional',
-  ...withoutHead,
-} satisfies OptionTable<GraphOptions>;
+const withoutHead = optionTable<Omit<GraphOptions, 'outputs' | 'embeddingSize'>>()(
+  'widthMultiplier? dropping? resolution?',
+);
+export const graphOptions = optionTable<GraphOptions>()('outputs? embeddingSize?', withoutHead);
 
 /**
  * The graph of a student.

@@ -1,7 +1,7 @@
 /**
  * Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row.
  */
-import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { checkOptions, checkWord, optionTable } from '../arguments.js';
 import { counted } from '../counted.js';
 import { otherProtocols, wilsonInterval, type OtherProtocol } from '../evaluate/score.js';
 import { chooseRuns, readRuns, type RunFacts, type RunRecord } from './read-run.js';
@@ -85,7 +85,7 @@ export interface CompareOptions {
   at?: 'best' | 'last' | undefined;
 }
 
-const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;
+const compareOptions = optionTable<CompareOptions>()('at?');
 
 /**
  * Compares runs by what their folders tell. Of several paths those that are no run folders are passed over, with a

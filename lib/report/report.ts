@@ -1,6 +1,6 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
 import { dirname, join, resolve } from 'node:path';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, optionTable } from '../arguments.js';
 import type { ConfigInput } from '../config/config.js';
 import { optionOf } from '../config/option-paths.js';
 import { openImages } from '../data/open-images.js';
@@ -56,22 +56,9 @@ export interface ReportOptions {
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
-const reportOptions = {
-  runs: 'needed',
-  output: 'optional',
-  models: 'optional',
-  images: 'optional',
-  teacher: 'optional',
-  evaluate: 'optional',
-  evaluateNames: 'optional',
-  mostImages: 'optional',
-  mostImageBytes: 'optional',
-  device: 'optional',
-  threads: 'optional',
-  localFilesOnly: 'optional',
-  signal: 'optional',
-  onProgress: 'optional',
-} satisfies OptionTable<ReportOptions>;
+const reportOptions = optionTable<ReportOptions>()(
+  'runs output? models? images? teacher? evaluate? evaluateNames? mostImages? mostImageBytes? device? threads? localFilesOnly? signal? onProgress?',
+);
 
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */
 export const reportDefaults = { mostImages: 1000, mostImageBytes: 3e6 };

@@ -2,7 +2,7 @@
  * The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain
  * TypeScript.
  */
-import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, optionTable, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
 import {
@@ -30,7 +30,7 @@ export interface SemanticCallOptions {
   signal?: AbortSignal | undefined;
 }
 
-const callOptions = { device: 'needed', signal: 'optional' } satisfies OptionTable<SemanticCallOptions>;
+const callOptions = optionTable<SemanticCallOptions>()('device signal?');
 
 /** Where and how to compute {@link bankLoss}. */
 export interface BankLossOptions extends SemanticCallOptions {

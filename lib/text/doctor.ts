@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import { counted } from '../counted.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
@@ -34,13 +34,7 @@ export interface CheckOptions {
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
-const knownOptions = {
-  encoder: 'optional',
-  bank: 'optional',
-  templates: 'optional',
-  similarity: 'optional',
-  ...encodeOptions,
-} satisfies OptionTable<CheckOptions>;
+const knownOptions = optionTable<CheckOptions>()('encoder? bank? templates? similarity?', encodeOptions);
 
 /** A name and its place in the list, from 0. */
 export interface NameAt {

@@ -1,5 +1,5 @@
 /** What maps texts to embeddings, and what those that this package has share: their options, and working in batches. */
-import { checkText, type OptionTable } from '../arguments.js';
+import { checkText, optionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { resolveOptions, type ResolveOptions } from '../hub/hub.js';
 import { checkWhole } from '../number-limits.js';
@@ -12,7 +12,7 @@ export interface EncodeOptions {
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
-export const encodeOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EncodeOptions>;
+export const encodeOptions = optionTable<EncodeOptions>()('signal? onProgress?');
 
 /** Maps texts into the space the teacher's images are in. */
 export interface TextEncoder {
@@ -36,10 +36,7 @@ export interface TextEncoderOptions extends ResolveOptions {
   batchSize?: number | undefined;
 }
 
-export const textEncoderOptions = {
-  batchSize: 'optional',
-  ...resolveOptions,
-} satisfies OptionTable<TextEncoderOptions>;
+export const textEncoderOptions = optionTable<TextEncoderOptions>()('batchSize?', resolveOptions);
 
 /**
  * @throws LgdError BAD_OPTION unless a model is named and the batch size, where there is one, is a whole number from 1

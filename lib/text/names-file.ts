@@ -1,7 +1,7 @@
 /** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
 import { realpath } from 'node:fs/promises';
 import { dirname, extname, format, parse } from 'node:path';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, optionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { makeFolder, tryFolder } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
@@ -20,7 +20,7 @@ export interface WriteNamesOptions {
   overwrite?: boolean | undefined;
 }
 
-const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies OptionTable<WriteNamesOptions>;
+const writeNamesOptions = optionTable<WriteNamesOptions>()('list? overwrite?');
 
 /**
  * Writes names, one a line. Folders that are missing on the way are made.

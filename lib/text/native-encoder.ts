@@ -1,5 +1,5 @@
 import type { TensorHandle } from '../addon/native.js';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, optionTable } from '../arguments.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { SafetensorsReader } from '../files/safetensors-reader.js';
@@ -32,11 +32,10 @@ export interface NativeTextEncoderOptions extends TextEncoderOptions {
   precision?: Precision | undefined;
 }
 
-export const nativeTextEncoderOptions = {
-  device: 'optional',
-  precision: 'optional',
-  ...textEncoderOptions,
-} satisfies OptionTable<NativeTextEncoderOptions>;
+export const nativeTextEncoderOptions = optionTable<NativeTextEncoderOptions>()(
+  'device? precision?',
+  textEncoderOptions,
+);
 
 const step = 8; // plans are compiled for lengths that are multiples of it
 

@@ -1,6 +1,6 @@
 /** What all students of a training run share. */
 import { join } from 'node:path';
-import type { OptionTable } from '../arguments.js';
+import { optionTable } from '../arguments.js';
 import { checkFilled, checkSteps, type RunConfig } from '../config/batch.js';
 import { openJpegDecoder } from '../data/jpeg-decoder.js';
 import { BatchPlan } from '../data/loader.js';
@@ -41,14 +41,7 @@ export interface RunOptions {
   remarks?: readonly string[] | undefined;
 }
 
-export const runOptions = {
-  signal: 'optional',
-  resume: 'optional',
-  evaluation: 'optional',
-  frozen: 'optional',
-  online: 'optional',
-  remarks: 'optional',
-} satisfies OptionTable<RunOptions>;
+export const runOptions = optionTable<RunOptions>()('signal? resume? evaluation? frozen? online? remarks?');
 
 /** A step that was planned. */
 export interface PlannedStep {

@@ -2,7 +2,7 @@
  * What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the
  * memory of larger batches.
  */
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import { median } from '../averages.js';
 import { checkFilled, checkSteps } from '../config/batch.js';
 import { BatchPlan } from '../data/loader.js';
@@ -64,7 +64,7 @@ export interface PreflightOptions {
   signal?: AbortSignal | undefined;
 }
 
-const preflightOptions = { seconds: 'optional', signal: 'optional' } satisfies OptionTable<PreflightOptions>;
+const preflightOptions = optionTable<PreflightOptions>()('seconds? signal?');
 
 const mostSteps = 8;
 

@@ -3,7 +3,7 @@
  * first step is made.
  */
 import { basename, resolve } from 'node:path';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, optionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { drawStartBank } from '../banks/visual.js';
 import type { RunConfig } from '../config/batch.js';
@@ -46,11 +46,7 @@ import { checkViewCache } from './view-cache.js';
 
 export type { PrepareOptions } from './run-parts.js';
 
-const prepareOptions = {
-  signal: 'optional',
-  onProgress: 'optional',
-  resume: 'optional',
-} satisfies OptionTable<PrepareOptions>;
+const prepareOptions = optionTable<PrepareOptions>()('signal? onProgress? resume?');
 
 /** A run that is ready. Dispose of it when it is over (`await using run = await prepareRun(...)` does). */
 export interface PreparedRun extends AsyncDisposable {

@@ -183,7 +183,7 @@ describe('an option that a call does not know', () => {
       [...readFileSync(join(lib, name), 'utf8').matchAll(/type (\w+Options)\b/gu)].map(([, type]) => type!),
     );
     const tables = new Set(
-      sources.flatMap((text) => [...text.matchAll(/OptionTable<(\w+)>/gu)].map(([, type]) => type!)),
+      sources.flatMap((text) => [...text.matchAll(/\b[oO]ptionTable<(\w+)>/gu)].map(([, type]) => type!)),
     );
     const others = [
       'ScheduleOptions', // all needed; a whole group of a configuration is given as it is

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
 import { loadAddon } from '../../addon/addon.js';
-import { checkOptions, checkText, checkWord, type OptionTable } from '../../arguments.js';
+import { checkOptions, checkText, checkWord, optionTable } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../files/make-folder.js';
 import { endedBy } from '../../lifetime.js';
@@ -49,19 +49,9 @@ export interface PackOptions {
   onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
-const packOptions = {
-  output: 'needed',
-  as: 'optional',
-  shortSide: 'optional',
-  quality: 'optional',
-  overwrite: 'optional',
-  maxBrokenShare: 'optional',
-  background: 'optional',
-  syncSeconds: 'optional',
-  readPauses: 'optional',
-  signal: 'optional',
-  onProgress: 'optional',
-} satisfies OptionTable<PackOptions>;
+const packOptions = optionTable<PackOptions>()(
+  'output as? shortSide? quality? overwrite? maxBrokenShare? background? syncSeconds? readPauses? signal? onProgress?',
+);
 
 /** What {@link packImages} wrote. */
 export interface PackResult {

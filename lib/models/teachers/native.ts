@@ -1,4 +1,4 @@
-import { checkOptions, type OptionTable } from '../../arguments.js';
+import { checkOptions, optionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readListed } from '../../files/manifest.js';
@@ -31,15 +31,9 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
   signal?: AbortSignal | undefined;
 }
 
-export const nativeTeacherOptions = {
-  device: 'needed',
-  batch: 'optional',
-  precision: 'optional',
-  resolution: 'optional',
-  mean: 'optional',
-  std: 'optional',
-  signal: 'optional',
-} satisfies OptionTable<NativeTeacherOptions>;
+export const nativeTeacherOptions = optionTable<NativeTeacherOptions>()(
+  'device batch? precision? resolution? mean? std? signal?',
+);
 
 const halves: ChannelTriple = [0.5, 0.5, 0.5];
 

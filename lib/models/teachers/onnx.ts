@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
+import { checkOptions, checkText, optionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
 import { isFolder, statIfThere } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
@@ -36,13 +36,7 @@ export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessin
   output?: string | undefined;
 }
 
-export const onnxTeacherOptions = {
-  resolution: 'optional',
-  mean: 'optional',
-  std: 'optional',
-  output: 'optional',
-  ...resolveOptions,
-} satisfies OptionTable<OnnxTeacherOptions>;
+export const onnxTeacherOptions = optionTable<OnnxTeacherOptions>()('resolution? mean? std? output?', resolveOptions);
 
 /**
  * Any image encoder in ONNX: CLIP's image towers, and others with one image input and an embedding output. Runs in

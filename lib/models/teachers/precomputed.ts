@@ -1,6 +1,6 @@
 import { basename, extname } from 'node:path';
 import { types } from 'node:util';
-import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
+import { checkOptions, checkText, optionTable } from '../../arguments.js';
 import { eachId, IdPlaces } from '../../data/image-id.js';
 import { LgdError } from '../../errors.js';
 import { isTexts, parsed } from '../../files/json.js';
@@ -18,12 +18,7 @@ export interface PrecomputedInfo extends Partial<Preprocessing> {
   id?: string | undefined;
 }
 
-const precomputedInfo = {
-  id: 'optional',
-  resolution: 'optional',
-  mean: 'optional',
-  std: 'optional',
-} satisfies OptionTable<PrecomputedInfo>;
+const precomputedInfo = optionTable<PrecomputedInfo>()('id? resolution? mean? std?');
 
 /**
  * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32; half precision is widened and

@@ -1,5 +1,5 @@
 /** Whether a device computes what the CPU does: steps of a configuration on made-up images, on both. */
-import { checkArgument, checkOptions, type OptionTable } from '../../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../../arguments.js';
 import { parseConfig, type ConfigInput } from '../../config/config.js';
 import { checkKnownStudents } from '../../config/students.js';
 import { openDevice, type Device } from '../../device.js';
@@ -26,14 +26,7 @@ export interface VerifyOptions {
   signal?: AbortSignal | undefined;
 }
 
-const verifyOptions = {
-  device: 'needed',
-  categories: 'optional',
-  dimension: 'optional',
-  steps: 'optional',
-  onProgress: 'optional',
-  signal: 'optional',
-} satisfies OptionTable<VerifyOptions>;
+const verifyOptions = optionTable<VerifyOptions>()('device categories? dimension? steps? onProgress? signal?');
 
 /**
  * What is compared, in the order of a step: augmented views; the teacher's embeddings of the CPU's views; the loss; the
