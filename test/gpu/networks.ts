@@ -80,12 +80,16 @@ const limits: Record<Precision, { output: number; gradients: number; evaluation:
 /**
  * Students that bfloat16 is rougher with, in PyTorch 1.13 too (under autocast, at this size, with random weights).
  * Output and gradients are off there by 0.31 and 1.29 (resnet50), 0.22 and 1.0 (mobilenet_v2), 0.18 and 0.95
- * (efficientnet_lite0); ours on the emulated GPU by 0.31 and 1.30, 0.19 and 0.99, 0.18 and 0.94.
+ * (efficientnet_lite0); ours on the emulated GPU by 0.31 and 1.30, 0.19 and 0.99, 0.18 and 0.94. With efficientnet_v2_m,
+ * so deep, they are 0.18 and 0.77, ours of three seeds 0.16 and 0.42, and evaluation 0.12 and 0.063. Other EfficientNetV2s
+ * are well within: output, gradients and evaluation of tf_efficientnetv2_b3 0.10, 0.24 and 0.020, in PyTorch 0.13, 0.38
+ * and 0.040.
  */
-const rougher: Record<string, { output: number; gradients: number }> = {
+const rougher: Record<string, { output: number; gradients: number; evaluation?: number }> = {
   resnet50: { output: 0.6, gradients: 2.6 },
   mobilenet_v2: { output: 0.4, gradients: 2 },
   efficientnet_lite0: { output: 0.4, gradients: 2 },
+  efficientnet_v2_m: { output: 0.32, gradients: 1, evaluation: 0.13 },
 };
 
 const limitsOf = (name: string, precision: Precision) => ({

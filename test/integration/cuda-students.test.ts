@@ -41,14 +41,17 @@ const goodSeeds: Record<string, number[]> = { mobilenet_v3_large: [4], mobilenet
 // (efficientnet_b0), 0.35 (mobilenetv4_conv_small), 0.057 (resnet18) and 0.5 to 0.68 (efficientnet_lite0) too, where
 // ours moved by 0.65, 0.24, 0.42, 0.060 and 0.71. `cosine`: between the gradients of all parameters, where there is a
 // direction left to compare (PyTorch's resnet18: 0.911, ours 0.914; mobilenetv4_conv_small: 0.25 to 0.47, ours 0.43).
+// EfficientNets vary with the weights. Of seeds 3 to 7, output, evaluation and cosine at worst: efficientnet_v2_s 0.21,
+// 0.26 and 0.85, in PyTorch 0.34, 0.36 and 0.68; tf_efficientnetv2_b0 0.28, 0.11 and 0.80, in PyTorch 0.35, 0.19 and
+// 0.58; efficientnet_b0 0.38, 0.13 and 0.77, in PyTorch 0.43, 0.12 and 0.60.
 const halfLimits: Record<string, { output: number; evaluation: number; cosine?: number }> = {
   mobilenet_v2: { output: 1.3, evaluation: 0.16 },
   mobilenet_v3_small: { output: 0.11, evaluation: 0.08, cosine: 0.98 },
   mobilenet_v3_large: { output: 0.22, evaluation: 0.16, cosine: 0.92 },
   mobilenetv4_conv_small: { output: 0.84, evaluation: 0.22, cosine: 0.2 },
   efficientnet_b0: { output: 0.48, evaluation: 0.18, cosine: 0.7 },
-  efficientnet_v2_s: { output: 0.36, evaluation: 0.38, cosine: 0.8 },
-  tf_efficientnetv2_b0: { output: 0.41, evaluation: 0.22, cosine: 0.6 },
+  efficientnet_v2_s: { output: 0.42, evaluation: 0.53, cosine: 0.7 },
+  tf_efficientnetv2_b0: { output: 0.56, evaluation: 0.22, cosine: 0.6 },
   efficientnet_lite0: { output: 1.4, evaluation: 0.27 },
   convnext_atto: { output: 0.017, evaluation: 0.018, cosine: 0.9999 },
   convnext_femto: { output: 0.017, evaluation: 0.017, cosine: 0.9999 },
