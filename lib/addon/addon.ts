@@ -1,6 +1,7 @@
 /** Finds and loads the native addon, and makes its errors this package's. */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
 import { LgdError, type ErrorCode } from '../errors.js';
@@ -57,9 +58,9 @@ export function passedOverAddons(): readonly AddonAttempt[] {
 
 /** Where the addon whose GPU is the CPU may be: $LGDISTILL_EMULATED_ADDON, or its place in a checkout. */
 export function emulatedAddonPath(): string {
-  return (
+  return resolve(
     process.env['LGDISTILL_EMULATED_ADDON'] ||
-    fileURLToPath(new URL('build-emulated/Release/lgdistill.node', packageRoot))
+      fileURLToPath(new URL('build-emulated/Release/lgdistill.node', packageRoot)),
   );
 }
 

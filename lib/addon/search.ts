@@ -1,6 +1,7 @@
 /** Where the native addon may be, and why one that is there does not load. */
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { mendOfForbidden, mendOfUnmapped, messageOf, unmapped } from '../errors.js';
 import { isBundled, leaveOut, packageRoot, version } from '../package.js';
@@ -55,7 +56,7 @@ export interface SystemFacts {
  */
 export function addonPlaces(): AddonPlace[] {
   const override = process.env['LGDISTILL_ADDON'];
-  if (override) return [{ name: `$LGDISTILL_ADDON (${override})`, path: override }];
+  if (override) return [{ name: `$LGDISTILL_ADDON (${override})`, path: resolve(override) }];
   // An installation straight from git has builds, too, without the sources.
   const local = ['build-cmake', 'build', 'build-plain']
     .map((folder) => fileURLToPath(new URL(`${folder}/Release/lgdistill.node`, packageRoot)))

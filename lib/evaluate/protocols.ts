@@ -72,8 +72,9 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
   await (
     await tryFolder(folder)
   )();
-  const { spillFolder } = config.data;
-  const removeEmpty = spillFolder === undefined ? undefined : await tryFolder(spillFolder);
+  const { spillFolder, cache } = config.data;
+  const removeEmpty =
+    spillFolder === undefined || cache === 'stream' ? undefined : await tryFolder(spillFolder, { hold: true });
   const found = await (
     protocol === 'zeroshot'
       ? zeroshot(student, config, signal, onProgress)

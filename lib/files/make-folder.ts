@@ -38,22 +38,27 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
 
 /**
  * Sees, before anything takes long, that files can be written to a folder: makes it, writes a probe and removes that.
+ * @param options hold: the probe stays until the folder is removed, so that nobody else who made the folder does that
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE
  */
-export async function tryFolder(path: string): Promise<() => Promise<void>> {
+export async function tryFolder(path: string, { hold = false } = {}): Promise<() => Promise<void>> {
   const made: string[] = [];
   const probe = join(path, `.probe-${uniqueMark()}`);
+  const removeProbe = async () => rm(probe, { force: true }); // whoever locks a run folder clears probes away, too
+  const remove = async () => {
+    await removeProbe().catch(() => undefined);
+    await removeMade(made);
+  };
   try {
     await makeFolder(path, made);
     await writeFile(probe, 'x');
-    await rm(probe, { force: true }); // whoever locks a run folder clears probes away, too
+    if (!hold) await removeProbe();
   } catch (cause) {
-    await rm(probe, { force: true }).catch(() => undefined);
-    await removeMade(made);
+    await remove();
     throw writeError(path, cause);
   }
-  return () => removeMade(made);
+  return remove;
 }
 
 /** Removes folders that {@link makeFolder} made, as far as nothing is in them. */

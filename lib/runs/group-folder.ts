@@ -30,7 +30,8 @@ export async function openGroupFolder(
   names: readonly string[],
   resume: string | undefined,
 ): Promise<() => Promise<void>> {
-  await checkRunFolder(config.output, { overwrite: config.overwrite, resume: resume !== undefined });
+  const { output, overwrite, data } = config;
+  await checkRunFolder(output, { overwrite, resume: resume !== undefined, spillFolder: data.spillFolder });
   const unlock = await lockRunFolder(config.output);
   try {
     if (resume === undefined) {

@@ -1,6 +1,6 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readdir, rm } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, join, relative, sep } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
 import { hasCode, LgdError, meansAbsent, readError, writeError } from '../errors.js';
 import { isFile, isHidden } from '../files/folders.js';
@@ -51,13 +51,14 @@ const ofNoRun = new Set([lockFile, startFile]);
 
 /**
  * Makes sure, before anything takes long, that a run can be written, and looks for an earlier run in its folder.
+ * @param options spillFolder: of decoded images; it may lie in the run folder
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither
  *   `overwrite` nor `resume` is asked for, or holds something else that overwriting would damage
  */
 export async function checkRunFolder(
   path: string,
-  { overwrite, resume }: { overwrite: boolean; resume: boolean },
+  { overwrite, resume, spillFolder }: { overwrite: boolean; resume: boolean; spillFolder?: string | undefined },
 ): Promise<() => Promise<void>> {
   const removeEmpty = await tryFolder(path);
   if (overwrite && !resume) await checkOverwritten(path);
@@ -65,7 +66,8 @@ export async function checkRunFolder(
   const all = await readdir(path).catch((cause: unknown) => {
     throw readError(path, cause, { option: 'output', kind: 'the run folder ' });
   });
-  const entries = all.filter((name) => !isHidden(name));
+  const [spilled = ''] = spillFolder === undefined ? [] : relative(path, spillFolder).split(sep);
+  const entries = all.filter((name) => !isHidden(name) && (name !== spilled || isOwn(name)));
   if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
     option: 'output',
@@ -222,7 +224,8 @@ export class RunFolder {
     config: RunConfig,
     { resume, start }: { resume: boolean; start?: string | undefined },
   ): Promise<RunFolder> {
-    const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume });
+    const { spillFolder } = config.data;
+    const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume, spillFolder });
     const unlock = await lockRunFolder(path).catch(async (error: unknown) => {
       await removeEmpty();
       throw error;

@@ -130,9 +130,11 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   const textEncoder = resume === undefined ? await checkInputs(given, teacherSource, known, signal) : undefined;
   cleanup.push(() => textEncoder?.dispose());
-  const { spillFolder } = given.data;
-  if (spillFolder !== undefined) cleanup.push(await tryFolder(spillFolder)); // else images are streamed for want of it
-  cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
+  const { output, overwrite, data } = given;
+  const { spillFolder, cache: mode } = data;
+  // else images are streamed for want of it
+  if (spillFolder !== undefined && mode !== 'stream') cleanup.push(await tryFolder(spillFolder, { hold: true }));
+  cleanup.push(await checkRunFolder(output, { overwrite, resume: resume !== undefined, spillFolder }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;
 

@@ -176,9 +176,10 @@ export class StudentTrainer {
   /** The numbers that stand in a step's slots: their mean; of the step as a whole they stand in the last. */
   async metrics(slots: readonly number[]): Promise<StepMetrics> {
     const { addon, handle } = this.#device;
-    const [gradientNorm, ...all] = await Promise.all([
+    // the losses first: a row that is no number says more than the gradients that come of it
+    const [all, gradientNorm] = await Promise.all([
+      Promise.all(slots.map((slot) => addon.readMetrics(handle, this.#head, slot))),
       this.#config.train.clipNorm > 0 ? this.encoder.gradientNorm(slots.at(-1)) : undefined,
-      ...slots.map((slot) => addon.readMetrics(handle, this.#head, slot)),
     ]);
     const mean: StepMetrics = { ...all.at(-1)!, ...(gradientNorm !== undefined && { gradientNorm }) };
     for (const key of ['loss', ...partMetrics, 'agreement'] as const)

@@ -7,7 +7,7 @@
  * seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and
  * pixels always belong together.
  */
-import { open, type FileHandle } from 'node:fs/promises';
+import { open, realpath, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../addon/native.js';
@@ -181,7 +181,10 @@ export async function checkViewCache(
   const { config, dataset, signal } = options;
   const { views, file } = config.teacherCache;
   if (views === 0 || file === undefined || (await statIfThere(file)) === undefined) return;
-  if (config.overwrite && file === join(config.output, viewCacheFile)) return;
+  if (config.overwrite) {
+    const place = async (path: string) => realpath(path).catch(() => path);
+    if ((await place(file)) === (await place(join(config.output, viewCacheFile)))) return;
+  }
   await compare(file, await keyOf({ ...options, images: await imagesOf(dataset, signal) }));
 }
 

@@ -217,6 +217,21 @@ describe('a run that clips', () => {
     expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain('step 2 went wrong');
   });
 
+  it.each([0, 1])('names the row that is no number where there is one, clipping to %d or not', async (clipNorm) => {
+    await using prepared = await prepareRun(smallConfig(data, output(), { train: { clipNorm } }));
+    const { graph } = prepared.student;
+    const state = initialWeights(graph, 1);
+    state[trainable(graph)[0]!.name]!.data.fill(NaN);
+    prepared.distiller.encoder.load(state);
+    const ended = (async () => {
+      for await (const event of prepared.run()) expect(event.type).not.toBe('step');
+    })();
+    await expect(ended).rejects.toMatchObject({
+      code: 'NON_FINITE',
+      message: expect.stringMatching(/^step 1 went wrong: .*row 0 of the student embeddings/u) as unknown,
+    });
+  });
+
   it.each([[-1], [NaN], [1e10], ['1']])('is refused a norm of %s', async (clipNorm) => {
     const error = await failure(smallConfig(data, output(), { train: { clipNorm: clipNorm as number } }));
     expect(error).toMatchObject({ code: 'BAD_OPTION', option: 'train.clipNorm' });

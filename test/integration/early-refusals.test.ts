@@ -4,9 +4,12 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config/config.js';
+import type { ImageCache } from '../../lib/data/cache.js';
+import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { benchmark } from '../../lib/evaluate/benchmark.js';
 import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
+import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { createStudent } from '../../lib/models/student.js';
 import { mostRows } from '../../lib/number-limits.js';
@@ -230,6 +233,67 @@ it('a folder for decoded images is made for a run, and goes with it where nothin
   await expect(access(dirname(spillFolder))).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
+it('a folder for decoded images may lie in that of the run, of one student or of several', async () => {
+  const images = join(folder, 'within');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(images);
+  for (const name of ['mobilenet_v3_small', 'mobilenet_v3_small,mobilenet_v2']) {
+    const output = join(folder, `run of ${name}`);
+    const spillFolder = join(output, 'decoded', 'pixels');
+    const config: ConfigInput = {
+      device: 'cpu',
+      teacher,
+      student: { name, widthMultiplier: 0.35 },
+      method: 'seed',
+      data: { train: images, spillFolder, resolution: 32 },
+      train: { batchSize: 2, maxSteps: 1 },
+      output,
+    };
+    await (await prepareRun(config)).dispose();
+    await expect(access(output)).rejects.toMatchObject({ code: 'ENOENT' });
+    {
+      await using run = await prepareRun(config);
+      for await (const event of run.run()) if (event.type === 'step') expect(event.step).toBe(1);
+    }
+    expect(await readdir(output)).not.toContain('decoded');
+    expect(await failure(config)).toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+  }
+});
+
+it('a folder for decoded images stays for a run that is prepared while the one that made it ends', async () => {
+  const images = join(folder, 'sharing');
+  const spillFolder = join(folder, 'shared');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(images);
+  const config = (output: string): ConfigInput => ({
+    device: 'cpu',
+    teacher,
+    method: 'seed',
+    data: { train: images, spillFolder, cache: 'all', cacheMemory: 0 },
+    train: { batchSize: 2 },
+    output: join(folder, output),
+  });
+  const first = await prepareRun(config('first'));
+  let ending: Promise<void> | undefined;
+  await using second = await prepareRun(config('second'), {
+    onProgress: ({ phase }) => {
+      if (phase === 'teacher') ending ??= first.dispose();
+    },
+  });
+  await ending;
+  expect((second.dataset as ImageCache).spilledBytes).toBeGreaterThan(0);
+});
+
+it('a folder for decoded images is not looked at where none are kept', async () => {
+  const images = join(folder, 'streamed');
+  await drawShapes(images, { count: 8 });
+  const { teacher } = await madeUpTeacher(images);
+  const data = { spillFolder: join(teacher, 'spilled'), cache: 'stream' as const };
+  const config: ConfigInput = { device: 'cpu', teacher, method: 'seed', output: join(folder, 'streamed run') };
+  await using run = await prepareRun({ ...config, data: { ...data, train: images }, train: { batchSize: 2 } });
+  expect(run.dataset).toBeInstanceOf(StreamedImages);
+});
+
 describe("the teacher's side, where the student has none of its own", () => {
   it('is refused once the teacher tells it, before text bank and embeddings are looked at', async () => {
     const teacher = join(folder, 'teacher.safetensors');
@@ -258,6 +322,17 @@ describe("the teacher's side, where the student has none of its own", () => {
     });
   });
 
+  it.each(['abc', '0', '32.5'])('is a fault of a file of embeddings that states "%s"', async (resolution) => {
+    const teacher = join(folder, `states ${resolution}.safetensors`);
+    const rows = { shape: [1, 16], data: new Float32Array(16).fill(1) };
+    await writeSafetensors(teacher, [['embeddings', rows]], { ids: '["a.png"]', resolution });
+    const config: ConfigInput = { device: 'cpu', teacher, method: 'seed', data: { train: nowhere } };
+    expect(await failure({ ...config, output: join(folder, 'run') })).toMatchObject({
+      code: 'BAD_MODEL',
+      message: expect.stringContaining('its resolution is not a number of pixels') as string,
+    });
+  });
+
   it('and where it is not that of a student with positions, by a Distiller under the name it was given', () => {
     const teacher = ownTeacher({ resolution: 56 });
     const student = createStudent(vit, { device, embeddingSize: 16 });
@@ -273,14 +348,17 @@ describe("the teacher's side, where the student has none of its own", () => {
 it('an evaluation whose results cannot be written is refused before images are looked for', async () => {
   const file = join(folder, 'student.safetensors');
   await writeMadeUpStudent(file, 'resnet18');
-  const evaluated = (output: string, student = file) =>
+  const evaluated = (output: string, data: ConfigInput['data'] = {}) =>
     evaluateProtocol({
-      student,
+      student: file,
       protocol: 'knn',
-      config: { device: 'cpu', evaluate: { data: nowhere, train: nowhere, output } },
+      config: { device: 'cpu', data, evaluate: { data: nowhere, train: nowhere, output } },
     });
   await expect(evaluated(join(file, 'results'))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   const results = join(folder, 'results');
+  const spillFolder = join(file, 'spilled');
   await expect(evaluated(results)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(evaluated(results, { spillFolder })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  await expect(evaluated(results, { spillFolder, cache: 'stream' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   await expect(access(results)).rejects.toMatchObject({ code: 'ENOENT' });
 });

@@ -215,7 +215,9 @@ describe('graphs that do not fit', () => {
       expect(() => sized(height, width)).toThrow(
         expect.objectContaining({
           code: 'BAD_SHAPE',
-          message: expect.stringContaining(`pads ${height}x${width} with 3 channels by other numbers of rows`) as string,
+          message: expect.stringContaining(
+            `pads ${height}x${width} with 3 channels by other numbers of rows`,
+          ) as string,
         }),
       );
     sized(8, 10).dispose();

@@ -248,10 +248,14 @@ describe('a cache of something else is refused', () => {
   it('but not where overwriting removes it', async () => {
     const run = path();
     await train(config(run, { train: { maxSteps: 1 } }));
-    const { events } = await train(
-      config(run, { seed: 4, overwrite: true, teacherCache: { file: cacheOf(run) }, train: { maxSteps: 1 } }),
-    );
-    expect(events.at(-1)).toMatchObject({ type: 'done' });
+    const link = path();
+    await symlink(run, link);
+    for (const [seed, file] of [cacheOf(run), cacheOf(link)].entries()) {
+      const { events } = await train(
+        config(run, { seed: 10 + seed, overwrite: true, teacherCache: { file }, train: { maxSteps: 1 } }),
+      );
+      expect(events.at(-1)).toMatchObject({ type: 'done' });
+    }
   });
 
   it('a file of another kind, another number of views for a run that continues, and a teacher of embeddings', async () => {

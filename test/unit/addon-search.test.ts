@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { buildSync } from 'esbuild';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -185,7 +185,9 @@ describe('$LGDISTILL_ADDON', () => {
   }
 
   test('is the only place then', async () => {
-    expect(await load(writeFakeAddon(folder, 'works'))).toBe('fake works');
+    const addon = writeFakeAddon(folder, 'works');
+    expect(await load(addon)).toBe('fake works');
+    expect(await load(relative(process.cwd(), addon))).toBe('fake works');
     await expect(load(join(folder, 'none.node'))).rejects.toMatchObject({
       code: 'ADDON_NOT_FOUND',
       message: `the native addon could not be loaded. Tried: $LGDISTILL_ADDON (${join(folder, 'none.node')}): not there. Unset LGDISTILL_ADDON, or name an addon of this version.`,

@@ -9,7 +9,6 @@ import {
   openSync,
   symlinkSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -129,7 +128,7 @@ test('nor a pipe or a device', async () => {
   const pipe = join(folder, 'pipe');
   execFileSync('mkfifo', [pipe]);
   const writer = openSync(pipe, constants.O_RDWR); // who reads the pipe after all waits for nothing
-  writeSync(writer, files['report']!);
+  writeFileSync(writer, files['report']!);
   for (const path of [pipe, '/dev/null']) {
     await expect(checkReplaceable(path, 'report', { option: 'to' })).rejects.toMatchObject({
       code: 'BAD_OPTION',

@@ -92,7 +92,7 @@ export async function lookAtTeacher(
         return {
           architecture: undefined,
           embeddingSize: reader.shapes.get('embeddings')?.[1],
-          resolution: statedResolution(reader.metadata),
+          resolution: statedResolution(reader.metadata, found.file),
         };
       }
       case 'onnx':

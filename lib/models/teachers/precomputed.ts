@@ -57,10 +57,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 
   /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (wrong content), NON_FINITE, ZERO_EMBEDDING, ABORTED */
   static async load(file: string, signal?: AbortSignal): Promise<PrecomputedTeacher> {
-    const bad = (why: string) =>
-      new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, {
-        mend: 'Write it with PrecomputedTeacher.save, or as docs/formats.md tells (Embeddings)',
-      });
+    const bad = notEmbeddings(file);
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('embeddings');
     if (tensor === undefined) throw bad('it has no tensor "embeddings"');
@@ -83,8 +80,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
       if (wrong !== undefined) throw bad(`its ${name} is ${wrong}`);
       return value as ChannelTriple;
     };
-    const resolution = statedResolution(metadata);
-    if (!isSide(resolution)) throw bad('its resolution is not a number of pixels');
+    const resolution = statedResolution(metadata, file);
     return new PrecomputedTeacher(metadata['teacher'] ?? basename(file, extname(file)), size, data, rows, {
       resolution,
       mean: read('mean', clipMean),
@@ -210,9 +206,21 @@ async function indexRows(
   return rows;
 }
 
-/** Side of a student's input that a file of embeddings states, in pixels, as it is written there; default 224. */
-export function statedResolution(metadata: Readonly<Record<string, string>>): number {
-  return metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
+/**
+ * Side of a student's input that the metadata of a file of embeddings state, in pixels; default 224.
+ * @throws LgdError BAD_MODEL
+ */
+export function statedResolution(metadata: Readonly<Record<string, string>>, file: string): number {
+  const resolution = metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
+  if (isSide(resolution)) return resolution;
+  throw notEmbeddings(file)('its resolution is not a number of pixels');
+}
+
+function notEmbeddings(file: string): (why: string) => LgdError {
+  return (why) =>
+    new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, {
+      mend: 'Write it with PrecomputedTeacher.save, or as docs/formats.md tells (Embeddings)',
+    });
 }
 
 /** Looks at the input that is to be recorded. @throws LgdError BAD_OPTION */
