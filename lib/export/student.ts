@@ -312,6 +312,7 @@ async function targetOf(
       compare: (path) => compareOwn(path, source, head),
     };
   requireHead(source);
+  const inputs = [source.file, ...(images === undefined ? [] : [images])];
   const reference = () => referenceEmbeddings(source, images, signal);
   const quantizing = async (onnx: OnnxOptions, fileIn: (path: string) => string) => {
     if (quantize === undefined) return undefined;
@@ -325,7 +326,7 @@ async function targetOf(
         found: head,
         allowed: 'keep',
       });
-    await checkFolder(to, [source.file, ...(images === undefined ? [] : [images])]);
+    await checkFolder(to, inputs);
     const kept = { head, fold, classifier: undefined };
     return {
       ...asFolder,
@@ -336,7 +337,7 @@ async function targetOf(
   }
   if (format !== 'onnx') {
     const prepared = prepareTool(format, head, source);
-    if (isFolderTool(format)) await checkFolder(to, [source.file, ...(images === undefined ? [] : [images])]);
+    if (isFolderTool(format)) await checkFolder(to, inputs);
     return {
       ...(isFolderTool(format) ? asFolder : asFile),
       write: (path) => writeTool(path, prepared, source, to),
