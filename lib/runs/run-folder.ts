@@ -1,9 +1,9 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readdir, rm } from 'node:fs/promises';
-import { basename, join, relative, sep } from 'node:path';
+import { basename, join, sep } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
 import { hasCode, LgdError, meansAbsent, readError, writeError } from '../errors.js';
-import { isFile, isHidden } from '../files/folders.js';
+import { isFile, isHidden, placeIn } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { fromOneLine, inOneLine, joinedLines } from '../files/lines.js';
@@ -66,7 +66,8 @@ export async function checkRunFolder(
   const all = await readdir(path).catch((cause: unknown) => {
     throw readError(path, cause, { option: 'output', kind: 'the run folder ' });
   });
-  const [spilled = ''] = spillFolder === undefined ? [] : relative(path, spillFolder).split(sep);
+  const inside = spillFolder === undefined ? undefined : await placeIn(path, spillFolder);
+  const [spilled] = inside?.split(sep) ?? [];
   const entries = all.filter((name) => !isHidden(name) && (name !== spilled || isOwn(name)));
   if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
