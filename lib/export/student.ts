@@ -237,7 +237,10 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     // by the name that was given
     throw hasCode(error, 'NOT_WRITABLE') && error.message.includes(partial) ? writeError(to, error.cause) : error;
   }
-  await bank?.save(options.bank!);
+  if (bank !== undefined) {
+    await makeFolder(dirname(options.bank!)); // it went where it was in an earlier export
+    await bank.save(options.bank!);
+  }
   return {
     file: to,
     format,
