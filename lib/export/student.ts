@@ -215,22 +215,23 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });
-  const partial = temporaryPath(to);
+  const place = resolve(to); // by which it is found, too, while a folder that `..` goes through is away
+  const partial = temporaryPath(place);
   const made: string[] = [];
   let written: Written;
   let comparison: Comparison;
   let quantized: { written: Written; quantization: Quantization } | undefined;
   try {
-    for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
-    await removeLeft(to);
+    for (const path of [place, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
+    await removeLeft(place);
     written = await target.write(partial);
-    if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
-      throw oneFile(options.bank!);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
     throwIfAborted(signal, 'the export');
     quantized = await target.quantize?.(partial);
-    await target.place(partial, to);
+    if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
+      throw oneFile(options.bank!);
+    await target.place(partial, place);
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     await removeMade(made);
@@ -244,7 +245,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   return {
     file: to,
     format,
-    bytes: await target.size(to),
+    bytes: await target.size(place),
     head,
     ...(format === 'onnx' ? (quantized?.written ?? written) : written),
     info: source.info,
@@ -315,7 +316,7 @@ async function targetOf(
       compare: (path) => compareOwn(path, source, head),
     };
   requireHead(source);
-  const inputs = [source.file, ...(images === undefined ? [] : [images])];
+  const spared = [source.file, ...(images === undefined ? [] : [images]), process.cwd()];
   const reference = () => referenceEmbeddings(source, images, signal);
   const quantizing = async (onnx: OnnxOptions, fileIn: (path: string) => string) => {
     if (quantize === undefined) return undefined;
@@ -329,7 +330,7 @@ async function targetOf(
         found: head,
         allowed: 'keep',
       });
-    await checkFolder(to, inputs);
+    await checkFolder(to, spared);
     const kept = { head, fold, classifier: undefined };
     return {
       ...asFolder,
@@ -340,7 +341,7 @@ async function targetOf(
   }
   if (format !== 'onnx') {
     const prepared = prepareTool(format, head, source);
-    if (isFolderTool(format)) await checkFolder(to, inputs);
+    if (isFolderTool(format)) await checkFolder(to, spared);
     return {
       ...(isFolderTool(format) ? asFolder : asFile),
       write: (path) => writeTool(path, prepared, source, to),

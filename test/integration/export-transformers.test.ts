@@ -109,7 +109,7 @@ describe('files of the student that is exported', () => {
       await expect(exportStudent({ ...options, to: at('kept'), format: 'transformers' })).rejects.toMatchObject({
         code: 'BAD_OPTION',
         option: 'to',
-        message: expect.stringContaining('is in this folder, which would be replaced') as string,
+        message: expect.stringContaining('to replace this folder would remove ') as string,
       });
     }
     expect(existsSync(inside)).toBe(true);
@@ -121,6 +121,13 @@ describe('files of the student that is exported', () => {
       { to: at('one.safetensors'), bank: at('linked', 'one.safetensors') },
       { to: at('banked'), format: 'transformers', bank: at('banked', 'bank.safetensors') },
       { to: at('banked'), format: 'transformers', bank: at('linked', 'banked', 'onnx', 'vision_model.onnx') },
+      {
+        to: at('banked'),
+        format: 'transformers',
+        quantize: 'int8',
+        images: at('images'),
+        bank: at('banked', 'onnx', 'vision_model_quantized.onnx'),
+      },
     ] as const) {
       await expect(exportStudent({ from, ...options })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'bank' });
       expect(existsSync(options.to)).toBe(false);
@@ -131,6 +138,23 @@ describe('files of the student that is exported', () => {
       expect(readdirSync(at('banked', 'own'))).toEqual(['bank.safetensors']);
     }
   });
+});
+
+test('an earlier export is replaced by a path through it, unless it is the current folder', async () => {
+  for (const to of [at('round'), `${at('round')}/.`, `${at('round')}/../round`, `${at('new')}/../round`]) {
+    expect(await exportStudent({ from, to, format: 'transformers' })).toMatchObject({ file: to });
+    expect(readdirSync(at('round'))).toContain('config.json');
+  }
+  expect(readdirSync(folder).filter((name) => /^new$|round\./u.test(name))).toEqual([]);
+  const current = vi.spyOn(process, 'cwd').mockReturnValue(at('round', 'onnx'));
+  try {
+    await expect(exportStudent({ from, to: at('round'), format: 'transformers' })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+    });
+  } finally {
+    current.mockRestore();
+  }
 });
 
 test.each([
