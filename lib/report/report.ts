@@ -57,7 +57,8 @@ export interface ReportOptions {
 }
 
 const reportOptions = optionTable<ReportOptions>()(
-  'runs output? models? images? teacher? evaluate? evaluateNames? mostImages? mostImageBytes? device? threads? localFilesOnly? signal? onProgress?',
+  `runs output? models? images? teacher? evaluate? evaluateNames? mostImages? mostImageBytes?
+  device? threads? localFilesOnly? signal? onProgress?`,
 );
 
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */

@@ -11,7 +11,7 @@ import { open, realpath, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../addon/native.js';
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import type { Config } from '../config/config.js';
 import type { Device } from '../device.js';
 import { hasCode, LgdError, writeError } from '../errors.js';
@@ -38,15 +38,7 @@ export interface ViewCacheOptions {
   signal?: AbortSignal | undefined;
 }
 
-const viewCacheOptions = {
-  device: 'needed',
-  teacher: 'needed',
-  config: 'needed',
-  precision: 'needed',
-  dataset: 'needed',
-  images: 'needed',
-  signal: 'optional',
-} satisfies OptionTable<ViewCacheOptions>;
+const viewCacheOptions = optionTable<ViewCacheOptions>()('device teacher config precision dataset images signal?');
 
 const headerBytes = 4096;
 
