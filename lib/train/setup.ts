@@ -129,7 +129,8 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const { output, overwrite, data } = given;
   const { spillFolder, cache: mode } = data;
   // else images are streamed for want of it
-  if (spillFolder !== undefined && mode !== 'stream') cleanup.push(await tryFolder(spillFolder, { hold: true }));
+  if (spillFolder !== undefined && mode !== 'stream')
+    cleanup.push(await tryFolder(spillFolder, { hold: true, option: 'data.spillFolder' }));
   cleanup.push(await checkRunFolder(output, { overwrite, resume: resume !== undefined, spillFolder }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;
