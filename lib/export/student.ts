@@ -1,5 +1,5 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
-import { rename, rm, stat } from 'node:fs/promises';
+import { lstat, realpath, rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -203,8 +203,9 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   if (typeof options.classifier === 'string') checkText(options.classifier, 'classifier', 'a text bank');
   if (options.bank !== undefined) checkText(options.bank, 'bank', 'a path to write to');
   checkFormat(options.format ?? 'lgdistill');
-  const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
+  const { from, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
+  const to = endings[format] === undefined ? await behindLink(options.to) : options.to;
   await checkFile(to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
   const bankInside = options.bank === undefined ? undefined : await placeIn(to, options.bank);
@@ -214,7 +215,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   await checkFile(to, format, inputs);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
-  const target = await targetOf(format, source, { ...options, head });
+  const target = await targetOf(format, source, { ...options, to, head });
   const partial = temporaryPath(to);
   const made: string[] = [];
   let written: Written;
@@ -239,7 +240,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   }
   await bank?.save(options.bank!);
   return {
-    file: to,
+    file: options.to,
     format,
     bytes: await target.size(to),
     head,
@@ -250,6 +251,12 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     bank: options.bank,
     from: source.file,
   };
+}
+
+/** Where a folder stands that a link leads to: an export takes its place, and leaves the link. */
+async function behindLink(path: string): Promise<string> {
+  const found = await lstat(path).catch(() => undefined);
+  return found?.isSymbolicLink() === true ? realpath(path).catch(() => path) : path;
 }
 
 function oneFile(bank: string): LgdError {
