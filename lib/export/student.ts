@@ -1,5 +1,5 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
-import { rename, rm, stat } from 'node:fs/promises';
+import { lstat, realpath, rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -203,8 +203,9 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   if (typeof options.classifier === 'string') checkText(options.classifier, 'classifier', 'a text bank');
   if (options.bank !== undefined) checkText(options.bank, 'bank', 'a path to write to');
   checkFormat(options.format ?? 'lgdistill');
-  const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
+  const { from, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
+  const to = endings[format] === undefined ? await placeOf(options.to) : options.to;
   await checkFile(to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
   const bankInside = options.bank === undefined ? undefined : await placeIn(to, options.bank);
@@ -214,16 +215,15 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   await checkFile(to, format, inputs);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
-  const target = await targetOf(format, source, { ...options, head });
-  const place = resolve(to); // by which it is found, too, while a folder that `..` goes through is away
-  const partial = temporaryPath(place);
+  const target = await targetOf(format, source, { ...options, to, head });
+  const partial = temporaryPath(to);
   const made: string[] = [];
   let written: Written;
   let comparison: Comparison;
   let quantized: { written: Written; quantization: Quantization } | undefined;
   try {
-    for (const path of [place, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
-    await removeLeft(place);
+    for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
+    await removeLeft(to);
     written = await target.write(partial);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
@@ -231,7 +231,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     quantized = await target.quantize?.(partial);
     if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
       throw oneFile(options.bank!);
-    await target.place(partial, place);
+    await target.place(partial, to);
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     await removeMade(made);
@@ -243,9 +243,9 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     await bank.save(options.bank!);
   }
   return {
-    file: to,
+    file: options.to,
     format,
-    bytes: await target.size(place),
+    bytes: await target.size(to),
     head,
     ...(format === 'onnx' ? (quantized?.written ?? written) : written),
     info: source.info,
@@ -254,6 +254,16 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     bank: options.bank,
     from: source.file,
   };
+}
+
+/**
+ * Where a folder stands that a path leads to, by a link, which stays, or through the folder itself: an export takes its
+ * place, and while it does nothing leads through it.
+ */
+async function placeOf(path: string): Promise<string> {
+  const place = resolve(path);
+  const found = await lstat(place).catch(() => undefined);
+  return found?.isSymbolicLink() === true ? realpath(place).catch(() => place) : place;
 }
 
 function oneFile(bank: string): LgdError {

@@ -58,6 +58,20 @@ test.each<[string, () => string[], code: number, said: string]>([
   ['time without an end', () => ['bench', '--seconds', '1e99'], 2, 'seconds takes a number above 0 and up to 86400'],
   ['images beside steps', () => ['bench', 'device', at('images')], 2, 'sources: '],
   ['banks beside images', () => ['bench', 'data', at('images'), '--categories', '5'], 2, 'categories: '],
+  ...(['--student', '--batch-size', '--device', '--offline'] as const).map(
+    (flag): [string, () => string[], number, string] => [
+      `${flag} beside images`,
+      () => ['bench', 'data', at('images'), flag, { '--batch-size': '4', '--device': 'cpu' }[flag as string] ?? 'true'],
+      2,
+      'has no use where sources are measured',
+    ],
+  ),
+  [
+    'views beside steps',
+    () => ['bench', '--augment.flip-probability', '0.5'],
+    2,
+    'augment.flipProbability: has no use where no images are read',
+  ],
   [
     'one place for report and event files',
     () => ['report', at('images'), '--output', at('r'), '--tensorboard', at('r')],

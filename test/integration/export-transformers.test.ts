@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CLIPVisionModelWithProjection, AutoProcessor, env, RawImage } from '@xenova/transformers';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
@@ -113,6 +122,23 @@ describe('files of the student that is exported', () => {
       });
     }
     expect(existsSync(inside)).toBe(true);
+  });
+
+  test('a link stays, and the folder that it leads to is replaced', async () => {
+    const [link, behind] = [at('link'), at('behind')];
+    mkdirSync(behind);
+    symlinkSync(behind, link);
+    for (const path of [link, link, `${link}/`]) {
+      await exportStudent({ from, to: path, format: 'transformers' });
+      expect(lstatSync(link).isSymbolicLink()).toBe(true);
+      expect(readdirSync(behind)).toContain('preprocessor_config.json');
+      rmSync(join(behind, 'preprocessor_config.json'));
+    }
+    writeFileSync(join(behind, 'config.json'), '{}');
+    await expect(exportStudent({ from, to: link, format: 'transformers' })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+    });
   });
 
   test('no text bank takes their place, by whatever path', async () => {
