@@ -93,7 +93,13 @@ export type OptionTable<Options> = {
 type Spelled<Options> = {
   [Name in keyof Options & string]-?: object extends Pick<Options, Name> ? `${Name}?` : Name;
 }[keyof Options & string];
-type Words<Text extends string> = Text extends `${infer First} ${infer Rest}` ? First | Words<Rest> : Text;
+type Words<Text extends string> = Text extends `${infer Line}\n${infer Rest}`
+  ? Words<Line> | Words<Rest>
+  : Text extends `${infer First} ${infer Rest}`
+    ? Words<First> | Words<Rest>
+    : Text extends ''
+      ? never
+      : Text;
 
 /** Text whose words are all of the options, and nothing else; any other does not compile, and the error names them. */
 type Listing<Options, Text extends string> = [Words<Text>, Spelled<Options>] extends [Spelled<Options>, Words<Text>]
@@ -109,9 +115,8 @@ export function optionTable<Options>(): <Text extends string, Shared extends Par
   shared?: Shared,
 ) => OptionTable<Options> {
   return (names, shared) => {
-    const entries = (names as string)
-      .split(' ')
-      .map((name) => (name.endsWith('?') ? [name.slice(0, -1), 'optional'] : [name, 'needed']));
+    const words: readonly string[] = (names as string).match(/\S+/gu) ?? [];
+    const entries = words.map((name) => (name.endsWith('?') ? [name.slice(0, -1), 'optional'] : [name, 'needed']));
     return { ...Object.fromEntries(entries), ...shared } as OptionTable<Options>;
   };
 }

@@ -1,5 +1,6 @@
 import { Argument, Command } from 'commander';
 import type { Config } from '../config/config.js';
+import { isAmong } from '../config/option-paths.js';
 import { checkKnownStudents } from '../config/students.js';
 import { counted } from '../counted.js';
 import { measureData, type DataRow } from '../data/measure.js';
@@ -8,13 +9,17 @@ import { LgdError } from '../errors.js';
 import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import type { Bind, Context } from './command.js';
-import { addConfigOptions, readConfig } from './options.js';
+import { addConfigOptions, readConfig, readFlags } from './options.js';
 import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 import { parseCount, parsePositive } from './values.js';
 
 const mostSeconds = 86_400;
+/** What decides how images are decoded and augmented, and in which order. */
+const ofImages = ['data.*', 'augment.*', 'seed'];
+/** What steps on made-up images do without. */
+const onlyOfImages = ['data.margin', 'data.maxBrokenShare', 'augment.*'];
 
 interface BenchFlags {
   seconds: number;
@@ -51,6 +56,20 @@ export function benchCommand(bind: Bind): Command {
       return benchDevice(command, context);
     }),
   );
+}
+
+/** Refuses flags that would be for nothing; a file of options may hold what other commands take. */
+function checkUseful(command: Command, isUseful: (option: string) => boolean, where: string): void {
+  const flags = readFlags(command);
+  for (const option of ['categories', 'dimension'])
+    if (command.getOptionValueSource(option) === 'cli') flags[option] = command.opts<Record<string, unknown>>()[option];
+  const needless = Object.keys(flags).find((option) => !isUseful(option));
+  if (needless === undefined) return;
+  throw new LgdError('BAD_OPTION', `has no use where ${where}.`, {
+    option: needless,
+    found: flags[needless],
+    mend: 'Leave it out',
+  });
 }
 
 /**
@@ -98,6 +117,7 @@ export async function readStepConfig(command: Command): Promise<Config> {
 
 async function benchDevice(command: Command, { terminal, signal }: Context): Promise<void> {
   const { seconds, categories, dimension } = command.opts<BenchFlags>();
+  checkUseful(command, (option) => !isAmong(option, onlyOfImages), 'no images are read');
   const config = await readStepConfig(command);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const rows: BenchmarkRow[] = [];
@@ -139,14 +159,7 @@ async function benchData(command: Command, { terminal, signal }: Context, source
       option: 'sources',
       mend: 'Give folders, packs or tar shards after `bench data`',
     });
-  for (const option of ['categories', 'dimension'] as const) {
-    if (command.getOptionValueSource(option) === 'cli')
-      throw new LgdError('BAD_OPTION', 'has no use where sources are measured.', {
-        option,
-        found: command.opts<BenchFlags>()[option],
-        mend: 'Leave it out',
-      });
-  }
+  checkUseful(command, (option) => isAmong(option, ofImages), 'sources are measured');
   const config = await readConfig(command);
   const { seconds } = command.opts<BenchFlags>();
   const rows: DataRow[] = [];

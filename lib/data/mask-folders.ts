@@ -48,7 +48,7 @@ const ignored = 255;
 const cityscapesIds = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];
 const longSplits: Readonly<Record<string, string>> = { train: 'training', val: 'validation' };
 /** What the options say where nobody gave them: folders that are not divided do without. */
-export const defaultSplits: readonly string[] = ['train', 'val'];
+const defaultSplits: readonly string[] = ['train', 'val'];
 const likeSplit =
   /^(?:train(?:ing|val)?|(?:mini)?val(?:id|idation)?|test(?:ing)?|dev|eval(?:uation)?)[-_]?(?:dev|\d*)$/iu;
 const mostParts = 10;

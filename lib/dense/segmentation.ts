@@ -2,7 +2,7 @@
 import type { TensorHandle } from '../addon/native.js';
 import { checkOptions, checkText, optionTable, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config/config.js';
-import { defaultSplits, openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
+import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { precisionOf } from '../models/compiled.js';
@@ -101,7 +101,7 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
     splitOption: 'dense.split',
   });
   await checkLabelled(train, 'dense.data', signal);
-  if (evaluationData === undefined && !train.divided && defaultSplits.includes(evaluationSplit))
+  if (evaluationData === undefined && !train.divided && evaluationSplit === 'val')
     return { train, evaluation: undefined };
   const evaluation = await openEvaluation(config, { signal });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {

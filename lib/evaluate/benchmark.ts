@@ -3,7 +3,7 @@ import { chooseBatch } from '../config/batch.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import { checkKnownStudents, checkSide } from '../config/students.js';
 import type { Device } from '../device.js';
-import { compileBatch, precisionOf } from '../models/compiled.js';
+import { compileBatch, ofBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
 import { optimizerOf } from '../models/optimizer.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { checkWhole, mostRows } from '../number-limits.js';
@@ -71,24 +71,37 @@ export async function* benchmark(
     widthMultiplier: config.student.widthMultiplier,
     resolution,
   });
-  {
+  /** Says which option to lower where something that a batch of images needs does not fit. */
+  const fitting = async <Result>(measure: () => Promise<Result>, besides?: string): Promise<Result> => {
+    try {
+      return await measure();
+    } catch (cause) {
+      throw ofBatch(cause, 'train.batchSize', batch, besides);
+    }
+  };
+  const training = async () => {
     using encoder = compileBatch('train.batchSize', batch, () =>
       student.compile({ batch, resolution, precision, training: true, optimizer: optimizerOf(config) }),
     );
-    yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
-  }
-  {
-    using encoder = student.compile({ batch, resolution, precision, training: false });
-    yield { op: 'student, inference', resolution, ...(await measureInference(encoder, options)) };
-  }
+    return await measureTraining(encoder, options);
+  };
+  const inference = async (compile: () => CompiledEncoder) => {
+    using encoder = compile();
+    return await measureInference(encoder, options);
+  };
+  yield { op: 'student, training step', resolution, ...(await fitting(training)) };
+  const compileStudent = () => student.compile({ batch, resolution, precision, training: false });
+  yield { op: 'student, inference', resolution, ...(await fitting(() => inference(compileStudent))) };
   if (teacher?.kind === 'native') {
-    using encoder = teacher.compile({ batch, precision });
-    yield { op: 'teacher, inference', resolution: teacher.resolution, ...(await measureInference(encoder, options)) };
+    const compileTeacher = () => teacher.compile({ batch, precision });
+    const timing = await fitting(() => inference(compileTeacher));
+    yield { op: 'teacher, inference', resolution: teacher.resolution, ...timing };
   }
   const bfloat16 = device.kind !== 'cpu' && precision !== 'float32';
+  const semantic = { batch, categories, dimension: embeddingSize, bfloat16 };
   yield {
     op: 'semantic loss and bank update',
     resolution: undefined,
-    ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)),
+    ...(await fitting(() => measureSemantic(device, semantic, options), 'fewer categories')),
   };
 }

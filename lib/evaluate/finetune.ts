@@ -88,7 +88,7 @@ export async function finetune(
   const batch = Math.min(wanted, images.length);
   const isBatch = wanted === 1 && images.length > 1; // else one image is all there is
   const encoder = compileBatch(
-    isBatch ? 'evaluate.finetuneBatch' : 'evaluate.train',
+    'evaluate.finetuneBatch',
     batch,
     () =>
       new CompiledEncoder(device, whole, {
@@ -165,6 +165,7 @@ export async function finetune(
 }
 
 const fewImages = {
+  option: 'evaluate.train',
   allowed: 'two images or more to learn from',
   mend: 'Give more images, or a larger evaluate.labelShare',
 };

@@ -68,7 +68,9 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
   )();
   const { spillFolder, cache } = config.data;
   const removeEmpty =
-    spillFolder === undefined || cache === 'stream' ? undefined : await tryFolder(spillFolder, { hold: true });
+    spillFolder === undefined || cache === 'stream'
+      ? undefined
+      : await tryFolder(spillFolder, { hold: true, option: 'data.spillFolder' });
   const found = await (
     protocol === 'zeroshot'
       ? zeroshot(student, config, signal, onProgress)

@@ -12,14 +12,14 @@ export const placeFlag = '(on the command line: --output)';
 
 /**
  * A folder that an export may take: none yet, an empty one, or an earlier export.
- * @param inputs what it is made from, which must not go with the earlier export
+ * @param spared what must not go with an earlier export: what the new one is made from, the current folder
  * @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE
  */
-export async function checkFolder(folder: string, inputs: readonly string[]): Promise<void> {
+export async function checkFolder(folder: string, spared: readonly string[]): Promise<void> {
   if ((await statIfThere(folder)) === undefined) return;
-  for (const input of inputs) {
-    if ((await placeIn(folder, input)) !== undefined)
-      throw new LgdError('BAD_OPTION', `${input} is in this folder, which would be replaced.`, {
+  for (const path of spared) {
+    if ((await placeIn(folder, path)) !== undefined)
+      throw new LgdError('BAD_OPTION', `to replace this folder would remove ${path}.`, {
         option: 'to',
         found: folder,
         mend: `Choose another place ${placeFlag}`,

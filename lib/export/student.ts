@@ -1,5 +1,5 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
-import { rename, rm, stat } from 'node:fs/promises';
+import { lstat, realpath, rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -203,8 +203,9 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   if (typeof options.classifier === 'string') checkText(options.classifier, 'classifier', 'a text bank');
   if (options.bank !== undefined) checkText(options.bank, 'bank', 'a path to write to');
   checkFormat(options.format ?? 'lgdistill');
-  const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
+  const { from, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
+  const to = endings[format] === undefined ? await placeOf(options.to) : options.to;
   await checkFile(to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
   const bankInside = options.bank === undefined ? undefined : await placeIn(to, options.bank);
@@ -214,7 +215,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   await checkFile(to, format, inputs);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
-  const target = await targetOf(format, source, { ...options, head });
+  const target = await targetOf(format, source, { ...options, to, head });
   const partial = temporaryPath(to);
   const made: string[] = [];
   let written: Written;
@@ -224,12 +225,12 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
     await removeLeft(to);
     written = await target.write(partial);
-    if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
-      throw oneFile(options.bank!);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
     throwIfAborted(signal, 'the export');
     quantized = await target.quantize?.(partial);
+    if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
+      throw oneFile(options.bank!);
     await target.place(partial, to);
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
@@ -237,9 +238,12 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     // by the name that was given
     throw hasCode(error, 'NOT_WRITABLE') && error.message.includes(partial) ? writeError(to, error.cause) : error;
   }
-  await bank?.save(options.bank!);
+  if (bank !== undefined) {
+    await makeFolder(dirname(options.bank!)); // it went where it was in an earlier export
+    await bank.save(options.bank!);
+  }
   return {
-    file: to,
+    file: options.to,
     format,
     bytes: await target.size(to),
     head,
@@ -250,6 +254,16 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     bank: options.bank,
     from: source.file,
   };
+}
+
+/**
+ * Where a folder stands that a path leads to, by a link, which stays, or through the folder itself: an export takes its
+ * place, and while it does nothing leads through it.
+ */
+async function placeOf(path: string): Promise<string> {
+  const place = resolve(path);
+  const found = await lstat(place).catch(() => undefined);
+  return found?.isSymbolicLink() === true ? realpath(place).catch(() => place) : place;
 }
 
 function oneFile(bank: string): LgdError {
@@ -312,7 +326,7 @@ async function targetOf(
       compare: (path) => compareOwn(path, source, head),
     };
   requireHead(source);
-  const inputs = [source.file, ...(images === undefined ? [] : [images])];
+  const spared = [source.file, ...(images === undefined ? [] : [images]), process.cwd()];
   const reference = () => referenceEmbeddings(source, images, signal);
   const quantizing = async (onnx: OnnxOptions, fileIn: (path: string) => string) => {
     if (quantize === undefined) return undefined;
@@ -326,7 +340,7 @@ async function targetOf(
         found: head,
         allowed: 'keep',
       });
-    await checkFolder(to, inputs);
+    await checkFolder(to, spared);
     const kept = { head, fold, classifier: undefined };
     return {
       ...asFolder,
@@ -337,7 +351,7 @@ async function targetOf(
   }
   if (format !== 'onnx') {
     const prepared = prepareTool(format, head, source);
-    if (isFolderTool(format)) await checkFolder(to, inputs);
+    if (isFolderTool(format)) await checkFolder(to, spared);
     return {
       ...(isFolderTool(format) ? asFolder : asFile),
       write: (path) => writeTool(path, prepared, source, to),

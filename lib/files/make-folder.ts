@@ -1,7 +1,8 @@
-import { mkdir, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { systemErrorCode, writeError } from '../errors.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { isFolder } from './folders.js';
+import { takeLock } from './process-lock.js';
 import { uniqueMark } from './temporary-name.js';
 
 /**
@@ -36,16 +37,25 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
   }
 }
 
+/** Is an entry of a folder a probe of {@link tryFolder}, or what stands beside one while it is taken? */
+export function isProbe(entry: string): boolean {
+  return /^\.probe-[0-9a-f]{12}(?:-[0-9a-f]{12})?$/u.test(entry);
+}
+
 /**
  * Sees, before anything takes long, that files can be written to a folder: makes it, writes a probe and removes that.
- * @param options hold: the probe stays until the folder is removed, so that nobody else who made the folder does that
+ * @param options hold: a probe stays until the folder is removed, so that nobody else who made the folder does that,
+ *   and those of processes that are gone are cleared away; option: what named the folder
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE
  */
-export async function tryFolder(path: string, { hold = false } = {}): Promise<() => Promise<void>> {
+export async function tryFolder(
+  path: string,
+  { hold = false, option }: { hold?: boolean; option?: string } = {},
+): Promise<() => Promise<void>> {
   const made: string[] = [];
   const probe = join(path, `.probe-${uniqueMark()}`);
-  const removeProbe = async () => rm(probe, { force: true }); // whoever locks a run folder clears probes away, too
+  let removeProbe = async () => rm(probe, { force: true }); // whoever locks a run folder clears probes away, too
   const remove = async () => {
     await removeProbe().catch(() => undefined);
     await removeMade(made);
@@ -53,12 +63,29 @@ export async function tryFolder(path: string, { hold = false } = {}): Promise<()
   try {
     await makeFolder(path, made);
     await writeFile(probe, 'x');
-    if (!hold) await removeProbe();
+    await removeProbe();
+    if (hold) {
+      const lock = await takeLock(probe); // tells whose it is
+      if ('release' in lock) removeProbe = lock.release;
+      await clearProbes(path);
+    }
   } catch (cause) {
     await remove();
-    throw writeError(path, cause);
+    const error = writeError(path, cause);
+    if (option === undefined) throw error;
+    const { code, message, mend } = error;
+    throw new LgdError(code, message.split(` ${mend}`)[0]!, { option, found: path, mend, cause });
   }
   return remove;
+}
+
+/** Removes the probes of processes that were killed. */
+async function clearProbes(folder: string): Promise<void> {
+  const probes = (await readdir(folder).catch(() => [])).filter(isProbe);
+  for (const name of probes) {
+    const lock = await takeLock(join(folder, name)).catch(() => undefined); // of one that lives it is not to be had
+    if (lock !== undefined && 'release' in lock) await lock.release().catch(() => undefined);
+  }
 }
 
 /** Removes folders that {@link makeFolder} made, as far as nothing is in them. */

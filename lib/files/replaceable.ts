@@ -7,6 +7,7 @@ import { isOfKind, type FileKind } from './file-kind.js';
 import { statIfThere } from './folders.js';
 import { manifestIn } from './manifest.js';
 import { closeRead } from './open.js';
+import { isRunRecord } from './run-record.js';
 
 const words: Readonly<Record<FileKind, string>> = {
   safetensors: 'a safetensors file',
@@ -28,7 +29,8 @@ interface Place {
 
 /**
  * May a file of this kind be written there? Yes where there is nothing, an empty file, or one of the same kind, which
- * is then replaced, unless it is a part of a checkpoint or what the new one is made from.
+ * is then replaced, unless it is a part of a checkpoint, a run's record of its configuration, or what the new one is
+ * made from.
  * @throws LgdError BAD_OPTION; NOT_WRITABLE for a file that cannot be read
  */
 export async function checkReplaceable(
@@ -54,6 +56,12 @@ export async function checkReplaceable(
   }
   if (await isOfCheckpoint(path))
     throw new LgdError('BAD_OPTION', 'this file is a part of a checkpoint, which would be damaged.', {
+      option,
+      found: path,
+      mend,
+    });
+  if (kind === 'config' && (await isRunRecord(path)))
+    throw new LgdError('BAD_OPTION', 'this file says what a run was begun with, which could not go on without it.', {
       option,
       found: path,
       mend,

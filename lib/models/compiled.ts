@@ -274,25 +274,52 @@ export class CompiledEncoder implements Disposable {
 }
 
 /**
- * Compiles for training with a batch that an option says, and tells of that option where one image is too few.
+ * Compiles for training with a batch that an option says, and tells of that option where the batch is too large, or one
+ * image too few.
+ * @param one what to say instead where one image is too few
  * @throws LgdError BAD_OPTION, and as `compile`
  */
 export function compileBatch(
   option: string,
   batch: number,
   compile: () => CompiledEncoder,
-  { allowed = 'a whole number from 2', mend = 'Take a larger batch, or larger images' } = {},
+  one: { option?: string; allowed?: string; mend?: string } = {},
 ): CompiledEncoder {
   try {
     return compile();
   } catch (cause) {
-    if (batch > 1 || !hasCode(cause, 'BAD_SHAPE')) throw cause;
+    if (batch > 1 || !hasCode(cause, 'BAD_SHAPE')) throw ofBatch(cause, option, batch);
     throw new LgdError(
       'BAD_OPTION',
       'a single image of this size leaves a layer one value a channel, which has no variance to train with.',
-      { option, found: batch, allowed, mend, cause },
+      {
+        option,
+        found: batch,
+        allowed: 'a whole number from 2',
+        mend: 'Take a larger batch, or larger images',
+        ...one,
+        cause,
+      },
     );
   }
+}
+
+/**
+ * The error to throw for one of work on a batch: of a batch that is too large for the memory, or for what kernels
+ * number, one that names the option; else the error itself.
+ * @param besides what else would be smaller, for the mend
+ */
+export function ofBatch(cause: unknown, option: string, batch: number, besides = 'smaller images'): unknown {
+  const isTooLarge =
+    hasCode(cause, 'OUT_OF_MEMORY') ||
+    (hasCode(cause, 'BAD_SHAPE') && cause.message.includes(` a batch of ${batch} images `));
+  if (!isTooLarge || cause.option !== undefined) return cause;
+  return new LgdError(cause.code, `too large: ${cause.message}.`, {
+    option,
+    found: batch,
+    mend: `Take a smaller ${option}, or ${besides}`,
+    cause,
+  });
 }
 
 /** One that is no number would make all weights NaN, without a word. @throws LgdError BAD_OPTION */

@@ -1,5 +1,5 @@
 import type { GraphNode } from '../addon/native.js';
-import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, optionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { checkNumber } from '../number-limits.js';
 
@@ -72,18 +72,9 @@ export interface ConvOptions {
   shared?: boolean | undefined;
 }
 
-const convOptions = {
-  channels: 'needed',
-  kernel: 'optional',
-  stride: 'optional',
-  padding: 'optional',
-  dilation: 'optional',
-  groups: 'optional',
-  bias: 'optional',
-  init: 'optional',
-  biasInit: 'optional',
-  shared: 'optional',
-} satisfies OptionTable<ConvOptions>;
+const convOptions = optionTable<ConvOptions>()(
+  'channels kernel? stride? padding? dilation? groups? bias? init? biasInit? shared?',
+);
 
 /** Sizes of a linear layer. */
 export interface LinearOptions {
@@ -94,7 +85,7 @@ export interface LinearOptions {
   init?: { weight: Initialisation; bias: Initialisation } | undefined;
 }
 
-const linearOptions = { features: 'needed', bias: 'optional', init: 'optional' } satisfies OptionTable<LinearOptions>;
+const linearOptions = optionTable<LinearOptions>()('features bias? init?');
 
 const positionsOptions = { count: 'needed', first: 'optional', constant: 'optional' } as const;
 const selfAttentionOptions = { causal: 'optional' } as const;
@@ -110,11 +101,7 @@ export interface BuilderOptions {
   start?: Pick<GraphSpec, 'nodes' | 'parameters'> | undefined;
 }
 
-const builderOptions = {
-  norm: 'optional',
-  dropping: 'optional',
-  start: 'optional',
-} satisfies OptionTable<BuilderOptions>;
+const builderOptions = optionTable<BuilderOptions>()('norm? dropping? start?');
 
 export const zeros: Initialisation = { kind: 'constant', value: 0 };
 const ones: Initialisation = { kind: 'constant', value: 1 };

@@ -57,7 +57,8 @@ export interface ReportOptions {
 }
 
 const reportOptions = optionTable<ReportOptions>()(
-  'runs output? models? images? teacher? evaluate? evaluateNames? mostImages? mostImageBytes? device? threads? localFilesOnly? signal? onProgress?',
+  `runs output? models? images? teacher? evaluate? evaluateNames? mostImages? mostImageBytes?
+  device? threads? localFilesOnly? signal? onProgress?`,
 );
 
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */
@@ -99,7 +100,7 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
   await checkReplaceable(output, 'report', { option: 'output' });
   const removeEmpty = await tryFolder(dirname(output));
   try {
-    await checkGiven(options);
+    await checkGiven(options, runs);
     return await write(output, { runs, summaries, curves, remarks }, options);
   } finally {
     await removeEmpty();
@@ -149,9 +150,10 @@ async function write(
 
 /**
  * Whoever names a teacher or images means them: what is wrong with these is no missing section.
- * @throws LgdError of what is not there or is something else; BAD_OPTION where no model is to look at it
+ * @throws LgdError of what is not there or is something else; BAD_OPTION where no model is to look at it, or names have
+ *   no images to be chosen for
  */
-async function checkGiven(options: ReportOptions): Promise<void> {
+async function checkGiven(options: ReportOptions, runs: readonly RunFacts[]): Promise<void> {
   const { models = true, images, teacher, evaluate, evaluateNames, localFilesOnly, signal } = options;
   if (!models) {
     const needless = (['images', 'teacher', 'evaluate', 'evaluateNames', 'mostImages'] as const).find(
@@ -164,6 +166,16 @@ async function checkGiven(options: ReportOptions): Promise<void> {
       mend: 'Leave it out, or allow models (on the command line: without --no-models)',
     });
   }
+  if (
+    evaluateNames !== undefined &&
+    evaluate === undefined &&
+    runs.every(({ config }) => optionOf(config, 'evaluate.data') === undefined)
+  )
+    throw new LgdError('BAD_OPTION', 'needs labelled images, of which no run names any.', {
+      option: 'evaluateNames',
+      found: evaluateNames,
+      mend: 'Give a folder of class folders (evaluate; on the command line: --evaluate), or leave it out',
+    });
   if (teacher !== undefined) await lookAtTeacher(teacher, { localFilesOnly, signal });
   if (evaluateNames !== undefined) await CategoryList.load(evaluateNames);
   if (images !== undefined) await openImages(images, { labels: 'none', signal });

@@ -1,22 +1,22 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readdir, rm } from 'node:fs/promises';
-import { basename, join, relative, sep } from 'node:path';
+import { basename, join, sep } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config/batch.js';
 import { hasCode, LgdError, meansAbsent, readError, writeError } from '../errors.js';
-import { isFile, isHidden } from '../files/folders.js';
+import { isFile, isHidden, placeIn } from '../files/folders.js';
 import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { fromOneLine, inOneLine, joinedLines } from '../files/lines.js';
-import { tryFolder } from '../files/make-folder.js';
+import { isProbe, tryFolder } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
+import { configFile, metricsFile } from '../files/run-record.js';
 import { temporaryOf } from '../files/temporary-name.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import { denseFile, denseFiles, taskOf, type DenseTask } from './network-file.js';
 
-export const configFile = 'config.json';
-/** Lines for machines, and for people; {@link linePaths} finds the parts of each. */
-export const metricsFile = 'metrics.jsonl';
+export { configFile, metricsFile };
+/** Lines for people; {@link linePaths} finds the parts of these and of the metrics. */
 export const logFile = 'log.txt';
 /** See image-list.ts. */
 export const imageListFile = 'images.tsv.gz';
@@ -40,12 +40,11 @@ const ownEntries = new Set([
   viewCacheFile,
 ]);
 /** Names of what a process that is killed leaves: while it begins, and of files that were not whole. */
-const probePattern = /^\.probe-[0-9a-f]{12}$/u;
 const besideLockNames = basename(besideLock(lockFile, ''));
 const isOwn = (entry: string): boolean =>
   ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 const isLeft = (entry: string): boolean =>
-  probePattern.test(entry) || entry.startsWith(besideLockNames) || isOwn(temporaryOf(entry) ?? '');
+  isProbe(entry) || entry.startsWith(besideLockNames) || isOwn(temporaryOf(entry) ?? '');
 /** All that can be seen of a run that was killed before it had a configuration: nothing that is missed. */
 const ofNoRun = new Set([lockFile, startFile]);
 
@@ -66,7 +65,8 @@ export async function checkRunFolder(
   const all = await readdir(path).catch((cause: unknown) => {
     throw readError(path, cause, { option: 'output', kind: 'the run folder ' });
   });
-  const [spilled = ''] = spillFolder === undefined ? [] : relative(path, spillFolder).split(sep);
+  const inside = spillFolder === undefined ? undefined : await placeIn(path, spillFolder);
+  const [spilled] = inside?.split(sep) ?? [];
   const entries = all.filter((name) => !isHidden(name) && (name !== spilled || isOwn(name)));
   if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {

@@ -42,7 +42,7 @@ import {
   type PrepareOptions,
   type RunContext,
 } from './run-parts.js';
-import { checkViewCache } from './view-cache.js';
+import { checkViewCache, checkViewRoom } from './view-cache.js';
 
 export type { PrepareOptions } from './run-parts.js';
 
@@ -129,7 +129,8 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   const { output, overwrite, data } = given;
   const { spillFolder, cache: mode } = data;
   // else images are streamed for want of it
-  if (spillFolder !== undefined && mode !== 'stream') cleanup.push(await tryFolder(spillFolder, { hold: true }));
+  if (spillFolder !== undefined && mode !== 'stream')
+    cleanup.push(await tryFolder(spillFolder, { hold: true, option: 'data.spillFolder' }));
   cleanup.push(await checkRunFolder(output, { overwrite, resume: resume !== undefined, spillFolder }));
   const sources = await openSources(given, trainingImages, options);
   const { source, evaluationSource, labelled } = sources;
@@ -140,6 +141,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
   cleanup.push(() => teacher.dispose());
   const resolution = sideOf(teacher, given, known);
   await checkEmbeddings(teacher, source, signal);
+  await checkViewRoom(teacher, given, source.ids.length);
   const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
   const cache = await chooseMode(source, given.data.cache, {
     resolution: side,

@@ -1,6 +1,6 @@
 /** What a {@link Distiller} is without the run around its steps: its parts and settings, and one step at a time. */
 import type { StepInfo } from '../addon/native.js';
-import { checkArgument, checkOptions, checkTeacherKind, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkTeacherKind, optionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config/batch.js';
@@ -55,15 +55,7 @@ export interface DistillerOptions {
   onlineClasses?: number | undefined;
 }
 
-const distillerOptions = {
-  device: 'needed',
-  teacher: 'needed',
-  student: 'needed',
-  tsb: 'optional',
-  config: 'optional',
-  images: 'optional',
-  onlineClasses: 'optional',
-} satisfies OptionTable<DistillerOptions>;
+const distillerOptions = optionTable<DistillerOptions>()('device teacher student tsb? config? images? onlineClasses?');
 
 /** Takes the steps of a {@link Distiller}, whose base it is. */
 export class StepTaker implements Disposable {

@@ -1,6 +1,6 @@
 /** What a step takes and gives: what {@link Distiller.queueStep} is asked, and what it answers. */
 import type { SemanticMetrics } from '../addon/native.js';
-import type { OptionTable } from '../arguments.js';
+import { optionTable } from '../arguments.js';
 
 /** One step's numbers. */
 export interface StepMetrics extends SemanticMetrics {
@@ -60,10 +60,4 @@ export interface QueueOptions {
   after?: ((stage: Stage) => Promise<void>) | undefined;
 }
 
-export const queueOptions = {
-  step: 'needed',
-  learningRate: 'needed',
-  students: 'optional',
-  signal: 'optional',
-  after: 'optional',
-} satisfies OptionTable<QueueOptions>;
+export const queueOptions = optionTable<QueueOptions>()('step learningRate students? signal? after?');

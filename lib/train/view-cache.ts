@@ -7,11 +7,11 @@
  * seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and
  * pixels always belong together.
  */
-import { open, realpath, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { open, realpath, statfs, type FileHandle } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { createHash } from 'node:crypto';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../addon/native.js';
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import type { Config } from '../config/config.js';
 import type { Device } from '../device.js';
 import { hasCode, LgdError, writeError } from '../errors.js';
@@ -38,15 +38,7 @@ export interface ViewCacheOptions {
   signal?: AbortSignal | undefined;
 }
 
-const viewCacheOptions = {
-  device: 'needed',
-  teacher: 'needed',
-  config: 'needed',
-  precision: 'needed',
-  dataset: 'needed',
-  images: 'needed',
-  signal: 'optional',
-} satisfies OptionTable<ViewCacheOptions>;
+const viewCacheOptions = optionTable<ViewCacheOptions>()('device teacher config precision dataset images signal?');
 
 const headerBytes = 4096;
 
@@ -206,6 +198,25 @@ function fileBytes(rows: number, embeddingSize: number): number {
   return headerBytes + rows * (4 + 4 * Math.ceil(embeddingSize / 2));
 }
 
+/**
+ * Looks, before images are decoded, whether the disk has room for the rows of a run that a file lacks. A folder that
+ * tells no room is left to the run.
+ * @param images of the run, of which broken ones may still be left out
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function checkViewRoom(teacher: AnyTeacher, config: Config, images: number): Promise<void> {
+  const { views } = config.teacherCache;
+  if (views === 0 || teacher.kind === 'precomputed') return;
+  const path = viewCachePath(config);
+  const disk = await statfs(dirname(path)).catch(() => undefined);
+  if (disk === undefined) return;
+  const held = 512 * ((await statIfThere(path))?.blocks ?? 0);
+  const free = disk.bavail * disk.bsize;
+  const whole = Math.floor(images * (1 - config.data.maxBrokenShare));
+  if (fileBytes(whole * views, teacher.embeddingSize) <= held + free) return;
+  throw noRoom(images * views, teacher.embeddingSize, `${Math.floor(free / 2 ** 20)} MiB are free at ${path}.`);
+}
+
 async function openRows(
   { addon, handle }: Device,
   { path, rows, dimension }: { path: string; rows: number; dimension: number },
@@ -214,13 +225,17 @@ async function openRows(
     return await addon.openRows(handle, { path, offset: headerBytes, rows, dimension });
   } catch (cause) {
     if (!hasCode(cause, 'NOT_WRITABLE')) throw cause;
-    throw new LgdError('NOT_WRITABLE', `there is no room for ${rows} teacher embeddings: ${cause.message}`, {
-      option: 'teacherCache.views',
-      allowed: `what fits: ${Math.ceil(fileBytes(rows, dimension) / 2 ** 20)} MiB are needed for this many`,
-      mend: 'Free that much on that disk, lower it, or give teacherCache.file a place elsewhere',
-      cause,
-    });
+    throw noRoom(rows, dimension, cause.message, cause);
   }
+}
+
+function noRoom(rows: number, dimension: number, why: string, cause?: LgdError): LgdError {
+  return new LgdError('NOT_WRITABLE', `there is no room for ${rows} teacher embeddings: ${why}`, {
+    option: 'teacherCache.views',
+    allowed: `what fits: ${Math.ceil(fileBytes(rows, dimension) / 2 ** 20)} MiB are needed for this many`,
+    mend: 'Free that much on that disk, lower it, or give teacherCache.file a place elsewhere',
+    cause,
+  });
 }
 
 /** What embeddings depend on. */

@@ -32,6 +32,11 @@ test('bench measures training, inference and the semantic loss', async () => {
     expect(p20 > 0 && p20 <= p50 && p50 <= p80).toBe(true);
     expect(imagesPerSecond).toBeCloseTo(4000 / p50, 6);
   }
+  const tooLarge = await lgdistill([...args, '--batch-size', '60000', '--data.resolution', '224']);
+  expect(tooLarge.code).toBe(1);
+  expect(tooLarge.stderr).toMatch(
+    /train\.batchSize: too large: [^]*a batch of 60000 images[^]*-> Take a smaller train\.batchSize, or smaller images/u,
+  );
   for (const option of ['categories', 'dimension'])
     expect((await lgdistill([...args, `--${option}`, '1e12'])).stderr).toContain(
       `${option}: this number does not fit. Found: 1000000000000.`,

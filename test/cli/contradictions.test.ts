@@ -1,6 +1,7 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { writeConfigFile } from '../../lib/config/init.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { oneStepTrainings } from '../fixtures/scenes.js';
 import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
@@ -57,6 +58,20 @@ test.each<[string, () => string[], code: number, said: string]>([
   ['time without an end', () => ['bench', '--seconds', '1e99'], 2, 'seconds takes a number above 0 and up to 86400'],
   ['images beside steps', () => ['bench', 'device', at('images')], 2, 'sources: '],
   ['banks beside images', () => ['bench', 'data', at('images'), '--categories', '5'], 2, 'categories: '],
+  ...(['--student', '--batch-size', '--device', '--offline'] as const).map(
+    (flag): [string, () => string[], number, string] => [
+      `${flag} beside images`,
+      () => ['bench', 'data', at('images'), flag, { '--batch-size': '4', '--device': 'cpu' }[flag as string] ?? 'true'],
+      2,
+      'has no use where sources are measured',
+    ],
+  ),
+  [
+    'views beside steps',
+    () => ['bench', '--augment.flip-probability', '0.5'],
+    2,
+    'augment.flipProbability: has no use where no images are read',
+  ],
   [
     'one place for report and event files',
     () => ['report', at('images'), '--output', at('r'), '--tensorboard', at('r')],
@@ -75,6 +90,17 @@ test.each<[string, () => string[], code: number, said: string]>([
   expect(existsSync(out)).toBe(false);
 });
 
+test('a network is evaluated on the undivided folder it is trained on where that is asked for', async () => {
+  const args = ['--data', at('scenes'), '--dense.evaluation-split', 'train'];
+  const { code, stderr, stdout } = await lgdistill([
+    ...segment().map((word) => (word === out ? at('seen') : word)),
+    ...args,
+  ]);
+  expect(stderr).not.toContain('error');
+  expect(stdout).toContain('2 images to evaluate on');
+  expect(code).toBe(0);
+});
+
 describe('init', () => {
   const init = (to: string, ...more: string[]) =>
     lgdistill(['init', '--yes', '--force', '--data', at('images'), '--teacher', tinyClip, '--to', to, ...more]);
@@ -86,6 +112,16 @@ describe('init', () => {
     expect(stderr).toContain('to: th');
     expect(code).toBe(2);
     expect(readFileSync(at(file)).equals(before)).toBe(true);
+  });
+
+  test.each(['names', 'mapping'])('does not replace evaluate.%s', async (option) => {
+    const file = at('names.json');
+    const before = readFileSync(file);
+    await expect(writeConfigFile(file, { evaluate: { [option]: file } }, { force: true })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+    });
+    expect(readFileSync(file).equals(before)).toBe(true);
   });
 
   test('replaces a configuration, and takes the names themselves', async () => {

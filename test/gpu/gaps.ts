@@ -109,3 +109,20 @@ function byKernel(steps: Operation[][]): StepProfile['kernels'] {
 function median(values: number[]): number {
   return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }
+
+/** What the check of a profile says, and whether it passes: no gap may be longer than the limit. */
+export function describeGaps(
+  { steps, operations, length, busy, longest, overLimit }: StepProfile,
+  limit: number,
+): { text: string; passed: boolean } {
+  const worst = `${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)})`;
+  return {
+    text: `${overLimit} over ${limit} us in ${steps} steps of ${operations} operations, the longest ${worst}; busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`,
+    passed: overLimit === 0,
+  };
+}
+
+/** A kernel's name with its template arguments is longer than a line. */
+export function shorten(name: string): string {
+  return name.length > 70 ? `${name.slice(0, 67)}...` : name;
+}

@@ -12,7 +12,7 @@ import { createStudent, loadTeacher, type NativeTeacher } from '../../lib/models
 import { Distiller } from '../../lib/train/distiller.js';
 import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import type { StepTicket } from '../../lib/train/steps.js';
-import { profileSteps, readTrace } from './gaps.js';
+import { describeGaps, profileSteps, readTrace, shorten } from './gaps.js';
 import type { Report } from './report.js';
 import { towers, writeTeacher } from './setup.js';
 
@@ -271,30 +271,11 @@ export async function profile(report: Report): Promise<void> {
         report.row({ part: 'profile', name, value: 'CUPTI recorded nothing: not measured' });
         return;
       }
-      const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(
-        readTrace(recorded),
-        gapLimit,
-      );
-      report.row({
-        part: 'profile',
-        name,
-        launches: 'serialized',
-        student,
-        resolution,
-        steps,
-        operations,
-        length,
-        busy,
-        longest,
-        overLimit,
-        kernels: kernels.slice(0, 40),
-      });
-      report.check(
-        'profile',
-        name,
-        `${overLimit} over ${gapLimit} us in ${steps} steps of ${operations} operations, the longest ${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)}); busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`,
-        overLimit === 0,
-      );
+      const found = profileSteps(readTrace(recorded), gapLimit);
+      const kernels = found.kernels.slice(0, 40);
+      report.row({ part: 'profile', name, launches: 'serialized', student, resolution, ...found, kernels });
+      const { text, passed } = describeGaps(found, gapLimit);
+      report.check('profile', name, text, passed);
       for (const kernel of kernels.slice(0, 8))
         console.log(
           `              ${kernel.microseconds.toFixed(0).padStart(6)} us in ${kernel.count.toFixed(0).padStart(3)} launches of ${shorten(kernel.name)}`,
@@ -302,8 +283,4 @@ export async function profile(report: Report): Promise<void> {
     });
   });
   await rm(folder, { recursive: true, force: true });
-}
-
-function shorten(name: string): string {
-  return name.length > 70 ? `${name.slice(0, 67)}...` : name;
 }

@@ -204,7 +204,12 @@ describe('what does not fit the teacher is refused before images are looked for 
     [
       'a place for decoded images that cannot be written to',
       { method: 'seed', data: { spillFolder: join(teacher, 'spilled') } },
-      { code: 'NOT_WRITABLE', message: expect.stringContaining(join(teacher, 'spilled')) as string },
+      {
+        code: 'NOT_WRITABLE',
+        option: 'data.spillFolder',
+        found: join(teacher, 'spilled'),
+        message: expect.stringContaining(`cannot write ${join(teacher, 'spilled')}`) as string,
+      },
     ],
   ])('%s', async (_, given, expected) => {
     const data = { ...given.data, train: nowhere };
@@ -358,7 +363,10 @@ it('an evaluation whose results cannot be written is refused before images are l
   const results = join(folder, 'results');
   const spillFolder = join(file, 'spilled');
   await expect(evaluated(results)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-  await expect(evaluated(results, { spillFolder })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  await expect(evaluated(results, { spillFolder })).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    option: 'data.spillFolder',
+  });
   await expect(evaluated(results, { spillFolder, cache: 'stream' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   await expect(access(results)).rejects.toMatchObject({ code: 'ENOENT' });
 });

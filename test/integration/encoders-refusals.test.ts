@@ -1,7 +1,8 @@
 /** What encoders refuse: calls that they are not for, and graphs that are none. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
-import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { LgdError } from '../../lib/errors.js';
+import { compileBatch, CompiledEncoder } from '../../lib/models/compiled.js';
 import { createEncoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { allOperations } from '../fixtures/all-operations.js';
@@ -12,6 +13,51 @@ beforeAll(async () => {
   device = await openDevice('cpu');
 });
 afterAll(() => device.dispose());
+
+describe('a batch that an option says', () => {
+  const batch = 4;
+  it.each<[string, LgdError, object]>([
+    [
+      'is named where the memory is too small for it',
+      new LgdError('OUT_OF_MEMORY', 'cannot allocate 5 MiB'),
+      {
+        code: 'OUT_OF_MEMORY',
+        option: 'some.batch',
+        found: batch,
+        mend: 'Take a smaller some.batch, or smaller images',
+      },
+    ],
+    [
+      'is not named where something else is too large',
+      new LgdError('OUT_OF_MEMORY', 'the queue is too large', { option: 'loss.queueSize' }),
+      { code: 'OUT_OF_MEMORY', option: 'loss.queueSize' },
+    ],
+    [
+      'is not named for another fault of the shape',
+      new LgdError('BAD_SHAPE', 'a: 1048577 channels'),
+      { code: 'BAD_SHAPE', option: undefined },
+    ],
+  ])('%s', (_, thrown, expected) => {
+    const compile = () => {
+      throw thrown;
+    };
+    expect(() => compileBatch('some.batch', batch, compile)).toThrow(expect.objectContaining(expected));
+  });
+
+  it('is named where it has more pixels than kernels number', () => {
+    const g = new GraphBuilder('large');
+    const graph = g.finish(g.globalPool(g.conv(g.images, 'a', { channels: 4, kernel: 3 })));
+    const most = 65_535;
+    const compile = (size: number) => () => new CompiledEncoder(device, graph, { batch: size, resolution: 224 });
+    expect(() => compileBatch('some.batch', most, compile(most))).toThrow(
+      expect.objectContaining({ code: 'BAD_SHAPE', option: 'some.batch', found: most }),
+    );
+    // more than a grid of CUDA has blocks on its second and third side
+    expect(() => compileBatch('some.batch', most + 1, compile(most + 1))).toThrow(
+      expect.objectContaining({ code: 'BAD_OPTION', option: 'batch', allowed: 'a whole number from 1 to 65535' }),
+    );
+  });
+});
 
 describe('wrong use', () => {
   const small = { outputs: 4, widthMultiplier: 0.1, resolution: 32, batch: 2 };

@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CLIPVisionModelWithProjection, AutoProcessor, env, RawImage } from '@xenova/transformers';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
@@ -109,10 +118,27 @@ describe('files of the student that is exported', () => {
       await expect(exportStudent({ ...options, to: at('kept'), format: 'transformers' })).rejects.toMatchObject({
         code: 'BAD_OPTION',
         option: 'to',
-        message: expect.stringContaining('is in this folder, which would be replaced') as string,
+        message: expect.stringContaining('to replace this folder would remove ') as string,
       });
     }
     expect(existsSync(inside)).toBe(true);
+  });
+
+  test('a link stays, and the folder that it leads to is replaced', async () => {
+    const [link, behind] = [at('link'), at('behind')];
+    mkdirSync(behind);
+    symlinkSync(behind, link);
+    for (const path of [link, link, `${link}/`]) {
+      await exportStudent({ from, to: path, format: 'transformers' });
+      expect(lstatSync(link).isSymbolicLink()).toBe(true);
+      expect(readdirSync(behind)).toContain('preprocessor_config.json');
+      rmSync(join(behind, 'preprocessor_config.json'));
+    }
+    writeFileSync(join(behind, 'config.json'), '{}');
+    await expect(exportStudent({ from, to: link, format: 'transformers' })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+    });
   });
 
   test('no text bank takes their place, by whatever path', async () => {
@@ -121,14 +147,40 @@ describe('files of the student that is exported', () => {
       { to: at('one.safetensors'), bank: at('linked', 'one.safetensors') },
       { to: at('banked'), format: 'transformers', bank: at('banked', 'bank.safetensors') },
       { to: at('banked'), format: 'transformers', bank: at('linked', 'banked', 'onnx', 'vision_model.onnx') },
+      {
+        to: at('banked'),
+        format: 'transformers',
+        quantize: 'int8',
+        images: at('images'),
+        bank: at('banked', 'onnx', 'vision_model_quantized.onnx'),
+      },
     ] as const) {
       await expect(exportStudent({ from, ...options })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'bank' });
       expect(existsSync(options.to)).toBe(false);
     }
-    const bank = at('linked', 'banked', 'own.safetensors');
-    await exportStudent({ from, to: at('banked'), format: 'transformers', bank });
-    expect(readdirSync(at('banked'))).toContain('own.safetensors');
+    const bank = at('linked', 'banked', 'own', 'bank.safetensors');
+    for (let i = 0; i < 2; i++) {
+      await exportStudent({ from, to: at('banked'), format: 'transformers', bank });
+      expect(readdirSync(at('banked', 'own'))).toEqual(['bank.safetensors']);
+    }
   });
+});
+
+test('an earlier export is replaced by a path through it, unless it is the current folder', async () => {
+  for (const to of [at('round'), `${at('round')}/.`, `${at('round')}/../round`, `${at('new')}/../round`]) {
+    expect(await exportStudent({ from, to, format: 'transformers' })).toMatchObject({ file: to });
+    expect(readdirSync(at('round'))).toContain('config.json');
+  }
+  expect(readdirSync(folder).filter((name) => /^new$|round\./u.test(name))).toEqual([]);
+  const current = vi.spyOn(process, 'cwd').mockReturnValue(at('round', 'onnx'));
+  try {
+    await expect(exportStudent({ from, to: at('round'), format: 'transformers' })).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+    });
+  } finally {
+    current.mockRestore();
+  }
 });
 
 test.each([

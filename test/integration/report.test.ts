@@ -102,7 +102,12 @@ describe('a report on one run', () => {
     await refused({ images: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
     await refused({ teacher: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
     await refused({ evaluate: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
-    await refused({ evaluateNames: nowhere }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ evaluateNames: nowhere, evaluate: runs.evaluate }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ evaluateNames: nowhere, runs: [one, runs.hostile] }).toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await refused({ evaluateNames: shapeNames }).toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'evaluateNames',
+    });
     await refused({ models: false, images: runs.images }).toMatchObject({ code: 'BAD_OPTION', option: 'images' });
     await refused({ images: nowhere, output: join(one, 'config.json', 'r.html') }).toMatchObject({
       code: 'NOT_WRITABLE',

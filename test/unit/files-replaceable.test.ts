@@ -10,7 +10,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { checkFree } from '../../lib/config/init.js';
 import { checkPackPlace } from '../../lib/data/pack/writer.js';
@@ -155,4 +155,27 @@ test('looking at the place of a pack leaves no folder behind', async () => {
   await checkPackPlace(join(folder, 'new', 'deep', 'x.pack'), false);
   expect(existsSync(join(folder, 'new'))).toBe(false);
   await expect(checkPackPlace(join(folder, 'text', 'x.pack'), false)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+});
+
+test("nor is a run's own configuration, of one student or of several", async () => {
+  const runs = join(folder, 'runs');
+  const write = (file: string, text: string) => {
+    mkdirSync(dirname(join(runs, file)), { recursive: true });
+    writeFileSync(join(runs, file), text);
+  };
+  write('one/config.json', '{}');
+  await checkFree(join(runs, 'one', 'config.json'), true);
+  write('one/metrics.jsonl', '');
+  symlinkSync(join(runs, 'one', 'config.json'), join(runs, 'linked.json'));
+  write('two/config.json', '{"student": {"name": "a, b"}}');
+  write('two/a/config.json', '{}');
+  await checkFree(join(runs, 'two', 'config.json'), true);
+  write('two/b/config.json', '{}');
+  for (const file of ['one/config.json', 'linked.json', 'two/config.json'])
+    await expect(checkFree(join(runs, file), true)).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+      option: 'to',
+      found: join(runs, file),
+      message: expect.stringContaining('what a run was begun with') as string,
+    });
 });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { profileSteps, readTrace } from '../gpu/gaps.js';
+import { describeGaps, profileSteps, readTrace } from '../gpu/gaps.js';
 
 const folder = temporaryFolder();
 
@@ -42,6 +42,18 @@ describe('gaps inside steps', () => {
       ['teacher', 1, 13.5],
       ['b', 1, 4.75],
     ]);
+  });
+
+  it.each([
+    [8, false, '1 over 8 us in 1 steps of 2 operations, the longest 8.5 us'],
+    [9, true, '0 over 9 us in 1 steps of 2 operations, the longest 8.5 us'],
+  ])('over %i us fail the check: %s', (limit, passed, words) => {
+    const long = `${'k'.repeat(80)}<bf16>`;
+    const text = trace([200, 210, 7, 3, 9, long], [218.5, 220, 7, 3, 9, 'b']);
+    expect(describeGaps(profileSteps(readTrace(text), limit), limit)).toEqual({
+      text: `${words} (${'k'.repeat(67)}... -> b); busy 57.5 % of 20 us`,
+      passed,
+    });
   });
 
   it('cannot be told where no graph was launched', () => {

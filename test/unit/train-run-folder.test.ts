@@ -75,6 +75,17 @@ describe('checkRunFolder', () => {
     expect(await readdir(root)).toEqual([]);
   });
 
+  it('knows the folder of decoded images in it through a link, too', async () => {
+    await mkdir(join(path, 'decoded'), { recursive: true });
+    await symlink(root, join(root, 'linked'));
+    const linked = join(root, 'linked', 'run');
+    await checkRunFolder(linked, { ...neither, spillFolder: join(path, 'decoded') });
+    await checkRunFolder(path, { ...neither, spillFolder: join(linked, 'decoded', 'pixels') });
+    await expect(checkRunFolder(linked, { ...neither, spillFolder: join(path, 'other') })).rejects.toMatchObject({
+      code: 'BAD_CONFIG',
+    });
+  });
+
   it('looks at a folder for several callers at once', async () => {
     await Promise.all(Array.from({ length: 8 }, () => checkRunFolder(path, neither)));
     expect(await readdir(path)).toEqual([]);

@@ -1,0 +1,24 @@
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { tryFolder } from '../../lib/files/make-folder.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+test('probes of processes that were killed are cleared away, and no others', async () => {
+  const folder = join(temporaryFolder(), 'spilled');
+  const lock = { pid: process.pid, thread: 0, started: '1', mark: '0123456789ab' };
+  const left = {
+    '.probe-000000000001': { ...lock, host: hostname() }, // of an earlier process with this one's number
+    '.probe-000000000002': { ...lock, host: `not ${hostname()}` },
+    '.probe-of-somebody': { ...lock, host: hostname() },
+  };
+  mkdirSync(folder);
+  for (const [name, text] of Object.entries(left)) writeFileSync(join(folder, name), JSON.stringify(text));
+  const removers = [await tryFolder(folder, { hold: true }), await tryFolder(folder, { hold: true })];
+  const isLeft = (name: string) => name in left;
+  expect(readdirSync(folder).filter(isLeft)).toEqual(['.probe-000000000002', '.probe-of-somebody']);
+  expect(readdirSync(folder).filter((name) => !isLeft(name))).toHaveLength(2);
+  for (const remove of removers) await remove();
+  expect(readdirSync(folder)).toEqual(['.probe-000000000002', '.probe-of-somebody']);
+});
