@@ -189,7 +189,10 @@ export interface ConfigInput {
          * 0 to 1. Default: `0.0001`.
          */
         weightDecay?: number | undefined;
-        /** Apply weight decay to norm scales and biases too, as published. Default: `true`. */
+        /**
+         * Apply weight decay to all parameters, as published; false: to the weights of convolutions and linear layers
+         * alone, not to norms, biases, layer scales, class tokens and positions. Default: `true`.
+         */
         decayNormAndBias?: boolean | undefined;
         /**
          * Norm that the gradients of all parameters together are clipped to, as PyTorch's clip_grad_norm_ does (1 is

@@ -254,7 +254,9 @@ export const schema = z.strictObject({
     decayNormAndBias: z
       .boolean()
       .default(true)
-      .describe('Apply weight decay to norm scales and biases too, as published'),
+      .describe(
+        'Apply weight decay to all parameters, as published; false: to the weights of convolutions and linear layers alone, not to norms, biases, layer scales, class tokens and positions',
+      ),
     clipNorm: fromZero()
       .max(mostPositive)
       .default(0)

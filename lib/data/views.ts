@@ -46,7 +46,7 @@ export interface ViewBatch {
 /**
  * Views of cached images as an array, for models outside this package. A draw depends on the image's place in the
  * source, the seed and the epoch alone: taken twice, at the resolutions of teacher and student, it shows both the same
- * crop.
+ * crop. What each step computes: docs/data.md of the repository, Views.
  * @param batch of a {@link BatchPlan}, or of your own
  * @returns [N,3,R,R], NCHW
  * @throws LgdError BAD_OPTION (an index that the cache lacks, a recipe out of range), DISPOSED, OUT_OF_MEMORY

@@ -44,7 +44,10 @@ export interface OptimizerStep {
   learningRate: number;
   /** From 0; default 0. */
   weightDecay?: number | undefined;
-  /** Does weight decay reach norm scales and biases? Default: true, as published. */
+  /**
+   * Does weight decay reach all parameters, as published (default: true)? Else it reaches the weights of convolutions and
+   * linear layers alone: not norms, biases, layer scales (`gamma`), class tokens and tables of positions.
+   */
   decayNormAndBias?: boolean | undefined;
   /** What gradients are multiplied by: 1 / accumulated batches; default 1. */
   gradientScale?: number | undefined;

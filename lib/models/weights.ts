@@ -38,6 +38,12 @@ export function checkWeights(
       allowed: 'an object of { shape, data } by name, such as state() gives',
       mend: 'Give what state() or readStudent() gave, awaited',
     });
+  if (types.isMap(record))
+    throw new LgdError('BAD_MODEL', 'these are no weights.', {
+      found: 'a Map',
+      allowed: 'an object of { shape, data } by name, such as state() gives',
+      mend: 'Of a file that readSafetensors() gave, take Object.fromEntries(file.tensors)',
+    });
   const expected = new Map(
     graph.parameters.filter(({ trainable }) => trainable || part === 'all').map(({ name, shape }) => [name, shape]),
   );

@@ -156,9 +156,23 @@ function checkValues(
         found: `${String(values[at])} in column ${at - begin}`,
       });
     }
+    if (needsDirection && sum > mostFloat && !Number.isFinite(Math.fround(lengthOf(values, begin, end))))
+      throw new LgdError('NON_FINITE', `row ${row} is longer than float32 can hold.`, {
+        option,
+        allowed: 'a length below 3.4e38',
+        mend: 'Divide the row by a number: its direction alone counts',
+      });
     if (needsDirection && sum === 0)
       throw new LgdError('ZERO_EMBEDDING', `row ${row} is zero; it has no direction.`, { option });
   }
+}
+
+const mostFloat = 2 ** 128 - 2 ** 104;
+
+function lengthOf(values: Float32Array, begin: number, end: number): number {
+  let sum = 0;
+  for (let at = begin; at < end; at++) sum += values[at]! ** 2;
+  return Math.sqrt(sum);
 }
 
 /** Sum of |value|: infinite or NaN if one value is (in float64 no sum of finite float32 values is), zero if all are. */

@@ -1,6 +1,6 @@
 /** Arguments of {@link bankLoss}; arrays are row-major. */
 export interface BankLossInput {
-  /** [B,D] student embeddings, raw (of any positive length). */
+  /** [B,D] student embeddings, raw (of any positive length that float32 can hold). */
   student: Float32Array;
   /** [B,D] teacher embeddings of the same images, raw. */
   teacher: Float32Array;
@@ -29,7 +29,10 @@ export interface BankLossInput {
   alpha: number;
 }
 
-/** Means over the batch, in nats. A part that does not take part is 0. */
+/**
+ * Means over the batch, in nats. A part of which nothing was given is 0; one whose weight is 0 is computed, and takes no
+ * part in `loss` and `gradient`.
+ */
 export interface BankLossOutput {
   /** alpha * lossVisual + (1 - alpha) * lossTextual. */
   loss: number;

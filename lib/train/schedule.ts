@@ -30,6 +30,7 @@ const needed = [
 export interface Schedule {
   /** Steps of the whole run, a whole number: batches at its end that make no step are left. */
   readonly totalSteps: number;
+  /** batchesPerEpoch x warmupEpochs / accumulate, rounded to the nearest whole number; no more than totalSteps. */
   readonly warmupSteps: number;
   /** learningRate x batchSize x accumulate / 256: the rate at the end of the warm-up. */
   readonly peak: number;

@@ -9,8 +9,8 @@ namespace lgd {
 
 void throw_faults(const char* who, const RowFaults& faults) {
   if (faults.non_finite > 0)
-    throw_error("NON_FINITE",
-                {"row ", faults.non_finite - 1, " of the ", who, " embeddings has a value that is not finite"});
+    throw_error("NON_FINITE", {"row ", faults.non_finite - 1, " of the ", who,
+                               " embeddings has a value that is not finite, or is longer than float32 can hold"});
   if (faults.zero > 0)
     throw_error("ZERO_EMBEDDING",
                 {"row ", faults.zero - 1, " of the ", who, " embeddings is zero; it has no direction"});

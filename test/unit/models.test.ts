@@ -322,6 +322,8 @@ describe('checkWeights', () => {
       'fc.bias without a Float32Array',
     );
     expect(error.message).toContain('Check the architecture');
+    const map = new Map(Object.entries(weights)) as unknown as typeof weights;
+    expect(refusal(() => checkWeights(graph, map)).message).toContain('Object.fromEntries(file.tensors)');
     for (const part of [
       'missing: bn1.weight, fc.bias',
       'unknown: extra',

@@ -112,6 +112,13 @@ describe('arguments that cannot be used', () => {
     ['a value that is not a number', { student: nan }, 'NON_FINITE', 'student', /row 2 .*NaN in column 1/u],
     ['an infinite teacher', { teacher: changed(rows(3, 6, 2), 0, Infinity) }, 'NON_FINITE', 'teacher', /row 0/u],
     ['an infinite anchor', { visual: changed(rows(4, 6, 2), 23, -Infinity) }, 'NON_FINITE', 'visual', /row 3/u],
+    [
+      'a student beyond float32',
+      { student: rows(3, 6, 1).fill(3e38, 12) },
+      'NON_FINITE',
+      'student',
+      /row 2 is longer/u,
+    ],
     ['a zero student', { student: zero }, 'ZERO_EMBEDDING', 'student', /row 1/u],
     ['a zero teacher', { teacher: zero }, 'ZERO_EMBEDDING', 'teacher', /row 1/u],
     ['a zero text', { textual: rows(4, 6, 1).fill(0, 18) }, 'ZERO_EMBEDDING', 'textual', /row 3/u],
@@ -155,6 +162,7 @@ describe('arguments that cannot be used', () => {
     ['a momentum that float32 takes for 1', { momentum: 1 - 1e-9 }, 'BAD_OPTION', 'momentum'],
     ['a negative momentum', { momentum: -0.1 }, 'BAD_OPTION', 'momentum'],
     ['a zero teacher', { teacher: zero }, 'ZERO_EMBEDDING', 'teacher'],
+    ['a teacher beyond float32', { teacher: rows(3, 6, 2).fill(-3e38, 0, 6) }, 'NON_FINITE', 'teacher'],
   ])('in an update: %s', async (_, change, code, option) => {
     await expect(bankUpdate({ ...updateInput(), ...change }, { device })).rejects.toMatchObject({ code, option });
   });
