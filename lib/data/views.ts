@@ -5,7 +5,7 @@ import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
 import { checkNormalisation } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import { checkWhole, mostSide } from '../number-limits.js';
+import { checkWhole, mostImages, mostSide } from '../number-limits.js';
 import type { ImageCache } from './cache.js';
 import type { PlannedBatch } from './loader.js';
 
@@ -49,7 +49,8 @@ export interface ViewBatch {
  * crop. What each step computes: docs/data.md of the repository, Views.
  * @param batch of a {@link BatchPlan}, or of your own
  * @returns [N,3,R,R], NCHW
- * @throws LgdError BAD_OPTION (an index that the cache lacks, a recipe out of range), DISPOSED, OUT_OF_MEMORY
+ * @throws LgdError BAD_OPTION (an index that the cache lacks, more than 65,535 images, a recipe out of range), DISPOSED,
+ *   OUT_OF_MEMORY
  */
 export async function readViews(
   images: Pick<ImageCache, 'store'>,
@@ -74,6 +75,7 @@ export async function readViews(
     });
   const recipe =
     augment === false ? { train: false, resize: resolution } : { ...parseConfig({ augment }).augment, train: true };
+  checkWhole('batch.images.length', batch.images.length, mostImages);
   using made = new Made();
   const views = made.add(addon.makeImages(handle, batch.images.length, resolution, resolution, false), addon.release);
   addon.augment(images.store, { ...recipe, mean, std }, draws, views);
