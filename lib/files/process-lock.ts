@@ -19,7 +19,7 @@
  */
 import { createHash } from 'node:crypto';
 import { readlinkSync, writeFileSync } from 'node:fs';
-import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
@@ -197,7 +197,8 @@ async function findHolder(
   if (givenBack.has(mark)) return undefined;
   if (host !== here) return { host, pid, thread, isOwn: false }; // cannot tell from here
   const now = await startTime(pid, task);
-  if (now !== undefined && now === started) return { host, pid, thread, isOwn: pid === process.pid };
+  if (now !== undefined && now === started && !(await hasEnded(pid)))
+    return { host, pid, thread, isOwn: pid === process.pid };
   const sockets = await readFile('/proc/net/unix', 'utf8').catch(() => '');
   return sockets.includes(`@${socketName(mark)}`) ? { host, pid, thread, isOwn: false } : undefined;
 }
@@ -230,6 +231,16 @@ function ownTask(): number {
   } catch {
     return process.pid;
   }
+}
+
+/**
+ * Has a process ended that nobody has waited for yet, as in a container whose first process waits for no orphans? Its
+ * first thread may be a zombie while others finish what they had under way.
+ */
+async function hasEnded(pid: number): Promise<boolean> {
+  const line = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+  const isZombie = line.slice(line.lastIndexOf(')') + 2).startsWith('Z');
+  return isZombie && (await readdir(`/proc/${pid}/task`).catch(() => [])).length <= 1;
 }
 
 /**

@@ -1,4 +1,7 @@
-/** Takes locks in a process of its own, as its parent's messages say; answers each. */
+/**
+ * Takes locks in a process of its own, as its parent's messages say, and answers each; or one that its argument names,
+ * and holds it.
+ */
 import { mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from 'node:fs';
 import { takeLock } from '../../lib/files/process-lock.js';
 import { uniqueMark } from '../../lib/files/temporary-name.js';
@@ -11,6 +14,11 @@ export type LockMessage =
    * too.
    */
   | { type: 'churn'; file: string; times: number };
+
+if (process.argv[2] !== undefined) {
+  void takeLock(process.argv[2]);
+  setInterval(() => undefined, 1000);
+}
 
 process.on('message', (message: LockMessage) => {
   void (message.type === 'take' ? take(message) : churn(message)).then((answer) => process.send!(answer));

@@ -1,11 +1,11 @@
-import { fork, type ChildProcess } from 'node:child_process';
+import { fork, spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { threadId, Worker } from 'node:worker_threads';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { takeLock } from '../../lib/files/process-lock.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -102,6 +102,24 @@ describe('a lock', () => {
     const next = await takeLock(file); // nobody listens any more
     expect(next).toHaveProperty('release');
     if ('release' in next) await next.release();
+  });
+
+  it('is taken over from a process that was killed and that its parent does not wait for', async () => {
+    rmSync(file, { force: true });
+    const parent = spawn('sh', ['-c', '"$0" "$@" & exec sleep 600', process.execPath, bundle, file]);
+    try {
+      await vi.waitFor(() => expect(existsSync(file)).toBe(true), 10_000);
+      const { pid } = JSON.parse(await readFile(file, 'utf8')) as { pid: number };
+      expect(await takeLock(file)).toMatchObject({ holder: { pid, isOwn: false } });
+      process.kill(pid, 'SIGKILL');
+      await vi.waitFor(async () => expect(await readFile(`/proc/${pid}/stat`, 'utf8')).toMatch(/\) Z /u), 10_000);
+      await vi.waitFor(async () => expect(await readdir(`/proc/${pid}/task`)).toHaveLength(1), 10_000);
+      const lock = await takeLock(file);
+      expect(lock).toHaveProperty('release');
+      if ('release' in lock) await lock.release();
+    } finally {
+      parent.kill('SIGKILL');
+    }
   });
 
   it("is a thread's while that runs, and taken over once it was terminated", async () => {
