@@ -199,8 +199,8 @@ function fileBytes(rows: number, embeddingSize: number): number {
 }
 
 /**
- * Looks, before images are decoded, whether the disk has room for the rows of a run that a file lacks. A folder that
- * tells no room is left to the run.
+ * Looks, before images are decoded, whether the disk has room for the rows of a run that a file lacks. A disk that
+ * tells no room, as some file systems of programs (FUSE), is left to the run.
  * @param images of the run, of which broken ones may still be left out
  * @throws LgdError NOT_WRITABLE
  */
@@ -209,7 +209,7 @@ export async function checkViewRoom(teacher: AnyTeacher, config: Config, images:
   if (views === 0 || teacher.kind === 'precomputed') return;
   const path = viewCachePath(config);
   const disk = await statfs(dirname(path)).catch(() => undefined);
-  if (disk === undefined) return;
+  if (disk === undefined || disk.blocks === 0) return;
   const held = 512 * ((await statIfThere(path))?.blocks ?? 0);
   const free = disk.bavail * disk.bsize;
   const whole = Math.floor(images * (1 - config.data.maxBrokenShare));

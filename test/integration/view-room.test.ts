@@ -21,9 +21,10 @@ const config = (run: string, views: number): ConfigInput =>
     train: { maxSteps: 1 },
   });
 
-/** So many bytes are free on every disk. */
-function leave(bytes: number): void {
-  vi.mocked(statfs).mockResolvedValue({ bavail: bytes / 512, bsize: 512 } as never);
+/** So many bytes are free on every disk; undefined: its file system does not tell. */
+function leave(bytes: number | undefined): void {
+  const blocks = bytes === undefined ? 0 : 1e9;
+  vi.mocked(statfs).mockResolvedValue({ blocks, bavail: (bytes ?? 0) / 512, bsize: 512 } as never);
 }
 
 beforeAll(async () => {
@@ -44,4 +45,9 @@ test('rows that do not fit are refused, those that are there already are not cou
   const options = { resume: 'last' } as const;
   await (await prepareRun(await resumeConfig(join(folder, 'whole')), options)).dispose();
   expect(await failure(config('more', 1000))).toMatchObject(refused);
+});
+
+test('a file system that tells no room is taken', async () => {
+  leave(undefined);
+  await train(config('untold', 1000));
 });
