@@ -7,7 +7,7 @@
  * seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and
  * pixels always belong together.
  */
-import { open, realpath, statfs, type FileHandle } from 'node:fs/promises';
+import { open, readdir, realpath, statfs, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { createHash } from 'node:crypto';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../addon/native.js';
@@ -199,22 +199,35 @@ function fileBytes(rows: number, embeddingSize: number): number {
 }
 
 /**
- * Looks, before images are decoded, whether the disk has room for the rows of a run that a file lacks. A disk that
- * tells no room, as some file systems of programs (FUSE), is left to the run.
+ * Looks, before images are decoded, whether the disk has room for the rows of a run that a file lacks. Where nobody can
+ * tell, it is left to the run.
  * @param images of the run, of which broken ones may still be left out
  * @throws LgdError NOT_WRITABLE
  */
 export async function checkViewRoom(teacher: AnyTeacher, config: Config, images: number): Promise<void> {
   const { views } = config.teacherCache;
   if (views === 0 || teacher.kind === 'precomputed') return;
-  const path = viewCachePath(config);
+  const named = viewCachePath(config);
+  const path = await realpath(named).catch(() => named); // a link may lead to another disk
   const disk = await statfs(dirname(path)).catch(() => undefined);
-  if (disk === undefined || disk.blocks === 0) return;
-  const held = 512 * ((await statIfThere(path))?.blocks ?? 0);
-  const free = disk.bavail * disk.bsize;
+  if (disk === undefined || disk.blocks === 0) return; // 0: a tmpfs without a limit, a mount that does not tell
+  const free = disk.bsize * (process.geteuid?.() === 0 ? disk.bfree : disk.bavail);
+  // a file of which a part is a hole, or packed by the file system, may need more than this
+  const held = await bytesOf(new Set([path, ...(config.overwrite ? await entriesOf(config.output) : [])]));
   const whole = Math.floor(images * (1 - config.data.maxBrokenShare));
   if (fileBytes(whole * views, teacher.embeddingSize) <= held + free) return;
   throw noRoom(images * views, teacher.embeddingSize, `${Math.floor(free / 2 ** 20)} MiB are free at ${path}.`);
+}
+
+async function entriesOf(folder: string): Promise<string[]> {
+  const place = await realpath(folder).catch(() => folder);
+  return (await readdir(place, { recursive: true }).catch(() => [])).map((name) => join(place, name));
+}
+
+async function bytesOf(paths: Iterable<string>): Promise<number> {
+  let sum = 0;
+  for (const path of paths) sum += (await statIfThere(path))?.size ?? 0;
+  return sum;
 }
 
 async function openRows(

@@ -1,8 +1,8 @@
 /** Whether the disk has room for the teacher's views is told before a run begins. */
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync, realpathSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import { beforeAll, expect, test, vi } from 'vitest';
+import { afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -21,11 +21,15 @@ const config = (run: string, views: number): ConfigInput =>
     train: { maxSteps: 1 },
   });
 
-/** So many bytes are free on every disk; undefined: its file system does not tell. */
-function leave(bytes: number | undefined): void {
-  const blocks = bytes === undefined ? 0 : 1e9;
-  vi.mocked(statfs).mockResolvedValue({ blocks, bavail: (bytes ?? 0) / 512, bsize: 512 } as never);
+/** So many bytes are free on every disk, or on the one of a folder, and so many more to root. */
+function leave(bytes: number, { at, reserved = 0 }: { at?: string; reserved?: number } = {}): void {
+  vi.mocked(statfs).mockImplementation((async (path: string) => {
+    const free = at === undefined || path === at ? bytes : 0;
+    return { blocks: 1e6, bfree: (free + reserved) / 512, bavail: free / 512, bsize: 512 };
+  }) as never);
 }
+
+afterEach(() => vi.restoreAllMocks());
 
 beforeAll(async () => {
   data = await drawShapes(join(folder, 'data'), { count: 4, size: 48 });
@@ -47,7 +51,41 @@ test('rows that do not fit are refused, those that are there already are not cou
   expect(await failure(config('more', 1000))).toMatchObject(refused);
 });
 
-test('a file system that tells no room is taken', async () => {
-  leave(undefined);
-  await train(config('untold', 1000));
+/** Prepares a run that keeps 32 rows in a file of its own, begun by its header. */
+async function prepare(name: string, others: Partial<ConfigInput> = {}, file = join(folder, `${name}.lgd`)) {
+  await (await prepareRun({ ...config(name, 2), teacherCache: { views: 2, file }, ...others })).dispose();
+}
+
+test('a disk that does not tell how large it is may have room', async () => {
+  vi.mocked(statfs).mockResolvedValue({ blocks: 0, bfree: 0, bavail: 0, bsize: 4096 } as never);
+  await prepare('unlimited');
+});
+
+test('the disk is that of the file which a link leads to', async () => {
+  const other = join(realpathSync(folder), 'other');
+  mkdirSync(other);
+  const [file, link] = [join(other, 'views.lgd'), join(folder, 'link.lgd')];
+  await train({ ...config('first', 2), teacherCache: { views: 2, file } });
+  symlinkSync(file, link);
+  truncateSync(file, 4096);
+  leave(1e6, { at: other });
+  await prepare('linked', {}, link);
+});
+
+test('what is reserved for root is free to root alone', async () => {
+  const user = vi.spyOn(process, 'geteuid').mockReturnValue(0);
+  leave(0, { reserved: 1e6 });
+  await prepare('root');
+  user.mockReturnValue(1000);
+  await expect(prepare('user')).rejects.toMatchObject({ option: 'teacherCache.views' });
+});
+
+test('what overwriting removes makes room', async () => {
+  await train(config('again', 2));
+  leave(0);
+  const other = join(folder, 'again', 'log.txt');
+  writeFileSync(other, '');
+  truncateSync(other, 1e6);
+  await prepare('again', { overwrite: true });
+  truncateSync(other, 0);
 });
