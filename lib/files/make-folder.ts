@@ -5,6 +5,9 @@ import { isFolder } from './folders.js';
 import { takeLock } from './process-lock.js';
 import { uniqueMark } from './temporary-name.js';
 
+/** Milliseconds after which a probe is no longer being written. */
+const settledAfter = 5000;
+
 /**
  * Makes a folder and those above it. Unlike fs.mkdir's `recursive`, it ends where the file system says ENOENT about a
  * folder whose parent is there (/proc does, and so do some network mounts): there fs.mkdir tries for ever.
@@ -39,7 +42,7 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
 
 /** Is an entry of a folder a probe of {@link tryFolder}, or what stands beside one while it is taken? */
 export function isProbe(entry: string): boolean {
-  return /^\.probe-[0-9a-f]{12}(?:-[0-9a-f]{12})?$/u.test(entry);
+  return /^\.probe-[0-9a-f]{12}(?:-[0-9a-f]{12})*$/u.test(entry);
 }
 
 /**
@@ -62,12 +65,16 @@ export async function tryFolder(
   };
   try {
     await makeFolder(path, made);
-    await writeFile(probe, 'x');
-    await removeProbe();
     if (hold) {
-      const lock = await takeLock(probe); // tells whose it is
+      // tells whose it is
+      const lock = await takeLock(probe).catch((error: LgdError) => {
+        throw writeError(path, error.cause);
+      });
       if ('release' in lock) removeProbe = lock.release;
-      await clearProbes(path);
+      await clearProbes(path, probe);
+    } else {
+      await writeFile(probe, 'x');
+      await removeProbe();
     }
   } catch (cause) {
     await remove();
@@ -79,11 +86,17 @@ export async function tryFolder(
   return remove;
 }
 
-/** Removes the probes of processes that were killed. */
-async function clearProbes(folder: string): Promise<void> {
-  const probes = (await readdir(folder).catch(() => [])).filter(isProbe);
-  for (const name of probes) {
-    const lock = await takeLock(join(folder, name)).catch(() => undefined); // of one that lives it is not to be had
+/**
+ * Removes the probes of processes that were killed. What is as new as the own probe may be on its way to become one, and
+ * to wait for that takes a second each: it is left to the next who tries the folder.
+ */
+async function clearProbes(folder: string, own: string): Promise<void> {
+  const timeOf = async (path: string) => (await stat(path).catch(() => undefined))?.mtimeMs;
+  const now = (await timeOf(own)) ?? 0; // by the clock of the disk, which may be another machine's
+  for (const name of (await readdir(folder).catch(() => [])).filter(isProbe)) {
+    const path = join(folder, name);
+    if (((await timeOf(path)) ?? now) > now - settledAfter) continue;
+    const lock = await takeLock(path).catch(() => undefined); // of one that lives it is not to be had
     if (lock !== undefined && 'release' in lock) await lock.release().catch(() => undefined);
   }
 }

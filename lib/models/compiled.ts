@@ -317,7 +317,7 @@ export function ofBatch(cause: unknown, option: string, batch: number, besides =
   return new LgdError(cause.code, `too large: ${cause.message}.`, {
     option,
     found: batch,
-    mend: `Take a smaller ${option}, or ${besides}`,
+    mend: batch === 1 ? `Take ${besides}` : `Take a smaller ${option}, or ${besides}`,
     cause,
   });
 }

@@ -44,6 +44,15 @@ describe('a batch that an option says', () => {
     expect(() => compileBatch('some.batch', batch, compile)).toThrow(expect.objectContaining(expected));
   });
 
+  it('is not to be lowered where it is one image', () => {
+    const compile = () => {
+      throw new LgdError('OUT_OF_MEMORY', 'cannot allocate 9 MiB on the GPU');
+    };
+    expect(() => compileBatch('some.batch', 1, compile)).toThrow(
+      expect.objectContaining({ code: 'OUT_OF_MEMORY', option: 'some.batch', mend: 'Take smaller images' }),
+    );
+  });
+
   it('is named where it has more pixels than kernels number', () => {
     const g = new GraphBuilder('large');
     const graph = g.finish(g.globalPool(g.conv(g.images, 'a', { channels: 4, kernel: 3 })));

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -11,14 +11,37 @@ test('probes of processes that were killed are cleared away, and no others', asy
   const left = {
     '.probe-000000000001': { ...lock, host: hostname() }, // of an earlier process with this one's number
     '.probe-000000000002': { ...lock, host: `not ${hostname()}` },
+    '.probe-000000000003-0123456789ab-0123456789ab': { ...lock, host: hostname() }, // killed while it cleared
     '.probe-of-somebody': { ...lock, host: hostname() },
   };
   mkdirSync(folder);
-  for (const [name, text] of Object.entries(left)) writeFileSync(join(folder, name), JSON.stringify(text));
+  for (const [name, text] of Object.entries(left)) {
+    writeFileSync(join(folder, name), JSON.stringify(text));
+    utimesSync(join(folder, name), 1e9, 1e9);
+  }
   const removers = [await tryFolder(folder, { hold: true }), await tryFolder(folder, { hold: true })];
   const isLeft = (name: string) => name in left;
   expect(readdirSync(folder).filter(isLeft)).toEqual(['.probe-000000000002', '.probe-of-somebody']);
   expect(readdirSync(folder).filter((name) => !isLeft(name))).toHaveLength(2);
   for (const remove of removers) await remove();
   expect(readdirSync(folder)).toEqual(['.probe-000000000002', '.probe-of-somebody']);
+});
+
+test('a probe that is new may be under way, and is neither waited for nor taken away', async () => {
+  const folder = temporaryFolder();
+  writeFileSync(join(folder, '.probe-000000000001'), 'x');
+  await (
+    await tryFolder(folder, { hold: true })
+  )();
+  expect(readdirSync(folder)).toEqual(['.probe-000000000001']);
+});
+
+test('of many who try a folder at once, each holds it', async () => {
+  const folder = join(temporaryFolder(), 'shared');
+  const removers = await Promise.all(Array.from({ length: 40 }, () => tryFolder(folder, { hold: true })));
+  expect(readdirSync(folder)).toHaveLength(40);
+  for (const remove of removers.slice(1)) await remove();
+  expect(readdirSync(folder)).toHaveLength(1);
+  await removers[0]!();
+  expect(existsSync(folder)).toBe(false);
 });
