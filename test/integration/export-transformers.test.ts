@@ -172,12 +172,20 @@ test('an earlier export is replaced by a path through it, unless it is the curre
     expect(readdirSync(at('round'))).toContain('config.json');
   }
   expect(readdirSync(folder).filter((name) => /^new$|round\./u.test(name))).toEqual([]);
+  mkdirSync(at('there', 'deep'), { recursive: true });
+  symlinkSync(at('there', 'deep'), at('down'));
+  await exportStudent({ from, to: `${at('down')}/../beside`, format: 'transformers' });
+  expect(readdirSync(at('there')).sort()).toEqual(['beside', 'deep']);
   const current = vi.spyOn(process, 'cwd').mockReturnValue(at('round', 'onnx'));
   try {
     await expect(exportStudent({ from, to: at('round'), format: 'transformers' })).rejects.toMatchObject({
       code: 'BAD_OPTION',
       option: 'to',
     });
+    current.mockImplementation(() => {
+      throw new Error('ENOENT: process.cwd failed with error no such file or directory');
+    });
+    await exportStudent({ from, to: at('round'), format: 'transformers' }); // from a folder that was removed
   } finally {
     current.mockRestore();
   }
