@@ -1,5 +1,5 @@
 /** Folders as exports: which may be taken, and how a finished one gets to its place. */
-import { readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
 import { placeIn, statIfThere } from '../files/folders.js';
@@ -26,14 +26,15 @@ export async function checkFolder(folder: string, spared: readonly string[]): Pr
       });
   }
   if (await isOurs(folder)) return;
-  await rmdir(folder).catch((cause: unknown) => {
-    throw new LgdError('BAD_OPTION', 'there is something else already.', {
-      option: 'to',
-      found: folder,
-      allowed: 'a new folder, an empty one, or an earlier export',
-      mend: `Choose another place ${placeFlag}`,
-      cause,
-    });
+  // an empty one stays until the new one is whole: a link may lead to it
+  const entries = await readdir(folder).catch((cause: unknown) => cause);
+  if (Array.isArray(entries) && entries.length === 0) return;
+  throw new LgdError('BAD_OPTION', 'there is something else already.', {
+    option: 'to',
+    found: folder,
+    allowed: 'a new folder, an empty one, or an earlier export',
+    mend: `Choose another place ${placeFlag}`,
+    ...(!Array.isArray(entries) && { cause: entries }),
   });
 }
 

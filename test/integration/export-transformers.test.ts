@@ -128,6 +128,9 @@ describe('files of the student that is exported', () => {
     const [link, behind] = [at('link'), at('behind')];
     mkdirSync(behind);
     symlinkSync(behind, link);
+    const stopped = exportStudent({ from, to: link, format: 'transformers', signal: AbortSignal.abort() });
+    await expect(stopped).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(readdirSync(behind)).toEqual([]);
     for (const path of [link, link, `${link}/`]) {
       await exportStudent({ from, to: path, format: 'transformers' });
       expect(lstatSync(link).isSymbolicLink()).toBe(true);
