@@ -169,6 +169,15 @@ describe('files of the student that is exported', () => {
   });
 });
 
+test('where a disk is mounted is told at once, as nothing takes its place', async () => {
+  await expect(exportStudent({ from, to: '/proc', format: 'transformers' })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'to',
+    found: '/proc',
+    mend: 'Choose a folder in it (on the command line: --output)',
+  });
+});
+
 test('an earlier export is replaced by a path through it, unless it is the current folder', async () => {
   for (const to of [at('round'), `${at('round')}/.`, `${at('round')}/../round`, `${at('new')}/../round`]) {
     expect(await exportStudent({ from, to, format: 'transformers' })).toMatchObject({ file: to });
