@@ -197,6 +197,11 @@ export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
   };
 }
 
+const ofOpenFiles: Record<string, readonly [why: string, mend: string]> = {
+  EMFILE: ['this process has too many open files', 'Allow it more of them: ulimit -n 1024'],
+  ENFILE: ['the system has too many open files', 'Close what else opens files'],
+};
+
 /**
  * Turns a failed read into an {@link LgdError} that says which path and why (a folder, no permission ...).
  * @param details code: default BAD_FILE; option: what named the path; kind: what stands before the path, `the folder `
@@ -222,8 +227,7 @@ export function readError(
     ENAMETOOLONG: ['its path is too long', 'Check the path, or move it to a folder further up'],
     EACCES: ['permission is denied', 'Check its permissions'],
     EPERM: ['permission is denied', 'Check its permissions'],
-    EMFILE: ['this process has too many open files', 'Allow it more of them: ulimit -n 1024'],
-    ENFILE: ['the system has too many open files', 'Close what else opens files'],
+    ...ofOpenFiles,
     EIO: ['the disk fails', lost],
     ENOTCONN: ['the mount is gone', lost],
     ESTALE: ['the mount is gone', lost],
@@ -269,6 +273,7 @@ export function writeError(path: string, cause: unknown): LgdError {
   const permitted = 'Choose a folder this user may write to';
   const lost = ['the mount is gone', 'Mount it again, or choose another folder'] as const;
   const reasons: Record<string, readonly [why: string, mend: string]> = {
+    ...ofOpenFiles,
     ENOSPC: ['the disk is full', space],
     EDQUOT: ['the disk quota is used up', space],
     EFBIG: [

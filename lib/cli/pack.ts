@@ -51,7 +51,7 @@ export function packCommand(bind: Bind): Command {
         .choices(['auto', 'folders', 'none'])
         .default('auto'),
     )
-    .option('--overwrite <true|false>', 'replace the file if it is there, and begin anew')
+    .option('--overwrite <true|false>', 'replace a pack that is there, and begin anew')
     .option('--verify <file>', 'read all of a pack, and name every image that is not what was written');
   addConfigOptions(command, ['data.maxBrokenShare'], { file: false });
   return command.action(

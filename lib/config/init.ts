@@ -183,10 +183,11 @@ export async function writeConfigFile(
   options: { force?: boolean | undefined } = {},
 ): Promise<void> {
   checkOptions(options, 'writeConfigFile()', { force: 'optional' });
-  const { names, teacher, data, evaluate } = parseConfig(config);
-  const inputs = [names, teacher, data.train, evaluate.names, evaluate.mapping].filter(
-    (input) => typeof input === 'string',
-  );
+  const { names, templates, teacher, data, evaluate, dense } = parseConfig(config);
+  const inputs = [
+    ...[names, templates, teacher, data.train, evaluate.names, evaluate.mapping],
+    ...[dense.annotations, dense.evaluationAnnotations],
+  ].filter((input) => typeof input === 'string');
   await checkFree(file, options.force ?? false, inputs);
   await makeFolder(dirname(file));
   await writeJson(file, config);

@@ -71,12 +71,15 @@ export async function* benchmark(
     widthMultiplier: config.student.widthMultiplier,
     resolution,
   });
-  /** Says which option to lower where something that a batch of images needs does not fit. */
-  const fitting = async <Result>(measure: () => Promise<Result>, besides?: string): Promise<Result> => {
+  /** Says which option to lower where something does not fit. */
+  const fitting = async <Result>(
+    measure: () => Promise<Result>,
+    [option, count, mend]: [option: string, count: number, mend?: string] = ['train.batchSize', batch],
+  ): Promise<Result> => {
     try {
       return await measure();
     } catch (cause) {
-      throw ofBatch(cause, 'train.batchSize', batch, besides);
+      throw ofBatch(cause, option, count, mend);
     }
   };
   const training = async () => {
@@ -102,6 +105,11 @@ export async function* benchmark(
   yield {
     op: 'semantic loss and bank update',
     resolution: undefined,
-    ...(await fitting(() => measureSemantic(device, semantic, options), 'fewer categories')),
+    ...(await fitting(
+      () => measureSemantic(device, semantic, options),
+      categories > batch
+        ? ['categories', categories, 'Take fewer categories, or a smaller dimension']
+        : ['train.batchSize', batch, 'Take a smaller train.batchSize, or a smaller dimension'],
+    )),
   };
 }

@@ -1,6 +1,6 @@
 /** Folders as exports: which may be taken, and how a finished one gets to its place. */
-import { readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
 import { placeIn, statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
@@ -16,7 +16,8 @@ export const placeFlag = '(on the command line: --output)';
  * @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE
  */
 export async function checkFolder(folder: string, spared: readonly string[]): Promise<void> {
-  if ((await statIfThere(folder)) === undefined) return;
+  const found = await statIfThere(folder);
+  if (found === undefined) return;
   for (const path of spared) {
     if ((await placeIn(folder, path)) !== undefined)
       throw new LgdError('BAD_OPTION', `to replace this folder would remove ${path}.`, {
@@ -25,15 +26,22 @@ export async function checkFolder(folder: string, spared: readonly string[]): Pr
         mend: `Choose another place ${placeFlag}`,
       });
   }
-  if (await isOurs(folder)) return;
-  await rmdir(folder).catch((cause: unknown) => {
-    throw new LgdError('BAD_OPTION', 'there is something else already.', {
+  if (found.dev !== (await statIfThere(dirname(folder)))?.dev)
+    throw new LgdError('BAD_OPTION', 'a mounted disk or volume cannot be replaced.', {
       option: 'to',
       found: folder,
-      allowed: 'a new folder, an empty one, or an earlier export',
-      mend: `Choose another place ${placeFlag}`,
-      cause,
+      mend: `Choose a folder in it ${placeFlag}`,
     });
+  if (await isOurs(folder)) return;
+  // an empty one stays until the new one is whole: a link may lead to it
+  const entries = await readdir(folder).catch((cause: unknown) => cause);
+  if (Array.isArray(entries) && entries.length === 0) return;
+  throw new LgdError('BAD_OPTION', 'there is something else already.', {
+    option: 'to',
+    found: folder,
+    allowed: 'a new folder, an empty one, or an earlier export',
+    mend: `Choose another place ${placeFlag}`,
+    ...(!Array.isArray(entries) && { cause: entries }),
   });
 }
 

@@ -1,11 +1,11 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
-import { lstat, realpath, rename, rm, stat } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config/config.js';
 import { hasCode, LgdError, throwIfAborted, writeError } from '../errors.js';
-import { placeIn, statIfThere } from '../files/folders.js';
+import { placeIn, placeOf, statIfThere } from '../files/folders.js';
 import { checkReplaceable } from '../files/replaceable.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { removeLeft, temporaryPath } from '../files/temporary-name.js';
@@ -205,6 +205,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   checkFormat(options.format ?? 'lgdistill');
   const { from, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
+  // links stay, and while a folder is replaced no path leads through it
   const to = endings[format] === undefined ? await placeOf(options.to) : options.to;
   await checkFile(to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
@@ -215,7 +216,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   await checkFile(to, format, inputs);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
-  const target = await targetOf(format, source, { ...options, to, head });
+  const target = await targetOf(format, source, { ...options, head }, to);
   const partial = temporaryPath(to);
   const made: string[] = [];
   let written: Written;
@@ -256,14 +257,13 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   };
 }
 
-/**
- * Where a folder stands that a path leads to, by a link, which stays, or through the folder itself: an export takes its
- * place, and while it does nothing leads through it.
- */
-async function placeOf(path: string): Promise<string> {
-  const place = resolve(path);
-  const found = await lstat(place).catch(() => undefined);
-  return found?.isSymbolicLink() === true ? realpath(place).catch(() => place) : place;
+/** None where it was removed. */
+function currentFolder(): string[] {
+  try {
+    return [process.cwd()];
+  } catch {
+    return [];
+  }
 }
 
 function oneFile(bank: string): LgdError {
@@ -298,10 +298,12 @@ function defaultHead(format: ExportFormat): 'keep' | 'drop' {
   return format === 'timm' || format === 'mmdet' || format === 'mmseg' || format === 'detectron2' ? 'drop' : 'keep';
 }
 
+/** @param place of a folder, where `to` leads */
 async function targetOf(
   format: ExportFormat,
   source: ExportSource,
   options: ExportOptions & { head: 'keep' | 'drop' },
+  place: string,
 ): Promise<Target> {
   const {
     to,
@@ -326,7 +328,7 @@ async function targetOf(
       compare: (path) => compareOwn(path, source, head),
     };
   requireHead(source);
-  const spared = [source.file, ...(images === undefined ? [] : [images]), process.cwd()];
+  const spared = [source.file, ...(images === undefined ? [] : [images]), ...currentFolder()];
   const reference = () => referenceEmbeddings(source, images, signal);
   const quantizing = async (onnx: OnnxOptions, fileIn: (path: string) => string) => {
     if (quantize === undefined) return undefined;
@@ -340,7 +342,7 @@ async function targetOf(
         found: head,
         allowed: 'keep',
       });
-    await checkFolder(to, spared);
+    await checkFolder(place, spared);
     const kept = { head, fold, classifier: undefined };
     return {
       ...asFolder,
@@ -351,7 +353,7 @@ async function targetOf(
   }
   if (format !== 'onnx') {
     const prepared = prepareTool(format, head, source);
-    if (isFolderTool(format)) await checkFolder(to, spared);
+    if (isFolderTool(format)) await checkFolder(place, spared);
     return {
       ...(isFolderTool(format) ? asFolder : asFile),
       write: (path) => writeTool(path, prepared, source, to),

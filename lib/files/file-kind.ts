@@ -1,7 +1,7 @@
 /** What a file is, by its first bytes, so that none of another kind is replaced or read by mistake. */
 
 /** Kinds of files that commands write. */
-export type FileKind = 'safetensors' | 'onnx' | 'report' | 'config';
+export type FileKind = 'safetensors' | 'onnx' | 'report' | 'config' | 'pack';
 
 // eight bytes of a text, or of ONNX, are a larger number; ids of millions of images make a header of hundreds of
 // megabytes
@@ -33,6 +33,7 @@ const tests: Readonly<Record<FileKind, (bytes: Uint8Array) => boolean>> = {
   onnx: beginsAsOnnx,
   report: beginsAsReport,
   config: (bytes) => /^\uFEFF?\s*\{/u.test(new TextDecoder().decode(bytes)),
+  pack: (bytes) => new TextDecoder().decode(bytes).startsWith('LGDPACK'),
 };
 
 /** Is it a file of this kind, by its first bytes, of which 4096 are enough? */

@@ -1,6 +1,6 @@
 import type { Stats } from 'node:fs';
 import { lstat, readdir, realpath, stat } from 'node:fs/promises';
-import { basename, dirname, extname, isAbsolute, join, relative, resolve } from 'node:path';
+import { basename, dirname, extname, isAbsolute, join, relative } from 'node:path';
 import { LgdError, unlessAbsent } from '../errors.js';
 
 /** Is there a folder, or a link to one? */
@@ -80,14 +80,14 @@ export async function foldersIn(path: string): Promise<string[]> {
   return entries.flatMap(({ name }, i) => (isOne[i] ? [name] : [])).sort();
 }
 
-/** Where a path leads by its links, of which a part may not be there yet. */
-async function placeOf(path: string): Promise<string> {
+/** Where a path leads by its links, of which a part may not be there yet: `link/../x` is beside what the link leads to. */
+export async function placeOf(path: string): Promise<string> {
   const parent = dirname(path);
   return realpath(path).catch(async () => (parent === path ? path : join(await placeOf(parent), basename(path))));
 }
 
 /** The path of a place below a folder, links followed; '' of the folder itself, undefined of what is not in it. */
 export async function placeIn(folder: string, path: string): Promise<string | undefined> {
-  const place = relative(await placeOf(resolve(folder)), await placeOf(resolve(path)));
+  const place = relative(await placeOf(folder), await placeOf(path));
   return /^\.\.(?:[/\\]|$)/u.test(place) || isAbsolute(place) ? undefined : place;
 }

@@ -69,7 +69,9 @@ export async function takeLock(
     pid: process.pid,
     thread: threadId,
     task,
-    started: await startTime(process.pid, task),
+    started: await startTime(process.pid, task).catch((cause: unknown) => {
+      throw writeError(file, cause); // such as too many open files
+    }),
     mark: uniqueMark(),
   };
   const text = JSON.stringify(own);

@@ -14,6 +14,7 @@ const words: Readonly<Record<FileKind, string>> = {
   onnx: 'an ONNX file',
   report: 'a report',
   config: 'a configuration',
+  pack: 'a pack',
 };
 const firstBytes = 4096;
 

@@ -305,21 +305,20 @@ export function compileBatch(
 }
 
 /**
- * The error to throw for one of work on a batch: of a batch that is too large for the memory, or for what kernels
+ * The error to throw for one of work on so many: where they are too many for the memory, or a batch for what kernels
  * number, one that names the option; else the error itself.
- * @param besides what else would be smaller, for the mend
  */
-export function ofBatch(cause: unknown, option: string, batch: number, besides = 'smaller images'): unknown {
+export function ofBatch(
+  cause: unknown,
+  option: string,
+  count: number,
+  mend = count === 1 ? 'Take smaller images' : `Take a smaller ${option}, or smaller images`,
+): unknown {
   const isTooLarge =
     hasCode(cause, 'OUT_OF_MEMORY') ||
-    (hasCode(cause, 'BAD_SHAPE') && cause.message.includes(` a batch of ${batch} images `));
+    (hasCode(cause, 'BAD_SHAPE') && cause.message.includes(` a batch of ${count} images `));
   if (!isTooLarge || cause.option !== undefined) return cause;
-  return new LgdError(cause.code, `too large: ${cause.message}.`, {
-    option,
-    found: batch,
-    mend: batch === 1 ? `Take ${besides}` : `Take a smaller ${option}, or ${besides}`,
-    cause,
-  });
+  return new LgdError(cause.code, `too large: ${cause.message}.`, { option, found: count, mend, cause });
 }
 
 /** One that is no number would make all weights NaN, without a word. @throws LgdError BAD_OPTION */

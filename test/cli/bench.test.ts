@@ -42,3 +42,22 @@ test('bench measures training, inference and the semantic loss', async () => {
       `${option}: this number does not fit. Found: 1000000000000.`,
     );
 });
+
+test('bench names the categories where they are what does not fit', async () => {
+  const sizes = ['--resolution', '32', '--dimension', '65536', '--categories', '10000000'];
+  const args = [
+    'bench',
+    '--device',
+    'cpu',
+    '--student',
+    'resnet18',
+    '--seconds',
+    '0.01',
+    '--batch-size',
+    '2',
+    ...sizes,
+  ];
+  const { code, stderr } = await lgdistill(args);
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/categories: too large: [^]* Found: 10000000\.\s+-> Take fewer categories/u);
+});

@@ -1,6 +1,7 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import type { ConfigInput } from '../../lib/config/config.js';
 import { writeConfigFile } from '../../lib/config/init.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { oneStepTrainings } from '../fixtures/scenes.js';
@@ -114,12 +115,19 @@ describe('init', () => {
     expect(readFileSync(at(file)).equals(before)).toBe(true);
   });
 
-  test.each(['names', 'mapping'])('does not replace evaluate.%s', async (option) => {
+  test.each<[option: string, name: (file: string) => ConfigInput]>([
+    ['evaluate.names', (file) => ({ evaluate: { names: file } })],
+    ['evaluate.mapping', (file) => ({ evaluate: { mapping: file } })],
+    ['templates', (file) => ({ templates: file })],
+    ['dense.annotations', (file) => ({ dense: { annotations: file } })],
+    ['dense.evaluationAnnotations', (file) => ({ dense: { evaluationAnnotations: file } })],
+  ])('does not replace %s', async (_, name) => {
     const file = at('names.json');
     const before = readFileSync(file);
-    await expect(writeConfigFile(file, { evaluate: { [option]: file } }, { force: true })).rejects.toMatchObject({
+    await expect(writeConfigFile(file, name(file), { force: true })).rejects.toMatchObject({
       code: 'BAD_OPTION',
       option: 'to',
+      message: expect.stringContaining('what it would be made from') as string,
     });
     expect(readFileSync(file).equals(before)).toBe(true);
   });

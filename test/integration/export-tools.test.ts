@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openDevice } from '../../lib/device.js';
@@ -299,7 +299,8 @@ test('timm: config.json says what create_model needs', async () => {
 });
 
 test('mmdet, mmseg and detectron2: configurations name backbone, weights and pixels', async () => {
-  await exportStudent({ from: at('efficientnet_b0.safetensors'), to: at('named-mmdet'), format: 'mmdet' });
+  const to = relative('', at('named-mmdet')); // by the name that was given, so that all of it can be moved
+  await exportStudent({ from: at('efficientnet_b0.safetensors'), to, format: 'mmdet' });
   const { model } = JSON.parse(readFileSync(at('named-mmdet', 'config.json'), 'utf8')) as {
     model: Record<string, unknown>;
   };
@@ -311,7 +312,7 @@ test('mmdet, mmseg and detectron2: configurations name backbone, weights and pix
       arch: 'b0',
       conv_cfg: null,
       norm_cfg: { type: 'BN' },
-      init_cfg: { type: 'Pretrained', checkpoint: at('named-mmdet', 'model.pth'), prefix: 'backbone' },
+      init_cfg: { type: 'Pretrained', checkpoint: join(to, 'model.pth'), prefix: 'backbone' },
     },
   });
   await exportStudent({ from: at('mobilenet_v3_small.safetensors'), to: at('named-mmseg'), format: 'mmseg' });

@@ -128,6 +128,9 @@ describe('files of the student that is exported', () => {
     const [link, behind] = [at('link'), at('behind')];
     mkdirSync(behind);
     symlinkSync(behind, link);
+    const stopped = exportStudent({ from, to: link, format: 'transformers', signal: AbortSignal.abort() });
+    await expect(stopped).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(readdirSync(behind)).toEqual([]);
     for (const path of [link, link, `${link}/`]) {
       await exportStudent({ from, to: path, format: 'transformers' });
       expect(lstatSync(link).isSymbolicLink()).toBe(true);
@@ -166,18 +169,35 @@ describe('files of the student that is exported', () => {
   });
 });
 
+test('where a disk is mounted is told at once, as nothing takes its place', async () => {
+  await expect(exportStudent({ from, to: '/proc', format: 'transformers' })).rejects.toMatchObject({
+    code: 'BAD_OPTION',
+    option: 'to',
+    found: '/proc',
+    mend: 'Choose a folder in it (on the command line: --output)',
+  });
+});
+
 test('an earlier export is replaced by a path through it, unless it is the current folder', async () => {
   for (const to of [at('round'), `${at('round')}/.`, `${at('round')}/../round`, `${at('new')}/../round`]) {
     expect(await exportStudent({ from, to, format: 'transformers' })).toMatchObject({ file: to });
     expect(readdirSync(at('round'))).toContain('config.json');
   }
   expect(readdirSync(folder).filter((name) => /^new$|round\./u.test(name))).toEqual([]);
+  mkdirSync(at('there', 'deep'), { recursive: true });
+  symlinkSync(at('there', 'deep'), at('down'));
+  await exportStudent({ from, to: `${at('down')}/../beside`, format: 'transformers' });
+  expect(readdirSync(at('there')).sort()).toEqual(['beside', 'deep']);
   const current = vi.spyOn(process, 'cwd').mockReturnValue(at('round', 'onnx'));
   try {
     await expect(exportStudent({ from, to: at('round'), format: 'transformers' })).rejects.toMatchObject({
       code: 'BAD_OPTION',
       option: 'to',
     });
+    current.mockImplementation(() => {
+      throw new Error('ENOENT: process.cwd failed with error no such file or directory');
+    });
+    await exportStudent({ from, to: at('round'), format: 'transformers' }); // from a folder that was removed
   } finally {
     current.mockRestore();
   }

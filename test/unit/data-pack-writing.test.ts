@@ -91,6 +91,20 @@ describe('an interruption', () => {
     expect((await pack({ output: path, overwrite: true })).images).toBe(12);
   });
 
+  it('begins anew in the place of a pack alone, and not of the one that is packed', async () => {
+    const path = output();
+    await writeFile(path, 'something else');
+    const refused = { code: 'BAD_OPTION', option: 'output', found: path };
+    await expect(pack({ output: path, overwrite: true })).rejects.toMatchObject(refused);
+    expect(await readFile(path, 'utf8')).toBe('something else');
+    await rm(path);
+    await pack({ output: path });
+    const whole = await readFile(path);
+    await expect(pack({ output: path, overwrite: true }, await openImages(path))).rejects.toMatchObject(refused);
+    expect((await readFile(path)).equals(whole)).toBe(true);
+    expect((await readdir(folder)).filter((name) => /part|journal|lock/u.test(name))).toEqual([]);
+  });
+
   it('is told by a journal of any length: it is read piece by piece, wherever a piece ends', async () => {
     const path = join(folder, 'pieces.journal');
     const task = JSON.stringify({ task: 'für alle' });

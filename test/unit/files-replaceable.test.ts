@@ -37,6 +37,7 @@ const files: Record<string, string | Uint8Array> = {
     metadataProps: [],
   }),
   report: '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="lgdistill 0.1.0">',
+  pack: Buffer.concat([Buffer.from('LGDPACK1'), Buffer.alloc(56)]),
   text: 'by hand, over many hours\n',
   page: '<!doctype html>\n<html><head><title>A page</title></head></html>',
   image: Uint8Array.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0]),
@@ -51,6 +52,7 @@ describe.each<[FileKind, string]>([
   ['safetensors', 'a safetensors file'],
   ['onnx', 'an ONNX file'],
   ['report', 'a report'],
+  ['pack', 'a pack'],
 ])('%s', (kind, words) => {
   test.each([kind, 'empty', 'nowhere'])('may be written over: %s', async (name) => {
     await checkReplaceable(join(folder, name), kind, { option: 'to' });

@@ -1,9 +1,12 @@
 import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { tryFolder } from '../../lib/files/make-folder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+
+vi.mock('node:fs/promises', { spy: true });
 
 test('probes of processes that were killed are cleared away, and no others', async () => {
   const folder = join(temporaryFolder(), 'spilled');
@@ -43,5 +46,18 @@ test('of many who try a folder at once, each holds it', async () => {
   for (const remove of removers.slice(1)) await remove();
   expect(readdirSync(folder)).toHaveLength(1);
   await removers[0]!();
+  expect(existsSync(folder)).toBe(false);
+});
+
+test('what stands in the way of a probe is told, whatever it is', async () => {
+  const folder = join(temporaryFolder(), 'new');
+  const full = Object.assign(new Error('EMFILE: too many open files, open'), { code: 'EMFILE' });
+  vi.mocked(readFile).mockRejectedValueOnce(full);
+  await expect(tryFolder(folder, { hold: true, option: 'some.folder' })).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    option: 'some.folder',
+    message: expect.stringContaining(`cannot write ${folder}: this process has too many open files.`) as string,
+    mend: 'Allow it more of them: ulimit -n 1024',
+  });
   expect(existsSync(folder)).toBe(false);
 });

@@ -103,6 +103,7 @@ test.each([
   ['no rows', ids, new Float32Array(0), 'BAD_SHAPE'],
   ['a zero row', ids, Float32Array.of(1, 2, 0, 0, 5, 6), 'ZERO_EMBEDDING'],
   ['a row that is not finite', ids, Float32Array.of(1, 2, NaN, 0, 5, 6), 'NON_FINITE'],
+  ['a row that is too long', ids, Float32Array.of(1, 2, 3e38, 3e38, 5, 6), 'NON_FINITE'],
 ])('refuses to save %s', async (_, names, values, code) => {
   await expect(PrecomputedTeacher.save(file, names, values)).rejects.toMatchObject({ code });
 });

@@ -31,7 +31,7 @@ export interface PackOptions {
   shortSide?: number | undefined;
   /** Of jpeg, 1 to 100 (default 90). */
   quality?: number | undefined;
-  /** Replace the file if it is there, and begin anew what was not finished. */
+  /** Replace a pack that is there, but for the one that is packed, and begin anew what was not finished. */
   overwrite?: boolean | undefined;
   /** Share of images, 0 to 1, that may be refused (default 0.05). */
   maxBrokenShare?: number | undefined;
@@ -91,6 +91,7 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
   const writer = await PackWriter.open(path, recipe, {
     task: await taskOf(source, recipe, options),
     overwrite,
+    inputs: source.pack === undefined ? undefined : [source.pack.path],
     syncSeconds,
     checksum,
   });

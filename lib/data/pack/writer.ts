@@ -5,7 +5,7 @@ import { LgdError, writeError } from '../../errors.js';
 import { statIfThere } from '../../files/folders.js';
 import { tryFolder } from '../../files/make-folder.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
-import { fileInPlace } from '../../files/replaceable.js';
+import { checkReplaceable, fileInPlace } from '../../files/replaceable.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
 import { endedBy } from '../../lifetime.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
@@ -22,6 +22,8 @@ export interface PackWriterOptions {
   /** Tells what is packed and how: only the same is gone on with. */
   task: string;
   overwrite: boolean;
+  /** Packs that it is made from, which it must not replace. */
+  inputs?: readonly string[] | undefined;
   /** Seconds between two moments from which a kill lets the next writer go on, at most. */
   syncSeconds: number;
   checksum: NativeAddon['checksum'];
@@ -64,11 +66,11 @@ export class PackWriter {
    * @throws LgdError BAD_OPTION (the file is there), BAD_CONFIG (another task, another process), BAD_FILE, NOT_WRITABLE
    */
   static async open(path: string, recipe: PackRecipe, options: PackWriterOptions): Promise<PackWriter> {
-    const { task, overwrite, checksum } = options;
+    const { task, overwrite, inputs, checksum } = options;
     const unlock = await lockPack(path);
     try {
       const hasPart = (await statIfThere(partOf(path))) !== undefined;
-      await checkReplaced(path, overwrite).catch(async (error: unknown) => {
+      await checkReplaced(path, overwrite, inputs).catch(async (error: unknown) => {
         // of this very file, by a kill between its last two steps
         if (!hasPart) await rm(journalOf(path), { force: true });
         throw error;
@@ -216,7 +218,7 @@ export class PackWriter {
 
 /**
  * May a pack be written there? Said before images are looked for.
- * @throws LgdError BAD_OPTION (a folder; a file that is not to be overwritten), NOT_WRITABLE
+ * @throws LgdError BAD_OPTION (a folder; a pack that is not to be overwritten; another file), NOT_WRITABLE
  */
 export async function checkPackPlace(path: string, overwrite: boolean): Promise<void> {
   await checkReplaced(path, overwrite);
@@ -224,8 +226,9 @@ export async function checkPackPlace(path: string, overwrite: boolean): Promise<
   await removeEmpty();
 }
 
-async function checkReplaced(path: string, overwrite: boolean): Promise<void> {
-  if ((await fileInPlace(path, 'output')) !== undefined && !overwrite)
+async function checkReplaced(path: string, overwrite: boolean, inputs?: readonly string[]): Promise<void> {
+  if (overwrite) await checkReplaceable(path, 'pack', { option: 'output', inputs });
+  else if ((await fileInPlace(path, 'output')) !== undefined)
     throw new LgdError('BAD_OPTION', 'there is such a file already.', {
       option: 'output',
       found: path,

@@ -190,6 +190,10 @@ async function indexRows(
         throw new LgdError('NON_FINITE', `the embedding of ${id} in ${file} is not finite.`, {
           mend: 'Compute it again',
         });
+      if (!Number.isFinite(Math.fround(Math.sqrt(squares))))
+        throw new LgdError('NON_FINITE', `the embedding of ${id} in ${file} is longer than float32 can hold.`, {
+          mend: 'Divide it by a number: its direction alone counts',
+        });
       if (squares === 0)
         throw new LgdError('ZERO_EMBEDDING', `the embedding of ${id} in ${file} is zero.`, {
           mend: 'Compute it again',
