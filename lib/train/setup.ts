@@ -147,6 +147,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     resolution: side,
     margin: given.data.margin,
     ...placesOf(given),
+    signal,
   });
   const config: Config = { ...given, data: { ...given.data, resolution, cache } };
   const context: RunContext = { config, device, teacher, side, textEncoder, options, cleanup };

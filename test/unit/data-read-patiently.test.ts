@@ -171,6 +171,18 @@ describe.each(ways)('images that are %s', (_, brokenOf) => {
     });
     expect(performance.now() - started).toBeLessThan(20_000);
   });
+
+  it('that never come are let go when the signal fires', async () => {
+    const images = await source(() => undefined);
+    const stop = new AbortController();
+    const read = images.read.bind(images);
+    images.read = async (index) => {
+      if (index !== 2) return read(index);
+      setImmediate(() => stop.abort());
+      return new Promise(() => undefined);
+    };
+    await expect(brokenOf(images, { signal: stop.signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
 });
 
 describe.each(ways)('images of one file that are %s', (_, brokenOf) => {

@@ -117,6 +117,14 @@ describe('StreamedImages', () => {
       await expect(images.prepare(Int32Array.of(index))).rejects.toMatchObject({ code: 'BAD_OPTION', found: index });
   });
 
+  it('lets go of what never comes when it is disposed of', async () => {
+    const source = await levels(4);
+    const images = await StreamedImages.open({ ...source, read: () => new Promise(() => undefined) }, options);
+    const prepared = images.prepare(Int32Array.of(0, 1, 2, 3));
+    images.dispose();
+    await expect(prepared).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+
   it('uses the memory of a released batch again, and never while work on it is queued', async () => {
     const made: PixelStoreHandle[] = [];
     const counting: NativeAddon = {
@@ -274,4 +282,20 @@ it('decodes all before where that fits, and streams where it does not', async ()
   expect(streamed).toBeInstanceOf(StreamedImages);
   using cached = await openDataset(source, 'auto', cache);
   expect(cached.length).toBe(9);
+});
+
+it('is opened until a signal fires, and read on after it', async () => {
+  const source = await levels(4);
+  const stop = new AbortController();
+  const hanging: ImageSource = {
+    ...source,
+    read: () => {
+      setImmediate(() => stop.abort());
+      return new Promise(() => undefined);
+    },
+  };
+  const { signal } = stop;
+  await expect(openDataset(hanging, 'auto', { ...options, signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  using images = await openDataset(source, 'stream', { ...options, signal });
+  (await images.prepare(Int32Array.of(0, 1))).release();
 });
