@@ -236,6 +236,19 @@ describe('readAhead', () => {
     expect(seen).toEqual([0]);
   });
 
+  it('says who threw what is no error, also of batches that nobody took', async () => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    const release = () => {
+      throw 'not mine'; // eslint-disable-line @typescript-eslint/only-throw-error -- a caller's own may
+    };
+    const read = async () => {
+      const batches = [0, 1, 2].map((i) => ({ images: Int32Array.of(i) }));
+      for await (const { images } of readAhead({ store, prepare: () => ({ store, release }) }, batches, 1))
+        if (images[0] === 0) break;
+    };
+    await expect(read()).rejects.toMatchObject({ code: 'BAD_DATASET', found: 'not mine' });
+  });
+
   it.each([undefined, -1, 1.5, NaN])('refuses to read %s batches ahead', async (ahead) => {
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
     const batches = readAhead({ store }, [{ images: Int32Array.of(0) }], ahead as number);
