@@ -239,7 +239,7 @@ describe('readAhead', () => {
   it('says who threw what is no error, also of batches that nobody took', async () => {
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
     const release = () => {
-      throw 'not mine'; // eslint-disable-line @typescript-eslint/only-throw-error -- a caller's own may
+      throw 'not mine';
     };
     const read = async () => {
       const batches = [0, 1, 2].map((i) => ({ images: Int32Array.of(i) }));
