@@ -58,6 +58,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_CUDA_ARCH: anything,
   LGDISTILL_DAMAGED_FILES: anything,
   LGDISTILL_RANDOM_CALLS: anything,
+  LGDISTILL_RANDOM_ENDS: anything,
   LGDISTILL_RANDOM_GRAPHS: anything,
   LGDISTILL_RANDOM_RUNS: anything,
   LGDISTILL_SANITIZE: anything,

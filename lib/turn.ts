@@ -20,7 +20,36 @@ export function orAborted<Value>(
   return new Promise((resolve, reject) => {
     const stop = () => reject(new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown }));
     if (signal.aborted) stop();
-    signal.addEventListener('abort', stop, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+    const forget = signal.aborted ? () => undefined : onAbort(signal, stop);
+    promise.then(resolve, reject).finally(forget);
   });
+}
+
+/** A pause, or ABORTED as soon as the signal fires. @param what is stopped then */
+export async function pause(milliseconds: number, what: string, signal: AbortSignal | undefined): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<void>((resolve) => (timer = setTimeout(resolve, milliseconds)));
+  await orAborted(over, what, signal).finally(() => clearTimeout(timer));
+}
+
+/** Who waits for a signal to fire. Together they have one listener: Node warns of the eleventh. */
+const waiting = new WeakMap<AbortSignal, { stops: Set<() => void>; listener: () => void }>();
+
+/** @returns what ends the waiting, once it is over */
+function onAbort(signal: AbortSignal, stop: () => void): () => void {
+  let all = waiting.get(signal);
+  if (all === undefined) {
+    const stops = new Set<() => void>();
+    all = { stops, listener: () => stops.forEach((one) => one()) };
+    waiting.set(signal, all);
+    signal.addEventListener('abort', all.listener, { once: true });
+  }
+  const { stops, listener } = all;
+  stops.add(stop);
+  return () => {
+    stops.delete(stop);
+    if (stops.size > 0 || waiting.get(signal)?.stops !== stops) return;
+    waiting.delete(signal);
+    signal.removeEventListener('abort', listener);
+  };
 }

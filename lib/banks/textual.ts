@@ -96,7 +96,8 @@ export class TextualSemanticsBank {
    * Embeds every name: per template the unit text embedding, the mean over templates, normalised again
    * (text/prompts.ts).
    * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates),
-   *   BAD_SHAPE (an encoder that gives no rows of its size), ZERO_EMBEDDING, NON_FINITE, ABORTED
+   *   BAD_SHAPE (an encoder that gives no rows of its size), BAD_MODEL (one that throws what is no error),
+   *   ZERO_EMBEDDING, NON_FINITE, ABORTED
    */
   static async build(list: CategoryList | readonly string[], options: BuildOptions): Promise<TextualSemanticsBank> {
     checkOptions(options, 'TextualSemanticsBank.build()', buildOptions);

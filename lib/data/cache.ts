@@ -3,7 +3,7 @@ import type { NativeAddon, PixelStoreHandle } from '../addon/native.js';
 import { checkArgument, checkOptions, optionTable, type OptionTable } from '../arguments.js';
 import { parseConfig } from '../config/config.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { checkSignal, LgdError } from '../errors.js';
 import { held } from '../lifetime.js';
 import { checkNumber, checkWhole } from '../number-limits.js';
 import { decodeAll, listed, streamed, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
@@ -300,7 +300,9 @@ export function checkCacheValues({
   memoryLimitBytes,
   spillFolder,
   maxBrokenShare,
+  signal,
 }: CacheSettings<Omit<ImageCacheOptions, 'device'>>): void {
+  checkSignal(signal);
   checkWhole('resolution', resolution);
   checkNumber('margin', margin, { least: 1 });
   if (memoryLimitBytes !== Infinity) checkNumber('memoryLimitBytes', memoryLimitBytes, { least: 0 });

@@ -109,7 +109,7 @@ export async function* streamed(
     );
   } finally {
     // not waited for: a stream that hangs would hang its end too
-    void Promise.resolve(iterator.return?.()).catch(() => undefined);
+    void (async () => iterator.return?.())().catch(() => undefined);
   }
 }
 

@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { orAborted } from '../turn.js';
 import {
   cacheOptions,
   checkCacheValues,
@@ -21,7 +22,8 @@ const modeOptions = { ...cacheOptions, device: 'optional' } satisfies OptionTabl
 const sampledImages = 64;
 
 /**
- * Images of a source for training or evaluation. Raw pixels of a pack stay in their file whatever the mode.
+ * Images of a source for training or evaluation. Raw pixels of a pack stay in their file whatever the mode. The signal
+ * stops the opening; images that are streamed are read on after it, until whoever takes batches of them is stopped.
  * @throws LgdError as {@link ImageCache.build} and {@link StreamedImages.open}
  */
 export async function openDataset(
@@ -32,13 +34,15 @@ export async function openDataset(
   checkOptions(options, 'openDataset()', cacheOptions);
   checkWord(mode, 'mode', modes);
   const chosen = source.pack?.index.recipe.kind === 'raw' ? 'all' : await chooseMode(source, mode, options);
-  return chosen === 'all' ? ImageCache.build(source, options) : StreamedImages.open(source, options);
+  return chosen === 'all'
+    ? ImageCache.build(source, options)
+    : StreamedImages.open(source, { ...options, signal: undefined });
 }
 
 /**
  * 'auto' becomes 'all' where the decoded images, of which a few are looked at, fit the memory limit and half of the
  * free space on the spill folder's disk; else 'stream'. A source that can be read in order only is decoded before.
- * @throws LgdError BAD_OPTION, DEPENDENCY_MISSING
+ * @throws LgdError BAD_OPTION, DEPENDENCY_MISSING, ABORTED
  */
 export async function chooseMode(
   source: ImageSource,
@@ -51,8 +55,8 @@ export async function chooseMode(
   checkCacheValues(settings);
   if (mode !== 'auto') return mode;
   if (source.sequential) return 'all';
-  const { memoryLimitBytes, spillFolder } = settings;
-  const bytes = await decodedBytes(source, shortSideOf(settings));
+  const { memoryLimitBytes, spillFolder, signal } = settings;
+  const bytes = await orAborted(decodedBytes(source, shortSideOf(settings)), 'looking at the images', signal);
   if (bytes <= memoryLimitBytes) return 'all';
   const disk = await statfs(spillFolder).catch(() => undefined);
   const free = disk === undefined ? 0 : disk.bavail * disk.bsize;

@@ -37,7 +37,7 @@ export async function* readAhead<Batch extends { images: Int32Array }>(
   checkNumber('ahead', ahead, { whole: true, least: 0 });
   const work = async (batch: Batch) => ({ batch, prepared: await prepare(dataset, batch.images) });
   const what = 'waiting for images';
-  const discard = ({ prepared }: { prepared: PreparedImages }) => prepared.release();
+  const discard = ({ prepared }: { prepared: PreparedImages }) => giveBack(prepared);
   for await (const { batch, prepared } of inOrder(batches, ahead + 1, work, { signal, what, discard })) {
     const { store, shown } = prepared;
     yield { ...batch, store, ...(shown !== undefined && { shown }), release: () => giveBack(prepared) };

@@ -3,9 +3,9 @@
  * against it.
  */
 import { open, type FileHandle } from 'node:fs/promises';
-import { setTimeout } from 'node:timers/promises';
-import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
+import { LgdError, type ErrorCode } from '../errors.js';
 import { closeRead } from '../files/open.js';
+import { orAborted, pause } from '../turn.js';
 import { checkBytes } from './decode.js';
 
 /**
@@ -24,6 +24,8 @@ const ofTheFile: ReadonlySet<string> = new Set([
 
 /** Milliseconds between attempts: 4.4 seconds in all. */
 const defaultPauses: readonly number[] = [100, 300, 1000, 3000];
+
+const work = 'reading the images';
 
 /** How {@link PatientReader} reads. */
 export interface PatienceOptions {
@@ -44,14 +46,14 @@ export class PatientReader {
   /**
    * @param id names the image
    * @param read makes one attempt
-   * @throws LgdError BAD_FILE where the system goes on failing, BAD_OPTION for what is no bytes, ABORTED in a pause
-   *   ({@link isNotOfTheImage} knows both); and whatever else `read` throws
+   * @throws LgdError BAD_FILE where the system goes on failing, BAD_OPTION for what is no bytes, ABORTED as soon as the
+   *   signal fires ({@link isNotOfTheImage} knows both); and whatever else `read` throws
    */
   async read<Bytes extends Uint8Array>(id: string, read: () => Bytes | Promise<Bytes>): Promise<Bytes> {
     const { root, readPauses = defaultPauses, signal } = this.options;
     for (let attempt = 0; ; attempt++) {
       try {
-        const bytes = await read();
+        const bytes = await orAborted(Promise.resolve(read()), work, signal);
         checkBytes(bytes, id);
         this.#gaveUp = false;
         return bytes;
@@ -69,9 +71,7 @@ export class PatientReader {
           });
         }
       }
-      await setTimeout(readPauses[attempt], undefined, { signal }).catch(() =>
-        throwIfAborted(signal, 'reading the images'),
-      );
+      await pause(readPauses[attempt]!, work, signal);
     }
   }
 }

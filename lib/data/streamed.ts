@@ -20,8 +20,8 @@ import { checkSource, type ImageSource } from './sources.js';
 
 /**
  * How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets; what that takes to keep
- * them may be given, and means nothing here. Its signal ends the pauses in which a system that fails to read is waited
- * for, and no more.
+ * them may be given, and means nothing here. Its signal ends all reading, also where it fires long after they were
+ * opened: batches are then refused.
  */
 export interface StreamedImagesOptions extends ImageCacheOptions {
   /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
@@ -72,6 +72,8 @@ export class StreamedImages implements Disposable {
    */
   readonly #attempts = new Map<number, Promise<void>>();
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
+  /** Fires with it: what is still being read, which may never come, is let go. */
+  readonly #end = new AbortController();
   readonly #free: PixelStoreHandle[] = [];
   readonly #reader: PatientReader;
   readonly #decoders: DecoderQueue;
@@ -82,7 +84,8 @@ export class StreamedImages implements Disposable {
     this.#options = options;
     this.#restoreSharp = restoreSharp;
     const { threads, readPauses, signal } = options;
-    this.#reader = new PatientReader({ root: source.root, readPauses, signal });
+    const stop = signal ? AbortSignal.any([this.#end.signal, signal]) : this.#end.signal;
+    this.#reader = new PatientReader({ root: source.root, readPauses, signal: stop });
     this.#decoders = new DecoderQueue(threads ?? decoderThreads(), threads ?? imagesAhead * decoderThreads());
     this.ids = source.ids;
     this.labels = source.labels;
@@ -186,9 +189,10 @@ export class StreamedImages implements Disposable {
     };
   }
 
-  /** Frees the memory of batches that are released. */
+  /** Frees the memory of batches that are released; those on their way are refused. */
   dispose(): void {
     if (!this.#life.end()) return;
+    this.#end.abort();
     this.#restoreSharp();
     for (const store of this.#free.splice(0)) this.#options.device.addon.release(store);
   }

@@ -145,14 +145,22 @@ export async function embedImages(
     batchesAhead,
     signal,
   )) {
-    throwIfAborted(signal, what);
-    device.addon.augment(store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
     const places = Int32Array.from(indices.keys()).filter((place) => place < valid && shown[place] === indices[place]);
     const [from, to] = [rows, done + valid];
+    const embed = async () => {
+      try {
+        throwIfAborted(signal, what);
+        const drawn = { images: indices, drawIds: indices, seed: 0, epoch: 0 };
+        device.addon.augment(store, recipe, drawn, embedder.images);
+        return await embedder.embed();
+      } finally {
+        release();
+      }
+    };
     const earlier = before;
-    const taken = embedder.embed().then(async (embeddings) => {
-      release();
+    const taken = embed().then(async (embeddings) => {
       await earlier; // this batch may leave the device while the one before is still being taken
+      throwIfAborted(signal, what); // who was told of the end is called no more
       if (places.length > 0)
         await take(
           rowsAt(places, embeddings, embeddings.length / embedder.batch),

@@ -1,5 +1,6 @@
 import { checkRows } from '../arguments.js';
-import { LgdError } from '../errors.js';
+import { LgdError, throwIfAborted, thrownBy } from '../errors.js';
+import { orAborted } from '../turn.js';
 import type { EncodeOptions, TextEncoder } from './encoder.js';
 import { fillTemplate } from './templates.js';
 
@@ -10,7 +11,8 @@ const promptsAtOnce = 2048; // bounds memory to a few megabytes of embeddings wh
  * normalised, the mean over the templates is taken and normalised again: e_k = n(mean_t n(f(t(name_k)))), n(v) = v /
  * |v|. Norms and means in float64.
  * @returns [K,D], unit rows
- * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE; BAD_SHAPE for what a caller's own encoder gives instead of rows
+ * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE; BAD_SHAPE for what a caller's own encoder gives instead of
+ *   rows, BAD_MODEL where that throws what is no error
  */
 export async function embedNames(
   names: readonly string[],
@@ -30,15 +32,10 @@ export async function embedNames(
   for (let from = 0; from < names.length; from += namesAtOnce) {
     const block = names.slice(from, from + namesAtOnce);
     const prompts = block.flatMap((name) => templates.map((template) => fillTemplate(template, name)));
-    const given = await encoder.encode(prompts, {
-      signal,
-      onProgress: (done) => onProgress?.(from + Math.floor(done / templates.length), names.length),
-    });
-    const embeddings = checkRows(given, `the text encoder ${encoder.id}`, {
-      option: 'encoder',
-      rows: prompts.length,
-      size,
-    });
+    const report = (done: number) => onProgress?.(from + Math.floor(done / templates.length), names.length);
+    throwIfAborted(signal, 'text encoding');
+    const given = await ask(encoder, prompts, { signal, onProgress: report });
+    const embeddings = checkRows(given, nameOf(encoder), { option: 'encoder', rows: prompts.length, size });
     const sum = new Float64Array(size);
     for (let i = 0; i < block.length; i++) {
       sum.fill(0);
@@ -52,6 +49,17 @@ export async function embedNames(
     }
   }
   return result;
+}
+
+const nameOf = ({ id }: TextEncoder): string => `the text encoder ${id}`;
+
+/** What an encoder gives, which may be a caller's own: it may throw whatever it likes, and never answer. */
+async function ask(encoder: TextEncoder, texts: readonly string[], options: EncodeOptions): Promise<unknown> {
+  try {
+    return await orAborted(Promise.resolve(encoder.encode(texts, options)), 'text encoding', options.signal);
+  } catch (cause) {
+    throw thrownBy(cause, 'BAD_MODEL', { giver: nameOf(encoder), call: 'encode', option: 'encoder' });
+  }
 }
 
 /** sum += row / |row|. */

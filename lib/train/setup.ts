@@ -67,7 +67,7 @@ export interface PreparedRun extends AsyncDisposable {
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal | undefined }): AsyncGenerator<RunEvent, void, undefined>;
-  /** Frees all of it, once; work that is queued is done first. */
+  /** Frees all of it, once, however often it is called; work that is queued is done first. */
   dispose(): Promise<void>;
 }
 
@@ -81,9 +81,11 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   checkOptions(options, 'prepareRun()', prepareOptions);
   const config = absolutePaths(parseConfig(input));
   const cleanup: (() => Promise<void> | void)[] = [];
-  const dispose = async () => {
+  const free = async () => {
     for (const action of cleanup.splice(0).reverse()) await action();
   };
+  let freed: Promise<void> | undefined;
+  const dispose = () => (freed ??= free());
   try {
     const { remarks, ...parts } = await build(config, options, cleanup);
     const { distiller, dataset, evaluation, frozen, online } = parts;
@@ -147,6 +149,7 @@ async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup):
     resolution: side,
     margin: given.data.margin,
     ...placesOf(given),
+    signal,
   });
   const config: Config = { ...given, data: { ...given.data, resolution, cache } };
   const context: RunContext = { config, device, teacher, side, textEncoder, options, cleanup };

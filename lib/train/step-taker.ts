@@ -144,6 +144,7 @@ export class StepTaker implements Disposable {
         found: cache.path,
         mend: "Open it on the distiller's",
       });
+    cache?.checkAlive();
     this.#step.useViewCache(cache);
   }
 

@@ -1,6 +1,5 @@
 /** Teacher embeddings of augmented batches, as tensors on the student's device. */
 import type { NativeAugmentRecipe, TensorHandle } from '../addon/native.js';
-import { checkRows } from '../arguments.js';
 import type { Device } from '../device.js';
 import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -111,10 +110,7 @@ function outsideFeed(
     async embed(batch, place, signal) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
-      addon.writeTensor(
-        results[place]!,
-        rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, signal), encoder.batch),
-      );
+      addon.writeTensor(results[place]!, await askTeacher(teacher, pixels, encoder.batch, signal));
       return results[place]!;
     },
   };
@@ -134,11 +130,6 @@ function precomputedFeed(
       return results[place]!;
     },
   };
-}
-
-/** What a teacher gave, which may be a caller's own. @throws LgdError BAD_SHAPE */
-function rowsOf({ id, embeddingSize: size }: AnyTeacher, given: Float32Array, images: number): Float32Array {
-  return checkRows(given, `the teacher ${id}`, { option: 'teacher', rows: images, size });
 }
 
 /**

@@ -18,6 +18,7 @@ import { hasCode, LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { closeRead } from '../files/open.js';
+import { Lifetime } from '../lifetime.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import type { AnyTeacher } from '../models/index.js';
 import { fingerprintOf } from '../models/teachers/ask.js';
@@ -52,11 +53,12 @@ export function viewCachePath({ output, teacherCache }: Config): string {
  * {@link TeacherViewCache.open}, hand it to `Distiller.useViewCache`; `Distiller.run` does both by
  * `teacherCache.views`.
  */
-export class TeacherViewCache {
+export class TeacherViewCache implements Disposable {
   /** Whose work reads and writes it. */
   readonly device: Device;
+  readonly #life = new Lifetime('the cache of teacher views', 'Open it again with TeacherViewCache.open()');
   readonly #dataset: Dataset;
-  readonly #file: RowFileHandle;
+  readonly #owned: RowFileHandle;
   readonly #present: Uint8Array;
   /** Which image of the run each place of the source is; -1: none. */
   readonly #imageAt: Int32Array;
@@ -76,7 +78,7 @@ export class TeacherViewCache {
       present,
     }: { device: Device; dataset: Dataset; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
   ) {
-    [this.device, this.#dataset, this.#file, this.#present] = [device, dataset, file, present];
+    [this.device, this.#dataset, this.#owned, this.#present] = [device, dataset, file, present];
     this.#imageAt = new Int32Array(1 + sourceIndex.reduce((most, place) => Math.max(most, place), -1)).fill(-1);
     sourceIndex.forEach((place, image) => (this.#imageAt[place] = image));
   }
@@ -106,6 +108,11 @@ export class TeacherViewCache {
       file: found.file,
       present: found.present,
     });
+  }
+
+  get #file(): RowFileHandle {
+    this.checkAlive();
+    return this.#owned;
   }
 
   /** Embeddings that are known to be there. */
@@ -156,9 +163,19 @@ export class TeacherViewCache {
     this.#present.fill(0);
   }
 
-  /** Unmaps the file once queued work is done. */
+  /** @throws LgdError DISPOSED */
+  checkAlive(): void {
+    this.#life.check();
+  }
+
+  /** Unmaps the file once queued work is done; later calls throw DISPOSED. */
   dispose(): void {
-    this.device.addon.release(this.#file);
+    if (this.#life.end()) this.device.addon.release(this.#owned);
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }
 

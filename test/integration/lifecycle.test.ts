@@ -4,6 +4,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { addonPath, loadAddon } from '../../lib/addon/addon.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { parseConfig } from '../../lib/config/config.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
@@ -18,6 +19,7 @@ import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { prepareRun } from '../../lib/train/setup.js';
+import { TeacherViewCache } from '../../lib/train/view-cache.js';
 import { isWanted } from '../devices.js';
 import { bundleChild } from '../fixtures/child.js';
 import { differing } from '../fixtures/differing.js';
@@ -74,6 +76,13 @@ async function makeDistiller(teacher?: AnyTeacher): Promise<Distiller> {
     config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 2 } },
   });
 }
+async function makeViewCache(): Promise<TeacherViewCache> {
+  const dataset = await makeCache();
+  const file = join(folder, 'views.lgd');
+  const config = parseConfig({ teacherCache: { views: 1, file }, data: { resolution: 32 } });
+  const images = { length: 2, sourceIndex: dataset.sourceIndex, hash: 'two' };
+  return TeacherViewCache.open({ device, teacher: ownTeacher(), config, precision: 'float32', dataset, images });
+}
 const batchOf = (dataset: ImageCache): Batch => ({
   dataset,
   images: Int32Array.of(0, 1),
@@ -101,6 +110,15 @@ describe('an object that was disposed of', () => {
     ],
     ['a distiller', makeDistiller, 'the distiller', (object: Distiller) => object.state()],
     ['an image cache', makeCache, 'the image cache (2 images)', (object: ImageCache) => object.store],
+    [
+      'a cache of teacher views',
+      makeViewCache,
+      'the cache of teacher views',
+      async (object: TeacherViewCache) => {
+        using distiller = await makeDistiller();
+        distiller.useViewCache(object);
+      },
+    ],
     [
       'a teacher of precomputed embeddings',
       () => PrecomputedTeacher.load(teacherFile),
@@ -148,7 +166,10 @@ describe('an object that was disposed of', () => {
     {
       await using run = await prepareRun(config);
       distiller = run.distiller;
-      await run.dispose();
+      let isFreed = false;
+      void run.dispose().then(() => (isFreed = true));
+      await run.dispose(); // beside one that is under way
+      expect(isFreed).toBe(true);
     }
     await expect(distiller.state()).rejects.toMatchObject({ code: 'DISPOSED' });
   });

@@ -91,6 +91,33 @@ test.each<[string, unknown]>([
   });
 });
 
+test('an encoder of a caller’s own that never answers is let go when the signal fires', async () => {
+  const stop = new AbortController();
+  const encode = () => {
+    setImmediate(() => stop.abort());
+    return new Promise<Float32Array>(() => undefined);
+  };
+  const encoder = { ...fixedEncoder(2, () => [1, 1]), encode };
+  await expect(TextualSemanticsBank.build(['a'], { encoder, signal: stop.signal })).rejects.toMatchObject({
+    code: 'ABORTED',
+  });
+});
+
+test('what an encoder throws comes as it is, and as BAD_MODEL where it is no error', async () => {
+  const build = (thrown: unknown) =>
+    TextualSemanticsBank.build(['a'], {
+      encoder: {
+        ...fixedEncoder(2, () => [1, 1]),
+        encode: () => {
+          throw thrown;
+        },
+      },
+    });
+  const own = new Error('the server is gone');
+  await expect(build(own)).rejects.toBe(own);
+  await expect(build('gone')).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'encoder', found: 'gone' });
+});
+
 test.each([0, -2, 1.5, NaN, '2'])(
   'an encoder whose embeddings have the size %s is refused before it runs',
   async (embeddingSize) => {

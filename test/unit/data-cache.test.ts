@@ -408,7 +408,14 @@ describe('a stream of images', () => {
 
   it('that hangs is left as soon as the signal fires', async () => {
     const controller = new AbortController();
-    const hanging = { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => undefined) }) };
+    const hanging = {
+      [Symbol.asyncIterator]: () => ({
+        next: () => new Promise<never>(() => undefined),
+        return: () => {
+          throw new Error('what ends it must not hide why');
+        },
+      }),
+    };
     const built = ImageCache.fromStream(hanging, { ...options, signal: controller.signal });
     controller.abort();
     await expect(built).rejects.toMatchObject({ code: 'ABORTED' });

@@ -171,6 +171,26 @@ describe.each(ways)('images that are %s', (_, brokenOf) => {
     });
     expect(performance.now() - started).toBeLessThan(20_000);
   });
+
+  it('are broken where their reading throws, even what is no error', async () => {
+    const thrown: unknown[] = [undefined, null, 'gone'];
+    const images = await source((image) => {
+      if (image < thrown.length) throw thrown[image];
+    });
+    expect(await brokenOf(images)).toEqual(['image 0', 'image 1', 'image 2']);
+  });
+
+  it('that never come are let go when the signal fires', async () => {
+    const images = await source(() => undefined);
+    const stop = new AbortController();
+    const read = images.read.bind(images);
+    images.read = async (index) => {
+      if (index !== 2) return read(index);
+      setImmediate(() => stop.abort());
+      return new Promise(() => undefined);
+    };
+    await expect(brokenOf(images, { signal: stop.signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
 });
 
 describe.each(ways)('images of one file that are %s', (_, brokenOf) => {

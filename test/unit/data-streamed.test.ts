@@ -117,6 +117,14 @@ describe('StreamedImages', () => {
       await expect(images.prepare(Int32Array.of(index))).rejects.toMatchObject({ code: 'BAD_OPTION', found: index });
   });
 
+  it('lets go of what never comes when it is disposed of', async () => {
+    const source = await levels(4);
+    const images = await StreamedImages.open({ ...source, read: () => new Promise(() => undefined) }, options);
+    const prepared = images.prepare(Int32Array.of(0, 1, 2, 3));
+    images.dispose();
+    await expect(prepared).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+
   it('uses the memory of a released batch again, and never while work on it is queued', async () => {
     const made: PixelStoreHandle[] = [];
     const counting: NativeAddon = {
@@ -228,6 +236,19 @@ describe('readAhead', () => {
     expect(seen).toEqual([0]);
   });
 
+  it('says who threw what is no error, also of batches that nobody took', async () => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    const release = () => {
+      throw 'not mine';
+    };
+    const read = async () => {
+      const batches = [0, 1, 2].map((i) => ({ images: Int32Array.of(i) }));
+      for await (const { images } of readAhead({ store, prepare: () => ({ store, release }) }, batches, 1))
+        if (images[0] === 0) break;
+    };
+    await expect(read()).rejects.toMatchObject({ code: 'BAD_DATASET', found: 'not mine' });
+  });
+
   it.each([undefined, -1, 1.5, NaN])('refuses to read %s batches ahead', async (ahead) => {
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
     const batches = readAhead({ store }, [{ images: Int32Array.of(0) }], ahead as number);
@@ -274,4 +295,20 @@ it('decodes all before where that fits, and streams where it does not', async ()
   expect(streamed).toBeInstanceOf(StreamedImages);
   using cached = await openDataset(source, 'auto', cache);
   expect(cached.length).toBe(9);
+});
+
+it('is opened until a signal fires, and read on after it', async () => {
+  const source = await levels(4);
+  const stop = new AbortController();
+  const hanging: ImageSource = {
+    ...source,
+    read: () => {
+      setImmediate(() => stop.abort());
+      return new Promise(() => undefined);
+    },
+  };
+  const { signal } = stop;
+  await expect(openDataset(hanging, 'auto', { ...options, signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  using images = await openDataset(source, 'stream', { ...options, signal });
+  (await images.prepare(Int32Array.of(0, 1))).release();
 });

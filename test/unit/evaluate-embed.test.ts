@@ -1,8 +1,13 @@
-import { expect, it } from 'vitest';
-import type { Device } from '../../lib/device.js';
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { ImageCache } from '../../lib/data/cache.js';
+import { imagesFromBuffers } from '../../lib/data/sources.js';
+import { openDevice, type Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
-import { teacherEmbedder } from '../../lib/evaluate/embed.js';
+import { embedImages, teacherEmbedder } from '../../lib/evaluate/embed.js';
 import type { NativeTeacher } from '../../lib/models/index.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { ownTeacher, plainPicture, smallCache } from '../fixtures/tiny.js';
 
 it('frees a teacher’s encoder at once where its images find no memory', () => {
   let held = 0;
@@ -19,4 +24,61 @@ it('frees a teacher’s encoder at once where its images find no memory', () => 
   const teacher = { kind: 'native', resolution: 32, compile } as unknown as NativeTeacher;
   expect(() => teacherEmbedder({} as Device, teacher, { batch: 1 })).toThrow('no memory left');
   expect(held).toBe(0);
+});
+
+describe('embedImages', async () => {
+  const device = await openDevice('cpu', { threads: 1 });
+  const picture = await plainPicture('teal', 40);
+  const cache = await ImageCache.build(
+    imagesFromBuffers(Array.from({ length: 8 }, (_, i) => ({ id: String(i), bytes: picture }))),
+    smallCache(device, temporaryFolder()),
+  );
+  const halves = [0.5, 0.5, 0.5] as const;
+  /** As the cache's images, with a count of the batches that are out. */
+  function counted() {
+    const images = {
+      length: cache.length,
+      store: cache.store,
+      out: 0,
+      prepare: () => {
+        images.out++;
+        return { store: cache.store, release: () => void images.out-- };
+      },
+    };
+    return images;
+  }
+
+  it('refuses embeddings of a caller’s own teacher that are not one an image', async () => {
+    for (const wrong of [new Float32Array(3), new Float32Array(64), [1, 2], null]) {
+      using embedder = teacherEmbedder(device, ownTeacher({ embed: async () => wrong as never }), { batch: 2 });
+      const images = counted();
+      await expect(
+        embedImages(embedder, { device, images, mean: halves, std: halves, what: 'it' }, () => undefined),
+      ).rejects.toMatchObject({ code: 'BAD_SHAPE', option: 'teacher', allowed: 'a Float32Array [2,16]' });
+      await setImmediate(); // the batch behind it ends by itself
+      expect(images.out).toBe(0);
+    }
+  });
+
+  it('calls nobody and holds no batch once it was stopped', async () => {
+    const stop = new AbortController();
+    const slow = ownTeacher({ embed: async (_, batch) => setTimeout(20, new Float32Array(16 * batch).fill(1)) });
+    using embedder = teacherEmbedder(device, slow, { batch: 2 });
+    let calls = 0;
+    const images = counted();
+    const embedded = embedImages(
+      embedder,
+      { device, images, mean: halves, std: halves, what: 'it' },
+      () => void calls++,
+      {
+        signal: stop.signal,
+        onProgress: () => stop.abort(),
+      },
+    );
+    await expect(embedded).rejects.toMatchObject({ code: 'ABORTED' });
+    const before = calls;
+    await setTimeout(100);
+    expect(calls).toBe(before);
+    expect(images.out).toBe(0);
+  });
 });

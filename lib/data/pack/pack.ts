@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
 import { loadAddon } from '../../addon/addon.js';
 import { checkOptions, checkText, checkWord, optionTable } from '../../arguments.js';
-import { LgdError, throwIfAborted } from '../../errors.js';
+import { LgdError, messageOf, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../files/make-folder.js';
 import { endedBy } from '../../lifetime.js';
 import { checkNumber, checkWhole } from '../../number-limits.js';
@@ -143,7 +143,7 @@ async function packAll(
       return { packed: await packImage(file, recipe, background), fileBytes: file.byteLength };
     } catch (error) {
       if (isNotOfTheImage(error)) throw error; // the pack would lack the image for good
-      return { reason: (error as Error).message };
+      return { reason: messageOf(error) };
     }
   };
   function* places(): Generator<number> {

@@ -6,26 +6,26 @@ import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 
 /**
  * Its embeddings of some pixels.
- * @throws LgdError ABORTED where it ends because of the signal, BAD_MODEL where it throws what is no error; its own
+ * @returns [batch,D]
+ * @throws LgdError BAD_SHAPE for anything else, ABORTED where it ends because of the signal, BAD_MODEL where it throws what is no error; its own
  *   errors as they are
  */
 export async function askTeacher(
-  teacher: Pick<CustomTeacherApi, 'id' | 'embed'>,
+  teacher: Pick<CustomTeacherApi, 'id' | 'embed' | 'embeddingSize'>,
   pixels: Float32Array,
   batch: number,
   signal: AbortSignal | undefined,
 ): Promise<Float32Array> {
+  const giver = `the teacher ${teacher.id}`;
+  let given: unknown;
   try {
-    return await orAborted(
-      Promise.resolve(teacher.embed(pixels, batch, { signal })),
-      `the teacher ${teacher.id}`,
-      signal,
-    );
+    given = await orAborted(Promise.resolve(teacher.embed(pixels, batch, { signal })), giver, signal);
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
-    if (signal?.aborted) throw new LgdError('ABORTED', `the teacher ${teacher.id} was stopped.`, { cause });
-    throw thrownBy(cause, 'BAD_MODEL', { giver: `the teacher ${teacher.id}`, call: 'embed', option: 'teacher' });
+    if (signal?.aborted) throw new LgdError('ABORTED', `${giver} was stopped.`, { cause });
+    throw thrownBy(cause, 'BAD_MODEL', { giver, call: 'embed', option: 'teacher' });
   }
+  return checkRows(given, giver, { option: 'teacher', rows: batch, size: teacher.embeddingSize });
 }
 
 /**
