@@ -60,7 +60,9 @@ const error = (found: Record<string, Float32Array>, expected: Record<string, Flo
 const dataOf = (record: DistillerState['weights']) =>
   Object.fromEntries(Object.entries(record).map(([name, { data }]) => [name, data]));
 
-function errorsOf([found, expected]: [Taken, Taken]): Record<string, number> {
+function errorsOf([found, expected]: [Taken, Taken], seed: number): Record<string, number> {
+  const { train } = randomRun(seed).config;
+  const isBySign = train?.optimizer === 'adamw' && train.adamwBeta1 === 0; // and so of gradients near 0 by rounding
   const difference = (name: keyof StepMetrics) =>
     Math.abs(found.metrics[name]! - expected.metrics[name]!) / Math.max(1, Math.abs(expected.metrics[name]!));
   const parts = (of: DistillerState) => ({
@@ -72,7 +74,7 @@ function errorsOf([found, expected]: [Taken, Taken]): Record<string, number> {
   return {
     // 5e-2: some activations lie on either side of a kink
     momentum: error(dataOf(found.state.momentum), dataOf(expected.state.momentum)) / 500,
-    weights: error(dataOf(found.state.weights), dataOf(expected.state.weights)) / 10,
+    weights: error(dataOf(found.state.weights), dataOf(expected.state.weights)) / (isBySign ? 50 : 10),
     banks: error(parts(found.state), parts(expected.state)),
     online: error(found.state.online ?? {}, expected.state.online ?? {}),
     ...Object.fromEntries(
@@ -113,7 +115,7 @@ describe.each(devices)('random runs on $name', ({ device }) => {
   it.each(seeds)('are the same bits left or queued at once, and take the steps of the CPU: seed %i', async (seed) => {
     expect(differing(await wholeRun(device, seed, 'left'), await wholeRun(device, seed, 'at once'))).toEqual([]);
     for (const [step, both] of (await takeBoth(device, seed)).entries()) {
-      for (const [what, error] of Object.entries(errorsOf(both)))
+      for (const [what, error] of Object.entries(errorsOf(both, seed)))
         expect(error, `${what} of step ${step}`).toBeLessThan(1e-4);
     }
   });
