@@ -7,8 +7,8 @@ import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 /**
  * Its embeddings of some pixels.
  * @returns [batch,D]
- * @throws LgdError BAD_SHAPE for anything else, ABORTED where it ends because of the signal, BAD_MODEL where it throws what is no error; its own
- *   errors as they are
+ * @throws LgdError BAD_SHAPE for anything else, ABORTED where it ends because of the signal, BAD_MODEL where it throws
+ *   what is no error; its own errors as they are
  */
 export async function askTeacher(
   teacher: Pick<CustomTeacherApi, 'id' | 'embed' | 'embeddingSize'>,
