@@ -16,6 +16,7 @@ import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
 import { packCommand } from './pack.js';
+import { checkPathsAreReadable } from './readable-paths.js';
 import { refusal } from './refusal.js';
 import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
@@ -56,8 +57,9 @@ export async function runProgram(args: readonly string[], streams: Streams, sign
     .version(version);
   const bind: Bind =
     (action) =>
-    async (...args) => {
-      code = (await action({ terminal, signal, ask: openAsk(streams, signal) }, ...args)) ?? exitCodes.done;
+    async (...given) => {
+      checkPathsAreReadable(args);
+      code = (await action({ terminal, signal, ask: openAsk(streams, signal) }, ...given)) ?? exitCodes.done;
     };
   for (const declare of commands) program.addCommand(declare(bind));
   adopt(program, streams, args);
