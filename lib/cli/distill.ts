@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { prepareRun } from '../train/setup.js';
 import type { Bind } from './command.js';
+import { needlessInRun, refuseNeedless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { reportPreflight } from './preflight-report.js';
 import { writeRunReport } from './report.js';
@@ -16,14 +17,23 @@ export function distillCommand(bind: Bind): Command {
   command.addHelpText('after', eventsHelp);
   return command.action(
     bind(async ({ terminal, signal }) => {
-      const config = await readConfig(command);
-      const phases = phaseReporter(terminal, config.log.stallMinutes);
-      const run = await phases.during(prepareRun(config, { signal, onProgress: phases.onProgress }));
       const {
         report,
         dryRun = false,
         preflight,
       } = command.opts<{ report: boolean; dryRun?: boolean; preflight: boolean }>();
+      refuseNeedless(command, dryRun, [
+        {
+          options: ['preflight'],
+          when: Boolean,
+          where: 'a dry run is asked for, which measures and does nothing else',
+        },
+        { options: ['report'], when: Boolean, where: 'a dry run is asked for, which has no report' },
+      ]);
+      const config = await readConfig(command);
+      refuseNeedless(command, config, needlessInRun);
+      const phases = phaseReporter(terminal, config.log.stallMinutes);
+      const run = await phases.during(prepareRun(config, { signal, onProgress: phases.onProgress }));
       let code: number;
       try {
         if (preflight || dryRun) await reportPreflight(run, terminal, { isAll: dryRun, signal });

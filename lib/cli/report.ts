@@ -7,6 +7,7 @@ import { reportDefaults, writeReport, type ReportResult } from '../report/report
 import { checkTensorBoardFolder, writeTensorBoard } from '../report/tensorboard.js';
 import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';
+import { refuseNeedless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { phaseReporter } from './run-report.js';
 import { formatBytes } from './table.js';
@@ -42,6 +43,14 @@ export function reportCommand(bind: Bind): Command {
       const flags = command.opts<ReportFlags>();
       const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
       const { output, images, tensorboard } = flags;
+      refuseNeedless(command, flags, [
+        {
+          options: ['device', 'threads'],
+          when: ({ models }) => !models,
+          where: 'no model computes',
+          or: 'leave out --no-models',
+        },
+      ]);
       if (output !== undefined && tensorboard !== undefined && resolve(output) === resolve(tensorboard))
         throw new LgdError('BAD_OPTION', 'is the file of the report, too.', {
           option: 'tensorboard',
