@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 /**
@@ -282,7 +283,9 @@ export function writeError(path: string, cause: unknown): LgdError {
     EACCES: ['permission is denied', permitted],
     EPERM: ['permission is denied', permitted],
     ERR_ACCESS_DENIED: ["Node's permission model does not allow it", 'Run Node with --allow-fs-write for that folder'],
-    ENOENT: ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
+    ENOENT: existsSync(dirname(path))
+      ? ['nothing can be made there', 'Choose another place'] // /proc says so of what is to be made in it
+      : ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],
