@@ -1,11 +1,11 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
-import { lstat, realpath, rename, rm, stat } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, join, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, optionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config/config.js';
 import { hasCode, LgdError, throwIfAborted, writeError } from '../errors.js';
-import { placeIn, statIfThere } from '../files/folders.js';
+import { placeBehind, placeIn, statIfThere } from '../files/folders.js';
 import { checkReplaceable } from '../files/replaceable.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { removeLeft, temporaryPath } from '../files/temporary-name.js';
@@ -205,14 +205,15 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   checkFormat(options.format ?? 'lgdistill');
   const { from, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
-  const to = endings[format] === undefined ? await placeOf(options.to) : options.to;
-  await checkFile(to, format, []);
+  // a folder may be reached by a path through itself, which is gone while it is replaced
+  const to = await placeBehind(endings[format] === undefined ? resolve(options.to) : options.to);
+  await checkFile(options.to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
   const bankInside = options.bank === undefined ? undefined : await placeIn(to, options.bank);
   if (bankInside === '') throw oneFile(options.bank!);
   const source = await readExportSource(from);
   const inputs = [source.file, ...(typeof options.classifier === 'string' ? [options.classifier] : [])];
-  await checkFile(to, format, inputs);
+  await checkFile(options.to, format, inputs);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, to, head });
@@ -254,16 +255,6 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     bank: options.bank,
     from: source.file,
   };
-}
-
-/**
- * Where a folder stands that a path leads to, by a link, which stays, or through the folder itself: an export takes its
- * place, and while it does nothing leads through it.
- */
-async function placeOf(path: string): Promise<string> {
-  const place = resolve(path);
-  const found = await lstat(place).catch(() => undefined);
-  return found?.isSymbolicLink() === true ? realpath(place).catch(() => place) : place;
 }
 
 function oneFile(bank: string): LgdError {

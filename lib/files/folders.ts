@@ -1,7 +1,9 @@
 import type { Stats } from 'node:fs';
-import { lstat, readdir, realpath, stat } from 'node:fs/promises';
+import { lstat, readdir, readlink, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, extname, isAbsolute, join, relative, resolve } from 'node:path';
 import { LgdError, unlessAbsent } from '../errors.js';
+
+const mostLinks = 40; // as Linux follows
 
 /** Is there a folder, or a link to one? */
 export async function isFolder(path: string): Promise<boolean> {
@@ -78,6 +80,21 @@ export async function foldersIn(path: string): Promise<string[]> {
     entries.map((entry) => entry.isDirectory() || (entry.isSymbolicLink() && isFolder(join(path, entry.name)))),
   );
   return entries.flatMap(({ name }, i) => (isOne[i] ? [name] : [])).sort();
+}
+
+/**
+ * Where a file or folder stands that a path leads to by a link, which may lead to nothing yet: what is written there
+ * leaves the link. The path itself where it is none, or leads round in a circle.
+ */
+export async function placeBehind(path: string): Promise<string> {
+  let place = path;
+  for (let links = 0; links < mostLinks; links++) {
+    const target = await readlink(place).catch(() => undefined);
+    if (target === undefined) return place;
+    const folder = await realpath(dirname(place)).catch(() => dirname(place)); // from which `..` leads
+    place = resolve(folder, target);
+  }
+  return path;
 }
 
 /** Where a path leads by its links, of which a part may not be there yet. */
