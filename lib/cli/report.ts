@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -51,13 +51,7 @@ export function reportCommand(bind: Bind): Command {
           or: 'leave out --no-models',
         },
       ]);
-      if (output !== undefined && tensorboard !== undefined && resolve(output) === resolve(tensorboard))
-        throw new LgdError('BAD_OPTION', 'is the file of the report, too.', {
-          option: 'tensorboard',
-          found: tensorboard,
-          mend: 'Give another folder',
-        });
-      if (tensorboard !== undefined) await checkTensorBoardFolder(tensorboard); // before it takes long
+      if (tensorboard !== undefined) await checkTensorBoardFolder(tensorboard, { runs: runs as string[], output }); // before it takes long
       const phases = phaseReporter(terminal, log.stallMinutes);
       const result = await phases.during(
         writeReport({
