@@ -132,6 +132,12 @@ test.each<[string, () => string[], code: number, said: string]>([
     2,
     'tensorboard: is the file of the report',
   ],
+  [
+    "the run's own report in the place of event files",
+    () => ['report', at('run'), '--tensorboard', at('run', 'report.html')],
+    2,
+    'tensorboard: is the file of the report',
+  ],
   ['no images for a report', () => ['report', at('images'), '--images', ''], 2, 'images: '],
   ['nearness without embeddings', () => ['names', at('names.txt'), '--similarity', '0.9'], 2, 'similarity: '],
   ['two lists', () => ['names', '--builtin', 'coco', '--list-builtin'], 2, 'listBuiltin: '],
@@ -225,6 +231,14 @@ describe('init', () => {
     expect(JSON.parse(readFileSync(at('first.json'), 'utf8'))).toMatchObject({ names: ['cat', 'cow'] });
   });
 
+  test("does not replace a model's config.json", async () => {
+    copyFileSync(join(tinyClip, 'config.json'), at('model.json'));
+    const { code, stderr } = await init(at('model.json'), '--names', '["cat", "dog"]');
+    expect(stderr).toContain('no configuration of this package');
+    expect(code).toBe(2);
+    expect(readFileSync(at('model.json'))).toEqual(readFileSync(join(tinyClip, 'config.json')));
+  });
+
   test('needs a file to write', async () => {
     const { code, stderr } = await init('', '--names', at('names.txt'));
     expect(stderr).toContain('to: ');
@@ -240,6 +254,19 @@ test('a long path is said in part, and in JSON as it is', async () => {
   const written = await lgdistill(['names', at('names.txt'), '--write', 'n'.repeat(300), '--json']);
   const [{ error }] = written.documents() as unknown as [{ error: { code: string; message: string } }];
   expect(error).toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('n'.repeat(300)) as string });
+});
+
+test('a long path is said in part without splitting a sign', async () => {
+  // 150 units from either end fall into the pair, or between a letter and its mark
+  for (const sign of ['\u{1F408}', 'e\u0301', '\u{1F469}\u200D\u{1F52C}']) {
+    for (let i = 0; i < sign.length; i++) {
+      const { stderr } = await lgdistill(['names', `${'x'.repeat(i)}${sign.repeat(500)}`]);
+      expect(stderr).toContain('[...]');
+      const [before, after] = stderr.split('[...]') as [string, string];
+      expect(before.endsWith(sign)).toBe(true);
+      expect(after.startsWith(sign)).toBe(true);
+    }
+  }
 });
 
 test('the folder of a network has the name that errors give it', async () => {
