@@ -78,6 +78,7 @@ function errorsOf([found, expected]: [Taken, Taken]): Record<string, number> {
     ...Object.fromEntries(
       (Object.keys(expected.metrics) as (keyof SemanticMetrics)[]).map((name) => [name, difference(name)]),
     ),
+    gradientNorm: difference('gradientNorm') / 100, // 1e-2: of the same gradients
   };
 }
 
