@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 /**
@@ -124,8 +125,26 @@ export function describe(value: unknown): string {
   if (prototype !== undefined && prototype !== null && prototype !== Object.prototype && !Array.isArray(value))
     return `an object of class ${(value as { constructor?: { name?: string } }).constructor?.name || 'without a name'}`;
   const text = shorten(value);
-  return text.length > 200 ? `${text.slice(0, 197)}...` : text;
+  return text.length > 200 ? `${beginning(text, 197)}...` : text;
 }
+
+/** The beginning of a text, of so many code units at most, that splits no sign: no emoji, no letter with its marks. */
+export function beginning(text: string, length: number): string {
+  const around = graphemes.segment(text.slice(0, length + longestSign)).containing(length);
+  return text.slice(0, around !== undefined && length - around.index < longestSign ? around.index : length);
+}
+
+/** The end of a text, as {@link beginning}. */
+export function ending(text: string, length: number): string {
+  const from = Math.max(0, text.length - length - longestSign);
+  const cut = text.length - length - from;
+  const around = graphemes.segment(text.slice(from)).containing(cut);
+  const isWhole = around === undefined || around.index === cut || around.segment.length > longestSign;
+  return text.slice(from + (isWhole ? cut : around.index + around.segment.length));
+}
+
+const graphemes = new Intl.Segmenter('en', { granularity: 'grapheme' });
+const longestSign = 64; // code units looked at around a cut
 
 function shorten(value: unknown): string {
   if (typeof value === 'bigint') return `${value}n`;
@@ -287,7 +306,9 @@ export function writeError(path: string, cause: unknown): LgdError {
     EACCES: ['permission is denied', permitted],
     EPERM: ['permission is denied', permitted],
     ERR_ACCESS_DENIED: ["Node's permission model does not allow it", 'Run Node with --allow-fs-write for that folder'],
-    ENOENT: ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
+    ENOENT: existsSync(dirname(path))
+      ? ['nothing can be made there', 'Choose another place'] // /proc says so of what is to be made in it
+      : ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],

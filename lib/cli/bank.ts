@@ -11,6 +11,7 @@ import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { loadTemplates } from '../text/templates.js';
 import type { Bind, Context } from './command.js';
+import { refuseNeedless } from './needless.js';
 import { addConfigOptions, readConfig, readFlags } from './options.js';
 import { withProgress } from './progress.js';
 import { formatFacts } from './table.js';
@@ -36,6 +37,9 @@ function buildCommand(bind: Bind): Command {
     bind(async (context) => {
       const { terminal } = context;
       const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
+      refuseNeedless(command, embeddings, [
+        { options: ['teacher'], when: (file) => file !== undefined, where: 'embeddings are given' },
+      ]);
       await checkReplaceable(to, 'safetensors', { option: 'to', inputs: embeddings === undefined ? [] : [embeddings] });
       const removeEmpty = await tryFolder(dirname(to));
       try {
@@ -48,7 +52,15 @@ function buildCommand(bind: Bind): Command {
 }
 
 async function build(command: Command, { terminal, signal }: Context, to: string): Promise<void> {
-  const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
+  const config = await readConfig(command);
+  refuseNeedless(command, config, [
+    {
+      options: ['teacher'],
+      when: ({ textEncoder }) => textEncoder !== undefined,
+      where: 'a text encoder is given, which embeds the names',
+    },
+  ]);
+  const { names, templates, textEncoder, teacher, allowDuplicates, offline } = config;
   if (names === undefined)
     throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
   const model = textEncoder ?? teacher;

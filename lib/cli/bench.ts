@@ -9,7 +9,8 @@ import { LgdError } from '../errors.js';
 import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import type { Bind, Context } from './command.js';
-import { addConfigOptions, readConfig, readFlags } from './options.js';
+import { needlessWithoutTeacher, refuseFlags, refuseNeedless, type Needless } from './needless.js';
+import { addConfigOptions, readConfig } from './options.js';
 import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
@@ -17,9 +18,18 @@ import { parseCount, parsePositive } from './values.js';
 
 const mostSeconds = 86_400;
 /** What decides how images are decoded and augmented, and in which order. */
-const ofImages = ['data.*', 'augment.*', 'seed'];
+const ofImages = ['data.*', 'augment.*', 'seed', 'seconds', 'config'];
 /** What steps on made-up images do without. */
 const onlyOfImages = ['data.margin', 'data.maxBrokenShare', 'augment.*'];
+
+const needlessInSteps: readonly Needless<Config>[] = [
+  needlessWithoutTeacher,
+  {
+    options: ['dimension'],
+    when: ({ teacher }) => teacher !== undefined,
+    where: 'a teacher tells the size of its embeddings',
+  },
+];
 
 interface BenchFlags {
   seconds: number;
@@ -56,20 +66,6 @@ export function benchCommand(bind: Bind): Command {
       return benchDevice(command, context);
     }),
   );
-}
-
-/** Refuses flags that would be for nothing; a file of options may hold what other commands take. */
-function checkUseful(command: Command, isUseful: (option: string) => boolean, where: string): void {
-  const flags = readFlags(command);
-  for (const option of ['categories', 'dimension'])
-    if (command.getOptionValueSource(option) === 'cli') flags[option] = command.opts<Record<string, unknown>>()[option];
-  const needless = Object.keys(flags).find((option) => !isUseful(option));
-  if (needless === undefined) return;
-  throw new LgdError('BAD_OPTION', `has no use where ${where}.`, {
-    option: needless,
-    found: flags[needless],
-    mend: 'Leave it out',
-  });
 }
 
 /**
@@ -111,13 +107,14 @@ export function addStepOptions(command: Command, more: readonly string[], batchH
 /** The configuration of such a command, refused where its student is none. @throws LgdError BAD_CONFIG, BAD_OPTION */
 export async function readStepConfig(command: Command): Promise<Config> {
   const config = await readConfig(command);
+  refuseNeedless(command, config, needlessInSteps);
   checkKnownStudents(config, [config.student.name]);
   return config;
 }
 
 async function benchDevice(command: Command, { terminal, signal }: Context): Promise<void> {
   const { seconds, categories, dimension } = command.opts<BenchFlags>();
-  checkUseful(command, (option) => !isAmong(option, onlyOfImages), 'no images are read');
+  refuseFlags(command, (option) => isAmong(option, onlyOfImages), { where: 'no images are read' });
   const config = await readStepConfig(command);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const rows: BenchmarkRow[] = [];
@@ -159,7 +156,7 @@ async function benchData(command: Command, { terminal, signal }: Context, source
       option: 'sources',
       mend: 'Give folders, packs or tar shards after `bench data`',
     });
-  checkUseful(command, (option) => isAmong(option, ofImages), 'sources are measured');
+  refuseFlags(command, (option) => !isAmong(option, ofImages), { where: 'sources are measured' });
   const config = await readConfig(command);
   const { seconds } = command.opts<BenchFlags>();
   const rows: DataRow[] = [];

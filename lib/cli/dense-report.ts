@@ -3,6 +3,7 @@ import type { Config } from '../config/config.js';
 import { counted } from '../counted.js';
 import type { DenseTrainingEvent } from '../dense/training.js';
 import type { Bind } from './command.js';
+import { tellNeedless, type Needless } from './needless.js';
 import { readConfig } from './options.js';
 import { startProgress } from './progress.js';
 import { percent, phaseReporter } from './run-report.js';
@@ -37,6 +38,31 @@ export const trainingOptions: readonly string[] = [
 ];
 /** What training says of them. */
 export const trainingHelp = { overwrite: 'Empty the folder of --to first when it holds an earlier run' };
+
+const needlessInTraining: readonly Needless<Config>[] = [
+  {
+    options: ['dense.epochs'],
+    when: ({ dense }) => dense.maxSteps !== undefined,
+    where: 'dense.maxSteps says how long the schedule is',
+  },
+];
+const needlessInScoring: readonly Needless<Config>[] = [
+  {
+    options: ['data', 'dense.data'],
+    when: ({ dense }) => dense.evaluationData !== undefined,
+    where: 'dense.evaluationData says what to evaluate on',
+  },
+  {
+    options: ['annotations', 'dense.annotations'],
+    when: ({ dense }) => dense.evaluationAnnotations !== undefined,
+    where: 'dense.evaluationAnnotations has the boxes to evaluate on',
+  },
+  {
+    options: ['bank'],
+    when: ({ evaluate }) => evaluate.bank !== undefined,
+    where: 'evaluate.bank has the texts of the names',
+  },
+];
 
 /** The events; what is opened before the first is told of, too, where it stands still for so many minutes. */
 async function* watchedFromTheStart<Event>(
@@ -77,6 +103,7 @@ export function trainBy<Score>(
     bind(async ({ terminal, signal }) => {
       const { student, output } = command.opts<{ student: string; output: string }>();
       const config = await readDenseConfig(command);
+      tellNeedless(terminal, command, config, needlessInTraining);
       const events = train({ student, output, config, signal });
       await showTraining(terminal, watchedFromTheStart(events, terminal, config.log.stallMinutes), short, report);
     }),
@@ -133,6 +160,7 @@ export function scoreBy<Score>(
   return command.action(
     bind(async ({ terminal, signal }) => {
       const config = await readDenseConfig(command);
+      tellNeedless(terminal, command, config, needlessInScoring);
       const phases = phaseReporter(terminal, config.log.stallMinutes);
       const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
       const score = await phases.during(evaluate({ config, signal, onProgress }));

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { prepareRun } from '../train/setup.js';
 import type { Bind } from './command.js';
+import { needlessInRun, tellNeedless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { reportPreflight } from './preflight-report.js';
 import { writeRunReport } from './report.js';
@@ -16,14 +17,15 @@ export function distillCommand(bind: Bind): Command {
   command.addHelpText('after', eventsHelp);
   return command.action(
     bind(async ({ terminal, signal }) => {
-      const config = await readConfig(command);
-      const phases = phaseReporter(terminal, config.log.stallMinutes);
-      const run = await phases.during(prepareRun(config, { signal, onProgress: phases.onProgress }));
       const {
         report,
         dryRun = false,
         preflight,
       } = command.opts<{ report: boolean; dryRun?: boolean; preflight: boolean }>();
+      const config = await readConfig(command);
+      tellNeedless(terminal, command, config, needlessInRun);
+      const phases = phaseReporter(terminal, config.log.stallMinutes);
+      const run = await phases.during(prepareRun(config, { signal, onProgress: phases.onProgress }));
       let code: number;
       try {
         if (preflight || dryRun) await reportPreflight(run, terminal, { isAll: dryRun, signal });

@@ -1,7 +1,9 @@
 import { Argument, Command } from 'commander';
+import type { Config } from '../config/config.js';
 import { protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from '../evaluate/protocol-result.js';
 import { evaluateProtocol } from '../evaluate/protocols.js';
 import type { Bind } from './command.js';
+import { needlessWithBank, needlessWithoutTeacher, tellNeedless, type Needless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { percent, phaseReporter, scoreTable, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
@@ -13,6 +15,48 @@ const descriptions: Readonly<Record<Protocol, string>> = {
   semi: 'fine-tuning with 1 % and 10 % of the labels',
   finetune: 'fine-tuning with all of them',
 };
+
+/** Options that only some protocols take. */
+const ofProtocols: readonly (readonly [options: string[], of: readonly Protocol[]])[] = [
+  [
+    ['train', 'evaluate.train'],
+    ['knn', 'linear', 'semi', 'finetune'],
+  ],
+  [['evaluate.neighbours', 'evaluate.neighbourTemperature'], ['knn']],
+  [['evaluate.heldOut', 'evaluate.solver', 'evaluate.probeEpochs'], ['linear']],
+  [['evaluate.labelShare'], ['semi']],
+  [
+    ['evaluate.finetuneEpochs', 'evaluate.finetuneRate', 'evaluate.finetuneBatch', 'data.margin'],
+    ['semi', 'finetune'],
+  ],
+  [['seed'], ['linear', 'semi', 'finetune']],
+  [
+    ['teacher', 'teacherResolution'],
+    ['zeroshot', 'knn'],
+  ],
+  [
+    [
+      ...['names', 'templates', 'allowDuplicates', 'textEncoder', 'bank'],
+      ...['evaluate.names', 'evaluate.bank', 'evaluate.mapping'],
+    ],
+    ['zeroshot'],
+  ],
+];
+
+const needless: readonly Needless<Config & { protocol: Protocol }>[] = [
+  ...ofProtocols.map(([options, of]) => ({
+    options,
+    when: ({ protocol }: { protocol: Protocol }) => !of.includes(protocol),
+    where: `the protocol is not ${new Intl.ListFormat('en-GB', { type: 'disjunction' }).format(of)}`,
+  })),
+  {
+    options: ['names', 'bank'],
+    when: ({ evaluate }) => evaluate.bank !== undefined,
+    where: 'evaluate.bank has the names to choose among',
+  },
+  needlessWithBank,
+  needlessWithoutTeacher,
+];
 
 export function evaluateCommand(bind: Bind): Command {
   const command = new Command('evaluate')
@@ -95,6 +139,7 @@ export function evaluateCommand(bind: Bind): Command {
         'evaluate.train': train,
         'evaluate.output': output,
       });
+      tellNeedless(terminal, command, { ...config, protocol: protocol as Protocol }, needless);
       const phases = phaseReporter(terminal, config.log.stallMinutes);
       const result = await phases.during(
         evaluateProtocol({ student, protocol: protocol as Protocol, config, signal, onProgress: phases.onProgress }),

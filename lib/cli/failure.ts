@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander';
-import { LgdError, messageOf } from '../errors.js';
+import { beginning, ending, LgdError, messageOf } from '../errors.js';
 import type { Terminal } from './terminal.js';
 
 /** What the process ends with. */
@@ -33,7 +33,7 @@ export function reportFailure(error: unknown, terminal: Terminal): number {
 
 /** Without the middle of what is too long to be read, as a path may be; `--json` gives it whole. */
 function shortened(text: string): string {
-  return text.replace(/\S{400,}/gu, (word) => `${word.slice(0, 150)}[...]${word.slice(-150)}`);
+  return text.replace(/\S{400,}/gu, (word) => `${beginning(word, 150)}[...]${ending(word, 150)}`);
 }
 
 function describe(error: unknown): { code: string; message: string; mend: string; details: Record<string, unknown> } {

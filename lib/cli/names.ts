@@ -7,6 +7,7 @@ import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { checkNamesFile, writeNames } from '../text/names-file.js';
 import type { Bind } from './command.js';
+import { refuseFlags, refuseNeedless, type Needless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { withProgress } from './progress.js';
 import type { Terminal } from './terminal.js';
@@ -21,6 +22,16 @@ interface NamesOptions {
   builtin?: string;
   listBuiltin?: boolean;
 }
+
+const needless: readonly Needless<{ write?: string; model?: string; file?: string }>[] = [
+  { options: ['overwrite'], when: ({ write }) => write === undefined, where: 'nothing is written', or: 'give --write' },
+  {
+    options: ['templates'],
+    when: ({ model }) => model === undefined,
+    where: 'no encoder embeds the names in them',
+    or: 'give --encoder',
+  },
+];
 
 export function namesCommand(bind: Bind): Command {
   const command = new Command('names')
@@ -57,12 +68,16 @@ export function namesCommand(bind: Bind): Command {
         builtin,
         listBuiltin,
       } = command.opts<NamesOptions>();
-      const other = (list as string | undefined) ?? write ?? model ?? file ?? similarity ?? (listBuiltin && builtin);
+      const other = (list as string | undefined) ?? (listBuiltin && builtin);
       if ((listBuiltin === true || builtin !== undefined) && other !== undefined)
         throw new LgdError('BAD_OPTION', 'a built-in list is printed, and nothing else is looked at.', {
           option: listBuiltin === true ? 'listBuiltin' : 'builtin',
           found: other,
           mend: 'Leave that out; to check a built-in list, give its name in the place of a file',
+        });
+      if (listBuiltin === true || builtin !== undefined)
+        refuseFlags(command, (option) => option !== 'builtin' && option !== 'listBuiltin', {
+          where: 'a built-in list is printed, and nothing else is looked at',
         });
       if (listBuiltin === true) return showLists(terminal);
       if (builtin !== undefined) return printList(terminal, builtin);
@@ -82,6 +97,7 @@ export function namesCommand(bind: Bind): Command {
           option: 'encoder',
           mend: 'Give a folder, or a hub id such as Xenova/clip-vit-base-patch32',
         });
+      refuseNeedless(command, { write, model, file }, needless);
       const config = await readConfig(command);
       const names = await CategoryList.load(list as string);
       const place = { list: list as string, overwrite: overwrite === 'true' };

@@ -109,3 +109,26 @@ export function normaliseArguments(args: readonly string[]): string[] {
   }
   return result;
 }
+
+/**
+ * Refuses an option that a command line gives by two of its names with two values, `--to a --output b`: commander takes
+ * the last. By one name the last counts, so that a script's options can be followed by others.
+ * @param args as {@link normaliseArguments} gives them
+ * @throws LgdError BAD_OPTION
+ */
+export function checkFlags(command: Command, args: readonly string[]): void {
+  const given = new Map<Option, { flag: string; value: string | undefined }>();
+  for (let i = 0; i < args.length && args[i] !== '--'; i++) {
+    const [, flag, inside] = /^(--[^=]+)(?:=(.*))?$/su.exec(args[i]!) ?? [];
+    const option = command.options.find(({ short, long }) => flag !== undefined && (short === flag || long === flag));
+    if (flag === undefined || option === undefined) continue;
+    const value = inside ?? (option.required ? args[++i] : undefined);
+    const before = given.get(option);
+    if (before !== undefined && before.flag !== flag && before.value !== value)
+      throw new LgdError('BAD_OPTION', `is given by two names: ${before.flag} ${before.value} and ${flag} ${value}.`, {
+        option: option.attributeName(),
+        mend: 'Give one of them',
+      });
+    given.set(option, { flag, value });
+  }
+}

@@ -8,6 +8,7 @@ import { checkPackPlace } from '../data/pack/writer.js';
 import { LgdError } from '../errors.js';
 import type { Bind } from './command.js';
 import { exitCodes } from './failure.js';
+import { refuseFlags } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { withProgress } from './progress.js';
 import { formatBytes, formatFacts } from './table.js';
@@ -63,7 +64,10 @@ export function packCommand(bind: Bind): Command {
           found: verify,
           mend: 'Pack first, and verify the pack then',
         });
-      if (verify !== undefined) return verifyPack(verify, terminal, signal);
+      if (verify !== undefined) {
+        refuseFlags(command, (option) => option !== 'verify', { where: 'a pack is verified' });
+        return verifyPack(verify, terminal, signal);
+      }
       if (source === undefined)
         throw new LgdError('BAD_OPTION', 'there is nothing to pack.', {
           option: 'source',

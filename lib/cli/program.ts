@@ -14,7 +14,7 @@ import { exportCommand } from './export.js';
 import { exitCodes, reportFailure } from './failure.js';
 import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
-import { normaliseArguments } from './options.js';
+import { checkFlags, normaliseArguments } from './options.js';
 import { packCommand } from './pack.js';
 import { checkPathsAreReadable } from './readable-paths.js';
 import { refusal } from './refusal.js';
@@ -63,8 +63,10 @@ export async function runProgram(args: readonly string[], streams: Streams, sign
     };
   for (const declare of commands) program.addCommand(declare(bind));
   adopt(program, streams, args);
+  const normalised = normaliseArguments(args);
+  program.hook('preAction', (_, command) => checkFlags(command, normalised));
   try {
-    await program.parseAsync(normaliseArguments(args), { from: 'user' });
+    await program.parseAsync(normalised, { from: 'user' });
     return code;
   } catch (error) {
     // no command: its help stands on stderr

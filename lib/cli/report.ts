@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -7,6 +7,7 @@ import { reportDefaults, writeReport, type ReportResult } from '../report/report
 import { checkTensorBoardFolder, writeTensorBoard } from '../report/tensorboard.js';
 import { shellWord } from '../shell.js';
 import type { Bind } from './command.js';
+import { refuseNeedless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { phaseReporter } from './run-report.js';
 import { formatBytes } from './table.js';
@@ -42,13 +43,15 @@ export function reportCommand(bind: Bind): Command {
       const flags = command.opts<ReportFlags>();
       const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
       const { output, images, tensorboard } = flags;
-      if (output !== undefined && tensorboard !== undefined && resolve(output) === resolve(tensorboard))
-        throw new LgdError('BAD_OPTION', 'is the file of the report, too.', {
-          option: 'tensorboard',
-          found: tensorboard,
-          mend: 'Give another folder',
-        });
-      if (tensorboard !== undefined) await checkTensorBoardFolder(tensorboard); // before it takes long
+      refuseNeedless(command, flags, [
+        {
+          options: ['device', 'threads'],
+          when: ({ models }) => !models,
+          where: 'no model computes',
+          or: 'leave out --no-models',
+        },
+      ]);
+      if (tensorboard !== undefined) await checkTensorBoardFolder(tensorboard, { runs: runs as string[], output }); // before it takes long
       const phases = phaseReporter(terminal, log.stallMinutes);
       const result = await phases.during(
         writeReport({

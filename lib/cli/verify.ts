@@ -5,6 +5,7 @@ import { verifyDevice, type Verification } from '../train/verify/verify.js';
 import { addStepOptions, readStepConfig } from './bench.js';
 import type { Bind, Context } from './command.js';
 import { exitCodes } from './failure.js';
+import { needlessInLoss, refuseNeedless } from './needless.js';
 import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import { parseCount } from './values.js';
@@ -35,6 +36,7 @@ export function verifyCommand(bind: Bind): Command {
 async function verify(command: Command, { terminal, signal }: Context): Promise<number> {
   const { steps, categories, dimension } = command.opts<VerifyFlags>();
   const config = await readStepConfig(command);
+  refuseNeedless(command, config, needlessInLoss);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const rows: Verification[] = [];
   await withProgress(terminal, 'verify', async (progress) => {

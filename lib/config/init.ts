@@ -6,9 +6,11 @@ import { counted } from '../counted.js';
 import { openImages } from '../data/open-images.js';
 import { LgdError, writeError } from '../errors.js';
 import { followed } from '../files/checkpoint-folders.js';
+import { withoutMark } from '../files/byte-order-mark.js';
 import { firstWhere, isHidden } from '../files/folders.js';
-import { parsed, writeJson } from '../files/json.js';
+import { membersOf, parsed, writeJson } from '../files/json.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
+import { readFile } from '../files/open.js';
 import { checkReplaceable, fileInPlace } from '../files/replaceable.js';
 import { countParameters, listStudents, studentGraph } from '../models/index.js';
 import { shellWord } from '../shell.js';
@@ -209,6 +211,12 @@ export async function checkFree(file: string, force: boolean, inputs: readonly s
       mend: 'Give another name with --to, or replace it with --force',
     });
   await checkReplaceable(file, 'config', { option: 'to', inputs });
+  if (found !== undefined && !(await looksLikeConfig(file)))
+    throw new LgdError('BAD_OPTION', 'this is JSON, but no configuration of this package, as of a model.', {
+      option: 'to',
+      found: file,
+      mend: 'Choose another place, or remove that file first',
+    });
   const folder = dirname(file);
   const made: string[] = [];
   try {
@@ -219,4 +227,11 @@ export async function checkFree(file: string, force: boolean, inputs: readonly s
   } finally {
     await removeMade(made);
   }
+}
+
+/** Is JSON a configuration, whose keys are options, but for slips? Of text that is none its owner says so by `force`. */
+async function looksLikeConfig(file: string): Promise<boolean> {
+  const keys = Object.keys(membersOf(parsed(withoutMark(await readFile(file, 'utf8').catch(() => '')))));
+  const known = new Set(configOptions().map(({ path }) => path.split('.')[0]!));
+  return keys.filter((key) => known.has(key)).length >= keys.length / 2;
 }

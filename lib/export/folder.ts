@@ -2,9 +2,10 @@
 import { readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
-import { placeIn, statIfThere } from '../files/folders.js';
+import { placeIn } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { readFile } from '../files/open.js';
+import { statPlace } from '../files/replaceable.js';
 import { yamlMark } from './tool-config.js';
 
 /** The place for a program is the option `to`, which on the command line names the program. */
@@ -13,10 +14,10 @@ export const placeFlag = '(on the command line: --output)';
 /**
  * A folder that an export may take: none yet, an empty one, or an earlier export.
  * @param spared what must not go with an earlier export: what the new one is made from, the current folder
- * @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE
+ * @throws LgdError BAD_OPTION, NOT_WRITABLE
  */
 export async function checkFolder(folder: string, spared: readonly string[]): Promise<void> {
-  const found = await statIfThere(folder);
+  const found = await statPlace(folder);
   if (found === undefined) return;
   for (const path of spared) {
     if ((await placeIn(folder, path)) !== undefined)
@@ -26,7 +27,7 @@ export async function checkFolder(folder: string, spared: readonly string[]): Pr
         mend: `Choose another place ${placeFlag}`,
       });
   }
-  if (found.dev !== (await statIfThere(dirname(folder)))?.dev)
+  if (found.dev !== (await statPlace(dirname(folder)))?.dev)
     throw new LgdError('BAD_OPTION', 'a mounted disk or volume cannot be replaced.', {
       option: 'to',
       found: folder,

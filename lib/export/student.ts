@@ -206,14 +206,14 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   const { from, format = 'lgdistill', head = defaultHead(format), signal } = options;
   checkWord(head, 'head', ['keep', 'drop']);
   // links stay, and while a folder is replaced no path leads through it
-  const to = endings[format] === undefined ? await placeOf(options.to) : options.to;
-  await checkFile(to, format, []);
+  const to = await placeOf(options.to);
+  await checkFile(options.to, format, []);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank' });
   const bankInside = options.bank === undefined ? undefined : await placeIn(to, options.bank);
   if (bankInside === '') throw oneFile(options.bank!);
   const source = await readExportSource(from);
   const inputs = [source.file, ...(typeof options.classifier === 'string' ? [options.classifier] : [])];
-  await checkFile(to, format, inputs);
+  await checkFile(options.to, format, inputs);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', { option: 'bank', inputs });
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head }, to);

@@ -1,7 +1,9 @@
 import type { Stats } from 'node:fs';
-import { lstat, readdir, realpath, stat } from 'node:fs/promises';
+import { lstat, readdir, readlink, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, extname, isAbsolute, join, relative } from 'node:path';
 import { LgdError, unlessAbsent } from '../errors.js';
+
+const mostLinks = 40; // as Linux follows
 
 /** Is there a folder, or a link to one? */
 export async function isFolder(path: string): Promise<boolean> {
@@ -80,10 +82,20 @@ export async function foldersIn(path: string): Promise<string[]> {
   return entries.flatMap(({ name }, i) => (isOne[i] ? [name] : [])).sort();
 }
 
-/** Where a path leads by its links, of which a part may not be there yet: `link/../x` is beside what the link leads to. */
-export async function placeOf(path: string): Promise<string> {
+/**
+ * Where a path leads by its links, of which a part may not be there yet: `link/../x` is beside what the link leads to, and
+ * a link to nothing leads to what will be made there.
+ * @param links that were followed
+ */
+export async function placeOf(path: string, links = 0): Promise<string> {
   const parent = dirname(path);
-  return realpath(path).catch(async () => (parent === path ? path : join(await placeOf(parent), basename(path))));
+  return realpath(path).catch(async () => {
+    if (parent === path) return path;
+    const folder = await placeOf(parent, links);
+    const target = links < mostLinks ? await readlink(path).catch(() => undefined) : undefined;
+    if (target === undefined) return join(folder, basename(path));
+    return placeOf(isAbsolute(target) ? target : `${folder}/${target}`, links + 1);
+  });
 }
 
 /** The path of a place below a folder, links followed; '' of the folder itself, undefined of what is not in it. */

@@ -80,15 +80,20 @@ export async function fileInPlace(
   option: string,
   { code = 'BAD_OPTION', more = '' }: { code?: 'BAD_OPTION' | 'BAD_CONFIG'; more?: string } = {},
 ): Promise<Stats | undefined> {
-  const found = await stat(path).catch((cause: unknown) => {
-    if (!meansAbsent(cause) && systemErrorCode(cause) !== 'EINVAL') throw writeError(path, cause);
-    return undefined;
-  });
+  const found = await statPlace(path);
   if (found === undefined || found.isFile()) return found;
   throw new LgdError(code, found.isDirectory() ? 'is a folder.' : 'is no regular file.', {
     option,
     found: path,
     mend: `Give the file to write${more}`,
+  });
+}
+
+/** What stands where something is to be written; undefined where there is nothing. @throws LgdError NOT_WRITABLE */
+export async function statPlace(path: string): Promise<Stats | undefined> {
+  return stat(path).catch((cause: unknown) => {
+    if (!meansAbsent(cause) && systemErrorCode(cause) !== 'EINVAL') throw writeError(path, cause);
+    return undefined;
   });
 }
 

@@ -1,6 +1,7 @@
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { types } from 'node:util';
 import { LgdError, writeError } from '../errors.js';
+import { placeOf } from './folders.js';
 import { syncFile } from './sync.js';
 import { removeLeft, temporaryPath } from './temporary-name.js';
 
@@ -30,7 +31,8 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
 
 /**
  * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the
- * new one, never a part. No device or pipe is replaced. What a crash left beside it goes with a later write.
+ * new one, never a part. A link stays, and what it leads to is written. No device or pipe is replaced. What a crash left
+ * beside it goes with a later write.
  * @param content whole, or in pieces that are written one after the other
  * @throws LgdError NOT_WRITABLE
  */
@@ -44,8 +46,9 @@ export async function writeFileAtomically(
     throw new LgdError('NOT_WRITABLE', `cannot write ${path}: it is no regular file.`, {
       mend: 'Give another file to write',
     });
-  await removeLeft(path);
-  const temporary = temporaryPath(path);
+  const place = found?.isDirectory() === true ? path : await placeOf(path); // `last` was a link to a checkpoint
+  await removeLeft(place);
+  const temporary = temporaryPath(place);
   try {
     const file = await open(temporary, 'w');
     try {
@@ -56,7 +59,7 @@ export async function writeFileAtomically(
     } finally {
       await file.close();
     }
-    await rename(temporary, path);
+    await rename(temporary, place);
   } catch (cause) {
     await rm(temporary, { force: true }).catch(() => undefined);
     throw writeError(path, cause);

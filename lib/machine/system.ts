@@ -80,7 +80,8 @@ export async function inspectSystem(options: { path?: string | undefined } = {})
   const { index, probe } = (await inspectCuda(addon, cuda, problems)) ?? {};
   const dependencies = await inspectDependencies(problems);
   const disk = await statfs(path).catch(() => undefined);
-  const free = disk === undefined ? undefined : disk.bavail * disk.bsize;
+  // 0 blocks: a tmpfs without a limit, or a mount that does not tell
+  const free = disk === undefined || disk.blocks === 0 ? undefined : disk.bavail * disk.bsize;
   if (free !== undefined && free < 1e9)
     problems.push({
       what: `only ${Math.round(free / 1e6)} MB are free in ${path}`,

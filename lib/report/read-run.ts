@@ -84,6 +84,11 @@ export interface ChosenRuns {
   remarks: string[];
 }
 
+/** The report of a run, where no other file is named. */
+export function reportIn(run: string): string {
+  return join(run, 'report.html');
+}
+
 /**
  * Of several paths those that are run folders: `runs/*` also finds a folder that a run never wrote to, or a file. A
  * single path, and one that is not there, is kept for {@link readRuns} to refuse.

@@ -1,5 +1,5 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
-import { dirname, join, resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { checkOptions, checkText, optionTable } from '../arguments.js';
 import type { ConfigInput } from '../config/config.js';
 import { optionOf } from '../config/option-paths.js';
@@ -20,7 +20,7 @@ import { curvesOf, makeCharts, type RunCurves } from './charts.js';
 import { confusionOf } from './confusion.js';
 import { renderPage } from './html.js';
 import { mapBanks } from './map.js';
-import { chooseRuns, readRuns, type RunFacts } from './read-run.js';
+import { chooseRuns, readRuns, reportIn, type RunFacts } from './read-run.js';
 import { section, type RunSections } from './section.js';
 import { configDifferences, summarise, type RunSummary } from './summary.js';
 
@@ -96,7 +96,7 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
     summaries.push(summarise({ steps, ...facts }));
     curves.push(curvesOf({ steps, ...facts }));
   }
-  const output = resolve(options.output ?? join(folders[0]!, 'report.html'));
+  const output = resolve(options.output ?? reportIn(folders[0]!));
   await checkReplaceable(output, 'report', { option: 'output' });
   const removeEmpty = await tryFolder(dirname(output));
   try {

@@ -1,10 +1,11 @@
 /** Runs as TensorBoard event files. */
 import { join, resolve } from 'node:path';
 import { checkText } from '../arguments.js';
-import { writeError } from '../errors.js';
+import { LgdError, writeError } from '../errors.js';
+import { placeIn } from '../files/folders.js';
 import { makeFolder, tryFolder } from '../files/make-folder.js';
 import { writeFileAtomically } from '../files/write-file.js';
-import { chooseRuns, readRuns } from './read-run.js';
+import { chooseRuns, readRuns, reportIn } from './read-run.js';
 
 export interface TensorBoardFile {
   run: string;
@@ -13,9 +14,23 @@ export interface TensorBoardFile {
   scalars: number;
 }
 
-/** Can files be written to that folder? @throws LgdError BAD_OPTION, NOT_WRITABLE */
-export async function checkTensorBoardFolder(folder: string): Promise<void> {
+/**
+ * Can files be written to that folder, beside a report?
+ * @param report of which runs, and the file if one is named
+ * @throws LgdError BAD_OPTION (the report's own file), FILE_NOT_FOUND (no run folder), NOT_WRITABLE
+ */
+export async function checkTensorBoardFolder(
+  folder: string,
+  report: { runs: readonly string[]; output?: string | undefined },
+): Promise<void> {
   checkText(folder, 'tensorboard', 'a folder to write to');
+  const file = report.output ?? reportIn((await chooseRuns(report.runs)).folders[0]!);
+  if ((await placeIn(file, folder)) !== undefined)
+    throw new LgdError('BAD_OPTION', 'is the file of the report, too.', {
+      option: 'tensorboard',
+      found: folder,
+      mend: 'Give another folder',
+    });
   const removeEmpty = await tryFolder(folder);
   await removeEmpty();
 }

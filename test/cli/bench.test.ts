@@ -38,7 +38,7 @@ test('bench measures training, inference and the semantic loss', async () => {
     /train\.batchSize: too large: [^]*a batch of 60000 images[^]*-> Take a smaller train\.batchSize, or smaller images/u,
   );
   for (const option of ['categories', 'dimension'])
-    expect((await lgdistill([...args, `--${option}`, '1e12'])).stderr).toContain(
+    expect((await lgdistill(['bench', '--device', 'cpu', `--${option}`, '1e12'])).stderr).toContain(
       `${option}: this number does not fit. Found: 1000000000000.`,
     );
 });

@@ -16,6 +16,62 @@ const detect = () => ['detect', 'train', '--student', at('student.safetensors'),
 const segment = () => ['segment', 'train', '--student', at('student.safetensors'), '--to', out, ...sized];
 const boxes = () => ['--data', at('scenes', 'images'), '--annotations', at('boxes.json')];
 
+/** Command lines with a flag that does nothing there, and why. */
+const needless: [line: string, said: string][] = [
+  ['names --builtin coco --overwrite', 'a built-in list is printed'],
+  ['names --builtin coco --templates none', 'a built-in list is printed'],
+  ['names --builtin coco --write x.txt', 'a built-in list is printed'],
+  ['names --list-builtin --config nowhere.json', 'a built-in list is printed'],
+  ['names coco --overwrite', 'nothing is written'],
+  ['names coco --templates none', 'no encoder embeds the names'],
+  ['bank build --to b.safetensors --embeddings e.safetensors --teacher t', 'embeddings are given'],
+  ['bank build --to b.safetensors --names coco --text-encoder e --teacher t', 'a text encoder is given'],
+  ['pack --verify a.pack --labels none', 'a pack is verified'],
+  ['pack --verify a.pack --max-broken-share 0', 'a pack is verified'],
+  ['bench --teacher-resolution 224', 'there is no teacher'],
+  ['bench --teacher t --dimension 64', 'a teacher tells the size'],
+  ['verify --teacher t --dimension 64', 'a teacher tells the size'],
+  ['verify --method text --queue-size 16', 'a method has no queue'],
+  ['report runs/x --no-models --device cpu', 'no model computes'],
+];
+
+/** In commands that train and evaluate. */
+const told: [line: string, said: string][] = [
+  ['distill --finetune-epochs 3', 'a student is distilled'],
+  ['distill --evaluate.output x', 'a student is distilled'],
+  ['distill --evaluate.names coco', 'there is nothing to evaluate on'],
+  ['distill --evaluate x --evaluate.train y', 'no protocol learns'],
+  ['distill --evaluate x --neighbours 5', 'no neighbours vote'],
+  ['distill --evaluate x --evaluate.train y --also knn --solver sgd', 'no linear classifier is fitted'],
+  ['distill --bank b.safetensors --templates none', 'a text bank is given'],
+  ['distill --method feature --templates none', 'there are no names'],
+  ['distill --method seed --alpha 0.3', 'a method has one bank, or none'],
+  ['distill --method text --loss.momentum 0.3', 'a method has no visual bank'],
+  ['distill --method lgd --queue-size 16', 'a method has no queue'],
+  ['distill --method feature --student-temperature 1', 'the method is feature'],
+  ['distill --teacher-cache.file v.lgd', 'no views come back'],
+  ['distill --jitter-probability 0 --hue 0.2', 'augment.jitterProbability is 0'],
+  ['distill --blur-probability 0 --blur-sigma-max 3', 'augment.blurProbability is 0'],
+  ['evaluate --student s --train x', 'the protocol is not knn, linear, semi or finetune'],
+  ['evaluate linear --student s --neighbours 5', 'the protocol is not knn'],
+  ['evaluate knn --student s --solver sgd', 'the protocol is not linear'],
+  ['evaluate finetune --student s --label-share 0.5', 'the protocol is not semi'],
+  ['evaluate knn --student s --margin 2', 'the protocol is not semi or finetune'],
+  ['evaluate knn --student s --seed 2', 'the protocol is not linear, semi or finetune'],
+  ['evaluate linear --student s --teacher t', 'the protocol is not zeroshot or knn'],
+  ['evaluate linear --student s --mapping m.json', 'the protocol is not zeroshot'],
+  ['evaluate --student s --evaluate.bank b --names coco', 'evaluate.bank has the names'],
+  ['evaluate --student s --bank b --templates none', 'a text bank is given'],
+  ['evaluate --student s --teacher-resolution 64', 'there is no teacher'],
+  ['segment train --student s --to x --dense.epochs 3 --dense.max-steps 2', 'dense.maxSteps says how long'],
+  ['segment evaluate --model m --data x --dense.evaluation-data y', 'dense.evaluationData says what to evaluate on'],
+  [
+    'detect evaluate --model m --data x --annotations y --dense.evaluation-annotations z',
+    'dense.evaluationAnnotations has the boxes',
+  ],
+  ['segment zero-shot --student s --data x --bank b --evaluate.bank c', 'evaluate.bank has the texts'],
+];
+
 beforeAll(async () => {
   await oneStepTrainings(folder);
   await drawShapes(at('images'), { count: 2 });
@@ -79,9 +135,40 @@ test.each<[string, () => string[], code: number, said: string]>([
     2,
     'tensorboard: is the file of the report',
   ],
+  [
+    "the run's own report in the place of event files",
+    () => ['report', at('run'), '--tensorboard', at('run', 'report.html')],
+    2,
+    'tensorboard: is the file of the report',
+  ],
   ['no images for a report', () => ['report', at('images'), '--images', ''], 2, 'images: '],
   ['nearness without embeddings', () => ['names', at('names.txt'), '--similarity', '0.9'], 2, 'similarity: '],
   ['two lists', () => ['names', '--builtin', 'coco', '--list-builtin'], 2, 'listBuiltin: '],
+  ...(
+    [
+      [() => [...segment(), '--output', at('other')], 'output: is given by two names: --to '],
+      [() => [...detect(), `--output=${at('other')}`], 'output: is given by two names: --to '],
+      [
+        () => ['evaluate', '--student', 's', '--out', 'a', '--output', 'b'],
+        'output: is given by two names: --out a and --output b.',
+      ],
+      [
+        () => ['distill', '--batch-size', '4', '--seed', '1', '--train.batchSize', '8'],
+        'train.batchSize: is given by two names: --batch-size 4 and --train.batch-size 8.',
+      ],
+      [() => ['distill', '--data.margin', '1', '--margin=2'], 'data.margin: is given by two names'],
+      [
+        () => ['distill', '--decay-norm-and-bias', '--train.decay-norm-and-bias', 'false'],
+        'train.decayNormAndBias: is given by two names',
+      ],
+    ] satisfies [() => string[], string][]
+  ).map(([args, said]): [string, () => string[], number, string] => [`two names: ${said}`, args, 2, said]),
+  ...needless.map(([line, said]): [string, () => string[], number, string] => [
+    line,
+    () => line.split(' '),
+    2,
+    ` has no use where ${said}`,
+  ]),
   ['no encoder', () => ['names', at('names.txt'), '--encoder', ''], 2, 'encoder: '],
   ['no file to write', () => ['names', at('names.txt'), '--write', ''], 2, 'write: '],
 ])('refused: %s', async (_, args, code, said) => {
@@ -89,6 +176,28 @@ test.each<[string, () => string[], code: number, said: string]>([
   expect(result.stderr).toContain(said);
   expect(result.code).toBe(code);
   expect(existsSync(out)).toBe(false);
+});
+
+test.each(told)('told of: %s', async (line, said) => {
+  const { stderr } = await lgdistill(line.split(' ')); // which lacks something else
+  expect(stderr).toMatch(/^note: \S+ has no use where [^]*\nerror /u);
+  expect(stderr).toContain(` has no use where ${said}`);
+});
+
+test('an option may be given twice with one value, and by one name the last counts', async () => {
+  const args = ['--offline', '--names', '["--output"]', '--names', 'coco', '--output', 'x', '--output', at('images')];
+  for (const more of [
+    ['--teacher', at('a')],
+    ['--out', at('images'), '--teacher', at('b'), '--teacher', at('a')],
+  ])
+    expect((await lgdistill(['evaluate', '--student', at('nowhere'), ...args, ...more])).stderr).toContain(
+      `there is no student in ${at('nowhere')}`,
+    );
+});
+
+test('a file of options may hold what a command has no use for', async () => {
+  writeFileSync(at('options.json'), '{"templates": "none", "evaluate": {"solver": "sgd"}}');
+  expect(await lgdistill(['names', 'coco', '--config', at('options.json')])).toMatchObject({ code: 0, stderr: '' });
 });
 
 test('a network is evaluated on the undivided folder it is trained on where that is asked for', async () => {
@@ -138,6 +247,14 @@ describe('init', () => {
     expect(JSON.parse(readFileSync(at('first.json'), 'utf8'))).toMatchObject({ names: ['cat', 'cow'] });
   });
 
+  test("does not replace a model's config.json", async () => {
+    copyFileSync(join(tinyClip, 'config.json'), at('model.json'));
+    const { code, stderr } = await init(at('model.json'), '--names', '["cat", "dog"]');
+    expect(stderr).toContain('no configuration of this package');
+    expect(code).toBe(2);
+    expect(readFileSync(at('model.json'))).toEqual(readFileSync(join(tinyClip, 'config.json')));
+  });
+
   test('needs a file to write', async () => {
     const { code, stderr } = await init('', '--names', at('names.txt'));
     expect(stderr).toContain('to: ');
@@ -153,6 +270,19 @@ test('a long path is said in part, and in JSON as it is', async () => {
   const written = await lgdistill(['names', at('names.txt'), '--write', 'n'.repeat(300), '--json']);
   const [{ error }] = written.documents() as unknown as [{ error: { code: string; message: string } }];
   expect(error).toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('n'.repeat(300)) as string });
+});
+
+test('a long path is said in part without splitting a sign', async () => {
+  // 150 units from either end fall into the pair, or between a letter and its mark
+  for (const sign of ['\u{1F408}', 'e\u0301', '\u{1F469}\u200D\u{1F52C}']) {
+    for (let i = 0; i < sign.length; i++) {
+      const { stderr } = await lgdistill(['names', `${'x'.repeat(i)}${sign.repeat(500)}`]);
+      expect(stderr).toContain('[...]');
+      const [before, after] = stderr.split('[...]') as [string, string];
+      expect(before.endsWith(sign)).toBe(true);
+      expect(after.startsWith(sign)).toBe(true);
+    }
+  }
 });
 
 test('the folder of a network has the name that errors give it', async () => {

@@ -42,6 +42,22 @@ test('says what is there, as one JSON document', async () => {
   expect(stderr).toContain(addonPath()); // people read the same on stderr
 });
 
+test('of a disk that does not tell its room nothing is said', async () => {
+  vi.resetModules();
+  vi.doMock('node:fs/promises', async (original) => ({
+    ...(await original<typeof import('node:fs/promises')>()),
+    statfs: () => Promise.resolve({ blocks: 0, bavail: 0, bsize: 4096, type: 0 }),
+  }));
+  try {
+    const { inspectSystem } = await import('../../lib/machine/system.js');
+    const { disk, problems } = await inspectSystem();
+    expect(disk).toBeUndefined();
+    expect(problems.filter(({ what }) => what.includes('are free'))).toEqual([]);
+  } finally {
+    vi.doUnmock('node:fs/promises');
+  }
+});
+
 test('environment variables with a slip in name or value are said', async () => {
   vi.stubEnv('LGDISTILL_GRAPH', '0');
   expect((await lgdistill(['doctor', '--json'])).stderr).toContain(

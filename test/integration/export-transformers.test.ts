@@ -144,6 +144,30 @@ describe('files of the student that is exported', () => {
     });
   });
 
+  test('a link that leads to nothing yet stays, and the export goes where it leads', async () => {
+    for (const [format, name] of [
+      ['transformers', 'folder'],
+      ['onnx', 'file.onnx'],
+      ['lgdistill', 'file.safetensors'],
+    ] as const) {
+      const link = at(`to-${name}`);
+      symlinkSync(join('later', name), link);
+      expect(await exportStudent({ from, to: link, format })).toMatchObject({ file: link });
+      expect(lstatSync(link).isSymbolicLink()).toBe(true);
+      expect(existsSync(at('later', name))).toBe(true);
+    }
+    expect(readdirSync(at('later')).sort()).toEqual(['file.onnx', 'file.safetensors', 'folder']);
+  });
+
+  test.each([
+    ['a name that is too long', at('n'.repeat(300)), 'Choose a shorter one'],
+    ['below a file', join(from, 'x'), 'Choose another place, or move that file'],
+    ['where the system lets nothing be made', '/proc/none', 'Choose another place'],
+  ])('a place that cannot be is refused as one: %s', async (_, to, mend) => {
+    for (const format of ['transformers', 'timm', 'mmseg'] as const)
+      await expect(exportStudent({ from, to, format })).rejects.toMatchObject({ code: 'NOT_WRITABLE', mend });
+  });
+
   test('no text bank takes their place, by whatever path', async () => {
     symlinkSync(folder, at('linked'));
     for (const options of [

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
 import { importSharp } from '../../lib/data/sharp.js';
+import { makeFolder } from '../../lib/files/make-folder.js';
 import { errorCodes, LgdError, readError, writeError, type ErrorCode } from '../../lib/errors.js';
 import { importOnnxRuntime } from '../../lib/onnx/session.js';
 
@@ -220,5 +221,15 @@ describe('readError', () => {
     const other = readError('x', pipe, { code: 'BAD_DATASET', option: 'dense.annotations' });
     expect(other).toMatchObject({ code: 'BAD_DATASET', option: 'dense.annotations', mend: 'Give a file' });
     expect(other.message).toBe('dense.annotations: x is a pipe. Give a file.');
+  });
+});
+
+it('what cannot be made in a folder that is there is told from a folder that is missing', async () => {
+  await expect(makeFolder('/proc/none/inside')).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    message: 'cannot write /proc/none: nothing can be made there. Choose another place.',
+  });
+  expect(writeError('/none/file', Object.assign(new Error('x'), { code: 'ENOENT' }))).toMatchObject({
+    mend: 'Make the folder /none, or choose another path',
   });
 });

@@ -57,6 +57,8 @@ const cliOnly = new Set([
   'builtinIds',
   'isAmong',
   'kebab',
+  'beginning',
+  'ending',
   'checkFree',
   'checkKnownStudents',
   'checkNamesFile',

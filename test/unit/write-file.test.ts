@@ -1,8 +1,9 @@
-import { readdir, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, readlink, symlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { writeProtocol } from '../../lib/evaluate/protocol-files.js';
+import { writeFileAtomically } from '../../lib/files/write-file.js';
 import { temporaryPath } from '../../lib/files/temporary-name.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -32,4 +33,17 @@ test('files that a kill left go with the next write to their place, those of oth
   const entries = await readdir(folder);
   for (const name of gone) expect(entries).not.toContain(name);
   for (const name of kept) expect(entries).toContain(name);
+});
+
+test('a link stays, and what it leads to is written, whether that is there or not', async () => {
+  await mkdir(join(folder, 'far', 'inner'), { recursive: true });
+  await symlink('far/inner', join(folder, 'short'));
+  await symlink('../target.txt', join(folder, 'short', 'first')); // in far, not beside `short`
+  await symlink('short/first', join(folder, 'link.txt'));
+  for (const text of ['one', 'two']) {
+    await writeFileAtomically(join(folder, 'link.txt'), text);
+    expect(await readFile(join(folder, 'far', 'target.txt'), 'utf8')).toBe(text);
+    expect(await readlink(join(folder, 'link.txt'))).toBe('short/first');
+    expect(await readdir(join(folder, 'far', 'inner'))).toEqual(['first']);
+  }
 });
