@@ -21,7 +21,13 @@ export function orAborted<Value>(
     const stop = () => reject(new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown }));
     if (signal.aborted) stop();
     const forget = signal.aborted ? () => undefined : onAbort(signal, stop);
-    promise.then(resolve, reject).finally(forget);
+    const settle = <Outcome>(how: (outcome: Outcome) => void) => {
+      return (outcome: Outcome) => {
+        forget();
+        how(outcome);
+      };
+    };
+    promise.then(settle(resolve), settle(reject));
   });
 }
 

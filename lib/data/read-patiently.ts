@@ -3,9 +3,9 @@
  * against it.
  */
 import { open, type FileHandle } from 'node:fs/promises';
-import { LgdError, type ErrorCode } from '../errors.js';
+import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
 import { closeRead } from '../files/open.js';
-import { orAborted, pause } from '../turn.js';
+import { pause } from '../turn.js';
 import { checkBytes } from './decode.js';
 
 /**
@@ -46,14 +46,16 @@ export class PatientReader {
   /**
    * @param id names the image
    * @param read makes one attempt
-   * @throws LgdError BAD_FILE where the system goes on failing, BAD_OPTION for what is no bytes, ABORTED as soon as the
-   *   signal fires ({@link isNotOfTheImage} knows both); and whatever else `read` throws
+   * @throws LgdError BAD_FILE where the system goes on failing, BAD_OPTION for what is no bytes, ABORTED where the
+   *   signal fires before an attempt ({@link isNotOfTheImage} knows both); and whatever else `read` throws. An attempt
+   *   that never ends is for the caller to let go, who waits for many images at once
    */
   async read<Bytes extends Uint8Array>(id: string, read: () => Bytes | Promise<Bytes>): Promise<Bytes> {
     const { root, readPauses = defaultPauses, signal } = this.options;
     for (let attempt = 0; ; attempt++) {
+      throwIfAborted(signal, work);
       try {
-        const bytes = await orAborted(Promise.resolve(read()), work, signal);
+        const bytes = await read();
         checkBytes(bytes, id);
         this.#gaveUp = false;
         return bytes;

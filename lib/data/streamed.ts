@@ -2,6 +2,7 @@ import type { PixelStoreHandle } from '../addon/native.js';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError, messageOf } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
+import { orAborted } from '../turn.js';
 import { noneDecoded, tooManyBroken } from './broken-images.js';
 import {
   cacheOptions,
@@ -74,6 +75,8 @@ export class StreamedImages implements Disposable {
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
   /** Fires with it: what is still being read, which may never come, is let go. */
   readonly #end = new AbortController();
+  /** That, or the signal that was given. */
+  readonly #stop: AbortSignal;
   readonly #free: PixelStoreHandle[] = [];
   readonly #reader: PatientReader;
   readonly #decoders: DecoderQueue;
@@ -84,8 +87,8 @@ export class StreamedImages implements Disposable {
     this.#options = options;
     this.#restoreSharp = restoreSharp;
     const { threads, readPauses, signal } = options;
-    const stop = signal ? AbortSignal.any([this.#end.signal, signal]) : this.#end.signal;
-    this.#reader = new PatientReader({ root: source.root, readPauses, signal: stop });
+    this.#stop = signal ? AbortSignal.any([this.#end.signal, signal]) : this.#end.signal;
+    this.#reader = new PatientReader({ root: source.root, readPauses, signal: this.#stop });
     this.#decoders = new DecoderQueue(threads ?? decoderThreads(), threads ?? imagesAhead * decoderThreads());
     this.ids = source.ids;
     this.labels = source.labels;
@@ -166,17 +169,21 @@ export class StreamedImages implements Disposable {
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
     const different = [...new Set(asked)]; // a batch that is filled up repeats its last
     const standIns = new Map<number, number>();
-    const results = await Promise.allSettled(
+    const decoded = Promise.allSettled(
       different.map(async (index) => {
         const shown = await this.#decode(index, { addon, store, index });
         if (shown !== index) standIns.set(index, shown);
       }),
     );
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed !== undefined || this.#life.ended) {
-      addon.release(store);
+    try {
+      const results = await orAborted(decoded, 'reading the images', this.#stop);
+      const failed = results.find((result) => result.status === 'rejected');
+      if (failed !== undefined) throw failed.reason;
       this.#life.check();
-      throw failed!.reason;
+    } catch (error) {
+      void decoded.then(() => addon.release(store)); // what is being decoded is written there
+      this.#life.check();
+      throw error;
     }
     let isBack = false;
     return {

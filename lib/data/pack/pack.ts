@@ -151,7 +151,7 @@ async function packAll(
   }
   report();
   try {
-    for await (const outcome of inOrder(places(), 4 * parallel, pack)) {
+    for await (const outcome of inOrder(places(), 4 * parallel, pack, { signal, what: 'packing' })) {
       if ('packed' in outcome) await writer.add(outcome.packed, outcome.fileBytes);
       else {
         await writer.refuse(outcome.reason);
