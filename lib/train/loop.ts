@@ -39,7 +39,6 @@ export async function* runDistillation(
     for (const run of loop.runs) await run.logFailure(error).catch(() => undefined);
     throw error;
   } finally {
-    await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
     await loop.close().catch((error: unknown) => {
       if (!failed) throw error;
     });
@@ -51,8 +50,12 @@ class TrainingLoop {
   readonly #runs: Run[] = [];
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
-  /** A caller that leaves the run in the middle of a wait for images does not wait for them. */
+  /** A caller that leaves the run in the middle of a wait for images, or for a teacher, does not wait for them. */
   readonly #closing = new AbortController();
+  /** That, or the run's own signal. */
+  readonly #stop: AbortSignal;
+  /** The step that is being queued, or was last. */
+  #queueing: Promise<unknown> | undefined;
   /** Those that steps have been given, until the work on them is done. */
   readonly #taken = new Set<Batch>();
   #decoded = { images: 0, seconds: 0 };
@@ -62,6 +65,8 @@ class TrainingLoop {
 
   private constructor(readonly course: Course) {
     this.#rate = new RateMeter(Math.max(10, course.config.log.everySteps));
+    const { signal } = course.options;
+    this.#stop = AbortSignal.any([this.#closing.signal, ...(signal ? [signal] : [])]);
   }
 
   static async open(distiller: StepTaker, dataset: Dataset, options: RunOptions): Promise<TrainingLoop> {
@@ -113,9 +118,11 @@ class TrainingLoop {
     return this.#runs;
   }
 
-  /** Gives back all batches, and closes the folders. Nothing of a step is queued any more. */
+  /** Lets nothing of this run stay queued, whatever ended it, gives back all batches, and closes the folders. */
   async close(): Promise<void> {
     this.#closing.abort();
+    await this.#queueing?.catch(() => undefined); // by now the teacher is not waited for
+    await this.course.distiller.device.synchronize().catch(() => undefined);
     const faults: unknown[] = [];
     const releaseAll = () => {
       while (this.#taken.size > 0) {
@@ -162,7 +169,9 @@ class TrainingLoop {
         unread = error; // which says nothing of the steps before: they are kept
       }
       if (batches === undefined) break;
-      const queued = yield* course.patiently(this.#queue(next, batches), 'teacher', next);
+      const queueing = this.#queue(next, batches);
+      this.#queueing = queueing;
+      const queued = yield* course.patiently(queueing, 'teacher', next);
       if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
@@ -219,7 +228,6 @@ class TrainingLoop {
    */
   async #queue(step: number, batches: Batch[]): Promise<Pending | undefined> {
     const { distiller, plan, schedule } = this.course;
-    const { signal } = this.course.options;
     const learningRate = schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
     try {
@@ -227,13 +235,13 @@ class TrainingLoop {
         step,
         learningRate,
         students: runs.map(({ number }) => number),
-        signal,
+        signal: this.#stop,
       });
       // a checkpoint tells of batches that a step took, not of those on their way
       for (let taken = 0; taken < batches.length; taken++) plan.next();
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
-      if (hasCode(error, 'ABORTED') && signal?.aborted) return undefined;
+      if (hasCode(error, 'ABORTED') && this.#stop.aborted) return undefined;
       throw await runs[0]!.explained({ step, learningRate, batches }, error); // a teacher outside the device
     }
   }
@@ -253,11 +261,11 @@ class TrainingLoop {
   }
 
   async #nextBatch(): Promise<Batch> {
-    const { config, dataset, plan, images, options } = this.course;
+    const { config, dataset, plan, images } = this.course;
     this.#batches ??= preparedBatches(dataset, plan, {
       standIns: images.standIns,
       ahead: config.data.readAhead,
-      signal: AbortSignal.any([this.#closing.signal, ...(options.signal ? [options.signal] : [])]),
+      signal: this.#stop,
     });
     const { value } = await this.#batches.next();
     const { views } = config.teacherCache;

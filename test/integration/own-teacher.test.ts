@@ -239,6 +239,44 @@ describe('a run that stands still', () => {
     expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
   });
 
+  it('for a teacher that never answers can be left: its step ends, and no batch is kept', async () => {
+    const { length, ids, sourceIndex, store } = images;
+    const kept = new Set<object>();
+    const counted = {
+      length,
+      ids,
+      sourceIndex,
+      store,
+      prepare: () => {
+        const batch = { store, release: () => void kept.delete(batch) };
+        kept.add(batch);
+        return batch;
+      },
+    };
+    let asked: AbortSignal | undefined;
+    using distiller = distillerOf(
+      teacherThat((call, signal) => {
+        if (call < 3) return undefined;
+        asked = signal;
+        return new Promise(() => undefined);
+      }),
+      output(),
+      {},
+      { stallMinutes },
+    );
+    const queued: Promise<unknown>[] = [];
+    const queueStep = distiller.queueStep.bind(distiller);
+    vi.spyOn(distiller, 'queueStep').mockImplementation((...given) => {
+      queued.push(queueStep(...given));
+      return queued.at(-1) as ReturnType<typeof queueStep>;
+    });
+    for await (const event of distiller.run(counted))
+      if (event.type === 'waiting' && event.for === 'teacher' && event.step === 2) break;
+    expect(asked?.aborted).toBe(true);
+    await expect(queued[2]).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(kept.size).toBe(0);
+  });
+
   it('in an evaluation says so, too, and can be left there', async () => {
     const { length, ids, store } = images;
     const classNames = ['a', 'b', 'c'];
