@@ -158,6 +158,11 @@ test.each<[string, () => string[], code: number, said: string]>([
       ],
       [() => ['distill', '--data.margin', '1', '--margin=2'], 'data.margin: is given by two names'],
       [
+        () => ['distill', '--evaluate.online', '--no-online'],
+        'evaluate.online: is given by two names: --evaluate.online true and --online false.',
+      ],
+      [() => ['distill', '--cache-memory', 'auto', '--data.cache-memory', '1'], 'data.cacheMemory: is given by two'],
+      [
         () => ['distill', '--decay-norm-and-bias', '--train.decay-norm-and-bias', 'false'],
         'train.decayNormAndBias: is given by two names',
       ],
@@ -193,6 +198,16 @@ test('an option may be given twice with one value, and by one name the last coun
     expect((await lgdistill(['evaluate', '--student', at('nowhere'), ...args, ...more])).stderr).toContain(
       `there is no student in ${at('nowhere')}`,
     );
+});
+
+test.each<string[][]>([
+  [['--alpha', '.5', '--loss.alpha', '0.5']],
+  [['--loss.queue-size', '64', '--queueSize', '6.4e1']],
+  [['--online', '--no-online']],
+  [['--evaluate.online', '--no-evaluate.online']],
+])('a value in two spellings is one, and a switch and its negation are one name: %j', async (flags) => {
+  const args = ['distill', '--output', at('images', 'out'), '--data', at('images'), ...flags];
+  expect((await lgdistill(args)).stderr).toContain('teacher: is needed');
 });
 
 test('a file of options may hold what a command has no use for', async () => {
