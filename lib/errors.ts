@@ -1,5 +1,5 @@
-import { existsSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { existsSync, readlinkSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 
 /**
  * What to do about an error that says nothing more particular; every code has it, so no error leaves its reader without
@@ -130,7 +130,9 @@ export function describe(value: unknown): string {
 
 /** The beginning of a text, of so many code units at most, that splits no sign: no emoji, no letter with its marks. */
 export function beginning(text: string, length: number): string {
-  const around = graphemes.segment(text.slice(0, length + longestSign)).containing(length);
+  const around = graphemes()
+    .segment(text.slice(0, length + longestSign))
+    .containing(length);
   return text.slice(0, around !== undefined && length - around.index < longestSign ? around.index : length);
 }
 
@@ -138,12 +140,13 @@ export function beginning(text: string, length: number): string {
 export function ending(text: string, length: number): string {
   const from = Math.max(0, text.length - length - longestSign);
   const cut = text.length - length - from;
-  const around = graphemes.segment(text.slice(from)).containing(cut);
+  const around = graphemes().segment(text.slice(from)).containing(cut);
   const isWhole = around === undefined || around.index === cut || around.segment.length > longestSign;
   return text.slice(from + (isWhole ? cut : around.index + around.segment.length));
 }
 
-const graphemes = new Intl.Segmenter('en', { granularity: 'grapheme' });
+let segmenter: Intl.Segmenter | undefined; // takes milliseconds to make
+const graphemes = () => (segmenter ??= new Intl.Segmenter('en', { granularity: 'grapheme' }));
 const longestSign = 64; // code units looked at around a cut
 
 function shorten(value: unknown): string {
@@ -285,12 +288,22 @@ export function mendOfMissing(cause: unknown, install: string): string {
     : `Type: ${install}`;
 }
 
+/** Where a link leads; of anything else its own path. */
+function leadsTo(path: string): string {
+  try {
+    return resolve(dirname(path), readlinkSync(path));
+  } catch {
+    return path;
+  }
+}
+
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */
 export function writeError(path: string, cause: unknown): LgdError {
   if (cause instanceof LgdError) return cause;
   const space = 'Free some space, or choose another output folder';
   const permitted = 'Choose a folder this user may write to';
   const lost = ['the mount is gone', 'Mount it again, or choose another folder'] as const;
+  const folder = dirname(leadsTo(path));
   const reasons: Record<string, readonly [why: string, mend: string]> = {
     ...ofOpenFiles,
     ENOSPC: ['the disk is full', space],
@@ -306,9 +319,9 @@ export function writeError(path: string, cause: unknown): LgdError {
     EACCES: ['permission is denied', permitted],
     EPERM: ['permission is denied', permitted],
     ERR_ACCESS_DENIED: ["Node's permission model does not allow it", 'Run Node with --allow-fs-write for that folder'],
-    ENOENT: existsSync(dirname(path))
+    ENOENT: existsSync(folder)
       ? ['nothing can be made there', 'Choose another place'] // /proc says so of what is to be made in it
-      : ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
+      : ['a folder on the way does not exist', `Make the folder ${folder}, or choose another path`],
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],

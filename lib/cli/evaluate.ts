@@ -55,6 +55,11 @@ const needless: readonly Needless<Config & { protocol: Protocol }>[] = [
     where: 'evaluate.bank has the names to choose among',
   },
   needlessWithBank,
+  {
+    options: ['templates'],
+    when: ({ names, evaluate }) => (names ?? evaluate.names) === undefined,
+    where: 'no names are given and the student has its own, with their templates',
+  },
   needlessWithoutTeacher,
 ];
 

@@ -29,17 +29,16 @@ export function refuseNeedless<Given>(command: Command, given: Given, rules: rea
     if (when(given)) refuseFlags(command, (option) => isAmong(option, options), { where, or });
 }
 
-/** Names them, and lets the command go on. */
+/** Names them, by the first rule that each breaks, and lets the command go on. */
 export function tellNeedless<Given>(
   terminal: Terminal,
   command: Command,
   given: Given,
   rules: readonly Needless<Given>[],
 ): void {
-  for (const { options, when, where } of rules) {
-    if (!when(given)) continue;
-    for (const option of flagsGiven(command).filter((name) => isAmong(name, options)))
-      terminal.warn(`note: ${option} has no use where ${where}`);
+  for (const option of flagsGiven(command)) {
+    const rule = rules.find(({ options, when }) => isAmong(option, options) && when(given));
+    if (rule !== undefined) terminal.warn(`note: ${option} has no use where ${rule.where}`);
   }
 }
 
@@ -93,7 +92,8 @@ export const needlessInLoss: readonly Needless<Config>[] = [
     or: 'take method seed, hybrid or combined',
   },
   {
-    options: ['loss.studentTemperature', 'loss.teacherTemperature'],
+    // exports take the student's for their logit scale
+    options: ['loss.teacherTemperature'],
     when: ({ method }) => method === 'feature',
     where: 'the method is feature, which has no softmax',
   },
@@ -116,6 +116,21 @@ export const needlessWithBank: Needless<Config> = {
 
 const neither = (protocol: 'knn' | 'linear') => (config: Config) => ![protocol, 'both'].includes(config.evaluate.also);
 
+/** There a run's text encoder and templates embed names that the report is given. */
+const butInReport = 'but for those given to its report';
+
+const withoutEvaluation: Omit<Needless<Config>, 'options'> = {
+  when: ({ evaluate }) => evaluate.data === undefined,
+  where: 'there is nothing to evaluate on',
+  or: 'give --evaluate',
+};
+
+/** Of a run that goes on; a new one refuses them. */
+export const needlessInResumed: Needless<Config> = {
+  options: ['names', 'bank', 'mapping'].map((name) => `evaluate.${name}`),
+  ...withoutEvaluation,
+};
+
 /** Of a run. */
 export const needlessInRun: readonly Needless<Config>[] = [
   {
@@ -129,10 +144,8 @@ export const needlessInRun: readonly Needless<Config>[] = [
     where: 'a student is distilled, whose scores go into its run folder',
   },
   {
-    options: ['names', 'bank', 'mapping', 'train', 'everyEpochs', 'everySteps'].map((name) => `evaluate.${name}`),
-    when: ({ evaluate }) => evaluate.data === undefined,
-    where: 'there is nothing to evaluate on',
-    or: 'give --evaluate',
+    options: ['train', 'everyEpochs', 'everySteps'].map((name) => `evaluate.${name}`),
+    ...withoutEvaluation,
   },
   {
     options: ['evaluate.train'],
@@ -155,18 +168,13 @@ export const needlessInRun: readonly Needless<Config>[] = [
   {
     ...needlessWithBank,
     when: ({ bank, evaluate }) => bank !== undefined && evaluate.names === undefined,
+    where: `${needlessWithBank.where}, ${butInReport}`,
   },
   {
-    options: ['templates', 'textEncoder', 'allowDuplicates'],
+    options: needlessWithBank.options,
     when: ({ bank, names, evaluate }) => (bank ?? names ?? evaluate.names) === undefined,
-    where: 'there are no names',
+    where: `there are no names, ${butInReport}`,
     or: 'give --names',
-  },
-  {
-    options: ['teacherCache.file'],
-    when: ({ teacherCache }) => teacherCache.views === 0,
-    where: 'no views come back',
-    or: 'give --teacher-cache.views',
   },
   {
     options: ['brightness', 'contrast', 'saturation', 'hue'].map((name) => `augment.${name}`),

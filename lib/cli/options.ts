@@ -100,8 +100,8 @@ export function normaliseArguments(args: readonly string[]): string[] {
     const [, flag = '', rest = ''] = /^(--[^=]+)(=.*)?$/su.exec(argument) ?? [];
     const spelled = kebab(flag);
     const row = known.get(spelled);
-    const denied = known.get(spelled.replace(/^--no-/u, '--'));
-    if (row === undefined && denied?.type === 'boolean' && rest === '') result.push(`${denied.flag}=false`);
+    const denied = spelled.replace(/^--no-/u, '--');
+    if (row === undefined && known.get(denied)?.type === 'boolean' && rest === '') result.push(`${denied}=false`);
     else if (row === undefined) result.push(argument);
     else if (row.type !== 'boolean' || rest !== '') result.push(`${spelled}${rest}`);
     else if (args[i + 1] === 'true' || args[i + 1] === 'false') result.push(`${spelled}=${args[++i]}`);
@@ -124,11 +124,17 @@ export function checkFlags(command: Command, args: readonly string[]): void {
     if (flag === undefined || option === undefined) continue;
     const value = inside ?? (option.required ? args[++i] : undefined);
     const before = given.get(option);
-    if (before !== undefined && before.flag !== flag && before.value !== value)
+    if (before !== undefined && before.flag !== flag && !isSame(option, before.value, value))
       throw new LgdError('BAD_OPTION', `is given by two names: ${before.flag} ${before.value} and ${flag} ${value}.`, {
         option: option.attributeName(),
         mend: 'Give one of them',
       });
     given.set(option, { flag, value });
   }
+}
+
+/** Is it one value in two spellings, `.5` and `0.5`? */
+function isSame(option: Option, one: string | undefined, other: string | undefined): boolean {
+  const type = configOptions().find(({ path }) => path === option.attributeName())?.type;
+  return one === other || ((type === 'number' || type === 'integer') && Number(one) === Number(other));
 }

@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { changeableOptions } from '../train/resume/continued.js';
 import { prepareRun, resumeConfig } from '../train/setup.js';
 import type { Bind } from './command.js';
-import { needlessInRun, tellNeedless } from './needless.js';
+import { needlessInResumed, needlessInRun, tellNeedless } from './needless.js';
 import { addConfigOptions, readFlags } from './options.js';
 import { writeRunReport } from './report.js';
 import { eventsHelp, phaseReporter, reportRun } from './run-report.js';
@@ -22,7 +22,7 @@ export function resumeCommand(bind: Bind): Command {
     bind(async ({ terminal, signal }, folder) => {
       const { from } = command.opts<{ from: string }>();
       const config = await resumeConfig(folder as string, readFlags(command));
-      tellNeedless(terminal, command, config, needlessInRun);
+      tellNeedless(terminal, command, config, [...needlessInRun, needlessInResumed]);
       const phases = phaseReporter(terminal, config.log.stallMinutes);
       const run = await phases.during(prepareRun(config, { signal, resume: from, onProgress: phases.onProgress }));
       let outcome: Awaited<ReturnType<typeof reportRun>>;

@@ -1,17 +1,27 @@
 import { Command } from 'commander';
+import type { Config } from '../config/config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import { verifyDevice, type Verification } from '../train/verify/verify.js';
 import { addStepOptions, readStepConfig } from './bench.js';
 import type { Bind, Context } from './command.js';
 import { exitCodes } from './failure.js';
-import { needlessInLoss, refuseNeedless } from './needless.js';
+import { needlessInLoss, refuseNeedless, type Needless } from './needless.js';
 import { withProgress } from './progress.js';
 import { formatTable } from './table.js';
 import { parseCount } from './values.js';
 
 /** In smaller batches of 32 px, float32 was seen to fail by rounding. */
 const enoughImages = 16;
+
+const needless: readonly Needless<Config>[] = [
+  ...needlessInLoss,
+  {
+    options: ['loss.studentTemperature'],
+    when: ({ method }) => method === 'feature',
+    where: 'the method is feature, which has no softmax',
+  },
+];
 
 interface VerifyFlags {
   steps: number;
@@ -36,7 +46,7 @@ export function verifyCommand(bind: Bind): Command {
 async function verify(command: Command, { terminal, signal }: Context): Promise<number> {
   const { steps, categories, dimension } = command.opts<VerifyFlags>();
   const config = await readStepConfig(command);
-  refuseNeedless(command, config, needlessInLoss);
+  refuseNeedless(command, config, needless);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const rows: Verification[] = [];
   await withProgress(terminal, 'verify', async (progress) => {

@@ -1,6 +1,5 @@
 import { statfs } from 'node:fs/promises';
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
-import { orAborted } from '../turn.js';
 import {
   cacheOptions,
   checkCacheValues,
@@ -9,6 +8,7 @@ import {
   withDefaults,
   type ImageCacheOptions,
 } from './cache.js';
+import { inOrder } from './in-order.js';
 import { importSharp } from './sharp.js';
 import { sampleSource, type ImageSource } from './sources.js';
 import { StreamedImages } from './streamed.js';
@@ -19,7 +19,7 @@ const modes: readonly CacheMode[] = ['auto', 'all', 'stream'];
 
 const modeOptions = { ...cacheOptions, device: 'optional' } satisfies OptionTable<Parameters<typeof chooseMode>[2]>;
 
-const sampledImages = 64;
+const [sampledImages, sampledAtOnce] = [64, 8];
 
 /**
  * Images of a source for training or evaluation. Raw pixels of a pack stay in their file whatever the mode. The signal
@@ -56,15 +56,15 @@ export async function chooseMode(
   if (mode !== 'auto') return mode;
   if (source.sequential) return 'all';
   const { memoryLimitBytes, spillFolder, signal } = settings;
-  const bytes = await orAborted(decodedBytes(source, shortSideOf(settings)), 'looking at the images', signal);
+  const bytes = await decodedBytes(source, shortSideOf(settings), signal);
   if (bytes <= memoryLimitBytes) return 'all';
   const disk = await statfs(spillFolder).catch(() => undefined);
   const free = disk === undefined ? 0 : disk.bavail * disk.bsize;
   return bytes <= memoryLimitBytes + free / 2 ? 'all' : 'stream';
 }
 
-/** About how many bytes the decoded images will have. */
-export async function decodedBytes(source: ImageSource, shortSide: number): Promise<number> {
+/** About how many bytes the decoded images will have. @throws LgdError DEPENDENCY_MISSING, ABORTED */
+export async function decodedBytes(source: ImageSource, shortSide: number, signal?: AbortSignal): Promise<number> {
   const bytesOf = (width: number, height: number) => {
     const scale = Math.min(1, shortSide / Math.min(width, height));
     return 3 * width * height * scale ** 2;
@@ -75,14 +75,16 @@ export async function decodedBytes(source: ImageSource, shortSide: number): Prom
   }
   const sharp = await importSharp();
   const some = sampleSource(source, sampledImages);
-  const sizes = await Promise.all(
-    some.ids
-      .map(async (_, i) => {
-        const { width, height } = await sharp(await some.read(i)).metadata();
-        return bytesOf(width, height);
-      })
-      .map((size) => size.catch(() => undefined)),
-  ); // a broken one tells nothing
-  const known = sizes.filter((size) => size !== undefined);
+  const sizeOf = async (i: number) => {
+    const { width, height } = await sharp(await some.read(i)).metadata();
+    return bytesOf(width, height);
+  };
+  const orUnknown = (i: number) => sizeOf(i).catch(() => undefined); // a broken one tells nothing
+  const known: number[] = [];
+  for await (const size of inOrder(some.ids.keys(), sampledAtOnce, orUnknown, {
+    signal,
+    what: 'looking at the images',
+  }))
+    if (size !== undefined) known.push(size);
   return known.length === 0 ? 0 : (source.ids.length * known.reduce((sum, size) => sum + size, 0)) / known.length;
 }

@@ -83,10 +83,10 @@ export async function pointTo(runFolder: string, which: 'last' | 'best', name: s
     },
   );
   try {
+    if (!isLinked) await writeFileAtomically(temporary, `${name}\n`); // through a link in its place it would go on
     // a copy of a checkpoint where its link should be
     if (await isRealFolder(path)) await rm(path, { recursive: true });
-    if (isLinked) await rename(temporary, path);
-    else await writeFileAtomically(path, `${name}\n`);
+    await rename(temporary, path);
   } catch (cause) {
     await rm(temporary, { force: true }).catch(() => undefined);
     throw cause;

@@ -1,7 +1,10 @@
 /** What a file is, by its first bytes, so that none of another kind is replaced or read by mistake. */
 
+/** What a journal of a pack calls itself. */
+export const journalFormat = 'lgdistill-pack-journal';
+
 /** Kinds of files that commands write. */
-export type FileKind = 'safetensors' | 'onnx' | 'report' | 'config' | 'pack';
+export type FileKind = 'safetensors' | 'onnx' | 'report' | 'config' | 'pack' | 'journal';
 
 // eight bytes of a text, or of ONNX, are a larger number; ids of millions of images make a header of hundreds of
 // megabytes
@@ -28,12 +31,19 @@ function beginsAsReport(bytes: Uint8Array): boolean {
   return new TextDecoder().decode(bytes).includes('<meta name="generator" content="lgdistill');
 }
 
+/** What a journal says first, or as much of it as a full disk has taken. */
+function beginsAsJournal(bytes: Uint8Array): boolean {
+  const first = `{"format":"${journalFormat}"`;
+  return new TextDecoder().decode(bytes.subarray(0, first.length)) === first.slice(0, bytes.byteLength);
+}
+
 const tests: Readonly<Record<FileKind, (bytes: Uint8Array) => boolean>> = {
   safetensors: beginsAsSafetensors,
   onnx: beginsAsOnnx,
   report: beginsAsReport,
   config: (bytes) => /^\uFEFF?\s*\{/u.test(new TextDecoder().decode(bytes)),
   pack: (bytes) => new TextDecoder().decode(bytes).startsWith('LGDPACK'),
+  journal: beginsAsJournal,
 };
 
 /** Is it a file of this kind, by its first bytes, of which 4096 are enough? */

@@ -15,6 +15,7 @@ const words: Readonly<Record<FileKind, string>> = {
   report: 'a report',
   config: 'a configuration',
   pack: 'a pack',
+  journal: 'the journal of a pack',
 };
 const firstBytes = 4096;
 

@@ -46,7 +46,7 @@ export async function writeFileAtomically(
     throw new LgdError('NOT_WRITABLE', `cannot write ${path}: it is no regular file.`, {
       mend: 'Give another file to write',
     });
-  const place = found?.isDirectory() === true ? path : await placeOf(path); // `last` was a link to a checkpoint
+  const place = await placeOf(path);
   await removeLeft(place);
   const temporary = temporaryPath(place);
   try {

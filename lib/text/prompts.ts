@@ -32,7 +32,9 @@ export async function embedNames(
   for (let from = 0; from < names.length; from += namesAtOnce) {
     const block = names.slice(from, from + namesAtOnce);
     const prompts = block.flatMap((name) => templates.map((template) => fillTemplate(template, name)));
-    const report = (done: number) => onProgress?.(from + Math.floor(done / templates.length), names.length);
+    const report = (done: number) => {
+      if (signal?.aborted !== true) onProgress?.(from + Math.floor(done / templates.length), names.length);
+    };
     throwIfAborted(signal, 'text encoding');
     const given = await ask(encoder, prompts, { signal, onProgress: report });
     const embeddings = checkRows(given, nameOf(encoder), { option: 'encoder', rows: prompts.length, size });

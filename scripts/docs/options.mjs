@@ -4,7 +4,7 @@ const intro = `# Options
 
 Every option of \`lgdistill distill\`, and which values it takes. \`resume\`, \`evaluate\`, \`report\`, \`bank build\`, \`names\` and \`bench\` take the ones that mean something to them
 (\`lgdistill <command> --help\`); the group \`dense\` belongs to [\`segment\` and \`detect\`](dense.md) alone. In a configuration file (\`--config run.json\`) the dots of a name are nesting: \`train.batchSize\` is written \`{ "train": { "batchSize": 256 } }\`; flags win over the file. A switch
-takes \`true\` or \`false\`, alone it means \`true\`; \`--no-\` before its name means \`false\`. An option that is given by two of its names with two values is refused (by one name, the last counts), and so is a flag that has no use beside the others; commands that train or evaluate name such a flag in a note and go on. A file may hold what other commands take. A list in a flag is JSON, \`--names '["cat","dog"]'\`, and \`--names cat,dog\` is none. [Tuning](tuning.md) tells
+takes \`true\` or \`false\`, alone it means \`true\`; \`--no-\` before its name means \`false\`. An option that is given by two of its names with two values is refused (by one name, the last counts), and so is a flag that has no use beside the others; commands that train or evaluate name such a flag in a note and go on, unless what it asks for would be missed (a new run refuses \`teacherCache.file\` without views, and names to choose among without a folder to evaluate on). A file may hold what other commands take. A list in a flag is JSON, \`--names '["cat","dog"]'\`, and \`--names cat,dog\` is none. [Tuning](tuning.md) tells
 which ones to change, and when.
 
 This page is written by \`npm run docs:options\`; a test fails where it is older than the options.`;

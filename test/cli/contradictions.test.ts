@@ -32,6 +32,7 @@ const needless: [line: string, said: string][] = [
   ['bench --teacher t --dimension 64', 'a teacher tells the size'],
   ['verify --teacher t --dimension 64', 'a teacher tells the size'],
   ['verify --method text --queue-size 16', 'a method has no queue'],
+  ['verify --method feature --student-temperature 1', 'the method is feature'],
   ['report runs/x --no-models --device cpu', 'no model computes'],
 ];
 
@@ -39,17 +40,19 @@ const needless: [line: string, said: string][] = [
 const told: [line: string, said: string][] = [
   ['distill --finetune-epochs 3', 'a student is distilled'],
   ['distill --evaluate.output x', 'a student is distilled'],
-  ['distill --evaluate.names coco', 'there is nothing to evaluate on'],
+  ['distill --evaluate.every-epochs 2', 'there is nothing to evaluate on'],
   ['distill --evaluate x --evaluate.train y', 'no protocol learns'],
   ['distill --evaluate x --neighbours 5', 'no neighbours vote'],
   ['distill --evaluate x --evaluate.train y --also knn --solver sgd', 'no linear classifier is fitted'],
-  ['distill --bank b.safetensors --templates none', 'a text bank is given'],
-  ['distill --method feature --templates none', 'there are no names'],
+  [
+    'distill --bank b.safetensors --templates none',
+    'a text bank is given, which has its names embedded, but for those',
+  ],
+  ['distill --method feature --templates none', 'there are no names, but for those given to its report'],
   ['distill --method seed --alpha 0.3', 'a method has one bank, or none'],
   ['distill --method text --loss.momentum 0.3', 'a method has no visual bank'],
   ['distill --method lgd --queue-size 16', 'a method has no queue'],
-  ['distill --method feature --student-temperature 1', 'the method is feature'],
-  ['distill --teacher-cache.file v.lgd', 'no views come back'],
+  ['distill --method feature --teacher-temperature 1', 'the method is feature'],
   ['distill --jitter-probability 0 --hue 0.2', 'augment.jitterProbability is 0'],
   ['distill --blur-probability 0 --blur-sigma-max 3', 'augment.blurProbability is 0'],
   ['evaluate --student s --train x', 'the protocol is not knn, linear, semi or finetune'],
@@ -62,6 +65,8 @@ const told: [line: string, said: string][] = [
   ['evaluate linear --student s --mapping m.json', 'the protocol is not zeroshot'],
   ['evaluate --student s --evaluate.bank b --names coco', 'evaluate.bank has the names'],
   ['evaluate --student s --bank b --templates none', 'a text bank is given'],
+  ['evaluate --student s --templates none', 'no names are given and the student has its own'],
+  ['evaluate linear --student s --teacher-resolution 64', 'the protocol is not zeroshot or knn'],
   ['evaluate --student s --teacher-resolution 64', 'there is no teacher'],
   ['segment train --student s --to x --dense.epochs 3 --dense.max-steps 2', 'dense.maxSteps says how long'],
   ['segment evaluate --model m --data x --dense.evaluation-data y', 'dense.evaluationData says what to evaluate on'],
@@ -158,6 +163,11 @@ test.each<[string, () => string[], code: number, said: string]>([
       ],
       [() => ['distill', '--data.margin', '1', '--margin=2'], 'data.margin: is given by two names'],
       [
+        () => ['distill', '--evaluate.online', '--no-online'],
+        'evaluate.online: is given by two names: --evaluate.online true and --online false.',
+      ],
+      [() => ['distill', '--cache-memory', 'auto', '--data.cache-memory', '1'], 'data.cacheMemory: is given by two'],
+      [
         () => ['distill', '--decay-norm-and-bias', '--train.decay-norm-and-bias', 'false'],
         'train.decayNormAndBias: is given by two names',
       ],
@@ -180,8 +190,16 @@ test.each<[string, () => string[], code: number, said: string]>([
 
 test.each(told)('told of: %s', async (line, said) => {
   const { stderr } = await lgdistill(line.split(' ')); // which lacks something else
-  expect(stderr).toMatch(/^note: \S+ has no use where [^]*\nerror /u);
+  expect(stderr).toMatch(/^note: \S+ has no use where .*\nerror /u);
   expect(stderr).toContain(` has no use where ${said}`);
+});
+
+test.each([
+  ['distill --teacher-cache.file v.lgd', 'teacherCache.file: holds nothing where no views come back'],
+  ['distill --evaluate.names coco', 'evaluate.names: needs a folder to evaluate on'],
+  ['distill --method feature --student-temperature 1', 'data.train: is needed'], // its exports have a use for it
+])('not told of: %s', async (line, said) => {
+  expect((await lgdistill(line.split(' '))).stderr).toMatch(new RegExp(`^error \\w+\n  ${said}`, 'u'));
 });
 
 test('an option may be given twice with one value, and by one name the last counts', async () => {
@@ -193,6 +211,16 @@ test('an option may be given twice with one value, and by one name the last coun
     expect((await lgdistill(['evaluate', '--student', at('nowhere'), ...args, ...more])).stderr).toContain(
       `there is no student in ${at('nowhere')}`,
     );
+});
+
+test.each<string[][]>([
+  [['--alpha', '.5', '--loss.alpha', '0.5']],
+  [['--loss.queue-size', '64', '--queueSize', '6.4e1']],
+  [['--online', '--no-online']],
+  [['--evaluate.online', '--no-evaluate.online']],
+])('a value in two spellings is one, and a switch and its negation are one name: %j', async (flags) => {
+  const args = ['distill', '--output', at('images', 'out'), '--data', at('images'), ...flags];
+  expect((await lgdistill(args)).stderr).toContain('teacher: is needed');
 });
 
 test('a file of options may hold what a command has no use for', async () => {

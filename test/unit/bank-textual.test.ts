@@ -6,6 +6,7 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import type { TensorRecord } from '../../lib/files/safetensors.js';
 import { version } from '../../lib/package.js';
+import type { EncodeOptions } from '../../lib/text/encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { ClipTextEncoder } from '../../lib/text/onnx-encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -101,6 +102,26 @@ test('an encoder of a caller’s own that never answers is let go when the signa
   await expect(TextualSemanticsBank.build(['a'], { encoder, signal: stop.signal })).rejects.toMatchObject({
     code: 'ABORTED',
   });
+});
+
+test('an encoder of a caller’s own that goes on after the signal fired reports no more', async () => {
+  const stop = new AbortController();
+  const seen: number[] = [];
+  const encode = async (texts: readonly string[], { onProgress }: EncodeOptions = {}) => {
+    onProgress?.(1, 2);
+    stop.abort();
+    onProgress?.(2, 2);
+    return Float32Array.from({ length: 2 * texts.length }, () => 1);
+  };
+  await expect(
+    TextualSemanticsBank.build(['a', 'b'], {
+      encoder: { ...fixedEncoder(2, () => [1, 1]), encode },
+      templates: 'none',
+      signal: stop.signal,
+      onProgress: (done) => seen.push(done),
+    }),
+  ).rejects.toMatchObject({ code: 'ABORTED' });
+  expect(seen).toEqual([1]);
 });
 
 test('what an encoder throws comes as it is, and as BAD_MODEL where it is no error', async () => {

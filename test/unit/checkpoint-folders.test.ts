@@ -1,5 +1,5 @@
 /** The last and the best checkpoint where symbolic links cannot be made, or a copy has files in their place. */
-import { lstat, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { beforeEach, expect, test, vi } from 'vitest';
 import { findCheckpoint, pointTo } from '../../lib/files/checkpoint-folders.js';
@@ -51,6 +51,16 @@ test('links take the place of files, and files that of links', async () => {
   vi.mocked(symlink).mockRejectedValue(refused('EPERM'));
   await pointTo(run, 'last', 'step-00000001');
   expect(await readFile(join(run, 'checkpoints', 'last'), 'utf8')).toBe('step-00000001\n');
+});
+
+test('a file takes the place of a link to a checkpoint that is gone, not of the checkpoint', async () => {
+  const gone = join(run, 'checkpoints', 'step-00000001');
+  await pointTo(run, 'last', 'step-00000001');
+  await rm(gone, { recursive: true });
+  vi.mocked(symlink).mockRejectedValue(refused('EPERM'));
+  await pointTo(run, 'last', 'step-00000002');
+  expect(await readFile(join(run, 'checkpoints', 'last'), 'utf8')).toBe('step-00000002\n');
+  await expect(lstat(gone)).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
 test('a path to one of them leads to the checkpoint, be it a file or a link', async () => {

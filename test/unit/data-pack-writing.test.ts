@@ -8,7 +8,7 @@ import { openImages } from '../../lib/data/open-images.js';
 import { Journal, readJournal } from '../../lib/data/pack/journal.js';
 import type { PackOptions } from '../../lib/data/pack/pack.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
-import { PackWriter } from '../../lib/data/pack/writer.js';
+import { checkPackPlace, PackWriter } from '../../lib/data/pack/writer.js';
 import { sampleSource } from '../../lib/data/sources.js';
 import { syncFile } from '../../lib/files/sync.js';
 import { Packs } from '../fixtures/packs.js';
@@ -50,7 +50,8 @@ describe('an interruption', () => {
       expect(resumed).toBeGreaterThan(0);
       expect((await readFile(path)).equals(await readFile(whole.file)), as).toBe(true);
       expect((await readdir(folder)).filter((name) => /part|journal|lock/u.test(name))).toEqual([]);
-      await writeFile(`${path}.journal`, 'of a writer that was killed when the pack had its name');
+      const task = JSON.stringify({ format: 'lgdistill-pack-journal', kind: as });
+      await writeFile(`${path}.journal`, `${task}\n`); // of a writer that was killed when the pack had its name
       await expect(pack({ output: path, as })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'output' });
       expect((await readdir(folder)).filter((name) => /journal/u.test(name))).toEqual([]);
     }
@@ -103,6 +104,28 @@ describe('an interruption', () => {
     await expect(pack({ output: path, overwrite: true }, await openImages(path))).rejects.toMatchObject(refused);
     expect((await readFile(path)).equals(whole)).toBe(true);
     expect((await readdir(folder)).filter((name) => /part|journal|lock/u.test(name))).toEqual([]);
+  });
+
+  it.each(['part', 'journal'])('left no other file that has the name of the %s: it is not replaced', async (ending) => {
+    const path = output();
+    const other = `${path}.${ending}`;
+    await writeFile(other, 'of a reader');
+    const refused = { code: 'BAD_OPTION', option: 'output', found: other };
+    for (const overwrite of [false, true]) {
+      await expect(pack({ output: path, overwrite })).rejects.toMatchObject(refused);
+      await expect(checkPackPlace(path, overwrite)).rejects.toMatchObject(refused);
+    }
+    await rm(other);
+    await pack({ output: path });
+    await writeFile(other, 'of a reader');
+    await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_OPTION', found: path });
+    await expect(pack({ output: path, overwrite: true })).rejects.toMatchObject(refused);
+    expect(await readFile(other, 'utf8')).toBe('of a reader');
+    for (const torn of ['', '{"form']) {
+      await writeFile(`${path}.part`, '');
+      await writeFile(`${path}.journal`, torn);
+      expect((await pack({ output: path, overwrite: true })).images).toBe(12);
+    }
   });
 
   it('is told by a journal of any length: it is read piece by piece, wherever a piece ends', async () => {
@@ -167,8 +190,9 @@ describe('a write that fails', () => {
     height: 1,
   }));
   const full = Object.assign(new Error('no space left'), { code: 'ENOSPC' });
+  const task = JSON.stringify({ format: 'lgdistill-pack-journal' });
   const openWriter = (path: string) =>
-    PackWriter.open(path, recipe, { task: 'a task', overwrite: false, syncSeconds: 60, checksum: addon.checksum });
+    PackWriter.open(path, recipe, { task, overwrite: false, syncSeconds: 60, checksum: addon.checksum });
   const lines = async (path: string) => (await readFile(`${path}.journal`, 'utf8')).split('\n').length - 2;
 
   /** The rest of the images, and the pack. */
@@ -214,8 +238,8 @@ describe('a write that fails', () => {
         await Promise.all((await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))
       ).filter((name) => name.startsWith(path));
     await mkdir(`${path}.journal`);
-    await expect(openWriter(path)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
-    for (const left of [`${path}.journal`, `${path}.part`]) await rm(left, { recursive: true });
+    await expect(openWriter(path)).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'output' });
+    await rm(`${path}.journal`, { recursive: true });
     vi.mocked(syncFile).mockRejectedValueOnce(full);
     await expect(openWriter(path)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
     expect(await open()).toEqual([]);

@@ -297,6 +297,25 @@ it('decodes all before where that fits, and streams where it does not', async ()
   expect(cached.length).toBe(9);
 });
 
+it('looks at no more images where a signal has fired', async () => {
+  const cache = { resolution: 16, memoryLimitBytes: 1000 };
+  for (const ends of [true, false]) {
+    const controller = new AbortController();
+    let read = 0;
+    const source = imagesFromBuffers(Array.from({ length: 64 }, (_, i) => ({ id: String(i), bytes: Buffer.alloc(9) })));
+    const stopping = async () => {
+      if (++read === 9) controller.abort();
+      return ends || read < 9 ? Buffer.alloc(9) : new Promise<Buffer>(() => undefined);
+    };
+    const { signal } = controller;
+    await expect(chooseMode({ ...source, read: stopping }, 'auto', { ...cache, signal })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
+    await new Promise(setImmediate);
+    expect(read).toBe(9);
+  }
+});
+
 it('is opened until a signal fires, and read on after it', async () => {
   const source = await levels(4);
   const stop = new AbortController();

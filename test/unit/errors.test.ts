@@ -224,6 +224,16 @@ describe('readError', () => {
   });
 });
 
+it('what splits texts between signs is not made before a text is long', async () => {
+  const made = vi.spyOn(Intl, 'Segmenter');
+  vi.resetModules();
+  const { describe: say } = await import('../../lib/errors.js');
+  say('short');
+  expect(made).not.toHaveBeenCalled();
+  made.mockRestore();
+  expect(say('a'.repeat(300))).toMatch(/a\.\.\."?$/u);
+});
+
 it('what cannot be made in a folder that is there is told from a folder that is missing', async () => {
   await expect(makeFolder('/proc/none/inside')).rejects.toMatchObject({
     code: 'NOT_WRITABLE',

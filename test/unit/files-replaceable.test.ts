@@ -38,6 +38,7 @@ const files: Record<string, string | Uint8Array> = {
   }),
   report: '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="lgdistill 0.1.0">',
   pack: Buffer.concat([Buffer.from('LGDPACK1'), Buffer.alloc(56)]),
+  journal: '{"format":"lgdistill-pack-journal","kind":"original"}\n',
   text: 'by hand, over many hours\n',
   page: '<!doctype html>\n<html><head><title>A page</title></head></html>',
   image: Uint8Array.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0]),
@@ -53,6 +54,7 @@ describe.each<[FileKind, string]>([
   ['onnx', 'an ONNX file'],
   ['report', 'a report'],
   ['pack', 'a pack'],
+  ['journal', 'the journal of a pack'],
 ])('%s', (kind, words) => {
   test.each([kind, 'empty', 'nowhere'])('may be written over: %s', async (name) => {
     await checkReplaceable(join(folder, name), kind, { option: 'to' });

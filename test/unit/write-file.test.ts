@@ -35,6 +35,15 @@ test('files that a kill left go with the next write to their place, those of oth
   for (const name of kept) expect(entries).toContain(name);
 });
 
+test('where a link leads into a folder that is not there, that folder is named', async () => {
+  const link = join(folder, 'lost.txt');
+  await symlink('nowhere/file.txt', link);
+  await expect(writeFileAtomically(link, 'text')).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    mend: `Make the folder ${join(folder, 'nowhere')}, or choose another path`,
+  });
+});
+
 test('a link stays, and what it leads to is written, whether that is there or not', async () => {
   await mkdir(join(folder, 'far', 'inner'), { recursive: true });
   await symlink('far/inner', join(folder, 'short'));

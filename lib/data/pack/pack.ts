@@ -3,6 +3,7 @@ import { dirname, resolve } from 'node:path';
 import { loadAddon } from '../../addon/addon.js';
 import { checkOptions, checkText, checkWord, optionTable } from '../../arguments.js';
 import { LgdError, messageOf, throwIfAborted } from '../../errors.js';
+import { journalFormat } from '../../files/file-kind.js';
 import { makeFolder } from '../../files/make-folder.js';
 import { endedBy } from '../../lifetime.js';
 import { checkNumber, checkWhole } from '../../number-limits.js';
@@ -210,7 +211,7 @@ async function taskOf(
   await eachId(ids, (id, i) => hash.update(`${id}\0${labels?.[i] ?? ''}\0`), signal, 'packing');
   hash.update(JSON.stringify(classNames ?? null));
   return JSON.stringify({
-    format: 'lgdistill-pack-journal',
+    format: journalFormat, // is to come first
     ...recipe,
     background,
     images: ids.length,

@@ -63,7 +63,7 @@ export class PackWriter {
 
   /**
    * Begins a pack, or goes on with one that was not finished.
-   * @throws LgdError BAD_OPTION (the file is there), BAD_CONFIG (another task, another process), BAD_FILE, NOT_WRITABLE
+   * @throws LgdError BAD_OPTION (the file is there, or another in its part's place), BAD_CONFIG (another task, another process), BAD_FILE, NOT_WRITABLE
    */
   static async open(path: string, recipe: PackRecipe, options: PackWriterOptions): Promise<PackWriter> {
     const { task, overwrite, inputs, checksum } = options;
@@ -72,9 +72,10 @@ export class PackWriter {
       const hasPart = (await statIfThere(partOf(path))) !== undefined;
       await checkReplaced(path, overwrite, inputs).catch(async (error: unknown) => {
         // of this very file, by a kill between its last two steps
-        if (!hasPart) await rm(journalOf(path), { force: true });
+        if (!hasPart && (await hasJournal(path).catch(() => false))) await rm(journalOf(path));
         throw error;
       });
+      await checkLeft(path, inputs);
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task, checksum);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(
@@ -218,10 +219,11 @@ export class PackWriter {
 
 /**
  * May a pack be written there? Said before images are looked for.
- * @throws LgdError BAD_OPTION (a folder; a pack that is not to be overwritten; another file), NOT_WRITABLE
+ * @throws LgdError BAD_OPTION (a folder; a pack that is not to be overwritten; another file, also beside it), NOT_WRITABLE
  */
 export async function checkPackPlace(path: string, overwrite: boolean): Promise<void> {
   await checkReplaced(path, overwrite);
+  await checkLeft(path);
   const removeEmpty = await tryFolder(dirname(path));
   await removeEmpty();
 }
@@ -234,6 +236,21 @@ async function checkReplaced(path: string, overwrite: boolean, inputs?: readonly
       found: path,
       mend: 'Choose another file, or give --overwrite',
     });
+}
+
+/**
+ * Beside the pack stands what an earlier writer left, or nothing: other files of these names are not replaced. The part
+ * beside a journal is the writer's own, also where it is damaged.
+ * @throws LgdError BAD_OPTION, NOT_WRITABLE
+ */
+async function checkLeft(path: string, inputs?: readonly string[]): Promise<void> {
+  if (!(await hasJournal(path))) await checkReplaceable(partOf(path), 'pack', { option: 'output', inputs });
+}
+
+/** @throws LgdError BAD_OPTION for another file in its place, NOT_WRITABLE */
+async function hasJournal(path: string): Promise<boolean> {
+  await checkReplaceable(journalOf(path), 'journal', { option: 'output' });
+  return ((await statIfThere(journalOf(path)))?.size ?? 0) > 0;
 }
 
 const partOf = (path: string) => `${path}.part`;
