@@ -81,4 +81,25 @@ describe('embedImages', async () => {
     expect(calls).toBe(before);
     expect(images.out).toBe(0);
   });
+
+  it('calls nobody once it has failed', async () => {
+    const slow = ownTeacher({ embed: async (_, batch) => setTimeout(20, new Float32Array(16 * batch).fill(1)) });
+    using embedder = teacherEmbedder(device, slow, { batch: 2 });
+    const failing = {
+      ...counted(),
+      prepare: async ([first]: Int32Array) => {
+        if (first! >= 2) throw new LgdError('BAD_FILE', 'the system fails to read.');
+        return { store: cache.store, release: () => undefined };
+      },
+    };
+    let calls = 0;
+    const count = () => void calls++;
+    const embedded = embedImages(embedder, { device, images: failing, mean: halves, std: halves, what: 'it' }, count, {
+      onProgress: count,
+    });
+    await expect(embedded).rejects.toMatchObject({ code: 'BAD_FILE' });
+    expect(calls).toBe(2); // of the batch before, which was whole
+    await setTimeout(100);
+    expect(calls).toBe(2);
+  });
 });
