@@ -86,7 +86,8 @@ export function teacherEmbedder(
     batch,
     resolution,
     images,
-    embed: async () => askTeacher(teacher, await addon.readImages(images), batch, signal),
+    // a copy: rows are kept, and a caller's own teacher may write each batch into one array
+    embed: async () => (await askTeacher(teacher, await addon.readImages(images), batch, signal)).slice(),
     [Symbol.dispose]: () => addon.release(images),
   };
 }

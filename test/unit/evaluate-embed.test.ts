@@ -60,6 +60,16 @@ describe('embedImages', async () => {
     }
   });
 
+  it('keeps the embeddings of a teacher that writes each batch into one array', async () => {
+    const one = new Float32Array(32);
+    let calls = 0;
+    using embedder = teacherEmbedder(device, ownTeacher({ embed: async () => one.fill(++calls) }), { batch: 2 });
+    const taken: Float32Array[] = [];
+    const task = { device, images: counted(), mean: halves, std: halves, what: 'it' };
+    await embedImages(embedder, task, (rows) => void taken.push(rows));
+    expect(taken.map(([first]) => first)).toEqual([1, 2, 3, 4]);
+  });
+
   it('calls nobody and holds no batch once it was stopped', async () => {
     const stop = new AbortController();
     const slow = ownTeacher({ embed: async (_, batch) => setTimeout(20, new Float32Array(16 * batch).fill(1)) });
