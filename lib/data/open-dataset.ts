@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { throwIfAborted } from '../errors.js';
 import {
   cacheOptions,
   checkCacheValues,
@@ -24,7 +25,7 @@ const [sampledImages, sampledAtOnce] = [64, 8];
 /**
  * Images of a source for training or evaluation. Raw pixels of a pack stay in their file whatever the mode. The signal
  * stops the opening; images that are streamed are read on after it, until whoever takes batches of them is stopped.
- * @throws LgdError as {@link ImageCache.build} and {@link StreamedImages.open}
+ * @throws LgdError ABORTED, and as {@link ImageCache.build} and {@link StreamedImages.open}
  */
 export async function openDataset(
   source: ImageSource,
@@ -34,6 +35,7 @@ export async function openDataset(
   checkOptions(options, 'openDataset()', cacheOptions);
   checkWord(mode, 'mode', modes);
   const chosen = source.pack?.index.recipe.kind === 'raw' ? 'all' : await chooseMode(source, mode, options);
+  throwIfAborted(options.signal, 'opening the images');
   return chosen === 'all'
     ? ImageCache.build(source, options)
     : StreamedImages.open(source, { ...options, signal: undefined });

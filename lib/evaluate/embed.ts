@@ -10,6 +10,7 @@ import type { CompiledEncoder, Precision } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import { askTeacher } from '../models/teachers/ask.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
+import { orAborted } from '../turn.js';
 
 /** Turns batches of images into embeddings. Dispose of it when done; what it was made of stays. */
 export interface Embedder extends Disposable {
@@ -85,7 +86,8 @@ export function teacherEmbedder(
     batch,
     resolution,
     images,
-    embed: async () => askTeacher(teacher, await addon.readImages(images), batch, signal),
+    // a copy: rows are kept, and a caller's own teacher may write each batch into one array
+    embed: async () => (await askTeacher(teacher, await addon.readImages(images), batch, signal)).slice(),
     [Symbol.dispose]: () => addon.release(images),
   };
 }
@@ -139,42 +141,46 @@ export async function embedImages(
   const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
   let [done, rows] = [0, 0];
   let before: Promise<void> = Promise.resolve();
-  for await (const { images: indices, valid, shown = indices, store, release } of readAhead(
-    images,
-    batchesOf(images.length, embedder.batch),
-    batchesAhead,
-    signal,
-  )) {
-    const places = Int32Array.from(indices.keys()).filter((place) => place < valid && shown[place] === indices[place]);
-    const [from, to] = [rows, done + valid];
-    const embed = async () => {
-      try {
+  let latest = before;
+  const batches = readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead, signal);
+  try {
+    for await (const { images: indices, valid, shown = indices, store, release } of batches) {
+      const isShown = (place: number) => place < valid && shown[place] === indices[place];
+      const places = Int32Array.from(indices.keys()).filter(isShown);
+      const [from, to] = [rows, done + valid];
+      const embed = async () => {
+        try {
+          throwIfAborted(signal, what);
+          const drawn = { images: indices, drawIds: indices, seed: 0, epoch: 0 };
+          device.addon.augment(store, recipe, drawn, embedder.images);
+          return await embedder.embed();
+        } finally {
+          release();
+        }
+      };
+      const earlier = before;
+      latest = embed().then(async (embeddings) => {
+        await earlier; // this batch may leave the device while the one before is still being taken
+        throwIfAborted(signal, what); // who was told of the end is called no more
+        if (places.length > 0)
+          await take(
+            rowsAt(places, embeddings, embeddings.length / embedder.batch),
+            places.map((place) => indices[place]!),
+            from,
+          );
         throwIfAborted(signal, what);
-        const drawn = { images: indices, drawIds: indices, seed: 0, epoch: 0 };
-        device.addon.augment(store, recipe, drawn, embedder.images);
-        return await embedder.embed();
-      } finally {
-        release();
-      }
-    };
-    const earlier = before;
-    const taken = embed().then(async (embeddings) => {
-      await earlier; // this batch may leave the device while the one before is still being taken
-      throwIfAborted(signal, what); // who was told of the end is called no more
-      if (places.length > 0)
-        await take(
-          rowsAt(places, embeddings, embeddings.length / embedder.batch),
-          places.map((place) => indices[place]!),
-          from,
-        );
-      onProgress?.(to, images.length);
-    });
-    taken.catch(() => undefined); // awaited below; until then a failure of the batch before must not leave it unhandled
+        onProgress?.(to, images.length);
+      });
+      latest.catch(() => undefined); // awaited below; until then a failure of the batch before must not leave it unhandled
+      await before;
+      before = latest;
+      [done, rows] = [to, rows + places.length];
+    }
     await before;
-    before = taken;
-    [done, rows] = [to, rows + places.length];
+  } catch (error) {
+    await orAborted(latest, what, signal).catch(() => undefined); // nor does it use the embedder after the end
+    throw error;
   }
-  await before;
 }
 
 /** Rows of [B,D] in rising places, without a copy where they are the first. */

@@ -46,8 +46,12 @@ export async function checkFolder(folder: string, spared: readonly string[]): Pr
   });
 }
 
-/** Puts a finished folder in its place; an earlier export there is replaced. @throws LgdError NOT_WRITABLE */
+/**
+ * Puts a finished folder in its place; an earlier export there is replaced.
+ * @throws LgdError NOT_WRITABLE; BAD_OPTION where something else came there meanwhile
+ */
 export async function placeFolder(from: string, to: string): Promise<void> {
+  await checkFolder(to, []);
   const old = `${from}.old`;
   const moved = await rename(to, old).then(
     () => true,

@@ -223,7 +223,8 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   let comparison: Comparison;
   let quantized: { written: Written; quantization: Quantization } | undefined;
   try {
-    for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
+    await makeFolder(dirname(to), made);
+    if (bank !== undefined && bankInside === undefined) await makeFolder(dirname(options.bank!), made);
     await removeLeft(to);
     written = await target.write(partial);
     throwIfAborted(signal, 'the export');
@@ -240,7 +241,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     throw hasCode(error, 'NOT_WRITABLE') && error.message.includes(partial) ? writeError(to, error.cause) : error;
   }
   if (bank !== undefined) {
-    await makeFolder(dirname(options.bank!)); // it went where it was in an earlier export
+    await makeFolder(dirname(options.bank!)); // it may be one in the export's
     await bank.save(options.bank!);
   }
   return {

@@ -144,6 +144,17 @@ describe('files of the student that is exported', () => {
     });
   });
 
+  test('what came there meanwhile stays', async () => {
+    const place = at('empty at first');
+    mkdirSync(place);
+    const exported = exportStudent({ from, to: place, format: 'transformers' });
+    await vi.waitFor(() => expect(readdirSync(folder).some((name) => name.startsWith('.empty at first'))).toBe(true));
+    writeFileSync(join(place, 'notes.txt'), 'mine');
+    await expect(exported).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', found: place });
+    expect(readdirSync(place)).toEqual(['notes.txt']);
+    expect(readdirSync(folder).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+
   test('a link that leads to nothing yet stays, and the export goes where it leads', async () => {
     for (const [format, name] of [
       ['transformers', 'folder'],

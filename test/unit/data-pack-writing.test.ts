@@ -128,6 +128,18 @@ describe('an interruption', () => {
     }
   });
 
+  it('to a link, which stays, is written where that leads, whether a pack is there or not', async () => {
+    const [far, link] = [output(), output()];
+    await symlink(far, link);
+    expect((await pack({ output: link })).file).toBe(link);
+    expect((await pack({ output: link, overwrite: true })).images).toBe(12);
+    expect(await readlink(link)).toBe(far);
+    await rm(far);
+    await stopAfter(6, { output: link });
+    expect((await pack({ output: far })).resumed).toBeGreaterThan(0);
+    expect((await readdir(folder)).filter((name) => /part|journal|lock/u.test(name))).toEqual([]);
+  });
+
   it('is told by a journal of any length: it is read piece by piece, wherever a piece ends', async () => {
     const path = join(folder, 'pieces.journal');
     const task = JSON.stringify({ task: 'für alle' });

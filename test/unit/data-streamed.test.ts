@@ -328,6 +328,10 @@ it('is opened until a signal fires, and read on after it', async () => {
   };
   const { signal } = stop;
   await expect(openDataset(hanging, 'auto', { ...options, signal })).rejects.toMatchObject({ code: 'ABORTED' });
-  using images = await openDataset(source, 'stream', { ...options, signal });
+  for (const mode of ['stream', 'all'] as const)
+    await expect(openDataset(source, mode, { ...options, signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  const later = new AbortController();
+  using images = await openDataset(source, 'stream', { ...options, signal: later.signal });
+  later.abort();
   (await images.prepare(Int32Array.of(0, 1))).release();
 });

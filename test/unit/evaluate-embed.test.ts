@@ -60,6 +60,16 @@ describe('embedImages', async () => {
     }
   });
 
+  it('keeps the embeddings of a teacher that writes each batch into one array', async () => {
+    const one = new Float32Array(32);
+    let calls = 0;
+    using embedder = teacherEmbedder(device, ownTeacher({ embed: async () => one.fill(++calls) }), { batch: 2 });
+    const taken: Float32Array[] = [];
+    const task = { device, images: counted(), mean: halves, std: halves, what: 'it' };
+    await embedImages(embedder, task, (rows) => void taken.push(rows));
+    expect(taken.map(([first]) => first)).toEqual([1, 2, 3, 4]);
+  });
+
   it('calls nobody and holds no batch once it was stopped', async () => {
     const stop = new AbortController();
     const slow = ownTeacher({ embed: async (_, batch) => setTimeout(20, new Float32Array(16 * batch).fill(1)) });
@@ -80,5 +90,26 @@ describe('embedImages', async () => {
     await setTimeout(100);
     expect(calls).toBe(before);
     expect(images.out).toBe(0);
+  });
+
+  it('calls nobody once it has failed', async () => {
+    const slow = ownTeacher({ embed: async (_, batch) => setTimeout(20, new Float32Array(16 * batch).fill(1)) });
+    using embedder = teacherEmbedder(device, slow, { batch: 2 });
+    const failing = {
+      ...counted(),
+      prepare: async ([first]: Int32Array) => {
+        if (first! >= 2) throw new LgdError('BAD_FILE', 'the system fails to read.');
+        return { store: cache.store, release: () => undefined };
+      },
+    };
+    let calls = 0;
+    const count = () => void calls++;
+    const embedded = embedImages(embedder, { device, images: failing, mean: halves, std: halves, what: 'it' }, count, {
+      onProgress: count,
+    });
+    await expect(embedded).rejects.toMatchObject({ code: 'BAD_FILE' });
+    expect(calls).toBe(2); // of the batch before, which was whole
+    await setTimeout(100);
+    expect(calls).toBe(2);
   });
 });

@@ -4,6 +4,7 @@ import { loadAddon } from '../../addon/addon.js';
 import { checkOptions, checkText, checkWord, optionTable } from '../../arguments.js';
 import { LgdError, messageOf, throwIfAborted } from '../../errors.js';
 import { journalFormat } from '../../files/file-kind.js';
+import { placeOf } from '../../files/folders.js';
 import { makeFolder } from '../../files/make-folder.js';
 import { endedBy } from '../../lifetime.js';
 import { checkNumber, checkWhole } from '../../number-limits.js';
@@ -87,9 +88,10 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
   const recipe = recipeOf(options);
   const { signal, overwrite = false, syncSeconds = 5 } = options;
   const path = resolve(options.output);
-  await makeFolder(dirname(path));
+  const place = await placeOf(path);
+  await makeFolder(dirname(place));
   const { checksum } = loadAddon();
-  const writer = await PackWriter.open(path, recipe, {
+  const writer = await PackWriter.open(place, recipe, {
     task: await taskOf(source, recipe, options),
     overwrite,
     inputs: source.pack === undefined ? undefined : [source.pack.path],

@@ -2,7 +2,7 @@ import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { NativeAddon } from '../../addon/native.js';
 import { LgdError, writeError } from '../../errors.js';
-import { statIfThere } from '../../files/folders.js';
+import { placeOf, statIfThere } from '../../files/folders.js';
 import { tryFolder } from '../../files/make-folder.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
 import { checkReplaceable, fileInPlace } from '../../files/replaceable.js';
@@ -223,8 +223,9 @@ export class PackWriter {
  */
 export async function checkPackPlace(path: string, overwrite: boolean): Promise<void> {
   await checkReplaced(path, overwrite);
-  await checkLeft(path);
-  const removeEmpty = await tryFolder(dirname(path));
+  const place = await placeOf(path);
+  await checkLeft(place);
+  const removeEmpty = await tryFolder(dirname(place));
   await removeEmpty();
 }
 
