@@ -22,7 +22,7 @@ import { viewCachePath } from './view-cache.js';
 
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
-  /** Stops the run after the steps under way, with a checkpoint. */
+  /** Stops the run after the steps under way, with a checkpoint; before the start event with ABORTED instead. */
   signal?: AbortSignal | undefined;
   /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
   evaluation?: ZeroShotEvaluation | undefined;

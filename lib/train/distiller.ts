@@ -22,11 +22,12 @@ export class Distiller extends StepTaker {
   /**
    * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The
    * student has the final weights after it. To stop earlier, abort `options.signal`: a checkpoint is written and the
-   * last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then
-   * as the last checkpoint left them. The distiller has gone on by then: with `resume` it goes back to a checkpoint,
-   * but a run from the start needs a distiller and a student that have taken no step.
-   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), BAD_DATASET, NOT_WRITABLE, NON_FINITE (with
-   *   a replay folder), BAD_CHECKPOINT, and faults of device and teacher
+   * last event is `interrupted` (before the start event it throws ABORTED instead). Leaving the loop by `break` or an
+   * error writes none; run folder and student are then as the last checkpoint left them. The distiller has gone on by
+   * then: with `resume` it goes back to a checkpoint, but a run from the start needs a distiller and a student that
+   * have taken no step.
+   * @throws LgdError ABORTED (before the start), BAD_CONFIG, BAD_OPTION (from the start, after steps), BAD_DATASET,
+   *   NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.checkAlive();

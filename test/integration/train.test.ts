@@ -452,6 +452,13 @@ describe('a stop', () => {
     expect((await failure(smallConfig(data, output()), { signal: AbortSignal.abort() })).code).toBe('ABORTED');
   });
 
+  it('of a prepared run before its start is an abort, too', async () => {
+    const path = output();
+    await using run = await prepareRun(smallConfig(data, path));
+    await expect(run.run({ signal: AbortSignal.abort() }).next()).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(await readdir(path).catch(() => [])).not.toContain('run.lock');
+  });
+
   it('unlocks the run folder when the caller leaves the loop', async () => {
     const path = output();
     const run = await prepareRun(smallConfig(data, path));
