@@ -67,7 +67,8 @@ describe('embedImages', async () => {
     const taken: Float32Array[] = [];
     const task = { device, images: counted(), mean: halves, std: halves, what: 'it' };
     await embedImages(embedder, task, (rows) => void taken.push(rows));
-    expect(taken.map(([first]) => first)).toEqual([1, 2, 3, 4]);
+    // two batches are on their way at once: either may be asked first
+    expect(taken.map(([first]) => first).sort()).toEqual([1, 2, 3, 4]);
   });
 
   it('calls nobody and holds no batch once it was stopped', async () => {
