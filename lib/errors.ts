@@ -252,6 +252,7 @@ export function readError(
     ...ofOpenFiles,
     EIO: ['the disk fails', lost],
     ENOTCONN: ['the mount is gone', lost],
+    ECONNABORTED: ['the mount is gone', lost], // of a call under way when a file system in user space ends
     ESTALE: ['the mount is gone', lost],
     ERR_ENCODING_INVALID_ENCODED_DATA: ['it is not UTF-8 text', 'Save it as UTF-8'],
   };
@@ -314,10 +315,11 @@ export function writeError(path: string, cause: unknown): LgdError {
     ],
     EIO: ['the disk fails', 'Check the disk, or choose another output folder'],
     ENOTCONN: lost,
+    ECONNABORTED: lost,
     ESTALE: lost,
     EROFS: ['the file system is read-only', permitted],
     EACCES: ['permission is denied', permitted],
-    EPERM: ['permission is denied', permitted],
+    EPERM: ['permission is denied', `${permitted}; on a mounted bucket, mount it with a cache of writes`],
     ERR_ACCESS_DENIED: ["Node's permission model does not allow it", 'Run Node with --allow-fs-write for that folder'],
     ENOENT: existsSync(folder)
       ? ['nothing can be made there', 'Choose another place'] // /proc says so of what is to be made in it

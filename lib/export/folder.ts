@@ -1,7 +1,7 @@
 /** Folders as exports: which may be taken, and how a finished one gets to its place. */
 import { readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { LgdError, writeError } from '../errors.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { placeIn } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { readFile } from '../files/open.js';
@@ -53,11 +53,14 @@ export async function checkFolder(folder: string, spared: readonly string[]): Pr
 export async function placeFolder(from: string, to: string): Promise<void> {
   await checkFolder(to, []);
   const old = `${from}.old`;
-  const moved = await rename(to, old).then(
-    () => true,
-    () => false,
+  const failure = await rename(to, old).then(
+    () => undefined,
+    (cause: unknown) => systemErrorCode(cause) ?? 'unknown',
   );
+  const moved = failure === undefined;
   try {
+    // an overlay, such as a container's root, does not rename a folder of a layer below
+    if (failure === 'EXDEV') await rm(to, { recursive: true });
     await rename(from, to);
   } catch (cause) {
     if (moved) await rename(old, to).catch(() => undefined);

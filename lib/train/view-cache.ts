@@ -255,7 +255,12 @@ async function openRows(
     return await addon.openRows(handle, { path, offset: headerBytes, rows, dimension });
   } catch (cause) {
     if (!hasCode(cause, 'NOT_WRITABLE')) throw cause;
-    throw noRoom(rows, dimension, cause.message, cause);
+    if (/No space left|quota/u.test(cause.message)) throw noRoom(rows, dimension, cause.message, cause);
+    throw new LgdError('NOT_WRITABLE', `there can be no file of teacher embeddings: ${cause.message}`, {
+      option: 'teacherCache.views',
+      mend: 'Give teacherCache.file a place on a local disk (a mounted bucket needs a cache of writes)',
+      cause,
+    });
   }
 }
 

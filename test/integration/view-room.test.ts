@@ -4,7 +4,9 @@ import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
+import { LgdError } from '../../lib/errors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
+import { TeacherViewCache } from '../../lib/train/view-cache.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, smallConfig, train } from '../fixtures/tiny.js';
 import { failure } from './train-fixture.js';
@@ -88,4 +90,25 @@ test('what overwriting removes makes room', async () => {
   truncateSync(other, 1e6);
   await prepare('again', { overwrite: true });
   truncateSync(other, 0);
+});
+
+test('a mount whose files cannot grow so is told from a full disk', async () => {
+  leave(1e9);
+  await using prepared = await prepareRun({ ...config('seek', 2), teacherCache: { views: 2 } });
+  const { device, teacher, dataset, distiller } = prepared;
+  const images = { length: dataset.length, sourceIndex: dataset.sourceIndex, hash: 'mine' };
+  const used = { ...distiller.config, teacherCache: { views: 2, file: join(folder, 'seek.lgd') } };
+  const opening = async (why: string) => {
+    vi.spyOn(device.addon, 'openRows').mockRejectedValueOnce(new LgdError('NOT_WRITABLE', `${why}.`));
+    const { precision } = distiller.encoder;
+    return TeacherViewCache.open({ device, teacher, config: used, precision, dataset, images });
+  };
+  await expect(opening('No space left on device')).rejects.toMatchObject({
+    message: expect.stringContaining('there is no room for 32') as string,
+  });
+  await expect(opening('Illegal seek')).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    option: 'teacherCache.views',
+    mend: 'Give teacherCache.file a place on a local disk (a mounted bucket needs a cache of writes)',
+  });
 });

@@ -155,6 +155,12 @@ it.each([
   ['EEXIST', 'there is a file in its place', 'Choose another place, or move that file'],
   ['ENOSPC', 'the disk is full', 'Free some space, or choose another output folder'],
   ['EIO', 'the disk fails', 'Check the disk, or choose another output folder'],
+  ['ECONNABORTED', 'the mount is gone', 'Mount it again, or choose another folder'],
+  [
+    'EPERM',
+    'permission is denied',
+    'Choose a folder this user may write to; on a mounted bucket, mount it with a cache of writes',
+  ],
   ['ETXTBSY', 'i/o error', 'Choose another place, and check the disk'],
 ])('a failed write says what to do about %s', (code, why, mend) => {
   const cause = Object.assign(new Error('i/o error'), { code });
@@ -205,6 +211,7 @@ describe('readError', () => {
   it.each([
     ['EISDIR', 'cannot read x: it is a folder.', 'Give the file to read'],
     ['EACCES', 'cannot read x: permission is denied.', 'Check its permissions'],
+    ['ECONNABORTED', 'cannot read x: the mount is gone.', 'Check the disk, or the mount'],
     ['ELOOP', 'cannot read x: its symbolic links lead round in a circle.', 'Mend those links, or give another path'],
     ['EWHAT', 'cannot read x: EWHAT: failed.', 'Check its permissions, and the disk'],
   ])('%s is said in words', (code, message, mend) => {
