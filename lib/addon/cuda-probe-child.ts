@@ -3,6 +3,7 @@
  * process, and then it is the child's.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
+import { createRequire, isBuiltin } from 'node:module';
 import type { CudaStatus } from './native.js';
 
 /** How one trial ended. */
@@ -134,6 +135,12 @@ async function tryIn(
   return { passed: reason === '', reason, ...(transient === true && { transient }) };
 }
 
+/** Whether this process is a program with Node in it (a single executable application): it starts none but itself. */
+function isOneExecutable(): boolean {
+  const name = 'node:sea';
+  return isBuiltin(name) && (createRequire(import.meta.url)(name) as { isSea(): boolean }).isSea();
+}
+
 /** How a child ended, for where it gave no answer; `whole` if by itself, so that its answer counts. */
 interface ChildEnd {
   reason: string;
@@ -149,6 +156,14 @@ async function runChild(
   parameters: readonly string[],
   timeoutMilliseconds: number,
 ): Promise<{ text: string; end: ChildEnd }> {
+  if (isOneExecutable())
+    return {
+      text: '',
+      end: {
+        reason: 'the trial process did not start: this program is one executable, which starts itself alone',
+        transient: true,
+      },
+    };
   return new Promise((resolve) => {
     let text = '';
     const finish = (end: ChildEnd): void => {
@@ -167,7 +182,9 @@ async function runChild(
     try {
       started = spawn(process.execPath, ['-e', child, ...parameters], {
         stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
-        env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
+        // Another tool's executable, and an Electron app that may not run as Node, run their own program instead, which
+        // would start itself in turn, and so on: a value that $LGDISTILL_PROBE may not have ends it (checkSwitches).
+        env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1', LGDISTILL_PROBE: 'child' },
       });
     } catch (error) {
       // Node's permission model

@@ -51,6 +51,10 @@ const failureLifetime = 3_600_000; // ms; a driver that was mended gets another 
 // By the names of CUDA's errors, which end its messages. The first that fits holds.
 const mends: readonly (readonly [pattern: RegExp, mend: string])[] = [
   [
+    /\bthis program is one executable\b/u,
+    'Check the GPU once by `lgdistill doctor` under Node; LGDISTILL_PROBE=off then takes it for granted',
+  ],
+  [
     /\bthe trial process did not start\b/u,
     'Let this process start others (Node with --permission needs --allow-child-process too); LGDISTILL_PROBE=off takes the device for granted',
   ],

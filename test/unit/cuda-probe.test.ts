@@ -1,8 +1,10 @@
 import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ProbeResult } from '../../lib/addon/cuda-probe.js';
 import { bankLoss } from '../../lib/semantic/index.js';
+import { ensureBuilt } from '../cli/built.js';
 import { type FakeBehaviour, type FakeDriver, writeFakeAddon } from '../fixtures/fake-addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -55,10 +57,7 @@ async function probe(
   options: { timeoutMilliseconds?: number; again?: boolean } = {},
 ): Promise<ProbeResult> {
   vi.resetModules();
-  const [{ probeCuda }, { createRequire }] = await Promise.all([
-    import('../../lib/addon/cuda-probe.js'),
-    import('node:module'),
-  ]);
+  const { probeCuda } = await import('../../lib/addon/cuda-probe.js');
   const addon = createRequire(import.meta.url)(file) as { buildInfo: () => never; cudaStatus: () => never };
   return probeCuda({ addon: file, build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, ...options });
 }
@@ -328,6 +327,35 @@ describe('a driver that names no devices', () => {
     expect(reason).toContain('did not start');
     expect(mendForCuda(reason)).toContain('start others');
     expect(mendForCuda('it crashed, and the NVIDIA driver names no devices')).toContain('nvidia-smi');
+  });
+
+  test('an executable that runs its own program in the place of a trial is not started again by itself', async () => {
+    const { askCuda, addon, file } = await driven('works');
+    const [program, starts] = [`${file}.mjs`, `${file}.starts`];
+    const source = `#!${process.execPath}
+      import { appendFileSync, statSync } from 'node:fs';
+      import { openDevice } from ${JSON.stringify(join(await ensureBuilt(), 'dist', 'index.js'))};
+      appendFileSync(${JSON.stringify(starts)}, '.');
+      if (statSync(${JSON.stringify(starts)}).size > 2) process.exit(9); // a chain of them ends
+      process.execPath = ${JSON.stringify(program)};
+      await openDevice('auto');`;
+    writeFileSync(program, source, { mode: 0o755 });
+    const node = process.execPath;
+    process.execPath = program;
+    const { available, reason } = await askCuda(addon, file).finally(() => (process.execPath = node));
+    expect(available).toBe(false);
+    expect(reason).toContain('ended with 1 and no answer');
+    expect(readFileSync(starts, 'utf8')).toBe('.');
+  });
+
+  test('a single executable application starts no trial', async () => {
+    const { askCuda, addon, file } = await driven('works');
+    const { mendForCuda } = await import('../../lib/addon/cuda-probe.js');
+    const sea = createRequire(import.meta.url)('node:sea') as { isSea(): boolean };
+    const asked = vi.spyOn(sea, 'isSea').mockReturnValue(true);
+    const { reason } = await askCuda(addon, file).finally(() => asked.mockRestore());
+    expect(reason).toContain('did not start: this program is one executable');
+    expect(mendForCuda(reason)).toContain('LGDISTILL_PROBE=off');
   });
 
   test('auto takes the CPU and says why; an explicit cuda is refused', async () => {
