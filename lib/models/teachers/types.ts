@@ -26,6 +26,7 @@ export interface Teacher extends Disposable, AsyncDisposable {
 export interface CustomTeacherApi extends Teacher {
   readonly kind: 'custom';
   /**
+   * An evaluation asks for a second batch while the first is computed: calls may overlap.
    * @param pixels [B,3,R,R], NCHW, normalised with the teacher's mean and std
    * @param batch B
    * @param options `signal`: fires where the run is stopped, which waits for the embeddings no longer
