@@ -4,7 +4,7 @@ import { LgdError } from './errors.js';
 
 /** What to do where a bundler took this code away from the files that it needs. */
 export const leaveOut =
-  'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack, serverExternalPackages with Next.js';
+  "Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals: { lgdistill: 'commonjs lgdistill' } with webpack, serverExternalPackages with Next.js";
 
 /** Undefined in a bundle of CommonJS, which has no such thing. */
 const here = import.meta.url as string | undefined;
