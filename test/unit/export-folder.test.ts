@@ -14,6 +14,7 @@ test('also where the file system does not rename it', async () => {
   for (const place of [from, to]) {
     await mkdir(join(place, 'inner'), { recursive: true });
     await writeFile(join(place, 'inner', 'file'), place);
+    await writeFile(join(place, 'config.json'), '{"lgdistill":{}}');
   }
   // as overlay mounts, such as a container's root, say of a folder of a layer below
   vi.mocked(rename).mockRejectedValueOnce(Object.assign(new Error('EXDEV: cross-device link'), { code: 'EXDEV' }));
