@@ -4,6 +4,9 @@ import { dirname } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { shellWord } from '../shell.js';
 
+/** More than a checkpoint has. */
+const fewFiles = 16;
+
 /** Did a write fail for want of room (or quota), here or in an error underneath? */
 export function isDiskFull(error: unknown): boolean {
   for (let current: unknown = error; current instanceof Error; current = current.cause) {
@@ -23,6 +26,13 @@ export async function diskFullError(
 ): Promise<LgdError> {
   const room = await statfs(dirname(path)).catch(() => undefined);
   const missing = (neededBytes ?? 0) - (room === undefined ? 0 : room.bavail * room.bsize);
+  // small files, such as those of a data set, may have taken all numbers of files; a full XFS has none left, either
+  if (missing < -(2 ** 20) && room !== undefined && room.files > 0 && room.ffree < fewFiles)
+    return new LgdError(
+      'NOT_WRITABLE',
+      `cannot write ${path}: the disk takes ${room.ffree} more files (of ${room.files}). What was written before is whole.`,
+      { mend: `Remove files from that disk, then go on with \`lgdistill resume ${shellWord(run)}\``, cause },
+    );
   const facts = [
     ...(room === undefined
       ? []
