@@ -3,7 +3,7 @@
  * image in order, with its own checksum. A line is written once the bytes it tells of are on disk, so what the journal
  * says holds after a kill and after a power cut.
  */
-import { open, type FileHandle } from 'node:fs/promises';
+import { open, rm, type FileHandle } from 'node:fs/promises';
 import type { NativeAddon } from '../../addon/native.js';
 import { LgdError, readError, systemErrorCode } from '../../errors.js';
 import { wholeLines } from '../../files/lines.js';
@@ -35,6 +35,7 @@ export class Journal {
 
   /** Begins a journal, or goes on with what {@link readJournal} found: `keep` bytes of it. */
   static async open(path: string, task: string, keep: number, checksum: Checksum): Promise<Journal> {
+    if (keep === 0) await rm(path, { force: true }); // a pipe in its place would wait for a reader
     const before = await open(path, keep === 0 ? 'w' : 'r+');
     await before.truncate(keep).finally(() => before.close());
     const journal = new Journal(path, await open(path, 'a'), checksum);
