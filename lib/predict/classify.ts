@@ -61,6 +61,7 @@ export async function classifyImages(options: ClassifyOptions): Promise<Classifi
   const content = await readWithHead(path);
   const { file, info } = content;
   const source = await openGiven(given, signal);
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const bank = await bankOfNames(config, config.names, file, info, {
     signal,
     onProgress: reporting(onProgress, 'text bank'),
@@ -68,7 +69,6 @@ export async function classifyImages(options: ClassifyOptions): Promise<Classifi
   const top = topOf(wanted, bank.size);
   const count = source.ids.length;
   const [indices, cosines] = [new Int32Array(count * top), new Float32Array(count * top)];
-  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   using embedder = studentEmbedder(content, device, { most: count, precision: precisionOf(config) });
   let found = 0;
   const looked = await lookAtAll(
