@@ -114,3 +114,14 @@ test('a mount whose files cannot grow so is told from a full disk', async () => 
     mend: 'Give teacherCache.file a place on a local disk (a mounted bucket needs a cache of writes)',
   });
 });
+
+test('what cannot be freed keeps nothing else of a run from being freed', async () => {
+  leave(1e9);
+  const prepared = await prepareRun(config('freed', 2));
+  const failed = new Error('not to be freed');
+  vi.spyOn(prepared.teacher, 'dispose').mockImplementationOnce(() => {
+    throw failed;
+  });
+  await expect(prepared.dispose()).rejects.toBe(failed);
+  expect(() => prepared.device.handle).toThrow('disposed of');
+});
