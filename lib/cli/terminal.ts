@@ -3,6 +3,7 @@
  * stderr.
  */
 export interface Terminal {
+  readonly json: boolean;
   readonly debug: boolean;
   /** Whether stderr is watched by a person: a terminal that can move its cursor, and not a CI job's log. */
   readonly interactive: boolean;
@@ -35,6 +36,7 @@ export function openTerminal(
   const mark = (code: number, stream: Streams['stdout']) => (text: string) =>
     wantsColours(stream, env) ? `\u001b[${code}m${text}\u001b[0m` : text;
   return {
+    json,
     debug,
     interactive: stderr.isTTY === true && env['TERM'] !== 'dumb' && !isSet(env['CI']),
     say: (text) => void people.write(`${shown(text)}\n`),
