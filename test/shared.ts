@@ -24,3 +24,14 @@ export function sharedPath(...parts: string[]): string | undefined {
 export function noteSkip(what: string, why: string): void {
   console.log(`SKIPPED ${what}: ${why}`);
 }
+
+/**
+ * Is a check wanted that repeats at size, or with more draws, what smaller ones hold the code to? $LGDISTILL_TESTS=all
+ * (`npm run test:all`) asks for them; else prints which is left out.
+ */
+export function testsAll(what: string): boolean {
+  const wanted = process.env['LGDISTILL_TESTS'];
+  if (wanted === 'all') return true;
+  noteSkip(what, 'LGDISTILL_TESTS is not all (npm run test:all)');
+  return false;
+}

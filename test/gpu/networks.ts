@@ -51,7 +51,7 @@ function casesOf({ small }: Report): Case[] {
 
 /** One training step and an evaluation from the start weights, with layer scales as training makes them. */
 async function pass({ name, options, images, gradient }: Case, device: Device, precision: Precision): Promise<Pass> {
-  using encoder = await createAwake(name, { device, precision, ...options });
+  using encoder = createAwake(name, { device, precision, ...options });
   const output = await encoder.forward(images, { training: true });
   const gradients = await encoder.backward(gradient);
   return { output, gradients, evaluation: await encoder.forward(images, { training: false }) };

@@ -5,6 +5,7 @@ import { listStudents, type Precision } from '../../lib/models/index.js';
 import { devicesUnderTest } from '../devices.js';
 import { createAwake, leastError, wholeCosine, wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
+import { narrowStudents } from '../fixtures/narrowed.js';
 import { randomNormal } from '../fixtures/random.js';
 import { executePtx } from '../native/emulated.js';
 
@@ -15,6 +16,7 @@ await executePtx('whole training steps');
 const [batch, resolution, outputs] = [8, 32, 16];
 const images = randomNormal(batch * 3 * resolution * resolution, 1);
 const dOutput = randomNormal(batch * outputs, 2);
+const narrow = narrowStudents('whole training steps');
 const cpu = await openDevice('cpu');
 const devices = (await devicesUnderTest('whole training steps')).filter(({ name }) => name !== 'cpu');
 
@@ -25,7 +27,7 @@ async function step(encoder: Encoder) {
 }
 
 const create = (name: string, device = cpu, precision: Precision = 'float32', seed = 3) =>
-  createAwake(name, { device, outputs, batch, resolution, precision, dropping: true, seed });
+  createAwake(name, { device, outputs, batch, resolution, precision, dropping: true, seed, narrow: narrow.has(name) });
 
 // What float32 may differ by. ReLU6's kinks turn rounding into other gradients where a map has few pixels (see
 // encoders.test.ts). resnet34: beside PyTorch in float64 on these weights and images, one ReLU of 581,632 is on the
@@ -67,8 +69,8 @@ describe.each(devices)('on $name', ({ device }) => {
       const error = await leastError(
         limit,
         async (seed) => {
-          using reference = await create(name, cpu, 'float32', seed);
-          using encoder = await create(name, device, 'float32', seed);
+          using reference = create(name, cpu, 'float32', seed);
+          using encoder = create(name, device, 'float32', seed);
           const [expected, found] = [await step(reference), await step(encoder)];
           expect(relativeError(found.output, expected.output)).toBeLessThan(2e-4);
           expect(relativeError(found.evaluation, expected.evaluation)).toBeLessThan(1e-4);
@@ -84,8 +86,8 @@ describe.each(devices)('on $name', ({ device }) => {
   it.each(Object.keys(halfLimits))(
     '%s trains in bfloat16 as closely as bfloat16 allows',
     async (name) => {
-      using reference = await create(name);
-      using encoder = await create(name, device, 'bfloat16');
+      using reference = create(name);
+      using encoder = create(name, device, 'bfloat16');
       const [expected, found] = [await step(reference), await step(encoder)];
       const off = {
         output: relativeError(found.output, expected.output),

@@ -8,6 +8,7 @@ import { findStudent } from '../../lib/models/students/registry.js';
 import { initialWeights } from '../../lib/models/initialise.js';
 import { createAwake, leastError, takeStep, wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
+import { narrowStudents } from '../fixtures/narrowed.js';
 import { randomNormal } from '../fixtures/random.js';
 
 // The plan that CUDA trains by (LGDISTILL_FUSION=layers) against the plain one, both on the CPU: what is lazy, who
@@ -19,6 +20,7 @@ beforeAll(async () => {
 });
 afterAll(() => device.dispose());
 
+const narrow = narrowStudents('fused plans');
 const batch = 6;
 const resolution = 40;
 const outputs = 10;
@@ -39,7 +41,15 @@ async function withFusion<T>(fusion: string, make: () => T | Promise<T>): Promis
 const sideOf = (name: string) => 2 * (findStudent(name).patch ?? resolution / 2);
 const build = (name: string, fusion: string, seed: number): Promise<Encoder> =>
   withFusion(fusion, () =>
-    createAwake(name, { device, outputs, batch, resolution: sideOf(name), dropping: true, seed }),
+    createAwake(name, {
+      device,
+      outputs,
+      batch,
+      resolution: sideOf(name),
+      dropping: true,
+      seed,
+      narrow: narrow.has(name),
+    }),
   );
 
 describe('a training plan fused into layers', () => {
