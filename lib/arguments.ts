@@ -38,6 +38,7 @@ const kinds = {
   graph: ['what finish() of a GraphBuilder, or studentGraph(), gives', 'nodes parameters'],
   report: ['what `await list.check()` gives', 'exactDuplicates nearDuplicates mended'],
   machine: ['what `await readMachine()` gives', 'cores memory vectors'],
+  classification: ['what `await classifyImages()` gives', 'ids names top indices cosines'],
   online: ['{ images, labels, mean, std }', 'images labels mean std'],
 } as const satisfies Record<string, readonly [what: string, members: string]>;
 

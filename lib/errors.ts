@@ -1,4 +1,4 @@
-import { existsSync, readlinkSync } from 'node:fs';
+import { existsSync, readlinkSync, statfsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 /**
@@ -298,16 +298,32 @@ function leadsTo(path: string): string {
   }
 }
 
+/** Has a disk room for bytes, but no numbers of files left? */
+function takesNoFiles(folder: string): boolean {
+  try {
+    const { bavail, bsize, files, ffree } = statfsSync(folder);
+    return files > 0 && ffree === 0 && bavail * bsize > 2 ** 20;
+  } catch {
+    return false;
+  }
+}
+
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */
 export function writeError(path: string, cause: unknown): LgdError {
   if (cause instanceof LgdError) return cause;
   const space = 'Free some space, or choose another output folder';
   const permitted = 'Choose a folder this user may write to';
   const lost = ['the mount is gone', 'Mount it again, or choose another folder'] as const;
-  const folder = dirname(leadsTo(path));
+  const code = systemErrorCode(cause);
+  const target = leadsTo(path);
+  const leadsNowhere = target !== path && !existsSync(path);
+  const folder = dirname(target);
   const reasons: Record<string, readonly [why: string, mend: string]> = {
     ...ofOpenFiles,
-    ENOSPC: ['the disk is full', space],
+    ENOSPC:
+      code === 'ENOSPC' && takesNoFiles(folder)
+        ? ['the disk takes no more files', 'Remove files from that disk, or choose another output folder']
+        : ['the disk is full', space],
     EDQUOT: ['the disk quota is used up', space],
     EFBIG: [
       'files may not grow that large there',
@@ -325,12 +341,13 @@ export function writeError(path: string, cause: unknown): LgdError {
       ? ['nothing can be made there', 'Choose another place'] // /proc says so of what is to be made in it
       : ['a folder on the way does not exist', `Make the folder ${folder}, or choose another path`],
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
-    EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
+    EEXIST: leadsNowhere
+      ? [`it is a link to ${target}, which is not there`, 'Make that folder, or remove the link']
+      : ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],
     ENAMETOOLONG: ['it, or a name in it, is too long', 'Choose a shorter one'],
     ELOOP: ['its symbolic links lead round in a circle', 'Choose another path, or mend those links'],
   };
-  const code = systemErrorCode(cause);
   const [why, mend] = reasons[code ?? ''] ?? [messageOf(cause), 'Choose another place, and check the disk'];
   return new LgdError('NOT_WRITABLE', `cannot write ${path}: ${why}.`, { mend, cause });
 }

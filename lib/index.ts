@@ -171,6 +171,14 @@ export {
   type Timing,
 } from './evaluate/throughput.js';
 
+// a student at work
+export { Classifier, type ClassifierOptions, type LookOptions, type NamedCosine } from './predict/classifier.js';
+export { classifyImages, type Classification, type ClassifyOptions } from './predict/classify.js';
+export { classifiedImages, writeClassification, type ClassifiedImage } from './predict/classes-file.js';
+export { computeEmbeddings, type EmbeddingsOptions, type ImageEmbeddings } from './predict/embeddings.js';
+export type { ImagesGiven, Looked } from './predict/looking.js';
+export { openImageFiles } from './data/image-files.js';
+
 // segmentation and detection
 export {
   evaluateSegmentation,

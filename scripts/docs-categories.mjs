@@ -11,6 +11,7 @@ const categories = [
   [/^lib\/models\//u, 'Students, teachers, encoders'],
   [/^lib\/data\//u, 'Images'],
   [/^lib\/(train\/|runs\/|stall)/u, 'Training'],
+  [/^lib\/predict\//u, 'A student at work'],
   [/^lib\/dense\//u, 'Segmentation and detection'],
   [/^lib\/(evaluate|export|report)\//u, 'Evaluation, reports and export'],
 ];

@@ -4,11 +4,13 @@ import { openAsk } from './ask.js';
 import { bankCommand } from './bank.js';
 import { benchCommand } from './bench.js';
 import type { Bind } from './command.js';
+import { classifyCommand } from './classify.js';
 import { compareCommand } from './compare.js';
 import { completionCommand } from './completion.js';
 import { detectCommand } from './detect.js';
 import { distillCommand } from './distill.js';
 import { doctorCommand } from './doctor.js';
+import { embedCommand } from './embed.js';
 import { evaluateCommand } from './evaluate.js';
 import { exportCommand } from './export.js';
 import { exitCodes, reportFailure } from './failure.js';
@@ -33,6 +35,8 @@ const commands = [
   distillCommand,
   resumeCommand,
   evaluateCommand,
+  classifyCommand,
+  embedCommand,
   segmentCommand,
   detectCommand,
   exportCommand,

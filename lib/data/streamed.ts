@@ -169,19 +169,16 @@ export class StreamedImages implements Disposable {
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
     const different = [...new Set(asked)]; // a batch that is filled up repeats its last
     const standIns = new Map<number, number>();
-    const decoded = Promise.allSettled(
-      different.map(async (index) => {
-        const shown = await this.#decode(index, { addon, store, index });
-        if (shown !== index) standIns.set(index, shown);
-      }),
-    );
+    const decoded = different.map(async (index) => {
+      const shown = await this.#decode(index, { addon, store, index });
+      if (shown !== index) standIns.set(index, shown);
+    });
     try {
-      const results = await orAborted(decoded, 'reading the images', this.#stop);
-      const failed = results.find((result) => result.status === 'rejected');
-      if (failed !== undefined) throw failed.reason;
+      // the first failure ends it: another read may hang for ever
+      await orAborted(Promise.all(decoded), 'reading the images', this.#stop);
       this.#life.check();
     } catch (error) {
-      void decoded.then(() => addon.release(store)); // what is being decoded is written there
+      void Promise.allSettled(decoded).then(() => addon.release(store)); // what is being decoded is written there
       this.#life.check();
       throw error;
     }

@@ -3,10 +3,9 @@
  * text bank the nearest name.
  */
 import { checkOptions, optionTable } from '../arguments.js';
-import { BankSource } from '../banks/bank-source.js';
 import { parseConfig, type ConfigInput } from '../config/config.js';
 import { openDevice, type DeviceName } from '../device.js';
-import { withBank } from '../evaluate/student.js';
+import { bankOfNames } from '../evaluate/student.js';
 import { precisionOf } from '../models/compiled.js';
 import { denseProjectionGraph } from '../models/heads/dense-projection.js';
 import { graphOf } from '../models/student.js';
@@ -44,12 +43,8 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
   const { file, info, weights } = await readStudent(path);
   denseProjectionGraph(graphOf(info), dense.outputStride); // a student without maps, before texts are asked for
   const set = await openEvaluation(config, { signal: options.signal });
-  const known = await withBank({ ...config, names: undefined }, file, info);
-  await using banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, {
-    signal: options.signal,
-  });
+  const bank = await bankOfNames(config, [...set.names], file, info, { signal: options.signal });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
   using segmenter = Segmenter.zeroShot({ graph: graphOf(info), weights, info }, bank, {
     device,
     outputStride: dense.outputStride,

@@ -1,6 +1,6 @@
 /** What a protocol leaves behind: results as JSON, predictions as tables, lists of images. */
 import { join } from 'node:path';
-import { inOneLine, joinedLines } from '../files/lines.js';
+import { csvField, inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder } from '../files/make-folder.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import { version } from '../package.js';
@@ -51,11 +51,6 @@ function* tableOf(
   yield 'image,class,predicted,classes before\n';
   yield* joinedLines(
     images,
-    (image, i) => [image, names[targets[i]!]!, names[predicted[i]!]!].map(quoted).join(',') + `,${ranks[i]!}`,
+    (image, i) => [image, names[targets[i]!]!, names[predicted[i]!]!].map(csvField).join(',') + `,${ranks[i]!}`,
   );
-}
-
-/** RFC 4180. */
-function quoted(text: string): string {
-  return /[",\r\n]/u.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

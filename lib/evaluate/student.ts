@@ -15,6 +15,7 @@ import { hasHead } from '../models/student.js';
 import { configuredTeacher } from '../runs/configured-teacher.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent, studentOf, type StudentInfo } from '../runs/student-file.js';
+import type { EncodeOptions } from '../text/encoder.js';
 import { makeAnswers, type Answers } from './accuracy.js';
 import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
 import { embeddedAtOnce } from './embed.js';
@@ -194,7 +195,7 @@ async function scoreStudent(
  * Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file;
  * else the student's names and templates, to build it from.
  */
-export async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
+async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
   if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
   if ((await isFile(beside)) && (await TextualSemanticsBank.load(beside)).hash === info.bankHash)
@@ -217,10 +218,28 @@ export async function withBank(config: Config, file: string, info: StudentInfo):
   };
 }
 
+/**
+ * The text bank of names to choose among: rows of the bank that {@link withBank} finds where they are in it, else
+ * embedded by the text encoder; without names that bank itself.
+ * @throws LgdError BAD_CONFIG (no names, or no text encoder for them), and as {@link BankSource.training}
+ */
+export async function bankOfNames(
+  config: Config,
+  names: Config['names'],
+  file: string,
+  info: StudentInfo,
+  options: EncodeOptions,
+): Promise<TextualSemanticsBank> {
+  const known = await withBank({ ...config, names: undefined }, file, info);
+  if (names === undefined) return await evaluationBank(known, info, options);
+  await using banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names } }, info, options);
+  return await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
+}
+
 async function evaluationBank(
   config: Config,
   info: StudentInfo,
-  options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void },
+  options: EncodeOptions,
 ): Promise<TextualSemanticsBank> {
   await using banks = new BankSource(config, info, options);
   const { bank, names, evaluate } = config;

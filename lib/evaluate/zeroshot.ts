@@ -1,6 +1,5 @@
 import { checkArgument, checkGiven, checkOptions, optionTable, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { concatenate } from '../concatenate.js';
 import type { ImageCache } from '../data/cache.js';
 import { hashImages, plainId } from '../data/image-id.js';
 import type { PreparableImages } from '../data/read-ahead.js';
@@ -11,14 +10,8 @@ import type { AnyTeacher } from '../models/index.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { targetsOf } from './accuracy.js';
 import { matchClasses } from './classes.js';
-import {
-  embedImages,
-  embedOptions,
-  encoderEmbedder,
-  teacherEmbedder,
-  type EmbedOptions,
-  type Embedder,
-} from './embed.js';
+import { embedOptions, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
+import { findNearestNames } from './nearest-names.js';
 import { makeScore, type ZeroShotScore } from './score.js';
 
 /** Labelled images, and the names to choose among. */
@@ -50,8 +43,6 @@ const evaluateOptions = { onNearest: 'optional', ...embedOptions } satisfies Opt
 const teacherOptions = { batch: 'needed', precision: 'optional', ...evaluateOptions } satisfies OptionTable<
   Parameters<ZeroShotEvaluation['evaluateTeacher']>[1]
 >;
-
-const searchedAtOnce = 4096; // images: each search sends the bank to the device
 
 /**
  * Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the name whose text embedding is
@@ -128,25 +119,17 @@ export class ZeroShotEvaluation {
     const { device, images, bank, mean, std } = this.#options;
     const topK = Math.min(5, bank.size);
     const counts = { images: 0, correct1: 0, correct5: 0 };
-    let [rows, shown]: [Float32Array[], Int32Array[]] = [[], []];
-    const search = async () => {
-      const [queries, some] = [concatenate(Float32Array, rows), concatenate(Int32Array, shown)];
-      [rows, shown] = [[], []];
-      const nearest = await device.addon.topSimilar(device.handle, queries, bank.data, bank.embeddingSize, topK);
-      this.#count(nearest.indices, topK, targetsOf({ labels: this.#targets }, some), counts);
-      onNearest?.(nearest.indices, topK, some);
-    };
-    await embedImages(
+    await findNearestNames(
       embedder,
       { device, images, mean, std, what: 'the evaluation' },
-      async (embeddings, some, from) => {
-        rows.push(embeddings);
-        shown.push(some);
-        if (from + some.length - counts.images >= searchedAtOnce) await search();
+      bank,
+      topK,
+      ({ indices }, some) => {
+        this.#count(indices, topK, targetsOf({ labels: this.#targets }, some), counts);
+        onNearest?.(indices, topK, some);
       },
       options,
     );
-    if (rows.length > 0) await search();
     return makeScore({ ...counts, classes: this.classes, topK });
   }
 

@@ -6,6 +6,7 @@ import { placeIn } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { statPlace } from '../files/replaceable.js';
+import { temporaryPath } from '../files/temporary-name.js';
 import { yamlMark } from './tool-config.js';
 
 /** The place for a program is the option `to`, which on the command line names the program. */
@@ -52,7 +53,7 @@ export async function checkFolder(folder: string, spared: readonly string[]): Pr
  */
 export async function placeFolder(from: string, to: string): Promise<void> {
   await checkFolder(to, []);
-  const old = `${from}.old`;
+  const old = temporaryPath(to); // a later export removes what a kill leaves
   const failure = await rename(to, old).then(
     () => undefined,
     (cause: unknown) => systemErrorCode(cause) ?? 'unknown',

@@ -225,7 +225,6 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   try {
     await makeFolder(dirname(to), made);
     if (bank !== undefined && bankInside === undefined) await makeFolder(dirname(options.bank!), made);
-    await removeLeft(to);
     written = await target.write(partial);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
@@ -234,6 +233,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     if (bankInside !== undefined && (await statIfThere(join(partial, bankInside))) !== undefined)
       throw oneFile(options.bank!);
     await target.place(partial, to);
+    await removeLeft(to); // the earlier export may be there that a kill kept from its place
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     await removeMade(made);

@@ -1,5 +1,6 @@
 /** What a run says when its disk is full: how much is free there, how much is needed, and how to go on. */
 import { statfs } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { shellWord } from '../shell.js';
@@ -7,10 +8,13 @@ import { shellWord } from '../shell.js';
 /** More than a checkpoint has. */
 const fewFiles = 16;
 
-/** Did a write fail for want of room (or quota), here or in an error underneath? */
+/** Did a write fail for want of room (or quota), here or in an error underneath, be it Node's or the addon's? */
 export function isDiskFull(error: unknown): boolean {
   for (let current: unknown = error; current instanceof Error; current = current.cause) {
     if (['ENOSPC', 'EDQUOT'].includes(systemErrorCode(current) ?? '')) return true;
+    // an error of the addon has a code of its own
+    if ([-constants.errno.ENOSPC, -constants.errno.EDQUOT].includes((current as NodeJS.ErrnoException).errno ?? 0))
+      return true;
   }
   return false;
 }

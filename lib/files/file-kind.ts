@@ -4,7 +4,7 @@
 export const journalFormat = 'lgdistill-pack-journal';
 
 /** Kinds of files that commands write. */
-export type FileKind = 'safetensors' | 'onnx' | 'report' | 'config' | 'pack' | 'journal';
+export type FileKind = 'safetensors' | 'onnx' | 'report' | 'config' | 'pack' | 'journal' | 'names of images';
 
 // eight bytes of a text, or of ONNX, are a larger number; ids of millions of images make a header of hundreds of
 // megabytes
@@ -44,6 +44,7 @@ const tests: Readonly<Record<FileKind, (bytes: Uint8Array) => boolean>> = {
   config: (bytes) => /^\uFEFF?\s*\{/u.test(new TextDecoder().decode(bytes)),
   pack: (bytes) => new TextDecoder().decode(bytes).startsWith('LGDPACK'),
   journal: beginsAsJournal,
+  'names of images': (bytes) => /^(?:image,name,cosine|\{"image":)/u.test(new TextDecoder().decode(bytes)),
 };
 
 /** Is it a file of this kind, by its first bytes, of which 4096 are enough? */

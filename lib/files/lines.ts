@@ -16,6 +16,11 @@ export function* joinedLines<Item>(
   }
 }
 
+/** A field of a comma-separated table, by RFC 4180. */
+export function csvField(text: string): string {
+  return /[",\r\n]/u.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
 /**
  * A name in a list of one a line, columns apart by tabs: as it is; as a JSON string where it would break the line or a
  * column, or looks like such a string.

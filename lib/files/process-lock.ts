@@ -25,7 +25,7 @@ import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadId } from 'node:worker_threads';
-import { systemErrorCode, writeError } from '../errors.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { membersOf, parsed } from './json.js';
 import { uniqueMark } from './temporary-name.js';
 
@@ -99,6 +99,7 @@ export async function takeLock(
       if (held) return { release };
       if (found === undefined) continue; // given back meanwhile
       const before = parseLock(found);
+      if (before === undefined && !isTorn(found)) throw foreignFile(file);
       const holder = before && (await findHolder(before, own.host));
       if (holder !== undefined) return { holder };
       if (before === undefined && (await changes(file, found))) continue;
@@ -183,6 +184,18 @@ async function readText(file: string): Promise<string | undefined> {
 function parseLock(text: string): Lock | undefined {
   const lock = membersOf(parsed(text));
   return typeof lock['host'] === 'string' && typeof lock['pid'] === 'number' ? (lock as unknown as Lock) : undefined;
+}
+
+/** Is it what a power cut leaves of a lock: the beginning of its text, or zeros in its place? */
+function isTorn(text: string): boolean {
+  const first = '{"host":';
+  return text.startsWith(first) || first.startsWith(text) || /^\0*$/u.test(text);
+}
+
+function foreignFile(file: string): LgdError {
+  return new LgdError('NOT_WRITABLE', `cannot lock by ${file}: there is another file of that name.`, {
+    mend: 'Move that file, or choose another place',
+  });
 }
 
 /** Is a text that is no lock one that is being written? */

@@ -16,6 +16,7 @@ const words: Readonly<Record<FileKind, string>> = {
   config: 'a configuration',
   pack: 'a pack',
   journal: 'the journal of a pack',
+  'names of images': 'a table of names of images',
 };
 const firstBytes = 4096;
 

@@ -42,13 +42,12 @@ export interface RunLog {
   seconds: number;
   /** Of the last start, as what follows; undefined before the first. */
   images: number | undefined;
-  broken: number | undefined;
   device: string | undefined;
   version: string | undefined;
 }
 
 const startPattern =
-  /^start at step \d+ of \d+, (?<images>\d+) images?, (?<broken>\d+) broken ones? left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
+  /^start at step \d+ of \d+, (?<images>\d+) images?, \d+ broken ones? left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
 const endPattern = /^(?<outcome>done|interrupted) at step \d+$|^(?<failed>failed): /u;
 
 /** Reads the text of a log.txt; lines that are torn or of another kind are passed over. */
@@ -59,7 +58,6 @@ export function readRunLog(text: string): RunLog {
     sessions,
     seconds: 0,
     images: undefined,
-    broken: undefined,
     device: undefined,
     version: undefined,
   };
@@ -74,7 +72,6 @@ export function readRunLog(text: string): RunLog {
       Object.assign(log, {
         outcome: 'unfinished',
         images: Number(start['images']),
-        broken: Number(start['broken']),
         device: start['device'],
         version: start['version'],
       });

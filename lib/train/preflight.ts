@@ -7,6 +7,7 @@ import { median } from '../averages.js';
 import { checkFilled, checkSteps } from '../config/batch.js';
 import { BatchPlan } from '../data/loader.js';
 import { throwIfAborted } from '../errors.js';
+import { endedBy } from '../lifetime.js';
 import { freeMemory } from '../machine/memory.js';
 import { resizable } from '../models/teachers/tower-sizes.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
@@ -120,9 +121,10 @@ export async function preflight(
       advice: advise(bottleneck, distiller),
     };
   } finally {
-    await trial.close();
-    await distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
-    before.forEach((state, number) => distiller.restore(state, number));
+    await endedBy(
+      async () => before.forEach((state, number) => distiller.restore(state, number)),
+      () => trial.close(),
+    );
   }
 }
 
@@ -151,6 +153,8 @@ interface StepTiming {
 class Trial {
   #step = 0;
   readonly #batches: AsyncGenerator<Batch, void, undefined>;
+  /** Those that are not given back yet. */
+  readonly #taken = new Set<Batch>();
 
   constructor(
     readonly distiller: Distiller,
@@ -212,21 +216,31 @@ class Trial {
     return (performance.now() - from) / count;
   }
 
-  /** Gives back batches that no step took. */
+  /** Gives back all batches, also of steps that failed, once nothing of these is queued any more. */
   async close(): Promise<void> {
+    await this.distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
+    this.#release(this.#taken);
     await this.#batches.return();
+  }
+
+  #release(batches: Iterable<Batch>): void {
+    for (const batch of batches) if (this.#taken.delete(batch)) batch.release?.();
   }
 
   async #read(ticket: StepTicket, batches: readonly Batch[]): Promise<void> {
     for (const number of this.distiller.students.keys()) await this.distiller.readMetrics(ticket, number);
-    for (const batch of batches) batch.release?.();
+    this.#release(batches);
   }
 
   async #next(): Promise<Batch[]> {
     throwIfAborted(this.signal, 'the measurement');
-    const taken: Batch[] = [];
-    while (taken.length < this.distiller.config.train.accumulate) taken.push((await this.#batches.next()).value!);
-    return taken;
+    const batches: Batch[] = [];
+    while (batches.length < this.distiller.config.train.accumulate) {
+      const { value } = await this.#batches.next();
+      this.#taken.add(value!);
+      batches.push(value!);
+    }
+    return batches;
   }
 }
 

@@ -82,7 +82,15 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   const config = absolutePaths(parseConfig(input));
   const cleanup: (() => Promise<void> | void)[] = [];
   const free = async () => {
-    for (const action of cleanup.splice(0).reverse()) await action();
+    const failures: unknown[] = [];
+    for (const action of cleanup.splice(0).reverse()) {
+      try {
+        await action();
+      } catch (error) {
+        failures.push(error); // the others hold memory, too
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   };
   let freed: Promise<void> | undefined;
   const dispose = () => (freed ??= free());
@@ -95,7 +103,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
     };
     return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run };
   } catch (error) {
-    await dispose();
+    await dispose().catch(() => undefined);
     throw error;
   }
 }

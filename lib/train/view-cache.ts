@@ -15,6 +15,7 @@ import { checkArgument, checkOptions, optionTable } from '../arguments.js';
 import type { Config } from '../config/config.js';
 import type { Device } from '../device.js';
 import { hasCode, LgdError, writeError } from '../errors.js';
+import { isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { membersOf, parsed } from '../files/json.js';
 import { closeRead } from '../files/open.js';
@@ -255,7 +256,7 @@ async function openRows(
     return await addon.openRows(handle, { path, offset: headerBytes, rows, dimension });
   } catch (cause) {
     if (!hasCode(cause, 'NOT_WRITABLE')) throw cause;
-    if (/No space left|quota/u.test(cause.message)) throw noRoom(rows, dimension, cause.message, cause);
+    if (isDiskFull(cause)) throw noRoom(rows, dimension, cause.message, cause);
     throw new LgdError('NOT_WRITABLE', `there can be no file of teacher embeddings: ${cause.message}`, {
       option: 'teacherCache.views',
       mend: 'Give teacherCache.file a place on a local disk (a mounted bucket needs a cache of writes)',

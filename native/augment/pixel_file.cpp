@@ -25,9 +25,9 @@ PixelFile::PixelFile(PixelFileOptions options) : options_(std::move(options)) {
   file_ = open(options_.path.c_str(), O_RDONLY | O_CLOEXEC);
   LGD_CHECK(file_ >= 0, "BAD_FILE", "cannot open ", options_.path, ": ", std::strerror(errno));
   try {
-    const off_t length = lseek(file_, 0, SEEK_END);
-    LGD_CHECK(length >= 0, "BAD_FILE", "cannot read ", options_.path, ": ", std::strerror(errno));
-    bytes_ = size_t(length);
+    const off_t end = length();
+    LGD_CHECK(end >= 0, "BAD_FILE", "cannot read ", options_.path, ": ", std::strerror(errno));
+    bytes_ = size_t(end);
     const auto ends_inside = [&](double from, double size) { return from >= 0 && from + size <= double(bytes_); };
     for (size_t i = 0; i < count; ++i) {
       LGD_CHECK(options_.widths[i] > 0 && options_.heights[i] > 0, "BAD_SHAPE", "image ", i, " of ", options_.path,
@@ -69,7 +69,7 @@ bool PixelFile::is_whole(int64_t index) const {
 }
 
 // A page past the end of a file that was cut would end the process with SIGBUS.
-bool PixelFile::is_long_enough() const { return lseek(file_, 0, SEEK_END) >= off_t(bytes_); }
+off_t PixelFile::length() const { return lseek(file_, 0, SEEK_END); }
 
 std::string PixelFile::name(int64_t index) const {
   const size_t from = size_t(options_.names[size_t(index)]), to = size_t(options_.names[size_t(index) + 1]);
@@ -77,7 +77,10 @@ std::string PixelFile::name(int64_t index) const {
 }
 
 void PixelFile::check(std::span<const int64_t> images, ThreadPool& pool) {
-  LGD_CHECK(is_long_enough(), "BAD_FILE", options_.path, " became shorter while it was in use: pack the images again");
+  const off_t now = length();
+  LGD_CHECK(now >= 0, "BAD_FILE", "cannot read ", options_.path, ": ", std::strerror(errno));
+  LGD_CHECK(now >= off_t(bytes_), "BAD_FILE", options_.path,
+            " became shorter while it was in use: pack the images again");
   std::vector<int64_t> unknown;
   for (int64_t index : images)
     if (!checked_[size_t(index)]) unknown.push_back(index);
@@ -111,7 +114,7 @@ void PixelFile::read_loop() {
       images = std::move(wanted_.front());
       wanted_.pop_front();
     }
-    if (!is_long_enough()) continue;  // check() says so
+    if (length() < off_t(bytes_)) continue;  // check() says so
     for (int64_t index : images) {
       const auto from = reinterpret_cast<uintptr_t>(pixels(index)) / page * page;
       madvise(reinterpret_cast<void*>(from), reinterpret_cast<uintptr_t>(pixels(index)) + image_bytes(index) - from,

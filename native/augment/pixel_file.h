@@ -5,6 +5,8 @@
 // ahead if it came by, else by whoever needs them. The file must be followed by PixelStore::overread bytes or more
 // after its last image (a pack's index is).
 #pragma once
+#include <sys/types.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -35,7 +37,8 @@ class PixelFile {
   int height(int64_t index) const { return options_.heights[size_t(index)]; }
 
   // Thread-safe, both of them.
-  // Throws BAD_FILE, naming the image, where one of them is not what its checksum says, or the file became shorter.
+  // Throws BAD_FILE, naming the image, where one of them is not what its checksum says, or the file became shorter or
+  // is not to be had any more.
   void check(std::span<const int64_t> images, ThreadPool& pool);
   // Asks for the pixels of images that will be needed soon; returns at once.
   void read_ahead(std::vector<int64_t> images);
@@ -43,7 +46,7 @@ class PixelFile {
  private:
   size_t image_bytes(int64_t index) const { return size_t(width(index)) * size_t(height(index)) * 3; }
   bool is_whole(int64_t index) const;
-  bool is_long_enough() const;
+  off_t length() const;  // -1 with errno
   std::string name(int64_t index) const;
   void read_loop();
 

@@ -14,7 +14,11 @@ Napi::Error js_error(Napi::Env env, const std::string& code, const std::string& 
 Napi::Error js_error(Napi::Env env, std::exception_ptr error) {
   try {
     std::rethrow_exception(error);
-  } catch (const Error& e) { return js_error(env, e.code, e.what()); } catch (const std::bad_alloc&) {
+  } catch (const Error& e) {
+    Napi::Error made = js_error(env, e.code, e.what());
+    if (e.system_error != 0) made.Set("errno", Napi::Number::New(env, -e.system_error));  // as Node's own errors
+    return made;
+  } catch (const std::bad_alloc&) {
     return js_error(env, "OUT_OF_MEMORY", "the host is out of memory");
   } catch (const std::exception& e) { return js_error(env, "NATIVE_ERROR", e.what()); }
 }

@@ -90,7 +90,7 @@ struct Context::Impl {
       job.work();
       return nullptr;
     } catch (const Error& e) {
-      return std::make_exception_ptr(Error(e.code, job.stage + ": " + e.what()));
+      return std::make_exception_ptr(Error(e.code, job.stage + ": " + e.what(), e.system_error));
     } catch (const std::bad_alloc&) {
       return std::make_exception_ptr(Error("OUT_OF_MEMORY", job.stage + ": the host is out of memory"));
     } catch (const std::exception& e) {

@@ -10,7 +10,9 @@ namespace lgd {
 
 struct Error : std::runtime_error {
   std::string code;
-  Error(std::string code_, const std::string& message) : std::runtime_error(message), code(std::move(code_)) {}
+  int system_error;  // errno of the call that failed, where a caller goes by it; else 0
+  Error(std::string code_, const std::string& message, int system_error_ = 0)
+      : std::runtime_error(message), code(std::move(code_)), system_error(system_error_) {}
 };
 
 /** The parts, one after the other. */

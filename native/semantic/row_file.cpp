@@ -12,6 +12,7 @@
 #include <unordered_set>
 
 #include "core/crc32c.h"
+#include "core/error.h"
 #include "core/tensor.h"
 
 namespace lgd {
@@ -43,14 +44,15 @@ RowFile::RowFile(const RowFileOptions& options, ThreadPool& pool)
             "a file of rows needs rows, a dimension and an offset, found ", rows, ", ", dimension, ", ",
             options.offset);
   file_ = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  LGD_CHECK(file_ >= 0, errno == EACCES || errno == EROFS ? "NOT_WRITABLE" : "BAD_FILE", "cannot open ", path, ": ",
-            std::strerror(errno));
+  LGD_CHECK(file_ >= 0, "NOT_WRITABLE", "cannot open ", path, ": ", std::strerror(errno));
   try {
     const size_t offset = size_t(options.offset), bytes = size_t(rows) * record_bytes_, start = offset / page * page;
     end_ = offset + bytes;
     // Blocks are claimed now: a hole that a full disk cannot fill would end the process with SIGBUS at the first write.
     const int failed = posix_fallocate(file_, off_t(offset), off_t(bytes));
-    LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot make ", path, " ", end_ >> 20, " MiB long: ", std::strerror(failed));
+    if (failed != 0)
+      throw Error("NOT_WRITABLE", concat({"cannot make ", path, " ", end_ >> 20, " MiB long: ", std::strerror(failed)}),
+                  failed);
     map_bytes_ = end_ - start;
     void* data = mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_, off_t(start));
     LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", path,
@@ -84,7 +86,9 @@ RowFile::~RowFile() {
 
 // A page past the end of a file that was cut would end the process with SIGBUS.
 void RowFile::check_length() const {
-  LGD_CHECK(lseek(file_, 0, SEEK_END) >= off_t(end_), "BAD_FILE", path,
+  const off_t length = lseek(file_, 0, SEEK_END);
+  LGD_CHECK(length >= 0, "BAD_FILE", "cannot read ", path, ": ", std::strerror(errno));
+  LGD_CHECK(length >= off_t(end_), "BAD_FILE", path,
             " became shorter while it was in use: resume the run, which fills it again");
 }
 

@@ -17,7 +17,7 @@
 namespace lgd {
 
 struct RowFile {
-  // BAD_FILE, NOT_WRITABLE (no room), OUT_OF_MEMORY; looks at every row
+  // NOT_WRITABLE (no file, no room: its errno), BAD_FILE, OUT_OF_MEMORY; looks at every row
   RowFile(const RowFileOptions& options, ThreadPool& pool);
   ~RowFile();
   RowFile(const RowFile&) = delete;
@@ -35,7 +35,7 @@ struct RowFile {
   // there. row < 0: rounds alone. Rows of zeros or with a value that is not finite are left as they are, and out of the
   // file.
   void keep(int64_t row, float* values);
-  void check_length() const;  // BAD_FILE where the file became shorter
+  void check_length() const;  // BAD_FILE where the file became shorter, or is not to be had any more
 
  private:
   uint8_t* record(int64_t row) const { return data_ + size_t(row) * record_bytes_; }

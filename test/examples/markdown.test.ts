@@ -14,7 +14,7 @@ import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawScenes } from '../fixtures/scenes.js';
-import { madeUpBank, untrainedStudent } from '../fixtures/student.js';
+import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 
 /**
@@ -62,7 +62,7 @@ beforeAll(async () => {
   writeFileSync(join(folder, 'names.txt'), shapeNames.join('\n'));
   for (const name of ['photos', 'labelled']) await drawShapes(join(folder, name), { count: 6 });
   await drawScenes(join(folder, 'scenes'), { count: 2 });
-  await untrainedStudent(join(folder, 'student.safetensors'), { embeddingSize: 24 });
+  await writeMadeUpStudent(join(folder, 'student.safetensors'), 'mobilenet_v2', { widthMultiplier: 0.35 });
   await madeUpBank().save(join(folder, 'bank.safetensors'));
 });
 afterAll(() => rmSync(join(scratch, '..'), { recursive: true, force: true }));

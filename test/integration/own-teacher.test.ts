@@ -481,3 +481,22 @@ describe('a distiller that cannot be made', () => {
     expect(device.info.allocatedBytes).toBe(before);
   });
 });
+
+it('a teacher is asked for nothing once a step was stopped, also where that waits for the device', async () => {
+  const asked = vi.fn();
+  using distiller = distillerOf(teacherThat(asked), output());
+  const stop = new AbortController();
+  const batch = {
+    dataset: images,
+    images: Int32Array.of(0, 1),
+    drawIds: Int32Array.of(0, 1),
+    seed: 0,
+    epoch: 0,
+    step: 0,
+  };
+  const queued = distiller.queueStep([batch], { step: 0, learningRate: 0.01, signal: stop.signal });
+  stop.abort();
+  await expect(queued).rejects.toMatchObject({ code: 'ABORTED' });
+  await device.synchronize();
+  expect(asked).not.toHaveBeenCalled();
+});

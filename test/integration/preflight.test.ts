@@ -1,6 +1,8 @@
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
+import type { ImageCache } from '../../lib/data/cache.js';
 import { createStudent } from '../../lib/models/index.js';
 import { largestBatch } from '../../lib/train/batch-memory.js';
 import { Distiller } from '../../lib/train/distiller.js';
@@ -197,5 +199,35 @@ it('stops when it is told to', async () => {
     await expect(preflight(distiller, dataset, { signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: 'ABORTED',
     });
+  });
+});
+
+it.each([1, 2])('gives all batches back where it is stopped in a step of %i', async (accumulate) => {
+  await withRun({ train: { accumulate } }, async ({ device, dataset, config: { data, train } }) => {
+    const stop = new AbortController();
+    let [calls, out] = [0, 0];
+    const embed = async (_: Float32Array, batch: number) => {
+      if (++calls === 2) {
+        stop.abort();
+        await new Promise(() => undefined);
+      }
+      return new Float32Array(16 * batch).fill(1);
+    };
+    using distiller = new Distiller({
+      device,
+      teacher: ownTeacher({ embed }),
+      student: createStudent('mobilenet_v3_small', { device, embeddingSize: 16, widthMultiplier: 0.25 }),
+      config: { method: 'feature', data: { resolution: data.resolution }, train },
+    });
+    const { length, ids, sourceIndex, store } = dataset as ImageCache;
+    const prepare = () => {
+      out++;
+      return { store, release: () => void out-- };
+    };
+    await expect(
+      preflight(distiller, { length, ids, sourceIndex, store, prepare }, { seconds: 60, signal: stop.signal }),
+    ).rejects.toMatchObject({ code: 'ABORTED' });
+    await setImmediate(); // what was read ahead comes back by itself
+    expect(out).toBe(0);
   });
 });

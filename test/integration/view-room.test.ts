@@ -1,6 +1,7 @@
 /** Whether the disk has room for the teacher's views is told before a run begins. */
 import { existsSync, mkdirSync, realpathSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config/config.js';
@@ -98,17 +99,29 @@ test('a mount whose files cannot grow so is told from a full disk', async () => 
   const { device, teacher, dataset, distiller } = prepared;
   const images = { length: dataset.length, sourceIndex: dataset.sourceIndex, hash: 'mine' };
   const used = { ...distiller.config, teacherCache: { views: 2, file: join(folder, 'seek.lgd') } };
-  const opening = async (why: string) => {
-    vi.spyOn(device.addon, 'openRows').mockRejectedValueOnce(new LgdError('NOT_WRITABLE', `${why}.`));
+  const opening = async (errno?: number) => {
+    const cause = Object.assign(new Error('no'), { code: 'NOT_WRITABLE', errno });
+    vi.spyOn(device.addon, 'openRows').mockRejectedValueOnce(new LgdError('NOT_WRITABLE', 'no', { cause }));
     const { precision } = distiller.encoder;
     return TeacherViewCache.open({ device, teacher, config: used, precision, dataset, images });
   };
-  await expect(opening('No space left on device')).rejects.toMatchObject({
+  await expect(opening(-constants.errno.ENOSPC)).rejects.toMatchObject({
     message: expect.stringContaining('there is no room for 32') as string,
   });
-  await expect(opening('Illegal seek')).rejects.toMatchObject({
+  await expect(opening()).rejects.toMatchObject({
     code: 'NOT_WRITABLE',
     option: 'teacherCache.views',
     mend: 'Give teacherCache.file a place on a local disk (a mounted bucket needs a cache of writes)',
   });
+});
+
+test('what cannot be freed keeps nothing else of a run from being freed', async () => {
+  leave(1e9);
+  const prepared = await prepareRun(config('freed', 2));
+  const failed = new Error('not to be freed');
+  vi.spyOn(prepared.teacher, 'dispose').mockImplementationOnce(() => {
+    throw failed;
+  });
+  await expect(prepared.dispose()).rejects.toBe(failed);
+  expect(() => prepared.device.handle).toThrow('disposed of');
 });

@@ -1,10 +1,13 @@
 import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { isDiskFull } from '../../lib/files/disk-full.js';
 import { halfToFloat } from '../../lib/files/safetensors-header.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { replaceOpenFile } from '../fixtures/open-file.js';
 import { randomNumbers } from '../fixtures/random.js';
+import { smallDisk } from '../fixtures/small-disk.js';
 
 const folder = temporaryFolder();
 const devices = await devicesUnderTest('files of embeddings');
@@ -147,13 +150,37 @@ describe.each(devices)('rows of a file on $name', ({ device }) => {
   it('of a file that is not there, or has no room, are an error that says so', async () => {
     const openAt = (path: string, count: number) => addon.openRows(handle, { path, offset: 0, rows: count, dimension });
     await expect(openAt(join(folder, 'nowhere'), 10)).rejects.toMatchObject({
-      code: 'BAD_FILE',
+      code: 'NOT_WRITABLE',
       message: expect.stringContaining('nowhere') as unknown,
     });
     const { path } = await rows('huge');
     await expect(openAt(path, 2 ** 45)).rejects.toMatchObject({
       code: 'NOT_WRITABLE',
       message: expect.stringMatching(/cannot make .* MiB long/u) as unknown,
+      cause: { errno: expect.any(Number) as unknown },
     });
   });
+
+  it('of a file whose length the system does not tell any more are an error with its reason', async () => {
+    const { path, open: openFile } = await rows('lost');
+    const { file } = await openFile();
+    replaceOpenFile(path, join(folder, `pipe-${device.kind}`));
+    await expect(
+      through((tensor) => addon.loadRows(file, { rows: Float64Array.of(0) }, tensor), new Float32Array(dimension)),
+    ).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('Illegal seek') as unknown });
+    addon.release(file);
+  });
 });
+
+const full = smallDisk('rows of a file on a full disk', 2 ** 20);
+it.skipIf(full === undefined)(
+  'rows that a full disk has no room for are an error that is told by its number',
+  async () => {
+    const { addon, handle } = devices[0]!.device;
+    const path = join(full!, 'rows');
+    await writeFile(path, '');
+    const opened = addon.openRows(handle, { path, offset: 0, rows: 2 ** 20, dimension: 4 });
+    await expect(opened).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    expect(isDiskFull(await opened.catch((error: unknown) => error))).toBe(true);
+  },
+);

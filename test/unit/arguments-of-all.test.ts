@@ -17,6 +17,7 @@ describe('anything at all', () => {
     'TeacherViewCache',
     'Segmenter',
     'Detector',
+    'Classifier',
     'TextualSemanticsBank',
     'NativeTextEncoder',
     'ClipTextEncoder',

@@ -13,6 +13,7 @@ import { imagesFromBuffers, sampleSource, type ImageSource } from '../../lib/dat
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { readViews } from '../../lib/data/views.js';
 import { Device, openDevice } from '../../lib/device.js';
+import { replaceOpenFile } from '../fixtures/open-file.js';
 import { Packs } from '../fixtures/packs.js';
 
 const addon = loadAddon();
@@ -275,6 +276,18 @@ describe('damage', () => {
     await expect(
       readViews(images, batch, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] }),
     ).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('shorter') as string });
+    device.dispose();
+    device = await openDevice('cpu');
+  });
+
+  it('a file whose length the system does not tell any more is an error with its reason', async () => {
+    const { file } = await pack({ as: 'raw', shortSide: rawSide });
+    using images = await ImageCache.build(await openImages(file), options);
+    replaceOpenFile(file, join(folder, 'pipe'));
+    const batch = { images: Int32Array.of(9), drawIds: Int32Array.of(9), seed: 0, epoch: 0 };
+    await expect(
+      readViews(images, batch, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] }),
+    ).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('Illegal seek') as string });
     device.dispose();
     device = await openDevice('cpu');
   });

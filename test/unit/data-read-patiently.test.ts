@@ -265,7 +265,8 @@ it('images that wait for a system that failed already are not waited for each in
   });
   using streamed = await StreamedImages.open(images, { ...options, threads: 2 });
   await expect(streamed.prepare(all)).rejects.toMatchObject({ code: 'BAD_FILE' });
-  expect(images.attempts).toEqual([4, 4, 1, 1, 1, 1, 1, 1]);
+  expect(Math.max(...images.attempts.slice(0, 2))).toBe(4); // the first that gives up ends the batch
+  expect(Math.max(...images.attempts.slice(2))).toBeLessThanOrEqual(1);
   expect(streamed.broken).toEqual([]);
   isDown = false;
   const prepared = await streamed.prepare(all);

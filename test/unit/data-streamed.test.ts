@@ -125,6 +125,14 @@ describe('StreamedImages', () => {
     await expect(prepared).rejects.toMatchObject({ code: 'DISPOSED' });
   });
 
+  it('a batch ends with what failed, though another of its reads never ends', async () => {
+    const source = await levels(4);
+    const failing = Object.assign(new Error('too many open files'), { code: 'EMFILE' });
+    const read = (index: number) => (index === 0 ? new Promise<never>(() => undefined) : Promise.reject(failing));
+    using images = await StreamedImages.open({ ...source, read }, { ...options, threads: 4, readPauses: [] });
+    await expect(images.prepare(Int32Array.of(0, 1))).rejects.toMatchObject({ cause: failing });
+  });
+
   it('uses the memory of a released batch again, and never while work on it is queued', async () => {
     const made: PixelStoreHandle[] = [];
     const counting: NativeAddon = {

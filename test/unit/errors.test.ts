@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -8,6 +8,7 @@ import { importSharp } from '../../lib/data/sharp.js';
 import { makeFolder } from '../../lib/files/make-folder.js';
 import { errorCodes, LgdError, readError, writeError, type ErrorCode } from '../../lib/errors.js';
 import { importOnnxRuntime } from '../../lib/onnx/session.js';
+import { smallDisk } from '../fixtures/small-disk.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const filesBelow = (folder: string, pattern: RegExp) =>
@@ -168,6 +169,22 @@ it.each([
     code: 'NOT_WRITABLE',
     mend,
     message: `cannot write /some/where/file: ${why}. ${mend}.`,
+  });
+});
+
+const disk = smallDisk('a disk without numbers of files', 2 ** 23, { files: 2 });
+it.skipIf(disk === undefined)('a disk that has room for bytes and takes no more files is not told as full', () => {
+  const write = (name: string) => writeFileSync(join(disk!, name), 'x');
+  write('first');
+  let cause: unknown;
+  try {
+    write('second');
+  } catch (error) {
+    cause = error;
+  }
+  expect(writeError(join(disk!, 'second'), cause)).toMatchObject({
+    message: expect.stringContaining('the disk takes no more files') as string,
+    mend: expect.stringContaining('Remove files') as string,
   });
 });
 

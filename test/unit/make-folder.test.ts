@@ -1,9 +1,9 @@
-import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
-import { tryFolder } from '../../lib/files/make-folder.js';
+import { makeFolder, tryFolder } from '../../lib/files/make-folder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 vi.mock('node:fs/promises', { spy: true });
@@ -60,4 +60,14 @@ test('what stands in the way of a probe is told, whatever it is', async () => {
     mend: 'Allow it more of them: ulimit -n 1024',
   });
   expect(existsSync(folder)).toBe(false);
+});
+
+test('a link in the place of a folder that leads nowhere is said to, with where', async () => {
+  const folder = temporaryFolder();
+  const link = join(folder, 'dangling');
+  symlinkSync(join(folder, 'gone'), link);
+  await expect(makeFolder(link)).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    message: expect.stringContaining(`it is a link to ${join(folder, 'gone')}, which is not there`) as string,
+  });
 });

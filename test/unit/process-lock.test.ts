@@ -51,3 +51,21 @@ it('says which lock it cannot give back', async () => {
     message: expect.stringContaining(file) as string,
   });
 });
+
+it.each(['{"name":"a package"}', 'notes\n'])('another file of its name stays: %s', async (text) => {
+  const file = join(folder, 'package.lock');
+  writeFileSync(file, text);
+  await expect(takeLock(file)).rejects.toMatchObject({
+    code: 'NOT_WRITABLE',
+    message: expect.stringContaining('there is another file of that name') as string,
+  });
+  expect(readFileSync(file, 'utf8')).toBe(text);
+});
+
+it.each(['\0\0\0', '{"ho'])('what a power cut left of one is taken over: %j', async (text) => {
+  const file = join(folder, 'torn.lock');
+  writeFileSync(file, text);
+  const lock = await takeLock(file);
+  expect(lock).toHaveProperty('release');
+  if ('release' in lock) await lock.release();
+});

@@ -77,7 +77,7 @@ function runOf(
     path: `/runs/${name}`,
     config: { method },
     ...metrics.columns(),
-    log: { outcome: 'done', seconds: 1, sessions: [], images: 9, broken: 0, device: 'CPU', version: '0.1.0' },
+    log: { outcome: 'done', seconds: 1, sessions: [], images: 9, device: 'CPU', version: '0.1.0' },
     student: undefined,
     studentProblem: 'none',
   };

@@ -131,7 +131,7 @@ describe('checkRunFolder', () => {
     await symlink('nowhere', path);
     await expect(checkRunFolder(path, neither)).rejects.toMatchObject({
       code: 'NOT_WRITABLE',
-      message: expect.stringContaining('there is a file in its place') as string,
+      message: expect.stringContaining('it is a link to') as string,
     });
   });
 

@@ -14,7 +14,6 @@ describe('readRunLog', () => {
       seconds: 30.5,
       sessions: [{ from: Date.UTC(2026, 0, 1), to: Date.UTC(2026, 0, 1) + 30500 }],
       images: 294,
-      broken: 3,
       device: 'AMD EPYC, 9B14, 2 threads',
       version: '0.1.0',
     });
@@ -30,7 +29,7 @@ describe('readRunLog', () => {
       version: '0.1.0',
     });
     expect(one).toMatch(/ 1 image, 1 broken one left out; .*, 1 thread$/u);
-    expect(readRunLog(at(0, one))).toMatchObject({ images: 1, broken: 1, device: 'AMD EPYC, 9B14, 1 thread' });
+    expect(readRunLog(at(0, one))).toMatchObject({ images: 1, device: 'AMD EPYC, 9B14, 1 thread' });
   });
 
   it('leaves out the time between sessions, and the threads of a GPU', () => {
@@ -48,7 +47,6 @@ describe('readRunLog', () => {
       seconds: 15,
       device: 'NVIDIA H100',
       version: '0.2.0',
-      broken: 0,
     });
     expect(readRunLog(text + at(1006, 'failed: the loss is NaN')).outcome).toBe('failed');
   });
@@ -78,7 +76,6 @@ describe('readRunLog', () => {
       seconds: 0,
       sessions: [],
       images: undefined,
-      broken: undefined,
       device: undefined,
       version: undefined,
     });

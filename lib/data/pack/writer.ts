@@ -63,7 +63,8 @@ export class PackWriter {
 
   /**
    * Begins a pack, or goes on with one that was not finished.
-   * @throws LgdError BAD_OPTION (the file is there, or another in its part's place), BAD_CONFIG (another task, another process), BAD_FILE, NOT_WRITABLE
+   * @throws LgdError BAD_OPTION (the file is there, or another in its part's place), BAD_CONFIG (another task, another
+   *   process), BAD_FILE, NOT_WRITABLE (also where another file has its lock's name)
    */
   static async open(path: string, recipe: PackRecipe, options: PackWriterOptions): Promise<PackWriter> {
     const { task, overwrite, inputs, checksum } = options;
@@ -219,7 +220,8 @@ export class PackWriter {
 
 /**
  * May a pack be written there? Said before images are looked for.
- * @throws LgdError BAD_OPTION (a folder; a pack that is not to be overwritten; another file, also beside it), NOT_WRITABLE
+ * @throws LgdError BAD_OPTION (a folder; a pack that is not to be overwritten; another file, also beside it),
+ *   NOT_WRITABLE
  */
 export async function checkPackPlace(path: string, overwrite: boolean): Promise<void> {
   await checkReplaced(path, overwrite);

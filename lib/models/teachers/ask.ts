@@ -1,6 +1,6 @@
 /** What a teacher outside the device is asked for, which may be a caller's own and throw whatever it likes. */
 import { checkRows } from '../../arguments.js';
-import { LgdError, thrownBy } from '../../errors.js';
+import { LgdError, thrownBy, throwIfAborted } from '../../errors.js';
 import { orAborted } from '../../turn.js';
 import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 
@@ -17,6 +17,7 @@ export async function askTeacher(
   signal: AbortSignal | undefined,
 ): Promise<Float32Array> {
   const giver = `the teacher ${teacher.id}`;
+  throwIfAborted(signal, giver); // it may have fired while the device was waited for, and nobody takes the answer
   let given: unknown;
   try {
     given = await orAborted(Promise.resolve(teacher.embed(pixels, batch, { signal })), giver, signal);

@@ -78,13 +78,13 @@ export async function findConvNext(shapes: Shapes, where: string, wanted?: numbe
       allowed: `${leastSide} or more`,
     });
   const { prefix, name } = spelling;
-  const size = (parameter: string, axis: number) => shapes.get(prefix + name(parameter))?.[axis] ?? 0;
+  const outputs = (parameter: string) => shapes.get(prefix + name(parameter))?.[0] ?? 0;
   const stages = [0, 1, 2, 3].map((stage) => `stages.${stage}.blocks.`);
-  const widths = stages.map((blocks) => size(`${blocks}0.conv_dw.weight`, 0));
+  const widths = stages.map((blocks) => outputs(`${blocks}0.conv_dw.weight`));
   const sizes: ConvNextConfig = {
     depths: stages.map((blocks) => countBlocks(shapes, prefix + name(blocks))),
     widths,
-    expansion: size(`${stages[0]!}0.mlp.fc1.weight`, 0) / widths[0]!,
+    expansion: outputs(`${stages[0]!}0.mlp.fc1.weight`) / widths[0]!,
     eps: eps ?? 1e-6,
     head: isClip ? headOf(shapes) : [],
     imageSize,

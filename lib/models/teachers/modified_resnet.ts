@@ -45,11 +45,11 @@ export function modifiedResNet(config: ModifiedResNetConfig): GraphSpec {
     });
   }
   const g = new GraphBuilder('teacher');
-  const unit = (x: Value, conv: string, norm: string, out: number, kernel: number, stride = 1) =>
-    g.relu(g.batchNorm(g.conv(x, conv, { channels: out, kernel, stride }), norm));
-  let x = unit(g.images, 'conv1', 'bn1', width / 2, 3, 2);
-  x = unit(x, 'conv2', 'bn2', width / 2, 3);
-  x = g.avgPool(unit(x, 'conv3', 'bn3', width, 3), 2);
+  const unit = (x: Value, conv: string, norm: string, out: number, stride = 1) =>
+    g.relu(g.batchNorm(g.conv(x, conv, { channels: out, kernel: 3, stride }), norm));
+  let x = unit(g.images, 'conv1', 'bn1', width / 2, 2);
+  x = unit(x, 'conv2', 'bn2', width / 2);
+  x = g.avgPool(unit(x, 'conv3', 'bn3', width), 2);
   layers.forEach((blocks, stage) => {
     for (let block = 0; block < blocks; block++) {
       x = bottleneck(g, x, `layer${stage + 1}.${block}`, width * 2 ** stage, stage > 0 && block === 0 ? 2 : 1);

@@ -28,7 +28,7 @@ export function perceptionEncoder(config: PerceptionEncoderConfig): GraphSpec {
   const first = Number(classToken);
   const patches = g.conv(g.images, 'conv1', { channels: width, kernel: patch, stride: patch, padding: 0 });
   let x = g.positions(patches, 'class_and_positions', { count: first + count, first });
-  x = transformer(g, g.layerNorm(x, 'ln_pre', eps), 'transformer.resblocks', { ...config, rotary: { count, first } });
+  x = transformer(g, g.layerNorm(x, 'ln_pre', eps), { ...config, rotary: { count, first } });
   const pooled = attentionPooling(g, g.layerNorm(x, 'ln_post', eps), {
     ...config,
     heads: poolHeads,

@@ -23,12 +23,7 @@ export function siglip(config: SiglipConfig): GraphSpec {
   const g = new GraphBuilder('teacher');
   const patches = g.conv(g.images, 'conv1', { channels: width, kernel: patch, stride: patch, padding: 0, bias: true });
   const x = g.layerNorm(
-    transformer(
-      g,
-      g.positions(patches, 'positional_embedding', { count: grid * grid }),
-      'transformer.resblocks',
-      config,
-    ),
+    transformer(g, g.positions(patches, 'positional_embedding', { count: grid * grid }), config),
     'ln_post',
     eps,
   );

@@ -55,6 +55,6 @@ function textTower(
     channels: width,
   });
   const take = (sequence: Value) => g.endToken(sequence, g.images, endId);
-  const end = g.layerNorm(transformer(g, tokens, 'transformer.resblocks', config, { causal, take }), 'ln_final', eps);
+  const end = g.layerNorm(transformer(g, tokens, config, { causal, take }), 'ln_final', eps);
   return g.finish(g.linear(end, 'text_projection', { features: outputDim, bias }));
 }

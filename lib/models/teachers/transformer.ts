@@ -41,19 +41,18 @@ export function checkTransformer(
 }
 
 /**
- * The blocks `name.0`, `name.1`, ... over a sequence. A causal stack attends to earlier positions only.
+ * The blocks `transformer.resblocks.0`, ... over a sequence. A causal stack attends to earlier positions only.
  * @param options `take`: the token that is asked for; the last block computes nothing else behind its attention
  */
 export function transformer(
   g: GraphBuilder,
   tokens: Value,
-  name: string,
   config: TransformerConfig,
   { causal = false, take = (sequence) => sequence }: { causal?: boolean; take?: (sequence: Value) => Value } = {},
 ): Value {
   let x = tokens;
   for (let i = 0; i < config.layers; i++) {
-    const block = `${name}.${i}`;
+    const block = `transformer.resblocks.${i}`;
     const qkv = g.linear(g.layerNorm(x, `${block}.ln_1`, config.eps), `${block}.attn.in_proj`, {
       features: 3 * config.width,
     });

@@ -67,6 +67,6 @@ function sequence(
 }
 
 function classToken(g: GraphBuilder, tokens: Value, config: VisionTransformerConfig): Value {
-  const x = transformer(g, tokens, 'transformer.resblocks', config, { take: (sequence) => g.firstToken(sequence) });
+  const x = transformer(g, tokens, config, { take: (sequence) => g.firstToken(sequence) });
   return g.layerNorm(x, 'ln_post', config.eps);
 }
