@@ -183,7 +183,8 @@ void prefetch(Warp& warp, const Instruction& in, uint32_t active) {
     (void)*Warp::global(address, 1);
     if (!warp.watcher) continue;
     Access access{&in, false, false, 1u << lane, far_piece, {}, true};
-    access.addresses[lane] = Warp::global(address / far_piece * far_piece, far_piece);
+    // the rest of the piece may be no allocation's: it is fetched, not read
+    access.addresses[lane] = reinterpret_cast<char*>(address / far_piece * far_piece);
     warp.watcher->use(warp, access);
   }
 }
