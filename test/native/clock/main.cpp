@@ -9,6 +9,7 @@
 
 #include "plain_product.cuh"
 #include "ptx/run.h"
+#include "streams.h"
 
 namespace {
 
@@ -19,6 +20,7 @@ char* operands() {
   static void* const all =
       mmap(nullptr, size_t(4) << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   LGD_CHECK(all != MAP_FAILED, "OUT_OF_MEMORY", "no 4 GiB of addresses");
+  emulation::allocations[reinterpret_cast<uintptr_t>(all)] = {size_t(4) << 30, false, 0, {}, {}};
   return static_cast<char*>(all);
 }
 

@@ -265,6 +265,21 @@ void check_changed_kernels(bool refused) {
         "a kernel's node was not changed: " + std::to_string(counts.instantiated) + " graphs were built");
 }
 
+// What a kernel reads of memory that nobody allocated, which its pointers do not tell: seen where its PTX is executed.
+void check_accesses() {
+  const char* const ptx = std::getenv("LGDISTILL_EMULATION_PTX");
+  if (!ptx || !*ptx) return;
+  expect("a kernel that reads past what was allocated", "no allocation's", [] {
+    constexpr int count = 1024, there = 1000;  // on one page of the host, where nothing else notices
+    const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+    const Buffer source(device, there * 4), result(device, count * 2);
+    device->run("cast", [&] {
+      device->kernels->cast(*device, count, DType::bf16, source.as<float>(), result.as<uint16_t>());
+      device->synchronize();
+    });
+  });
+}
+
 // Kernels of a graph that start before those before them end: the same bits, and arguments that change. What it returns
 // is a time, which means nothing on an emulated GPU.
 void check_programmatic_launches() {
@@ -386,6 +401,7 @@ int main(int argc, char** argv) {
     lgd::check_streams();
     lgd::check_graphs();
     lgd::check_changed_kernels(true);
+    lgd::check_accesses();
   } else {
     std::printf("SKIPPED mistakes that only the emulated GPU refuses\n");
     if (argc > 1 && std::strcmp(argv[1], "measure") == 0) lgd::measure_launches();

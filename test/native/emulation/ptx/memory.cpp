@@ -1,8 +1,9 @@
-// What PTX loads, stores and copies. Shared accesses stay within what the block has; every access is a multiple of its
-// size.
+// What PTX loads, stores and copies. Shared accesses stay within what the block has, global ones within an allocation;
+// every access is a multiple of its size.
 #include <bit>
 
 #include "core/cuda_device.cuh"
+#include "streams.h"
 #include "watch.h"
 
 #pragma GCC optimize("O3")
@@ -17,6 +18,18 @@ void Warp::refuse_shared(uint32_t at, uint32_t bytes) const {
 void Warp::refuse_global(uint32_t bytes) {
   throw Error("DEVICE_ERROR", "a misaligned access of " + std::to_string(bytes) + " bytes of global memory");
 }
+// Nor may they be ordinary host memory, which works here and is out of a GPU's reach.
+void Warp::find_global(uint64_t address, uint32_t bytes) {
+  Found here{};
+  if (auto next = allocations.upper_bound(address); next != allocations.begin()) {
+    --next;
+    here = {next->first, next->second.bytes};
+  }
+  LGD_CHECK(address - here.first < here.bytes && here.bytes - (address - here.first) >= bytes, "DEVICE_ERROR",
+            "an access of ", bytes, " bytes of global memory that are no allocation's");
+  found[address >> 16 & (most_found - 1)] = here;
+}
+void Warp::forget_global() { std::fill_n(found, most_found, Found{}); }
 
 namespace {
 
@@ -170,7 +183,8 @@ void prefetch(Warp& warp, const Instruction& in, uint32_t active) {
     (void)*Warp::global(address, 1);
     if (!warp.watcher) continue;
     Access access{&in, false, false, 1u << lane, far_piece, {}, true};
-    access.addresses[lane] = Warp::global(address / far_piece * far_piece, far_piece);
+    // the rest of the piece may be no allocation's: it is fetched, not read
+    access.addresses[lane] = reinterpret_cast<char*>(address / far_piece * far_piece);
     warp.watcher->use(warp, access);
   }
 }

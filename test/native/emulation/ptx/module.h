@@ -73,7 +73,8 @@ struct Kernel {
   std::vector<Operand> operands;  // of all instructions
   std::vector<char> constants;
   uint32_t register_bytes = 0;
-  uint32_t most_threads = 1024;  // of a block, by __launch_bounds__
+  // of a block, by __launch_bounds__; without, whatever registers it takes, 255 a thread at most
+  uint32_t most_threads = 256;
   // of its own variables, which lie before what a launch asks for
   uint32_t shared_bytes = 0;
   uint32_t dynamic_at = 0;

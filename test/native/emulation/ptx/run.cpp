@@ -290,6 +290,7 @@ void run(const Launch& launch, const std::vector<int64_t>& blocks, Order how) {
   std::vector<int> sequence(warps.size());
   for (size_t i = 0; i < sequence.size(); ++i) sequence[i] = int(how == Order::reverse ? sequence.size() - 1 - i : i);
   std::mt19937 random(7);
+  Warp::forget_global();
   const uint32_t shared_bytes = kernel.dynamic_at + uint32_t(launch.shared_bytes);
   std::vector<char> memory(shared_bytes + 128);
   Block block{&kernel, launch.arguments,

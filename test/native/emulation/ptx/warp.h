@@ -55,10 +55,22 @@ struct Warp {
   static char* global(uint64_t address, uint32_t bytes) {
     if (address & (bytes - 1)) [[unlikely]]
       refuse_global(bytes);
+    const Found& near = found[address >> 16 & (most_found - 1)];
+    if (address - near.first >= near.bytes || near.bytes - (address - near.first) < bytes) [[unlikely]]
+      find_global(address, bytes);
     return reinterpret_cast<char*>(address);
   }
+  static void forget_global();  // before a kernel, as memory may have come and gone
 
  private:
+  // Allocations that accesses were of, by address. One kernel runs at a time.
+  struct Found {
+    uint64_t first, bytes;
+  };
+  static constexpr size_t most_found = 64;
+  static inline Found found[most_found];
+
+  static void find_global(uint64_t address, uint32_t bytes);  // throws where they are no allocation's
   [[noreturn]] void refuse_shared(uint32_t at, uint32_t bytes) const;
   [[noreturn]] static void refuse_global(uint32_t bytes);
 };
