@@ -6,7 +6,7 @@ import { checkReplaceable } from '../files/replaceable.js';
 import { classesAsCsv, classesFormat, classifiedImages, writeClassification } from '../predict/classes-file.js';
 import { classifyImages, type Classification } from '../predict/classify.js';
 import type { Bind } from './command.js';
-import { needlessWithBank, tellNeedless } from './needless.js';
+import { needlessWithBank, needlessWithoutNames, tellNeedless } from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { tellLooked, lookingHelp, lookingOptions } from './looked.js';
 import { phaseReporter } from './run-report.js';
@@ -35,6 +35,7 @@ export function classifyCommand(bind: Bind): Command {
       const config = await readConfig(command);
       tellNeedless(terminal, command, config, [
         { ...needlessWithBank, when: ({ bank, names }) => bank !== undefined && names === undefined },
+        needlessWithoutNames,
       ]);
       if (output !== undefined) {
         classesFormat(output);

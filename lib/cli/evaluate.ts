@@ -3,7 +3,13 @@ import type { Config } from '../config/config.js';
 import { protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from '../evaluate/protocol-result.js';
 import { evaluateProtocol } from '../evaluate/protocols.js';
 import type { Bind } from './command.js';
-import { needlessWithBank, needlessWithoutTeacher, tellNeedless, type Needless } from './needless.js';
+import {
+  needlessWithBank,
+  needlessWithoutNames,
+  needlessWithoutTeacher,
+  tellNeedless,
+  type Needless,
+} from './needless.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { percent, phaseReporter, scoreTable, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
@@ -55,11 +61,7 @@ const needless: readonly Needless<Config & { protocol: Protocol }>[] = [
     where: 'evaluate.bank has the names to choose among',
   },
   needlessWithBank,
-  {
-    options: ['templates'],
-    when: ({ names, evaluate }) => (names ?? evaluate.names) === undefined,
-    where: 'no names are given and the student has its own, with their templates',
-  },
+  needlessWithoutNames,
   needlessWithoutTeacher,
 ];
 

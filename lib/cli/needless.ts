@@ -114,6 +114,13 @@ export const needlessWithBank: Needless<Config> = {
   where: 'a text bank is given, which has its names embedded',
 };
 
+/** What a student's own names were embedded with. */
+export const needlessWithoutNames: Needless<Config> = {
+  options: ['templates'],
+  when: ({ names, evaluate }) => (names ?? evaluate.names) === undefined,
+  where: 'no names are given and the student has its own, with their templates',
+};
+
 const neither = (protocol: 'knn' | 'linear') => (config: Config) => ![protocol, 'both'].includes(config.evaluate.also);
 
 /** There a run's text encoder and templates embed names that the report is given. */

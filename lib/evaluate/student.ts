@@ -1,5 +1,6 @@
 /** Zero-shot evaluation of a student from its file, apart from any run. */
 import { dirname, join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { checkOptions, optionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -16,6 +17,7 @@ import { configuredTeacher } from '../runs/configured-teacher.js';
 import { reporting, type Phase, type PhaseProgress } from '../runs/phase.js';
 import { readStudent, studentOf, type StudentInfo } from '../runs/student-file.js';
 import type { EncodeOptions } from '../text/encoder.js';
+import { loadTemplates } from '../text/templates.js';
 import { makeAnswers, type Answers } from './accuracy.js';
 import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
 import { embeddedAtOnce } from './embed.js';
@@ -29,8 +31,9 @@ export interface StudentEvaluationOptions {
   /**
    * `evaluate.data` is the folder of class folders. The text bank is `evaluate.bank` or `bank`; or built of `names` by
    * `textEncoder` (or the teacher's text tower); or the student's own, a bank.safetensors beside its file; or built of
-   * the names in the student's file, by the text encoder it says where that is a hub id. With `teacher`, the teacher is
-   * evaluated too.
+   * the names in the student's file, by the text encoder it says where that is a hub id. `evaluate.names` chooses among
+   * those of the bank; where it lacks one, or `templates` are others than the student's, they are embedded anew. With
+   * `teacher`, the teacher is evaluated too.
    */
   config: ConfigInput;
   /** Looks at so many images at most, spread evenly over the folder (default: all). */
@@ -192,30 +195,37 @@ async function scoreStudent(
 }
 
 /**
- * Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file;
- * else the student's names and templates, to build it from.
+ * Where the configuration names no bank and no names of training: the bank the student was trained with, if it lies
+ * beside the student's file; else what its names, or those to choose among, are embedded with. That is by the
+ * student's templates, unless names are given with templates other than the default.
+ * @throws LgdError BAD_CONFIG (no text encoder), BAD_BANK, and as {@link loadTemplates}
  */
 async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
-  if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
+  const { bank, names, evaluate } = config;
+  if (bank !== undefined || names !== undefined || evaluate.bank !== undefined) return config;
+  const hasNames = evaluate.names !== undefined;
+  const templates =
+    hasNames && config.templates !== 'default' ? await loadTemplates(config.templates) : [...info.templates];
+  const known = { ...config, templates: templates.length > 0 ? templates : config.templates };
   const beside = join(dirname(file), 'bank.safetensors');
-  if ((await isFile(beside)) && (await TextualSemanticsBank.load(beside)).hash === info.bankHash)
-    return { ...config, bank: beside };
-  if (info.names.length === 0) return config;
+  if (
+    isDeepStrictEqual(templates, [...info.templates]) &&
+    (await isFile(beside)) &&
+    (await TextualSemanticsBank.load(beside)).hash === info.bankHash
+  )
+    return { ...known, bank: beside };
+  if (info.names.length === 0) return known;
   // a hub id; of a folder only the name is known
   const textEncoder =
     config.textEncoder ?? config.teacher ?? (info.textEncoder.includes('/') ? info.textEncoder : undefined);
   if (textEncoder === undefined) {
-    throw new LgdError('BAD_CONFIG', `is needed to embed the ${info.names.length} names of ${file}.`, {
+    const which = hasNames ? 'names to choose among' : `${info.names.length} names of ${file}`;
+    throw new LgdError('BAD_CONFIG', `is needed to embed the ${which}.`, {
       option: 'textEncoder',
       mend: `Give the text encoder (${info.textEncoder}), or the text bank with bank`,
     });
   }
-  return {
-    ...config,
-    textEncoder,
-    names: [...info.names],
-    templates: info.templates.length > 0 ? [...info.templates] : config.templates,
-  };
+  return { ...known, textEncoder, names: hasNames ? undefined : [...info.names] };
 }
 
 /**
@@ -230,10 +240,8 @@ export async function bankOfNames(
   info: StudentInfo,
   options: EncodeOptions,
 ): Promise<TextualSemanticsBank> {
-  const known = await withBank({ ...config, names: undefined }, file, info);
-  if (names === undefined) return await evaluationBank(known, info, options);
-  await using banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names } }, info, options);
-  return await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
+  const evaluate = { ...config.evaluate, ...(names !== undefined && { names }) };
+  return await evaluationBank(await withBank({ ...config, names: undefined, evaluate }, file, info), info, options);
 }
 
 async function evaluationBank(

@@ -66,6 +66,7 @@ const told: [line: string, said: string][] = [
   ['evaluate --student s --evaluate.bank b --names coco', 'evaluate.bank has the names'],
   ['evaluate --student s --bank b --templates none', 'a text bank is given'],
   ['evaluate --student s --templates none', 'no names are given and the student has its own'],
+  ['classify x --student s --templates none', 'no names are given and the student has its own'],
   ['evaluate linear --student s --teacher-resolution 64', 'the protocol is not zeroshot or knn'],
   ['evaluate --student s --teacher-resolution 64', 'there is no teacher'],
   ['segment train --student s --to x --dense.epochs 3 --dense.max-steps 2', 'dense.maxSteps says how long'],

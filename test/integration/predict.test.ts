@@ -11,11 +11,12 @@ import { Classifier } from '../../lib/predict/classifier.js';
 import { classifiedImages } from '../../lib/predict/classes-file.js';
 import { classifyImages } from '../../lib/predict/classify.js';
 import { computeEmbeddings } from '../../lib/predict/embeddings.js';
-import { loadStudent } from '../../lib/runs/student-file.js';
+import { loadStudent, writeStudent } from '../../lib/runs/student-file.js';
+import { loadTextEncoder } from '../../lib/text/load-encoder.js';
 import { lgdistill } from '../cli/program.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
+import { madeUpBank, madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes, sameBits, shapeNames, tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
@@ -104,6 +105,39 @@ describe('classifyImages', () => {
       classifyImages({ student, images: photos, config: { ...config, names: ['bird', 'cow'] } }),
     ).rejects.toThrow(/the bank lacks "cow"/u);
   });
+
+  it.each([
+    [true, [...shapeNames, 'bird']],
+    [true, ['bird']],
+    [false, [...shapeNames, 'bird']],
+  ])(
+    "embeds them by the templates given, else by the student's (its bank beside: %s, of %j)",
+    async (isBeside, own) => {
+      await using encoder = await loadTextEncoder(tinyClip, { device });
+      const bankBy = (names: string[], templates: string[]) =>
+        TextualSemanticsBank.build(names, { encoder, templates });
+      const [of, bank] = [at(`of-${own.length}-${isBeside}`), await bankBy(own, ['an old {}'])];
+      const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.35, embeddingSize: 256 });
+      await mkdir(of);
+      const file = join(of, 'model.safetensors');
+      await writeStudent(file, { ...info, names: own, templates: ['an old {}'], bankHash: bank.hash }, weights);
+      if (isBeside) await bank.save(join(of, 'bank.safetensors'));
+      for (const [templates, expected] of [
+        ['none', '{}'],
+        [['an old {}'], 'an old {}'],
+        [undefined, 'an old {}'],
+      ] as const) {
+        const given = { ...config, textEncoder: tinyClip, ...(templates !== undefined && { templates }) };
+        const found = await classifyImages({ student: file, images: photos, config: { ...given, names: shapeNames } });
+        const { bankHash } = await evaluateStudent({
+          student: file,
+          config: { ...given, evaluate: { data: photos, names: shapeNames } },
+        });
+        const { hash } = await bankBy(shapeNames, [expected]);
+        expect([found.bankHash, bankHash]).toEqual([hash, hash]);
+      }
+    },
+  );
 
   it.each([0, 4, 1.5])('refuses to give %s of three names', async (top) => {
     await expect(classifyImages({ student, images: photos, top, config })).rejects.toMatchObject({
