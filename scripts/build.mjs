@@ -132,9 +132,14 @@ const plain = {
 };
 
 async function buildPlain() {
-  await compile(plain.folder, [addonOf(sources('cpu'))], plain.flags);
+  const isShared = (name) => !process.env.CXXFLAGS && !asks(name); // flags that are given are meant for all
+  const [shared, own] = [true, false].map((is) => sources('cpu').filter((name) => isShared(name) === is));
+  await compile(plain.folder, [addonOf([...(await cpuObjects(shared)), ...own])], plain.flags);
   return ['build-plain/Release/lgdistill.node', `${compiler}, CPU only`];
 }
+
+/** Is a source another one in each build? Objects of all others serve every build. */
+const asks = (name) => /LGD_(WITH_CUDA|BUILD_ID|VERSION|PORTABLE)/u.test(readFileSync(join(root, name), 'utf8'));
 
 // What executes the accesses of PTX to memory, and gives out that memory.
 const accesses = ['runtime', 'ptx/memory', 'ptx/matrices', 'ptx/warpgroups'].map(
@@ -179,7 +184,6 @@ async function cpuObjects(files) {
 // machine alone (-march=native): tests spend most of their time in it, and take a quarter less.
 async function buildEmulated() {
   const sanitizer = process.env.LGDISTILL_SANITIZE;
-  const asks = (name) => /LGD_(WITH_CUDA|BUILD_ID|VERSION|PORTABLE)/u.test(readFileSync(join(root, name), 'utf8'));
   const [cpu, binding] = [false, true].map((is) =>
     sources('cpu').filter((name) => name.startsWith('native/binding/') === is),
   );

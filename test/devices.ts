@@ -2,7 +2,7 @@ import { afterAll } from 'vitest';
 import { loadAddon } from '../lib/addon/addon.js';
 import { openDevice, type Device, type DeviceKind } from '../lib/device.js';
 import { LgdError } from '../lib/errors.js';
-import { buildEmulatedAddon } from './native/emulated.js';
+import { buildEmulatedAddon, ptxForSpeed } from './native/emulated.js';
 import { noteSkip } from './shared.js';
 
 export interface TestDevice {
@@ -31,6 +31,7 @@ export async function devicesUnderTest(what: string): Promise<TestDevice[]> {
     }
     if (name === 'cuda-emulated') {
       buildEmulatedAddon();
+      process.env['LGDISTILL_EMULATION_PTX'] ??= await ptxForSpeed(what);
       process.env['LGDISTILL_EMULATION_ORDER'] ??= 'random';
     }
     devices.push({ name, device: await openDevice(name), emulated: name === 'cuda-emulated' });

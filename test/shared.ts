@@ -26,6 +26,14 @@ export function noteSkip(what: string, why: string): void {
 }
 
 /**
+ * Cases of a test: `always` those that no others stand for, and `besides` where $LGDISTILL_TESTS is all. Prints what is
+ * left out.
+ */
+export function andAll<Case>(what: string, always: readonly Case[], besides: readonly Case[]): Case[] {
+  return [...always, ...(testsAll(what) ? besides : [])];
+}
+
+/**
  * Is a check wanted that repeats at size, or with more draws, what smaller ones hold the code to? $LGDISTILL_TESTS=all
  * (`npm run test:all`) asks for them; else prints which is left out.
  */

@@ -8,6 +8,7 @@ import { readSafetensors } from '../../lib/files/safetensors.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { holdAt } from '../fixtures/hold.js';
+import { testsAll } from '../shared.js';
 
 interface Summary {
   preset: string;
@@ -77,7 +78,8 @@ test('a short run trains, judges both models on the vendor neither has seen, and
   expect(summary.imagesPerSecond).toBeGreaterThan(0);
 });
 
-test('an interrupted run goes on where it stopped and ends with the same numbers', async () => {
+const interrupted = testsAll('a demo that is interrupted and goes on') ? test : test.skip;
+interrupted('an interrupted run goes on where it stopped and ends with the same numbers', async () => {
   const interrupted = await demo(['--short', '--output', at('broken')], { stopAt: 'training: steps' });
   expect(interrupted.code).toBe(130);
   expect(interrupted.text).toMatch(/stopped after step \d+; the same command continues/u);

@@ -10,6 +10,7 @@ import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { allRuns } from '../fixtures/runs.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train } from '../fixtures/tiny.js';
+import { testsAll } from '../shared.js';
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/long-run-child.ts');
@@ -44,7 +45,8 @@ function slope(points: readonly { step: number }[], column: (point: never) => nu
 }
 
 describe('memory', () => {
-  it(
+  const long = testsAll('memory over 8000 steps') ? it : it.skip;
+  long(
     'stays as it is over thousands of steps, with metrics in several parts, checkpoints and evaluations',
     { timeout: 600_000 },
     async () => {

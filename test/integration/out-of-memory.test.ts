@@ -13,6 +13,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
 import { buildEmulatedAddon, executePtx } from '../native/emulated.js';
 import { withFault } from './failing-gpu-fixture.js';
+import { andAll } from '../shared.js';
 
 const folder = temporaryFolder();
 const calls = join(folder, 'calls');
@@ -69,12 +70,15 @@ const inside: [functions: string, number: number][][] = [
   [],
 ];
 /** Calls for a graph, without which a step runs piece by piece. */
-const ofGraphs: [functions: string, number: number][] = [
-  ['cudaGraphCreate', 1],
-  ['cudaGraphAddKernelNode', 30],
-  ['cudaGraphInstantiate', 1],
-  ['cudaGraphLaunch', 1],
-];
+const ofGraphs = andAll<[functions: string, number: number]>(
+  'refused memory of cudaGraphCreate, cudaGraphAddKernelNode and cudaGraphLaunch',
+  [['cudaGraphInstantiate', 1]],
+  [
+    ['cudaGraphCreate', 1],
+    ['cudaGraphAddKernelNode', 30],
+    ['cudaGraphLaunch', 1],
+  ],
+);
 
 describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the emulated GPU refuses in a step', () => {
   beforeAll(async () => {
@@ -82,7 +86,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
     await executePtx('refused memory');
   }, 1_200_000);
 
-  it.each(['float32', 'bfloat16'] as const)(
+  it.each(andAll<'float32' | 'bfloat16'>('refused memory of a step in float32', ['bfloat16'], ['float32']))(
     'costs that step alone, and the next one goes on: %s',
     async (precision) => {
       using device = await openDevice('cuda-emulated');

@@ -9,6 +9,7 @@ import { verifyDevice, type Verification, type VerifyOptions } from '../../lib/t
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
+import { andAll } from '../shared.js';
 
 const folder = temporaryFolder();
 const teacher = await writeTeacher(folder, towers.tiny, 32);
@@ -33,7 +34,7 @@ const failuresOf = (rows: readonly Verification[]): string[] => [
 describe.each((await devicesUnderTest('verification')).filter(({ name }) => name !== 'cpu'))(
   'on $name',
   ({ device }) => {
-    it.each(['sgd', 'adamw'] as const)(
+    it.each(andAll<'sgd' | 'adamw'>('verification of AdamW', ['sgd'], ['adamw']))(
       'all parts of a step by %s agree, and the same steps have the same bits',
       async (optimizer) => {
         const onProgress = vi.fn();

@@ -9,6 +9,7 @@ import { cudaTool } from '../../scripts/sources.mjs';
 import { nameKernels } from '../../scripts/kernels/report.mjs';
 import { isWanted } from '../devices.js';
 import { barrierAt, buildEmulatedAddon, buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
+import { testsAll } from '../shared.js';
 
 const hasNvcc = cudaTool('nvcc') !== undefined;
 if (!hasNvcc) console.log('SKIPPED kernels by their PTX: there is no nvcc to make it');
@@ -30,7 +31,7 @@ function expectPass(
   env: Record<string, string>,
   closing: RegExp = closings[program],
 ): void {
-  const { status, output } = runProgram(join(folder, program), [...args], env);
+  const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_PTX: '', ...env });
   expect(output).toMatch(closing);
   expect(status).toBe(0);
 }
@@ -44,6 +45,13 @@ function excess(rows: ReturnType<typeof sumByName>, memory: 'shared' | 'global',
   expect(total('least')).toBeGreaterThan(1000);
   return total('waves') / total('least');
 }
+
+/**
+ * PTX is what a GPU runs, and takes less time: with it, the host compiler's code has only what no PTX has, or all
+ * where that is asked for.
+ */
+const fibersToo = !hasNvcc || testsAll("kernels by the host compiler's code where there is less shared memory");
+const farToo = testsAll('elements that lie further than 32 bits count');
 
 /** Another card than an H100: blocks have less shared memory, and grids fewer blocks. */
 const card99 = { LGDISTILL_EMULATION_SHARED: '99', LGDISTILL_EMULATION_MULTIPROCESSORS: '82' };
@@ -72,7 +80,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ['cuda_augment', [], {}],
     ['cuda_semantic', [], {}],
     ['cuda_semantic', ['rows'], {}],
-    ['cuda_streams', [], { LGDISTILL_PDL: '1' }],
+    ...(fibersToo ? [['cuda_streams', [], { LGDISTILL_PDL: '1' }] as const] : []),
     // as a card without early starts is with a toolkit that knows no carve-outs in graphs
     [
       'cuda_streams',
@@ -81,13 +89,15 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
       /^SKIPPED programmatic launches: .*\n[1-9]\d+ checks, 0 failures\s*$/u,
     ],
     ['kernels', ['small'], {}],
-    ...(hasNvcc ? [] : [['far', [], {}] as const]), // by its PTX it takes less time
+    ...(hasNvcc || !farToo ? [] : [['far', [], {}] as const]), // by its PTX it takes less time
     // the ways around what does not fit
     ...[
       ['small', shareOf(9, 5)],
       ['small', 'many channels'],
       ['small', 'pointwise'],
-    ].map((args) => ['cuda_ops', args, card99] as const),
+    ]
+      .slice(0, fibersToo ? undefined : 1)
+      .map((args) => ['cuda_ops', args, card99] as const),
     ...([{}, { LGDISTILL_SCORE_BYTES: '1' }, { LGDISTILL_SCORE_BYTES: '20000' }] as Record<string, string>[]).map(
       (env) => ['cuda_semantic', [], { ...card99, ...env }] as const,
     ),
@@ -126,7 +136,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
     it.each<readonly [Program, readonly string[]]>([
       ['cuda_ops', ['small', `every=${every}`]],
-      every === 1 ? ['far', []] : ['cuda_ops', ['small', 'deferred']],
+      ...(every > 1 ? [['cuda_ops', ['small', 'deferred']] as const] : farToo ? [['far', []] as const] : []),
       ['cuda_augment', []],
       ['cuda_semantic', []],
       ['cuda_streams', []],
@@ -161,11 +171,11 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
       [
         'test/integration/cuda-students.test.ts',
         '--testNamePattern',
-        '(resnet18|mobilenet_v2|efficientnet_b0) trains in bfloat16',
+        '(mobilenet_v2|efficientnet_b0) trains in bfloat16',
       ],
       env,
     );
-    expect(output).toMatch(/Tests .*3 passed/u);
+    expect(output).toMatch(/Tests .*2 passed/u);
     expect(status).toBe(0);
   }, 900_000);
 
