@@ -63,6 +63,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_RANDOM_RUNS: anything,
   LGDISTILL_SANITIZE: anything,
   LGDISTILL_SHARED: anything,
+  LGDISTILL_TESTS: ['all'],
   LGDISTILL_TEST_DEVICES: anything,
   LGDISTILL_TRACE: anything,
 };
