@@ -92,6 +92,19 @@ describe('an interruption', () => {
     expect((await pack({ output: path, overwrite: true })).images).toBe(12);
   });
 
+  it('does not take a whole pack that has the name of its part for one', async () => {
+    const path = output();
+    await pack({ output: `${path}.part` });
+    const before = await readFile(`${path}.part`);
+    const refused = { code: 'BAD_OPTION', option: 'output', found: `${path}.part` };
+    for (const overwrite of [false, true]) {
+      await expect(pack({ output: path, overwrite })).rejects.toMatchObject(refused);
+      await expect(checkPackPlace(path, overwrite)).rejects.toMatchObject(refused);
+    }
+    expect((await readFile(`${path}.part`)).equals(before)).toBe(true);
+    await rm(`${path}.part`);
+  });
+
   it('begins anew in the place of a pack alone, and not of the one that is packed', async () => {
     const path = output();
     await writeFile(path, 'something else');

@@ -10,6 +10,7 @@ import { syncFile, syncFolder } from '../../files/sync.js';
 import { endedBy } from '../../lifetime.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
+import { PackFile } from './reader.js';
 import type { PackedImage } from './transcode.js';
 
 /** Bytes of images that a kill may make pack anew. */
@@ -247,7 +248,15 @@ async function checkReplaced(path: string, overwrite: boolean, inputs?: readonly
  * @throws LgdError BAD_OPTION, NOT_WRITABLE
  */
 async function checkLeft(path: string, inputs?: readonly string[]): Promise<void> {
-  if (!(await hasJournal(path))) await checkReplaceable(partOf(path), 'pack', { option: 'output', inputs });
+  if (await hasJournal(path)) return;
+  await checkReplaceable(partOf(path), 'pack', { option: 'output', inputs });
+  const whole = await PackFile.open(partOf(path)).catch(() => undefined); // that a pack of this name was written as
+  if (whole !== undefined)
+    throw new LgdError('BAD_OPTION', 'there is a whole pack where this one would be written before it is finished.', {
+      option: 'output',
+      found: whole.path,
+      mend: 'Choose another file, or move that one',
+    });
 }
 
 /** @throws LgdError BAD_OPTION for another file in its place, NOT_WRITABLE */
