@@ -99,8 +99,8 @@ async function main(): Promise<void> {
   const wanted = (process.env['GPU_CHECK_PARTS'] ?? Object.keys(parts).join(' '))
     .split(/\s+/)
     .filter((part) => part !== '');
-  // of `timeout`, which reaches none of the programs' own groups
-  process.once('SIGTERM', () => {
+  // of `timeout`, which reaches none of the programs' own groups, and sends it twice: once() would die of the second
+  process.on('SIGTERM', () => {
     report.stop(wanted.join(' '));
     process.exit(143);
   });
