@@ -2,7 +2,7 @@ import { afterAll } from 'vitest';
 import { loadAddon } from '../lib/addon/addon.js';
 import { openDevice, type Device, type DeviceKind } from '../lib/device.js';
 import { LgdError } from '../lib/errors.js';
-import { buildEmulatedAddon, ptxForSpeed } from './native/emulated.js';
+import { buildEmulatedAddon, executePtx } from './native/emulated.js';
 import { noteSkip } from './shared.js';
 
 export interface TestDevice {
@@ -31,7 +31,7 @@ export async function devicesUnderTest(what: string): Promise<TestDevice[]> {
     }
     if (name === 'cuda-emulated') {
       buildEmulatedAddon();
-      process.env['LGDISTILL_EMULATION_PTX'] ??= await ptxForSpeed(what);
+      await executePtx(what);
       process.env['LGDISTILL_EMULATION_ORDER'] ??= 'random';
     }
     devices.push({ name, device: await openDevice(name), emulated: name === 'cuda-emulated' });

@@ -250,7 +250,7 @@ async function checkReplaced(path: string, overwrite: boolean, inputs?: readonly
 async function checkLeft(path: string, inputs?: readonly string[]): Promise<void> {
   if (await hasJournal(path)) return;
   await checkReplaceable(partOf(path), 'pack', { option: 'output', inputs });
-  const whole = await PackFile.open(partOf(path)).catch(() => undefined); // that a pack of this name was written as
+  const whole = await PackFile.open(partOf(path)).catch(() => undefined); // finished, and named so
   if (whole !== undefined)
     throw new LgdError('BAD_OPTION', 'there is a whole pack where this one would be written before it is finished.', {
       option: 'output',
